@@ -1,0 +1,42 @@
+"""Knowledge distillation for RecBole: ``import recbole_kd`` once, and RecBole's own functions know our models.
+
+In an existing RecBole project three lines turn a training into a distillation::
+
+    teacher = recbole_kd.load_teacher(path, train_data)
+    distiller = recbole_kd.build_distiller(config, student, teacher)
+    recbole_kd.KDTrainer(config, student, distiller).fit(train_data, valid_data)
+"""
+
+from __future__ import annotations
+
+from recbole_kd import compat
+
+compat.apply()
+
+from recbole_kd import register as _register  # noqa: E402  (RecBole must not be imported before the bridge)
+
+_register.register()
+
+from recbole_kd.build import build_distiller  # noqa: E402
+from recbole_kd.distiller.table import DISTILLERS  # noqa: E402
+from recbole_kd.errors import ConfigError, DataError, KDError, TeacherError, TrainingError  # noqa: E402
+from recbole_kd.quick_start import run_recbole_kd  # noqa: E402
+from recbole_kd.scorer import Scorer  # noqa: E402
+from recbole_kd.teacher.load import load_teacher  # noqa: E402
+from recbole_kd.trainer import KDTrainer  # noqa: E402
+from recbole_kd.version import __version__  # noqa: E402
+
+__all__ = [
+    "DISTILLERS",
+    "ConfigError",
+    "DataError",
+    "KDError",
+    "KDTrainer",
+    "Scorer",
+    "TeacherError",
+    "TrainingError",
+    "__version__",
+    "build_distiller",
+    "load_teacher",
+    "run_recbole_kd",
+]

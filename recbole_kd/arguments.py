@@ -1,0 +1,262 @@
+"""The command line and the configuration files, read as plain values.
+
+RecBole evaluates the values of its command line as Python, drops arguments with a second `=` and ignores what
+it does not know. Here a value is YAML, never evaluated, and what cannot be understood is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_kd.errors import ConfigError
+
+FLAGS = {"--list": "list", "--help": "help", "-h": "help", "--version": "version"}
+
+_KEY = re.compile(r"[A-Za-z_][\w.-]*")
+# What the constructors of a damaged or hostile document raise besides yaml.YAMLError.
+_PARSE_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with RecBole's habits: `1e-3` is a float and `None` is null; no dates, no octal numbers.
+
+    A key that stands twice in one mapping is an error: PyYAML would silently keep the last one.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rsplit(":", 1)[-1] in {"null", "bool", "int", "float", "str", "seq", "map"}
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            if name and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} stands twice", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _resolve_as(kind: str, pattern: str, first: str) -> None:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"(?:{pattern})$"), list(first))
+
+
+_resolve_as("bool", "(?i:true|false|yes|no|on|off)", "tTfFyYnNoO")
+_resolve_as("int", r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789")
+_resolve_as(
+    "float",
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "-+.0123456789",
+)
+_resolve_as("merge", "<<", "<")
+# An empty scalar has no first character: PyYAML looks it up under "".
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|None|)$"), ["~", "n", "N", ""]
+)
+
+
+def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
+    """Read `--key=value` arguments; `--list`, `--help`, `-h` and `--version` stand alone and yield True.
+
+    Raises:
+        ConfigError: an argument is not `--key=value`, a value is broken YAML, or a key has two values.
+    """
+    values: dict[str, object] = {}
+    texts: dict[str, str] = {}
+    for place, argument in enumerate(argv):
+        if argument in FLAGS:
+            key, text = FLAGS[argument], "True"
+        else:
+            key, text = _split(argument, argv[place + 1] if place + 1 < len(argv) else None)
+        value = parse_value(key, text)
+        # repr tells 1 from True and calls two NaN the same; == does neither.
+        if key in values and repr(values[key]) != repr(value):
+            raise ConfigError(
+                f"--{key} is given twice, as {texts[key]!r} and as {text!r} (fix: keep one of them)."
+            )
+        values[key], texts[key] = value, text
+    return values
+
+
+def _split(argument: str, following: str | None) -> tuple[str, str]:
+    """`--key=value` as key and value, split at the first `=`."""
+    name, equals, text = argument.partition("=")
+    key = name[2:] if name.startswith("--") else ""
+    if not equals:
+        raise ConfigError(_no_equals(argument, following))
+    if not name.startswith("--"):
+        corrected = "--" + argument.lstrip("-")
+        raise ConfigError(f"Argument {argument!r} does not start with two dashes (fix: write {corrected}).")
+    if not key:
+        raise ConfigError(f"Argument {argument!r} has no key before the '=' (fix: write --key=value).")
+    if not _KEY.fullmatch(key):
+        raise ConfigError(
+            f"Argument {argument!r} has the key {key!r}, but a key is made of letters, digits, '_', '.' "
+            "and '-' (fix: write --key=value)."
+        )
+    return key, text
+
+
+def _no_equals(argument: str, following: str | None) -> str:
+    if not argument.startswith("-"):
+        return f"Argument {argument!r} stands alone, but arguments are --key=value (fix: --key={argument})."
+    corrected = "--" + argument.lstrip("-")
+    if following is not None and not following.startswith("--") and following not in FLAGS:
+        value = f"'{following}'" if " " in following else following
+        return f"Argument {argument!r} has no '=' (fix: write {corrected}={value})."
+    return f"Argument {argument!r} has no '=' (fix: write {corrected}=value, that is --key=value)."
+
+
+def parse_value(key: str, text: str) -> object:
+    """The value of one argument: a YAML list, mapping or quoted string, or a plain scalar.
+
+    A plain scalar that is no number, bool or null is the text itself, unchanged (also an empty or blank one):
+    comments, tags and block YAML mean nothing on a command line.
+
+    Raises:
+        ConfigError: a list, mapping or quoted string is broken, or a number is too long to read.
+    """
+    start = text.lstrip()[:1]
+    if start == "":
+        return text
+    if start in "[(" and key.endswith("_num_interval"):
+        return text  # RecBole's intervals, such as [5,inf), look like broken lists
+    try:
+        if start not in "[{\"'":
+            return _plain(text)
+        value = yaml.load(text, Loader=_Loader)
+        _reject_glued_colons(value)
+    except _PARSE_ERRORS as error:
+        raise ConfigError(
+            f"--{key}={_short(text)} cannot be read: {_reason(error)} (fix: write a list as [a, b], "
+            "a mapping as {a: 1, b: 2}, and quote a text that starts with a bracket or quote: '\"[a\"')."
+        ) from error
+    return value
+
+
+def _plain(text: str) -> object:
+    loader = _Loader("")
+    stripped = text.strip()
+    tag = loader.resolve(yaml.ScalarNode, stripped, (True, False))
+    if tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+        return text
+    return loader.construct_object(yaml.ScalarNode(tag, stripped))
+
+
+def _reject_glued_colons(value: object) -> None:
+    """YAML reads {order:RO} as the key 'order:RO' without a value: nobody means that."""
+    if isinstance(value, list):
+        for element in value:
+            _reject_glued_colons(element)
+    elif isinstance(value, dict):
+        for name, element in value.items():
+            if element is None and ":" in str(name):
+                raise ValueError(f"a space is missing after the colon in {name!r}")
+            _reject_glued_colons(element)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError):
+        return error.problem or error.context or "not valid YAML"
+    return " ".join(str(error).split()) or "not valid YAML"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def split_config_files(value: object) -> list[str]:
+    """The paths of `config_files`: one string with spaces between them, or a list.
+
+    Raises:
+        ConfigError: the value is neither.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return value.split()
+    if isinstance(value, list) and all(isinstance(path, str) for path in value):
+        return list(value)
+    raise ConfigError(f"config_files={value!r} is not a list of paths (fix: --config_files='a.yaml b.yaml').")
+
+
+def read_config_file(path: str | Path) -> dict[str, object]:
+    """The keys and values of one YAML file; an empty file has none.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not valid YAML, or not a mapping with text keys.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"Configuration file '{path}' does not exist (fix: check the path in config_files)."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"Configuration file '{path}' cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Configuration file '{path}' is not UTF-8 text (fix: save it so).") from error
+    except _PARSE_ERRORS as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(
+            f"Configuration file '{path}' is not valid YAML{place}: {_reason(error)}."
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping "
+            "(fix: write 'key: value' lines)."
+        )
+    for key in content:
+        if not isinstance(key, str):
+            raise ConfigError(
+                f"Configuration file '{path}' has the key {key!r}, which is no text (fix: quote it)."
+            )
+    return content
+
+
+def nest_prefix(
+    values: Mapping[str, object], prefix: str, mapping_key: str | None = None
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Split `prefix.x` keys, and the mapping under `mapping_key`, from the rest: (rest, nested).
+
+    A dotted key wins over the mapping, which is `<prefix>_config` unless named: `nest_prefix(v, "eval_args",
+    "eval_args")` collects `eval_args.split` and `eval_args: {...}`.
+
+    Raises:
+        ConfigError: the mapping is no mapping, or a dotted key has nothing after its dot.
+    """
+    mapping_key = f"{prefix}_config" if mapping_key is None else mapping_key
+    mapping = values.get(mapping_key)
+    mapping = {} if mapping is None else mapping
+    if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
+        raise ConfigError(
+            f"{mapping_key}={mapping!r} is not a mapping of keys "
+            f"(fix: {mapping_key}: {{key: value}} in a file, or --{prefix}.key=value)."
+        )
+    nested: dict[str, object] = dict(mapping)
+    rest: dict[str, object] = {}
+    for key, value in values.items():
+        if key == f"{prefix}.":
+            raise ConfigError(f"Key '{key}' has nothing after the dot (fix: --{prefix}.key=value).")
+        if key.startswith(f"{prefix}."):
+            nested[key.removeprefix(f"{prefix}.")] = value
+        elif key != mapping_key:
+            rest[key] = value
+    return rest, nested

@@ -1,0 +1,82 @@
+"""Build a distiller from a RecBole configuration: the only place where ``kd_*`` keys become constructor arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.property_layers import distiller_layers
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh")
+"""``kd_*`` keys that are valid for every method."""
+
+
+def known_kd_keys(kd: str) -> set[str]:
+    """All ``kd_*`` keys that a run with this method may set."""
+    return {*RUN_KEYS, *(f"kd_{name}" for name in distiller_options(distiller_class(kd)))}
+
+
+def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:
+    """The constructor arguments of a method, checked against a catalogue before anything is trained.
+
+    Args:
+        values: configuration with ``kd_*`` keys. n_queries, n_items: without the pad.
+
+    Raises:
+        ConfigError: a value of a wrong type or out of range.
+    """
+    cls = distiller_class(kd)
+    check_run_keys(values)
+    options = resolve_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")})
+    cls.check(n_queries, n_items, options)
+    return options
+
+
+def check_run_keys(values: Mapping[str, Any]) -> None:
+    """Refuse run-level values that cannot be (ConfigError)."""
+    weight, refresh, compare = (values.get(key) for key in ("kd_weight", "kd_refresh", "kd_compare"))
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise ConfigError(f"kd_weight={weight!r} is not allowed: it must be a number >= 0 (lambda of L_base + lambda L_KD)")
+    if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
+        raise ConfigError(f"kd_refresh={refresh!r} is not allowed: it must be a whole number of epochs >= 1")
+    if not isinstance(compare, bool):
+        raise ConfigError(f"kd_compare={compare!r} is not allowed: it must be True or False")
+
+
+def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> Distiller:
+    """The distiller that a configuration names, for a student and a teacher.
+
+    Args:
+        config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ from the property file,
+            ``kd_*`` keys, and ``seed``.
+        student: the RecBole model to be trained. teacher: its scores, see :func:`recbole_kd.load_teacher`.
+
+    Raises:
+        ConfigError: unknown method or option. TeacherError: the teacher's counts are not the student's.
+    """
+    kd = config["kd"]
+    if not kd:
+        raise ConfigError("the configuration names no method: set kd, such as kd='RCEKD'")
+    cls = distiller_class(kd)
+    scorer = Scorer(student)
+    if (scorer.n_queries, scorer.n_items) != (teacher.n_queries, teacher.n_items):
+        raise TeacherError(
+            f"The teacher {teacher.name} has {teacher.n_queries - 1} users and {teacher.n_items - 1} items, the student "
+            f"{scorer.n_queries - 1} and {scorer.n_items - 1}: they were made on different data or filters"
+        )
+    values: dict[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True}
+    values.update(distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0])
+    values.update({key: config[key] for key in known_kd_keys(kd) if key in config})
+    options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
+    distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
+    distiller.weight = float(values["kd_weight"])
+    distiller.refresh = values["kd_refresh"]
+    distiller.reduction = getattr(student, "loss_reduction", "mean")
+    return distiller

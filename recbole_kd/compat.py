@@ -1,0 +1,182 @@
+"""The only file that bridges RecBole 1.2.1 and today's numpy, scipy, pandas, torch and ray.
+
+:func:`apply` runs before the first ``import recbole``. Every patch names its reason, where the need comes from and the
+versions it applies to, and is applied only where the installed library really needs it. ``torch.load`` is not touched
+here: reading RecBole's checkpoints is the work of ``safe_load``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_RECBOLE_MISSING = (
+    "recbole_kd is a plugin of RecBole, which is not installed: run `pip install --no-deps recbole==1.2.1` "
+    "(--no-deps because RecBole's own metadata pins a ray that has no wheels for newer Pythons)."
+)
+
+# Names that RecBole and old versions of ray read from numpy, and what they meant. np.bool and np.long are not here:
+# they are back in numpy 2 and RecBole's own reassignment of them does no harm.
+_REMOVED_IN_NUMPY_2 = {
+    "bool8": "bool_",
+    "float_": "float64",
+    "complex_": "complex128",
+    "unicode_": "str_",
+}
+_REMOVED_IN_NUMPY_1_24 = {
+    "int": "int_",
+    "float": "float64",
+    "complex": "complex128",
+    "object": "object_",
+    "str": "str_",
+    "unicode": "str_",
+}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One bridge: why it is there, where the need was found, which versions need it, the test and the deed."""
+
+    name: str
+    reason: str
+    where: str
+    bound: str
+    needed: Callable[[], bool]
+    do: Callable[[], None]
+
+
+def _missing_numpy_names(names: Mapping[str, str]) -> list[str]:
+    import numpy as np
+
+    with warnings.catch_warnings():
+        # numpy 1.20 to 1.23 still answer to some of these names, with a warning for each look.
+        warnings.simplefilter("ignore")
+        return [name for name in names if not hasattr(np, name)]
+
+
+def _restore_numpy_names(names: Mapping[str, str]) -> None:
+    import numpy as np
+
+    for name in _missing_numpy_names(names):
+        setattr(np, name, getattr(np, names[name]))
+
+
+def _dok_update(matrix: Any, data: Mapping[tuple[int, int], float]) -> None:
+    """Take over ``data`` without checking indices or dtype, as scipy's own method did before 1.13."""
+    matrix._dict.update(data)
+
+
+def _dok_update_missing() -> bool:
+    import scipy.sparse
+
+    return not hasattr(scipy.sparse.dok_matrix, "_update")
+
+
+def _restore_dok_update() -> None:
+    import scipy.sparse
+
+    scipy.sparse.dok_matrix._update = _dok_update
+
+
+def _grad_scaler_warns() -> bool:
+    import torch
+
+    # torch.amp.GradScaler came with 2.3 and torch.cuda.amp.GradScaler warns since 2.4.
+    return (
+        hasattr(torch.amp, "GradScaler")
+        and getattr(torch.cuda.amp.GradScaler.__init__, "__deprecated__", None) is not None
+    )
+
+
+def _silence_grad_scaler_warning() -> None:
+    # Narrow on purpose: this sentence, raised from RecBole's trainer and from nowhere else.
+    warnings.filterwarnings(
+        "ignore",
+        message=r"`torch\.cuda\.amp\.(GradScaler|autocast)\(args\.\.\.\)` is deprecated",
+        category=FutureWarning,
+        module=r"recbole\.trainer\.trainer",
+    )
+
+
+def _pandas_warns() -> bool:
+    import pandas as pd
+
+    major, minor = (int(part) for part in pd.__version__.split(".")[:2])
+    return (major, minor) >= (2, 1) and major < 3
+
+
+def _silence_pandas_warnings() -> None:
+    for message in ("A value is trying to be set on a copy", "using <built-in function len> in Series.agg"):
+        warnings.filterwarnings(
+            "ignore", message=message, category=FutureWarning, module=r"recbole\.data\.dataset\.dataset"
+        )
+
+
+PATCHES = (
+    Patch(
+        name="numpy-2-names",
+        reason="Config.compatibility_settings reads np.float_, np.complex_ and np.unicode_; ray <= 2.6.3 reads np.bool8",
+        where="recbole/config/configurator.py, end of file; ray.tune in the version RecBole's metadata asks for",
+        bound="numpy >= 2.0",
+        needed=lambda: bool(_missing_numpy_names(_REMOVED_IN_NUMPY_2)),
+        do=lambda: _restore_numpy_names(_REMOVED_IN_NUMPY_2),
+    ),
+    Patch(
+        name="numpy-1.24-names",
+        reason="only Config.__init__ restores np.float and its kin, but a Config read from a checkpoint or shipped to a "
+        "spawned worker never runs __init__, and then RecBole's metrics fail",
+        where="recbole/evaluator/metrics.py, recbole/data/interaction.py",
+        bound="numpy >= 1.24",
+        needed=lambda: bool(_missing_numpy_names(_REMOVED_IN_NUMPY_1_24)),
+        do=lambda: _restore_numpy_names(_REMOVED_IN_NUMPY_1_24),
+    ),
+    Patch(
+        name="scipy-dok-update",
+        reason="LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their graph with dok_matrix._update",
+        where="recbole/model/general_recommender/lightgcn.py, get_norm_adj_mat, and the same lines in the others",
+        bound="scipy >= 1.13",
+        needed=_dok_update_missing,
+        do=_restore_dok_update,
+    ),
+    Patch(
+        name="torch-grad-scaler-warning",
+        reason="the trainer makes a torch.cuda.amp.GradScaler every epoch, which works and warns every time",
+        where="recbole/trainer/trainer.py, _train_epoch",
+        bound="torch >= 2.4",
+        needed=_grad_scaler_warns,
+        do=_silence_grad_scaler_warning,
+    ),
+    Patch(
+        name="pandas-future-warnings",
+        reason="every data set prints the same paragraphs about chained assignment and agg(len), which pandas 2 still "
+        "executes as RecBole means them (recbole_kd asks for pandas < 3)",
+        where="recbole/data/dataset/dataset.py, _fill_nan, _load_feat, _remap",
+        bound="pandas >= 2.1, < 3",
+        needed=_pandas_warns,
+        do=_silence_pandas_warnings,
+    ),
+)
+
+_applied: list[str] = []
+_done = False
+
+
+def apply() -> list[str]:
+    """Apply every patch that the installed libraries need, once, and return the names of those applied.
+
+    Raises:
+        ImportError: RecBole is not installed.
+    """
+    global _done
+    if importlib.util.find_spec("recbole") is None:
+        raise ImportError(_RECBOLE_MISSING)
+    if not _done:
+        for patch in PATCHES:
+            if patch.needed():
+                patch.do()
+                _applied.append(patch.name)
+        _done = True
+    return list(_applied)

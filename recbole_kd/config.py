@@ -1,0 +1,49 @@
+"""A RecBole Config made from arguments alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole.config import Config
+
+from recbole_kd.errors import ConfigError
+
+MERGED = ("eval_args", "train_neg_sample_args")
+"""Mappings that a user may give in part."""
+
+
+class KDConfig(Config):
+    """RecBole's Config without its side doors.
+
+    RecBole's reads ``sys.argv`` in every instance, so that a second Config (the teacher's) would swallow the student's keys, and evaluates text as
+    Python. This one takes what it is given: RecBole's property files < ``defaults`` < ``given``.
+
+    Args:
+        model, dataset: names. defaults: our property files, merged. given: what the user set, whatever its source.
+
+    Raises:
+        ConfigError: RecBole refuses a value; with RecBole's own words.
+    """
+
+    def __init__(self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        self._defaults = dict(defaults)
+        try:
+            super().__init__(model=model, dataset=dataset, config_dict=dict(given))
+        except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
+            words = error.args[0] if error.args else type(error).__name__
+            raise ConfigError(f"RecBole refuses the configuration of {model}: {words}") from error
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        self.internal_config_dict.update(self._defaults)
+        for key in MERGED:
+            given = self.external_config_dict.get(key)
+            if isinstance(given, dict) and isinstance(self.internal_config_dict.get(key), dict):
+                self.external_config_dict[key] = {**self.internal_config_dict[key], **given}

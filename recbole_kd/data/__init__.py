@@ -1,0 +1,1 @@
+"""Data sets: preparing them, and what a distillation reads beside the interactions."""

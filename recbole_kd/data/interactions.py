@@ -1,0 +1,139 @@
+"""Interactions in memory: integer codes in numpy arrays, each distinct token kept once."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from recbole_kd.errors import DataError
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+# RecBole reads atomic files with pandas, which takes these words as missing; [PAD] is RecBole's own id 0.
+# fmt: off
+_WORDS_LOST = frozenset({
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]",
+})
+# fmt: on
+_CHARACTERS_LOST = frozenset('\t\n\r"')
+
+
+class Row(NamedTuple):
+    """One interaction as it stands in a raw file."""
+
+    user: str
+    item: str
+    time: float
+    rating: float = 0.0
+
+
+class Located(Protocol):
+    """A source that knows where it is being read, so that an error can say so."""
+
+    def error(self, problem: str) -> DataError:
+        """The problem, with the file and the line being read."""
+
+
+@dataclass
+class Vocabulary:
+    """Tokens numbered in order of first appearance."""
+
+    tokens: list[str] = field(default_factory=list)
+    codes: dict[str, int] = field(default_factory=dict)
+
+    def code(self, token: str, source: Located) -> int:
+        """The number of the token; a new token is checked once."""
+        code = self.codes.get(token)
+        if code is None:
+            if problem := token_problem(token):
+                raise source.error(problem)
+            code = self.codes[token] = len(self.tokens)
+            self.tokens.append(token)
+        return code
+
+
+def token_problem(token: str) -> str | None:
+    """Why RecBole could not read the token back, or None."""
+    if not token:
+        return "an id is empty"
+    if token in _WORDS_LOST:
+        return f"the id {token!r} would be read back as a missing value"
+    if not _CHARACTERS_LOST.isdisjoint(token):
+        return f"the id {token!r} holds a tab, a line break or a double quote, which atomic files cannot"
+    return None
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Parallel arrays of one length, and the tokens that the codes stand for."""
+
+    user: IntArray
+    item: IntArray
+    time: FloatArray
+    rating: FloatArray | None
+    user_tokens: list[str]
+    item_tokens: list[str]
+    has_time: bool = True
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: npt.NDArray[np.generic]) -> Interactions:
+        """The chosen rows (a mask or positions); codes keep their meaning."""
+        rating = None if self.rating is None else self.rating[rows]
+        return replace(self, user=self.user[rows], item=self.item[rows], time=self.time[rows], rating=rating)
+
+    def pairs(self) -> npt.NDArray[np.int64]:
+        """One number per (user, item)."""
+        return self.user.astype(np.int64) * len(self.item_tokens) + self.item
+
+    def counts(self) -> dict[str, int]:
+        """Distinct users, distinct items, rows."""
+        return {
+            "users": int(np.count_nonzero(np.bincount(self.user))),
+            "items": int(np.count_nonzero(np.bincount(self.item))),
+            "interactions": len(self),
+        }
+
+
+class Collector:
+    """Gathers rows into compact arrays; sixteen to twenty-four bytes a row, whatever the tokens."""
+
+    def __init__(self, *, with_rating: bool = False, has_time: bool = True) -> None:
+        self._user, self._item = array("i"), array("i")
+        self._time, self._rating = array("d"), array("d")
+        self._users, self._items = Vocabulary(), Vocabulary()
+        self._with_rating, self._has_time = with_rating, has_time
+
+    def __len__(self) -> int:
+        return len(self._user)
+
+    def add(self, rows: Iterable[Row], source: Located) -> Collector:
+        """Take all rows; `source` is asked for the place of a token that cannot be stored."""
+        for user, item, time, rating in rows:
+            self._user.append(self._users.code(user, source))
+            self._item.append(self._items.code(item, source))
+            self._time.append(time)
+            if self._with_rating:
+                self._rating.append(rating)
+        return self
+
+    def interactions(self) -> Interactions:
+        """The rows so far, in the order they came."""
+        return Interactions(
+            user=np.array(self._user, dtype=np.int32),
+            item=np.array(self._item, dtype=np.int32),
+            time=np.array(self._time, dtype=np.float64),
+            rating=np.array(self._rating, dtype=np.float64) if self._with_rating else None,
+            user_tokens=self._users.tokens,
+            item_tokens=self._items.tokens,
+            has_time=self._has_time,
+        )

@@ -1,0 +1,107 @@
+"""Load and split a data set once for all stages of a run, and make each stage's loaders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.data import create_dataset
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import init_seed
+from torch import nn
+
+from recbole_kd.errors import DataError
+from recbole_kd.teacher.fingerprint import data_fingerprint
+
+
+@dataclass
+class Splits:
+    """A data set and its three phases.
+
+    Attributes:
+        dataset: before the split. parts: (train, valid, test) RecBole datasets. fingerprint: of all of them.
+    """
+
+    dataset: Any
+    parts: tuple[Any, Any, Any]
+    fingerprint: dict[str, Any]
+
+    @property
+    def n_users(self) -> int:
+        """Users without the pad."""
+        return int(self.dataset.user_num) - 1
+
+    @property
+    def n_items(self) -> int:
+        """Items without the pad."""
+        return int(self.dataset.item_num) - 1
+
+
+@dataclass
+class Loaders:
+    """RecBole loaders of the three phases."""
+
+    train: Any
+    valid: Any
+    test: Any
+
+
+def split_data(config: Any) -> Splits:
+    """Load the data set that a config names and split it as its eval_args say.
+
+    The split has a seed of its own (``split_seed``): a random split must be the same for the teacher and for every seed of the student.
+
+    Raises:
+        DataError: nothing to train on, or no user to validate on.
+    """
+    init_seed(config["split_seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    parts = tuple(dataset.build())
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if len(part.inter_feat) == 0:
+            raise DataError(
+                f"The data set {config['dataset']} leaves no {name} interactions under eval_args={config['eval_args']}: "
+                "give that part a share of the split, or loosen the filters"
+            )
+    train, valid, test = parts
+    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset))
+
+
+def make_loaders(config: Any, splits: Splits) -> Loaders:
+    """The loaders of one stage; the model's own sampling and batch sizes apply."""
+    samplers = create_samplers(config, splits.dataset, list(splits.parts))
+    phases = ("train", "valid", "test")
+    made = [
+        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        for phase, part, sampler in zip(phases, splits.parts, samplers, strict=True)
+    ]
+    return Loaders(*made)
+
+
+def evaluation_batch_size(model: nn.Module, n_users: int, n_items: int, memory_mb: int) -> int:
+    """``eval_batch_size`` for full ranking from a memory budget.
+
+    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row is counted three times
+    (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
+
+    Returns:
+        A multiple of n_items, at least n_items; at most what all users need.
+    """
+    budget = memory_mb * 2**20 // 4
+    ranks = type(model).full_sort_predict is not _base_full_sort(model)
+    users = budget // (3 * n_items) if ranks else budget // (n_items * _activation_width(model))
+    rows = max(1, min(users, n_users)) * n_items
+    return rows if ranks else max(1, min(rows, budget // _activation_width(model)))
+
+
+def _base_full_sort(model: nn.Module) -> Any:
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    return AbstractRecommender.full_sort_predict
+
+
+def _activation_width(model: nn.Module) -> int:
+    """Numbers that one scored row holds while it passes the model: the outputs of its layers."""
+    widths = [m.embedding_dim for m in model.modules() if isinstance(m, nn.Embedding)]
+    widths += [2 * m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    return max(1, sum(widths))

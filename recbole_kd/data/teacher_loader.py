@@ -1,0 +1,95 @@
+"""The teacher-aware dataloader: RecBole's training batches, each with what the distiller asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
+from recbole_kd.ragged import Ragged
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
+
+
+def train_items(loader: Any) -> Ragged:
+    """The training items of each user, from a RecBole training loader (or data set)."""
+    dataset = getattr(loader, "_dataset", loader)
+    users = dataset.inter_feat[dataset.uid_field].numpy()
+    items = dataset.inter_feat[dataset.iid_field].numpy()
+    return Ragged.from_pairs(np.asarray(users), np.asarray(items), dataset.user_num)
+
+
+class KDInteraction(Interaction):
+    """An Interaction that carries a DistillBatch through ``to(device)``."""
+
+    kd: DistillBatch
+
+    @classmethod
+    def attach(cls, interaction: Interaction, kd: DistillBatch) -> KDInteraction:
+        result = cls(interaction.interaction)
+        result.kd = kd
+        return result
+
+    def to(self, device: Any, selected_field: Any = None) -> KDInteraction:
+        return KDInteraction.attach(super().to(device, selected_field), self.kd.to(torch.device(device)))
+
+
+class TeacherAwareLoader:
+    """Wraps a RecBole training loader: iterating yields its batches as :class:`KDInteraction`.
+
+    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a set that the distiller kept
+    is not asked again.
+
+    Args:
+        loader: any RecBole training loader (pairwise, pointwise, or per user).
+        distiller: its ``item_sets`` are read when iteration starts. teacher: the scores.
+    """
+
+    def __init__(self, loader: Any, distiller: Distiller, teacher: TeacherScores) -> None:
+        self.loader = loader
+        self.distiller = distiller
+        self.teacher = teacher
+        self._user_field = loader._dataset.uid_field
+        self._asked: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[KDInteraction]:
+        self._ask_teacher()
+        for interaction in self.loader:
+            yield KDInteraction.attach(interaction, self.batch_of(interaction[self._user_field]))
+
+    def batch_of(self, users: Tensor) -> DistillBatch:
+        """The distillation batch for the rows of a training batch: int64 ``[B]`` users as the loader gives them."""
+        queries, counts = torch.unique(self._positive_rows(users), return_counts=True)
+        real = queries != 0  # the per-user loader lists the pad
+        queries, counts = queries[real], counts[real]
+        at = queries.to(self.distiller.student_scorer.device)
+        sets = {name: ItemSet(ids[at], scores[at]) for name, (ids, scores) in self._asked.items()}
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets)
+
+    def _positive_rows(self, users: Tensor) -> Tensor:
+        """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
+        times = getattr(self.loader, "times", 1)
+        return users[: len(users) // times]
+
+    def _ask_teacher(self) -> None:
+        asked: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, ids in self.distiller.item_sets.items():
+            known = self._asked.get(name)
+            asked[name] = known if known is not None and known[0] is ids else (ids, self._scores_of(ids))
+        self._asked = asked
+
+    def _scores_of(self, ids: Tensor) -> Tensor:
+        queries = torch.arange(len(ids), device=ids.device)
+        width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
+        return torch.cat([self.teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), width)])

@@ -1,0 +1,133 @@
+"""Distiller: a KD loss with its sampled item sets. It sees a Scorer, a TeacherScores and a batch, never a config."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recbole_kd.errors import TeacherError
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+@dataclass
+class ItemSet:
+    """A set of items per query with the teacher's scores of them, cut to the queries of a batch.
+
+    Attributes:
+        ids: int64 ``[Q, n]``. teacher: float32 ``[Q, n]``.
+    """
+
+    ids: Tensor
+    teacher: Tensor
+
+
+@dataclass
+class DistillBatch:
+    """What the teacher-aware loader hands a distiller for one training batch.
+
+    A batch names a query once per interaction; one row per distinct query, weighted by its count, is the same loss.
+
+    Attributes:
+        queries: int64 ``[Q]``, the distinct queries. weights: float32 ``[Q]``, how many rows of the batch each stands for.
+        sets: the distiller's item sets by name, cut to these queries.
+    """
+
+    queries: Tensor
+    weights: Tensor
+    sets: dict[str, ItemSet] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> DistillBatch:
+        sets = {name: ItemSet(s.ids.to(device), s.teacher.to(device)) for name, s in self.sets.items()}
+        return DistillBatch(self.queries.to(device), self.weights.to(device), sets)
+
+
+class Distiller(nn.Module, ABC):
+    """Base of every method. Constructor arguments after student and teacher are its ``kd_*`` keys.
+
+    A method overrides :meth:`forward`, usually :meth:`begin_epoch` (draw the epoch's item sets into ``item_sets``), and :meth:`check` for the
+    ranges of its arguments. Modules it owns (projectors, experts) are trained with the student and not saved into it.
+
+    Args:
+        student: scorer of the student. teacher: its frozen scores.
+        seed: of the generator that all sampling of this distiller uses.
+
+    Raises:
+        TeacherError: the teacher cannot give what ``requires`` names.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"scores"})
+    """What the teacher must offer, of ``scores``, ``embeddings``."""
+
+    weight: float = 1.0
+    """lambda of L = L_base + lambda L_KD."""
+
+    reduction: str = "mean"
+    """Over the rows of a batch, ``sum`` or ``mean``: always the reduction of the student's own loss, so that lambda keeps its meaning."""
+
+    refresh: int = 1
+    """Draw new item sets every so many epochs."""
+
+    def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
+        super().__init__()
+        if "embeddings" in self.requires and teacher.embeddings() is None:
+            raise TeacherError(
+                f"{type(self).__name__} needs the teacher's embeddings and {teacher.name} ({teacher.store} store) has none; "
+                "take a teacher whose score is a dot product, such as MF or LightGCN"
+            )
+        self.student_scorer = student
+        self.teacher_scores = teacher
+        self.train_items: Ragged | None = None
+        self.item_sets: dict[str, Tensor] = {}
+        self.generator = torch.Generator(device=student.device).manual_seed(seed)
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        """Refuse options that cannot work on a catalogue of this size, before anything is trained.
+
+        Args:
+            n_queries, n_items: without the pad. options: constructor arguments, defaults included.
+
+        Raises:
+            ConfigError: one sentence that names the ``kd_*`` key.
+        """
+
+    def begin_training(self, train_items: Ragged) -> None:
+        """Called once before the first epoch with the training items of each query."""
+        self.train_items = train_items.to(self.student_scorer.device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's item sets. The student is not in a training step; use :meth:`Scorer.top_k` or :meth:`Scorer.frozen`."""
+
+    @abstractmethod
+    def forward(self, batch: DistillBatch) -> Tensor:
+        """The KD loss of a batch, a scalar in the student's own reduction (see :meth:`reduce`).
+
+        Inside a training step every ``self.student_scorer.at(batch.queries, items)`` shares one encoding with the base loss.
+        """
+
+    def reduce(self, loss: Tensor, weights: Tensor) -> Tensor:
+        """Rows to a scalar: float ``[Q]`` losses and weights -> ``[]``."""
+        total = (loss * weights).sum()
+        return total if self.reduction == "sum" else total / weights.sum()
+
+    def diagnostics(self) -> dict[str, float]:
+        """Figures of the last begin_epoch for log and TensorBoard."""
+        return {}
+
+    def all_queries(self) -> Tensor:
+        """Ids of all queries, pad included, so that row q of a table belongs to query q."""
+        return torch.arange(self.student_scorer.n_queries, device=self.student_scorer.device)
+
+    def sampling_state(self) -> dict[str, Any]:
+        """What resuming needs beside the parameters."""
+        return {"generator": self.generator.get_state()}
+
+    def restore_sampling(self, state: Mapping[str, Any]) -> None:
+        self.generator.set_state(state["generator"])

@@ -1,0 +1,252 @@
+"""RCE-KD: rejuvenated cross-entropy for knowledge distillation of recommenders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.gamma import GammaRule, check_gamma, gamma_weights
+from recbole_kd.errors import ConfigError
+from recbole_kd.loss import (
+    counts_below,
+    counts_of_lower,
+    cross_entropy,
+    is_in,
+    sample_without_replacement,
+)
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
+
+Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"]
+
+MAX_COUNT = 50.0
+"""The published code clamps its counts here; the paper does not."""
+
+
+class RCEKD(Distiller):
+    r"""RCE-KD, with the paper's ablations as variants.
+
+    The teacher's top-K :math:`Q^T` is split by the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy bounds NDCG;
+    the rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above it:
+    :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma are
+    drawn anew at each epoch's start, the student in evaluation mode.
+
+    ``faithful`` chooses between the paper's text and the published code (github woriazzc/RCEKD), which differ:
+
+    =====================  ==========================================  =================================================
+    ..                     ``paper``                                   ``code``
+    =====================  ==========================================  =================================================
+    training items         left out of every list                      kept in every list
+    candidates             all items                                   the student's top 200 (``candidates``)
+    weight of candidate j  z_j = Q2 items the student ranks below j    Q^T items at or below j among the candidates, <= 50
+    overlap in gamma       :math:`|Q^T \cap Q^S| / K`                  :math:`|Q^T \cap sample| / K`
+    mean over              distinct users of the batch                 rows of the batch
+    =====================  ==========================================  =================================================
+
+    Args:
+        k: K, length of both lists. n_samples: L. candidates: how many of the student's best items can be sampled, or ``all``; by
+            ``faithful`` when empty. beta: of gamma. tau: temperature of the SAMPLING. temperature: of the SOFTMAX.
+        variant: ``rce``; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T (the same thing); ``wo_t`` CE on
+            Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole catalogue.
+        gamma: rule, see :func:`recbole_kd.distiller.gamma.gamma_weights`; with gamma_constant and gamma_epochs (Tmax).
+        mask_train: leave training items out of all lists; by ``faithful`` when empty.
+    """
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 50,
+        n_samples: int = 50,
+        candidates: int | Literal["all"] | None = None,
+        beta: float = 3.0,
+        tau: float = 10.0,
+        temperature: float = 1.0,
+        faithful: Literal["code", "paper"] = "code",
+        variant: Variant = "rce",
+        gamma: GammaRule = "exponential",
+        gamma_constant: float = 0.5,
+        gamma_epochs: int | None = None,
+        mask_train: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k, self.n_samples, self.tau, self.temperature = k, n_samples, tau, temperature
+        self.paper = faithful == "paper"
+        self.candidates = candidates if candidates is not None else ("all" if self.paper else 200)
+        self.mask_train = self.paper if mask_train is None else mask_train
+        self.variant = variant
+        self.gamma_rule = "fixed" if variant == "const" else gamma
+        self.beta, self.gamma_constant, self.gamma_epochs = beta, gamma_constant, gamma_epochs
+        self._teacher_list = torch.empty(0, dtype=torch.int64)
+        self._teacher_valid = torch.empty(0, dtype=torch.bool)
+        self._valid = torch.empty(0, dtype=torch.bool)
+        self._gamma = torch.empty(0)
+        self._figures: dict[str, float] = {}
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        paper = options["faithful"] == "paper"
+        candidates = options["candidates"] or ("all" if paper else min(200, n_items))
+        room = n_items if candidates == "all" else candidates
+        for key, value, least, most, what in (
+            ("kd_k", options["k"], 1, n_items, "the catalogue"),
+            ("kd_candidates", room, 1, n_items, "the catalogue"),
+            ("kd_n_samples", options["n_samples"], 1, room, "the candidates they are drawn from (kd_candidates)"),
+        ):
+            if not least <= value <= most:
+                raise ConfigError(f"{key}={value} is not possible: it must be between {least} and {most}, the size of {what}")
+        for key in ("tau", "temperature"):
+            if not options[key] > 0:
+                raise ConfigError(f"kd_{key}={options[key]} is not a temperature: it must be greater than 0")
+        check_gamma(options["gamma"], options["beta"], options["gamma_constant"], options["gamma_epochs"])
+
+    # -- item sets --------------------------------------------------------------------------------------------------
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        if self.variant == "full_ce":
+            return
+        ids, scores = self.teacher_scores.top_k(self.all_queries(), self.k, self._excluded())
+        self._teacher_list, self._teacher_valid = ids, scores > -torch.inf
+        if self.variant in ("vanilla_ce", "wo_s"):
+            self._keep_sets(teacher_list=ids)
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self.variant in ("full_ce", "vanilla_ce", "wo_s"):
+            return
+        n_listed = self.k + self.n_samples
+        n_drawn_from = 0 if self.candidates == "all" else int(self.candidates)
+        depth = min(max(n_listed, n_drawn_from), self.student_scorer.n_items - 1)
+        ranked, scores = self.student_scorer.top_k(self.all_queries(), depth, self._excluded())
+        ranked_valid = scores > -torch.inf
+        own, own_valid = ranked[:, : self.k], ranked_valid[:, : self.k]
+        missing = self._teacher_valid & ~is_in(self._teacher_list, own)
+        if self.variant == "wo_t":
+            self._keep_sets(own=own)
+            self._valid = own_valid
+        elif self.variant == "wo_sep":
+            self._keep_sets(own=own, teacher_list=self._teacher_list)
+            self._valid = torch.cat([own_valid, missing], dim=1)
+        else:
+            drawn, drawn_valid = self._draw(ranked, ranked_valid, missing)
+            rest = missing & ~is_in(self._teacher_list, drawn)
+            self._keep_sets(own=own, drawn=drawn, teacher_list=self._teacher_list)
+            self._valid = torch.cat([own_valid, drawn_valid, rest], dim=1)
+            self._weigh(epoch, ranked, missing)
+
+    def _keep_sets(self, **sets: Tensor) -> None:
+        self.item_sets = sets
+
+    def _excluded(self) -> Ragged | None:
+        return self.train_items if self.mask_train else None
+
+    def _draw(self, ranked: Tensor, ranked_valid: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample: ids and whether they count, ``[U, L]`` (paper 5.3, Gumbel top-L)."""
+        if self.candidates == "all":
+            return self._draw_from_all(missing)
+        width = min(int(self.candidates), ranked.shape[1])
+        candidates, valid = ranked[:, :width], ranked_valid[:, :width]
+        member = is_in(candidates, self._teacher_list)
+        if self.paper:
+            member[:, : self.k] = False  # Q1 is what of Q^T stands among the first K
+            counts = counts_below(member, inclusive=False)
+        else:
+            counts = counts_below(member, inclusive=True).clamp_(max=MAX_COUNT)
+        log_weights = (counts / self.tau).masked_fill_(~valid, -torch.inf)
+        places = sample_without_replacement(log_weights, min(self.n_samples, width), self.generator)
+        return candidates.gather(1, places), valid.gather(1, places)
+
+    def _draw_from_all(self, missing: Tensor) -> tuple[Tensor, Tensor]:
+        queries, scorer = self.all_queries(), self.student_scorer
+        drawn: list[Tensor] = []
+        counted: list[Tensor] = []
+        with scorer.frozen():
+            for rows in blocks(len(queries), scorer.n_items):
+                scores = scorer.full(queries[rows])
+                wanted = scores.gather(1, self._teacher_list[rows])
+                below = missing[rows] if self.paper else self._teacher_valid[rows]
+                counts = counts_of_lower(scores, wanted, below)
+                if not self.paper:
+                    counts += is_in(torch.arange(scorer.n_items, device=scores.device).expand_as(scores), self._teacher_list[rows])
+                    counts.clamp_(max=MAX_COUNT)
+                log_weights = counts / self.tau
+                log_weights[:, 0] = -torch.inf
+                if self.mask_train:
+                    assert self.train_items is not None
+                    row, column = self.train_items.pairs(queries[rows])
+                    log_weights[row, column] = -torch.inf
+                ids = sample_without_replacement(log_weights, self.n_samples, self.generator)
+                drawn.append(ids)
+                counted.append(log_weights.gather(1, ids) > -torch.inf)
+        valid = torch.cat(counted)
+        return torch.cat(drawn).masked_fill_(~valid, 0), valid
+
+    def _weigh(self, epoch: int, ranked: Tensor, missing: Tensor) -> None:
+        """gamma of every query, and the epoch's figures."""
+        drawn, drawn_valid = self.item_sets["drawn"], self._valid[:, self.k : self.k + self.item_sets["drawn"].shape[1]]
+        if self.paper:
+            shared = self._teacher_valid & ~missing
+        else:
+            shared = self._teacher_valid & is_in(self._teacher_list, drawn.masked_fill(~drawn_valid, -1))
+        overlap = shared.sum(1) / self.k
+        self._gamma = gamma_weights(
+            self.gamma_rule, overlap, beta=self.beta, constant=self.gamma_constant, epoch=epoch, last_epoch=self.gamma_epochs
+        )
+        self._figures = {
+            **_spread("overlap", overlap[1:]), **_spread("gamma", self._gamma[1:]),
+            "list_overlap": float((self._teacher_valid & ~missing)[1:].sum(1).float().mean() / self.k),
+        }  # fmt: skip
+        self._figures.update(self._closure(ranked))
+
+    def _closure(self, ranked: Tensor) -> dict[str, float]:
+        """OR, the share of A among the student's top-|A| (Table 7), and the share of queries whose A is closed (Assumption 4.3)."""
+        counts = self._valid[:, self.k :]
+        members = torch.cat([self.item_sets["drawn"], self.item_sets["teacher_list"]], dim=1).masked_fill(~counts, -1)
+        size = counts.sum(1)
+        top = ranked[:, : min(members.shape[1], ranked.shape[1])]
+        within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
+        share = (is_in(top, members) & within).sum(1) / size.clamp(min=1)
+        return {"overlap_rate": float(share[1:].mean()), "closure_share": float((share[1:] == 1).float().mean())}
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        weights = batch.weights
+        if self.paper:
+            weights = torch.full_like(weights, float(weights.sum()) / len(weights))
+        return self.reduce(self._per_query(batch), weights)
+
+    def _per_query(self, batch: DistillBatch) -> Tensor:
+        if self.variant == "full_ce":
+            student, teacher = (side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
+            return cross_entropy(student, teacher, None, self.temperature)
+        sets = [batch.sets[name] for name in self.item_sets]
+        student = self.student_scorer.at(batch.queries, torch.cat([s.ids for s in sets], dim=1))
+        teacher = torch.cat([s.teacher for s in sets], dim=1)
+        if self.variant in ("vanilla_ce", "wo_s"):
+            return cross_entropy(student, teacher, self._teacher_valid[batch.queries], self.temperature)
+        valid = self._valid[batch.queries]
+        if self.variant in ("wo_t", "wo_sep"):
+            return cross_entropy(student, teacher, valid, self.temperature)
+        gamma, k = self._gamma[batch.queries], self.k
+        on_own = cross_entropy(student[:, :k], teacher[:, :k], valid[:, :k], self.temperature)
+        on_rest = cross_entropy(student[:, k:], teacher[:, k:], valid[:, k:], self.temperature)
+        return (1 - gamma) * on_own + gamma * on_rest
+
+    def diagnostics(self) -> dict[str, float]:
+        return self._figures
+
+
+def _spread(name: str, values: Tensor) -> dict[str, float]:
+    """Mean and quartiles of a figure over all queries."""
+    quartiles = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75], device=values.device))
+    figures = {f"{name}_q{q}": float(v) for q, v in zip((25, 50, 75), quartiles, strict=True)}
+    return {f"{name}_mean": float(values.mean()), **figures}

@@ -1,0 +1,82 @@
+"""Dot products at chosen items, with a backward pass that never materialises a ``B x K x d`` gradient.
+
+The backward of "gather rows, then dot" is two sparse products: with G the ``B x I`` matrix that holds the incoming
+gradient at the chosen items, ``dQ = G V`` and ``dV = G^T Q``. On a CPU scipy's CSR/CSC kernels do them some fifty times faster
+than scattering ``B x K`` rows (measured by scripts/benchmark.py); on other devices the scatter is done in place by index_add_.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 32 * 2**20
+"""Gathered item vectors are held for so many bytes of rows at a time."""
+
+
+def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+    """Scores of each query at its own items.
+
+    Args:
+        queries: float ``[B, d]``. items: float ``[I, d]``. chosen: int64 ``[B, K]``, row ids into ``items``.
+
+    Returns:
+        float32 ``[B, K]``, differentiable in ``queries`` and ``items``. Runs in float32 under autocast too.
+    """
+    result: Tensor = _GatheredDot.apply(queries.float(), items.float(), chosen)
+    return result
+
+
+def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+    n, k = chosen.shape
+    out = torch.empty(n, k, dtype=queries.dtype, device=queries.device)
+    step = max(1, CHUNK_BYTES // (4 * max(1, k * queries.shape[1])))
+    with torch.autocast(device_type=queries.device.type, enabled=False):
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
+            block = chosen[rows]
+            vectors = items.index_select(0, block.reshape(-1)).view(*block.shape, -1)
+            out[rows] = torch.bmm(vectors, queries[rows].unsqueeze(2)).squeeze(2)
+    return out
+
+
+def _backward_cpu(grad: Tensor, queries: Tensor, items: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    n, k = chosen.shape
+    starts = torch.arange(0, n * k + 1, k).numpy()
+    matrix = sp.csr_matrix(
+        (grad.reshape(-1).numpy(), chosen.reshape(-1).numpy(), starts), shape=(n, items.shape[0]), copy=False
+    )
+    return torch.from_numpy(matrix @ items.numpy()), torch.from_numpy(matrix.T @ queries.numpy())
+
+
+def _backward(grad: Tensor, queries: Tensor, items: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    d_queries = torch.empty_like(queries)
+    d_items = torch.zeros_like(items)
+    step = max(1, CHUNK_BYTES // (4 * max(1, chosen.shape[1] * queries.shape[1])))
+    for start in range(0, len(chosen), step):
+        rows = slice(start, start + step)
+        block, g = chosen[rows], grad[rows]
+        vectors = items.index_select(0, block.reshape(-1)).view(*block.shape, -1)
+        d_queries[rows] = torch.bmm(g.unsqueeze(1), vectors).squeeze(1)
+        d_items.index_add_(0, block.reshape(-1), (g.unsqueeze(2) * queries[rows].unsqueeze(1)).flatten(0, 1))
+    return d_queries, d_items
+
+
+class _GatheredDot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, items, chosen)
+        return _forward(queries, items, chosen)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        queries, items, chosen = (t.detach() for t in ctx.saved_tensors)
+        grad = grad.contiguous()
+        on_cpu = grad.device.type == "cpu" and grad.dtype in (torch.float32, torch.float64)
+        d_queries, d_items = (_backward_cpu if on_cpu else _backward)(grad, queries, items, chosen)
+        return d_queries, d_items, None

@@ -1,0 +1,37 @@
+"""The log of a run: RecBole's format, on the screen and in the run's own folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import colorlog
+from recbole.utils.logger import RemoveColorFilter, log_colors_config
+
+
+@contextmanager
+def logging_to(path: Path, state: str | None = None) -> Iterator[None]:
+    """RecBole's messages go to the screen and to ``path``; on leaving, the handlers are closed and what was before is put back.
+
+    Args:
+        state: RecBole's logging level by name, such as INFO.
+    """
+    level = getattr(logging, (state or "INFO").upper())
+    date = "%d %b %H:%M:%S"
+    to_screen = logging.StreamHandler()
+    to_screen.setFormatter(colorlog.ColoredFormatter("%(log_color)s%(asctime)-15s %(levelname)s  %(message)s", date, log_colors=log_colors_config))
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", date))
+    to_file.addFilter(RemoveColorFilter())
+    root = logging.getLogger()
+    before, before_level = root.handlers[:], root.level
+    root.handlers[:] = [to_screen, to_file]
+    root.setLevel(level)
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(before_level)
+        to_file.close()

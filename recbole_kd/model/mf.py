@@ -1,0 +1,35 @@
+"""MF: matrix factorisation with the BPR loss, as the KD literature trains it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.general_recommender.bpr import BPR
+from torch import Tensor, nn
+
+
+class MF(BPR):
+    r"""Matrix factorisation, :math:`r_{ui} = p_u \cdot q_i`, trained with BPR.
+
+    RecBole's BPR with two differences, both from the published RCE-KD code: tables start from N(0, ``init_std``\ :sup:`2`)
+    instead of Xavier-normal, and the loss is a sum over the batch's rows (``loss_reduction: sum``; a mean over the negatives
+    of a row) instead of a mean. Adam is indifferent to the factor, its coupled weight decay is not: a decay published for sum losses
+    is only valid with a sum.
+
+    Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.loss_reduction: str = config["loss_reduction"]
+        self.n_negatives: int = max(1, int(config["train_neg_sample_args"]["sample_num"]))
+        for table in (self.user_embedding, self.item_embedding):
+            nn.init.normal_(table.weight, std=config["init_std"])
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        user, positive = self.forward(interaction[self.USER_ID], interaction[self.ITEM_ID])
+        negative = self.get_item_embedding(interaction[self.NEG_ITEM_ID])
+        margin = (user * positive).sum(1) - (user * negative).sum(1)
+        loss = -nn.functional.logsigmoid(margin)
+        return torch.mean(loss) if self.loss_reduction == "mean" else loss.sum() / self.n_negatives

@@ -1,0 +1,127 @@
+"""One distillation from beginning to end: a recipe that reads top to bottom."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.build import check_distiller
+from recbole_kd.cache import cache_folder
+from recbole_kd.data.preparation import split_data
+from recbole_kd.errors import KDError
+from recbole_kd.log import logging_to
+from recbole_kd.report import result_table, versions
+from recbole_kd.request import Request, make_request, merge_sources
+from recbole_kd.stages import Stage, distill, ensure_student_alone, ensure_teacher, saved_teacher
+from recbole_kd.teacher.files import write_json
+
+
+def run_recbole_kd(
+    model: str | None = None,
+    teacher: str | None = None,
+    kd: str | None = None,
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train (or load) a teacher, train the student alone (or take it from the cache), distil the student, report all three.
+
+    Args:
+        model: the student's RecBole name. teacher: the teacher's. kd: the method. dataset: the data set.
+        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``; dict over files, as in RecBole.
+        command: is recorded in the result.
+
+    Returns:
+        The content of result.json (see the README); it also names its ``folder``.
+
+    Raises:
+        KDError: bad input or a training that cannot go on; one sentence.
+    """
+    named = {"model": model, "teacher": teacher, "kd": kd, "dataset": dataset}
+    values = merge_sources(config_file_list, config_dict, {k: v for k, v in named.items() if v is not None})
+    return run_request(make_request(values), command)
+
+
+def run_request(request: Request, command: str = "") -> dict[str, Any]:
+    """Run a checked request; see :func:`run_recbole_kd`."""
+    alone = request.student_config()
+    if request.teacher is not None:
+        teacher_config = request.teacher_model_config()
+    distilled_config = request.distilled_config(request.teacher_name)
+    splits = split_data(alone)
+    check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
+
+    folder = _new_folder(request, alone["seed"])
+    cache = cache_folder(request.run["cache_dir"])
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    with logging_to(folder / "run.log", alone["state"]):
+        try:
+            for name, files in request.files.items():
+                getLogger().info(f"Property files of the {name}: {', '.join(files)}")
+            if request.teacher is None:
+                teacher, of_teacher = saved_teacher(request.run["teacher_path"], stage, alone["device"])
+            else:
+                teacher, of_teacher = ensure_teacher(teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"])
+            compare = distilled_config["kd_compare"]
+            of_student = ensure_student_alone(alone, stage) if compare else None
+            of_distilled = distill(distilled_config, stage, teacher)
+        except KDError:
+            _leave_nothing(folder)
+            raise
+        result = _result(request, distilled_config, teacher.name, command, of_teacher, of_student, of_distilled)
+        write_json(folder / "result.json", result)
+        getLogger().info(f"Result in {folder / 'result.json'}\n{result_table(result)}")
+    return {**result, "folder": str(folder)}
+
+
+def _new_folder(request: Request, seed: int) -> Path:
+    """A fresh folder for this run under output_dir, of the current folder by default."""
+    name = f"{request.model}-{request.teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(request.run["output_dir"]) / f"{name}-{stamp}-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _leave_nothing(folder: Path) -> None:
+    """A failed run keeps its log, which says why, and nothing that could be taken for a result."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != "run.log":
+            path.unlink()
+
+
+def _result(
+    request: Request,
+    config: Any,
+    teacher_name: str,
+    command: str,
+    of_teacher: dict[str, Any],
+    of_student: dict[str, Any] | None,
+    of_distilled: dict[str, Any],
+) -> dict[str, Any]:
+    options = {key: value for key, value in config.final_config_dict.items() if key.startswith("kd_")}
+    return {
+        "dataset": request.dataset,
+        "setting": "general",
+        "model": request.model,
+        "teacher_model": request.teacher or teacher_name,
+        "kd": request.kd,
+        "kd_weight": config["kd_weight"],
+        "seed": config["seed"],
+        "eval_protocol": request.run["eval_protocol"],
+        "teacher": of_teacher,
+        "student": of_student,
+        "distilled": of_distilled,
+        "kd_options": options,
+        "property_files": request.files,
+        "versions": versions(),
+        "command": command,
+    }

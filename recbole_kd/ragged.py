@@ -1,0 +1,43 @@
+"""Ragged: a list of items for each query (its training items), as two flat tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Items by row: row r holds ``items[starts[r]:starts[r + 1]]``, sorted by id and distinct.
+
+    Attributes:
+        starts: int64 ``[R + 1]``. items: int64 ``[N]``.
+    """
+
+    starts: Tensor
+    items: Tensor
+
+    @classmethod
+    def from_pairs(cls, rows: np.ndarray, items: np.ndarray, n_rows: int) -> Ragged:
+        """From parallel arrays of row and item ids; repeated pairs are kept once."""
+        pairs = np.unique(np.stack([rows.astype(np.int64), items.astype(np.int64)], axis=1), axis=0)
+        starts = np.zeros(n_rows + 1, dtype=np.int64)
+        np.cumsum(np.bincount(pairs[:, 0], minlength=n_rows), out=starts[1:])
+        return cls(torch.from_numpy(starts), torch.from_numpy(np.ascontiguousarray(pairs[:, 1])))
+
+    def to(self, device: torch.device | str) -> Ragged:
+        return Ragged(self.starts.to(device), self.items.to(device))
+
+    def counts(self) -> Tensor:
+        """Items of each row, int64 ``[R]``."""
+        return self.starts.diff()
+
+    def pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """All (position in ``rows``, item) pairs of the given rows, two int64 ``[n]``."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        position = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
+        offset = torch.arange(len(position), device=rows.device) - (lengths.cumsum(0) - lengths)[position]
+        return position, self.items[self.starts[rows][position] + offset]

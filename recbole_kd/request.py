@@ -1,0 +1,178 @@
+"""What the user asked for, checked before anything is loaded or trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
+from recbole_kd.build import check_run_keys, known_kd_keys
+from recbole_kd.catalogue import RECBOLE, general_model, recbole_defaults, student_model
+from recbole_kd.config import MERGED, KDConfig
+from recbole_kd.data.converters import prepare_command
+from recbole_kd.distiller.table import distiller_class
+from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, unknown_name_error
+from recbole_kd.property_layers import distiller_layers, layers, student_layers, teacher_layers
+from recbole_kd.value_types import check_values
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "setting": ("general",),
+    "eval_protocol": ("recbole",),
+    "teacher_store": ("auto", "factors", "dense", "online"),
+    "teacher_dtype": ("fp32", "fp16"),
+    "loss_reduction": ("sum", "mean"),
+}
+CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
+SHARED = frozenset(
+    {
+        *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
+        "gpu_id", "use_gpu", "worker", "reproducibility", "state", "show_progress", "split_seed", "eval_protocol", "eval_memory_mb",
+    }
+)  # fmt: skip
+"""Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request.
+
+    Attributes:
+        given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
+        run: run-level values, defaults included. files: the property files of ours that apply, by stage.
+    """
+
+    model: str
+    teacher: str | None
+    kd: str
+    dataset: str
+    given: Mapping[str, Any]
+    teacher_given: Mapping[str, Any]
+    run: Mapping[str, Any]
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def teacher_name(self) -> str:
+        return self.teacher or Path(str(self.run["teacher_path"])).stem
+
+    def student_config(self) -> KDConfig:
+        """Of the student trained alone: no ``kd_*`` key has a say."""
+        defaults, self.files["student"] = student_layers(self.model, self.dataset)
+        given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
+        return KDConfig(self.model, self.dataset, defaults, given)
+
+    def distilled_config(self, teacher: str) -> KDConfig:
+        """Of the distilled student; the pair's property file may set the student's keys too."""
+        defaults, applied = student_layers(self.model, self.dataset)
+        own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
+        self.files["distilled"] = applied + own_applied
+        return KDConfig(self.model, self.dataset, {**defaults, **own, "kd": self.kd}, self.given)
+
+    def teacher_model_config(self) -> KDConfig:
+        """Of the teacher, with a seed of its own."""
+        assert self.teacher is not None
+        defaults, self.files["teacher"] = teacher_layers(self.teacher, self.dataset)
+        shared = {key: value for key, value in self.given.items() if key in SHARED}
+        return KDConfig(self.teacher, self.dataset, {**defaults, "seed": 0}, {**shared, **self.teacher_given})
+
+
+def merge_sources(
+    config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings."""
+    merged: dict[str, Any] = {}
+    sources: list[Mapping[str, Any]] = [read_config_file(path) for path in split_config_files(config_files)]
+    for source in (*sources, config_dict or {}, arguments):
+        values: dict[str, Any] = dict(source)
+        for key in MERGED:
+            values, nested = nest_prefix(values, key, key)
+            if nested:
+                values[key] = {**(merged.get(key) or {}), **nested}
+        values, teacher = nest_prefix(values, "teacher")
+        if teacher:
+            values["teacher_config"] = {**merged.get("teacher_config", {}), **teacher}
+        merged.update(values)
+    return merged
+
+
+def make_request(values: Mapping[str, Any]) -> Request:
+    """Check names, keys, types and ranges of all that was given.
+
+    Raises:
+        ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not there.
+    """
+    values = dict(values)
+    for key in ("model", "dataset", "kd"):
+        if not isinstance(values.get(key), str) or not values[key]:
+            raise ConfigError(f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list")
+    if not values.get("teacher") and not values.get("teacher_path"):
+        raise ConfigError("--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)")
+    model, kd, dataset = str(values["model"]), str(values["kd"]), str(values["dataset"])
+    teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
+    student_model(model)
+    if values.get("teacher"):
+        general_model(str(values["teacher"]), "teacher")
+    distiller_class(kd)
+    for key, allowed in CHOICES.items():
+        if key in values and values[key] not in allowed:
+            raise unknown_name_error(key, str(values[key]), allowed)
+    _check_student_keys(values, model, kd, dataset)
+    _check_teacher_keys(values, dataset)
+    _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
+    own = layers("overall")[0]
+    run = {**own, **{key: value for key, value in values.items() if key in own}}
+    given = {key: value for key, value in values.items() if key not in CONTROL}
+    return Request(model, teacher, kd, dataset, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str) -> None:
+    defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset)[0]}
+    kd_keys = known_kd_keys(kd)
+    check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
+    allowed = values.get("allow_unknown") or ()
+    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL}
+    check_keys(values, known, what="key", allow=[allowed] if isinstance(allowed, str) else list(allowed))
+    check_values({k: v for k, v in values.items() if not k.startswith("kd_")}, defaults)
+    check_run_keys({**layers("overall")[0], **values})
+    _check_finite(values)
+
+
+def _check_teacher_keys(values: Mapping[str, Any], dataset: str) -> None:
+    given = values.get("teacher_config") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
+    if given and values.get("teacher_path"):
+        raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
+    if not given:
+        return
+    name = str(values["teacher"])
+    defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset)[0]}
+    known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
+    check_keys(given, known, what=f"key of the teacher {name}", may_allow=False, prefix="teacher.")
+    check_values(given, defaults, prefix="teacher.")
+    _check_finite(given)
+
+
+def _check_finite(values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value} is not allowed: it must be a finite number")
+
+
+def _check_dataset(dataset: str, data_path: str) -> None:
+    """The data set's folder must be there; RecBole would try to download, or fail far from here."""
+    folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
+    if any(folder.glob(f"{dataset}*.inter")):
+        return
+    command = prepare_command(dataset)
+    if command:
+        raise DataError(f"The data set {dataset} is not prepared in {folder}: run `{command}`")
+    raise DataError(
+        f"No data set {dataset} in {folder}: put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
+        f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table --file=<csv> --user=<column> --item=<column>`"
+    )

@@ -1,0 +1,117 @@
+"""The state a training needs to continue as if it had never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from recbole_kd.trainer import KDTrainer
+
+SHARE_OF_TIME = 0.1
+"""Writing the state may cost this share of the training time: a large model's state is not written after every short epoch."""
+
+
+class TrainingState:
+    """Last-epoch state on disk: weights, optimiser, early stopping, histories and every random generator.
+
+    The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._loader: Any = None
+        self._written_at = -float("inf")
+        self._cost = 0.0
+
+    def attach(self, trainer: KDTrainer, loader: Any) -> None:
+        self._loader = loader
+
+    def save(self, trainer: KDTrainer, epoch: int) -> None:
+        """Write the state after an epoch, unless the last writing is too recent for its cost."""
+        started = perf_counter()
+        if started - self._written_at < self._cost / SHARE_OF_TIME:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".{os.getpid()}")
+        torch.save(self._collect(trainer, epoch), temporary)
+        os.replace(temporary, self.path)
+        self._written_at = perf_counter()
+        self._cost = self._written_at - started
+
+    def remove(self) -> None:
+        """Forget the state of a training that is finished."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+    def _collect(self, trainer: KDTrainer, epoch: int) -> dict[str, Any]:
+        distiller = trainer.distiller
+        numpy_state = np.random.get_state(legacy=True)
+        return {
+            "epoch": epoch,
+            "model": trainer.model.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "distiller": None if distiller is None else distiller.state_dict(),
+            "sampling": None if distiller is None else distiller.sampling_state(),
+            "cur_step": trainer.cur_step,
+            "best_epoch": trainer.best_epoch,
+            "best_valid_score": float(trainer.best_valid_score),
+            "best_valid_result": None if trainer.best_valid_result is None else {k: float(v) for k, v in trainer.best_valid_result.items()},
+            "histories": {name: list(getattr(trainer, name)) for name in HISTORIES},
+            "train_loss": {int(k): float(v) for k, v in trainer.train_loss_dict.items()},
+            "best_file": _read_bytes(trainer.saved_model_file),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy_rng": [numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *map(float, numpy_state[2:])],
+            "python_rng": list(random.getstate()[1]),
+            "loader_rng": self._loader.generator.get_state(),
+        }  # fmt: skip
+
+    def restore(self, trainer: KDTrainer, loader: Any) -> bool:
+        """Put a saved state back into a fresh trainer. False when there is no file."""
+        if not self.path.is_file():
+            return False
+        state = torch.load(self.path, map_location=trainer.device, weights_only=True)
+        trainer.start_epoch = state["epoch"] + 1
+        trainer.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        if trainer.distiller is not None:
+            trainer.distiller.load_state_dict(state["distiller"])
+            trainer.distiller.restore_sampling({k: v.cpu() for k, v in state["sampling"].items()})
+        trainer.cur_step, trainer.best_epoch = state["cur_step"], state["best_epoch"]
+        trainer.best_valid_score = state["best_valid_score"]
+        trainer.best_valid_result = state["best_valid_result"]
+        trainer.train_loss_dict = state["train_loss"]
+        for name, values in state["histories"].items():
+            setattr(trainer, name, values)
+        if len(state["best_file"]):
+            Path(trainer.saved_model_file).write_bytes(state["best_file"].cpu().numpy().tobytes())
+        _restore_generators(state, loader)
+        return True
+
+
+HISTORIES = ("kd_loss", "epoch_seconds", "kd_seconds")
+
+
+def _read_bytes(path: str) -> torch.Tensor:
+    """The best checkpoint so far travels inside the state, so that both are always of the same epoch."""
+    if not os.path.isfile(path):
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+
+
+def _restore_generators(state: dict[str, Any], loader: Any) -> None:
+    torch.set_rng_state(state["torch_rng"].cpu())
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
+    name, keys, position, has_gauss, cached = state["numpy_rng"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+    random.setstate((3, tuple(state["python_rng"]), None))
+    loader.generator.set_state(state["loader_rng"].cpu())

@@ -1,0 +1,211 @@
+"""The stages of a distillation: teacher, student alone, distilled student. Each finished one is kept and not repeated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import get_model, get_trainer, init_seed
+from safetensors.torch import save_file
+from torch import nn
+
+from recbole_kd.build import build_distiller
+from recbole_kd.cache import CACHE_FORMAT, locked
+from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
+from recbole_kd.errors import TeacherError
+from recbole_kd.model.graph import accelerate
+from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
+from recbole_kd.teacher.fingerprint import settings_digest
+from recbole_kd.teacher.load import load_teacher
+from recbole_kd.trainer import KDTrainer
+
+REPORT = "report.json"
+WITHOUT_EFFECT = frozenset(
+    {
+        "show_progress", "state", "gpu_id", "use_gpu", "worker", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
+        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files", "local_rank",
+        "single_spec", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+    }
+)  # fmt: skip
+"""Keys that do not change what a training comes to; they are left out of its digest."""
+
+
+@dataclass
+class Stage:
+    """One training: where it happens and what it leaves.
+
+    Attributes:
+        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
+    """
+
+    splits: Splits
+    cache: Path
+    folder: Path
+    resume: bool
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The values of a Config that decide what a training comes to, as plain JSON values."""
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    return {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in WITHOUT_EFFECT and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
+    }
+
+
+def _settings_alone(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in settings_of(config).items() if not key.startswith("kd")}
+
+
+def _entry(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
+    digest = settings_digest({"format": CACHE_FORMAT, "settings": settings, "data": stage.splits.fingerprint})
+    return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
+    """A fresh model and its loaders, seeded as RecBole's run_recbole does."""
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, splits.parts[0]).to(config["device"])
+    accelerate(model)
+    if "eval_batch_size" not in config.external_config_dict:
+        config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
+    loaders = make_loaders(config, splits)
+    return model, loaders
+
+
+def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> dict[str, Any]:
+    """Validation and test metrics of the best epoch, size and speed."""
+    has_weights = bool(list(model.parameters()))
+    figures = {}
+    for index, (name, data) in enumerate((("valid", loaders.valid), ("test", loaders.test))):
+        best = has_weights and index == 0
+        metrics = trainer.evaluate(data, load_best_model=best, show_progress=config["show_progress"])
+        figures[name] = {key: float(value) for key, value in metrics.items()}
+    return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model))}
+
+
+def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool) -> None:
+    if resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train):
+        getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
+    trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"])
+
+
+def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a model without distillation; ``work`` holds its checkpoint and last-epoch state until it is finished."""
+    model, loaders = _prepare(config, stage.splits)
+    kind = get_trainer(config["MODEL_TYPE"], config["model"])
+    config["checkpoint_dir"] = str(work)
+    if kind.__name__ == "Trainer":
+        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
+    else:
+        trainer = kind(config, model)
+    _fit(trainer, config, loaders, stage.resume)
+    figures = _figures(trainer, model, loaders, config)
+    if isinstance(trainer, KDTrainer):
+        figures.update(epochs=len(trainer.epoch_seconds), best_epoch=trainer.best_epoch)
+    return model, figures
+
+
+# -- stages -----------------------------------------------------------------------------------------------------------
+
+
+def ensure_teacher(
+    config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32"
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """The teacher's scores and figures: from the cache, or trained, exported and put there."""
+    name = config["model"]
+    settings = settings_of(config)
+    entry = _entry(stage, "teacher", name, {**settings, "store": store, "dtype": dtype})
+    with locked(entry):
+        cached = entry.is_dir()
+        if not cached:
+            getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
+            work = entry.with_name(entry.name + ".work")
+            model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-teacher")
+            manifest = {
+                "model": name, "dataset": config["dataset"], "settings": settings, "data": stage.splits.fingerprint, "report": figures,
+            }  # fmt: skip
+            export_teacher(Scorer(model), entry, manifest, store, dtype)
+            shutil.rmtree(work, ignore_errors=True)
+        teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
+    teacher.check_data(stage.splits.fingerprint)
+    return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
+
+
+def saved_teacher(path: str, stage: Stage, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
+    """A teacher that the user names by path, and what is known of it."""
+    teacher = load_teacher(path, stage.splits.parts[0], device)
+    teacher.check_data(stage.splits.fingerprint)
+    unknown = {"valid": None, "test": None, "parameters": 0, "bytes": 0, "inference_us_per_user": None}
+    return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
+
+
+def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
+    """Figures of the student trained alone: from the cache, or trained and put there."""
+    name = config["model"]
+    settings = _settings_alone(config)
+    entry = _entry(stage, "student", name, settings)
+    with locked(entry):
+        report = _read_report(entry)
+        if report is not None:
+            return {**report, "cached": True}
+        getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
+        work = entry.with_name(entry.name + ".work")
+        model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-student")
+        with written_whole(entry) as temporary:
+            save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary / WEIGHTS)
+            write_json(temporary / REPORT, {**figures, "settings": settings})
+        shutil.rmtree(work, ignore_errors=True)
+    return {**figures, "cached": False}
+
+
+def _read_report(entry: Path) -> dict[str, Any] | None:
+    path = entry / REPORT
+    if not path.is_file():
+        return None
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TeacherError(f"{path} is damaged ({error}); delete the folder {entry}") from None
+    report.pop("settings", None)
+    return report
+
+
+def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]:
+    """Train the student under the teacher; its checkpoint stays in the run's folder."""
+    model, loaders = _prepare(config, stage.splits)
+    distiller = build_distiller(config, model, teacher)
+    settings = {**settings_of(config), "teacher": {k: v for k, v in teacher.manifest.items() if k in ("model", "settings", "store", "dtype")}}
+    entry = _entry(stage, "distilled", config["model"], settings)
+    trainer = KDTrainer(
+        config, model, distiller,
+        checkpoint=stage.folder / f"{config['model']}.pth", scalars=stage.folder / "tensorboard", state_file=entry.with_suffix(".pt"),
+    )  # fmt: skip
+    with locked(entry):
+        _fit(trainer, config, loaders, stage.resume)
+        figures = _figures(trainer, model, loaders, config)
+        assert trainer.state is not None
+        trainer.state.remove()
+    seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
+    return {
+        **figures,
+        "epochs": len(seconds),
+        "best_epoch": trainer.best_epoch,
+        "kd_loss": trainer.kd_loss,
+        "seconds_per_epoch": sum(seconds) / len(seconds),
+        "kd_seconds_per_epoch": sum(kd_seconds) / len(kd_seconds),
+        "peak_rss_mb": peak_rss_mb(),
+    }

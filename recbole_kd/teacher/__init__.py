@@ -1,0 +1,1 @@
+"""Teachers: frozen scores behind one protocol, whatever they are kept as."""

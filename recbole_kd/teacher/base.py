@@ -1,0 +1,68 @@
+"""TeacherScores: what a distiller may ask of a teacher, whatever it is kept as."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.errors import TeacherError
+from recbole_kd.ragged import Ragged
+from recbole_kd.teacher.fingerprint import describe_mismatch
+from recbole_kd.topk import top_k_in_blocks
+
+
+class TeacherScores(ABC):
+    """Frozen scores of a teacher for every query (see :mod:`recbole_kd.scorer`) at every item.
+
+    Args:
+        n_queries, n_items: sizes with the pad (id 0) included, as RecBole counts them.
+        manifest: what is known of the teacher: name, settings, metrics, dtype and the fingerprint of its data.
+
+    All results are float32 constants on the device of the queries.
+    """
+
+    store: str
+    """Name of the store, as ``teacher_store`` spells it."""
+
+    def __init__(self, n_queries: int, n_items: int, manifest: Mapping[str, Any] | None = None) -> None:
+        self.n_queries = n_queries
+        self.n_items = n_items
+        self.manifest = dict(manifest or {})
+
+    @property
+    def name(self) -> str:
+        """The teacher's model name."""
+        return str(self.manifest.get("model", type(self).__name__))
+
+    @abstractmethod
+    def full(self, queries: Tensor) -> Tensor:
+        """Scores at all items: int64 ``[B]`` -> float32 ``[B, n_items]``."""
+
+    def at(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Scores at chosen items: int64 ``[B]``, int64 ``[B, K]`` -> float32 ``[B, K]``."""
+        return self.full(queries).gather(1, items)
+
+    @torch.no_grad()
+    def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
+        """The k best items of each query, best first, ties by id: ids int64 and scores float32, ``[Q, k]``."""
+        return top_k_in_blocks(self.full, queries, self.n_items, k, exclude)
+
+    def embeddings(self) -> tuple[Tensor, Tensor] | None:
+        """(query vectors ``[n_queries, d]``, item vectors ``[n_items, d]``), or None where the teacher has none."""
+        return None
+
+    def check_data(self, fingerprint: Mapping[str, Any]) -> None:
+        """Refuse a teacher that was made on other data.
+
+        Raises:
+            TeacherError: names what differs, both fingerprints and the likely cause.
+        """
+        own = self.manifest.get("data")
+        if own is not None:
+            difference = describe_mismatch(own, fingerprint)
+            if difference:
+                raise TeacherError(f"The teacher {self.name} was made on other data: {difference}")

@@ -1,0 +1,34 @@
+"""Dense store: the whole score matrix, memory-mapped, for teachers that are no dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.teacher.base import TeacherScores
+
+
+class DenseScores(TeacherScores):
+    """Scores read from a matrix on disk; only the rows that are asked for come into memory.
+
+    Args:
+        scores: ``[n_queries, n_items]``, float32 or float16, usually backed by a memory-mapped file.
+    """
+
+    store = "dense"
+
+    def __init__(self, scores: Tensor, manifest: Mapping[str, Any] | None = None) -> None:
+        super().__init__(scores.shape[0], scores.shape[1], manifest)
+        self._scores = scores
+
+    @torch.no_grad()
+    def full(self, queries: Tensor) -> Tensor:
+        return self._scores[queries.to(self._scores.device)].to(queries.device, torch.float32)
+
+    @torch.no_grad()
+    def at(self, queries: Tensor, items: Tensor) -> Tensor:
+        rows = queries.to(self._scores.device).unsqueeze(1)
+        return self._scores[rows, items.to(self._scores.device)].to(queries.device, torch.float32)

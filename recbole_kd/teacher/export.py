@@ -1,0 +1,103 @@
+"""Export a trained model's scores as a teacher folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.dense import DenseScores
+from recbole_kd.teacher.factors import FactorScores
+from recbole_kd.teacher.files import (
+    FORMAT,
+    MANIFEST,
+    SCORES,
+    WEIGHTS,
+    blocks_of,
+    read_tensors,
+    write_json,
+    write_matrix,
+    written_whole,
+)
+from recbole_kd.topk import BLOCK_BYTES
+
+STORES = ("auto", "factors", "dense", "online")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+FIDELITY_K = 50
+
+
+def resolve_store(store: str, has_vectors: bool) -> str:
+    """``auto`` is factors for a teacher whose score is a dot product, else dense."""
+    if store != "auto":
+        return store
+    return "factors" if has_vectors else "dense"
+
+
+def export_teacher(
+    scorer: Scorer, folder: Path, manifest: Mapping[str, Any], store: str = "auto", dtype: str = "fp32"
+) -> None:
+    """Write the scores of a trained model so that :func:`recbole_kd.teacher.load.load_teacher` can read them.
+
+    Args:
+        scorer: of the trained model.
+        folder: is replaced as a whole when the export is complete.
+        manifest: the teacher's model name, settings, metrics and data fingerprint; store, dtype and sizes are added.
+        store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the share of
+            each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
+
+    Raises:
+        ConfigError: ``factors`` was asked of a model whose score is no dot product.
+    """
+    kind = resolve_store(store, scorer.has_vectors)
+    content = {
+        **manifest, "format": FORMAT, "store": kind, "dtype": dtype,
+        "n_queries": scorer.n_queries, "n_items": scorer.n_items,
+    }  # fmt: skip
+    with written_whole(folder) as temporary, scorer.frozen():
+        if kind == "online":
+            state = {name: t.contiguous().cpu() for name, t in scorer.model.state_dict().items()}
+            save_file(state, temporary / WEIGHTS)
+        elif kind == "factors":
+            _write_factors(scorer, temporary / SCORES, DTYPES[dtype])
+        else:
+            _write_dense(scorer, temporary / SCORES, DTYPES[dtype])
+        if kind != "online" and dtype != "fp32":
+            overlap = _top_k_overlap(scorer, temporary / SCORES)
+            content["fidelity"] = {"k": min(FIDELITY_K, scorer.n_items - 1), "top_k_overlap": overlap}
+        write_json(temporary / MANIFEST, content)
+
+
+def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
+    queries, items = scorer.tables()
+    tensors = {"query_vectors": queries, "item_vectors": items}
+    save_file({name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in tensors.items()}, path)
+
+
+def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
+    step = max(1, BLOCK_BYTES // (4 * scorer.n_items))
+    rows = blocks_of(lambda q: scorer.full(q.to(scorer.device)), scorer.n_queries, step)
+    write_matrix(path, "scores", (scorer.n_queries, scorer.n_items), dtype, rows)
+
+
+def _top_k_overlap(scorer: Scorer, path: Path) -> float:
+    """Mean share of each query's true top-k that the stored scores keep in their top-k."""
+    tensors = read_tensors(path)
+    stored = scores_from(tensors, {})
+    queries = torch.arange(1, scorer.n_queries)
+    k = min(FIDELITY_K, scorer.n_items - 1)
+    exact: Tensor = scorer.top_k(queries.to(scorer.device), k)[0].cpu()
+    rounded = stored.top_k(queries, k)[0]
+    hits = [(a.unsqueeze(2) == b.unsqueeze(1)).sum() for a, b in zip(exact.split(256), rounded.split(256), strict=True)]
+    return float(sum(hits)) / exact.numel()
+
+
+def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> FactorScores | DenseScores:
+    """The store that holds these tensors."""
+    if "scores" in tensors:
+        return DenseScores(tensors["scores"], manifest)
+    return FactorScores(tensors["query_vectors"], tensors["item_vectors"], manifest)

@@ -1,0 +1,48 @@
+"""Factor store: query and item vectors, exact for teachers whose score is a dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.gather import gathered_dot
+from recbole_kd.teacher.base import TeacherScores
+
+
+class FactorScores(TeacherScores):
+    """Scores as dot products of stored vectors, ``U d + I d`` numbers instead of ``U I``.
+
+    Args:
+        query_vectors: ``[n_queries, d]``. item_vectors: ``[n_items, d]``; float32 or float16.
+    """
+
+    store = "factors"
+
+    def __init__(
+        self, query_vectors: Tensor, item_vectors: Tensor, manifest: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(len(query_vectors), len(item_vectors), manifest)
+        self._queries = query_vectors
+        self._items = item_vectors
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._items.device != device or self._items.dtype != torch.float32:
+            self._queries = self._queries.to(device, torch.float32)
+            self._items = self._items.to(device, torch.float32)
+        return self._queries, self._items
+
+    @torch.no_grad()
+    def full(self, queries: Tensor) -> Tensor:
+        query_vectors, item_vectors = self._on(queries.device)
+        return query_vectors[queries] @ item_vectors.T
+
+    @torch.no_grad()
+    def at(self, queries: Tensor, items: Tensor) -> Tensor:
+        query_vectors, item_vectors = self._on(queries.device)
+        return gathered_dot(query_vectors[queries], item_vectors, items)
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        return self._queries, self._items

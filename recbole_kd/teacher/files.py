@@ -1,0 +1,121 @@
+"""The files of a teacher: a folder with manifest.json and scores.safetensors, written whole or not at all.
+
+Safetensors and JSON hold numbers and text only: reading them executes no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from recbole_kd.errors import TeacherError
+
+MANIFEST = "manifest.json"
+SCORES = "scores.safetensors"
+WEIGHTS = "model.safetensors"
+FORMAT = 1
+
+_NAMES = {torch.float32: "F32", torch.float16: "F16"}
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as handle:
+        json.dump(content, handle, indent=2, default=str)
+    os.replace(handle.name, path)
+
+
+def write_matrix(path: Path, name: str, shape: tuple[int, int], dtype: torch.dtype, rows: Iterable[Tensor]) -> None:
+    """Write one matrix as a safetensors file block by block: memory is bounded by the block, whatever the shape.
+
+    Args:
+        rows: consecutive blocks of rows, together ``shape``.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    header = json.dumps(
+        {name: {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]}}
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with open(path, "wb") as handle:
+        handle.write(len(header).to_bytes(8, "little"))
+        handle.write(header)
+        for block in rows:
+            handle.write(block.detach().to("cpu", dtype).contiguous().numpy().tobytes())
+        written = handle.tell() - 8 - len(header)
+    if written != size:
+        raise TeacherError(f"{path} got {written} bytes of scores where {size} were announced")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a teacher folder.
+
+    Raises:
+        TeacherError: no such folder, no manifest, or one that is not ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise TeacherError(
+            f"No teacher at {folder}: a teacher is a folder with {MANIFEST}, as a run leaves it in its cache "
+            "(or a RecBole checkpoint, *.pth); check --teacher_path or train one with --teacher=<model>"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TeacherError(f"{path} is damaged ({error}); delete the folder and train the teacher again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise TeacherError(f"{path} is not a teacher manifest of format {FORMAT}; export the teacher again")
+    return manifest
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, memory-mapped: pages come in when they are read.
+
+    Raises:
+        TeacherError: missing, truncated or not a safetensors file.
+    """
+    if not path.is_file():
+        raise TeacherError(f"{path} is missing; delete the folder {path.parent} and train the teacher again")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise TeacherError(
+            f"{path} is truncated or damaged ({error}); delete the folder {path.parent} and train the teacher again"
+        ) from None
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """Size on disk of tensors as safetensors: the numbers, without the header."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def blocks_of(full: Callable[[Tensor], Tensor], n_queries: int, step: int) -> Iterator[Tensor]:
+    """Consecutive row blocks of a score function."""
+    for start in range(0, n_queries, step):
+        yield full(torch.arange(start, min(start + step, n_queries)))

@@ -1,0 +1,81 @@
+"""Fingerprints: is this teacher made on this data and split, with these settings?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+CAUSES = {
+    "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
+    "items": "the filtering of the data (item_inter_num_interval, val_interval, ...) or the file itself differs",
+    "interactions": "the interactions or their filtering differ",
+    "train": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "valid": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "test": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+}
+
+
+def digest(*parts: bytes) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the parts."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
+    return sha.hexdigest()[:16]
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Digest of a mapping of plain values; the order of keys does not matter."""
+    return digest(json.dumps(settings, sort_keys=True, default=str).encode())
+
+
+def _pairs_digest(dataset: Any) -> str:
+    users = dataset.inter_feat[dataset.uid_field].numpy()
+    items = dataset.inter_feat[dataset.iid_field].numpy()
+    pairs = np.sort(users.astype(np.int64) * int(dataset.item_num) + items.astype(np.int64))
+    return digest(pairs.tobytes())
+
+
+def _tokens_digest(dataset: Any, field: str) -> str:
+    tokens = dataset.field2id_token[field]
+    return digest("\x1f".join(str(token) for token in tokens).encode())
+
+
+def data_fingerprint(
+    train: Any | None = None, valid: Any | None = None, test: Any | None = None, full: Any | None = None
+) -> dict[str, Any]:
+    """What identifies the data a model was made on: id maps, counts and the split.
+
+    Args:
+        train, valid, test: RecBole datasets (or loaders) of the three phases; full: the data set before the split. Those given count.
+
+    Returns:
+        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have.
+    """
+    phases = {"train": train, "valid": valid, "test": test, "interactions": full}
+    datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}
+    any_dataset = next(iter(datasets.values()))
+    result: dict[str, Any] = {
+        "n_users": int(any_dataset.user_num),
+        "n_items": int(any_dataset.item_num),
+        "users": _tokens_digest(any_dataset, any_dataset.uid_field),
+        "items": _tokens_digest(any_dataset, any_dataset.iid_field),
+    }
+    for name, dataset in datasets.items():
+        result[name] = {"count": len(dataset.inter_feat), "pairs": _pairs_digest(dataset)}
+    return result
+
+
+def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """One clause that names the first difference of two data fingerprints with its likely cause; None when they agree."""
+    for part, cause in CAUSES.items():
+        if part in own and part in other and own[part] != other[part]:
+            count = {"users": "n_users", "items": "n_items"}.get(part)
+            left = f"{own[count]} ids, {own[part]}" if count else own[part]
+            right = f"{other[count]} ids, {other[part]}" if count else other[part]
+            return f"its {part} are {left}, here they are {right}; {cause}"
+    return None

@@ -1,0 +1,109 @@
+"""Load a teacher: a folder as a run leaves it, or a RecBole checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import get_model
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_kd.config import KDConfig
+from recbole_kd.errors import TeacherError
+from recbole_kd.safe_load import load_checkpoint
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import scores_from
+from recbole_kd.teacher.files import SCORES, WEIGHTS, read_manifest, read_tensors
+from recbole_kd.teacher.fingerprint import data_fingerprint
+from recbole_kd.teacher.online import OnlineScores
+
+
+def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "cpu") -> TeacherScores:
+    """Load a teacher's scores and check that they belong to this data.
+
+    Args:
+        path: a teacher folder (manifest.json, scores.safetensors), or a RecBole checkpoint ``*.pth``. Reading either executes no code.
+        dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the split.
+        device: for a teacher that is asked online.
+
+    Raises:
+        TeacherError: missing, damaged, unsafe, or made on other data; one sentence with the fix.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".pth":
+        return _from_checkpoint(path, dataset, device)
+    manifest = read_manifest(path)
+    check_data(manifest, dataset)
+    if manifest["store"] == "online":
+        scores: TeacherScores = _online(path, manifest, dataset, device)
+    else:
+        scores = scores_from(read_tensors(path / SCORES), manifest)
+    if (scores.n_queries, scores.n_items) != (manifest["n_queries"], manifest["n_items"]):
+        raise TeacherError(
+            f"{path / SCORES} holds scores of {scores.n_queries} x {scores.n_items}, its manifest says {manifest['n_queries']} x "
+            f"{manifest['n_items']}; delete the folder and train the teacher again"
+        )
+    return scores
+
+
+def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
+    """Refuse a teacher made on other data (TeacherError). A loader is checked as the training split, a data set as either."""
+    own = manifest.get("data") or {}
+    is_loader = hasattr(dataset, "_dataset")
+    here = data_fingerprint(train=dataset) if is_loader else data_fingerprint(full=dataset)
+    if not is_loader and here["interactions"] == own.get("train"):
+        return
+    _Manifest(manifest).check_data(here)
+
+
+class _Manifest(TeacherScores):
+    """A teacher whose scores are not read yet: only its manifest can be asked."""
+
+    store = "manifest"
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        super().__init__(0, 0, manifest)
+
+    def full(self, queries: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a manifest has no scores")
+
+
+def _online(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str) -> OnlineScores:
+    """Rebuild the teacher from its settings and weights."""
+    config = KDConfig(manifest["model"], manifest["dataset"], {}, manifest["settings"])
+    config["device"] = torch.device(device)
+    model = get_model(manifest["model"])(config, getattr(dataset, "_dataset", dataset)).to(device)
+    if not list(model.parameters()):
+        raise TeacherError(f"{manifest['model']} keeps its scores outside its parameters: keep it with --teacher_store=dense")
+    _load_weights(model, read_tensors(path / WEIGHTS), path)
+    return OnlineScores(Scorer(model), manifest)
+
+
+def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise TeacherError(f"{path} does not fit this data: {detail}; it was made on other data or by another version") from None
+
+
+def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> OnlineScores:
+    """RecBole's own checkpoint. It carries no fingerprint, so the configurations of the data are compared."""
+    if not path.is_file():
+        raise TeacherError(f"No teacher at {path}: check --teacher_path, or train one with --teacher=<model>")
+    checkpoint = load_checkpoint(path, map_location=torch.device(device))
+    config, train = checkpoint["config"], getattr(dataset, "_dataset", dataset)
+    for key in ("dataset", "eval_args", "repeatable", *dataset_arguments):
+        if config[key] != train.config[key]:
+            raise TeacherError(
+                f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split differ, "
+                "train it with the same data settings"
+            )
+    config["device"] = torch.device(device)
+    model = get_model(config["model"])(config, train).to(device)
+    _load_weights(model, checkpoint["state_dict"], path)
+    model.load_other_parameter(checkpoint.get("other_parameter"))
+    return OnlineScores(Scorer(model), {"model": config["model"], "settings": {}})

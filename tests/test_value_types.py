@@ -1,0 +1,290 @@
+"""Every wrong value is one clear error; every value of RecBole's own property files passes."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_kd.arguments import parse_arguments, read_config_file
+from recbole_kd.errors import ConfigError
+from recbole_kd.known_keys import RECBOLE_KEYS
+from recbole_kd.value_types import RANKING_METRICS, VALUE_METRICS, check_values
+
+
+def recbole_folder() -> Path:
+    """Where RecBole is installed; it is not imported."""
+    spec = importlib.util.find_spec("recbole")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+PROPERTIES = recbole_folder() / "properties"
+FILES = sorted(path for path in PROPERTIES.rglob("*.yaml") if path.name not in {"url.yaml", "kg_url.yaml"})
+
+
+def defaults_with(*names: str) -> dict[str, object]:
+    merged: dict[str, object] = {}
+    for name in ("overall.yaml", "dataset/sample.yaml", *names):
+        merged.update(read_config_file(PROPERTIES / name))
+    return merged
+
+
+DEFAULTS = defaults_with("model/LightGCN.yaml")
+
+
+def refused(*argv: str, defaults: dict[str, object] | None = None, prefix: str = "") -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_values(parse_arguments(argv), DEFAULTS if defaults is None else defaults, prefix=prefix)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PROPERTIES)) for path in FILES])
+def test_recbole_own_values_pass(path: Path) -> None:
+    values = read_config_file(path)
+    check_values(values, {**DEFAULTS, **values})
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_recbole_own_values_pass_without_defaults(path: Path) -> None:
+    check_values(read_config_file(path), {})
+
+
+def test_the_metrics_are_those_of_recbole() -> None:
+    tree = ast.parse((recbole_folder() / "evaluator" / "metrics.py").read_text(encoding="utf-8"))
+    bases = {
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    value = {name for name, names in bases.items() if "LossMetric" in names}
+    assert set(VALUE_METRICS) == value
+    assert set(RANKING_METRICS) == set(bases) - value
+
+
+@pytest.mark.parametrize(
+    ("argument", "allowed"),
+    [
+        ("epochs=abc", "a whole number"),
+        ("epochs=True", "a whole number"),
+        ("epochs=~", "a whole number"),
+        ("epochs=2.5", "a whole number"),
+        ("epochs=-1", "at least 0"),
+        ("learning_rate=fast", "a number"),
+        ("learning_rate=True", "a number"),
+        ("learning_rate=0", "greater than 0"),
+        ("learning_rate=-1e-3", "greater than 0"),
+        ("learning_rate=.nan", "greater than 0"),
+        ("learning_rate=.inf", "greater than 0"),
+        ("weight_decay=-1", "at least 0"),
+        ("topk=[ten]", "a whole number of at least 1"),
+        ("topk=ten", "a whole number or a list"),
+        ("topk=0", "at least 1"),
+        ("topk=[10,-5]", "at least 1"),
+        ("topk=[True]", "at least 1"),
+        ("topk=[]", "at least 1"),
+        ("topk=None", "a whole number or a list"),
+        ("use_gpu=maybe", "True or False"),
+        ("use_gpu=1", "True or False"),
+        ("train_batch_size=0", "at least 1"),
+        ("eval_batch_size=0", "at least 1"),
+        ("eval_step=0", "at least 1"),
+        ("stopping_step=-1", "at least 0"),
+        ("embedding_size=0", "at least 1"),
+        ("embedding_size=[64]", "a whole number"),
+        ("n_layers=-1", "at least 0"),
+        ("seed=-1", "from 0"),
+        ("seed=4294967296", "4294967295"),
+        ("worker=-1", "at least 0"),
+        ("state=loud", "debug, info"),
+        ("learner=adamx", "adam, adamw, sgd, adagrad, rmsprop, sparse_adam"),
+        ("learner=~", "a text"),
+        ("transform=mask", "mask_itemseq"),
+        ("rm_dup_inter=True", "first, last, False or None"),
+        ("load_col=inter", "a mapping or None"),
+        ("gpu_id=True", "a whole number or a text"),
+        ("user_inter_num_interval=5", "interval"),
+        ("user_inter_num_interval=[5;10]", "interval"),
+        ("item_inter_num_interval=[a,b)", "interval"),
+        ("eval_args=full", "a mapping"),
+        ("eval_args={splits: {RS: [8, 1, 1]}}", "not 'splits'"),
+        ("eval_args={split: {RS: [8, 1]}}", "{RS: [0.8, 0.1, 0.1]}"),
+        ("eval_args={split: {RS: [0, 0, 0]}}", "{RS: [0.8, 0.1, 0.1]}"),
+        ("eval_args={split: {LS: all}}", "{LS: valid_and_test}"),
+        ("eval_args={order: random}", "RO or TO"),
+        ("eval_args={group_by: item}", "user or none"),
+        ("eval_args={mode: uni}", "uniN"),
+        ("eval_args={mode: {train: full}}", "uniN"),
+        ("train_neg_sample_args=3", "a mapping or None"),
+        ("train_neg_sample_args={sample: 3}", "not 'sample'"),
+        ("train_neg_sample_args={sample_num: 0}", "at least 1"),
+        ("train_neg_sample_args={distribution: unifrom}", "uniform or popularity"),
+        ("clip_grad_norm=5", "a mapping or None"),
+        ("clip_grad_norm={norm_type: 2}", "max_norm"),
+        ("wandb_project=2024", "a text"),
+    ],
+)
+def test_wrong_values(argument: str, allowed: str) -> None:
+    message = refused(f"--{argument}")
+    key = argument.split("=")[0]
+    assert message.startswith(key)
+    assert " is not valid: allowed is " in message and allowed in message
+    assert message.count("(fix: ") == 1 and message.endswith(").")
+    assert "\n" not in message
+
+
+def test_the_whole_sentence() -> None:
+    assert (
+        refused("--epochs=abc") == "epochs='abc' is not valid: allowed is a whole number (fix: --epochs=300)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "fix"),
+    [
+        ("epochs=1e2", "fix: --epochs=100)"),
+        ("wandb_project=2024", "fix: quote it: --wandb_project='\"2024\"')"),
+        ("load_col=inter", "fix: --load_col='{inter: [user_id, item_id]}')"),
+        ("seq_len=3", "fix: leave out seq_len)"),
+        ("valid_metric=NDCG@30", "fix: --valid_metric=NDCG@10, or put 30 into topk=[10])"),
+        ("valid_metric=MAP@10", "fix: --valid_metric=Recall@10, or add MAP to metrics)"),
+        ("valid_metric=NDCG", "fix: --valid_metric=NDCG@10)"),
+        ("valid_metric=Foo@10", "fix: --valid_metric=Recall@10)"),
+        ("metrics=Foo", "fix: --metrics=[Recall, NDCG])"),
+    ],
+)
+def test_the_fix(argument: str, fix: str) -> None:
+    assert fix in refused(f"--{argument}")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--metrics=Foo"],
+        ["--metrics=[Recall, Foo]"],
+        ["--metrics=[]"],
+        ["--metrics=[Recall, AUC]"],
+        ["--metrics=[3]"],
+        ["--valid_metric=NDCG@30"],
+        ["--valid_metric=NDCG@0"],
+        ["--valid_metric=NDCG@ten"],
+        ["--valid_metric=NDCG@"],
+        ["--valid_metric=GAUC@10", "--metrics=GAUC"],
+        ["--valid_metric=10"],
+        ["--topk=[20]"],
+        ["--metrics=[Recall]"],
+        ["--metrics=[AUC, LogLoss]"],
+    ],
+)
+def test_metrics_that_do_not_fit_together(argv: list[str]) -> None:
+    refused(*argv)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "epochs=0",
+        "learning_rate=1",
+        "learning_rate=1e-3",
+        "weight_decay=0",
+        "topk=[5,10,20]",
+        "topk=10",
+        "metrics=[recall, mrr, NDCG]",
+        "metrics=MRR",
+        "valid_metric=ndcg@10",
+        "gpu_id=0",
+        "gpu_id=0,1",
+        "gpu_id=",
+        "state=Warning",
+        "state=~",
+        "learner=AdamW",
+        "transform=~",
+        "load_col=~",
+        "load_col={inter: [user_id, item_id, timestamp]}",
+        "additional_feat_suffix=ent",
+        "additional_feat_suffix=[ent]",
+        "rm_dup_inter=first",
+        "rm_dup_inter=False",
+        "user_inter_num_interval=[5,inf)",
+        "user_inter_num_interval=(0,10];[20, 1e3]",
+        "user_inter_num_interval=~",
+        "val_interval={rating: '[3,inf)'}",
+        "threshold={rating: 3}",
+        "filter_inter_by_user_or_item=~",
+        "TIME_FIELD=~",
+        "seed=0",
+        "train_neg_sample_args=~",
+        "train_neg_sample_args={distribution: popularity, sample_num: 2, alpha: 1}",
+        "eval_args={split: {TS: [8, 1, 1]}, order: TO, group_by: ~}",
+        "eval_args={mode: {valid: uni100, test: full}, group_by: None}",
+        "eval_args={split: {LS: test_only}}",
+        "clip_grad_norm={max_norm: 5, norm_type: 2}",
+        "reg_weight=0",
+        "tail_ratio=0.2",
+        "kd_weight=anything",
+    ],
+)
+def test_right_values(argument: str) -> None:
+    check_values(parse_arguments([f"--{argument}"]), DEFAULTS)
+
+
+def test_metrics_that_fit_together() -> None:
+    check_values(parse_arguments(["--topk=[20,50]", "--valid_metric=Recall@50"]), DEFAULTS)
+    check_values(parse_arguments(["--metrics=[AUC, LogLoss]", "--valid_metric=AUC"]), DEFAULTS)
+    check_values(parse_arguments(["--metrics=[GAUC, MRR]", "--valid_metric=gauc"]), DEFAULTS)
+
+
+def test_the_type_follows_the_model() -> None:
+    dcn, hgn = defaults_with("model/DCN.yaml"), defaults_with("model/HGN.yaml")
+    check_values({"reg_weight": 0.5, "mlp_hidden_size": [64, 64]}, dcn)
+    check_values({"reg_weight": [0, 0.1]}, hgn)
+    assert "reg_weight" in refused("--reg_weight=0.5", defaults=hgn)
+    assert "a list of whole numbers" in refused("--mlp_hidden_size=[64, b]", defaults=dcn)
+    assert "a list of numbers" in refused("--reg_weight=[a, 1]", defaults=hgn)
+    assert "dropout_prob=1.5" in refused("--dropout_prob=1.5", defaults=dcn)
+
+
+def test_rules_hold_without_a_default() -> None:
+    for argument in ("--embedding_size=big", "--learning_rate=fast", "--seed=x", "--n_layers=[1]"):
+        assert "fix: leave out" in refused(argument, defaults={})
+
+
+def test_the_prefix_is_in_the_message() -> None:
+    message = refused("--embedding_size=0", prefix="teacher.")
+    assert message.startswith("teacher.embedding_size=0") and "--teacher.embedding_size=64" in message
+
+
+PLAIN = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+PARTS = st.dictionaries(
+    st.sampled_from(["split", "order", "mode", "group_by", "distribution", "sample_num", "max_norm"]), PLAIN
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RECBOLE_KEYS)), st.one_of(PLAIN, PARTS), max_size=4))
+def test_any_value_passes_or_is_a_config_error(values: dict[str, object]) -> None:
+    for defaults in (DEFAULTS, {}):
+        with contextlib.suppress(ConfigError):
+            check_values(values, defaults)
+
+
+@given(
+    st.sampled_from(
+        ["eval_args", "train_neg_sample_args", "clip_grad_norm", "metrics", "topk", "valid_metric"]
+    ),
+    st.one_of(PLAIN, PARTS),
+)
+def test_any_value_of_the_nested_keys_passes_or_is_a_config_error(key: str, value: object) -> None:
+    for defaults in (DEFAULTS, {}):
+        with contextlib.suppress(ConfigError):
+            check_values({key: value}, defaults)
