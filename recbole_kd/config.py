@@ -26,7 +26,9 @@ class KDConfig(Config):
         ConfigError: RecBole refuses a value; with RecBole's own words.
     """
 
-    def __init__(self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> None:
         self._defaults = dict(defaults)
         try:
             super().__init__(model=model, dataset=dataset, config_dict=dict(given))
@@ -47,3 +49,14 @@ class KDConfig(Config):
             given = self.external_config_dict.get(key)
             if isinstance(given, dict) and isinstance(self.internal_config_dict.get(key), dict):
                 self.external_config_dict[key] = {**self.internal_config_dict[key], **given}
+
+    def plain(self) -> Config:
+        """The same values as RecBole's own class: checkpoints pickle their Config, and any RecBole project must read it."""
+        plain = Config.__new__(Config)
+        plain.__dict__.update({key: value for key, value in self.__dict__.items() if key != "_defaults"})
+        return plain
+
+
+def make_config(model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+    """A RecBole Config from arguments alone; see :class:`KDConfig`."""
+    return KDConfig(model, dataset, defaults, given).plain()

@@ -108,7 +108,9 @@ def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Ten
     return torch.searchsorted(ordered, scores.contiguous()).to(torch.float32)
 
 
-def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+def sample_without_replacement(
+    log_weights: Tensor, n: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Draw n distinct columns a row, successively, with probability proportional to ``exp(log_weights)``.
 
     Gumbel top-n: adding independent Gumbel noise to the log-weights and keeping the n largest is exactly successive

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
 from recbole_kd.build import check_run_keys, known_kd_keys
 from recbole_kd.catalogue import RECBOLE, general_model, recbole_defaults, student_model
-from recbole_kd.config import MERGED, KDConfig
+from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import prepare_command
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
@@ -60,25 +61,27 @@ class Request:
     def teacher_name(self) -> str:
         return self.teacher or Path(str(self.run["teacher_path"])).stem
 
-    def student_config(self) -> KDConfig:
+    def student_config(self) -> Config:
         """Of the student trained alone: no ``kd_*`` key has a say."""
         defaults, self.files["student"] = student_layers(self.model, self.dataset)
         given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
-        return KDConfig(self.model, self.dataset, defaults, given)
+        return make_config(self.model, self.dataset, defaults, given)
 
-    def distilled_config(self, teacher: str) -> KDConfig:
+    def distilled_config(self, teacher: str) -> Config:
         """Of the distilled student; the pair's property file may set the student's keys too."""
         defaults, applied = student_layers(self.model, self.dataset)
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
         self.files["distilled"] = applied + own_applied
-        return KDConfig(self.model, self.dataset, {**defaults, **own, "kd": self.kd}, self.given)
+        return make_config(self.model, self.dataset, {**defaults, **own, "kd": self.kd}, self.given)
 
-    def teacher_model_config(self) -> KDConfig:
+    def teacher_model_config(self) -> Config:
         """Of the teacher, with a seed of its own."""
         assert self.teacher is not None
         defaults, self.files["teacher"] = teacher_layers(self.teacher, self.dataset)
         shared = {key: value for key, value in self.given.items() if key in SHARED}
-        return KDConfig(self.teacher, self.dataset, {**defaults, "seed": 0}, {**shared, **self.teacher_given})
+        return make_config(
+            self.teacher, self.dataset, {**defaults, "seed": 0}, {**shared, **self.teacher_given}
+        )
 
 
 def merge_sources(
@@ -109,9 +112,13 @@ def make_request(values: Mapping[str, Any]) -> Request:
     values = dict(values)
     for key in ("model", "dataset", "kd"):
         if not isinstance(values.get(key), str) or not values[key]:
-            raise ConfigError(f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list")
+            raise ConfigError(
+                f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list"
+            )
     if not values.get("teacher") and not values.get("teacher_path"):
-        raise ConfigError("--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)")
+        raise ConfigError(
+            "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
+        )
     model, kd, dataset = str(values["model"]), str(values["kd"]), str(values["dataset"])
     teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
     student_model(model)
@@ -133,7 +140,9 @@ def make_request(values: Mapping[str, Any]) -> Request:
 def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str) -> None:
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset)[0]}
     kd_keys = known_kd_keys(kd)
-    check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
+    check_keys(
+        [k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False
+    )
     allowed = values.get("allow_unknown") or ()
     known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL}
     check_keys(values, known, what="key", allow=[allowed] if isinstance(allowed, str) else list(allowed))
@@ -145,9 +154,13 @@ def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset:
 def _check_teacher_keys(values: Mapping[str, Any], dataset: str) -> None:
     given = values.get("teacher_config") or {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
+        raise ConfigError(
+            f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256"
+        )
     if given and values.get("teacher_path"):
-        raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
+        raise ConfigError(
+            f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out"
+        )
     if not given:
         return
     name = str(values["teacher"])

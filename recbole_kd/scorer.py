@@ -160,9 +160,7 @@ class Scorer:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def top_k(
-        self, queries: Tensor, k: int, exclude: Ragged | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
         """Each query's k best items, best first, ties by id: ids int64 ``[Q, k]`` and scores float ``[Q, k]``.
 
         Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
@@ -200,7 +198,9 @@ class Scorer:
         scores = self.model.full_sort_predict(Interaction({self.model.USER_ID: queries}))
         if not self._sharing or torch.is_grad_enabled():
             self._forget_cached_scores()
-        return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(len(queries), self.n_items)
+        return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(
+            len(queries), self.n_items
+        )
 
     def _predict(self, queries: Tensor, items: Tensor) -> Tensor:
         rows = Interaction({self.model.USER_ID: queries, self.model.ITEM_ID: items})

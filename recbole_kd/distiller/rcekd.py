@@ -99,10 +99,18 @@ class RCEKD(Distiller):
         for key, value, least, most, what in (
             ("kd_k", options["k"], 1, n_items, "the catalogue"),
             ("kd_candidates", room, 1, n_items, "the catalogue"),
-            ("kd_n_samples", options["n_samples"], 1, room, "the candidates they are drawn from (kd_candidates)"),
+            (
+                "kd_n_samples",
+                options["n_samples"],
+                1,
+                room,
+                "the candidates they are drawn from (kd_candidates)",
+            ),
         ):
             if not least <= value <= most:
-                raise ConfigError(f"{key}={value} is not possible: it must be between {least} and {most}, the size of {what}")
+                raise ConfigError(
+                    f"{key}={value} is not possible: it must be between {least} and {most}, the size of {what}"
+                )
         for key in ("tau", "temperature"):
             if not options[key] > 0:
                 raise ConfigError(f"kd_{key}={options[key]} is not a temperature: it must be greater than 0")
@@ -175,7 +183,10 @@ class RCEKD(Distiller):
                 below = missing[rows] if self.paper else self._teacher_valid[rows]
                 counts = counts_of_lower(scores, wanted, below)
                 if not self.paper:
-                    counts += is_in(torch.arange(scorer.n_items, device=scores.device).expand_as(scores), self._teacher_list[rows])
+                    counts += is_in(
+                        torch.arange(scorer.n_items, device=scores.device).expand_as(scores),
+                        self._teacher_list[rows],
+                    )
                     counts.clamp_(max=MAX_COUNT)
                 log_weights = counts / self.tau
                 log_weights[:, 0] = -torch.inf
@@ -191,14 +202,22 @@ class RCEKD(Distiller):
 
     def _weigh(self, epoch: int, ranked: Tensor, missing: Tensor) -> None:
         """gamma of every query, and the epoch's figures."""
-        drawn, drawn_valid = self.item_sets["drawn"], self._valid[:, self.k : self.k + self.item_sets["drawn"].shape[1]]
+        drawn, drawn_valid = (
+            self.item_sets["drawn"],
+            self._valid[:, self.k : self.k + self.item_sets["drawn"].shape[1]],
+        )
         if self.paper:
             shared = self._teacher_valid & ~missing
         else:
             shared = self._teacher_valid & is_in(self._teacher_list, drawn.masked_fill(~drawn_valid, -1))
         overlap = shared.sum(1) / self.k
         self._gamma = gamma_weights(
-            self.gamma_rule, overlap, beta=self.beta, constant=self.gamma_constant, epoch=epoch, last_epoch=self.gamma_epochs
+            self.gamma_rule,
+            overlap,
+            beta=self.beta,
+            constant=self.gamma_constant,
+            epoch=epoch,
+            last_epoch=self.gamma_epochs,
         )
         self._figures = {
             **_spread("overlap", overlap[1:]), **_spread("gamma", self._gamma[1:]),
@@ -209,12 +228,17 @@ class RCEKD(Distiller):
     def _closure(self, ranked: Tensor) -> dict[str, float]:
         """OR, the share of A among the student's top-|A| (Table 7), and the share of queries whose A is closed (Assumption 4.3)."""
         counts = self._valid[:, self.k :]
-        members = torch.cat([self.item_sets["drawn"], self.item_sets["teacher_list"]], dim=1).masked_fill(~counts, -1)
+        members = torch.cat([self.item_sets["drawn"], self.item_sets["teacher_list"]], dim=1).masked_fill(
+            ~counts, -1
+        )
         size = counts.sum(1)
         top = ranked[:, : min(members.shape[1], ranked.shape[1])]
         within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
         share = (is_in(top, members) & within).sum(1) / size.clamp(min=1)
-        return {"overlap_rate": float(share[1:].mean()), "closure_share": float((share[1:] == 1).float().mean())}
+        return {
+            "overlap_rate": float(share[1:].mean()),
+            "closure_share": float((share[1:] == 1).float().mean()),
+        }
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -226,7 +250,9 @@ class RCEKD(Distiller):
 
     def _per_query(self, batch: DistillBatch) -> Tensor:
         if self.variant == "full_ce":
-            student, teacher = (side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
+            student, teacher = (
+                side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores)
+            )
             return cross_entropy(student, teacher, None, self.temperature)
         sets = [batch.sets[name] for name in self.item_sets]
         student = self.student_scorer.at(batch.queries, torch.cat([s.ids for s in sets], dim=1))

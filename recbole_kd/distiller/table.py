@@ -79,7 +79,11 @@ def _as_annotated(name: str, value: Any, annotation: Any) -> Any:
     for kind in allowed:
         if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
             return value
-        if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        if (
+            isinstance(kind, type)
+            and isinstance(value, kind)
+            and (kind is bool or not isinstance(value, bool))
+        ):
             return value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -90,5 +94,11 @@ def _as_annotated(name: str, value: Any, annotation: Any) -> Any:
 def _words(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(repr(v) for v in typing.get_args(kind))
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a word", type(None): "empty (~)"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a word",
+        type(None): "empty (~)",
+    }
     return names.get(kind, getattr(kind, "__name__", str(kind)))

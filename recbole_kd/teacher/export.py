@@ -92,7 +92,10 @@ def _top_k_overlap(scorer: Scorer, path: Path) -> float:
     k = min(FIDELITY_K, scorer.n_items - 1)
     exact: Tensor = scorer.top_k(queries.to(scorer.device), k)[0].cpu()
     rounded = stored.top_k(queries, k)[0]
-    hits = [(a.unsqueeze(2) == b.unsqueeze(1)).sum() for a, b in zip(exact.split(256), rounded.split(256), strict=True)]
+    hits = [
+        (a.unsqueeze(2) == b.unsqueeze(1)).sum()
+        for a, b in zip(exact.split(256), rounded.split(256), strict=True)
+    ]
     return float(sum(hits)) / exact.numel()
 
 
