@@ -40,9 +40,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             name = key.value if isinstance(key, yaml.ScalarNode) else ""
             if name and name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name!r} stands twice", key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -62,9 +60,7 @@ _resolve_as(
 )
 _resolve_as("merge", "<<", "<")
 # An empty scalar has no first character: PyYAML looks it up under "".
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|None|)$"), ["~", "n", "N", ""]
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|None|)$"), ["~", "n", "N", ""])
 
 
 def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
@@ -83,9 +79,7 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
         value = parse_value(key, text)
         # repr tells 1 from True and calls two NaN the same; == does neither.
         if key in values and repr(values[key]) != repr(value):
-            raise ConfigError(
-                f"--{key} is given twice, as {texts[key]!r} and as {text!r} (fix: keep one of them)."
-            )
+            raise ConfigError(f"--{key} is given twice, as {texts[key]!r} and as {text!r} (fix: keep one of them).")
         values[key], texts[key] = value, text
     return values
 
@@ -103,8 +97,7 @@ def _split(argument: str, following: str | None) -> tuple[str, str]:
         raise ConfigError(f"Argument {argument!r} has no key before the '=' (fix: write --key=value).")
     if not _KEY.fullmatch(key):
         raise ConfigError(
-            f"Argument {argument!r} has the key {key!r}, but a key is made of letters, digits, '_', '.' "
-            "and '-' (fix: write --key=value)."
+            f"Argument {argument!r} has the key {key!r}, but a key is made of letters, digits, '_', '.' and '-' (fix: write --key=value)."
         )
     return key, text
 
@@ -203,9 +196,7 @@ def read_config_file(path: str | Path) -> dict[str, object]:
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"Configuration file '{path}' does not exist (fix: check the path in config_files)."
-        ) from error
+        raise ConfigError(f"Configuration file '{path}' does not exist (fix: check the path in config_files).") from error
     except OSError as error:
         raise ConfigError(f"Configuration file '{path}' cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -213,27 +204,18 @@ def read_config_file(path: str | Path) -> dict[str, object]:
     except _PARSE_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(
-            f"Configuration file '{path}' is not valid YAML{place}: {_reason(error)}."
-        ) from error
+        raise ConfigError(f"Configuration file '{path}' is not valid YAML{place}: {_reason(error)}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(
-            f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping "
-            "(fix: write 'key: value' lines)."
-        )
+        raise ConfigError(f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping (fix: write 'key: value' lines).")
     for key in content:
         if not isinstance(key, str):
-            raise ConfigError(
-                f"Configuration file '{path}' has the key {key!r}, which is no text (fix: quote it)."
-            )
+            raise ConfigError(f"Configuration file '{path}' has the key {key!r}, which is no text (fix: quote it).")
     return content
 
 
-def nest_prefix(
-    values: Mapping[str, object], prefix: str, mapping_key: str | None = None
-) -> tuple[dict[str, object], dict[str, object]]:
+def nest_prefix(values: Mapping[str, object], prefix: str, mapping_key: str | None = None) -> tuple[dict[str, object], dict[str, object]]:
     """Split `prefix.x` keys, and the mapping under `mapping_key`, from the rest: (rest, nested).
 
     A dotted key wins over the mapping, which is `<prefix>_config` unless named: `nest_prefix(v, "eval_args",
@@ -247,8 +229,7 @@ def nest_prefix(
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
         raise ConfigError(
-            f"{mapping_key}={mapping!r} is not a mapping of keys "
-            f"(fix: {mapping_key}: {{key: value}} in a file, or --{prefix}.key=value)."
+            f"{mapping_key}={mapping!r} is not a mapping of keys (fix: {mapping_key}: {{key: value}} in a file, or --{prefix}.key=value)."
         )
     nested: dict[str, object] = dict(mapping)
     rest: dict[str, object] = {}

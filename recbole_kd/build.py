@@ -43,9 +43,7 @@ def check_run_keys(values: Mapping[str, Any]) -> None:
     """Refuse run-level values that cannot be (ConfigError)."""
     weight, refresh, compare = (values.get(key) for key in ("kd_weight", "kd_refresh", "kd_compare"))
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise ConfigError(
-            f"kd_weight={weight!r} is not allowed: it must be a number >= 0 (lambda of L_base + lambda L_KD)"
-        )
+        raise ConfigError(f"kd_weight={weight!r} is not allowed: it must be a number >= 0 (lambda of L_base + lambda L_KD)")
     if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
         raise ConfigError(f"kd_refresh={refresh!r} is not allowed: it must be a whole number of epochs >= 1")
     if not isinstance(compare, bool):

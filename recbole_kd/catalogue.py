@@ -20,9 +20,7 @@ RECBOLE = Path(recbole.__file__).parent
 
 def model_names() -> list[str]:
     """All models that RecBole can be asked for, ours included."""
-    return sorted(
-        {path.stem for path in (RECBOLE / "properties" / "model").glob("*.yaml")} | set(registered_names())
-    )
+    return sorted({path.stem for path in (RECBOLE / "properties" / "model").glob("*.yaml")} | set(registered_names()))
 
 
 def general_model(name: str, role: str) -> type[GeneralRecommender]:
@@ -39,9 +37,7 @@ def general_model(name: str, role: str) -> type[GeneralRecommender]:
     model: type[GeneralRecommender] = get_model(name)
     if not issubclass(model, GeneralRecommender):
         kind = getattr(model, "type", ModelType.CONTEXT).name.lower()
-        raise ConfigError(
-            f"--{role}={name} is a {kind} model: with --setting=general it must be a general one, such as MF or LightGCN"
-        )
+        raise ConfigError(f"--{role}={name} is a {kind} model: with --setting=general it must be a general one, such as MF or LightGCN")
     return model
 
 

@@ -26,9 +26,7 @@ class KDConfig(Config):
         ConfigError: RecBole refuses a value; with RecBole's own words.
     """
 
-    def __init__(
-        self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self._defaults = dict(defaults)
         try:
             super().__init__(model=model, dataset=dataset, config_dict=dict(given))

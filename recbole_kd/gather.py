@@ -47,9 +47,7 @@ def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 def _backward_cpu(grad: Tensor, queries: Tensor, items: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     n, k = chosen.shape
     starts = torch.arange(0, n * k + 1, k).numpy()
-    matrix = sp.csr_matrix(
-        (grad.reshape(-1).numpy(), chosen.reshape(-1).numpy(), starts), shape=(n, items.shape[0]), copy=False
-    )
+    matrix = sp.csr_matrix((grad.reshape(-1).numpy(), chosen.reshape(-1).numpy(), starts), shape=(n, items.shape[0]), copy=False)
     return torch.from_numpy(matrix @ items.numpy()), torch.from_numpy(matrix.T @ queries.numpy())
 
 

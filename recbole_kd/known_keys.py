@@ -24,9 +24,7 @@ def close_names(name: str, names: Iterable[str]) -> list[str]:
     matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
     # A match far behind the best one is noise: CD beside RCEKD for RCKD.
-    return [
-        by_lower[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.15
-    ]
+    return [by_lower[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.15]
 
 
 def check_keys(
@@ -57,9 +55,7 @@ def check_keys(
             raise ConfigError(_unknown_key(key, known, what, hint, may_allow, prefix))
 
 
-def _unknown_key(
-    key: str, known: frozenset[str], what: str, hint: str | None, may_allow: bool, prefix: str
-) -> str:
+def _unknown_key(key: str, known: frozenset[str], what: str, hint: str | None, may_allow: bool, prefix: str) -> str:
     close = close_names(key, known)
     question = f": did you mean {_or(prefix + name for name in close)}?" if close else "."
     fixes = [f"--{prefix}{close[0]}=..." if close else f"remove {prefix}{key}"]

@@ -36,9 +36,7 @@ def teacher_probabilities(teacher: Tensor, valid: Tensor | None = None, temperat
     return probabilities if valid is None else probabilities.masked_fill(~valid, 0.0)
 
 
-def cross_entropy(
-    student: Tensor, teacher: Tensor, valid: Tensor | None = None, temperature: float = 1.0
-) -> Tensor:
+def cross_entropy(student: Tensor, teacher: Tensor, valid: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     r"""Cross-entropy between teacher and student on an item set J (RCE-KD, Eq. 1).
 
     .. math:: L_{CE}(u;J) = -\sum_{i \in J} softmax_J(r^T_u/\tau)_i \, \log softmax_J(r^S_u/\tau)_i
@@ -108,9 +106,7 @@ def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Ten
     return torch.searchsorted(ordered, scores.contiguous()).to(torch.float32)
 
 
-def sample_without_replacement(
-    log_weights: Tensor, n: int, generator: torch.Generator | None = None
-) -> Tensor:
+def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
     """Draw n distinct columns a row, successively, with probability proportional to ``exp(log_weights)``.
 
     Gumbel top-n: adding independent Gumbel noise to the log-weights and keeping the n largest is exactly successive

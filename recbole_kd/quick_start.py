@@ -67,18 +67,14 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
             if request.teacher is None:
                 teacher, of_teacher = saved_teacher(request.run["teacher_path"], stage, alone["device"])
             else:
-                teacher, of_teacher = ensure_teacher(
-                    teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"]
-                )
+                teacher, of_teacher = ensure_teacher(teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"])
             compare = distilled_config["kd_compare"]
             of_student = ensure_student_alone(alone, stage) if compare else None
             of_distilled = distill(distilled_config, stage, teacher)
         except KDError:
             _leave_nothing(folder)
             raise
-        result = _result(
-            request, distilled_config, teacher.name, command, of_teacher, of_student, of_distilled
-        )
+        result = _result(request, distilled_config, teacher.name, command, of_teacher, of_student, of_distilled)
         write_json(folder / "result.json", result)
         getLogger().info(f"Result in {folder / 'result.json'}")
     return {**result, "folder": str(folder)}
@@ -86,9 +82,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
 
 def _new_folder(request: Request, seed: int) -> Path:
     """A fresh folder for this run under output_dir, of the current folder by default."""
-    name = (
-        f"{request.model}-{request.teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
-    )
+    name = f"{request.model}-{request.teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(request.run["output_dir"]) / f"{name}-{stamp}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)

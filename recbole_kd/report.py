@@ -95,13 +95,9 @@ def result_table(result: Mapping[str, Any]) -> str:
         rows.append([f"test {metric}", *(_metric(figures["test"], metric) for _, figures in columns)])
     rows.append(["parameters", *(f"{figures['parameters']:,}" for _, figures in columns)])
     rows.append(["size on disk", *(_human_bytes(figures["bytes"]) for _, figures in columns)])
-    rows.append(
-        ["inference, us per user", *(_micros(figures["inference_us_per_user"]) for _, figures in columns)]
-    )
+    rows.append(["inference, us per user", *(_micros(figures["inference_us_per_user"]) for _, figures in columns)])
     headers = ["", *(title for title, _ in columns)]
-    return tabulate(
-        rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns))
-    )
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns)))
 
 
 def _metric(metrics: Mapping[str, float] | None, name: str) -> str:

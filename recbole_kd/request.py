@@ -79,14 +79,10 @@ class Request:
         assert self.teacher is not None
         defaults, self.files["teacher"] = teacher_layers(self.teacher, self.dataset)
         shared = {key: value for key, value in self.given.items() if key in SHARED}
-        return make_config(
-            self.teacher, self.dataset, {**defaults, "seed": 0}, {**shared, **self.teacher_given}
-        )
+        return make_config(self.teacher, self.dataset, {**defaults, "seed": 0}, {**shared, **self.teacher_given})
 
 
-def merge_sources(
-    config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
+def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings."""
     merged: dict[str, Any] = {}
     sources: list[Mapping[str, Any]] = [read_config_file(path) for path in split_config_files(config_files)]
@@ -140,9 +136,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
 def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str) -> None:
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset)[0]}
     kd_keys = known_kd_keys(kd)
-    check_keys(
-        [k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False
-    )
+    check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
     allowed = values.get("allow_unknown") or ()
     known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL}
     check_keys(values, known, what="key", allow=[allowed] if isinstance(allowed, str) else list(allowed))
@@ -154,13 +148,9 @@ def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset:
 def _check_teacher_keys(values: Mapping[str, Any], dataset: str) -> None:
     given = values.get("teacher_config") or {}
     if not isinstance(given, Mapping):
-        raise ConfigError(
-            f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256"
-        )
+        raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
     if given and values.get("teacher_path"):
-        raise ConfigError(
-            f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out"
-        )
+        raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
     if not given:
         return
     name = str(values["teacher"])

@@ -30,9 +30,7 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 
 _ENUM_MODULE = "recbole.utils.enum_type"
 _ENUMS = ("ModelType", "KGDataLoaderState", "EvaluatorType", "InputType", "FeatureType", "FeatureSource")
-_SPARSE = {
-    f"scipy.sparse._{kind}": (f"{kind}_matrix", f"{kind}_array") for kind in ("csr", "csc", "coo", "lil")
-}
+_SPARSE = {f"scipy.sparse._{kind}": (f"{kind}_matrix", f"{kind}_array") for kind in ("csr", "csc", "coo", "lil")}
 _DTYPES = "float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 bool complex64 complex128".split()
 
 # Names that may be called, or whose class may be instantiated.
@@ -257,11 +255,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 def _describe(value: Any) -> str:
-    return (
-        f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}".lstrip(
-            "."
-        )
-    )
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}".lstrip(".")
 
 
 def _takes_state(target: Any) -> bool:
@@ -270,11 +264,7 @@ def _takes_state(target: Any) -> bool:
     from collections import OrderedDict
 
     # The exact type, and never a class: a state given to a class would change it for the whole process.
-    return (
-        isinstance(target, np.dtype)
-        or type(target) in (OrderedDict, np.ndarray, np.matrix)
-        or (scipy.sparse.issparse(target))
-    )
+    return isinstance(target, np.dtype) or type(target) in (OrderedDict, np.ndarray, np.matrix) or (scipy.sparse.issparse(target))
 
 
 def _check_sparse(matrix: Any) -> None:
@@ -366,9 +356,7 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
     except Exception as error:
         cause = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         fix = fix or "copy it again or train the model again"
-        raise TeacherError(
-            f"{name} cannot be read, it is truncated or of another kind ({cause}): {fix}."
-        ) from error
+        raise TeacherError(f"{name} cannot be read, it is truncated or of another kind ({cause}): {fix}.") from error
 
 
 def _name_of(path: PathOrFile) -> str:

@@ -66,9 +66,7 @@ class Scorer:
 
     def __init__(self, model: nn.Module) -> None:
         if not isinstance(model, GeneralRecommender):
-            raise ConfigError(
-                f"{type(model).__name__} is not a general recommender: recbole_kd scores RecBole's general models only"
-            )
+            raise ConfigError(f"{type(model).__name__} is not a general recommender: recbole_kd scores RecBole's general models only")
         self.model = model
         self.n_queries: int = model.n_users
         self.n_items: int = model.n_items
@@ -153,10 +151,7 @@ class Scorer:
             return self._full_by_model(queries)
         every = torch.arange(self.n_items, device=queries.device)
         step = max(1, PAIRS_PER_CALL // self.n_items)
-        rows = [
-            self._predict(q.repeat_interleave(self.n_items), every.repeat(len(q))).view(len(q), -1)
-            for q in queries.split(step)
-        ]
+        rows = [self._predict(q.repeat_interleave(self.n_items), every.repeat(len(q))).view(len(q), -1) for q in queries.split(step)]
         return torch.cat(rows)
 
     @torch.no_grad()
@@ -198,9 +193,7 @@ class Scorer:
         scores = self.model.full_sort_predict(Interaction({self.model.USER_ID: queries}))
         if not self._sharing or torch.is_grad_enabled():
             self._forget_cached_scores()
-        return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(
-            len(queries), self.n_items
-        )
+        return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(len(queries), self.n_items)
 
     def _predict(self, queries: Tensor, items: Tensor) -> Tensor:
         rows = Interaction({self.model.USER_ID: queries, self.model.ITEM_ID: items})

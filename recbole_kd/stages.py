@@ -59,9 +59,7 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in WITHOUT_EFFECT
-        and not key.startswith(("teacher_", "MODEL_"))
-        and isinstance(value, plain)
+        if key not in WITHOUT_EFFECT and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
     }
 
 
@@ -83,9 +81,7 @@ def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     model = get_model(config["model"])(config, splits.parts[0]).to(config["device"])
     accelerate(model)
     if "eval_batch_size" not in config.external_config_dict:
-        config["eval_batch_size"] = evaluation_batch_size(
-            model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"]
-        )
+        config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
     loaders = make_loaders(config, splits)
     return model, loaders
 
@@ -113,9 +109,7 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
     kind = get_trainer(config["MODEL_TYPE"], config["model"])
     config["checkpoint_dir"] = str(work)
     if kind.__name__ == "Trainer":
-        trainer: Any = KDTrainer(
-            config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt"
-        )
+        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
     else:
         trainer = kind(config, model)
     _fit(trainer, config, loaders, stage.resume)
@@ -128,9 +122,7 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
 # -- stages -----------------------------------------------------------------------------------------------------------
 
 
-def ensure_teacher(
-    config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32"
-) -> tuple[TeacherScores, dict[str, Any]]:
+def ensure_teacher(config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32") -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores and figures: from the cache, or trained, exported and put there."""
     name = config["model"]
     settings = settings_of(config)
@@ -196,9 +188,7 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]
     distiller = build_distiller(config, model, teacher)
     settings = {
         **settings_of(config),
-        "teacher": {
-            k: v for k, v in teacher.manifest.items() if k in ("model", "settings", "store", "dtype")
-        },
+        "teacher": {k: v for k, v in teacher.manifest.items() if k in ("model", "settings", "store", "dtype")},
     }
     entry = _entry(stage, "distilled", config["model"], settings)
     trainer = KDTrainer(

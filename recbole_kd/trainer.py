@@ -17,6 +17,7 @@ from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.resume import TrainingState
+from recbole_kd.teacher.fingerprint import data_fingerprint
 
 
 class KDTrainer(Trainer):
@@ -58,6 +59,7 @@ class KDTrainer(Trainer):
         self.kd_loss: list[float] = []
         self.epoch_seconds: list[float] = []
         self.kd_seconds: list[float] = []
+        self.phase_seconds: dict[str, float] = {}
         self._term = ""
         self._epoch = 0
         self._loader: TeacherAwareLoader | None = None
@@ -100,9 +102,7 @@ class KDTrainer(Trainer):
             TrainingError: a loss is not a finite number; names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
-        if self.distiller is not None:
-            self.distiller.begin_training(train_items(train_data))
-            self._loader = TeacherAwareLoader(train_data, self.distiller, self.distiller.teacher_scores)
+        self.prepare(train_data)
         if self.state is not None:
             self.state.attach(self, train_data)
 
@@ -114,28 +114,43 @@ class KDTrainer(Trainer):
             if callback_fn is not None:
                 callback_fn(epoch, score)
 
-        result: tuple[float, Any] = super().fit(
-            train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch
-        )
+        result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
         return result
+
+    def prepare(self, train_data: Any) -> None:
+        """Show the training data to the distiller and wrap it in a teacher-aware loader; :meth:`fit` does so itself.
+
+        Raises:
+            TeacherError: the teacher was made on another split.
+        """
+        if self.distiller is None:
+            return
+        teacher = self.distiller.teacher_scores
+        if "data" in teacher.manifest:
+            teacher.check_data(data_fingerprint(train=train_data))
+        self.distiller.begin_training(train_items(train_data))
+        self._loader = TeacherAwareLoader(train_data, self.distiller, teacher)
 
     def resume(self, train_data: Any) -> bool:
         """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
         return self.state is not None and self.state.restore(self, train_data)
 
-    def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
-    ) -> Any:
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         started = perf_counter()
         self._epoch = epoch_idx
         if self.distiller is None:
             losses = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         else:
+            assert self._loader is not None, "prepare() comes before training"
             if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
                 self.distiller.begin_epoch(epoch_idx)
-            self.kd_seconds.append(perf_counter() - started)
+            drawn = perf_counter()
+            self._loader.ask_teacher()
+            asked = perf_counter()
             self.distiller.train()
             losses = super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress)
+            self.phase_seconds = {"item_sets": drawn - started, "teacher_scores": asked - drawn, "steps": perf_counter() - asked}
+            self.kd_seconds.append(asked - started)
             self.kd_loss.append(losses[1] / self.distiller.weight if self.distiller.weight else 0.0)
             self._log_distillation(epoch_idx, losses)
         self.epoch_seconds.append(perf_counter() - started)

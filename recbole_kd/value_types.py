@@ -156,15 +156,9 @@ def _is_topk(value: Any) -> bool:
 
 
 _RULES = (
-    _Rule(
-        "learning_rate", lambda value: _is_a(value, float) and 0 < value < math.inf, "a number greater than 0"
-    ),
-    _Rule(
-        "weight_decay", lambda value: _is_a(value, float) and 0 <= value < math.inf, "a number of at least 0"
-    ),
-    _Rule(
-        "seed", lambda value: _is_a(value, int) and 0 <= value < 2**32, "a whole number from 0 to 4294967295"
-    ),
+    _Rule("learning_rate", lambda value: _is_a(value, float) and 0 < value < math.inf, "a number greater than 0"),
+    _Rule("weight_decay", lambda value: _is_a(value, float) and 0 <= value < math.inf, "a number of at least 0"),
+    _Rule("seed", lambda value: _is_a(value, int) and 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     _Rule("epochs", *_at_least(0)),
     _Rule("stopping_step", *_at_least(0)),
     _Rule("worker", *_at_least(0)),
@@ -185,12 +179,8 @@ _RULES = (
     _Rule("topk", _is_topk, "a whole number of at least 1, or a list of them"),
     _Rule("learner", *_one_of(_LEARNERS)),
     _Rule("state", *_one_of(_STATES)),
-    _Rule(
-        "transform", lambda value: value is None or value in _TRANSFORMS, f"one of {', '.join(_TRANSFORMS)}"
-    ),
-    _Rule(
-        "rm_dup_inter", lambda value: value in ("first", "last", False, None), "first, last, False or None"
-    ),
+    _Rule("transform", lambda value: value is None or value in _TRANSFORMS, f"one of {', '.join(_TRANSFORMS)}"),
+    _Rule("rm_dup_inter", lambda value: value in ("first", "last", False, None), "first, last, False or None"),
     _Rule("user_inter_num_interval", _is_interval, _INTERVAL_WORDS),
     _Rule("item_inter_num_interval", _is_interval, _INTERVAL_WORDS),
     _Rule("entity_kg_num_interval", _is_interval, _INTERVAL_WORDS),
@@ -300,9 +290,7 @@ def _is_split(value: Any) -> bool:
 
 def _is_mode(value: Any) -> bool:
     if isinstance(value, dict):
-        return set(value) <= {"valid", "test"} and all(
-            isinstance(m, str) and _is_mode(m) for m in value.values()
-        )
+        return set(value) <= {"valid", "test"} and all(isinstance(m, str) and _is_mode(m) for m in value.values())
     return isinstance(value, str) and bool(re.fullmatch(r"full|labeled|(?:uni|pop)[0-9]+", value))
 
 
@@ -380,9 +368,7 @@ def _check_metrics(given: Mapping[str, object], defaults: Mapping[str, object], 
         _check_valid_metric(merged["valid_metric"], names, merged.get("topk"), known, prefix)
 
 
-def _check_valid_metric(
-    valid_metric: object, names: Sequence[str] | None, topk: Any, known: Mapping[str, str], prefix: str
-) -> None:
+def _check_valid_metric(valid_metric: object, names: Sequence[str] | None, topk: Any, known: Mapping[str, str], prefix: str) -> None:
     name, at, cutoff = str(valid_metric).lower().partition("@")
     computed = [name for name in known if name in names] if names is not None else list(known)
     cutoffs = [topk] if isinstance(topk, int) else topk
@@ -394,15 +380,11 @@ def _check_valid_metric(
         right = bool(re.fullmatch(r"[1-9][0-9]*", cutoff)) and (not cutoffs or int(cutoff) in cutoffs)
     if right:
         return
-    allowed = ", ".join(
-        known[n] + ("" if n in WITHOUT_K else f"@{k}") for n in computed for k in cutoffs or ["k"]
-    )
+    allowed = ", ".join(known[n] + ("" if n in WITHOUT_K else f"@{k}") for n in computed for k in cutoffs or ["k"])
     proposed = name if name in computed else computed[0]
     fix = f"--{prefix}valid_metric={known[proposed]}" + ("" if proposed in WITHOUT_K else f"@{best}")
     if cutoff.isdigit() and cutoffs and name in computed:
         fix += f", or put {cutoff} into topk={cutoffs}"
     elif names is not None and name in known and name not in computed:
         fix += f", or add {known[name]} to metrics"
-    raise _error(
-        prefix + "valid_metric", valid_metric, f"a metric of `metrics` at a k of `topk`: {allowed}", fix
-    )
+    raise _error(prefix + "valid_metric", valid_metric, f"a metric of `metrics` at a k of `topk`: {allowed}", fix)

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from recbole_kd.arguments import nest_prefix, parse_arguments, read_config_file, split_config_files
 from recbole_kd.errors import ConfigError
 
-SCALARS = st.one_of(
-    st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False), st.booleans()
-)
+SCALARS = st.one_of(st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
 VALUES = st.one_of(SCALARS, st.lists(SCALARS), st.lists(st.lists(SCALARS, max_size=3), max_size=3))
 KEYS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,10}(\.[A-Za-z0-9_]{1,8})?", fullmatch=True).filter(
     lambda key: not key.endswith("_num_interval")
@@ -81,9 +79,7 @@ def test_split_at_the_first_equals_sign() -> None:
     assert parse_arguments(["--data_path=a=b=c", "--x==="]) == {"data_path": "a=b=c", "x": "=="}
 
 
-@pytest.mark.parametrize(
-    ("flag", "key"), [("--list", "list"), ("--help", "help"), ("-h", "help"), ("--version", "version")]
-)
+@pytest.mark.parametrize(("flag", "key"), [("--list", "list"), ("--help", "help"), ("-h", "help"), ("--version", "version")])
 def test_flags(flag: str, key: str) -> None:
     assert parse_arguments([flag]) == {key: True}
 
@@ -248,9 +244,7 @@ def test_nest_prefix_under_the_key_itself() -> None:
     assert (rest, nested) == ({}, {"order": "TO", "split": {"RS": [8, 1, 1]}})
 
 
-@pytest.mark.parametrize(
-    "values", [{"teacher_config": [1]}, {"teacher_config": "x"}, {"teacher_config": {1: 2}}, {"teacher.": 3}]
-)
+@pytest.mark.parametrize("values", [{"teacher_config": [1]}, {"teacher_config": "x"}, {"teacher_config": {1: 2}}, {"teacher.": 3}])
 def test_nest_prefix_refuses(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"fix: .*--teacher\.key=value"):
         nest_prefix(values, "teacher")

@@ -148,9 +148,7 @@ def test_recbole_keys_hold(key: str) -> None:
     assert key in RECBOLE_KEYS
 
 
-@pytest.mark.parametrize(
-    "word", ["ml-1m", "choice", "quniform", "final_config_dict", "yaml_loader", "config_file"]
-)
+@pytest.mark.parametrize("word", ["ml-1m", "choice", "quniform", "final_config_dict", "yaml_loader", "config_file"])
 def test_recbole_keys_hold_no_other_words(word: str) -> None:
     assert word not in RECBOLE_KEYS
 

@@ -266,9 +266,7 @@ def test_table_form(raw: Path, out: Path, suffix: str) -> None:
         frame.to_parquet(path)
     else:
         frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
-    options = Options(
-        raw=raw, file=path.name, user="viewer", item="film", time="when", rating="stars", min_rating=4
-    )
+    options = Options(raw=raw, file=path.name, user="viewer", item="film", time="when", rating="stars", min_rating=4)
     prepare("films", options, out, form="table")
     assert rows_of(out / "films" / "films.inter")[1:] == [
         ["x", "2", "10", "4.5"],
@@ -322,9 +320,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("name", "file", "text", "message"), MALFORMED)
-def test_malformed_lines_are_named(
-    raw: Path, out: Path, name: str, file: str, text: str, message: str
-) -> None:
+def test_malformed_lines_are_named(raw: Path, out: Path, name: str, file: str, text: str, message: str) -> None:
     (raw / file).write_text(text)
     with pytest.raises(DataError) as caught:
         prepare(name, Options(raw=raw), out, check_counts=False)
@@ -415,9 +411,7 @@ def test_a_second_run_gives_the_same_bytes(sequence_file: Options, out: Path) ->
 
 
 @pytest.mark.parametrize("existing", [True, False])
-def test_a_crash_while_writing_changes_nothing(
-    sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
-) -> None:
+def test_a_crash_while_writing_changes_nothing(sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch, existing: bool) -> None:
     if existing:
         prepare("s", sequence_file, out, form="sequence")
         before = contents(out / "s")
@@ -448,9 +442,7 @@ def test_what_a_killed_run_left_is_cleared_or_put_back(sequence_file: Options, o
     assert {path.name for path in out.iterdir()} == {"s", ".s.lock"}
 
 
-def test_a_failed_exchange_puts_the_old_folder_back(
-    sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_exchange_puts_the_old_folder_back(sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare("s", sequence_file, out, form="sequence")
     before = contents(out / "s")
     rename = Path.rename

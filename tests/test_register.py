@@ -127,9 +127,7 @@ def test_recboles_functions_know_mf(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert again == result["test_result"]
 
 
-def test_property_file_lies_below_files_dict_and_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_property_file_lies_below_files_dict_and_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.config import Config
 
     from recbole_kd.model.mf import MF

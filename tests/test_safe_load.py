@@ -105,9 +105,7 @@ class CallsConfig:
 
 def test_config_is_never_constructed_from_a_file(tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", tmp_path / "bomb.pth"
-    torch.save(
-        {"config": CallsConfig(f"open({str(mark)!r}, 'w')"), "state_dict": {}}, path, pickle_protocol=4
-    )
+    torch.save({"config": CallsConfig(f"open({str(mark)!r}, 'w')"), "state_dict": {}}, path, pickle_protocol=4)
     with pytest.raises(TeacherError, match="Config"):
         safe_load.load_checkpoint(path)
     assert not mark.exists()
@@ -141,9 +139,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_recboles_checkpoints_round_trip(
-    name: str, runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recboles_checkpoints_round_trip(name: str, runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.utils import get_model, get_trainer
 
@@ -160,10 +156,7 @@ def test_recboles_checkpoints_round_trip(
         assert fresh.evaluate(loaders[2], load_best_model=False) == want
 
     read_config, model, _, _, _, test = load_data_and_model(trainer.saved_model_file)
-    assert (
-        get_trainer(config["MODEL_TYPE"], name)(read_config, model).evaluate(test, load_best_model=False)
-        == want
-    )
+    assert get_trainer(config["MODEL_TYPE"], name)(read_config, model).evaluate(test, load_best_model=False) == want
     original = torch.load(trainer.saved_model_file, weights_only=False)["config"]
     assert str(read_config.final_config_dict) == str(original.final_config_dict)
     assert vars(read_config).keys() == vars(original).keys()
@@ -215,9 +208,7 @@ def test_a_truncated_file_is_named(keep: float, runs: dict[str, Any], tmp_path: 
         safe_load.load_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage", b"\x80\x04garbage", b"PK\x03\x04garbage", os.urandom(999)]
-)
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04garbage", b"PK\x03\x04garbage", os.urandom(999)])
 def test_garbage_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage.pth"
     path.write_bytes(content)
@@ -293,11 +284,7 @@ def test_plain_values_arrays_and_matrices_are_read(protocol: int) -> None:
     read = safe_load.load_pickle(io.BytesIO(pickle.dumps(content, protocol=protocol)))
     assert read.keys() == content.keys() and read["n"] == content["n"]
     for key in read.keys() - {"n"}:
-        same = (
-            (read[key] != content[key]).nnz == 0
-            if sp.issparse(read[key])
-            else np.all(read[key] == content[key])
-        )
+        same = (read[key] != content[key]).nnz == 0 if sp.issparse(read[key]) else np.all(read[key] == content[key])
         assert same and type(read[key]) is type(content[key]), key
 
 
@@ -315,9 +302,7 @@ def test_a_sparse_matrix_with_wild_indices_is_refused(kind: str) -> None:
         safe_load.load_pickle(io.BytesIO(pickle.dumps(matrix, protocol=4)))
 
 
-def test_a_pickled_data_set_is_refused_with_the_way_out(
-    runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickled_data_set_is_refused_with_the_way_out(runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.data import create_dataset
     from recbole.data.utils import load_split_dataloaders
 

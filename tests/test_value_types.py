@@ -58,9 +58,7 @@ def test_recbole_own_values_pass_without_defaults(path: Path) -> None:
 def test_the_metrics_are_those_of_recbole() -> None:
     tree = ast.parse((recbole_folder() / "evaluator" / "metrics.py").read_text(encoding="utf-8"))
     bases = {
-        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)} for node in tree.body if isinstance(node, ast.ClassDef)
     }
     value = {name for name, names in bases.items() if "LossMetric" in names}
     assert set(VALUE_METRICS) == value
@@ -139,9 +137,7 @@ def test_wrong_values(argument: str, allowed: str) -> None:
 
 
 def test_the_whole_sentence() -> None:
-    assert (
-        refused("--epochs=abc") == "epochs='abc' is not valid: allowed is a whole number (fix: --epochs=300)."
-    )
+    assert refused("--epochs=abc") == "epochs='abc' is not valid: allowed is a whole number (fix: --epochs=300)."
 
 
 @pytest.mark.parametrize(
@@ -261,14 +257,10 @@ def test_the_prefix_is_in_the_message() -> None:
 
 PLAIN = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
     max_leaves=6,
 )
-PARTS = st.dictionaries(
-    st.sampled_from(["split", "order", "mode", "group_by", "distribution", "sample_num", "max_norm"]), PLAIN
-)
+PARTS = st.dictionaries(st.sampled_from(["split", "order", "mode", "group_by", "distribution", "sample_num", "max_norm"]), PLAIN)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(RECBOLE_KEYS)), st.one_of(PLAIN, PARTS), max_size=4))
@@ -279,9 +271,7 @@ def test_any_value_passes_or_is_a_config_error(values: dict[str, object]) -> Non
 
 
 @given(
-    st.sampled_from(
-        ["eval_args", "train_neg_sample_args", "clip_grad_norm", "metrics", "topk", "valid_metric"]
-    ),
+    st.sampled_from(["eval_args", "train_neg_sample_args", "clip_grad_norm", "metrics", "topk", "valid_metric"]),
     st.one_of(PLAIN, PARTS),
 )
 def test_any_value_of_the_nested_keys_passes_or_is_a_config_error(key: str, value: object) -> None:

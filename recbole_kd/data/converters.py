@@ -83,9 +83,7 @@ def prepare_command(name: str) -> str | None:
     return f"python scripts/prepare_dataset.py {name} --raw=<folder with {known.needs}> --out=dataset/"
 
 
-def prepare(
-    name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True
-) -> dict[str, Any]:
+def prepare(name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True) -> dict[str, Any]:
     """Convert, check and write `<out>/<name>/`; returns the manifest that stands there as prepared.json."""
     _check_name(name)
     known = _KNOWN.get(name)
@@ -95,9 +93,7 @@ def prepare(
         options = _with_defaults(options, known)
     converted = FORMS[form].convert(options)
     if len(converted.inter) == 0:
-        raise DataError(
-            f"No interaction of {name} is left: the raw file is empty or the filters drop every row."
-        )
+        raise DataError(f"No interaction of {name} is left: the raw file is empty or the filters drop every row.")
     counts = _counts(converted)
     if check_counts and known is not None and form == known.form:
         _check_counts(name, counts, known.published)
@@ -155,9 +151,7 @@ def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
 
 def _check_name(name: str) -> None:
     if name == "ml-100k":
-        raise ConfigError(
-            "RecBole always reads ml-100k from its own package: give this data set another name."
-        )
+        raise ConfigError("RecBole always reads ml-100k from its own package: give this data set another name.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"{name!r} cannot name a data set: use letters, digits, '_', '-' and '.'.")
 
@@ -170,9 +164,7 @@ def _form(name: str, known: Known | None, form: str | None) -> str:
         )
     chosen = form or (known.form if known else "")
     if chosen not in FORMS:
-        raise ConfigError(
-            f"--form={chosen} is unknown{close_match(chosen, FORMS)}: use one of {', '.join(FORMS)}."
-        )
+        raise ConfigError(f"--form={chosen} is unknown{close_match(chosen, FORMS)}: use one of {', '.join(FORMS)}.")
     return chosen
 
 

@@ -67,9 +67,7 @@ def from_lightgcn(options: Options) -> Converted:
     """A train and a test file; the positions in a user's train line, then in the test line, are the times."""
     paths = [raw_files.find_file(options.raw, name) for name in ("train.txt", "test.txt")]
     collector, sizes = Collector(), []
-    for path, empty in zip(
-        paths, (False, True), strict=True
-    ):  # some published test files have users without items
+    for path, empty in zip(paths, (False, True), strict=True):  # some published test files have users without items
         lines = raw_files.Lines(path)
         collector.add(raw_files.sequences(lines, repeats=False, empty=empty), lines)
         sizes.append(len(collector))
@@ -128,15 +126,11 @@ def from_table(options: Options) -> Converted:
     for column in filter(None, (user, item, options.time, options.rating)):
         if column not in table.columns:
             known = ", ".join(table.columns)
-            raise ConfigError(
-                f"{path} has no column {column!r}{close_match(column, table.columns)}: it has {known}."
-            )
+            raise ConfigError(f"{path} has no column {column!r}{close_match(column, table.columns)}: it has {known}.")
     collector = Collector(with_rating=options.rating is not None, has_time=options.time is not None)
     rows = raw_files.table_rows(table, user, item, options.time, options.rating, options.min_rating)
     inter = _filtered(collector.add(rows, table).interactions(), options.core)
-    return Converted(
-        inter, [path], *_optional_split(inter, options), settings=_given(options, "min_rating", "core")
-    )
+    return Converted(inter, [path], *_optional_split(inter, options), settings=_given(options, "min_rating", "core"))
 
 
 FORMS: dict[str, Form] = {
@@ -188,9 +182,7 @@ def _refuse_leak(inter: Interactions, n_train: int, test: Path) -> None:
     if len(leaked):
         row = n_train + int(leaked[0])
         user, item = inter.user_tokens[inter.user[row]], inter.item_tokens[inter.item[row]]
-        raise DataError(
-            f"{test}: item {item!r} of user {user!r} is in train as well ({len(leaked):,} such rows)."
-        )
+        raise DataError(f"{test}: item {item!r} of user {user!r} is in train as well ({len(leaked):,} such rows).")
 
 
 def _attributes(path: Path, items: list[str]) -> dict[str, list[str]]:
@@ -205,9 +197,7 @@ def _attributes(path: Path, items: list[str]) -> dict[str, list[str]]:
     for item, values in attributes.items():
         for value in values:
             if (problem := token_problem(value)) or " " in value:
-                raise DataError(
-                    f"{path}: attribute {value!r} of item {item!r}: {problem or 'it holds a blank'}."
-                )
+                raise DataError(f"{path}: attribute {value!r} of item {item!r}: {problem or 'it holds a blank'}.")
     return attributes
 
 

@@ -52,9 +52,7 @@ class Lines:
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as raw,
-            tqdm(
-                total=size, desc=self.path.name, unit="B", unit_scale=True, delay=_BAR_DELAY, disable=None
-            ) as bar,
+            tqdm(total=size, desc=self.path.name, unit="B", unit_scale=True, delay=_BAR_DELAY, disable=None) as bar,
         ):
             for line in self._decoded(raw):
                 if self.number % _BAR_EVERY == 0:
@@ -140,9 +138,7 @@ def open_table(path: Path) -> ParquetRows | DelimitedRows:
         return ParquetRows(path)
     if name.endswith((".csv", ".tsv")):
         return DelimitedRows(path, "," if name.endswith(".csv") else "\t")
-    raise ConfigError(
-        f"{path.name} is no known kind of table: a name ending in .csv, .tsv or .parquet is needed."
-    )
+    raise ConfigError(f"{path.name} is no known kind of table: a name ending in .csv, .tsv or .parquet is needed.")
 
 
 def finite(value: Any) -> float:
@@ -192,9 +188,7 @@ def counted_lists(lines: Lines, min_items: int) -> Iterator[Row]:
     for user, line in enumerate(lines):
         count, *listed = line.split() or [""]
         if not count.isdecimal() or int(count) != len(listed):
-            raise lines.error(
-                f"expected a count and that many items, found {count!r} and {len(listed)} items"
-            )
+            raise lines.error(f"expected a count and that many items, found {count!r} and {len(listed)} items")
         items = dict.fromkeys(listed)
         if len(items) >= min_items:
             yield from (Row(str(user), item, position) for position, item in enumerate(items))
@@ -224,9 +218,7 @@ def check_ins(lines: Lines) -> Iterator[Row]:
     for line in lines:
         fields = line.rstrip("\r\n").split("\t")
         if len(fields) != 5:
-            raise lines.error(
-                f"expected user, time, latitude, longitude, location; found {len(fields)} fields"
-            )
+            raise lines.error(f"expected user, time, latitude, longitude, location; found {len(fields)} fields")
         yield Row(fields[0], fields[4], _time(fields[1], lines))
 
 

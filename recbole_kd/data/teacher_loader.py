@@ -47,7 +47,7 @@ class TeacherAwareLoader:
 
     Args:
         loader: any RecBole training loader (pairwise, pointwise, or per user).
-        distiller: its ``item_sets`` are read when iteration starts. teacher: the scores.
+        distiller: its ``item_sets`` are read by :meth:`ask_teacher`. teacher: the scores.
     """
 
     def __init__(self, loader: Any, distiller: Distiller, teacher: TeacherScores) -> None:
@@ -64,7 +64,6 @@ class TeacherAwareLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[KDInteraction]:
-        self._ask_teacher()
         for interaction in self.loader:
             yield KDInteraction.attach(interaction, self.batch_of(interaction[self._user_field]))
 
@@ -82,7 +81,8 @@ class TeacherAwareLoader:
         times = getattr(self.loader, "times", 1)
         return users[: len(users) // times]
 
-    def _ask_teacher(self) -> None:
+    def ask_teacher(self) -> None:
+        """Get the teacher's scores of the distiller's current item sets; the trainer calls it at each epoch's start."""
         asked: dict[str, tuple[Tensor, Tensor]] = {}
         for name, ids in self.distiller.item_sets.items():
             known = self._asked.get(name)

@@ -13,9 +13,7 @@ from recbole_kd.loss import rce_weight
 GammaRule = Literal["exponential", "linear", "user_specific", "fixed", "decreasing", "increasing", "global"]
 
 
-def gamma_weights(
-    rule: str, overlap: Tensor, *, beta: float, constant: float, epoch: int, last_epoch: int | None
-) -> Tensor:
+def gamma_weights(rule: str, overlap: Tensor, *, beta: float, constant: float, epoch: int, last_epoch: int | None) -> Tensor:
     """gamma of each query, the weight of L2; 1 - gamma is that of L1.
 
     Args:

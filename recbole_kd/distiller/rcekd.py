@@ -108,9 +108,7 @@ class RCEKD(Distiller):
             ),
         ):
             if not least <= value <= most:
-                raise ConfigError(
-                    f"{key}={value} is not possible: it must be between {least} and {most}, the size of {what}"
-                )
+                raise ConfigError(f"{key}={value} is not possible: it must be between {least} and {most}, the size of {what}")
         for key in ("tau", "temperature"):
             if not options[key] > 0:
                 raise ConfigError(f"kd_{key}={options[key]} is not a temperature: it must be greater than 0")
@@ -228,9 +226,7 @@ class RCEKD(Distiller):
     def _closure(self, ranked: Tensor) -> dict[str, float]:
         """OR, the share of A among the student's top-|A| (Table 7), and the share of queries whose A is closed (Assumption 4.3)."""
         counts = self._valid[:, self.k :]
-        members = torch.cat([self.item_sets["drawn"], self.item_sets["teacher_list"]], dim=1).masked_fill(
-            ~counts, -1
-        )
+        members = torch.cat([self.item_sets["drawn"], self.item_sets["teacher_list"]], dim=1).masked_fill(~counts, -1)
         size = counts.sum(1)
         top = ranked[:, : min(members.shape[1], ranked.shape[1])]
         within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
@@ -250,9 +246,7 @@ class RCEKD(Distiller):
 
     def _per_query(self, batch: DistillBatch) -> Tensor:
         if self.variant == "full_ce":
-            student, teacher = (
-                side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores)
-            )
+            student, teacher = (side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
             return cross_entropy(student, teacher, None, self.temperature)
         sets = [batch.sets[name] for name in self.item_sets]
         student = self.student_scorer.at(batch.queries, torch.cat([s.ids for s in sets], dim=1))

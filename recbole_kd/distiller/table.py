@@ -79,11 +79,7 @@ def _as_annotated(name: str, value: Any, annotation: Any) -> Any:
     for kind in allowed:
         if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
             return value
-        if (
-            isinstance(kind, type)
-            and isinstance(value, kind)
-            and (kind is bool or not isinstance(value, bool))
-        ):
+        if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

@@ -38,9 +38,7 @@ def resolve_store(store: str, has_vectors: bool) -> str:
     return "factors" if has_vectors else "dense"
 
 
-def export_teacher(
-    scorer: Scorer, folder: Path, manifest: Mapping[str, Any], store: str = "auto", dtype: str = "fp32"
-) -> None:
+def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], store: str = "auto", dtype: str = "fp32") -> None:
     """Write the scores of a trained model so that :func:`recbole_kd.teacher.load.load_teacher` can read them.
 
     Args:
@@ -92,10 +90,7 @@ def _top_k_overlap(scorer: Scorer, path: Path) -> float:
     k = min(FIDELITY_K, scorer.n_items - 1)
     exact: Tensor = scorer.top_k(queries.to(scorer.device), k)[0].cpu()
     rounded = stored.top_k(queries, k)[0]
-    hits = [
-        (a.unsqueeze(2) == b.unsqueeze(1)).sum()
-        for a, b in zip(exact.split(256), rounded.split(256), strict=True)
-    ]
+    hits = [(a.unsqueeze(2) == b.unsqueeze(1)).sum() for a, b in zip(exact.split(256), rounded.split(256), strict=True)]
     return float(sum(hits)) / exact.numel()
 
 

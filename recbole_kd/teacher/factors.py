@@ -21,9 +21,7 @@ class FactorScores(TeacherScores):
 
     store = "factors"
 
-    def __init__(
-        self, query_vectors: Tensor, item_vectors: Tensor, manifest: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, query_vectors: Tensor, item_vectors: Tensor, manifest: Mapping[str, Any] | None = None) -> None:
         super().__init__(len(query_vectors), len(item_vectors), manifest)
         self._queries = query_vectors
         self._items = item_vectors

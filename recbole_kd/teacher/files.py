@@ -51,18 +51,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(handle.name, path)
 
 
-def write_matrix(
-    path: Path, name: str, shape: tuple[int, int], dtype: torch.dtype, rows: Iterable[Tensor]
-) -> None:
+def write_matrix(path: Path, name: str, shape: tuple[int, int], dtype: torch.dtype, rows: Iterable[Tensor]) -> None:
     """Write one matrix as a safetensors file block by block: memory is bounded by the block, whatever the shape.
 
     Args:
         rows: consecutive blocks of rows, together ``shape``.
     """
     size = shape[0] * shape[1] * dtype.itemsize
-    header = json.dumps(
-        {name: {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]}}
-    ).encode()
+    header = json.dumps({name: {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]}}).encode()
     header += b" " * (-len(header) % 8)
     with open(path, "wb") as handle:
         handle.write(len(header).to_bytes(8, "little"))
@@ -89,9 +85,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TeacherError(
-            f"{path} is damaged ({error}); delete the folder and train the teacher again"
-        ) from None
+        raise TeacherError(f"{path} is damaged ({error}); delete the folder and train the teacher again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise TeacherError(f"{path} is not a teacher manifest of format {FORMAT}; export the teacher again")
     return manifest

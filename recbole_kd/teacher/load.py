@@ -71,17 +71,13 @@ class _Manifest(TeacherScores):
         raise NotImplementedError("a manifest has no scores")
 
 
-def _online(
-    path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str
-) -> OnlineScores:
+def _online(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str) -> OnlineScores:
     """Rebuild the teacher from its settings and weights."""
     config = make_config(manifest["model"], manifest["dataset"], {}, manifest["settings"])
     config["device"] = torch.device(device)
     model = get_model(manifest["model"])(config, getattr(dataset, "_dataset", dataset)).to(device)
     if not list(model.parameters()):
-        raise TeacherError(
-            f"{manifest['model']} keeps its scores outside its parameters: keep it with --teacher_store=dense"
-        )
+        raise TeacherError(f"{manifest['model']} keeps its scores outside its parameters: keep it with --teacher_store=dense")
     _load_weights(model, read_tensors(path / WEIGHTS), path)
     return OnlineScores(Scorer(model), manifest)
 
@@ -91,9 +87,7 @@ def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) 
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
-        raise TeacherError(
-            f"{path} does not fit this data: {detail}; it was made on other data or by another version"
-        ) from None
+        raise TeacherError(f"{path} does not fit this data: {detail}; it was made on other data or by another version") from None
 
 
 def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> OnlineScores:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from recbole_kd.scorer import Scorer
@@ -28,7 +27,8 @@ class OnlineScores(TeacherScores):
         self._factors: FactorScores | None = None
         if scorer.has_vectors:
             with scorer.frozen():
-                self._factors = FactorScores(*(table.detach().clone() for table in scorer.tables()))
+                queries, items = scorer.tables()
+                self._factors = FactorScores(queries.detach().clone(), items.detach().clone())
 
     def full(self, queries: Tensor) -> Tensor:
         if self._factors is not None:
