@@ -177,5 +177,6 @@ def _check_dataset(dataset: str, data_path: str) -> None:
         raise DataError(f"The data set {dataset} is not prepared in {folder}: run `{command}`")
     raise DataError(
         f"No data set {dataset} in {folder}: put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
-        f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table --file=<csv> --user=<column> --item=<column>`"
+        f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table "
+        "--file=<csv> --user=<column> --item=<column>`"
     )

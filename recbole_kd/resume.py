@@ -53,7 +53,7 @@ class TrainingState:
 
     def _collect(self, trainer: KDTrainer, epoch: int) -> dict[str, Any]:
         distiller = trainer.distiller
-        numpy_state = np.random.get_state(legacy=True)
+        numpy_state: Any = np.random.get_state(legacy=True)
         return {
             "epoch": epoch,
             "model": trainer.model.state_dict(),

@@ -20,7 +20,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import torch
 
@@ -31,7 +31,10 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 _ENUM_MODULE = "recbole.utils.enum_type"
 _ENUMS = ("ModelType", "KGDataLoaderState", "EvaluatorType", "InputType", "FeatureType", "FeatureSource")
 _SPARSE = {f"scipy.sparse._{kind}": (f"{kind}_matrix", f"{kind}_array") for kind in ("csr", "csc", "coo", "lil")}
-_DTYPES = "float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 bool complex64 complex128".split()
+_DTYPES = (
+    *("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"),
+    *("complex64", "complex128"),
+)
 
 # Names that may be called, or whose class may be instantiated.
 _CALLABLE = frozenset(
@@ -152,22 +155,22 @@ def _model_class(reference: _Reference) -> type:
     raise LookupError(f"{reference.module}.{reference.name}")
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The file asks for something outside the list; the argument says for what."""
 
 
 # The pure-Python unpickler, because its single steps can be overridden: the C one calls whatever find_class returned.
-_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_PythonUnpickler: Any = pickle._Unpickler
 
 
 class RestrictedUnpickler(_PythonUnpickler):
     """An unpickler that knows RecBole's checkpoints and nothing else.
 
     Raises:
-        _Refused: the file names something outside the lists or uses an allowed name in another way than RecBole does.
+        _RefusedError: the file names something outside the lists or uses an allowed name in another way than RecBole does.
     """
 
-    dispatch = dict(_PythonUnpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, file: Any, **options: Any) -> None:
         super().__init__(file, **options)
@@ -193,11 +196,11 @@ class RestrictedUnpickler(_PythonUnpickler):
             return _resolve(*key)
         if key in _INERT or _names_a_model(*key):
             return _Reference(*key)
-        raise _Refused(f"{module}.{name}")
+        raise _RefusedError(f"{module}.{name}")
 
     def _check_callable(self, function: Any) -> None:
         if not any(function is allowed for allowed in self._callable):
-            raise _Refused(f"a call of {_describe(function)}")
+            raise _RefusedError(f"a call of {_describe(function)}")
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -233,11 +236,11 @@ class RestrictedUnpickler(_PythonUnpickler):
             target.state = self.stack.pop()
             return
         if not _takes_state(target):
-            raise _Refused(f"a state for {_describe(target)}")
+            raise _RefusedError(f"a state for {_describe(target)}")
         super().load_build()
 
     def refuse_opcode(self) -> NoReturn:
-        raise _Refused("a pickle instruction that RecBole's files never hold")
+        raise _RefusedError("a pickle instruction that RecBole's files never hold")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj
@@ -250,7 +253,7 @@ class RestrictedUnpickler(_PythonUnpickler):
 def _encode_latin1(text: str, encoding: str) -> bytes:
     """Bytes as pickle protocols below 3 write them; any other codec is refused."""
     if encoding != "latin1":
-        raise _Refused(f"the codec {encoding!r}")
+        raise _RefusedError(f"the codec {encoding!r}")
     return text.encode("latin1")
 
 
@@ -259,9 +262,10 @@ def _describe(value: Any) -> str:
 
 
 def _takes_state(target: Any) -> bool:
+    from collections import OrderedDict
+
     import numpy as np
     import scipy.sparse
-    from collections import OrderedDict
 
     # The exact type, and never a class: a state given to a class would change it for the whole process.
     return isinstance(target, np.dtype) or type(target) in (OrderedDict, np.ndarray, np.matrix) or (scipy.sparse.issparse(target))
@@ -292,7 +296,7 @@ def _check_sparse(matrix: Any) -> None:
 
 
 def _refuse_plain_load(*_args: Any, **_keywords: Any) -> NoReturn:
-    raise _Refused("a checkpoint in torch's format from before 1.6")
+    raise _RefusedError("a checkpoint in torch's format from before 1.6")
 
 
 # What torch.load needs of a pickle module.
@@ -333,7 +337,7 @@ def load_pickle(file: BinaryIO) -> Any:
         result = RestrictedUnpickler(file).load()
         left = next(_inert_in(result), None)
         if left is not None:
-            raise _Refused(f"{left.module}.{left.name}")
+            raise _RefusedError(f"{left.module}.{left.name}")
         return result
 
     fix = "delete the file and set save_dataset and save_dataloaders to False, so that RecBole prepares the data anew"
@@ -348,7 +352,7 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
     """
     try:
         return read()
-    except _Refused as refused:
+    except _RefusedError as refused:
         fix = fix or "train the model again, or ask whoever made the file for its weights as safetensors"
         raise TeacherError(
             f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: {fix}."
@@ -368,14 +372,14 @@ def _torch_load(file: Any, map_location: Any) -> dict[str, Any]:
 
     Raises:
         ValueError: the file is not an archive that torch.save wrote.
-        _Refused: the file names something outside the list, or is a TorchScript archive, which torch.load would run.
+        _RefusedError: the file names something outside the list, or is a TorchScript archive, which torch.load would run.
     """
     start = file.tell()
     if file.read(4) != b"PK\x03\x04":
         raise ValueError("it is not an archive of torch.save")
     file.seek(start)
     if "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
-        raise _Refused("TorchScript code")
+        raise _RefusedError("TorchScript code")
     file.seek(start)
     loaded = torch.load(file, map_location=map_location, pickle_module=_PICKLE_MODULE, weights_only=False)
     if not isinstance(loaded, dict):
@@ -387,7 +391,7 @@ def _restore(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Give the checkpoint its Config back and drop the layers that were read as inert objects.
 
     Raises:
-        _Refused: an inert object sits where RecBole never puts one.
+        _RefusedError: an inert object sits where RecBole never puts one.
     """
     if isinstance(checkpoint.get("config"), _Inert):
         checkpoint["config"] = _restore_config(checkpoint["config"])
@@ -397,7 +401,7 @@ def _restore(checkpoint: dict[str, Any]) -> dict[str, Any]:
         checkpoint["other_parameter"] = kept or None
     left = next(_inert_in(checkpoint), None)
     if left is not None:
-        raise _Refused(f"{left.module}.{left.name}")
+        raise _RefusedError(f"{left.module}.{left.name}")
     return checkpoint
 
 
@@ -405,13 +409,13 @@ def _restore_config(inert: _Inert) -> Any:
     """A Config with the state of ``inert``, made without running ``Config.__init__``.
 
     Raises:
-        _Refused: the state is not that of a Config, or a value in it would be given to ``eval``.
+        _RefusedError: the state is not that of a Config, or a value in it would be given to ``eval``.
     """
     from recbole.config import Config
 
     reference = inert.reference
     if (reference.module, reference.name) != _CONFIG or not isinstance(inert.state, dict):
-        raise _Refused(f"{reference.module}.{reference.name}")
+        raise _RefusedError(f"{reference.module}.{reference.name}")
     state = dict(inert.state)
     for key in ("model_class", "yaml_loader"):
         if isinstance(state.get(key), _Reference):
@@ -421,7 +425,7 @@ def _restore_config(inert: _Inert) -> Any:
         raise ValueError("its Config has no values")
     if str(final.get("model")).lower() == "kd_dagfm" and not str(final.get("teacher")).isidentifier():
         # KD_DAGFM gives this value to eval when the model is built.
-        raise _Refused(f"the KD_DAGFM teacher {final.get('teacher')!r}")
+        raise _RefusedError(f"the KD_DAGFM teacher {final.get('teacher')!r}")
     config = Config.__new__(Config)
     config.__dict__.update(state)
     return config
@@ -435,7 +439,7 @@ def _restore_class(reference: _Reference) -> type:
     try:
         return _model_class(reference)
     except (LookupError, ImportError) as error:
-        raise _Refused(f"{reference.module}.{reference.name}") from error
+        raise _RefusedError(f"{reference.module}.{reference.name}") from error
 
 
 def _inert_in(value: Any) -> Iterator[_Reference]:

@@ -24,6 +24,14 @@ PAIRS_PER_CALL = 2**18
 """How many (query, item) rows a model without full_sort_predict scores in one predict call."""
 
 
+def cached_names(model: nn.Module) -> list[str]:
+    """Attributes in which full_sort_predict keeps propagated tables; calculate_loss clears them, an optimiser's step does not.
+
+    RecBole names them, with state that is no cache, in other_parameter_name: restore_* of the graph models, i_embedding of DMF.
+    """
+    return [name for name in getattr(model, "other_parameter_name", ()) if name.startswith("restore_") or name == "i_embedding"]
+
+
 @singledispatch
 def vectors(model: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Tables (user vectors ``[n_users, d]``, item vectors ``[n_items, d]``) whose dot product IS the model's score.
@@ -42,13 +50,13 @@ vectors.register(SGL, lambda model: model.forward(model.train_graph))
 def exact_vectors(model: nn.Module) -> Callable[[], tuple[Tensor, Tensor] | None] | None:
     """The registered vector function of a model, or None.
 
-    A subclass that changes how scores come about (forward, predict or full_sort_predict) is not served by its parent's line.
+    A subclass that changes how scores come about (forward, predict, full_sort_predict or a look-up) is not served by its parent's line.
     """
     kind = type(model)
     for parent in kind.__mro__:
         if parent in vectors.registry and parent is not object:
-            names = ("forward", "predict", "full_sort_predict")
-            if all(getattr(kind, name) is getattr(parent, name) for name in names):
+            names = ("forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding")
+            if all(getattr(kind, name, None) is getattr(parent, name, None) for name in names):
                 return partial(vectors.registry[parent], model)
             return None
     return None
@@ -73,6 +81,7 @@ class Scorer:
         self._encode = exact_vectors(model)
         self._tables: tuple[Tensor, Tensor] | None = None
         self._sharing = False
+        self._is_frozen = False
 
     @property
     def device(self) -> torch.device:
@@ -91,16 +100,18 @@ class Scorer:
 
         Graph models call ``self.forward(...)`` in calculate_loss; for the length of the step that call is remembered.
         """
-        memo: dict[tuple[int, ...], object] = {}
+        memo: dict[tuple[int, ...], tuple[tuple[object, ...], object]] = {}
         own = self.model.__dict__.get("forward")
         plain = self.model.forward
         propagates = self.has_vectors and not isinstance(self.model, BPR)
 
         def remembered(*args: object) -> object:
+            if self._is_frozen:
+                return plain(*args)
             key = tuple(id(a) for a in args)
             if key not in memo:
-                memo[key] = plain(*args)
-            return memo[key]
+                memo[key] = args, plain(*args)  # the arguments are kept: the id of a dead object is given away again
+            return memo[key][1]
 
         if propagates:
             self.model.forward = remembered
@@ -170,15 +181,16 @@ class Scorer:
         Sets the flag of each module itself: SGL.train() would rebuild its graphs.
         """
         flags = [(module, module.training) for module in self.model.modules()]
+        before = self._sharing, self._tables, self._is_frozen
         for module, _ in flags:
             module.training = False
         self._forget_cached_scores()
-        self._sharing = True
+        self._sharing, self._tables, self._is_frozen = True, None, True
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._sharing, self._tables = False, None
+            self._sharing, self._tables, self._is_frozen = before
             self._forget_cached_scores()
             for module, training in flags:
                 module.training = training
@@ -190,8 +202,11 @@ class Scorer:
         return kind.full_sort_predict is not GeneralRecommender.full_sort_predict
 
     def _full_by_model(self, queries: Tensor) -> Tensor:
+        keep = self._sharing and not torch.is_grad_enabled()
+        if not keep:
+            self._forget_cached_scores()  # of an evaluation: they are old, and constants
         scores = self.model.full_sort_predict(Interaction({self.model.USER_ID: queries}))
-        if not self._sharing or torch.is_grad_enabled():
+        if not keep:
             self._forget_cached_scores()
         return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(len(queries), self.n_items)
 
@@ -200,7 +215,5 @@ class Scorer:
         return torch.as_tensor(self.model.predict(rows), dtype=torch.float32, device=queries.device)
 
     def _forget_cached_scores(self) -> None:
-        """Some models cache propagated tables in full_sort_predict and clear them only in calculate_loss."""
-        for name in getattr(self.model, "other_parameter_name", ()):
-            if name.startswith("restore_"):
-                setattr(self.model, name, None)
+        for name in cached_names(self.model):
+            setattr(self.model, name, None)

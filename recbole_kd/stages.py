@@ -32,8 +32,8 @@ REPORT = "report.json"
 WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "worker", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
-        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files", "local_rank",
-        "single_spec", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
+        "local_rank", "single_spec", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
     }
 )  # fmt: skip
 """Keys that do not change what a training comes to; they are left out of its digest."""

@@ -23,8 +23,8 @@ from recbole_kd.teacher.fingerprint import data_fingerprint
 class KDTrainer(Trainer):
     """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
 
-    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient clipping, which RecBole applies to the
-    model alone and before unscaling, happens here at the optimiser's step: on unscaled gradients, over all trained parameters.
+    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient clipping, which RecBole
+    applies to the model alone and before unscaling, happens here at the optimiser's step: on unscaled gradients, over all that is trained.
 
     Args:
         config: RecBole's Config of the student. model: the student.
@@ -32,6 +32,8 @@ class KDTrainer(Trainer):
         checkpoint: file of the best epoch; scalars: folder of the TensorBoard scalars; RecBole's own places when None.
         state_file: last-epoch state for resuming; not kept when None.
     """
+
+    tensorboard: SummaryWriter
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class KDTrainer(Trainer):
     ) -> None:
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
         super().__init__(config, model)
-        self.clip = self.clip_grad_norm
+        self.clip: dict[str, Any] | None = config["clip_grad_norm"]
         self.clip_grad_norm = None
         if self.clip:
             self.optimizer.register_step_pre_hook(self._clip_gradients)
@@ -74,7 +76,7 @@ class KDTrainer(Trainer):
 
     def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(params, **self.clip)
+        nn.utils.clip_grad_norm_(params, **(self.clip or {}))
 
     def _move_scalars(self, folder: Path) -> None:
         # RecBole has just opened a writer under ./log_tensorboard: a run keeps its scalars in its own folder instead
@@ -163,7 +165,8 @@ class KDTrainer(Trainer):
         with distiller.student_scorer.step():
             self._term = "base loss"
             base = self.model.calculate_loss(interaction)
-            base = sum(base) if isinstance(base, tuple) else base
+            if isinstance(base, tuple):
+                base = torch.stack(base).sum()
             self._check_nan(base)
             self._term = f"KD loss ({type(distiller).__name__})"
             kd = distiller.weight * distiller(interaction.kd)
@@ -174,8 +177,8 @@ class KDTrainer(Trainer):
     def _check_nan(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"The {self._term or 'loss'} is {loss.item()} in epoch {self._epoch}: lower learning_rate or kd_weight, raise kd_temperature, "
-                "or set clip_grad_norm={'max_norm': 1.0}"
+                f"The {self._term or 'loss'} is {loss.item()} in epoch {self._epoch}: lower learning_rate or kd_weight, "
+                "raise kd_temperature, or set clip_grad_norm={'max_norm': 1.0}"
             )
 
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:

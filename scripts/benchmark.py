@@ -2,8 +2,8 @@
 
 python scripts/benchmark.py --model=MF --kd=RCEKD --size=citeulike --output=bench.json
 
-Plain is RecBole's unmodified Trainer, BPR and dataloader at the same width. Both are timed in one process, epoch by epoch in turn; a KD epoch
-runs from begin_epoch to the last step, evaluation excluded. Peak memory is that of two further processes of their own, one evaluation included.
+Plain is RecBole's unmodified Trainer, BPR and dataloader at the same width. Both are timed in one process, epoch by epoch in turn; a KD
+epoch runs from begin_epoch to the last step, evaluation excluded. Peak memory is that of two further processes, one evaluation included.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def build(model: str, kd: str | None, size: str, folder: Path, options: dict[str
         return get_trainer(config["MODEL_TYPE"], model)(config, network), loaders
     accelerate(network)
     generator = torch.Generator().manual_seed(1)
-    vectors = [torch.randn(n, options.pop("teacher_width", 400), generator=generator) * 0.1 for n in (splits.n_users + 1, splits.n_items + 1)]
+    counts = (splits.n_users + 1, splits.n_items + 1)
+    vectors = [torch.randn(n, 400, generator=generator) * 0.1 for n in counts]
     trainer = KDTrainer(config, network, build_distiller(config, network, FactorScores(vectors[0], vectors[1])))
     trainer.prepare(loaders.train)
     return trainer, loaders

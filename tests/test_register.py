@@ -197,7 +197,6 @@ def test_ones_own_model_is_registered_and_its_checkpoints_are_read(monkeypatch: 
 
 
 def _in_worker(pickled: bytes, connection: Any) -> None:
-    import recbole_kd  # noqa: F401
     from recbole.utils import get_model
 
     config = pickle.loads(pickled)

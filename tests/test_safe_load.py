@@ -298,7 +298,7 @@ def test_a_sparse_matrix_with_wild_indices_is_refused(kind: str) -> None:
         matrix.col[0] = 99
     else:
         matrix.indices[0] = 99
-    with pytest.raises(TeacherError, match="index|indices"):
+    with pytest.raises(TeacherError, match=r"index|indices"):
         safe_load.load_pickle(io.BytesIO(pickle.dumps(matrix, protocol=4)))
 
 

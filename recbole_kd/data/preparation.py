@@ -78,11 +78,11 @@ def make_loaders(config: Any, splits: Splits) -> Loaders:
     return Loaders(*made)
 
 
-def evaluation_batch_size(model: nn.Module, n_users: int, n_items: int, memory_mb: int) -> int:
+def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:
     """``eval_batch_size`` for full ranking from a memory budget.
 
-    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row is counted three times
-    (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
+    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row is counted three
+    times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
 
     Returns:
         A multiple of n_items, at least n_items; at most what all users need.
@@ -94,7 +94,7 @@ def evaluation_batch_size(model: nn.Module, n_users: int, n_items: int, memory_m
     return rows if ranks else max(1, min(rows, budget // _activation_width(model)))
 
 
-def _base_full_sort(model: nn.Module) -> Any:
+def _base_full_sort(model: Any) -> Any:
     from recbole.model.abstract_recommender import AbstractRecommender
 
     return AbstractRecommender.full_sort_predict

@@ -42,8 +42,8 @@ class KDInteraction(Interaction):
 class TeacherAwareLoader:
     """Wraps a RecBole training loader: iterating yields its batches as :class:`KDInteraction`.
 
-    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a set that the distiller kept
-    is not asked again.
+    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a set that the
+    distiller kept is not asked again.
 
     Args:
         loader: any RecBole training loader (pairwise, pointwise, or per user).

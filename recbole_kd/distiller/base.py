@@ -51,8 +51,8 @@ class DistillBatch:
 class Distiller(nn.Module, ABC):
     """Base of every method. Constructor arguments after student and teacher are its ``kd_*`` keys.
 
-    A method overrides :meth:`forward`, usually :meth:`begin_epoch` (draw the epoch's item sets into ``item_sets``), and :meth:`check` for the
-    ranges of its arguments. Modules it owns (projectors, experts) are trained with the student and not saved into it.
+    A method overrides :meth:`forward`, usually :meth:`begin_epoch` (draw the epoch's item sets into ``item_sets``), and :meth:`check` for
+    the ranges of its arguments. Modules it owns (projectors, experts) are trained with the student and not saved into it.
 
     Args:
         student: scorer of the student. teacher: its frozen scores.

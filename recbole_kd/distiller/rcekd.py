@@ -32,8 +32,8 @@ MAX_COUNT = 50.0
 class RCEKD(Distiller):
     r"""RCE-KD, with the paper's ablations as variants.
 
-    The teacher's top-K :math:`Q^T` is split by the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy bounds NDCG;
-    the rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above it:
+    The teacher's top-K :math:`Q^T` is split by the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy
+    bounds NDCG; the rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above it:
     :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma are
     drawn anew at each epoch's start, the student in evaluation mode.
 
@@ -95,7 +95,7 @@ class RCEKD(Distiller):
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         paper = options["faithful"] == "paper"
         candidates = options["candidates"] or ("all" if paper else min(200, n_items))
-        room = n_items if candidates == "all" else candidates
+        room = n_items if candidates == "all" else int(candidates)
         for key, value, least, most, what in (
             ("kd_k", options["k"], 1, n_items, "the catalogue"),
             ("kd_candidates", room, 1, n_items, "the catalogue"),

@@ -6,12 +6,13 @@ normalised adjacency is symmetric, the backward pass is the same product.
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import scipy.sparse as sp
 import torch
 from recbole.model.general_recommender import LightGCN
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
@@ -33,7 +34,7 @@ def symmetric_product(vectors: Tensor, matrix: sp.csr_matrix) -> Tensor:
     return result
 
 
-def accelerate(model: nn.Module) -> None:
+def accelerate(model: Any) -> None:
     """Give a LightGCN on a CPU the fast propagation, in place; other models and devices are left as they are.
 
     Scores, losses and gradients are RecBole's up to rounding (tested). Subclasses keep their own forward.
@@ -44,13 +45,13 @@ def accelerate(model: nn.Module) -> None:
     rows, columns = graph.indices().numpy()
     matrix = sp.csr_matrix((graph.values().numpy(), (rows, columns)), shape=tuple(graph.shape))
 
-    def forward() -> tuple[Tensor, Tensor]:
-        layer = model.get_ego_embeddings()
+    def forward(self: Any) -> tuple[Tensor, Tensor]:
+        layer = self.get_ego_embeddings()
         total = layer
-        for _ in range(model.n_layers):
+        for _ in range(self.n_layers):
             layer = symmetric_product(layer, matrix)
             total = total + layer
-        mean = total / (model.n_layers + 1)
-        return mean[: model.n_users], mean[model.n_users :]
+        mean = total / (self.n_layers + 1)
+        return mean[: self.n_users], mean[self.n_users :]
 
-    model.forward = forward
+    model.forward = MethodType(forward, model)  # bound, so that a copy of the model propagates its own vectors

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recbole_kd.scorer import Scorer
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.scorer import Scorer, cached_names
 from recbole_kd.teacher.dense import DenseScores
 from recbole_kd.teacher.factors import FactorScores
 from recbole_kd.teacher.files import (
@@ -49,9 +50,11 @@ def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], st
             each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
 
     Raises:
-        ConfigError: ``factors`` was asked of a model whose score is no dot product.
+        ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
+            weights.
     """
     kind = resolve_store(store, scorer.has_vectors)
+    check_store(scorer, kind)
     content = {
         **manifest, "format": FORMAT, "store": kind, "dtype": dtype,
         "n_queries": scorer.n_queries, "n_items": scorer.n_items,
@@ -68,6 +71,20 @@ def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], st
             overlap = _top_k_overlap(scorer, temporary / SCORES)
             content["fidelity"] = {"k": min(FIDELITY_K, scorer.n_items - 1), "top_k_overlap": overlap}
         write_json(temporary / MANIFEST, content)
+
+
+def check_store(scorer: Scorer, kind: str) -> None:
+    """Refuse a store that cannot hold this model's scores.
+
+    Raises:
+        ConfigError: names the store that can.
+    """
+    name = type(scorer.model).__name__
+    if kind == "factors" and not scorer.has_vectors:
+        raise ConfigError(f"teacher_store=factors cannot keep {name}, whose score is no dot product of vectors: take teacher_store=dense")
+    other = set(getattr(scorer.model, "other_parameter_name", ())) - set(cached_names(scorer.model))
+    if kind == "online" and (other or not list(scorer.model.parameters())):
+        raise ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")
 
 
 def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
@@ -95,7 +112,16 @@ def _top_k_overlap(scorer: Scorer, path: Path) -> float:
 
 
 def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> FactorScores | DenseScores:
-    """The store that holds these tensors."""
-    if "scores" in tensors:
+    """The store that holds these tensors.
+
+    Raises:
+        TeacherError: these tensors are no scores.
+    """
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if any(len(shape) != 2 or not tensors[name].is_floating_point() for name, shape in shapes.items()):
+        raise TeacherError(f"A teacher's scores are matrices of real numbers, these are {shapes}; export the teacher again")
+    if set(shapes) == {"scores"}:
         return DenseScores(tensors["scores"], manifest)
-    return FactorScores(tensors["query_vectors"], tensors["item_vectors"], manifest)
+    if set(shapes) == {"query_vectors", "item_vectors"} and shapes["query_vectors"][1] == shapes["item_vectors"][1]:
+        return FactorScores(tensors["query_vectors"], tensors["item_vectors"], manifest)
+    raise TeacherError(f"These tensors are no teacher's scores: {shapes}; export the teacher again")

@@ -43,4 +43,4 @@ class FactorScores(TeacherScores):
         return gathered_dot(query_vectors[queries], item_vectors, items)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        return self._queries, self._items
+        return self._on(self._items.device)

@@ -25,6 +25,9 @@ SCORES = "scores.safetensors"
 WEIGHTS = "model.safetensors"
 FORMAT = 1
 
+_KEYS: dict[str, type] = {"store": str, "n_queries": int, "n_items": int}
+_ONLINE_KEYS: dict[str, type] = {"model": str, "dataset": str, "settings": dict}
+
 _NAMES = {torch.float32: "F32", torch.float16: "F16"}
 
 
@@ -46,8 +49,9 @@ def written_whole(folder: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=2, default=str)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as handle:
-        json.dump(content, handle, indent=2, default=str)
+        handle.write(text)
     os.replace(handle.name, path)
 
 
@@ -88,6 +92,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise TeacherError(f"{path} is damaged ({error}); delete the folder and train the teacher again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise TeacherError(f"{path} is not a teacher manifest of format {FORMAT}; export the teacher again")
+    needed = {**_KEYS, **(_ONLINE_KEYS if manifest.get("store") == "online" else {})}
+    wrong = [name for name, kind in needed.items() if not isinstance(manifest.get(name), kind)]
+    wrong += [name for name in ("data", "report") if not isinstance(manifest.get(name, {}), dict)]
+    if wrong:
+        raise TeacherError(f"{path} lacks {', '.join(wrong)} or has it wrong; delete the folder and train the teacher again")
     return manifest
 
 

@@ -34,8 +34,9 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 def _pairs_digest(dataset: Any) -> str:
-    users = dataset.inter_feat[dataset.uid_field].numpy()
-    items = dataset.inter_feat[dataset.iid_field].numpy()
+    # a data frame until RecBole splits the data set, an Interaction from then on
+    users = np.asarray(dataset.inter_feat[dataset.uid_field])
+    items = np.asarray(dataset.inter_feat[dataset.iid_field])
     pairs = np.sort(users.astype(np.int64) * int(dataset.item_num) + items.astype(np.int64))
     return digest(pairs.tobytes())
 
@@ -75,7 +76,7 @@ def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str |
     for part, cause in CAUSES.items():
         if part in own and part in other and own[part] != other[part]:
             count = {"users": "n_users", "items": "n_items"}.get(part)
-            left = f"{own[count]} ids, {own[part]}" if count else own[part]
-            right = f"{other[count]} ids, {other[part]}" if count else other[part]
+            left = f"{own.get(count)} ids, {own[part]}" if count else own[part]
+            right = f"{other.get(count)} ids, {other[part]}" if count else other[part]
             return f"its {part} are {left}, here they are {right}; {cause}"
     return None

@@ -26,7 +26,8 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
 
     Args:
         path: a teacher folder (manifest.json, scores.safetensors), or a RecBole checkpoint ``*.pth``. Reading either executes no code.
-        dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the split.
+        dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the split. An online
+            teacher and a checkpoint rebuild the model, graph and histories included, and need the training part.
         device: for a teacher that is asked online.
 
     Raises:
@@ -50,12 +51,15 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
 
 
 def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
-    """Refuse a teacher made on other data (TeacherError). A loader is checked as the training split, a data set as either."""
+    """Refuse a teacher made on other data (TeacherError). A loader is checked as the training split, a data set as either.
+
+    An online teacher is checked on the training split alone: on more interactions its graph would give other scores.
+    """
     own = manifest.get("data") or {}
-    is_loader = hasattr(dataset, "_dataset")
-    here = data_fingerprint(train=dataset) if is_loader else data_fingerprint(full=dataset)
-    if not is_loader and here["interactions"] == own.get("train"):
-        return
+    here = data_fingerprint(train=dataset)
+    is_split = hasattr(dataset, "_dataset") or manifest.get("store") == "online" or here["train"] == own.get("train")
+    if not is_split:
+        here["interactions"] = here.pop("train")
     _Manifest(manifest).check_data(here)
 
 
@@ -76,8 +80,6 @@ def _online(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch
     config = make_config(manifest["model"], manifest["dataset"], {}, manifest["settings"])
     config["device"] = torch.device(device)
     model = get_model(manifest["model"])(config, getattr(dataset, "_dataset", dataset)).to(device)
-    if not list(model.parameters()):
-        raise TeacherError(f"{manifest['model']} keeps its scores outside its parameters: keep it with --teacher_store=dense")
     _load_weights(model, read_tensors(path / WEIGHTS), path)
     return OnlineScores(Scorer(model), manifest)
 
@@ -99,8 +101,8 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
     for key in ("dataset", "eval_args", "repeatable", *dataset_arguments):
         if config[key] != train.config[key]:
             raise TeacherError(
-                f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split differ, "
-                "train it with the same data settings"
+                f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split "
+                "differ, train it with the same data settings"
             )
     config["device"] = torch.device(device)
     model = get_model(config["model"])(config, train).to(device)
