@@ -52,11 +52,14 @@ def split_data(config: Any) -> Splits:
     The split has a seed of its own (``split_seed``): a random split must be the same for the teacher and for every seed of the student.
 
     Raises:
-        DataError: nothing to train on, or no user to validate on.
+        DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
     """
     init_seed(config["split_seed"], config["reproducibility"])
-    dataset = create_dataset(config)
-    parts = tuple(dataset.build())
+    try:
+        dataset = create_dataset(config)
+        parts = tuple(dataset.build())
+    except ValueError as error:
+        raise DataError(f"RecBole cannot prepare the data set {config['dataset']}: {' '.join(str(error).split())}") from error
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if len(part.inter_feat) == 0:
             raise DataError(
@@ -85,7 +88,8 @@ def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int
     times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
 
     Returns:
-        A multiple of n_items, at least n_items; at most what all users need.
+        A multiple of n_items, for at least one user and at most all. Only where a single user's rows of a model without full_sort_predict
+        exceed the budget it is less: RecBole then scores a user in several calls.
     """
     budget = memory_mb * 2**20 // 4
     ranks = type(model).full_sort_predict is not _base_full_sort(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.config import Config
 from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
@@ -42,6 +43,11 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
         scores: TeacherScores = _online(path, manifest, dataset, device)
     else:
         scores = scores_from(read_tensors(path / SCORES), manifest)
+    if scores.store != manifest["store"]:
+        raise TeacherError(
+            f"{path} holds a store of kind {scores.store}, its manifest says {manifest['store']}; delete the folder and train the teacher "
+            "again"
+        )
     if (scores.n_queries, scores.n_items) != (manifest["n_queries"], manifest["n_items"]):
         raise TeacherError(
             f"{path / SCORES} holds scores of {scores.n_queries} x {scores.n_items}, its manifest says {manifest['n_queries']} x "
@@ -84,6 +90,11 @@ def _online(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch
     return OnlineScores(Scorer(model), manifest)
 
 
+def _split_seed(config: Config) -> Any:
+    """RecBole splits by ``seed``, a run of ours by ``split_seed``."""
+    return config["seed"] if config["split_seed"] is None else config["split_seed"]
+
+
 def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) -> None:
     try:
         model.load_state_dict(state)
@@ -97,6 +108,8 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
     if not path.is_file():
         raise TeacherError(f"No teacher at {path}: check --teacher_path, or train one with --teacher=<model>")
     checkpoint = load_checkpoint(path, map_location=torch.device(device))
+    if not isinstance(checkpoint.get("config"), Config) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise TeacherError(f"{path} is not a checkpoint of RecBole's Trainer: give one, or a teacher folder, as --teacher_path")
     config, train = checkpoint["config"], getattr(dataset, "_dataset", dataset)
     for key in ("dataset", "eval_args", "repeatable", *dataset_arguments):
         if config[key] != train.config[key]:
@@ -104,6 +117,11 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
                 f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split "
                 "differ, train it with the same data settings"
             )
+    if config["eval_args"]["order"] == "RO" and _split_seed(config) != _split_seed(train.config):
+        raise TeacherError(
+            f"The teacher {path} was trained on a random split of seed {_split_seed(config)}, here it is {_split_seed(train.config)}: "
+            "it has seen what this run tests on, train it with the same seed of the split"
+        )
     config["device"] = torch.device(device)
     model = get_model(config["model"])(config, train).to(device)
     _load_weights(model, checkpoint["state_dict"], path)

@@ -1,0 +1,29 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import recbole_kd  # noqa: F401  (registers)
+from tests.helpers import TinyData, write_tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """RecBole writes log/, saved/ and log_tensorboard/ into the current folder: not into the repository. One thread, for equal timings."""
+    before = Path.cwd()
+    torch.set_num_threads(1)
+    os.chdir(tmp_path_factory.mktemp("work"))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
+    """30 users, 40 items, a checkerboard with holes, timestamps: a data set that every model trains on in milliseconds."""
+    return write_tiny(tmp_path_factory.mktemp("data"), "tiny")

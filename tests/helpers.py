@@ -1,0 +1,82 @@
+"""A tiny data set, and what a test needs around a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import get_model, init_seed
+
+from recbole_kd.config import make_config
+from recbole_kd.data.preparation import Loaders, Splits, make_loaders, split_data
+from recbole_kd.property_layers import student_layers
+
+SMALL: dict[str, Any] = {
+    "embedding_size": 8,
+    "n_layers": 2,
+    "hidden_size_list": [8, 8],
+    "mlp_hidden_size": [8],
+    "latent_dimension": 8,
+    "mf_embedding_size": 4,
+    "mlp_embedding_size": 4,
+    "k": 5,
+    "epochs": 1,
+    "train_batch_size": 64,
+    "eval_batch_size": 400,
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": "full"},
+    "use_gpu": False,
+    "gpu_id": "",
+    "state": "ERROR",
+    "show_progress": False,
+}
+
+
+@dataclass(frozen=True)
+class TinyData:
+    """Where a data set lies and what it is called."""
+
+    data_path: str
+    name: str
+
+
+def write_tiny(folder: Path, name: str, *, prefix: str = "", n_users: int = 30, n_items: int = 40) -> TinyData:
+    """Write an atomic file: users like the items of their own colour, but for holes."""
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(n_users):
+        liked = [item for item in range(n_items) if (item + user) % 2 == 0 and (7 * item + 3 * user) % 5 and (item * user) % 11 != 3]
+        rows += [f"{prefix}u{user}\t{prefix}i{item}\t{100 * user + (17 * item) % n_items}" for item in liked]
+    target = folder / name
+    target.mkdir(parents=True)
+    (target / f"{name}.inter").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return TinyData(str(folder), name)
+
+
+def build_config(data: TinyData, model: str, **given: Any) -> Any:
+    """A Config of a small model on the data."""
+    defaults, _ = student_layers(model, data.name)
+    return make_config(model, data.name, defaults, {**SMALL, "data_path": data.data_path, **given})
+
+
+@dataclass
+class Case:
+    """A model with its data."""
+
+    config: Any
+    splits: Splits
+    loaders: Loaders
+    model: Any
+
+
+def build_model(config: Any, splits: Splits) -> Any:
+    """A fresh model, seeded."""
+    init_seed(config["seed"], True)
+    return get_model(config["model"])(config, splits.parts[0]).to(config["device"])
+
+
+def build_case(data: TinyData, model: str, **given: Any) -> Case:
+    """Config, splits, loaders and a fresh model."""
+    config = build_config(data, model, **given)
+    splits = split_data(config)
+    return Case(config, splits, make_loaders(config, splits), build_model(config, splits))

@@ -1,0 +1,101 @@
+"""One entry is made once, whoever asks; evaluation takes the memory it was given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+
+from recbole_kd.cache import cache_folder, locked
+from recbole_kd.data.preparation import evaluation_batch_size
+from tests.helpers import TinyData, build_case
+
+SOURCE = Path(__file__).resolve().parent.parent / "recbole_kd" / "cache.py"
+# cache.py alone, without its package: a process that starts in a moment.
+WORKER = """
+import importlib.util, sys, time
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("cache", {source!r})
+cache = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cache)
+entry, log = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+with cache.locked(entry):
+    if not entry.exists():
+        with open(log, "a") as stream:
+            stream.write("made\\n")
+        time.sleep(0.3)
+        entry.mkdir()
+    with open(log, "a") as stream:
+        stream.write("used\\n")
+"""
+CITEULIKE = (5_219, 25_182)
+
+
+def test_two_runs_make_an_entry_once(tmp_path: Path) -> None:
+    entry, log = tmp_path / "cache" / "teacher" / "entry", tmp_path / "log"
+    command = [sys.executable, "-c", textwrap.dedent(WORKER).format(source=str(SOURCE)), str(entry), str(log)]
+    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for run in runs:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        assert run.stdin is not None
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    for run in runs:
+        run.communicate(timeout=30)
+        assert run.returncode == 0
+    assert log.read_text().split() == ["made", "used", "used"]
+
+
+def test_the_lock_is_let_go_after_an_error(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    with pytest.raises(ZeroDivisionError), locked(entry):
+        with pytest.raises(Timeout):
+            FileLock(str(entry) + ".lock", is_singleton=False).acquire(timeout=0)
+        raise ZeroDivisionError
+    with locked(entry):
+        pass
+    assert not entry.exists()
+
+
+def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RECBOLE_KD_CACHE", raising=False)
+    assert cache_folder(None) == Path("saved/cache")
+    monkeypatch.setenv("RECBOLE_KD_CACHE", str(tmp_path))
+    assert cache_folder(None) == tmp_path
+    assert cache_folder("~/teachers") == Path.home() / "teachers"
+
+
+@pytest.mark.parametrize("name", ["MF", "LightGCN", "MultiVAE", "EASE", "NeuMF"])
+@pytest.mark.parametrize("memory_mb", [1, 16, 256])
+def test_an_evaluation_batch_is_whole_users_within_the_budget(tiny_dataset: TinyData, name: str, memory_mb: int) -> None:
+    model = build_case(tiny_dataset, name).model
+    for n_users, n_items in (CITEULIKE, (30, 41), (10**6, 500)):
+        size = evaluation_batch_size(model, n_users, n_items, memory_mb)
+        assert 1 <= size <= n_users * n_items
+        if name == "NeuMF":
+            assert size % n_items == 0 or size < n_items
+        else:
+            assert size % n_items == 0
+        assert 4 * size <= max(memory_mb * 2**20, 4 * n_items)
+
+
+def test_citeulike_is_scored_by_hundreds(tiny_dataset: TinyData) -> None:
+    size = evaluation_batch_size(build_case(tiny_dataset, "MF").model, *CITEULIKE, 256)
+    assert size // CITEULIKE[1] > 100
+
+
+def test_a_model_scored_row_by_row_gets_fewer_rows(tiny_dataset: TinyData) -> None:
+    """Every row it scores holds the outputs of its layers as well."""
+    sizes: dict[str, Any] = {name: evaluation_batch_size(build_case(tiny_dataset, name).model, *CITEULIKE, 256) for name in ("MF", "NeuMF")}
+    assert 10 * sizes["NeuMF"] < 10 * sizes["MF"] / 2
+    wide = build_case(tiny_dataset, "NeuMF", mlp_hidden_size=[512, 256]).model
+    assert evaluation_batch_size(wide, *CITEULIKE, 256) < sizes["NeuMF"] / 4
