@@ -51,38 +51,36 @@ def run_recbole_kd(
 def run_request(request: Request, command: str = "") -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`."""
     alone = request.student_config()
-    if request.teacher is not None:
-        teacher_config = request.teacher_model_config()
-    distilled_config = request.distilled_config(request.teacher_name)
+    teacher_config = request.teacher_model_config() if request.teacher is not None else None
     splits = split_data(alone)
+    saved = None if teacher_config else saved_teacher(request.run["teacher_path"], splits, alone["device"])
+    teacher_name = request.teacher or (saved[0].name if saved else "")
+    distilled_config = request.distilled_config(teacher_name)
     check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
 
-    folder = _new_folder(request, alone["seed"])
-    cache = cache_folder(request.run["cache_dir"])
-    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    folder = _new_folder(request, teacher_name, alone["seed"])
+    stage = Stage(splits, cache_folder(request.run["cache_dir"]), folder, bool(request.run["resume"]))
     with logging_to(folder / "run.log", alone["state"]):
         try:
             for name, files in request.files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
-            if request.teacher is None:
-                teacher, of_teacher = saved_teacher(request.run["teacher_path"], stage, alone["device"])
-            else:
-                teacher, of_teacher = ensure_teacher(teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"])
-            compare = distilled_config["kd_compare"]
-            of_student = ensure_student_alone(alone, stage) if compare else None
+            teacher, of_teacher = saved or ensure_teacher(
+                teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"]
+            )
+            of_student = ensure_student_alone(alone, stage) if distilled_config["kd_compare"] else None
             of_distilled = distill(distilled_config, stage, teacher)
         except KDError:
             _leave_nothing(folder)
             raise
-        result = _result(request, distilled_config, teacher.name, command, of_teacher, of_student, of_distilled)
+        result = _result(request, distilled_config, teacher_name, command, of_teacher, of_student, of_distilled)
         write_json(folder / "result.json", result)
         getLogger().info(f"Result in {folder / 'result.json'}")
     return {**result, "folder": str(folder)}
 
 
-def _new_folder(request: Request, seed: int) -> Path:
+def _new_folder(request: Request, teacher_name: str, seed: int) -> Path:
     """A fresh folder for this run under output_dir, of the current folder by default."""
-    name = f"{request.model}-{request.teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
+    name = f"{request.model}-{teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(request.run["output_dir"]) / f"{name}-{stamp}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +110,7 @@ def _result(
         "dataset": request.dataset,
         "setting": "general",
         "model": request.model,
-        "teacher_model": request.teacher or teacher_name,
+        "teacher_model": teacher_name,
         "kd": request.kd,
         "kd_weight": config["kd_weight"],
         "seed": config["seed"],

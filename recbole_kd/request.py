@@ -57,10 +57,6 @@ class Request:
     run: Mapping[str, Any]
     files: dict[str, list[str]] = field(default_factory=dict)
 
-    @property
-    def teacher_name(self) -> str:
-        return self.teacher or Path(str(self.run["teacher_path"])).stem
-
     def student_config(self) -> Config:
         """Of the student trained alone: no ``kd_*`` key has a say."""
         defaults, self.files["student"] = student_layers(self.model, self.dataset)

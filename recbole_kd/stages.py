@@ -143,10 +143,10 @@ def ensure_teacher(config: Any, stage: Stage, store: str = "auto", dtype: str = 
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
 
 
-def saved_teacher(path: str, stage: Stage, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
+def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
     """A teacher that the user names by path, and what is known of it."""
-    teacher = load_teacher(path, stage.splits.parts[0], device)
-    teacher.check_data(stage.splits.fingerprint)
+    teacher = load_teacher(path, splits.parts[0], device)
+    teacher.check_data(splits.fingerprint)
     unknown = {"valid": None, "test": None, "parameters": 0, "bytes": 0, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
 

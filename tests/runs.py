@@ -1,0 +1,55 @@
+"""Whole runs of the public command on a tiny data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.command_line import main
+from tests.helpers import write_tiny
+
+SHORT = [
+    "--epochs=3",
+    "--teacher.epochs=2",
+    "--teacher.embedding_size=8",
+    "--embedding_size=4",
+    "--train_batch_size=128",
+    "--show_progress=False",
+    "--kd_k=5",
+    "--kd_n_samples=5",
+    "--kd_candidates=10",
+    "--eval_args.order=TO",
+    "--load_col={inter: [user_id, item_id, timestamp]}",
+]
+
+
+def words(folder: Path, **changes: str | None) -> list[str]:
+    """The main job on the tiny data set (made where it is not there), with some keys set or (None) left out."""
+    if not (folder / "data" / "tiny").exists():
+        write_tiny(folder / "data", "tiny")
+    named = {
+        "model": "MF",
+        "teacher": "LightGCN",
+        "kd": "RCEKD",
+        "dataset": "tiny",
+        "data_path": str(folder / "data"),
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "saved"),
+        **changes,
+    }
+    given = [f"--{key}={value}" for key, value in named.items() if value is not None]
+    keys = {f"--{key}" for key in named}
+    return given + [word for word in SHORT if word.split("=")[0] not in keys]
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The results that runs have left, oldest first."""
+    files = sorted((folder / "saved").glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(path.read_text()) | {"folder": path.parent} for path in files]
+
+
+def run(folder: Path, *more: str, **changes: str | None) -> dict[str, Any]:
+    """Run the main job in this process and return its result."""
+    assert main([*words(folder, **changes), *more]) == 0
+    return results(folder)[-1]

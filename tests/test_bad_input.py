@@ -1,0 +1,129 @@
+"""Bad input: one sentence that names the value and what to do, exit code 2, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_kd.command_line import main
+from tests.helpers import write_tiny
+from tests.runs import run, words
+
+CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
+    # id: (keys set or left out, further words, what the sentence must hold)
+    "unknown-model": ({"model": "MFF"}, [], ["MFF", "MF"]),
+    "unknown-teacher": ({"teacher": "LightGNC"}, [], ["LightGNC", "LightGCN"]),
+    "unknown-kd": ({"kd": "RCKD"}, [], ["RCKD", "RCEKD"]),
+    "unknown-dataset": ({"dataset": "tinny"}, [], ["tinny", "tinny.inter"]),
+    "not-prepared": ({"dataset": "citeulike"}, [], ["python scripts/prepare_dataset.py citeulike"]),
+    "sequential-teacher": ({"teacher": "SASRec"}, [], ["SASRec", "sequential"]),
+    "sequential-student": ({"model": "GRU4Rec"}, [], ["GRU4Rec", "sequential"]),
+    "closed-form-student": ({"model": "EASE"}, [], ["EASE", "TraditionalTrainer"]),
+    "special-trainer": ({"model": "NCL"}, [], ["NCL", "NCLTrainer"]),
+    "no-teacher": ({"teacher": None}, [], ["--teacher"]),
+    "no-kd": ({"kd": None}, [], ["--kd"]),
+    "unknown-kd-key": ({}, ["--kd_tua=3"], ["kd_tua", "kd_tau"]),
+    "kd-key-not-let-through": ({}, ["--kd_tua=3", "--allow_unknown=kd_tua"], ["kd_tua", "kd_tau"]),
+    "unknown-teacher-key": ({}, ["--teacher.embeding_size=3"], ["teacher.embeding_size", "embedding_size"]),
+    "kd-type": ({"kd_k": "abc"}, [], ["kd_k", "abc", "whole number"]),
+    "kd-list": ({}, ["--kd_beta=[1]"], ["kd_beta", "number"]),
+    "kd-choice": ({}, ["--kd_faithful=both"], ["kd_faithful", "code"]),
+    "kd-zero": ({"kd_k": "0"}, [], ["kd_k=0"]),
+    "kd-catalogue": ({"kd_k": "100000"}, [], ["kd_k=100000", "catalogue"]),
+    "kd-samples": ({"kd_n_samples": "20"}, [], ["kd_n_samples=20", "kd_candidates"]),
+    "kd-weight": ({}, ["--kd_weight=-1"], ["kd_weight=-1"]),
+    "kd-temperature": ({}, ["--kd_temperature=0"], ["kd_temperature=0"]),
+    "kd-tau": ({}, ["--kd_tau=0"], ["kd_tau=0"]),
+    "kd-refresh": ({}, ["--kd_refresh=0"], ["kd_refresh=0"]),
+    "kd-compare": ({}, ["--kd_compare=maybe"], ["kd_compare", "maybe"]),
+    "epochs": ({"epochs": "abc"}, [], ["epochs", "abc"]),
+    "negative-epochs": ({"epochs": "-1"}, [], ["epochs", "-1"]),
+    "learner": ({}, ["--learner=adamm"], ["learner", "adamm"]),
+    "metric": ({}, ["--valid_metric=NDCG@30"], ["valid_metric", "NDCG@30"]),
+    "unknown-key": ({}, ["--learning_rte=1"], ["learning_rte", "learning_rate"]),
+    "no-equals": ({}, ["--seed", "3"], ["--seed=3"]),
+    "twice": ({}, ["--seed=3", "--seed=4"], ["seed", "3", "4"]),
+    "setting": ({}, ["--setting=sequental"], ["sequental", "general"]),
+    "protocol": ({}, ["--eval_protocol=papper"], ["papper", "recbole"]),
+    "store": ({}, ["--teacher_store=sparse"], ["sparse", "dense"]),
+    "dtype": ({}, ["--teacher_dtype=int8"], ["int8", "fp16"]),
+    "reduction": ({}, ["--loss_reduction=max"], ["max", "mean"]),
+    "teacher-missing": ({"teacher": None, "teacher_path": "nowhere", "teacher.epochs": None, "teacher.embedding_size": None}, [], ["nowhere"]),
+    "teacher-both": ({"teacher_path": "nowhere"}, [], ["teacher.epochs", "teacher_path"]),
+    "no-factors": ({"teacher": "EASE", "teacher.embedding_size": None}, ["--teacher_store=factors"], ["EASE", "dense"]),
+    "config-missing": ({}, ["--config_files=none.yaml"], ["none.yaml"]),
+    "no-validation": ({}, ["--eval_args.split={RS: [0.9, 0.0, 0.1]}"], ["validation", "tiny"]),
+    "infinite": ({}, ["--learning_rate=.inf"], ["learning_rate"]),
+}
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and "data" not in path.relative_to(folder).parts]
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes, more, expected = CASES[case]
+    assert main([*words(tmp_path, **changes), *more]) == 2
+    said = sentence(capsys)
+    for word in expected:
+        assert word in said
+    assert files_in(tmp_path) == []
+
+
+def test_a_key_of_ones_own_passes_when_allowed(tmp_path: Path) -> None:
+    assert run(tmp_path, "--my_key=3", "--allow_unknown=my_key", kd_compare="False")["kd"] == "RCEKD"
+
+
+def test_a_broken_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.yaml").write_text("epochs: [1\nseed: 2\n")
+    assert main([*words(tmp_path), f"--config_files={tmp_path / 'bad.yaml'}"]) == 2
+    assert "bad.yaml" in sentence(capsys)
+
+
+@pytest.mark.parametrize("term", ["base loss", "KD loss"])
+def test_a_loss_that_is_no_number(term: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    target = "recbole_kd.model.mf.MF.calculate_loss" if term == "base loss" else "recbole_kd.distiller.rcekd.RCEKD.forward"
+    import importlib
+
+    module, name, method = target.rsplit(".", 2)
+    cls = getattr(importlib.import_module(module), name)
+    plain, calls = getattr(cls, method), {"n": 0}
+
+    def breaks(self: object, *args: object) -> object:
+        calls["n"] += 1
+        loss = plain(self, *args)
+        return loss * float("nan") if calls["n"] > 5 else loss
+
+    monkeypatch.setattr(cls, method, breaks)
+    assert main(words(tmp_path, kd_compare="False")) == 2
+    said = sentence(capsys)
+    assert term in said and "epoch 1" in said and "learning_rate" in said
+    (left,) = (tmp_path / "saved").iterdir()
+    assert [path.name for path in left.iterdir()] == ["run.log"]
+
+
+def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(run(tmp_path, kd_compare="False")["teacher"]["path"])
+    saved: dict[str, str | None] = {"teacher": None, "teacher_path": str(path), "teacher.epochs": None, "teacher.embedding_size": None}
+    capsys.readouterr()
+    assert main(words(tmp_path, **{**saved, "eval_args.order": "RO"})) == 2
+    said = sentence(capsys)
+    assert "made on other data" in said and "split" in said
+
+    write_tiny(tmp_path / "data", "other", n_users=20)
+    assert main(words(tmp_path, **{**saved, "dataset": "other"})) == 2
+    assert "made on other data" in sentence(capsys)
+
+    scores = path / "scores.safetensors"
+    scores.write_bytes(scores.read_bytes()[:-100])
+    assert main(words(tmp_path, **saved)) == 2
+    assert "scores.safetensors" in sentence(capsys)
