@@ -64,9 +64,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
         try:
             for name, files in request.files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
-            teacher, of_teacher = saved or ensure_teacher(
-                teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"]
-            )
+            teacher, of_teacher = saved or ensure_teacher(teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"])
             of_student = ensure_student_alone(alone, stage) if distilled_config["kd_compare"] else None
             of_distilled = distill(distilled_config, stage, teacher)
         except KDError:

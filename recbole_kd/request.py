@@ -20,6 +20,8 @@ from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, unknown_name_error
 from recbole_kd.property_layers import distiller_layers, layers, student_layers, teacher_layers
+from recbole_kd.scorer import vector_function
+from recbole_kd.teacher.export import no_factors
 from recbole_kd.value_types import check_values
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -115,7 +117,9 @@ def make_request(values: Mapping[str, Any]) -> Request:
     teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
     student_model(model)
     if values.get("teacher"):
-        general_model(str(values["teacher"]), "teacher")
+        taught = general_model(str(values["teacher"]), "teacher")
+        if values.get("teacher_store") == "factors" and vector_function(taught) is None:
+            raise no_factors(str(values["teacher"]))
     distiller_class(kd)
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:

@@ -209,6 +209,9 @@ class RestrictedUnpickler(_PythonUnpickler):
             self.stack[-1] = _Inert(function)
             return
         self._check_callable(function)
+        if str(getattr(function, "__module__", "")).startswith("scipy.sparse"):
+            # Pickled matrices are made empty and given a state; the constructor trusts the indices it is given.
+            raise _RefusedError(f"a call of {_describe(function)}")
         self.stack[-1] = function(*arguments)
 
     def _new(self, cls: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -235,9 +238,11 @@ class RestrictedUnpickler(_PythonUnpickler):
         if isinstance(target, _Inert):
             target.state = self.stack.pop()
             return
-        if not _takes_state(target):
+        if not _takes_state(target, self.stack[-1]):
             raise _RefusedError(f"a state for {_describe(target)}")
         super().load_build()
+        if any(target is matrix for matrix in self._sparse):
+            _check_sparse(target)
 
     def refuse_opcode(self) -> NoReturn:
         raise _RefusedError("a pickle instruction that RecBole's files never hold")
@@ -261,14 +266,21 @@ def _describe(value: Any) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}".lstrip(".")
 
 
-def _takes_state(target: Any) -> bool:
+def _takes_state(target: Any, state: Any) -> bool:
     from collections import OrderedDict
 
     import numpy as np
     import scipy.sparse
 
     # The exact type, and never a class: a state given to a class would change it for the whole process.
-    return isinstance(target, np.dtype) or type(target) in (OrderedDict, np.ndarray, np.matrix) or (scipy.sparse.issparse(target))
+    if isinstance(target, np.dtype):
+        # numpy believes the flags of a state: a number type with those of an object type would have its bytes used as
+        # pointers. Field layouts are believed as well, and RecBole's files have none.
+        return type(state) is tuple and len(state) == 8 and state[2:5] == (None,) * 3 and state[7] == target.flags
+    if scipy.sparse.issparse(target):
+        # A state must not put a value where a method is looked up.
+        return type(state) is dict and not any(callable(getattr(type(target), str(key), None)) for key in state)
+    return type(target) in (OrderedDict, np.ndarray, np.matrix)
 
 
 def _check_sparse(matrix: Any) -> None:
@@ -279,10 +291,11 @@ def _check_sparse(matrix: Any) -> None:
     """
     import numpy as np
 
-    if matrix.format in ("csr", "csc"):
+    kind = type(matrix).__name__[:3]
+    if kind in ("csr", "csc"):
         matrix.check_format(full_check=True)
         return
-    if matrix.format == "coo":
+    if kind == "coo":
         rows, columns, sizes = np.asarray(matrix.row), np.asarray(matrix.col), {len(matrix.data)}
         in_rows = rows.size == 0 or (rows.min() >= 0 and rows.max() < matrix.shape[0])
         sizes |= {len(rows), len(columns)}

@@ -47,18 +47,16 @@ vectors.register(NGCF, lambda model: model.forward())
 vectors.register(SGL, lambda model: model.forward(model.train_graph))
 
 
-def exact_vectors(model: nn.Module) -> Callable[[], tuple[Tensor, Tensor] | None] | None:
-    """The registered vector function of a model, or None.
+def vector_function(kind: type) -> Callable[[nn.Module], tuple[Tensor, Tensor] | None] | None:
+    """The registered vector function of a model class, or None.
 
     A subclass that changes how scores come about (forward, predict, full_sort_predict or a look-up) is not served by its parent's line.
     """
-    kind = type(model)
     for parent in kind.__mro__:
         if parent in vectors.registry and parent is not object:
             names = ("forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding")
-            if all(getattr(kind, name, None) is getattr(parent, name, None) for name in names):
-                return partial(vectors.registry[parent], model)
-            return None
+            same = all(getattr(kind, name, None) is getattr(parent, name, None) for name in names)
+            return vectors.registry[parent] if same else None
     return None
 
 
@@ -78,7 +76,8 @@ class Scorer:
         self.model = model
         self.n_queries: int = model.n_users
         self.n_items: int = model.n_items
-        self._encode = exact_vectors(model)
+        encode = vector_function(type(model))
+        self._encode = None if encode is None else partial(encode, model)
         self._tables: tuple[Tensor, Tensor] | None = None
         self._sharing = False
         self._is_frozen = False

@@ -49,7 +49,11 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "store": ({}, ["--teacher_store=sparse"], ["sparse", "dense"]),
     "dtype": ({}, ["--teacher_dtype=int8"], ["int8", "fp16"]),
     "reduction": ({}, ["--loss_reduction=max"], ["max", "mean"]),
-    "teacher-missing": ({"teacher": None, "teacher_path": "nowhere", "teacher.epochs": None, "teacher.embedding_size": None}, [], ["nowhere"]),
+    "teacher-missing": (
+        {"teacher": None, "teacher_path": "nowhere", "teacher.epochs": None, "teacher.embedding_size": None},
+        [],
+        ["nowhere"],
+    ),
     "teacher-both": ({"teacher_path": "nowhere"}, [], ["teacher.epochs", "teacher_path"]),
     "no-factors": ({"teacher": "EASE", "teacher.embedding_size": None}, ["--teacher_store=factors"], ["EASE", "dense"]),
     "config-missing": ({}, ["--config_files=none.yaml"], ["none.yaml"]),

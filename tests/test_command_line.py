@@ -83,7 +83,15 @@ def test_another_seed_shares_the_teacher_and_not_the_student(first: dict[str, An
 def test_table_on_the_screen(first: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, kd_compare="False")
     out = capsys.readouterr().out
-    for word in ("teacher LightGCN", "MF + RCEKD", "test ndcg@10", "test recall@20", "parameters", "size on disk", "inference, us per user"):
+    for word in (
+        "teacher LightGCN",
+        "MF + RCEKD",
+        "test ndcg@10",
+        "test recall@20",
+        "parameters",
+        "size on disk",
+        "inference, us per user",
+    ):
         assert word in out
     assert "MF alone" not in out
     assert results(folder)[-1]["student"] is None
@@ -101,10 +109,14 @@ def test_every_store_gives_the_same_distillation(first: dict[str, Any], folder: 
     assert other["distilled"]["kd_loss"] == pytest.approx(first["distilled"]["kd_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("model", "teacher"), [("BPR", "EASE"), ("LightGCN", "NeuMF"), ("NeuMF", "MF"), ("MultiVAE", "ItemKNN"), ("SGL", "MultiVAE")])
+@pytest.mark.parametrize(
+    ("model", "teacher"), [("BPR", "EASE"), ("LightGCN", "NeuMF"), ("NeuMF", "MF"), ("MultiVAE", "ItemKNN"), ("SGL", "MultiVAE")]
+)
 def test_other_students_and_teachers(folder: Path, model: str, teacher: str) -> None:
     more = {"teacher.embedding_size": "8" if teacher == "MF" else None, "embedding_size": None if model in ("NeuMF", "MultiVAE") else "4"}
-    given = [w for w in words(folder, model=model, teacher=teacher, kd_compare="False") if not w.startswith(("--embedding", "--teacher.emb"))]
+    given = [
+        w for w in words(folder, model=model, teacher=teacher, kd_compare="False") if not w.startswith(("--embedding", "--teacher.emb"))
+    ]
     assert main([*given, *(f"--{key}={value}" for key, value in more.items() if value)]) == 0
     result = results(folder)[-1]
     assert result["model"] == model and all(loss > 0 for loss in result["distilled"]["kd_loss"])

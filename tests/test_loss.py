@@ -79,7 +79,9 @@ def test_oracle_counts_of_the_code() -> None:
     assert counts_below(member, inclusive=False).tolist() == [[2, 1, 1, 0, 0]]
 
 
-@pytest.mark.parametrize(("items", "expected", "closed"), [(Q_STUDENT, 0.805543, True), (Q_TEACHER, 0.593257, False), (list(range(8)), 0.725710, True)])
+@pytest.mark.parametrize(
+    ("items", "expected", "closed"), [(Q_STUDENT, 0.805543, True), (Q_TEACHER, 0.593257, False), (list(range(8)), 0.725710, True)]
+)
 def test_oracle_partial_ndcg(items: list[int], expected: float, closed: bool) -> None:
     ranks = ranks_of(STUDENT)[:, items]
     gains = torch.softmax(TEACHER, 1)[:, items]
@@ -101,7 +103,9 @@ def test_cross_entropy_bounds_ndcg_on_every_closed_set(student: list[float], dat
     for size in range(1, len(student) + 1):
         prefix = order[:, :size]
         assert bool(is_closed(ranks.gather(1, prefix)))
-        bound = ndcg_on_set(ranks.gather(1, prefix), gains.gather(1, prefix)).log() + cross_entropy(r_s.gather(1, prefix), r_t.gather(1, prefix))
+        bound = ndcg_on_set(ranks.gather(1, prefix), gains.gather(1, prefix)).log() + cross_entropy(
+            r_s.gather(1, prefix), r_t.gather(1, prefix)
+        )
         assert float(bound) >= -1e-9
 
 

@@ -275,7 +275,9 @@ def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) 
         RCEKD.check(30, 40, options)
 
 
-@pytest.mark.parametrize("given", [{"k": "abc"}, {"k": 2.5}, {"beta": [1]}, {"faithful": "both"}, {"candidates": "some"}, {"mask_train": 1}])
+@pytest.mark.parametrize(
+    "given", [{"k": "abc"}, {"k": 2.5}, {"beta": [1]}, {"faithful": "both"}, {"candidates": "some"}, {"mask_train": 1}]
+)
 def test_options_of_a_wrong_type_name_their_key(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"kd_{next(iter(given))}="):
         resolve_options(RCEKD, given)

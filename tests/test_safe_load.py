@@ -288,6 +288,41 @@ def test_plain_values_arrays_and_matrices_are_read(protocol: int) -> None:
         assert same and type(read[key]) is type(content[key]), key
 
 
+class Forged:
+    """Pickles as ``function(*arguments)`` that is then given ``state``."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], state: Any = None) -> None:
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (3, "<", None, None, None, -1, -1, 63),  # a number type whose bytes would be used as pointers to objects
+        (3, "|", None, ("a",), {"a": (np.dtype("f8"), 10**6)}, 8, 1, 0),  # a field outside the row
+        (3, "<", None, None, None, -1, -1),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f8", "V8"])
+def test_a_dtype_takes_only_the_state_that_numpy_writes(dtype: str, state: tuple[Any, ...]) -> None:
+    with pytest.raises(TeacherError, match="a state for"):
+        safe_load.load_pickle(io.BytesIO(pickle.dumps(Forged(np.dtype, (dtype, False, True), state), protocol=4)))
+
+
+def test_a_sparse_matrix_cannot_bring_its_own_check() -> None:
+    matrix = sp.random(4, 5, 0.5, format="csr", random_state=1)
+    matrix.indices[0] = 99
+    vars(matrix)["check_format"] = OrderedDict
+    with pytest.raises(TeacherError, match="a state for"):
+        safe_load.load_pickle(io.BytesIO(pickle.dumps(matrix, protocol=4)))
+    parts = (matrix.data, matrix.indices, matrix.indptr)
+    with pytest.raises(TeacherError, match="a call of"):
+        safe_load.load_pickle(io.BytesIO(pickle.dumps(Forged(sp.csr_matrix, (parts, (4, 5))), protocol=4)))
+
+
 @pytest.mark.parametrize("kind", ["csr", "csc", "coo", "lil"])
 def test_a_sparse_matrix_with_wild_indices_is_refused(kind: str) -> None:
     matrix = sp.random(4, 5, 0.5, format=kind, random_state=1)

@@ -32,7 +32,9 @@ def _made(folder: Path) -> Path:
 
 
 def test_all_property_files_are_packed(installed: Path) -> None:
-    packed = {path.relative_to(installed / "recbole_kd" / "properties") for path in (installed / "recbole_kd" / "properties").rglob("*.yaml")}
+    packed = {
+        path.relative_to(installed / "recbole_kd" / "properties") for path in (installed / "recbole_kd" / "properties").rglob("*.yaml")
+    }
     assert packed == {path.relative_to(ROOT / "properties") for path in (ROOT / "properties").rglob("*.yaml")}
     assert len(packed) >= 10
 
@@ -43,7 +45,12 @@ def test_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
         "print(recbole_kd.__file__); print(properties_dir()); print(Config(model='MF', dataset='ml-100k')['init_std'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     module, properties, init_std = done.stdout.strip().splitlines()[-3:]
     assert Path(module).is_relative_to(installed) and Path(properties).is_relative_to(installed)

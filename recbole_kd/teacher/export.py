@@ -73,6 +73,11 @@ def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], st
         write_json(temporary / MANIFEST, content)
 
 
+def no_factors(model: str) -> ConfigError:
+    """The error of a factor store asked of a model that has no vectors."""
+    return ConfigError(f"teacher_store=factors cannot keep {model}, whose score is no dot product of vectors: take teacher_store=dense")
+
+
 def check_store(scorer: Scorer, kind: str) -> None:
     """Refuse a store that cannot hold this model's scores.
 
@@ -81,7 +86,7 @@ def check_store(scorer: Scorer, kind: str) -> None:
     """
     name = type(scorer.model).__name__
     if kind == "factors" and not scorer.has_vectors:
-        raise ConfigError(f"teacher_store=factors cannot keep {name}, whose score is no dot product of vectors: take teacher_store=dense")
+        raise no_factors(name)
     other = set(getattr(scorer.model, "other_parameter_name", ())) - set(cached_names(scorer.model))
     if kind == "online" and (other or not list(scorer.model.parameters())):
         raise ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")

@@ -57,14 +57,15 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
 
 
 def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
-    """Refuse a teacher made on other data (TeacherError). A loader is checked as the training split, a data set as either.
+    """Refuse a teacher made on other data (TeacherError). A data set of as many interactions as the teacher's own before its split is
+    checked as that, everything else as the training split.
 
     An online teacher is checked on the training split alone: on more interactions its graph would give other scores.
     """
     own = manifest.get("data") or {}
     here = data_fingerprint(train=dataset)
-    is_split = hasattr(dataset, "_dataset") or manifest.get("store") == "online" or here["train"] == own.get("train")
-    if not is_split:
+    before_split = here["train"]["count"] == (own.get("interactions") or {}).get("count")
+    if before_split and not hasattr(dataset, "_dataset") and manifest.get("store") != "online":
         here["interactions"] = here.pop("train")
     _Manifest(manifest).check_data(here)
 

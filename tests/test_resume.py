@@ -1,0 +1,108 @@
+"""Interrupted runs: what is finished is not repeated, what was cut goes on to the same result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_kd.command_line import main
+from recbole_kd.safe_load import load_checkpoint
+from recbole_kd.trainer import KDTrainer
+from tests.helpers import write_tiny
+from tests.runs import results, run, words
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(result["folder"] / "MF.pth")["state_dict"]
+    return state
+
+
+def cut_after(epoch: int, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the which-th training of a run when it validates the given epoch."""
+    plain, seen = KDTrainer._valid_epoch, [0]
+
+    def cut(self: KDTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self._epoch == 0:
+            seen[0] += 1
+        if seen[0] == which and self._epoch == epoch:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(KDTrainer, "_valid_epoch", cut)
+
+
+@pytest.mark.parametrize(("stage", "which"), [("teacher", 1), ("student", 2), ("distilled", 3)])
+def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, str | None] = {"epochs": "6", "teacher.epochs": "6"}
+    whole = run(tmp_path / "whole", **changes)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    with monkeypatch.context() as patched:
+        cut_after(3, which, patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(broken, **changes))
+    assert not results(broken)
+    resumed = run(broken, "--resume=True", **changes)
+    assert f"from epoch {3}" in (resumed["folder"] / "run.log").read_text()
+    for name in ("teacher", "student", "distilled"):
+        assert resumed[name]["test"] == whole[name]["test"] and resumed[name]["valid"] == whole[name]["valid"]
+    assert resumed["teacher"]["cached"] is (which > 1) and resumed["student"]["cached"] is (which > 2)
+    assert resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]
+    assert resumed["distilled"]["epochs"] == 6 and resumed["distilled"]["best_epoch"] == whole["distilled"]["best_epoch"]
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name])
+    assert not list((broken / "cache").rglob("*.pt"))
+
+
+def test_without_resume_it_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        cut_after(1, 3, patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path))
+    again = run(tmp_path)
+    assert "Continuing" not in (again["folder"] / "run.log").read_text()
+    assert len(again["distilled"]["kd_loss"]) == 3
+
+
+def started(folder: Path, *more: str, **changes: str | None) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "run_recbole_kd.py"), *words(folder, **changes), *more]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_two_runs_train_one_teacher_between_them(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "data", "tiny")
+    both = [started(tmp_path, seed=str(seed), kd_compare="False", **{"teacher.epochs": "30"}) for seed in (1, 2)]
+    for process in both:
+        assert process.wait(timeout=120) == 0
+        process.communicate()
+    assert sorted(result["teacher"]["cached"] for result in results(tmp_path)) == [False, True]
+
+
+def test_a_killed_process_resumes(tmp_path: Path) -> None:
+    changes: dict[str, str | None] = {"epochs": "40", "kd_compare": "False", "stopping_step": "100"}
+    whole = run(tmp_path / "whole", **changes)
+    broken = tmp_path / "broken"
+    write_tiny(broken / "data", "tiny")
+    process = started(broken, **changes)
+    deadline = time.monotonic() + 60
+    while not list((broken / "cache").glob("distilled/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not results(broken) and list((broken / "cache").glob("distilled/*.pt"))
+    resumed = run(broken, "--resume=True", **changes)
+    assert "Continuing MF from epoch" in (resumed["folder"] / "run.log").read_text()
+    assert resumed["distilled"]["test"] == whole["distilled"]["test"]
+    assert resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]

@@ -1,0 +1,63 @@
+"""Exact top-k: one rule for ties, short rows, blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recbole_kd import topk
+from recbole_kd.ragged import Ragged
+from recbole_kd.topk import blocks, top_k, top_k_in_blocks
+
+tied_rows = st.integers(2, 12).flatmap(
+    lambda n: st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=n, max_size=n), min_size=1, max_size=5)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=tied_rows, data=st.data())
+def test_ties_are_ordered_by_id_also_at_the_boundary(rows: list[list[float]], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(rows[0])))
+    ids, values = top_k(torch.tensor(rows), k)
+    for row, found, scores in zip(rows, ids.tolist(), values.tolist(), strict=True):
+        expected = sorted(range(len(row)), key=lambda i: (-row[i], i))[:k]
+        assert found == expected and scores == [row[i] for i in expected]
+
+
+def full(table: Tensor) -> topk.Callable[[Tensor], Tensor]:
+    return lambda queries: table[queries].clone()
+
+
+@pytest.mark.parametrize("block_bytes", [1, 200, 2**26])
+def test_blocks_do_not_change_the_result(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = torch.randn(17, 23, generator=torch.Generator().manual_seed(0))
+    widths: list[int] = []
+
+    def counted(queries: Tensor) -> Tensor:
+        widths.append(len(queries))
+        return table[queries].clone()
+
+    monkeypatch.setattr(topk, "blocks", lambda rows, columns: blocks(rows, columns, block_bytes))
+    ids, values = top_k_in_blocks(counted, torch.arange(17), 23, 5)
+    assert max(widths) == max(1, min(17, block_bytes // (4 * 23)))
+    for row in range(17):
+        order = [i for i in table[row].argsort(descending=True).tolist() if i != 0][:5]
+        assert ids[row].tolist() == order
+        torch.testing.assert_close(values[row], table[row][order])
+
+
+def test_short_rows_end_in_the_pad_without_a_score() -> None:
+    table = torch.arange(12.0).view(2, 6)
+    exclude = Ragged.from_pairs(torch.tensor([0, 0, 0, 1]).numpy(), torch.tensor([1, 2, 5, 3]).numpy(), 2)
+    ids, values = top_k_in_blocks(full(table), torch.arange(2), 6, 8, exclude)
+    assert ids.tolist() == [[4, 3, 0, 0, 0, 0, 0, 0], [5, 4, 2, 1, 0, 0, 0, 0]]
+    assert values[0].tolist()[:2] == [4.0, 3.0] and bool((values[0, 2:] == -torch.inf).all())
+
+
+def test_the_pad_is_never_listed() -> None:
+    table = torch.zeros(3, 5)
+    table[:, 0] = 100
+    assert 0 not in top_k_in_blocks(full(table), torch.arange(3), 5, 4)[0]

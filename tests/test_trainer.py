@@ -1,0 +1,208 @@
+"""KDTrainer: RecBole's Trainer plus a distiller, used the way a RecBole user would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model
+from recbole.trainer import Trainer
+from recbole.utils import get_model, init_seed
+from torch import Tensor, nn
+
+import recbole_kd
+from recbole_kd.command_line import main
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.errors import TeacherError
+from recbole_kd.model.graph import accelerate
+from tests.helpers import SMALL, TinyData
+from tests.runs import results, run, words
+
+TEACHER = {"teacher.embedding_size": "8", "teacher.epochs": "2"}
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A teacher as a run leaves it in its cache, on the tiny data set."""
+    return str(run(tmp_path_factory.mktemp("teacher"), kd_compare="False")["teacher"]["path"])
+
+
+def recbole_parts(data: TinyData, model: str, folder: Path, **given: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """What every RecBole script begins with; nothing of ours but the keys."""
+    keys = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10, "metric_decimal_place": 10, "valid_metric": "NDCG@10"}
+    config = Config(
+        model=model, dataset=data.name, config_dict={**SMALL, "data_path": data.data_path, "checkpoint_dir": str(folder), **keys, **given}
+    )
+    init_seed(config["seed"], True)
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    init_seed(config["seed"], True)
+    student = get_model(config["model"])(config, train_data.dataset).to(config["device"])
+    return config, student, train_data, valid_data, test_data
+
+
+@pytest.mark.parametrize("model", ["MF", "BPR", "LightGCN", "NeuMF", "MultiVAE"])
+def test_three_lines_in_a_recbole_project(model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    given = {"epochs": 10, "learning_rate": 0.02, **({"train_neg_sample_args": None} if model == "MultiVAE" else {})}
+    config, student, train_data, valid_data, test_data = recbole_parts(tiny_dataset, model, tmp_path, **given)
+
+    teacher = recbole_kd.load_teacher(teacher_folder, train_data)
+    distiller = recbole_kd.build_distiller(config, student, teacher)
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    score, metrics = trainer.fit(train_data, valid_data)
+
+    assert len(trainer.kd_loss) == 10 and all(loss > 0 for loss in trainer.kd_loss)
+    assert metrics["ndcg@10"] == score > 0.05
+    assert trainer.evaluate(test_data)["ndcg@10"] > 0.05
+
+
+def per_epoch(trainer: Trainer, train_data: Any, valid_data: Any) -> list[float]:
+    scores: list[float] = []
+    trainer.fit(train_data, valid_data, callback_fn=lambda epoch, score: scores.append(score))
+    return scores
+
+
+@pytest.mark.parametrize("model", ["BPR", "MF", "LightGCN", "NGCF"])
+def test_weight_zero_is_recboles_own_training(model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "plain", epochs=3)
+    plain = per_epoch(Trainer(config, student), train_data, valid_data)
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "kd", epochs=3, kd_weight=0.0)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    assert per_epoch(recbole_kd.KDTrainer(config, student, distiller), train_data, valid_data) == plain
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "none", epochs=3)
+    assert per_epoch(recbole_kd.KDTrainer(config, student), train_data, valid_data) == plain
+
+
+def test_teacher_of_another_split_is_refused_by_fit(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path)
+    teacher = recbole_kd.load_teacher(teacher_folder, train_data)
+    other = {"eval_args": {"split": {"RS": [0.7, 0.2, 0.1]}, "order": "TO", "group_by": "user", "mode": "full"}}
+    _, _, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, **other)
+    trainer = recbole_kd.KDTrainer(config, student, recbole_kd.build_distiller(config, student, teacher))
+    with pytest.raises(TeacherError, match="split differs"):
+        trainer.fit(train_data, valid_data)
+
+
+class WithProjector(Distiller):
+    """A method with a module of its own."""
+
+    def __init__(self, student: Any, teacher: Any, *, width: int = 3, seed: int = 0) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.projector = nn.Linear(1, width)
+
+    def begin_training(self, train_items: Any) -> None:
+        super().begin_training(train_items)
+        self.item_sets = {"top": self.teacher_scores.top_k(self.all_queries(), 4, train_items)[0]}
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        top = batch.sets["top"]
+        student = self.student_scorer.at(batch.queries, top.ids)
+        return self.reduce(self.projector((student - top.teacher).square().mean(1, keepdim=True)).square().sum(1), batch.weights)
+
+
+def with_projector(data: TinyData, teacher_folder: str, tmp_path: Path, **given: Any) -> tuple[Any, Any, Any]:
+    config, student, train_data, valid_data, _ = recbole_parts(data, "MF", tmp_path, epochs=2, **given)
+    distiller = WithProjector(recbole_kd.Scorer(student), recbole_kd.load_teacher(teacher_folder, train_data))
+    return recbole_kd.KDTrainer(config, student, distiller), train_data, valid_data
+
+
+def test_modules_of_a_distiller_are_trained_and_not_saved(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    trainer, train_data, valid_data = with_projector(tiny_dataset, teacher_folder, tmp_path)
+    before = trainer.distiller.projector.weight.detach().clone()
+    trainer.fit(train_data, valid_data)
+    assert not torch.equal(before, trainer.distiller.projector.weight)
+    *_, model, _, _, _, _ = load_data_and_model(trainer.saved_model_file)
+    assert set(model.state_dict()) == {"user_embedding.weight", "item_embedding.weight"}
+
+
+def test_clipping_covers_student_and_distiller(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    trainer, train_data, valid_data = with_projector(tiny_dataset, teacher_folder, tmp_path, clip_grad_norm={"max_norm": 1e-3})
+    norms: list[float] = []
+
+    def measure(optimizer: Any, *_: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        assert any(g is trainer.distiller.projector.weight.grad for g in gradients)
+        norms.append(float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))))
+
+    trainer.optimizer.register_step_pre_hook(measure)
+    trainer.fit(train_data, valid_data)
+    assert norms and max(norms) <= 1e-3 * 1.001
+
+
+@pytest.mark.parametrize("model", ["MF", "LightGCN"])
+def test_mixed_precision(model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path, epochs=2, enable_amp=True)
+    accelerate(student)  # RecBole's own sparse product has no bfloat16 on a CPU
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    trainer.fit(train_data, valid_data)
+    assert all(0 < loss < 1e4 for loss in trainer.kd_loss)
+
+
+def test_early_stopping(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=0.0, stopping_step=3)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    scores = iter([0.3, 0.2, 0.25, 0.1, 0.1, 0.9])
+    trainer._valid_epoch = lambda *_, **__: (next(scores), {"ndcg@10": 0.0})  # type: ignore[method-assign]
+    best, _ = trainer.fit(train_data, valid_data)
+    assert best == 0.3 and trainer.best_epoch == 0 and len(trainer.kd_loss) == 5
+
+
+def test_item_sets_are_refreshed_as_often_as_asked(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=5, kd_refresh=2)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    begun: list[int] = []
+    plain = distiller.begin_epoch
+    monkeypatch.setattr(distiller, "begin_epoch", lambda epoch: (begun.append(epoch), plain(epoch)))
+    recbole_kd.KDTrainer(config, student, distiller).fit(train_data, valid_data)
+    assert begun == [0, 2, 4]
+
+
+OUTSIDE = '''
+"""A method from outside the package."""
+
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.loss import cross_entropy
+
+
+class Mine(Distiller):
+    """Cross-entropy on the teacher's best items."""
+
+    def __init__(self, student, teacher, *, k: int = 10, seed: int = 0) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k = k
+
+    def begin_training(self, train_items) -> None:
+        super().begin_training(train_items)
+        self.item_sets = {"top": self.teacher_scores.top_k(self.all_queries(), self.k, train_items)[0]}
+
+    def forward(self, batch):
+        top = batch.sets["top"]
+        student = self.student_scorer.at(batch.queries, top.ids)
+        return self.reduce(cross_entropy(student, top.teacher), batch.weights)
+'''
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_method_from_outside_in_three_steps(
+    registered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine_outside.py").write_text(OUTSIDE)
+    (tmp_path / "mine.yaml").write_text("kd_k: 4\nkd_weight: 2.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if registered:
+        monkeypatch.setitem(recbole_kd.DISTILLERS, "Mine", "mine_outside:Mine")
+    name = "Mine" if registered else "mine_outside:Mine"
+    not_ours = {"kd_k": None, "kd_n_samples": None, "kd_candidates": None}
+    given = [*words(tmp_path, kd=name, kd_compare="False", **not_ours), f"--config_files={tmp_path / 'mine.yaml'}"]
+    assert main(given) == 0
+    result = results(tmp_path)[-1]
+    assert result["kd_options"]["kd_k"] == 4 and result["kd_weight"] == 2.0 and len(result["distilled"]["kd_loss"]) == 3
+    capsys.readouterr()
+    assert main([*given, "--kd_kk=3"]) == 2
+    assert "kd_kk" in capsys.readouterr().err
