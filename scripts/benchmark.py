@@ -74,12 +74,21 @@ def build(model: str, kd: str | None, size: str, folder: Path, options: dict[str
 
     name = f"made-{size}"
     made = {"data_path": str(folder), "benchmark_filename": ["train", "valid", "test"], "load_col": {"inter": ["user_id", "item_id"]}}
-    given = {**made, "embedding_size": 20, "train_batch_size": 2048, "show_progress": False, "seed": 0, "normalize_all": False}
+    given = {
+        **made,
+        **({} if kd else options),
+        "embedding_size": 20,
+        "train_batch_size": 2048,
+        "show_progress": False,
+        "seed": 0,
+        "normalize_all": False,
+    }
     config = make_config(model, name, student_layers(model, name)[0], {**given, **({"kd": kd, **options} if kd else {})})
     init_seed(0, True)
     splits = split_data(config)
     network = get_model(model)(config, splits.parts[0]).to(config["device"])
-    config["eval_batch_size"] = evaluation_batch_size(network, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
+    if "eval_batch_size" not in options:
+        config["eval_batch_size"] = evaluation_batch_size(network, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
     loaders = make_loaders(config, splits)
     if kd is None:
         return get_trainer(config["MODEL_TYPE"], model)(config, network), loaders
@@ -128,6 +137,18 @@ def memory_of(model: str, kd: str | None, size: str, folder: Path, options: dict
     return peak_rss_mb()
 
 
+def time_evaluation(size: str, folder: Path) -> dict[str, float]:
+    """Seconds of one full-ranking evaluation of BPR with our batch size and with RecBole's default of 4096."""
+    seconds = {}
+    for name, batch in (("evaluation_seconds", None), ("evaluation_seconds_at_4096", 4096)):
+        trainer, loaders = build("BPR", None, size, folder, {} if batch is None else {"eval_batch_size": batch})
+        trainer.eval_collector.data_collect(loaders.train)
+        started = perf_counter()
+        trainer.evaluate(loaders.test, load_best_model=False)
+        seconds[name] = perf_counter() - started
+    return seconds
+
+
 def in_own_process(job: dict[str, Any]) -> Any:
     """Run one job of this script in a fresh process and read its JSON answer."""
     command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
@@ -138,7 +159,9 @@ def in_own_process(job: dict[str, Any]) -> Any:
 
 def run_job(job: dict[str, Any]) -> None:
     common = (job["size"], Path(job["folder"]))
-    if job["what"] == "time":
+    if job["what"] == "evaluation":
+        print(json.dumps(time_evaluation(*common)))
+    elif job["what"] == "time":
         print(json.dumps(time_epochs(job["model"], job["kd"], *common, job["repeats"], job["options"])))
     else:
         print(json.dumps(memory_of(job["model"], job["kd"], *common, job["options"])))
@@ -150,6 +173,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--kd", default="RCEKD", help="method, or several with commas")
     parser.add_argument("--size", default="citeulike", help=f"of {', '.join(SIZES)}, or several with commas")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--evaluation", action="store_true", help="also time full-ranking evaluation beside RecBole's default batch size")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     known, rest = parser.parse_known_args(argv)
@@ -174,6 +198,8 @@ def main() -> None:
                     row["peak_rss_mb"] = in_own_process({**job, "what": "memory"})
                     plain = "BPR" if model == "MF" else model
                     row["plain_peak_rss_mb"] = in_own_process({**job, "what": "memory", "model": plain, "kd": None, "options": {}})
+                    if arguments.evaluation:
+                        row.update(in_own_process({**job, "what": "evaluation"}))
                     row["cores"] = os.cpu_count()
                     rows.append(row)
     from tabulate import tabulate
