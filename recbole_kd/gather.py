@@ -39,14 +39,14 @@ def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
         for start in range(0, n, step):
             rows = slice(start, start + step)
             block = chosen[rows]
-            vectors = items.index_select(0, block.reshape(-1)).view(*block.shape, -1)
+            vectors = items.index_select(0, block.reshape(-1)).view(*block.shape, items.shape[1])
             out[rows] = torch.bmm(vectors, queries[rows].unsqueeze(2)).squeeze(2)
     return out
 
 
 def _backward_cpu(grad: Tensor, queries: Tensor, items: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     n, k = chosen.shape
-    starts = torch.arange(0, n * k + 1, k).numpy()
+    starts = (torch.arange(n + 1) * k).numpy()
     matrix = sp.csr_matrix((grad.reshape(-1).numpy(), chosen.reshape(-1).numpy(), starts), shape=(n, items.shape[0]), copy=False)
     return torch.from_numpy(matrix @ items.numpy()), torch.from_numpy(matrix.T @ queries.numpy())
 
@@ -58,7 +58,7 @@ def _backward(grad: Tensor, queries: Tensor, items: Tensor, chosen: Tensor) -> t
     for start in range(0, len(chosen), step):
         rows = slice(start, start + step)
         block, g = chosen[rows], grad[rows]
-        vectors = items.index_select(0, block.reshape(-1)).view(*block.shape, -1)
+        vectors = items.index_select(0, block.reshape(-1)).view(*block.shape, items.shape[1])
         d_queries[rows] = torch.bmm(g.unsqueeze(1), vectors).squeeze(1)
         d_items.index_add_(0, block.reshape(-1), (g.unsqueeze(2) * queries[rows].unsqueeze(1)).flatten(0, 1))
     return d_queries, d_items

@@ -60,12 +60,11 @@ def rce_weight(overlap: Tensor, beta: float) -> Tensor:
     return torch.exp(-beta * overlap)
 
 
-def is_in(items: Tensor, other: Tensor, n_items: int | None = None) -> Tensor:
+def is_in(items: Tensor, other: Tensor) -> Tensor:
     """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
 
     Args:
         items: int64 ``[B, n]``; other: int64 ``[B, m]``. Rows are independent.
-        n_items: an upper bound of the ids; found from the tensors when None.
 
     Returns:
         bool ``[B, n]``. Works by one sort and one binary search a row, O((n + m) log m), never ``B x n x m``.

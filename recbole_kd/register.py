@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from recbole_kd import safe_load
+from recbole_kd import call_sites
 from recbole_kd.errors import ConfigError
 from recbole_kd.property_files import properties_dir, read_yaml
+from recbole_kd.unpickler import allow_model_class
 
 # name -> (family, module)
 _OUR_MODELS = {
@@ -51,7 +52,7 @@ def register(model_classes: Iterable[type] | None = None) -> None:
     Raises:
         ConfigError: a class is no RecBole model, or its name, upper and lower case apart, is taken.
     """
-    safe_load.install()
+    call_sites.install()
     _wrap_property_files()
     if model_classes is None:
         for name, (family, module) in _OUR_MODELS.items():
@@ -87,7 +88,7 @@ def _register_class(model_class: type, family: str) -> None:
             "(fix: give the class another name)."
         )
     sys.modules[f"recbole.model.{family}.{name.lower()}"] = _module_of(model_class, family)
-    safe_load.allow_model_class(model_class)
+    allow_model_class(model_class)
     _registered[name] = model_class
 
 

@@ -39,9 +39,9 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return ids.gather(1, order), values
 
 
-def blocks(n_rows: int, n_columns: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Row slices whose float32 score rows fit the budget."""
-    step = max(1, block_bytes // (4 * max(n_columns, 1)))
+def blocks(n_rows: int, n_columns: int, block_bytes: int | None = None) -> Iterator[slice]:
+    """Row slices whose float32 score rows fit the budget, BLOCK_BYTES when None."""
+    step = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // (4 * max(n_columns, 1)))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recbole_kd import gather
@@ -38,6 +40,29 @@ def test_equals_the_plain_gather(chunk_bytes: int, path: str, monkeypatch: pytes
     torch.testing.assert_close(found, expected)
     for tensor, grad in zip((queries, items), by_hand, strict=True):
         torch.testing.assert_close(tensor.grad, grad, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_both_backward_paths_equal_autograd(data: st.DataObject) -> None:
+    """In float64, any shape: no rows, no columns, and one item over and over."""
+    n, k, width, n_items = (data.draw(st.integers(least, most)) for least, most in ((0, 4), (0, 5), (1, 3), (1, 4)))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    queries, items, grad = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((n, width), (n_items, width), (n, k)))
+    chosen = torch.randint(0, n_items, (n, k), generator=generator)
+    leaves = queries.clone().requires_grad_(), items.clone().requires_grad_()
+    expected = torch.autograd.grad(plain(*leaves, chosen), leaves, grad)
+    for backward in (gather._backward, gather._backward_cpu):
+        for found, wanted in zip(backward(grad, queries, items, chosen), expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gather._forward(queries, items, chosen), plain(queries, items, chosen))
+
+
+def test_an_empty_set_has_a_gradient_of_zero() -> None:
+    queries, items, _ = inputs()
+    gathered_dot(queries, items, torch.zeros(9, 0, dtype=torch.int64)).sum().backward()
+    assert queries.grad is not None and items.grad is not None
+    assert queries.grad.abs().sum() == 0 and items.grad.abs().sum() == 0
 
 
 def test_runs_in_float32_under_autocast() -> None:

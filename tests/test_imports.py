@@ -24,7 +24,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "quick_start.py": ("command_line",),
 }
 PURE = ("loss.py", "gather.py", "topk.py", "ragged.py")
-MAY_ASSIGN = ("register.py", "safe_load.py", "compat.py")
+MAY_ASSIGN = ("register.py", "call_sites.py", "compat.py")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -139,19 +140,37 @@ def test_an_empty_row_costs_nothing_and_has_no_gradient() -> None:
     assert masked_log_softmax(student, valid)[0].abs().sum() == 0
 
 
+def test_no_column_at_all_is_an_empty_set() -> None:
+    nothing = torch.zeros(2, 0)
+    assert cross_entropy(nothing, nothing).tolist() == [0, 0]
+    assert cross_entropy(nothing, nothing, torch.zeros(2, 0, dtype=torch.bool)).tolist() == [0, 0]
+
+
+def test_cross_entropy_by_hand() -> None:
+    # teacher 3 : 1, student 1 : 1 on the two columns that count
+    student, teacher = torch.tensor([[7.0, 7.0, 99.0]]), torch.tensor([[math.log(3.0), 0.0, -99.0]])
+    valid = torch.tensor([[True, True, False]])
+    assert float(cross_entropy(student, teacher, valid)) == pytest.approx(math.log(2.0))
+    torch.testing.assert_close(teacher_probabilities(teacher, valid), torch.tensor([[0.75, 0.25, 0.0]]))
+    torch.testing.assert_close(teacher_probabilities(teacher, valid, 0.5), torch.tensor([[0.9, 0.1, 0.0]]))
+
+
 def test_gradients_by_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     teacher = torch.randn(3, 5, dtype=torch.float64, generator=generator)
     valid = torch.rand(3, 5, generator=generator) > 0.3
+    valid[2] = False  # an empty row
     for mask, temperature in itertools.product((None, valid), (1.0, 10.0)):
         assert torch.autograd.gradcheck(lambda s, m=mask, t=temperature: cross_entropy(s, teacher, m, t), (student,))
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_finite_at_extreme_scores(scale: float) -> None:
-    student = (torch.randn(8, 20) * scale).requires_grad_()
-    loss = cross_entropy(student, torch.randn(8, 20) * scale, torch.rand(8, 20) > 0.5)
+    generator = torch.Generator().manual_seed(0)
+    student = (torch.randn(8, 20, generator=generator) * scale).requires_grad_()
+    teacher = torch.randn(8, 20, generator=generator) * scale
+    loss = cross_entropy(student, teacher, torch.rand(8, 20, generator=generator) > 0.5)
     loss.sum().backward()
     assert torch.isfinite(loss).all() and student.grad is not None and torch.isfinite(student.grad).all()
 
@@ -176,6 +195,52 @@ def test_is_in_equals_python(both: tuple[list[list[int]], list[list[int]]]) -> N
 
 def test_is_in_of_nothing() -> None:
     assert not is_in(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.int64)).any()
+
+
+tables = st.integers(1, 8).flatmap(lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=4))
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables, st.booleans())
+def test_counts_below_equals_python(member: list[list[bool]], inclusive: bool) -> None:
+    expected = [[sum(row[place if inclusive else place + 1 :]) for place in range(len(row))] for row in member]
+    assert counts_below(torch.tensor(member), inclusive=inclusive).tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_counts_of_lower_equals_python(data: st.DataObject) -> None:
+    """Scores are small whole numbers, so that most are equal to another."""
+    n_rows, n_items, n_wanted = (data.draw(st.integers(1, most)) for most in (3, 8, 5))
+    score = st.integers(-2, 2).map(float)
+
+    def table(value: st.SearchStrategy[Any], width: int) -> list[list[Any]]:
+        return data.draw(st.lists(st.lists(value, min_size=width, max_size=width), min_size=n_rows, max_size=n_rows))
+
+    items, wanted, valid = table(score, n_items), table(score, n_wanted), table(st.booleans(), n_wanted)
+    expected = [
+        [sum(ok and other < mine for other, ok in zip(row_wanted, row_valid, strict=True)) for mine in row]
+        for row, row_wanted, row_valid in zip(items, wanted, valid, strict=True)
+    ]
+    assert counts_of_lower(torch.tensor(items), torch.tensor(wanted), torch.tensor(valid)).tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations(range(1, 9)), st.integers(1, 8))
+def test_closure_equals_its_definition(ranks: list[int], size: int) -> None:
+    """Assumption 4.3 in its own words: with an item, everything that the student ranks above it."""
+    inside = ranks[:size]
+    expected = all(better in inside for rank in inside for better in range(1, rank))
+    assert is_closed(torch.tensor([inside])).tolist() == [expected]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 1)), min_size=1, max_size=8, unique_by=lambda pair: pair[0]))
+def test_partial_ndcg_equals_python(pairs: list[tuple[int, float]]) -> None:
+    dcg = sum(gain / math.log2(1 + rank) for rank, gain in pairs)
+    ideal = sum(gain / math.log2(1 + place) for place, gain in enumerate(sorted((g for _, g in pairs), reverse=True), start=1))
+    found = ndcg_on_set(torch.tensor([[r for r, _ in pairs]]), torch.tensor([[g for _, g in pairs]], dtype=torch.float64))
+    assert float(found) == pytest.approx(dcg / ideal) and 0 < float(found) <= 1 + 1e-12
 
 
 def successive_probabilities(weights: list[float], n: int) -> dict[tuple[int, ...], float]:
@@ -205,6 +270,18 @@ def test_draws_without_replacement_by_chi_square(counts: list[float]) -> None:
     result = chisquare([int(observed[a * len(counts) + b]) for a, b in pairs], [n_draws * expected[pair] for pair in pairs])
     assert result.pvalue > 1e-3
     assert int(sum(observed[a * len(counts) + a] for a in range(len(counts)))) == 0
+
+
+@pytest.mark.parametrize("counts", [[2.0, 2.0, 1.0, 1.0, 0.0], [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 0.0, 1.0]], ids=["code", "paper"])
+def test_inclusion_of_three_draws(counts: list[float]) -> None:
+    """An item's share of the samples against the exact one; five standard errors."""
+    n_draws = 100_000
+    drawn = sample_without_replacement(torch.tensor([counts]).expand(n_draws, -1) / 10, 3, torch.Generator().manual_seed(11))
+    exact = successive_probabilities([math.exp(c / 10) for c in counts], 3)
+    for item in range(len(counts)):
+        expected = sum(p for draw, p in exact.items() if item in draw)
+        found = float((drawn == item).any(1).float().mean())
+        assert abs(found - expected) < 5 * math.sqrt(expected * (1 - expected) / n_draws)
 
 
 def test_never_draws_what_has_no_weight() -> None:

@@ -20,3 +20,10 @@ def test_pairs_equal_python(given_pairs: list[tuple[int, int]], rows: list[int])
     position, items = ragged.pairs(torch.tensor(rows, dtype=torch.int64))
     expected = [(place, item) for place, row in enumerate(rows) for item in by_row[row]]
     assert list(zip(position.tolist(), items.tolist(), strict=True)) == expected
+
+
+def test_repeated_pairs_are_kept_once_and_rows_are_sorted() -> None:
+    ragged = Ragged.from_pairs(np.array([2, 0, 2, 2, 0]), np.array([7, 3, 1, 7, 3]), 4)
+    assert ragged.starts.tolist() == [0, 1, 1, 3, 3] and ragged.items.tolist() == [3, 1, 7]
+    assert ragged.counts().tolist() == [1, 0, 2, 0]
+    assert ragged.to("cpu").items.dtype == torch.int64

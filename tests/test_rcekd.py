@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller import rcekd as module
+from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.gamma import gamma_weights
 from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.loss import cross_entropy
 from recbole_kd.ragged import Ragged
+from recbole_kd.teacher.dense import DenseScores
+from recbole_kd.teacher.factors import FactorScores
 from tests.stubs import TableScorer, batch_for, dense, no_train_items, padded
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "rcekd.json").read_text())["cases"]
@@ -36,6 +39,29 @@ def made(
     return distiller, scorer
 
 
+def loss_of(distiller: RCEKD, users: list[int]) -> float:
+    return float(distiller(batch_for(distiller, users)).detach())
+
+
+def train_of(train: Ragged | None, user: int) -> set[int]:
+    """Training items of a user, both from 0."""
+    return set() if train is None else set((train.items[train.starts[user + 1] : train.starts[user + 2]] - 1).tolist())
+
+
+@pytest.fixture
+def log_weights(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The log-weights of every draw, as they come."""
+    captured: list[Tensor] = []
+    plain = module.sample_without_replacement
+
+    def spy(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        captured.append(weights.clone())
+        return plain(weights, n, generator)
+
+    monkeypatch.setattr(module, "sample_without_replacement", spy)
+    return captured
+
+
 def random_scores(n_users: int = 7, n_items: int = 30, seed: int = 0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(n_users, n_items, generator=generator) * scale
@@ -50,7 +76,7 @@ def random_train(n_users: int = 7, n_items: int = 30, share: float = 0.2, seed: 
 # -- the published class -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", REFERENCE, ids=["random-1", "random-2", "random-3", "extreme"])
+@pytest.mark.parametrize("case", REFERENCE, ids=["random-1", "random-2", "random-3", "extreme", "clamped"])
 def test_code_mode_equals_the_published_class(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = torch.tensor(case["student"]), torch.tensor(case["teacher"])
     sampled = torch.tensor(case["sampled"]) + 1
@@ -70,8 +96,7 @@ def test_code_mode_equals_the_published_class(case: dict[str, Any], monkeypatch:
     assert torch.equal(distiller.item_sets["teacher_list"][1:], torch.tensor(case["teacher_list"]) + 1)
     assert torch.equal(distiller.item_sets["own"][1:], torch.tensor(case["student_list"]) + 1)
     torch.testing.assert_close(distiller._gamma[1:], torch.tensor(case["gamma"]), rtol=1e-5, atol=0)
-    loss = distiller(batch_for(distiller, [user + 1 for user in case["batch"]]))
-    assert float(loss) == pytest.approx(case["loss"], rel=1e-5)
+    assert loss_of(distiller, [user + 1 for user in case["batch"]]) == pytest.approx(case["loss"], rel=1e-5)
 
 
 # -- the paper, user by user -------------------------------------------------------------------------------------------
@@ -88,23 +113,14 @@ def naive_paper_weights(student: Tensor, teacher: Tensor, train: set[int], k: in
 
 
 @pytest.mark.parametrize("candidates", ["all", 30])
-def test_paper_mode_equals_the_paper_user_by_user(candidates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paper_mode_equals_the_paper_user_by_user(candidates: Any, log_weights: list[Tensor]) -> None:
     student, teacher = random_scores()
     train = random_train()
-    captured: list[Tensor] = []
-    plain = module.sample_without_replacement
-
-    def spy(log_weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        captured.append(log_weights.clone())
-        return plain(log_weights, n, generator)
-
-    monkeypatch.setattr(module, "sample_without_replacement", spy)
     distiller, scorer = made(student, teacher, train, faithful="paper", k=6, n_samples=5, candidates=candidates, beta=3.0)
-    weights = torch.cat(captured)
+    weights = torch.cat(log_weights)
     ranked = scorer.top_k(torch.arange(8), 30, train)[0]
     for user in range(7):
-        mine = set((train.items[train.starts[user + 1] : train.starts[user + 2]] - 1).tolist())
-        wanted, own, z = naive_paper_weights(student[user], teacher[user], mine, 6)
+        wanted, own, z = naive_paper_weights(student[user], teacher[user], train_of(train, user), 6)
         assert (distiller.item_sets["teacher_list"][user + 1] - 1).tolist() == wanted
         assert (distiller.item_sets["own"][user + 1] - 1).tolist() == own
         for item, count in z.items():
@@ -116,10 +132,97 @@ def test_paper_mode_equals_the_paper_user_by_user(candidates: Any, monkeypatch: 
         assert finite == len(z)
 
 
+def naive_code_weights(
+    student: Tensor, teacher: Tensor, train: set[int], k: int, candidates: int | str
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Q^T, Q^S, the candidates best first and their counts of one user, as the published code makes them; items from 0."""
+    left = [i for i in range(len(student)) if i not in train]
+    wanted, ranked = (sorted(left, key=lambda i, s=scores: (-float(s[i]), i)) for scores in (teacher, student))
+    drawn_from = ranked if candidates == "all" else ranked[: int(candidates)]
+    counts = [min(50, len(set(drawn_from[place:]) & set(wanted[:k]))) for place in range(len(drawn_from))]
+    return wanted[:k], ranked[:k], drawn_from, counts
+
+
+@pytest.mark.parametrize(
+    ("n_items", "k", "candidates", "share"),
+    [
+        (30, 6, 12, 0.0),
+        (30, 6, 12, 0.3),
+        (30, 6, "all", 0.0),
+        (30, 6, "all", 0.3),
+        (90, 60, 80, 0.0),  # counts beyond 50
+        (90, 60, "all", 0.0),
+        (90, 20, 80, 0.85),  # both lists shorter than k
+        (90, 20, "all", 0.85),
+    ],
+)
+def test_code_mode_equals_the_code_user_by_user(
+    n_items: int, k: int, candidates: int | str, share: float, log_weights: list[Tensor]
+) -> None:
+    student, teacher = random_scores(n_items=n_items)
+    train = random_train(n_items=n_items, share=share) if share else None
+    options = {"k": k, "n_samples": 5, "candidates": candidates, "mask_train": bool(share)}
+    distiller, _ = made(student, teacher, train, **options)
+    weights = torch.cat(log_weights) * 10
+    for user in range(7):
+        wanted, own, drawn_from, counts = naive_code_weights(student[user], teacher[user], train_of(train, user), k, candidates)
+        found = weights[user + 1]
+        columns = [i + 1 for i in drawn_from] if candidates == "all" else list(range(len(drawn_from)))
+        assert found[columns].tolist() == pytest.approx(counts)
+        assert int((found > -torch.inf).sum()) == len(counts)
+        sets = {name: (ids[user + 1] - 1).tolist() for name, ids in distiller.item_sets.items()}
+        assert sets["teacher_list"][: len(wanted)] == wanted and sets["own"][: len(own)] == own
+        drawn = set(sets["drawn"])
+        assert len(drawn) == 5 and drawn <= set(drawn_from)
+        valid = distiller._valid[user + 1].tolist()
+        assert valid[:k] == [place < len(own) for place in range(k)]
+        counted = {i for i, ok in zip(sets["drawn"] + sets["teacher_list"], valid[k:], strict=True) if ok}
+        assert counted == drawn | (set(wanted) - set(own)) and sum(valid[k:]) == len(counted)
+        overlap = len(set(wanted) & drawn) / len(wanted)
+        assert float(distiller._gamma[user + 1]) == pytest.approx(math.exp(-3 * overlap), rel=1e-5)
+
+
+@pytest.mark.parametrize("faithful", ["code", "paper"])
+def test_all_candidates_weigh_the_same_as_the_whole_ranking(faithful: str, log_weights: list[Tensor]) -> None:
+    student, teacher = random_scores()
+    train = random_train()
+    options = {"faithful": faithful, "mask_train": True, "k": 6, "n_samples": 5}
+    _, scorer = made(student, teacher, train, candidates=30, **options)
+    by_place = log_weights.pop()
+    made(student, teacher, train, candidates="all", **options)
+    by_item = torch.cat(log_weights)
+    ranked = scorer.top_k(torch.arange(8), 30, train)[0]
+    for row in range(1, 8):
+        places = by_place[row] > -torch.inf
+        assert ranked[row][places].sort().values.tolist() == (by_item[row] > -torch.inf).nonzero().squeeze(1).tolist()
+        torch.testing.assert_close(by_item[row][ranked[row][places]], by_place[row][places])
+
+
+def test_overlap_is_a_share_of_what_the_teacher_lists() -> None:
+    """Eq. 10 divides by |Q^T|: where a user has fewer than K items left, equal lists are still an overlap of 1."""
+    _, teacher = random_scores(n_items=12)
+    users, items = np.nonzero(np.ones((7, 12)) * (np.arange(12) < 9))
+    train = Ragged.from_pairs(users + 1, items + 1, 8)
+    distiller, _ = made(teacher, teacher, train, faithful="paper", k=6, n_samples=3, beta=2.0)
+    assert distiller._gamma[1:].tolist() == pytest.approx([math.exp(-2.0)] * 7)
+    assert distiller.diagnostics()["list_overlap"] == distiller.diagnostics()["overlap_mean"] == 1
+
+
+def test_a_user_without_any_item_left_costs_nothing() -> None:
+    users, items = np.nonzero(np.ones((7, 12)) * (np.arange(7)[:, None] == 2))
+    train = Ragged.from_pairs(users + 1, items + 1, 8)
+    for candidates in ("all", 12):
+        distiller, scorer = made(*random_scores(n_items=12), train, faithful="paper", k=4, n_samples=3, candidates=candidates)
+        assert not distiller._valid[3].any()
+        loss = distiller(batch_for(distiller, [3]))
+        loss.backward()
+        assert float(loss.detach()) == 0 and float(scorer.table.grad.abs().sum()) == 0  # type: ignore[union-attr]
+
+
 def test_paper_loss_is_a_mean_over_distinct_users() -> None:
     student, teacher = random_scores()
     distiller, scorer = made(student, teacher, faithful="paper", k=4, n_samples=4, reduction="mean")
-    once, often = (float(distiller(batch_for(distiller, users))) for users in ([1, 2, 3], [1, 1, 1, 1, 2, 3, 3]))
+    once, often = (loss_of(distiller, users) for users in ([1, 2, 3], [1, 1, 1, 1, 2, 3, 3]))
     assert once == pytest.approx(often, rel=1e-6)
     assert scorer.n_queries == 8
 
@@ -134,7 +237,7 @@ def test_set_a_and_its_loss_by_hand(faithful: str) -> None:
         rows = [torch.tensor(ids) - 1 for ids in (sets["own"], union)]
         l1, l2 = (float(cross_entropy(student[user - 1][i][None], teacher[user - 1][i][None], None, 2.0)) for i in rows)
         gamma = float(distiller._gamma[user])
-        assert float(distiller(batch_for(distiller, [user]))) == pytest.approx((1 - gamma) * l1 + gamma * l2, rel=1e-5)
+        assert loss_of(distiller, [user]) == pytest.approx((1 - gamma) * l1 + gamma * l2, rel=1e-5)
 
 
 # -- rows, gradients, determinism --------------------------------------------------------------------------------------
@@ -144,10 +247,10 @@ def test_distinct_users_with_counts_equal_row_by_row() -> None:
     student, teacher = random_scores()
     distiller, _ = made(student, teacher, k=4, n_samples=4, candidates=15)
     users = [1, 1, 1, 4, 4, 7]
-    together = float(distiller(batch_for(distiller, users)))
-    assert together == pytest.approx(sum(float(distiller(batch_for(distiller, [u]))) for u in users), rel=1e-5)
+    together = loss_of(distiller, users)
+    assert together == pytest.approx(sum(loss_of(distiller, [u]) for u in users), rel=1e-5)
     distiller.reduction = "mean"
-    assert float(distiller(batch_for(distiller, users))) == pytest.approx(together / 6, rel=1e-5)
+    assert loss_of(distiller, users) == pytest.approx(together / 6, rel=1e-5)
 
 
 def test_gradient_reaches_the_student_and_only_the_users_of_the_batch() -> None:
@@ -157,6 +260,55 @@ def test_gradient_reaches_the_student_and_only_the_users_of_the_batch() -> None:
     touched = scorer.table.grad.abs().sum(1) > 0  # type: ignore[union-attr]
     assert touched.nonzero().squeeze(1).tolist() == [2, 5]
     assert float(scorer.table.grad[:, 0].abs().sum()) == 0  # type: ignore[index]
+
+
+def test_gradient_is_the_difference_of_softmaxes() -> None:
+    """d CE / d r = (softmax of the student - softmax of the teacher) / temperature on each set, weighed by gamma."""
+    student, teacher = random_scores()
+    distiller, scorer = made(student, teacher, k=4, n_samples=4, candidates=15, temperature=2.0)
+    distiller(batch_for(distiller, [3, 3])).backward()
+    expected = torch.zeros(31)
+    sets, valid, gamma = {n: ids[3] for n, ids in distiller.item_sets.items()}, distiller._valid[3], distiller._gamma[3]
+    rest = torch.cat([sets["drawn"], sets["teacher_list"]])[valid[4:]]
+    for items, weight in ((sets["own"], 1 - gamma), (rest, gamma)):
+        ours, theirs = (torch.softmax(scores[2, items - 1] / 2, 0) for scores in (student, teacher))
+        expected.index_add_(0, items, 2 * weight * (ours - theirs) / 2)
+    torch.testing.assert_close(scorer.table.grad[3], expected, rtol=1e-5, atol=1e-6)  # type: ignore[index]
+
+
+def test_gradient_never_reaches_the_teacher() -> None:
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 3, generator=generator, requires_grad=True) for n in (8, 31))
+    scorer = TableScorer(padded(random_scores()[0]))
+    for teacher in (FactorScores(users, items), DenseScores(users @ items.T)):
+        distiller = RCEKD(scorer, teacher, k=4, n_samples=4, candidates=15)  # type: ignore[arg-type]
+        distiller.begin_training(no_train_items(8))
+        distiller.begin_epoch(0)
+        distiller(batch_for(distiller, [1, 2])).backward()
+        assert users.grad is None and items.grad is None
+    assert not list(distiller.parameters())
+
+
+def test_a_factor_store_gives_the_same_loss_as_its_matrix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 3, generator=generator) for n in (8, 31))
+    losses = []
+    for teacher in (FactorScores(users, items), DenseScores(users @ items.T)):
+        distiller = RCEKD(TableScorer(padded(random_scores()[0])), teacher, k=4, n_samples=4, candidates=15)  # type: ignore[arg-type]
+        distiller.begin_training(no_train_items(8))
+        distiller.begin_epoch(0)
+        losses.append(loss_of(distiller, [1, 2, 2, 7]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_new_epoch_draws_anew_and_a_restored_generator_draws_the_same() -> None:
+    distiller, _ = made(*random_scores(), k=4, n_samples=4, candidates=15)
+    first, state = distiller.item_sets["drawn"], {k: v.clone() for k, v in distiller.sampling_state().items()}
+    distiller.begin_epoch(1)
+    second = distiller.item_sets["drawn"]
+    distiller.restore_sampling(state)
+    distiller.begin_epoch(1)
+    assert not torch.equal(first, second) and torch.equal(second, distiller.item_sets["drawn"])
 
 
 def test_same_seed_same_sets() -> None:
@@ -187,13 +339,30 @@ def test_variants_are_one_cross_entropy_on_their_set(variant: str) -> None:
         items = {"vanilla_ce": wanted, "wo_s": wanted, "wo_t": own, "wo_sep": wanted | own, "full_ce": set(range(30))}[variant]
         index = torch.tensor(sorted(items))
         expected = float(cross_entropy(student[user][index][None], teacher[user][index][None]))
-        assert float(distiller(batch_for(distiller, [user + 1]))) == pytest.approx(expected, rel=1e-5)
+        assert loss_of(distiller, [user + 1]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_const_uses_the_constant() -> None:
     student, teacher = random_scores()
     distiller, _ = made(student, teacher, variant="const", gamma_constant=0.3, k=5, n_samples=5, candidates=20)
     assert distiller._gamma.tolist() == pytest.approx([0.3] * 8)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("decreasing", [1, 0.75, 0, 0]), ("global", [1, 0.75, 0, 0]), ("increasing", [0, 0.25, 1, 1])]
+)
+def test_a_schedule_follows_the_epochs_and_stays_at_its_end(rule: str, expected: list[float]) -> None:
+    distiller, _ = made(*random_scores(), gamma=rule, gamma_epochs=4, k=5, n_samples=5, candidates=20)
+    found = []
+    for epoch in (0, 1, 4, 9):
+        distiller.begin_epoch(epoch)
+        found.append(float(distiller._gamma[1]))
+    assert found == pytest.approx(expected)
+
+
+def test_linear_goes_by_both_of_its_names() -> None:
+    gammas = [made(*random_scores(), gamma=rule, k=5, n_samples=5, candidates=20)[0]._gamma for rule in ("linear", "user_specific")]
+    assert torch.equal(*gammas) and gammas[0][1:].unique().numel() > 1
 
 
 @pytest.mark.parametrize(
@@ -228,9 +397,11 @@ def test_training_items_never_count_when_masked(candidates: Any) -> None:
         assert counted and not counted & mine and 0 not in counted
 
 
+@pytest.mark.parametrize("candidates", [None, "all", 1, 2])
+@pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("faithful", ["code", "paper"])
-def test_two_items(faithful: str) -> None:
-    distiller, _ = made(*random_scores(n_items=2), faithful=faithful, k=2, n_samples=1, candidates=2)
+def test_two_items(faithful: str, k: int, candidates: Any) -> None:
+    distiller, _ = made(*random_scores(n_items=2), faithful=faithful, k=k, n_samples=1, candidates=candidates)
     assert torch.isfinite(distiller(batch_for(distiller, [1, 2])))
 
 
@@ -260,6 +431,14 @@ def test_figures_of_an_epoch() -> None:
     [
         ({"k": 0}, "kd_k=0"),
         ({"k": 41}, "kd_k=41"),
+        ({"n_samples": 0}, "kd_n_samples=0"),
+        ({"candidates": 0}, "kd_candidates=0"),
+        ({"candidates": "all", "n_samples": 41}, "kd_n_samples=41"),
+        ({"candidates": None, "n_samples": 41}, "kd_n_samples=41"),
+        ({"beta": math.inf}, "kd_beta=inf"),
+        ({"beta": math.nan}, "kd_beta=nan"),
+        ({"tau": math.nan}, "kd_tau=nan"),
+        ({"gamma": "increasing", "gamma_epochs": 0}, "kd_gamma_epochs"),
         ({"n_samples": 30, "candidates": 20}, "kd_n_samples=30"),
         ({"candidates": 41}, "kd_candidates=41"),
         ({"beta": -1.0}, "kd_beta=-1.0"),
@@ -290,7 +469,33 @@ def test_defaults_are_accepted_and_an_int_passes_for_a_float() -> None:
     assert set(options) == set(distiller_options(RCEKD))
 
 
-@pytest.mark.parametrize("name", ["RCKD", "no.such.module:Thing", "math:pi"])
+@pytest.mark.parametrize("name", ["RCKD", "no.such.module:Thing", "math:pi", "math:nothing", ":RCEKD", ".rcekd:RCEKD", "math:"])
 def test_unknown_methods(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         distiller_class(name)
+
+
+class Outside(Distiller):
+    """A method from elsewhere, with arguments of every kind; one has no annotation."""
+
+    def __init__(
+        self, student: Any, teacher: Any, *, width: int, layers: list[int], anything: Any = (1,), bare=3, seed: int = 0, **more: float
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        raise NotImplementedError
+
+
+def test_arguments_of_an_outside_method() -> None:
+    assert set(distiller_options(Outside)) == {"width", "layers", "anything", "bare"}
+    options = resolve_options(Outside, {"width": 4, "layers": [8, 8], "bare": "any"})
+    assert options == {"width": 4, "layers": [8, 8], "anything": (1,), "bare": "any"}
+    with pytest.raises(ConfigError, match="Outside needs kd_width"):
+        resolve_options(Outside, {"layers": [8]})
+    with pytest.raises(ConfigError, match="kd_layers=8 is not allowed: it must be a list"):
+        resolve_options(Outside, {"width": 4, "layers": 8})
+
+
+def test_a_class_is_found_by_its_name() -> None:
+    assert distiller_class("RCEKD") is distiller_class("recbole_kd.distiller.rcekd:RCEKD") is RCEKD

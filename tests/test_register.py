@@ -183,17 +183,17 @@ def test_ones_own_model_is_registered_and_its_checkpoints_are_read(monkeypatch: 
     from recbole.model.abstract_recommender import SequentialRecommender
     from recbole.utils import get_model
 
-    from recbole_kd import safe_load
+    from recbole_kd import unpickler
 
     monkeypatch.setattr(registration, "_registered", dict(registration._registered))
-    monkeypatch.setattr(safe_load, "_REGISTERED_MODELS", dict(safe_load._REGISTERED_MODELS))
+    monkeypatch.setattr(unpickler, "_REGISTERED_MODELS", dict(unpickler._REGISTERED_MODELS))
     alias = "recbole.model.sequential_recommender.myownencoder"
     monkeypatch.setitem(sys.modules, alias, sys)  # so that the alias is taken away again
     del sys.modules[alias]
     own = type("MyOwnEncoder", (SequentialRecommender,), {"__module__": "__main__"})
     registration.register([own])
     assert get_model("MyOwnEncoder") is own
-    assert safe_load._model_class(safe_load._Reference("__main__", "MyOwnEncoder")) is own
+    assert unpickler._model_class(unpickler._Reference("__main__", "MyOwnEncoder")) is own
 
 
 def _in_worker(pickled: bytes, connection: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,6 +28,27 @@ def test_ties_are_ordered_by_id_also_at_the_boundary(rows: list[list[float]], da
         assert found == expected and scores == [row[i] for i in expected]
 
 
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_top_k_in_blocks_equals_python(data: st.DataObject) -> None:
+    """Ties, exclusion, short rows, queries in any order and more than once, at every size of block."""
+    n_rows, n_items, k = (data.draw(st.integers(least, most)) for least, most in ((1, 5), (2, 9), (1, 11)))
+    cells = st.lists(st.sampled_from([-1.0, 0.0, 2.0]), min_size=n_items, max_size=n_items)
+    table = data.draw(st.lists(cells, min_size=n_rows, max_size=n_rows))
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, n_rows - 1), st.integers(0, n_items - 1)), max_size=20))
+    queries = data.draw(st.lists(st.integers(0, n_rows - 1), max_size=8))
+    excluded = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    exclude = Ragged.from_pairs(excluded[:, 0], excluded[:, 1], n_rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "BLOCK_BYTES", data.draw(st.sampled_from([1, 4 * n_items * 2, 2**26])))
+        ids, values = top_k_in_blocks(full(torch.tensor(table)), torch.tensor(queries, dtype=torch.int64), n_items, k, exclude)
+    for query, found, scores in zip(queries, ids.tolist(), values.tolist(), strict=True):
+        left = [i for i in range(1, n_items) if (query, i) not in pairs]
+        best = sorted(left, key=lambda i: (-table[query][i], i))[:k]
+        assert found == best + [0] * (k - len(best))
+        assert scores == [table[query][i] for i in best] + [-np.inf] * (k - len(best))
+
+
 def full(table: Tensor) -> topk.Callable[[Tensor], Tensor]:
     return lambda queries: table[queries].clone()
 
@@ -40,13 +62,20 @@ def test_blocks_do_not_change_the_result(block_bytes: int, monkeypatch: pytest.M
         widths.append(len(queries))
         return table[queries].clone()
 
-    monkeypatch.setattr(topk, "blocks", lambda rows, columns: blocks(rows, columns, block_bytes))
+    monkeypatch.setattr(topk, "BLOCK_BYTES", block_bytes)
     ids, values = top_k_in_blocks(counted, torch.arange(17), 23, 5)
     assert max(widths) == max(1, min(17, block_bytes // (4 * 23)))
     for row in range(17):
         order = [i for i in table[row].argsort(descending=True).tolist() if i != 0][:5]
         assert ids[row].tolist() == order
         torch.testing.assert_close(values[row], table[row][order])
+
+
+@pytest.mark.parametrize(("n_rows", "n_columns", "block_bytes"), [(0, 5, 100), (7, 5, 1), (7, 5, 40), (7, 5, 10**6), (3, 0, 8)])
+def test_blocks_cover_every_row_once_within_the_budget(n_rows: int, n_columns: int, block_bytes: int) -> None:
+    slices = list(blocks(n_rows, n_columns, block_bytes))
+    assert [row for rows in slices for row in range(rows.start, rows.stop)] == list(range(n_rows))
+    assert all((rows.stop - rows.start) * 4 * n_columns <= max(block_bytes, 4 * n_columns) for rows in slices)
 
 
 def test_short_rows_end_in_the_pad_without_a_score() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -39,8 +40,8 @@ def gamma_weights(rule: str, overlap: Tensor, *, beta: float, constant: float, e
 
 def check_gamma(rule: str, beta: float, constant: float, last_epoch: int | None) -> None:
     """Refuse gamma options that cannot be (ConfigError)."""
-    if beta < 0:
-        raise ConfigError(f"kd_beta={beta} is negative: gamma = exp(-beta * overlap) needs kd_beta >= 0")
+    if not 0 <= beta < math.inf:
+        raise ConfigError(f"kd_beta={beta} is not possible: gamma = exp(-beta * overlap) needs a finite kd_beta >= 0")
     if not 0 <= constant <= 1:
         raise ConfigError(f"kd_gamma_constant={constant} is not a weight: it must be between 0 and 1")
     if rule in ("decreasing", "increasing", "global") and (last_epoch is None or last_epoch < 1):

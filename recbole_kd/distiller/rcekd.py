@@ -45,7 +45,7 @@ class RCEKD(Distiller):
     training items         left out of every list                      kept in every list
     candidates             all items                                   the student's top 200 (``candidates``)
     weight of candidate j  z_j = Q2 items the student ranks below j    Q^T items at or below j among the candidates, <= 50
-    overlap in gamma       :math:`|Q^T \cap Q^S| / K`                  :math:`|Q^T \cap sample| / K`
+    overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`              :math:`|Q^T \cap sample| / |Q^T|`
     mean over              distinct users of the batch                 rows of the batch
     =====================  ==========================================  =================================================
 
@@ -94,7 +94,9 @@ class RCEKD(Distiller):
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         paper = options["faithful"] == "paper"
-        candidates = options["candidates"] or ("all" if paper else min(200, n_items))
+        candidates = options["candidates"]
+        if candidates is None:
+            candidates = "all" if paper else min(200, n_items)
         room = n_items if candidates == "all" else int(candidates)
         for key, value, least, most, what in (
             ("kd_k", options["k"], 1, n_items, "the catalogue"),
@@ -160,7 +162,7 @@ class RCEKD(Distiller):
             return self._draw_from_all(missing)
         width = min(int(self.candidates), ranked.shape[1])
         candidates, valid = ranked[:, :width], ranked_valid[:, :width]
-        member = is_in(candidates, self._teacher_list)
+        member = is_in(candidates, self._teacher_list) & valid  # short rows of both lists end in id 0
         if self.paper:
             member[:, : self.k] = False  # Q1 is what of Q^T stands among the first K
             counts = counts_below(member, inclusive=False)
@@ -208,7 +210,8 @@ class RCEKD(Distiller):
             shared = self._teacher_valid & ~missing
         else:
             shared = self._teacher_valid & is_in(self._teacher_list, drawn.masked_fill(~drawn_valid, -1))
-        overlap = shared.sum(1) / self.k
+        listed = self._teacher_valid.sum(1).clamp(min=1)  # K, or what a user has left
+        overlap = shared.sum(1) / listed
         self._gamma = gamma_weights(
             self.gamma_rule,
             overlap,
@@ -219,7 +222,7 @@ class RCEKD(Distiller):
         )
         self._figures = {
             **_spread("overlap", overlap[1:]), **_spread("gamma", self._gamma[1:]),
-            "list_overlap": float((self._teacher_valid & ~missing)[1:].sum(1).float().mean() / self.k),
+            "list_overlap": float(((self._teacher_valid & ~missing).sum(1) / listed)[1:].mean()),
         }  # fmt: skip
         self._figures.update(self._closure(ranked))
 

@@ -34,6 +34,8 @@ def distiller_class(name: str) -> type[Distiller]:
     if not isinstance(target, str):
         return target
     module_name, _, class_name = target.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise ConfigError(f"--kd={name} is not the name of a class; write --kd=module:Class")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
@@ -46,7 +48,7 @@ def distiller_class(name: str) -> type[Distiller]:
 def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
     """The constructor arguments a user may set, by name without the ``kd_``."""
     parameters = inspect.signature(cls.__init__, eval_str=True).parameters
-    return {name: p for name, p in parameters.items() if name not in NOT_OPTIONS}
+    return {name: p for name, p in parameters.items() if name not in NOT_OPTIONS and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def resolve_options(cls: type[Distiller], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,17 +58,21 @@ def resolve_options(cls: type[Distiller], given: Mapping[str, Any]) -> dict[str,
         given: option name without ``kd_`` -> value.
 
     Raises:
-        ConfigError: a value of a wrong type.
+        ConfigError: a value of a wrong type, or none for an argument without a default.
     """
     options: dict[str, Any] = {}
     for name, parameter in distiller_options(cls).items():
         value = given.get(name, parameter.default)
+        if value is inspect.Parameter.empty:
+            raise ConfigError(f"{cls.__name__} needs kd_{name}: it has no default")
         options[name] = _as_annotated(name, value, parameter.annotation)
     return options
 
 
 def _as_annotated(name: str, value: Any, annotation: Any) -> Any:
     """A value that fits the annotation (an int passes for a float), or ConfigError."""
+    if annotation in (inspect.Parameter.empty, typing.Any):
+        return value
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         allowed = typing.get_args(annotation)
     elif typing.get_origin(annotation) is typing.Literal:
@@ -79,7 +85,8 @@ def _as_annotated(name: str, value: Any, annotation: Any) -> Any:
     for kind in allowed:
         if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
             return value
-        if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        plain = typing.get_origin(kind) or kind  # list of list[int]: elements are the method's own business
+        if isinstance(plain, type) and isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
             return value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -95,6 +102,8 @@ def _words(kind: Any) -> str:
         float: "a number",
         bool: "True or False",
         str: "a word",
+        list: "a list",
         type(None): "empty (~)",
     }
+    kind = typing.get_origin(kind) or kind
     return names.get(kind, getattr(kind, "__name__", str(kind)))
