@@ -10,6 +10,7 @@ from torch import nn
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.known_keys import check_keys
 from recbole_kd.property_layers import distiller_layers
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -65,6 +66,10 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> 
     if not kd:
         raise ConfigError("the configuration names no method: set kd, such as kd='RCEKD'")
     cls = distiller_class(kd)
+    given = getattr(config, "final_config_dict", config)
+    if isinstance(given, Mapping):
+        named = [key for key in given if isinstance(key, str) and key.startswith("kd_")]
+        check_keys(named, known_kd_keys(kd), what=f"key of the method {kd}", may_allow=False)
     scorer = Scorer(student)
     if (scorer.n_queries, scorer.n_items) != (teacher.n_queries, teacher.n_items):
         raise TeacherError(

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
 from recbole_kd.data.preparation import split_data
-from recbole_kd.errors import KDError
+from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.log import logging_to
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
@@ -50,16 +50,21 @@ def run_recbole_kd(
 
 def run_request(request: Request, command: str = "") -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`."""
+    cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
+    for key, place in (("cache_dir", cache), ("output_dir", output)):
+        _check_writable(key, place)
     alone = request.student_config()
     teacher_config = request.teacher_model_config() if request.teacher is not None else None
     splits = split_data(alone)
+    for config in filter(None, (alone, teacher_config)):
+        _check_cutoffs(config, splits.n_items)
     saved = None if teacher_config else saved_teacher(request.run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (saved[0].name if saved else "")
     distilled_config = request.distilled_config(teacher_name)
     check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
 
-    folder = _new_folder(request, teacher_name, alone["seed"])
-    stage = Stage(splits, cache_folder(request.run["cache_dir"]), folder, bool(request.run["resume"]))
+    folder = _new_folder(output, request, teacher_name, alone["seed"])
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
     with logging_to(folder / "run.log", alone["state"]):
         try:
             for name, files in request.files.items():
@@ -76,11 +81,22 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     return {**result, "folder": str(folder)}
 
 
-def _new_folder(request: Request, teacher_name: str, seed: int) -> Path:
+def _check_writable(key: str, folder: Path) -> None:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={folder} cannot be written to: {there} is no writable folder, name another one")
+
+
+def _check_cutoffs(config: Any, n_items: int) -> None:
+    if max(config["topk"]) > n_items:
+        raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+
+
+def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
     """A fresh folder for this run under output_dir, of the current folder by default."""
     name = f"{request.model}-{teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(request.run["output_dir"]) / f"{name}-{stamp}-{os.getpid()}"
+    folder = output / f"{name}-{stamp}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

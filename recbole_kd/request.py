@@ -15,10 +15,10 @@ from recbole_kd.arguments import nest_prefix, read_config_file, split_config_fil
 from recbole_kd.build import check_run_keys, known_kd_keys
 from recbole_kd.catalogue import RECBOLE, general_model, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
-from recbole_kd.data.converters import prepare_command
+from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
-from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, unknown_name_error
+from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.property_layers import distiller_layers, layers, student_layers, teacher_layers
 from recbole_kd.scorer import vector_function
 from recbole_kd.teacher.export import no_factors
@@ -105,7 +105,11 @@ def make_request(values: Mapping[str, Any]) -> Request:
     """
     values = dict(values)
     for key in ("model", "dataset", "kd"):
-        if not isinstance(values.get(key), str) or not values[key]:
+        if values.get(key) not in (None, "") and not isinstance(values[key], str):
+            raise ConfigError(
+                f"{key}={values[key]!r} is not a name: write it as text, --{key}='\"{values[key]}\"' where it looks like a number"
+            )
+        if not values.get(key):
             raise ConfigError(
                 f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list"
             )
@@ -115,6 +119,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
         )
     model, kd, dataset = str(values["model"]), str(values["kd"]), str(values["dataset"])
     teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
+    _check_texts(values)
     student_model(model)
     if values.get("teacher"):
         taught = general_model(str(values["teacher"]), "teacher")
@@ -131,6 +136,16 @@ def make_request(values: Mapping[str, Any]) -> Request:
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
     return Request(model, teacher, kd, dataset, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Keys whose default is empty and so says nothing of their type."""
+    for key in ("teacher_path", "cache_dir"):
+        if not isinstance(values.get(key), str | None):
+            raise ConfigError(f"{key}={values[key]!r} is not a path: write it as text, --{key}='\"{values[key]}\"'")
+    allowed = values.get("allow_unknown")
+    if not (isinstance(allowed, str | None) or (isinstance(allowed, list) and all(isinstance(key, str) for key in allowed))):
+        raise ConfigError(f"allow_unknown={allowed!r} is not allowed: it must be a key or a list of keys, such as --allow_unknown=[my_key]")
 
 
 def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str) -> None:
@@ -175,8 +190,11 @@ def _check_dataset(dataset: str, data_path: str) -> None:
     command = prepare_command(dataset)
     if command:
         raise DataError(f"The data set {dataset} is not prepared in {folder}: run `{command}`")
+    there = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
+    close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
+    meant = f"did you mean {close[0]}? Else " if close else ""
     raise DataError(
-        f"No data set {dataset} in {folder}: put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
+        f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
         f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table "
         "--file=<csv> --user=<column> --item=<column>`"
     )

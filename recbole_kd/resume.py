@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import random
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from recbole_kd.errors import TrainingError
 
 if TYPE_CHECKING:
     from recbole_kd.trainer import KDTrainer
@@ -35,7 +38,12 @@ class TrainingState:
         self._loader = loader
 
     def save(self, trainer: KDTrainer, epoch: int) -> None:
-        """Write the state after an epoch, unless the last writing is too recent for its cost."""
+        """Write the state after an epoch, unless the last writing is too recent for its cost.
+
+        A distiller's item sets are not kept: only an epoch before new ones are drawn can be continued from.
+        """
+        if trainer.distiller is not None and (epoch + 1) % trainer.distiller.refresh:
+            return
         started = perf_counter()
         if started - self._written_at < self._cost / SHARE_OF_TIME:
             return
@@ -74,17 +82,27 @@ class TrainingState:
             "loader_rng": self._loader.generator.get_state(),
         }  # fmt: skip
 
-    def restore(self, trainer: KDTrainer, loader: Any) -> bool:
-        """Put a saved state back into a fresh trainer. False when there is no file."""
-        if not self.path.is_file():
-            return False
-        state = torch.load(self.path, map_location=trainer.device, weights_only=True)
+    def exists(self) -> bool:
+        """Whether there is a training to continue."""
+        return self.path.is_file()
+
+    def restore(self, trainer: KDTrainer, loader: Any) -> None:
+        """Put the saved state back into a fresh trainer.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        try:
+            state = torch.load(self.path, map_location=trainer.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"{self.path} cannot be continued from ({reason}): delete it, or run with --resume=False") from None
         trainer.start_epoch = state["epoch"] + 1
         trainer.model.load_state_dict(state["model"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         if trainer.distiller is not None:
             trainer.distiller.load_state_dict(state["distiller"])
-            trainer.distiller.restore_sampling({k: v.cpu() for k, v in state["sampling"].items()})
+            trainer.distiller.restore_sampling({k: v.cpu() if torch.is_tensor(v) else v for k, v in state["sampling"].items()})
         trainer.cur_step, trainer.best_epoch = state["cur_step"], state["best_epoch"]
         trainer.best_valid_score = state["best_valid_score"]
         trainer.best_valid_result = state["best_valid_result"]
@@ -94,7 +112,6 @@ class TrainingState:
         if len(state["best_file"]):
             Path(trainer.saved_model_file).write_bytes(state["best_file"].cpu().numpy().tobytes())
         _restore_generators(state, loader)
-        return True
 
 
 HISTORIES = ("kd_loss", "epoch_seconds", "kd_seconds")

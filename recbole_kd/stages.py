@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 from recbole.utils import get_model, get_trainer, init_seed
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.build import build_distiller
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
-from recbole_kd.errors import TeacherError
+from recbole_kd.errors import KDError, TeacherError, TrainingError
 from recbole_kd.model.graph import accelerate
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
 from recbole_kd.scorer import Scorer
@@ -26,7 +28,7 @@ from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest
 from recbole_kd.teacher.load import load_teacher
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.trainer import KDTrainer, without_recbole_scalars
 
 REPORT = "report.json"
 WITHOUT_EFFECT = frozenset(
@@ -100,7 +102,26 @@ def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> d
 def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool) -> None:
     if resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train):
         getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
-    trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"])
+    try:
+        trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"])
+    except ValueError as error:  # RecBole's own trainers say no more than this
+        if str(error) != "Training loss is nan":
+            raise
+        raise TrainingError(
+            f"The loss of {config['model']} is nan: lower learning_rate, or set clip_grad_norm={{'max_norm': 1.0}}"
+        ) from error
+
+
+@contextmanager
+def _workshop(entry: Path) -> Iterator[Path]:
+    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not."""
+    work = entry.with_name(entry.name + ".work")
+    try:
+        yield work
+    except KDError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -111,7 +132,10 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
     if kind.__name__ == "Trainer":
         trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
     else:
-        trainer = kind(config, model)
+        with without_recbole_scalars():
+            trainer = kind(config, model)
+            trainer.tensorboard.close()
+        trainer.tensorboard = SummaryWriter(str(scalars))
     _fit(trainer, config, loaders, stage.resume)
     figures = _figures(trainer, model, loaders, config)
     if isinstance(trainer, KDTrainer):
@@ -131,13 +155,12 @@ def ensure_teacher(config: Any, stage: Stage, store: str = "auto", dtype: str = 
         cached = entry.is_dir()
         if not cached:
             getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
-            work = entry.with_name(entry.name + ".work")
-            model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-teacher")
-            manifest = {
-                "model": name, "dataset": config["dataset"], "settings": settings, "data": stage.splits.fingerprint, "report": figures,
-            }  # fmt: skip
-            export_teacher(Scorer(model), entry, manifest, store, dtype)
-            shutil.rmtree(work, ignore_errors=True)
+            with _workshop(entry) as work:
+                model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-teacher")
+                manifest = {
+                    "model": name, "dataset": config["dataset"], "settings": settings, "data": stage.splits.fingerprint, "report": figures,
+                }  # fmt: skip
+                export_teacher(Scorer(model), entry, manifest, store, dtype)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
@@ -161,12 +184,11 @@ def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
         if report is not None:
             return {**report, "cached": True}
         getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
-        work = entry.with_name(entry.name + ".work")
-        model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-student")
-        with written_whole(entry) as temporary:
-            save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary / WEIGHTS)
-            write_json(temporary / REPORT, {**figures, "settings": settings})
-        shutil.rmtree(work, ignore_errors=True)
+        with _workshop(entry) as work:
+            model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-student")
+            with written_whole(entry) as temporary:
+                save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary / WEIGHTS)
+                write_json(temporary / REPORT, {**figures, "settings": settings})
     return {**figures, "cached": False}
 
 
@@ -192,13 +214,21 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]
     }
     entry = _entry(stage, "distilled", config["model"], settings)
     trainer = KDTrainer(
-        config, model, distiller,
-        checkpoint=stage.folder / f"{config['model']}.pth", scalars=stage.folder / "tensorboard", state_file=entry.with_suffix(".pt"),
-    )  # fmt: skip
+        config,
+        model,
+        distiller,
+        checkpoint=stage.folder / f"{config['model']}.pth",
+        scalars=stage.folder / "tensorboard",
+        state_file=entry.with_name(entry.name + ".pt"),  # not with_suffix: the data set's name may have a dot
+    )
     with locked(entry):
-        _fit(trainer, config, loaders, stage.resume)
-        figures = _figures(trainer, model, loaders, config)
         assert trainer.state is not None
+        try:
+            _fit(trainer, config, loaders, stage.resume)
+        except KDError:
+            trainer.state.remove()
+            raise
+        figures = _figures(trainer, model, loaders, config)
         trainer.state.remove()
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
     return {
@@ -206,7 +236,12 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]
         "epochs": len(seconds),
         "best_epoch": trainer.best_epoch,
         "kd_loss": trainer.kd_loss,
-        "seconds_per_epoch": sum(seconds) / len(seconds),
-        "kd_seconds_per_epoch": sum(kd_seconds) / len(kd_seconds),
+        "seconds_per_epoch": _mean(seconds),
+        "kd_seconds_per_epoch": _mean(kd_seconds),
         "peak_rss_mb": peak_rss_mb(),
     }
+
+
+def _mean(values: list[float]) -> float | None:
+    """None where no epoch was trained (epochs=0)."""
+    return sum(values) / len(values) if values else None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from filelock import FileLock
 from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -17,7 +21,26 @@ from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.resume import TrainingState
-from recbole_kd.teacher.fingerprint import data_fingerprint
+from recbole_kd.teacher.fingerprint import data_fingerprint, digest
+
+
+@contextmanager
+def without_recbole_scalars() -> Iterator[None]:
+    """RecBole's trainers open a writer below ./log_tensorboard when they are made: what appears there inside the block is removed.
+
+    The folder there is named after the log file, so all runs of one working folder open the same one: only one at a time may.
+    """
+    root = Path("log_tensorboard").absolute()
+    lock = Path(tempfile.gettempdir()) / f"recbole_kd-{os.getuid()}-{digest(str(root).encode())}.lock"
+    with FileLock(str(lock)):
+        before = set(root.rglob("*"))
+        yield
+        new = {path for path in root.rglob("*") if path not in before}
+        for path in sorted(new, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):  # not there, or not empty
+            root.rmdir()
 
 
 class KDTrainer(Trainer):
@@ -46,7 +69,13 @@ class KDTrainer(Trainer):
         state_file: Path | None = None,
     ) -> None:
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
-        super().__init__(config, model)
+        if scalars is None:
+            super().__init__(config, model)
+        else:
+            with without_recbole_scalars():
+                super().__init__(config, model)
+                self.tensorboard.close()
+            self.tensorboard = SummaryWriter(str(scalars))
         self.clip: dict[str, Any] | None = config["clip_grad_norm"]
         self.clip_grad_norm = None
         if self.clip:
@@ -54,8 +83,6 @@ class KDTrainer(Trainer):
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
-        if scalars is not None:
-            self._move_scalars(scalars)
         self.state = TrainingState(state_file) if state_file is not None else None
         self.best_epoch = -1
         self.kd_loss: list[float] = []
@@ -64,6 +91,8 @@ class KDTrainer(Trainer):
         self.phase_seconds: dict[str, float] = {}
         self._term = ""
         self._epoch = 0
+        self._resumed = False
+        self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
 
     # -- set-up -------------------------------------------------------------------------------------------------------
@@ -77,15 +106,6 @@ class KDTrainer(Trainer):
     def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(params, **(self.clip or {}))
-
-    def _move_scalars(self, folder: Path) -> None:
-        # RecBole has just opened a writer under ./log_tensorboard: a run keeps its scalars in its own folder instead
-        opened = Path(self.tensorboard.log_dir)
-        self.tensorboard.close()
-        shutil.rmtree(opened, ignore_errors=True)
-        if opened.parent.is_dir() and not any(opened.parent.iterdir()):
-            opened.parent.rmdir()
-        self.tensorboard = SummaryWriter(str(folder))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -104,7 +124,10 @@ class KDTrainer(Trainer):
             TrainingError: a loss is not a finite number; names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
-        self.prepare(train_data)
+        if self._loader is None or self._loader.loader is not train_data:
+            self.prepare(train_data)
+        if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step):
+            return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
         if self.state is not None:
             self.state.attach(self, train_data)
 
@@ -135,7 +158,12 @@ class KDTrainer(Trainer):
 
     def resume(self, train_data: Any) -> bool:
         """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
-        return self.state is not None and self.state.restore(self, train_data)
+        if self.state is None or not self.state.exists():
+            return False
+        self.prepare(train_data)  # first: what a distiller draws before training must not be drawn from the restored generators
+        self.state.restore(self, train_data)
+        self._resumed = True
+        return True
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         started = perf_counter()
@@ -150,10 +178,11 @@ class KDTrainer(Trainer):
             self._loader.ask_teacher()
             asked = perf_counter()
             self.distiller.train()
+            self._kd_sum.zero_()
             losses = super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress)
             self.phase_seconds = {"item_sets": drawn - started, "teacher_scores": asked - drawn, "steps": perf_counter() - asked}
             self.kd_seconds.append(asked - started)
-            self.kd_loss.append(losses[1] / self.distiller.weight if self.distiller.weight else 0.0)
+            self.kd_loss.append(float(self._kd_sum))
             self._log_distillation(epoch_idx, losses)
         self.epoch_seconds.append(perf_counter() - started)
         return losses
@@ -169,16 +198,19 @@ class KDTrainer(Trainer):
                 base = torch.stack(base).sum()
             self._check_nan(base)
             self._term = f"KD loss ({type(distiller).__name__})"
-            kd = distiller.weight * distiller(interaction.kd)
+            unweighted = distiller(interaction.kd)
+            self._kd_sum += unweighted.detach()
+            kd = distiller.weight * unweighted
             self._check_nan(kd)
         self._term = "sum of the losses"
         return base, kd
 
     def _check_nan(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
+            name = type(self.model).__name__
+            term, fix = (self._term, "learning_rate or kd_weight, raise kd_temperature") if self.distiller else ("loss", "learning_rate")
             raise TrainingError(
-                f"The {self._term or 'loss'} is {loss.item()} in epoch {self._epoch}: lower learning_rate or kd_weight, "
-                "raise kd_temperature, or set clip_grad_norm={'max_norm': 1.0}"
+                f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set clip_grad_norm={{'max_norm': 1.0}}"
             )
 
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recbole_kd.command_line import main
+from recbole_kd.data.preparation import Loaders
+from recbole_kd.errors import TrainingError
+from recbole_kd.stages import _fit
 from tests.helpers import write_tiny
 from tests.runs import run, words
 
@@ -15,7 +19,10 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "unknown-model": ({"model": "MFF"}, [], ["MFF", "MF"]),
     "unknown-teacher": ({"teacher": "LightGNC"}, [], ["LightGNC", "LightGCN"]),
     "unknown-kd": ({"kd": "RCKD"}, [], ["RCKD", "RCEKD"]),
-    "unknown-dataset": ({"dataset": "tinny"}, [], ["tinny", "tinny.inter"]),
+    "unknown-dataset": ({"dataset": "tinny"}, [], ["tinny", "did you mean tiny?", "tinny.inter"]),
+    "known-dataset": ({"dataset": "citeulik"}, [], ["citeulik", "did you mean citeulike?"]),
+    "dataset-without-files": ({"dataset": "zzqx"}, [], ["zzqx.inter", "--data_path"]),
+    "number-as-name": ({"dataset": "2018"}, [], ["dataset=2018", "text"]),
     "not-prepared": ({"dataset": "citeulike"}, [], ["python scripts/prepare_dataset.py citeulike"]),
     "sequential-teacher": ({"teacher": "SASRec"}, [], ["SASRec", "sequential"]),
     "sequential-student": ({"model": "GRU4Rec"}, [], ["GRU4Rec", "sequential"]),
@@ -58,6 +65,12 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "no-factors": ({"teacher": "EASE", "teacher.embedding_size": None}, ["--teacher_store=factors"], ["EASE", "dense"]),
     "config-missing": ({}, ["--config_files=none.yaml"], ["none.yaml"]),
     "no-validation": ({}, ["--eval_args.split={RS: [0.9, 0.0, 0.1]}"], ["validation", "tiny"]),
+    "cutoff": ({}, ["--topk=[50]", "--valid_metric=NDCG@50"], ["topk=[50]", "40 items"]),
+    "cutoff-of-teacher": ({}, ["--teacher.topk=[50]", "--teacher.valid_metric=NDCG@50"], ["topk=[50]", "40 items"]),
+    "cache-type": ({"cache_dir": "3"}, [], ["cache_dir=3", "path"]),
+    "cache-no-folder": ({"cache_dir": "/dev/null/x"}, [], ["cache_dir=/dev/null/x", "writable"]),
+    "output-no-folder": ({"output_dir": "/dev/null/x"}, [], ["output_dir=/dev/null/x", "writable"]),
+    "allow-unknown-type": ({}, ["--allow_unknown=3"], ["allow_unknown=3", "key"]),
     "infinite": ({}, ["--learning_rate=.inf"], ["learning_rate"]),
 }
 
@@ -77,9 +90,11 @@ def test_one_sentence(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     monkeypatch.chdir(tmp_path)
     changes, more, expected = CASES[case]
     assert main([*words(tmp_path, **changes), *more]) == 2
-    said = sentence(capsys)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
     for word in expected:
         assert word in said
+    assert not (tmp_path / "saved").exists()
     assert files_in(tmp_path) == []
 
 
@@ -113,6 +128,43 @@ def test_a_loss_that_is_no_number(term: str, tmp_path: Path, capsys: pytest.Capt
     assert term in said and "epoch 1" in said and "learning_rate" in said
     (left,) = (tmp_path / "saved").iterdir()
     assert [path.name for path in left.iterdir()] == ["run.log"]
+    assert not list((tmp_path / "cache").rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--learning_rate=1e30", ["loss of MF", "epoch"]),
+        ("--teacher.learning_rate=1e30", ["loss of LightGCN", "epoch"]),
+    ],
+)
+def test_a_training_that_diverges(word: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words(tmp_path), word]) == 2
+    said = sentence(capsys)
+    for part in expected:
+        assert part in said
+    assert "kd_" not in said, "neither was distilled"
+    left = {path.name for path in files_in(tmp_path) if path.suffix != ".lock"}
+    assert left <= {"run.log", "manifest.json", "scores.safetensors"}, "the finished teacher may stay, nothing else"
+
+
+def test_a_teacher_that_cannot_be_kept_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words(tmp_path, teacher="ItemKNN", teacher_store="online", **{"teacher.embedding_size": None})) == 2
+    assert "teacher_store=dense" in sentence(capsys)
+    assert {path.name for path in files_in(tmp_path) if path.suffix != ".lock"} == {"run.log"}
+
+
+def test_nan_in_a_trainer_of_recboles_own() -> None:
+    class Diverges:
+        def fit(self, *_: Any, **__: Any) -> None:
+            raise ValueError("Training loss is nan")
+
+    config = {"model": "NCL", "show_progress": False}
+    with pytest.raises(TrainingError, match="loss of NCL is nan"):
+        _fit(Diverges(), config, Loaders(None, None, None), resume=False)
 
 
 def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

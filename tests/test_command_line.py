@@ -45,6 +45,8 @@ def test_result_holds_the_contract(first: dict[str, Any]) -> None:
     assert first["student"]["parameters"] == distilled["parameters"] == (31 + 41) * 4
     assert distilled["bytes"] == 4 * distilled["parameters"]
     assert not first["teacher"]["cached"] and {"python", "torch", "recbole", "recbole_kd", "commit"} <= first["versions"].keys()
+    every = [value for stage in ("teacher", "student", "distilled") for value in (first[stage]["valid"] | first[stage]["test"]).values()]
+    assert any(value != round(value, 4) for value in every)
     assert first["command"].startswith("python run_recbole_kd.py --model=MF")
 
 
@@ -61,7 +63,16 @@ def test_folder_of_a_run(first: dict[str, Any], folder: Path) -> None:
     assert "Property files of the distilled: overall, model/MF, distiller/RCEKD" in (made / "run.log").read_text()
     events = EventAccumulator(str(made / "tensorboard"))
     events.Reload()
-    tags = {"KD/overlap_mean", "KD/gamma_q50", "KD/overlap_rate", "KD/closure_share", "KD/base_loss", "KD/kd_loss"}
+    tags = {
+        "KD/overlap_mean",
+        "KD/gamma_q25",
+        "KD/gamma_q50",
+        "KD/gamma_q75",
+        "KD/overlap_rate",
+        "KD/closure_share",
+        "KD/base_loss",
+        "KD/kd_loss",
+    }
     assert tags <= set(events.Tags()["scalars"])
     assert [event.value for event in events.Scalars("KD/kd_loss")] == pytest.approx(first["distilled"]["kd_loss"], rel=1e-5)
 
@@ -117,7 +128,9 @@ def test_other_students_and_teachers(folder: Path, model: str, teacher: str) -> 
     given = [
         w for w in words(folder, model=model, teacher=teacher, kd_compare="False") if not w.startswith(("--embedding", "--teacher.emb"))
     ]
+    before = Path("log_tensorboard").exists()
     assert main([*given, *(f"--{key}={value}" for key, value in more.items() if value)]) == 0
+    assert Path("log_tensorboard").exists() is before
     result = results(folder)[-1]
     assert result["model"] == model and all(loss > 0 for loss in result["distilled"]["kd_loss"])
 
@@ -126,12 +139,21 @@ def test_from_a_shell(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "run_recbole_kd.py")]
     listed = subprocess.run([*command, "--list"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "RCEKD" in listed and "LightGCN" in listed and "citeulike" in listed
+    helped = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "--teacher_path" in helped and "--kd_KEY=VALUE" in helped
     bad = subprocess.run([*command, *words(tmp_path, kd="RCKD")], cwd=tmp_path, capture_output=True, text=True)
     assert bad.returncode == 2 and "Traceback" not in bad.stderr
-    assert [line for line in bad.stderr.splitlines() if line.startswith("error: ") and "RCEKD" in line]
+    (line,) = bad.stderr.splitlines()
+    assert line.startswith("error: ") and "RCEKD" in line
     assert not (tmp_path / "saved").exists()
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0 and main([]) == 0 and main(["--version"]) == 0
     assert "--teacher_path" in capsys.readouterr().out
+
+
+def test_no_epoch_at_all(tmp_path: Path) -> None:
+    distilled = run(tmp_path, epochs="0", kd_compare="False")["distilled"]
+    assert distilled["epochs"] == 0 and distilled["kd_loss"] == [] and distilled["best_epoch"] == -1
+    assert distilled["seconds_per_epoch"] is None and distilled["kd_seconds_per_epoch"] is None

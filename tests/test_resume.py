@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_kd import resume, stages
 from recbole_kd.command_line import main
+from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.trainer import KDTrainer
 from tests.helpers import write_tiny
@@ -44,6 +46,7 @@ def cut_after(epoch: int, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("stage", "which"), [("teacher", 1), ("student", 2), ("distilled", 3)])
 def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, str | None] = {"epochs": "6", "teacher.epochs": "6"}
+    monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)  # a state after every epoch, however busy the machine
     whole = run(tmp_path / "whole", **changes)
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -62,6 +65,93 @@ def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, mo
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name])
     assert not list((broken / "cache").rglob("*.pt"))
+
+
+def cut_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt a run between the last epoch of the distilled student and its result."""
+    plain = stages._figures
+
+    def cut(trainer: Any, *args: Any) -> Any:
+        if getattr(trainer, "distiller", None) is not None:
+            raise KeyboardInterrupt
+        return plain(trainer, *args)
+
+    monkeypatch.setattr(stages, "_figures", cut)
+
+
+@pytest.mark.parametrize(("epochs", "patience"), [("8", "30"), ("60", "2")], ids=["all-epochs", "stopped-early"])
+def test_a_training_that_had_ended_is_not_trained_on(epochs: str, patience: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a large learning rate, so that the best epoch is not the last
+    changes: dict[str, str | None] = {"epochs": epochs, "stopping_step": patience, "learning_rate": "0.3", "kd_compare": "False"}
+    whole = run(tmp_path / "whole", **changes)
+    assert whole["distilled"]["best_epoch"] < whole["distilled"]["epochs"] - 1
+    monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)
+    with monkeypatch.context() as patched:
+        cut_before_figures(patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path / "broken", **changes))
+    resumed = run(tmp_path / "broken", "--resume=True", **changes)
+    for key in ("test", "valid", "kd_loss", "epochs", "best_epoch"):
+        assert resumed["distilled"][key] == whole["distilled"][key], key
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name])
+
+
+@pytest.mark.parametrize("cut", [3, 4])
+def test_item_sets_of_several_epochs(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, str | None] = {"epochs": "7", "kd_refresh": "2", "kd_compare": "False"}
+    whole = run(tmp_path / "whole", **changes)
+    monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)
+    with monkeypatch.context() as patched:
+        cut_after(cut, 2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path / "broken", **changes))
+    resumed = run(tmp_path / "broken", "--resume=True", **changes)
+    assert f"from epoch {cut // 2 * 2}" in (resumed["folder"] / "run.log").read_text()
+    assert resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]
+    assert resumed["distilled"]["test"] == whole["distilled"]["test"]
+
+
+def test_what_is_drawn_before_training_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = RCEKD.begin_training
+
+    def draws(self: RCEKD, train_items: Any) -> None:
+        plain(self, train_items)
+        torch.rand(7, generator=self.generator)
+        torch.rand(3)
+
+    monkeypatch.setattr(RCEKD, "begin_training", draws)
+    changes: dict[str, str | None] = {"epochs": "5", "kd_compare": "False"}
+    whole = run(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patched:
+        cut_after(2, 2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path / "broken", **changes))
+    resumed = run(tmp_path / "broken", "--resume=True", **changes)
+    assert "Continuing" in (resumed["folder"] / "run.log").read_text()
+    assert resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]
+
+
+def test_states_of_a_data_set_with_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny(tmp_path / "data", "tiny.v2")
+    for seed in ("1", "2"):
+        with monkeypatch.context() as patched:
+            cut_after(1, 2 if seed == "1" else 1, patched)
+            with pytest.raises(KeyboardInterrupt):
+                main(words(tmp_path, dataset="tiny.v2", seed=seed, kd_compare="False"))
+    assert len(list((tmp_path / "cache" / "distilled").glob("tiny.v2-MF-*.pt"))) == 2
+
+
+def test_a_damaged_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with monkeypatch.context() as patched:
+        cut_after(1, 2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path, kd_compare="False"))
+    (state,) = (tmp_path / "cache" / "distilled").glob("*.pt")
+    state.write_bytes(state.read_bytes()[:-500])
+    capsys.readouterr()
+    assert main([*words(tmp_path, kd_compare="False"), "--resume=True"]) == 2
+    assert f"error: {state} cannot be continued from" in capsys.readouterr().err
 
 
 def test_without_resume_it_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +175,12 @@ def test_two_runs_train_one_teacher_between_them(tmp_path: Path) -> None:
     write_tiny(tmp_path / "data", "tiny")
     both = [started(tmp_path, seed=str(seed), kd_compare="False", **{"teacher.epochs": "30"}) for seed in (1, 2)]
     for process in both:
-        assert process.wait(timeout=120) == 0
-        process.communicate()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said[-2000:]
     assert sorted(result["teacher"]["cached"] for result in results(tmp_path)) == [False, True]
+    logs = [(result["folder"] / "run.log").read_text() for result in results(tmp_path)]
+    assert sum(log.count("Training the teacher") for log in logs) == 1
+    assert not (tmp_path / "log_tensorboard").exists()
 
 
 def test_a_killed_process_resumes(tmp_path: Path) -> None:

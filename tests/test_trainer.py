@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 import recbole_kd
 from recbole_kd.command_line import main
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.errors import TeacherError
+from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.model.graph import accelerate
+from recbole_kd.trainer import without_recbole_scalars
 from tests.helpers import SMALL, TinyData
 from tests.runs import results, run, words
 
@@ -77,6 +79,51 @@ def test_weight_zero_is_recboles_own_training(model: str, tiny_dataset: TinyData
     assert per_epoch(recbole_kd.KDTrainer(config, student), train_data, valid_data) == plain
 
 
+def test_kd_loss_is_reported_without_its_weight(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    first: dict[float, float] = {}
+    for weight in (0.0, 1.0, 1e-3):
+        given = {"epochs": 1, "kd_weight": weight, "learning_rate": 1e-30}  # the same student throughout
+        config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, **given)
+        distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+        trainer = recbole_kd.KDTrainer(config, student, distiller)
+        trainer.fit(train_data, valid_data)
+        first[weight] = trainer.kd_loss[0]
+    assert first[1.0] > 0 and first[0.0] == pytest.approx(first[1.0]) and first[1e-3] == pytest.approx(first[1.0])
+
+
+def test_a_mistyped_key_in_a_recbole_project_is_refused(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, *_ = recbole_parts(tiny_dataset, "MF", tmp_path, kd_tua=3.0)
+    with pytest.raises(ConfigError, match=r"kd_tua.*kd_tau"):
+        recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+
+
+def test_scalars_of_others_stay(tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, student, *_ = recbole_parts(tiny_dataset, "MF", tmp_path)
+    others = tmp_path / "log_tensorboard" / "run" / "events.others"
+    others.parent.mkdir(parents=True)
+    others.write_text("theirs")
+    recbole_kd.KDTrainer(config, student, scalars=tmp_path / "mine")
+    assert [path for path in (tmp_path / "log_tensorboard").rglob("*") if path.is_file()] == [others]
+    assert list((tmp_path / "mine").iterdir())
+
+
+def test_runs_of_one_folder_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all of them open log_tensorboard/run, named after their run.log, and remove it
+    monkeypatch.chdir(tmp_path)
+
+    def make(_: int) -> None:
+        for _ in range(40):
+            with without_recbole_scalars():
+                opened = Path("log_tensorboard") / "run"
+                opened.mkdir(parents=True)  # not there: nobody else is inside
+                (opened / "events").write_text("")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(4)))
+    assert not (tmp_path / "log_tensorboard").exists()
+
+
 def test_teacher_of_another_split_is_refused_by_fit(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path)
     teacher = recbole_kd.load_teacher(teacher_folder, train_data)
@@ -130,7 +177,7 @@ def test_clipping_covers_student_and_distiller(tiny_dataset: TinyData, teacher_f
 
     trainer.optimizer.register_step_pre_hook(measure)
     trainer.fit(train_data, valid_data)
-    assert norms and max(norms) <= 1e-3 * 1.001
+    assert norms and max(norms) == pytest.approx(1e-3, rel=1e-3), "clipped, not merely small"
 
 
 @pytest.mark.parametrize("model", ["MF", "LightGCN"])
