@@ -34,6 +34,7 @@ _NAMES = {torch.float32: "F32", torch.float16: "F16"}
 def written_whole(folder: Path) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not."""
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
     temporary.mkdir(parents=True)
     try:
         yield temporary
