@@ -21,14 +21,14 @@ from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.property_layers import distiller_layers, layers, student_layers, teacher_layers
 from recbole_kd.scorer import vector_function
-from recbole_kd.teacher.export import no_factors
+from recbole_kd.teacher.export import DTYPES, STORES, no_factors
 from recbole_kd.value_types import check_values
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "setting": ("general",),
     "eval_protocol": ("recbole",),
-    "teacher_store": ("auto", "factors", "dense", "online"),
-    "teacher_dtype": ("fp32", "fp16"),
+    "teacher_store": STORES,
+    "teacher_dtype": tuple(DTYPES),
     "loss_reduction": ("sum", "mean"),
 }
 CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")

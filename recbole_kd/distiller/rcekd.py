@@ -125,7 +125,7 @@ class RCEKD(Distiller):
         ids, scores = self.teacher_scores.top_k(self.all_queries(), self.k, self._excluded())
         self._teacher_list, self._teacher_valid = ids, scores > -torch.inf
         if self.variant in ("vanilla_ce", "wo_s"):
-            self._keep_sets(teacher_list=ids)
+            self.item_sets = {"teacher_list": ids}
 
     def begin_epoch(self, epoch: int) -> None:
         if self.variant in ("full_ce", "vanilla_ce", "wo_s"):
@@ -138,20 +138,17 @@ class RCEKD(Distiller):
         own, own_valid = ranked[:, : self.k], ranked_valid[:, : self.k]
         missing = self._teacher_valid & ~is_in(self._teacher_list, own)
         if self.variant == "wo_t":
-            self._keep_sets(own=own)
+            self.item_sets = {"own": own}
             self._valid = own_valid
         elif self.variant == "wo_sep":
-            self._keep_sets(own=own, teacher_list=self._teacher_list)
+            self.item_sets = {"own": own, "teacher_list": self._teacher_list}
             self._valid = torch.cat([own_valid, missing], dim=1)
         else:
             drawn, drawn_valid = self._draw(ranked, ranked_valid, missing)
             rest = missing & ~is_in(self._teacher_list, drawn)
-            self._keep_sets(own=own, drawn=drawn, teacher_list=self._teacher_list)
+            self.item_sets = {"own": own, "drawn": drawn, "teacher_list": self._teacher_list}
             self._valid = torch.cat([own_valid, drawn_valid, rest], dim=1)
             self._weigh(epoch, ranked, missing)
-
-    def _keep_sets(self, **sets: Tensor) -> None:
-        self.item_sets = sets
 
     def _excluded(self) -> Ragged | None:
         return self.train_items if self.mask_train else None
@@ -202,10 +199,8 @@ class RCEKD(Distiller):
 
     def _weigh(self, epoch: int, ranked: Tensor, missing: Tensor) -> None:
         """gamma of every query, and the epoch's figures."""
-        drawn, drawn_valid = (
-            self.item_sets["drawn"],
-            self._valid[:, self.k : self.k + self.item_sets["drawn"].shape[1]],
-        )
+        drawn = self.item_sets["drawn"]
+        drawn_valid = self._valid[:, self.k : self.k + drawn.shape[1]]
         if self.paper:
             shared = self._teacher_valid & ~missing
         else:
