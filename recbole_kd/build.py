@@ -11,6 +11,7 @@ from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.known_keys import check_keys
+from recbole_kd.model.published import reduction_of
 from recbole_kd.property_layers import distiller_layers
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -83,5 +84,5 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> 
     distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
-    distiller.reduction = getattr(student, "loss_reduction", "mean")
+    distiller.reduction = reduction_of(student, config["loss_reduction"] if "loss_reduction" in config else None)
     return distiller

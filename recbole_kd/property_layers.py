@@ -28,15 +28,15 @@ def layers(*names: str) -> tuple[dict[str, Any], list[str]]:
     return merged, applied
 
 
-def student_layers(model: str, dataset: str) -> tuple[dict[str, Any], list[str]]:
+def student_layers(model: str, dataset: str, protocol: str = "recbole") -> tuple[dict[str, Any], list[str]]:
     """Of a student trained alone."""
-    return layers("overall", f"dataset/{dataset}", f"model/{model}", f"model/{model}-{dataset}")
+    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", f"model/{model}", f"model/{model}-{dataset}")
 
 
-def teacher_layers(model: str, dataset: str) -> tuple[dict[str, Any], list[str]]:
+def teacher_layers(model: str, dataset: str, protocol: str = "recbole") -> tuple[dict[str, Any], list[str]]:
     """Of a teacher."""
     names = [f"model/{model}", f"model/{model}-{dataset}", f"teacher/{model}", f"teacher/{model}-{dataset}"]
-    return layers("overall", f"dataset/{dataset}", *names)
+    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", *names)
 
 
 def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple[dict[str, Any], list[str]]:

@@ -41,3 +41,14 @@ class Ragged:
         position = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
         offset = torch.arange(len(position), device=rows.device) - (lengths.cumsum(0) - lengths)[position]
         return position, self.items[self.starts[rows][position] + offset]
+
+    def contains(self, rows: Tensor, items: Tensor) -> Tensor:
+        """Row-wise membership: int64 ``[B]`` rows, int64 ``[B, n]`` items >= 0 -> bool ``[B, n]``. One binary search an item."""
+        if len(self.items) == 0 or items.numel() == 0:
+            return torch.zeros_like(items, dtype=torch.bool)
+        width = max(int(self.items.max()), int(items.max())) + 1
+        row_of = torch.repeat_interleave(torch.arange(len(self.starts) - 1, device=self.items.device), self.counts())
+        keys = row_of * width + self.items
+        wanted = rows.unsqueeze(1) * width + items
+        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return keys[place] == wanted

@@ -19,6 +19,7 @@ from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
+from recbole_kd.model.published import with_decay_for_mean
 from recbole_kd.property_layers import distiller_layers, layers, student_layers, teacher_layers
 from recbole_kd.scorer import vector_function
 from recbole_kd.teacher.export import DTYPES, STORES, no_factors
@@ -26,7 +27,7 @@ from recbole_kd.value_types import check_values
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "setting": ("general",),
-    "eval_protocol": ("recbole",),
+    "eval_protocol": ("recbole", "paper"),
     "teacher_store": STORES,
     "teacher_dtype": tuple(DTYPES),
     "loss_reduction": ("sum", "mean"),
@@ -61,23 +62,24 @@ class Request:
 
     def student_config(self) -> Config:
         """Of the student trained alone: no ``kd_*`` key has a say."""
-        defaults, self.files["student"] = student_layers(self.model, self.dataset)
+        defaults, self.files["student"] = student_layers(self.model, self.dataset, self.run["eval_protocol"])
         given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
-        return make_config(self.model, self.dataset, defaults, given)
+        return make_config(self.model, self.dataset, with_decay_for_mean(defaults, given), given)
 
     def distilled_config(self, teacher: str) -> Config:
         """Of the distilled student; the pair's property file may set the student's keys too."""
-        defaults, applied = student_layers(self.model, self.dataset)
+        defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"])
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
         self.files["distilled"] = applied + own_applied
-        return make_config(self.model, self.dataset, {**defaults, **own, "kd": self.kd}, self.given)
+        defaults = with_decay_for_mean({**defaults, **own, "kd": self.kd}, self.given)
+        return make_config(self.model, self.dataset, defaults, self.given)
 
     def teacher_model_config(self) -> Config:
         """Of the teacher, with a seed of its own."""
         assert self.teacher is not None
-        defaults, self.files["teacher"] = teacher_layers(self.teacher, self.dataset)
-        shared = {key: value for key, value in self.given.items() if key in SHARED}
-        return make_config(self.teacher, self.dataset, {**defaults, "seed": 0}, {**shared, **self.teacher_given})
+        defaults, self.files["teacher"] = teacher_layers(self.teacher, self.dataset, self.run["eval_protocol"])
+        given = {**{key: value for key, value in self.given.items() if key in SHARED}, **self.teacher_given}
+        return make_config(self.teacher, self.dataset, with_decay_for_mean({**defaults, "seed": 0}, given), given)
 
 
 def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,6 +131,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:
             raise unknown_name_error(key, str(values[key]), allowed)
+    _check_std(values)
     _check_student_keys(values, model, kd, dataset)
     _check_teacher_keys(values, dataset)
     _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
@@ -146,6 +149,13 @@ def _check_texts(values: Mapping[str, Any]) -> None:
     allowed = values.get("allow_unknown")
     if not (isinstance(allowed, str | None) or (isinstance(allowed, list) and all(isinstance(key, str) for key in allowed))):
         raise ConfigError(f"allow_unknown={allowed!r} is not allowed: it must be a key or a list of keys, such as --allow_unknown=[my_key]")
+
+
+def _check_std(values: Mapping[str, Any]) -> None:
+    for prefix, given in (("", values), ("teacher.", values.get("teacher_config") or {})):
+        std = given.get("init_std") if isinstance(given, Mapping) else None
+        if std is not None and (isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf):
+            raise ConfigError(f"{prefix}init_std={std!r} is not a standard deviation: it must be a number greater than 0")
 
 
 def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str) -> None:

@@ -20,7 +20,9 @@ from recbole_kd.build import build_distiller
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
 from recbole_kd.errors import KDError, TeacherError, TrainingError
+from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.graph import accelerate
+from recbole_kd.model.published import conversion_words, initialise
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -82,6 +84,8 @@ def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, splits.parts[0]).to(config["device"])
     accelerate(model)
+    initialise(model, config["init_std"])
+    getLogger().info(conversion_words(model, config))
     if "eval_batch_size" not in config.external_config_dict:
         config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
     loaders = make_loaders(config, splits)
@@ -133,7 +137,7 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
         trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
     else:
         with without_recbole_scalars():
-            trainer = kind(config, model)
+            trainer = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
             trainer.tensorboard.close()
         trainer.tensorboard = SummaryWriter(str(scalars))
     _fit(trainer, config, loaders, stage.resume)
@@ -149,7 +153,7 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
 def ensure_teacher(config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32") -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores and figures: from the cache, or trained, exported and put there."""
     name = config["model"]
-    settings = settings_of(config)
+    settings = _settings_alone(config)
     entry = _entry(stage, "teacher", name, {**settings, "store": store, "dtype": dtype})
     with locked(entry):
         cached = entry.is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -9,8 +10,14 @@ from torch import Tensor
 
 from recbole_kd.ragged import Ragged
 
-BLOCK_BYTES = 64 * 2**20
-"""Memory budget of one block of full score rows, in bytes."""
+BLOCK_BYTES = 6 * 2**20
+"""Memory budget of one block of full score rows, in bytes: on a CPU a block that stays in the cache is ranked three times faster."""
+
+ACCELERATOR_BLOCK_BYTES = 256 * 2**20
+"""The same on other devices, where small blocks only wait for their launch."""
+
+PRUNE_FROM = 16
+"""Catalogues of at least so many times k items are pruned by groups before they are ranked."""
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -23,25 +30,56 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         ids int64 ``[B, k]`` and scores float ``[B, k]``.
     """
+    if scores.device.type == "cpu" and scores.shape[1] >= PRUNE_FROM * k:
+        return _pruned_top_k(scores, k)
+    return _plain_top_k(scores, k)
+
+
+def _plain_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     extra = min(k + 1, scores.shape[1])
     values, ids = scores.topk(extra, dim=1)
     if extra > k:
         tied = values[:, k - 1] == values[:, k]
         values, ids = values[:, :k], ids[:, :k]
         if bool(tied.any()):
-            rows = tied.nonzero().squeeze(1)
-            ordered = scores[rows].sort(dim=1, descending=True, stable=True)
-            values, ids = values.clone(), ids.clone()
-            values[rows], ids[rows] = ordered.values[:, :k], ordered.indices[:, :k]
+            _rank_whole_rows(scores, tied, ids, values)
     # inside the list: by id first, then a stable sort by score
     ids, order = ids.sort(dim=1)
     values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return ids.gather(1, order), values
 
 
-def blocks(n_rows: int, n_columns: int, block_bytes: int | None = None) -> Iterator[slice]:
-    """Row slices whose float32 score rows fit the budget, BLOCK_BYTES when None."""
-    step = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // (4 * max(n_columns, 1)))
+def _pruned_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Each row is cut into groups of about sqrt(n / k) columns; the k best are all in the k groups of the highest maxima.
+
+    One more group is kept: a row whose boundary score reaches the maximum of that last one may have ties outside, and is ranked whole.
+    """
+    n = scores.shape[1]
+    size = math.isqrt(n // k)
+    groups = n // size
+    highest, chosen = scores[:, : size * groups].unflatten(1, (size, groups)).amax(1).topk(k + 1, dim=1)
+    columns = torch.arange(0, size * groups, groups, device=scores.device).view(1, size, 1) + chosen.sort(1).values.unsqueeze(1)
+    left_over = torch.arange(size * groups, n, device=scores.device).expand(len(scores), -1)
+    columns = torch.cat([columns.flatten(1), left_over], dim=1)  # ascending, so that ties keep the order of the ids
+    places, values = _plain_top_k(scores.gather(1, columns), k)
+    ids = columns.gather(1, places)
+    unsure = values[:, -1] <= highest[:, -1]
+    if bool(unsure.any()):
+        _rank_whole_rows(scores, unsure, ids, values)
+    return ids, values
+
+
+def _rank_whole_rows(scores: Tensor, rows: Tensor, ids: Tensor, values: Tensor) -> None:
+    """Write the lists of some rows (bool ``[B]``) by a stable sort."""
+    at = rows.nonzero().squeeze(1)
+    ordered = scores[at].sort(dim=1, descending=True, stable=True)
+    values[at], ids[at] = ordered.values[:, : ids.shape[1]], ordered.indices[:, : ids.shape[1]]
+
+
+def blocks(n_rows: int, n_columns: int, device: torch.device | None = None) -> Iterator[slice]:
+    """Row slices whose float32 score rows fit the budget of the device, a CPU when None."""
+    budget = BLOCK_BYTES if device is None or device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
+    step = max(1, budget // (4 * max(n_columns, 1)))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
 
@@ -67,7 +105,7 @@ def top_k_in_blocks(
     ids = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     values = torch.full((len(queries), k), -torch.inf, device=queries.device)
     width = min(k, n_items)
-    for rows in blocks(len(queries), n_items):
+    for rows in blocks(len(queries), n_items, queries.device):
         scores = full(queries[rows])
         scores[:, 0] = -torch.inf
         if exclude is not None:
@@ -77,3 +115,19 @@ def top_k_in_blocks(
         ids[rows, :width] = block_ids.masked_fill(block_values == -torch.inf, 0)
         values[rows, :width] = block_values.to(values.dtype)
     return ids, values
+
+
+def dot_products(query_vectors: Tensor, item_vectors: Tensor) -> Callable[[Tensor], Tensor]:
+    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, written into one buffer again and again.
+
+    A result is valid until the next call. Without the buffer a fifth of the time goes into fresh pages.
+    """
+    buffer = query_vectors.new_empty(0, len(item_vectors))
+
+    def full(queries: Tensor) -> Tensor:
+        nonlocal buffer
+        if len(buffer) < len(queries):
+            buffer = query_vectors.new_empty(len(queries), len(item_vectors))
+        return torch.mm(query_vectors[queries], item_vectors.T, out=buffer[: len(queries)])
+
+    return full

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
+from recbole_kd.evaluation import RankingEvaluation
+from recbole_kd.model.published import summed, sums_itself
 from recbole_kd.resume import TrainingState
 from recbole_kd.teacher.fingerprint import data_fingerprint, digest
 
@@ -43,7 +44,7 @@ def without_recbole_scalars() -> Iterator[None]:
             root.rmdir()
 
 
-class KDTrainer(Trainer):
+class KDTrainer(RankingEvaluation):
     """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
 
     Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient clipping, which RecBole
@@ -84,12 +85,14 @@ class KDTrainer(Trainer):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
         self.state = TrainingState(state_file) if state_file is not None else None
+        self.sums = config["loss_reduction"] == "sum" and not sums_itself(model)
         self.best_epoch = -1
         self.kd_loss: list[float] = []
         self.epoch_seconds: list[float] = []
         self.kd_seconds: list[float] = []
         self.phase_seconds: dict[str, float] = {}
         self._term = ""
+        self._times = 1
         self._epoch = 0
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -98,9 +101,13 @@ class KDTrainer(Trainer):
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """RecBole's optimiser over the model and the distiller; Adam in its fused form, one pass over memory where the plain one takes ten."""
         own = [] if self.distiller is None else list(self.distiller.parameters())
         params = kwargs.pop("params", None) or [*self.model.parameters(), *own]
         optimizer: torch.optim.Optimizer = super()._build_optimizer(params=params, **kwargs)
+        if isinstance(optimizer, torch.optim.Adam) and not self.enable_scaler:
+            kept = {name: optimizer.defaults[name] for name in ("lr", "weight_decay")}
+            optimizer = type(optimizer)(params, **kept, fused=True)
         return optimizer
 
     def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -166,10 +173,16 @@ class KDTrainer(Trainer):
         return True
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
+        # RecBole's SINE switches anomaly detection on for the whole process when it is imported; NaN losses are caught here without it
+        with torch.autograd.set_detect_anomaly(False):
+            return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
+
+    def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
         started = perf_counter()
         self._epoch = epoch_idx
+        self._times = getattr(train_data, "times", 1)
         if self.distiller is None:
-            losses = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+            losses = super()._train_epoch(train_data, epoch_idx, loss_func or self._base_loss, show_progress)
         else:
             assert self._loader is not None, "prepare() comes before training"
             if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
@@ -187,13 +200,21 @@ class KDTrainer(Trainer):
         self.epoch_seconds.append(perf_counter() - started)
         return losses
 
+    def _base_loss(self, interaction: Any) -> Any:
+        """The model's own loss, a Tensor or a tuple of them; summed over the rows where ``loss_reduction`` says so."""
+        loss = self.model.calculate_loss(interaction)
+        if not self.sums:
+            return loss
+        rows = len(interaction) // self._times
+        return tuple(summed(part, rows) for part in loss) if isinstance(loss, tuple) else summed(loss, rows)
+
     def _losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """(base loss, weighted KD loss) of a batch; RecBole adds them and logs both."""
         distiller = self.distiller
         assert distiller is not None
         with distiller.student_scorer.step():
             self._term = "base loss"
-            base = self.model.calculate_loss(interaction)
+            base = self._base_loss(interaction)
             if isinstance(base, tuple):
                 base = torch.stack(base).sum()
             self._check_nan(base)

@@ -72,8 +72,11 @@ def test_blocks_do_not_change_the_result(block_bytes: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("n_rows", "n_columns", "block_bytes"), [(0, 5, 100), (7, 5, 1), (7, 5, 40), (7, 5, 10**6), (3, 0, 8)])
-def test_blocks_cover_every_row_once_within_the_budget(n_rows: int, n_columns: int, block_bytes: int) -> None:
-    slices = list(blocks(n_rows, n_columns, block_bytes))
+def test_blocks_cover_every_row_once_within_the_budget(
+    n_rows: int, n_columns: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topk, "BLOCK_BYTES", block_bytes)
+    slices = list(blocks(n_rows, n_columns))
     assert [row for rows in slices for row in range(rows.start, rows.stop)] == list(range(n_rows))
     assert all((rows.stop - rows.start) * 4 * n_columns <= max(block_bytes, 4 * n_columns) for rows in slices)
 

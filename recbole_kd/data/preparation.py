@@ -10,6 +10,8 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
 from torch import nn
 
+from recbole_kd.data.protocol import follow_paper_protocol
+from recbole_kd.data.teacher_loader import train_items
 from recbole_kd.errors import DataError
 from recbole_kd.teacher.fingerprint import data_fingerprint
 
@@ -78,7 +80,11 @@ def make_loaders(config: Any, splits: Splits) -> Loaders:
         get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for phase, part, sampler in zip(phases, splits.parts, samplers, strict=True)
     ]
-    return Loaders(*made)
+    loaders = Loaders(*made)
+    if config["eval_protocol"] == "paper":
+        for loader in (loaders.valid, loaders.test):
+            follow_paper_protocol(loader, train_items(splits.parts[0]))
+    return loaders
 
 
 def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:

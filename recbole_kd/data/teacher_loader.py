@@ -92,4 +92,4 @@ class TeacherAwareLoader:
     def _scores_of(self, ids: Tensor) -> Tensor:
         queries = torch.arange(len(ids), device=ids.device)
         width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
-        return torch.cat([self.teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), width)])
+        return torch.cat([self.teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), width, ids.device)])

@@ -174,7 +174,7 @@ class RCEKD(Distiller):
         drawn: list[Tensor] = []
         counted: list[Tensor] = []
         with scorer.frozen():
-            for rows in blocks(len(queries), scorer.n_items):
+            for rows in blocks(len(queries), scorer.n_items, queries.device):
                 scores = scorer.full(queries[rows])
                 wanted = scores.gather(1, self._teacher_list[rows])
                 below = missing[rows] if self.paper else self._teacher_valid[rows]

@@ -22,10 +22,11 @@ class MF(BPR):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.loss_reduction: str = config["loss_reduction"]
+        self.loss_reduction: str = config["loss_reduction"] or "sum"
+        self.init_std: float = config["init_std"]
         self.n_negatives: int = max(1, int(config["train_neg_sample_args"]["sample_num"]))
         for table in (self.user_embedding, self.item_embedding):
-            nn.init.normal_(table.weight, std=config["init_std"])
+            nn.init.normal_(table.weight, std=self.init_std)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         user, positive = self.forward(interaction[self.USER_ID], interaction[self.ITEM_ID])

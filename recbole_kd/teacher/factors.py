@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from recbole_kd.gather import gathered_dot
+from recbole_kd.ragged import Ragged
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import dot_products, top_k_in_blocks
 
 
 class FactorScores(TeacherScores):
@@ -41,6 +43,10 @@ class FactorScores(TeacherScores):
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         query_vectors, item_vectors = self._on(queries.device)
         return gathered_dot(query_vectors[queries], item_vectors, items)
+
+    @torch.no_grad()
+    def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
+        return top_k_in_blocks(dot_products(*self._on(queries.device)), queries, self.n_items, k, exclude)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         return self._on(self._items.device)
