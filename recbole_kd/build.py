@@ -16,8 +16,12 @@ from recbole_kd.property_layers import distiller_layers
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
-RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh")
+RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh", "kd_track")
 """``kd_*`` keys that are valid for every method."""
+
+TRACKED = ("train_ndcg", "teacher_ranks")
+"""What ``kd_track`` may name: NDCG@10 on the training interactions after each epoch; the student's ranks of the teacher's list before and
+after the training."""
 
 
 def known_kd_keys(kd: str) -> set[str]:
@@ -48,6 +52,9 @@ def check_run_keys(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"kd_weight={weight!r} is not allowed: it must be a number >= 0 (lambda of L_base + lambda L_KD)")
     if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
         raise ConfigError(f"kd_refresh={refresh!r} is not allowed: it must be a whole number of epochs >= 1")
+    track = values.get("kd_track") or []
+    if not isinstance(track, list) or not set(map(str, track)) <= set(TRACKED):
+        raise ConfigError(f"kd_track={track!r} is not allowed: it must be a list of {', '.join(TRACKED)}, such as [train_ndcg]")
     if not isinstance(compare, bool):
         raise ConfigError(f"kd_compare={compare!r} is not allowed: it must be True or False")
 
@@ -77,12 +84,17 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> 
             f"The teacher {teacher.name} has {teacher.n_queries - 1} users and {teacher.n_items - 1} items, the student "
             f"{scorer.n_queries - 1} and {scorer.n_items - 1}: they were made on different data or filters"
         )
-    values: dict[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True}
+    values: dict[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True, "kd_track": []}
     values.update(distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0])
     values.update({key: config[key] for key in known_kd_keys(kd) if key in config})
     options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
     distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
-    distiller.reduction = reduction_of(student, config["loss_reduction"] if "loss_reduction" in config else None)
+    distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller
+
+
+def _get(config: Any, key: str) -> Any:
+    """RecBole's Config has no ``get``; it gives None for a key that it does not know, a mapping does not."""
+    return config[key] if key in config else None  # noqa: SIM401

@@ -114,7 +114,7 @@ class TrainingState:
         _restore_generators(state, loader)
 
 
-HISTORIES = ("kd_loss", "epoch_seconds", "kd_seconds")
+HISTORIES = ("history", "kd_loss", "epoch_seconds", "kd_seconds")
 
 
 def _read_bytes(path: str) -> torch.Tensor:

@@ -11,11 +11,13 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import torch
 from recbole.utils import get_model, get_trainer, init_seed
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_kd.analysis.ranks import rank_curve
 from recbole_kd.build import build_distiller
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
@@ -224,7 +226,9 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]
         checkpoint=stage.folder / f"{config['model']}.pth",
         scalars=stage.folder / "tensorboard",
         state_file=entry.with_name(entry.name + ".pt"),  # not with_suffix: the data set's name may have a dot
+        track=config["kd_track"] or (),
     )
+    curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
     with locked(entry):
         assert trainer.state is not None
         try:
@@ -232,7 +236,7 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]
         except KDError:
             trainer.state.remove()
             raise
-        figures = _figures(trainer, model, loaders, config)
+        figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
         trainer.state.remove()
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
     return {
@@ -243,7 +247,22 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]
         "seconds_per_epoch": _mean(seconds),
         "kd_seconds_per_epoch": _mean(kd_seconds),
         "peak_rss_mb": peak_rss_mb(),
+        "history": {name: [epoch.get(name) for epoch in trainer.history] for name in (trainer.history[0] if trainer.history else ())},
     }
+
+
+class _RankCurves:
+    """The student's mean rank of the teacher's k-th item, k = 1..50, before and after its training."""
+
+    def __init__(self, model: nn.Module, teacher: TeacherScores, wanted: bool) -> None:
+        self.scorer, self.start = Scorer(model), None
+        if wanted:
+            queries = torch.arange(teacher.n_queries, device=self.scorer.device)
+            self.lists = teacher.top_k(queries, min(50, teacher.n_items - 1))[0]
+            self.start = rank_curve(self.scorer, self.lists)
+
+    def after_training(self) -> dict[str, Any]:
+        return {} if self.start is None else {"teacher_ranks": {"start": self.start, "end": rank_curve(self.scorer, self.lists)}}
 
 
 def _mean(values: list[float]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -16,12 +16,14 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_kd.analysis.train_fit import train_ndcg
 from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.published import summed, sums_itself
 from recbole_kd.resume import TrainingState
+from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.fingerprint import data_fingerprint, digest
 
 
@@ -55,6 +57,10 @@ class KDTrainer(RankingEvaluation):
         distiller: None trains the model alone, as RecBole's Trainer does.
         checkpoint: file of the best epoch; scalars: folder of the TensorBoard scalars; RecBole's own places when None.
         state_file: last-epoch state for resuming; not kept when None.
+        track: further figures of each epoch for :attr:`history`: ``train_ndcg``, NDCG@10 on the training interactions.
+
+    Attributes:
+        history: figures of each epoch: the losses, the distiller's diagnostics, the validation score, what is tracked.
     """
 
     tensorboard: SummaryWriter
@@ -68,6 +74,7 @@ class KDTrainer(RankingEvaluation):
         checkpoint: Path | None = None,
         scalars: Path | None = None,
         state_file: Path | None = None,
+        track: Sequence[str] = (),
     ) -> None:
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
         if scalars is None:
@@ -87,6 +94,8 @@ class KDTrainer(RankingEvaluation):
         self.state = TrainingState(state_file) if state_file is not None else None
         self.sums = config["loss_reduction"] == "sum" and not sums_itself(model)
         self.best_epoch = -1
+        self.track = track
+        self.history: list[dict[str, float]] = []
         self.kd_loss: list[float] = []
         self.epoch_seconds: list[float] = []
         self.kd_seconds: list[float] = []
@@ -101,7 +110,7 @@ class KDTrainer(RankingEvaluation):
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser over the model and the distiller; Adam in its fused form, one pass over memory where the plain one takes ten."""
+        """RecBole's optimiser over model and distiller; Adam in its fused form, one pass over memory where the plain one takes ten."""
         own = [] if self.distiller is None else list(self.distiller.parameters())
         params = kwargs.pop("params", None) or [*self.model.parameters(), *own]
         optimizer: torch.optim.Optimizer = super()._build_optimizer(params=params, **kwargs)
@@ -141,6 +150,7 @@ class KDTrainer(RankingEvaluation):
         def after_epoch(epoch: int, score: float) -> None:
             if self.cur_step == 0:
                 self.best_epoch = epoch
+            self.history[-1][f"valid_{self.valid_metric}"] = float(score)
             if self.state is not None:
                 self.state.save(self, epoch)
             if callback_fn is not None:
@@ -183,6 +193,7 @@ class KDTrainer(RankingEvaluation):
         self._times = getattr(train_data, "times", 1)
         if self.distiller is None:
             losses = super()._train_epoch(train_data, epoch_idx, loss_func or self._base_loss, show_progress)
+            self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
         else:
             assert self._loader is not None, "prepare() comes before training"
             if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
@@ -198,6 +209,8 @@ class KDTrainer(RankingEvaluation):
             self.kd_loss.append(float(self._kd_sum))
             self._log_distillation(epoch_idx, losses)
         self.epoch_seconds.append(perf_counter() - started)
+        if "train_ndcg" in self.track:
+            self.history[-1]["train_ndcg@10"] = train_ndcg(Scorer(self.model), train_items(train_data).to(self.device))
         return losses
 
     def _base_loss(self, interaction: Any) -> Any:
@@ -237,6 +250,7 @@ class KDTrainer(RankingEvaluation):
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:
         assert self.distiller is not None
         figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics()}
+        self.history.append(figures)
         for name, value in figures.items():
             self.tensorboard.add_scalar(f"KD/{name}", value, epoch)
         words = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())

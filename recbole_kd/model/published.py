@@ -23,7 +23,7 @@ def initialise(model: nn.Module, std: float | None) -> None:
 
 def reduction_of(model: nn.Module, asked: str | None) -> str:
     """The reduction over a batch's rows that a model is trained with: what was asked, else its own; RecBole's losses are means."""
-    return asked or getattr(model, "loss_reduction", "mean")
+    return asked or str(getattr(model, "loss_reduction", "mean"))
 
 
 def sums_itself(model: nn.Module) -> bool:

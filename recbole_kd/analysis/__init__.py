@@ -1,0 +1,1 @@
+"""Figures that explain a distillation; nothing here takes part in training."""

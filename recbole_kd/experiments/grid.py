@@ -1,0 +1,88 @@
+"""A grid of runs, read from YAML: named settings x seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.arguments import read_config_file
+from recbole_kd.errors import ConfigError
+
+KEYS = {"title", "config", "seeds", "runs", "reference", "published"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a grid.
+
+    Attributes:
+        grid, run: names. seed: of the student. settings: what run_recbole_kd takes, seed included.
+    """
+
+    grid: str
+    run: str
+    seed: int
+    settings: Mapping[str, Any]
+
+    @property
+    def file_name(self) -> str:
+        """Of the result, below the grid's folder."""
+        return f"{re.sub(r'[^a-z0-9.]+', '-', self.run.lower()).strip('-')}-seed{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that are reported together.
+
+    Attributes:
+        title: of the table. tasks: in the order of the file. reference: the run whose t-test against every other is reported.
+        published: the paper's numbers, row name -> metric -> value.
+    """
+
+    name: str
+    title: str
+    tasks: list[Task]
+    reference: str | None = None
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs, each once."""
+        return list(dict.fromkeys(task.run for task in self.tasks))
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a grid: ``config`` common to all runs, ``seeds``, ``runs`` (name -> settings, with ``seeds`` of their own where they differ).
+
+    Raises:
+        ConfigError: not a grid; one sentence.
+    """
+    if not path.is_file():
+        raise ConfigError(f"No grid at {path}: name a YAML file such as properties/reproduce/citeulike-mf-mf.yaml")
+    content: dict[str, Any] = dict(read_config_file(path))
+    unknown = set(content) - KEYS
+    if unknown or not isinstance(content.get("runs"), Mapping):
+        wrong = f"unknown key {sorted(unknown)[0]}" if unknown else "no mapping `runs`"
+        raise ConfigError(f"{path} is not a grid ({wrong}): it holds {', '.join(sorted(KEYS))}")
+    common, seeds = content.get("config") or {}, content.get("seeds", [0])
+    tasks = []
+    for name, own in content["runs"].items():
+        own = dict(own or {})
+        for seed in own.pop("seeds", seeds):
+            tasks.append(Task(path.stem, str(name), int(seed), {**common, **own, "seed": int(seed)}))
+    _check_names(path, tasks)
+    reference = content.get("reference")
+    if reference is not None and reference not in content["runs"]:
+        raise ConfigError(f"reference={reference!r} of {path} is none of its runs: {', '.join(map(str, content['runs']))}")
+    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, content.get("published") or {})
+
+
+def _check_names(path: Path, tasks: list[Task]) -> None:
+    seen: dict[str, str] = {}
+    for task in tasks:
+        other = seen.setdefault(task.file_name, task.run)
+        if other != task.run:
+            raise ConfigError(f"The runs {other!r} and {task.run!r} of {path} would write the same file {task.file_name}: rename one")

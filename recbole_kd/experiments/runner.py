@@ -1,0 +1,135 @@
+"""Run a grid: one process at a time, or on Ray; what is done is skipped, what was interrupted is continued."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.experiments.grid import Grid, Task
+from recbole_kd.teacher.files import write_json
+
+LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
+"""Keys that say where and how a run happens, not what it is; they stand in no result."""
+
+SIGNIFICANT = 6
+"""Digits of the figures of each epoch: a result is committed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: ``done``, ``skipped``, or ``failed`` with its sentence."""
+
+    task: Task
+    state: str
+    words: str = ""
+
+
+def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One run, in this process; also what a Ray worker executes."""
+    from recbole_kd.quick_start import run_recbole_kd
+
+    return run_recbole_kd(config_dict={"resume": True, "show_progress": False, **settings})
+
+
+def run_grid(grid: Grid, results: Path, local: Mapping[str, Any], *, command: str, ray_address: str | None = None) -> Iterator[Outcome]:
+    """Run what is not done yet and write ``results/GRID/RUN-seedN.json`` as each task finishes.
+
+    Args:
+        local: keys of LOCAL for every run. command: stands in each result.
+
+    Raises:
+        ConfigError: a result is there that was made with other settings.
+    """
+    folder = results / grid.name
+    waiting = []
+    for task in grid.tasks:
+        if _is_done(task, folder / task.file_name):
+            yield Outcome(task, "skipped")
+        else:
+            waiting.append(task)
+    run = _on_ray(ray_address) if ray_address else _one_by_one
+    for task, result, error in run([(task, {**task.settings, **local}) for task in waiting]):
+        if result is None:
+            yield Outcome(task, "failed", error)
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / task.file_name, _record(task, result, command))
+        yield Outcome(task, "done")
+
+
+def read_results(grid: Grid, results: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The finished results of a grid by (run, seed).
+
+    Raises:
+        ConfigError: a result was made with other settings.
+    """
+    found = {}
+    for task in grid.tasks:
+        path = results / grid.name / task.file_name
+        if _is_done(task, path):
+            found[task.run, task.seed] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+Finished = Iterator[tuple[Task, dict[str, Any] | None, str]]
+
+
+def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
+    """A fresh process for each task: memory is measured, and a task that dies takes no other with it."""
+    for task, settings in waiting:
+        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield (task, *_outcome(pool.submit(run_task, settings).result))
+
+
+def _on_ray(address: str) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], Finished]:
+    def run(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
+        import ray
+
+        ray.init(address=None if address == "local" else address, ignore_reinit_error=True)
+        remote = ray.remote(max_retries=3)(run_task)
+        pending = {remote.remote(settings): task for task, settings in waiting}
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            yield (pending.pop(ready), *_outcome(partial(ray.get, ready)))
+
+    return run
+
+
+def _outcome(ask: Callable[[], Any]) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return ask(), ""
+    except KDError as error:
+        return None, str(error)
+    except Exception as error:  # a worker that died, out of memory: this task fails alone, with its reason
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _is_done(task: Task, path: Path) -> bool:
+    if not path.is_file():
+        return False
+    made_with = json.loads(path.read_text(encoding="utf-8")).get("settings")
+    if made_with != json.loads(json.dumps(dict(task.settings))):
+        raise ConfigError(f"{path} was made with other settings than the grid has now: delete it, or give the run another name")
+    return True
+
+
+def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """A result as it is kept: without the places of the machine that made it."""
+    kept = {key: value for key, value in result.items() if key not in ("folder", "command")}
+    kept["teacher"] = {key: value for key, value in kept["teacher"].items() if key != "path"}
+    kept["kd_options"] = {key: value for key, value in kept["kd_options"].items() if key not in LOCAL}
+    distilled = dict(kept["distilled"])
+    history = distilled.get("history") or {}
+    distilled["history"] = {name: [_short(value) for value in values] for name, values in history.items()}
+    return {"grid": task.grid, "run": task.run, "settings": dict(task.settings), **kept, "distilled": distilled, "command": command}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{SIGNIFICANT}g}") if isinstance(value, float) else value

@@ -1,0 +1,108 @@
+"""Markdown tables from the results of a grid, beside the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import ttest_rel
+from tabulate import tabulate
+
+from recbole_kd.experiments.grid import Grid
+
+METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
+MAIN = "ndcg@20"
+
+Results = Mapping[tuple[str, int], Mapping[str, Any]]
+
+
+def grid_table(grid: Grid, results: Results) -> str:
+    """Rows: the teacher, the student alone, each run. Test metrics of the epoch best by validation, mean and deviation over seeds."""
+    rows = [_row("teacher", {0: _first(results)["teacher"]}, grid)] if results else []
+    alone = {seed: r["student"] for (_, seed), r in results.items() if r["student"] is not None}
+    if alone:
+        rows.append(_row("student alone", alone, grid))
+    by_run = {run: {seed: r["distilled"] for (name, seed), r in results.items() if name == run} for run in grid.runs}
+    for run, figures in by_run.items():
+        if figures:
+            p_value = _p_value(by_run.get(grid.reference or ""), figures, run, grid)
+            rows.append([*_row(run, figures, grid), *_against(alone, figures), p_value])
+    last = [f"p ({grid.reference} against it)"] if grid.reference else []
+    headers = ["", "seeds", f"valid {MAIN}", *METRICS, f"published {MAIN}", "epochs", "s/epoch", "over student", *last]
+    rows = [(row + [""] * len(headers))[: len(headers)] for row in rows]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def _first(results: Results) -> Mapping[str, Any]:
+    return next(iter(results.values()))
+
+
+def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
+    published = grid.published.get(name, {}).get(MAIN)
+    epochs = [f["epochs"] for f in figures.values() if f.get("epochs")]
+    seconds = [f["seconds_per_epoch"] for f in figures.values() if f.get("seconds_per_epoch")]
+    return [
+        name,
+        ", ".join(map(str, sorted(figures))),
+        _spread([f["valid"][MAIN] for f in figures.values()]),
+        *(_spread([f["test"][metric] for f in figures.values()]) for metric in METRICS),
+        "" if published is None else f"{published:.4f}",
+        f"{mean(epochs):.0f}" if epochs else "",
+        f"{mean(seconds):.2f}" if seconds else "",
+    ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Relative gain over the student alone of the same seeds."""
+    shared = sorted(set(alone) & set(figures))
+    if not shared:
+        return [""]
+    base, own = (mean(side[seed]["test"][MAIN] for seed in shared) for side in (alone, figures))
+    return [f"{100 * (own / base - 1):+.1f} %"]
+
+
+def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping[int, Mapping[str, Any]], run: str, grid: Grid) -> str:
+    """Two-sided paired t-test over the seeds that both have; needs two."""
+    shared = sorted(set(reference or {}) & set(figures))
+    if reference is None or run == grid.reference or len(shared) < 2:
+        return ""
+    pairs = [(reference[seed]["test"][MAIN], figures[seed]["test"][MAIN]) for seed in shared]
+    ours, theirs = zip(*pairs, strict=True)
+    if ours == theirs:
+        return "1"
+    return f"{ttest_rel(ours, theirs).pvalue:.2g}"
+
+
+def best_baseline(grid: Grid, results: Results) -> str | None:
+    """The run, other than the reference, with the highest mean test metric."""
+    means = {
+        run: mean(r["distilled"]["test"][MAIN] for (name, _), r in results.items() if name == run)
+        for run in grid.runs
+        if run != grid.reference and any(name == run for name, _ in results)
+    }
+    return max(means, key=lambda run: means[run]) if means else None
+
+
+def commits(results: Results) -> list[str]:
+    """The commits that made the results."""
+    return sorted({str(r["versions"].get("commit", "unknown")) for r in results.values()})
+
+
+def grid_section(grid: Grid, results: Results) -> str:
+    """A grid's part of results/README.md."""
+    if not results:
+        return f"## {grid.title}\n\nNot run yet.\n"
+    missing = [f"{task.run} (seed {task.seed})" for task in grid.tasks if (task.run, task.seed) not in results]
+    lines = [f"## {grid.title}", "", grid_table(grid, results), ""]
+    best = best_baseline(grid, results)
+    if grid.reference and best:
+        lines += [f"Best other row: {best}.", ""]
+    if missing:
+        lines += [f"Not run yet: {', '.join(missing)}.", ""]
+    lines += [f"Made by `{_first(results)['command']}` at commit {', '.join(commits(results))}.", ""]
+    return "\n".join(lines)

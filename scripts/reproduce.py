@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""Run grids of experiments and make their tables: `python scripts/reproduce.py properties/reproduce/citeulike-mf-mf.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+# The script also runs from a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.experiments.grid import Grid, read_grid
+from recbole_kd.experiments.runner import read_results, run_grid
+from recbole_kd.experiments.tables import grid_section
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but an error is one sentence without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]} (--help lists what is allowed)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("grids", nargs="+", type=Path, metavar="GRID.yaml", help="grids to run, in this order")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="one JSON file a run, and tables.md (default: results/)")
+    add("--data_path", default="dataset/", metavar="DIR", help="folder of the prepared data sets (default: dataset/)")
+    add("--output_dir", default="saved", metavar="DIR", help="logs and checkpoints (default: saved/); teachers go to the cache")
+    add("--ray_address", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or host:port); default: one process at a time")
+    add("--table", action="store_true", help="run nothing, only make the tables from the results that are there")
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run the grids, write the tables; 1 where a run failed."""
+    arguments = _parser().parse_args(argv)
+    grids = [read_grid(path) for path in arguments.grids]
+    local = {"data_path": arguments.data_path, "output_dir": arguments.output_dir}
+    failed = 0
+    for path, grid in zip(arguments.grids, grids, strict=True):
+        if arguments.table:
+            continue
+        command = f"python scripts/reproduce.py properties/reproduce/{path.name}"
+        outcomes = run_grid(grid, arguments.results, local, command=command, ray_address=arguments.ray_address)
+        for count, outcome in enumerate(outcomes, start=1):
+            failed += outcome.state == "failed"
+            place = f"[{grid.name} {count}/{len(grid.tasks)}] {outcome.task.run} seed {outcome.task.seed}"
+            print(f"{place}: {outcome.state} {outcome.words}".rstrip(), flush=True)
+            write_tables(grids, arguments.results)
+    write_tables(grids, arguments.results)
+    return 1 if failed else 0
+
+
+def write_tables(grids: list[Grid], results: Path) -> None:
+    """One Markdown file a grid, from the JSON files alone."""
+    for grid in grids:
+        found = read_results(grid, results)
+        if found:
+            (results / f"{grid.name}.md").write_text(grid_section(grid, found), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line: 0 when done, 1 when a run failed, 2 with one sentence when the input is bad."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except (KDError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
