@@ -80,8 +80,7 @@ class RankingEvaluation(Trainer):
         if not isinstance(eval_data, FullSortEvalDataLoader) or eval_data.is_sequential or not self.config["single_spec"]:
             return False
         needs = {key for key, value in vars(self.eval_collector.register).items() if key.startswith(("rec.", "data.")) and value}
-        served = all(need in ("rec.topk", "rec.items") or need.startswith("data.") for need in needs) and "data.label" not in needs
-        return served and vector_function(type(self.model)) is not None
+        return needs == {"rec.topk"} and vector_function(type(self.model)) is not None
 
     def _load_best(self, path: str) -> None:
         checkpoint = load_checkpoint(path, self.device)
@@ -101,10 +100,7 @@ class RankingEvaluation(Trainer):
                 ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)
                 hits = positives.contains(at, ids).int()
                 counts = positives.counts()[at].int().unsqueeze(1)
-                if self.eval_collector.register.need("rec.topk"):
-                    collected.update_tensor("rec.topk", torch.cat([hits, counts], dim=1))
-                if self.eval_collector.register.need("rec.items"):
-                    collected.update_tensor("rec.items", ids)
+                collected.update_tensor("rec.topk", torch.cat([hits, counts], dim=1))
 
     def _items_of(self, eval_data: Any, name: str) -> Ragged:
         """A loader's lists of items by user; kept on the loader, which is used once per epoch."""

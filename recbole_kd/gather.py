@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_kd import kernels
+
 CHUNK_BYTES = 32 * 2**20
 """Gathered item vectors are held for so many bytes of rows at a time."""
 
@@ -32,6 +34,10 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+    return kernels.gathered_dot(queries, items, chosen) if kernels.can_gather(queries, items) else _plain_forward(queries, items, chosen)
+
+
+def _plain_forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
     n, k = chosen.shape
     out = torch.empty(n, k, dtype=queries.dtype, device=queries.device)
     step = max(1, CHUNK_BYTES // (4 * max(1, k * queries.shape[1])))

@@ -25,7 +25,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "stages.py": ("quick_start", "command_line"),
     "quick_start.py": ("command_line",),
 }
-PURE = ("loss.py", "gather.py", "topk.py", "ragged.py")
+PURE = ("loss.py", "gather.py", "kernels.py", "topk.py", "ragged.py")
 MAY_ASSIGN = ("register.py", "call_sites.py", "compat.py")
 
 

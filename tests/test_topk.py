@@ -93,3 +93,40 @@ def test_the_pad_is_never_listed() -> None:
     table = torch.zeros(3, 5)
     table[:, 0] = 100
     assert 0 not in top_k_in_blocks(full(table), torch.arange(3), 5, 4)[0]
+
+
+# -- pruning by groups -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_pruning_changes_nothing(data: st.DataObject) -> None:
+    """Catalogues of 16 k and more items, ties within and across groups, rows with hardly a finite score."""
+    k = data.draw(st.integers(1, 4))
+    n_items = data.draw(st.integers(topk.PRUNE_FROM * k, topk.PRUNE_FROM * k + 40))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    levels = data.draw(st.sampled_from([1, 2, 5, 10**6]))  # few levels: many ties
+    scores = torch.randint(0, levels, (6, n_items), generator=generator).float()
+    scores[torch.rand(6, n_items, generator=generator) < data.draw(st.sampled_from([0.0, 0.5, 0.97]))] = -torch.inf
+    ids, values = topk._pruned_top_k(scores, k)
+    expected_ids, expected_values = topk._plain_top_k(scores, k)
+    assert torch.equal(ids, expected_ids) and torch.equal(values, expected_values)
+
+
+def test_large_catalogues_are_pruned_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    plain = topk._pruned_top_k
+    monkeypatch.setattr(topk, "_pruned_top_k", lambda scores, k: called.append(scores.shape[1]) or plain(scores, k))
+    for n_items in (31, 32, 500):
+        top_k(torch.randn(3, n_items), 2)
+    assert called == [32, 500]
+
+
+def test_products_share_one_buffer() -> None:
+    queries, items = torch.randn(9, 4), torch.randn(50, 4)
+    full = topk.dot_products(queries, items)
+    first = full(torch.arange(5))
+    torch.testing.assert_close(first, queries[:5] @ items.T)
+    second = full(torch.tensor([8, 2]))
+    torch.testing.assert_close(second, queries[[8, 2]] @ items.T)
+    assert second.data_ptr() == first.data_ptr()

@@ -24,4 +24,5 @@ def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
     starts, items = train_items.starts.tolist(), train_items.items
     for user in loader.uid_list.tolist():
         loader.uid2history_item[user] = items[starts[user] : starts[user + 1]]
+    loader.__dict__.pop("_kd_lists", None)
     loader.all_users = loader._dataset.user_num - 1
