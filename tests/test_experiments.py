@@ -1,0 +1,172 @@
+"""Grids: run, killed, resumed, skipped; the tables made from their results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_kd.errors import ConfigError, TrainingError
+from recbole_kd.experiments import runner
+from recbole_kd.experiments.grid import Grid, Task, read_grid
+from recbole_kd.experiments.runner import read_results, run_grid
+from recbole_kd.experiments.tables import grid_section, grid_table
+from recbole_kd.property_files import properties_dir
+from tests.helpers import write_tiny
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import reproduce
+
+TINY = {
+    "model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "tiny", "epochs": 2, "train_batch_size": 128, "kd_k": 5, "kd_n_samples": 5,
+    "kd_candidates": 10, "teacher_config": {"epochs": 1, "embedding_size": 8}, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "eval_args": {"order": "TO"}, "eval_protocol": "paper", "kd_track": ["train_ndcg", "teacher_ranks"],
+}  # fmt: skip
+
+
+def write_grid(folder: Path, **changes: Any) -> Path:
+    content = {
+        "title": "Tiny",
+        "config": TINY,
+        "seeds": [0, 1],
+        "runs": {"RCE-KD": {}, "vanilla CE": {"kd_variant": "vanilla_ce", "seeds": [0]}},
+    }
+    path = folder / "tiny-grid.yaml"
+    path.write_text(yaml.safe_dump({**content, "reference": "RCE-KD", **changes}, sort_keys=False))
+    return path
+
+
+def figures(value: float) -> dict[str, Any]:
+    metrics = {f"{m}@{k}": value for m in ("recall", "ndcg") for k in (10, 20)}
+    return {"valid": metrics, "test": metrics, "epochs": 3, "seconds_per_epoch": 0.5}
+
+
+def made_up(teacher: float, alone: float, distilled: float) -> dict[str, Any]:
+    sides = {"teacher": figures(teacher), "student": figures(alone), "distilled": figures(distilled)}
+    return {**sides, "versions": {"commit": "abc"}, "command": "python scripts/reproduce.py x"}
+
+
+def grid_of(*runs: str, seeds: tuple[int, ...] = (0, 1), **more: Any) -> Grid:
+    return Grid("g", "G", [Task("g", run, seed, {"seed": seed}) for run in runs for seed in seeds], **more)
+
+
+# -- grids --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_grids_are_valid_and_their_settings_are_known() -> None:
+    from recbole_kd.build import check_distiller
+    from recbole_kd.property_layers import distiller_layers
+
+    paths = sorted((properties_dir() / "reproduce").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        for task in read_grid(path).tasks:
+            s = task.settings
+            values = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True}
+            values |= distiller_layers(s["kd"], s["dataset"], s["model"], s["teacher"])[0]
+            check_distiller(s["kd"], {**values, **s}, 5000, 25000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, "unknown key sedes"),
+        ({"runs": None}, "no mapping `runs`"),
+        ({"reference": "RCE"}, "reference='RCE' of .* is none of its runs: RCE-KD, vanilla CE"),
+        ({"runs": {"A b": {}, "a  B": {}}, "reference": None}, "'A b' and 'a  B' .* would write the same file a-b-seed0.json"),
+    ],
+)
+def test_a_wrong_grid_is_refused_in_one_sentence(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_grid(write_grid(tmp_path, **changes))
+
+
+# -- running ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_runs_through_the_script_and_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny(tmp_path / "data", "tiny")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECBOLE_KD_CACHE", str(tmp_path / "cache"))
+    path = write_grid(tmp_path)
+    words = [str(path), f"--data_path={tmp_path / 'data'}", f"--results={tmp_path / 'results'}"]
+    assert reproduce.main(words) == 0
+    files = sorted((tmp_path / "results" / "tiny-grid").glob("*.json"))
+    assert [file.name for file in files] == ["rce-kd-seed0.json", "rce-kd-seed1.json", "vanilla-ce-seed0.json"]
+    result = json.loads(files[0].read_text())
+    assert str(tmp_path) not in files[0].read_text()
+    history = result["distilled"]["history"]
+    assert set(history) >= {"overlap_mean", "overlap_rate", "train_ndcg@10", "valid_ndcg@20", "kd_loss"}
+    assert all(len(values) == 2 for values in history.values())
+    assert len(result["distilled"]["teacher_ranks"]["start"]) == 40
+    table = (tmp_path / "results" / "tiny-grid.md").read_text()
+    assert "| RCE-KD" in table and "| student alone" in table and result["versions"]["commit"] in table
+    before = [file.stat().st_mtime_ns for file in files]
+    capsys.readouterr()
+    assert reproduce.main(words) == 0
+    assert capsys.readouterr().out.count("skipped") == 3
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_task_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run_task(settings: dict[str, Any]) -> dict[str, Any]:
+        if settings["seed"] == 1:
+            raise TrainingError("The loss is nan in epoch 3")
+        return {**made_up(0.3, 0.1, 0.2), "kd_options": {}}
+
+    def in_this_process(waiting: Any) -> Any:
+        for task, settings in waiting:
+            yield (task, *runner._outcome(lambda settings=settings: run_task(settings)))
+
+    monkeypatch.setattr(runner, "_one_by_one", in_this_process)
+    assert reproduce.main([str(write_grid(tmp_path)), f"--results={tmp_path / 'results'}"]) == 1
+    assert "RCE-KD seed 1: failed The loss is nan in epoch 3" in capsys.readouterr().out
+    assert len(list((tmp_path / "results" / "tiny-grid").glob("*.json"))) == 2
+
+
+def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
+    grid = read_grid(write_grid(tmp_path))
+    file = tmp_path / grid.name / "rce-kd-seed0.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"settings": {**grid.tasks[0].settings, "kd_k": 7}}))
+    with pytest.raises(ConfigError, match="was made with other settings than the grid has now"):
+        list(run_grid(grid, tmp_path, {}, command=""))
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        read_results(grid, tmp_path)
+
+
+@pytest.mark.parametrize("words", [["nowhere.yaml"], [], ["--what", "x"]])
+def test_bad_words_are_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+# -- tables -------------------------------------------------------------------------------------------------------------
+
+
+def test_mean_deviation_gain_and_p_value() -> None:
+    grid = grid_of("ours", "other", seeds=(0, 1, 2), reference="ours", published={"ours": {"ndcg@20": 0.25}})
+    results = {("ours", seed): made_up(0.3, 0.10, value) for seed, value in enumerate((0.20, 0.21, 0.22))}
+    results |= {("other", seed): made_up(0.3, 0.10, value) for seed, value in enumerate((0.18, 0.20, 0.19))}
+    lines = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in grid_table(grid, results).splitlines()
+    }
+    assert lines["ours"][:2] == ["0, 1, 2", "0.2100 ± 0.0100"]
+    assert lines["ours"][6] == "0.2500" and lines["ours"][9] == "+110.0 %" and lines["ours"][10] == ""
+    # differences .02 .01 .03: t = mean / (sd / sqrt 3) = 3.464, two degrees of freedom, p = .0742
+    assert lines["other"][10] == "0.074"
+    assert lines["teacher"][1] == "0.3000" and lines["student alone"][0] == "0, 1, 2"
+
+
+def test_what_was_not_run_is_named() -> None:
+    grid = grid_of("ours", "other", reference="ours")
+    section = grid_section(grid, {("ours", 0): made_up(0.3, 0.1, 0.2)})
+    assert "Not run yet: ours (seed 1), other (seed 0), other (seed 1)." in section
+    assert grid_section(grid, {}).endswith("Not run yet.\n")
