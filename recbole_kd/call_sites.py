@@ -82,6 +82,14 @@ _CALL_SITES: dict[str, tuple[str, Callable[..., Any]]] = {
 
 def install() -> None:
     """Put the reader at RecBole's call sites; ``torch.load``, ``pickle.load`` and ``numpy.load`` stay as they are."""
+    import torch
+
+    anomaly = torch.is_anomaly_enabled()
+    _replace_readers()
+    torch.autograd.set_detect_anomaly(anomaly)  # RecBole's SINE, a neighbour of S3Rec, switches it on when it is imported
+
+
+def _replace_readers() -> None:
     for module_name, (global_name, load) in _CALL_SITES.items():
         module = importlib.import_module(module_name)
         real = getattr(module, global_name)

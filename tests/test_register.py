@@ -105,6 +105,16 @@ def test_recboles_models_are_the_same_with_and_without(tmp_path: Path) -> None:
     assert all(any(results[0][name]["test"].values()) for name in UNTOUCHED)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_importing_does_not_switch_anomaly_detection(before: bool) -> None:
+    """A module of RecBole's sequential models switches it on for the whole process; it costs each backward pass a fifth."""
+    code = f"import torch; torch.autograd.set_detect_anomaly({before}); import recbole_kd; print(torch.is_anomaly_enabled())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT))
+    )
+    assert done.stdout.split()[-1] == str(before)
+
+
 def test_recboles_functions_know_mf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.config import Config
     from recbole.quick_start import load_data_and_model, run_recbole
