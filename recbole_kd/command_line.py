@@ -20,6 +20,7 @@ Distil a large recommender into a small one.
   python run_recbole_kd.py --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
   --model=NAME --teacher=NAME --kd=NAME --dataset=NAME   what to distil into what, how, on which data; --list prints the names
+  --teacher=A,B                                          several teachers (HetComp); --teacher.KEY is for all of them
   --teacher_path=FOLDER                                  a saved teacher instead of --teacher
   --kd_compare=False                                     skip the student alone
   --resume=True                                          continue an interrupted training

@@ -10,15 +10,20 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
 from recbole_kd.data.preparation import split_data
+from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.log import logging_to
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
-from recbole_kd.stages import Stage, distill, ensure_student_alone, ensure_teacher, saved_teacher
+from recbole_kd.stages import Stage, distill, ensure_student_alone, ensure_teachers, saved_teacher
 from recbole_kd.teacher.files import write_json
+
+N_CHECKPOINTS = 3
+"""Of a teacher's training, for a method that needs its trajectory and has no ``kd_n_checkpoints``."""
 
 
 def run_recbole_kd(
@@ -54,14 +59,22 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
     alone = request.student_config()
-    teacher_config = request.teacher_model_config() if request.teacher is not None else None
+    teacher_configs = request.teacher_model_configs()
     splits = split_data(alone)
-    for config in filter(None, (alone, teacher_config)):
+    for config in (alone, *teacher_configs):
         _check_cutoffs(config, splits.n_items)
-    saved = None if teacher_config else saved_teacher(request.run["teacher_path"], splits, alone["device"])
+    saved = None if teacher_configs else saved_teacher(request.run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (saved[0].name if saved else "")
     distilled_config = request.distilled_config(teacher_name)
-    check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
+    options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
+    method = distiller_class(request.kd)
+    n_checkpoints = options.get("n_checkpoints", N_CHECKPOINTS) if "trajectory" in method.requires else 0
+    assistant_config = None
+    if method.assistant:
+        of_teacher = saved[0].manifest.get("settings", {}) if saved else teacher_configs[0].final_config_dict
+        changes = assistant_values(distilled_config.final_config_dict, width_of(of_teacher))
+        assistant_config = request.distilled_config(teacher_name, changes)
+        check_distiller(request.kd, assistant_config.final_config_dict, splits.n_users, splits.n_items)
 
     folder = _new_folder(output, request, teacher_name, alone["seed"])
     stage = Stage(splits, cache, folder, bool(request.run["resume"]))
@@ -69,13 +82,19 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
         try:
             for name, files in request.files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
-            teacher, of_teacher = saved or ensure_teacher(teacher_config, stage, request.run["teacher_store"], request.run["teacher_dtype"])
+            store, dtype = request.run["teacher_store"], request.run["teacher_dtype"]
+            teacher, of_teacher = saved or ensure_teachers(teacher_configs, stage, store, dtype, n_checkpoints)
             of_student = ensure_student_alone(alone, stage) if distilled_config["kd_compare"] else None
+            of_assistant = None
+            if assistant_config is not None:
+                teacher, of_assistant = ensure_assistant(assistant_config, stage, teacher, store, dtype)
             of_distilled = distill(distilled_config, stage, teacher)
         except KDError:
             _leave_nothing(folder)
             raise
         result = _result(request, distilled_config, teacher_name, command, of_teacher, of_student, of_distilled)
+        if of_assistant is not None:
+            result["assistant"] = of_assistant
         write_json(folder / "result.json", result)
         getLogger().info(f"Result in {folder / 'result.json'}")
     return {**result, "folder": str(folder)}
@@ -94,7 +113,7 @@ def _check_cutoffs(config: Any, n_items: int) -> None:
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
     """A fresh folder for this run under output_dir, of the current folder by default."""
-    name = f"{request.model}-{teacher_name}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
+    name = f"{request.model}-{teacher_name.replace(',', '+')}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = output / f"{name}-{stamp}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)

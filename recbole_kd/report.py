@@ -84,9 +84,11 @@ def _human_bytes(count: float) -> str:
 def result_table(result: Mapping[str, Any]) -> str:
     """Teacher, student alone and distilled student beside each other, test metrics."""
     kd = result["kd"]
+    teachers = result["teacher"].get("members") or [{"model": result["teacher_model"], **result["teacher"]}]
     columns = [
-        (f"teacher {result['teacher_model']}", result["teacher"]),
+        *((f"teacher {figures['model']}", figures) for figures in teachers),
         (f"{result['model']} alone", result["student"]),
+        (f"assistant {result['model']}", result.get("assistant")),
         (f"{result['model']} + {kd}", result["distilled"]),
     ]
     columns = [(title, figures) for title, figures in columns if figures is not None]

@@ -47,6 +47,7 @@ class Request:
     """A checked request.
 
     Attributes:
+        teacher: the model to train as teacher, or several with commas; None for a saved one.
         given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
         run: run-level values, defaults included. files: the property files of ours that apply, by stage.
     """
@@ -66,20 +67,28 @@ class Request:
         given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
         return make_config(self.model, self.dataset, with_decay_for_mean(defaults, given), given)
 
-    def distilled_config(self, teacher: str) -> Config:
-        """Of the distilled student; the pair's property file may set the student's keys too."""
+    @property
+    def teachers(self) -> list[str]:
+        """The models to train as teachers."""
+        return self.teacher.split(",") if self.teacher else []
+
+    def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> Config:
+        """Of the distilled student (with changes: of its assistant); the pair's property file may set the student's keys too."""
         defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"])
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
         self.files["distilled"] = applied + own_applied
-        defaults = with_decay_for_mean({**defaults, **own, "kd": self.kd}, self.given)
-        return make_config(self.model, self.dataset, defaults, self.given)
+        given = {**self.given, **(changes or {})}
+        return make_config(self.model, self.dataset, with_decay_for_mean({**defaults, **own, "kd": self.kd}, given), given)
 
-    def teacher_model_config(self) -> Config:
-        """Of the teacher, with a seed of its own."""
-        assert self.teacher is not None
-        defaults, self.files["teacher"] = teacher_layers(self.teacher, self.dataset, self.run["eval_protocol"])
+    def teacher_model_configs(self) -> list[Config]:
+        """Of each teacher, with a seed of its own; ``teacher.*`` keys are for all of them."""
         given = {**{key: value for key, value in self.given.items() if key in SHARED}, **self.teacher_given}
-        return make_config(self.teacher, self.dataset, with_decay_for_mean({**defaults, "seed": 0}, given), given)
+        configs = []
+        for name in self.teachers:
+            defaults, applied = teacher_layers(name, self.dataset, self.run["eval_protocol"])
+            self.files["teacher"] = list(dict.fromkeys([*self.files.get("teacher", []), *applied]))
+            configs.append(make_config(name, self.dataset, with_decay_for_mean({**defaults, "seed": 0}, given), given))
+        return configs
 
 
 def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,11 +132,9 @@ def make_request(values: Mapping[str, Any]) -> Request:
     teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
     _check_texts(values)
     student_model(model)
+    cls = distiller_class(kd)
     if values.get("teacher"):
-        taught = general_model(str(values["teacher"]), "teacher")
-        if values.get("teacher_store") == "factors" and vector_function(taught) is None:
-            raise no_factors(str(values["teacher"]))
-    distiller_class(kd)
+        _check_teachers(values, kd, cls.several)
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:
             raise unknown_name_error(key, str(values[key]), allowed)
@@ -139,6 +146,18 @@ def make_request(values: Mapping[str, Any]) -> Request:
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
     return Request(model, teacher, kd, dataset, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _check_teachers(values: Mapping[str, Any], kd: str, several: bool) -> None:
+    names = str(values["teacher"]).split(",")
+    for name in names:
+        taught = general_model(name, "teacher")
+        if values.get("teacher_store") == "factors" and vector_function(taught) is None:
+            raise no_factors(name)
+    if len(names) > 1 and not several:
+        raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
 
 
 def _check_texts(values: Mapping[str, Any]) -> None:
@@ -176,14 +195,12 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str) -> None:
         raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
     if given and values.get("teacher_path"):
         raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
-    if not given:
-        return
-    name = str(values["teacher"])
-    defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset)[0]}
-    known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
-    check_keys(given, known, what=f"key of the teacher {name}", may_allow=False, prefix="teacher.")
-    check_values(given, defaults, prefix="teacher.")
-    _check_finite(given)
+    for name in str(values["teacher"]).split(",") if given else []:
+        defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset)[0]}
+        known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
+        check_keys(given, known, what=f"key of the teacher {name}", may_allow=False, prefix="teacher.")
+        check_values(given, defaults, prefix="teacher.")
+        _check_finite(given)
 
 
 def _check_finite(values: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -26,13 +26,16 @@ from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
+from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest
 from recbole_kd.teacher.load import load_teacher
+from recbole_kd.teacher.several import SeveralTeachers
 from recbole_kd.trainer import KDTrainer, without_recbole_scalars
+from recbole_kd.trajectory import Trajectory
 
 REPORT = "report.json"
 WITHOUT_EFFECT = frozenset(
@@ -43,6 +46,10 @@ WITHOUT_EFFECT = frozenset(
     }
 )  # fmt: skip
 """Keys that do not change what a training comes to; they are left out of its digest."""
+
+
+IDENTITY = ("model", "settings", "store", "dtype", "trajectory", "teacher")
+"""Keys of a teacher's manifest that say how it was made."""
 
 
 @dataclass
@@ -105,11 +112,15 @@ def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> d
     return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model))}
 
 
-def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool) -> None:
-    if resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train):
+def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool, trajectory: Trajectory | None = None) -> None:
+    resumed = resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
+    if resumed:
         getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
+    if trajectory is not None:
+        trajectory.follow(trainer, resumed)
+    callback = None if trajectory is None else trajectory.after_epoch
     try:
-        trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"])
+        trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
     except ValueError as error:  # RecBole's own trainers say no more than this
         if str(error) != "Training loss is nan":
             raise
@@ -130,7 +141,9 @@ def _workshop(entry: Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _train_alone(
+    config: Any, stage: Stage, work: Path, scalars: Path, trajectory: Trajectory | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Train a model without distillation; ``work`` holds its checkpoint and last-epoch state until it is finished."""
     model, loaders = _prepare(config, stage.splits)
     kind = get_trainer(config["MODEL_TYPE"], config["model"])
@@ -142,7 +155,7 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
             trainer = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
             trainer.tensorboard.close()
         trainer.tensorboard = SummaryWriter(str(scalars))
-    _fit(trainer, config, loaders, stage.resume)
+    _fit(trainer, config, loaders, stage.resume, trajectory)
     figures = _figures(trainer, model, loaders, config)
     if isinstance(trainer, KDTrainer):
         figures.update(epochs=len(trainer.epoch_seconds), best_epoch=trainer.best_epoch)
@@ -152,24 +165,45 @@ def _train_alone(config: Any, stage: Stage, work: Path, scalars: Path) -> tuple[
 # -- stages -----------------------------------------------------------------------------------------------------------
 
 
-def ensure_teacher(config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32") -> tuple[TeacherScores, dict[str, Any]]:
-    """The teacher's scores and figures: from the cache, or trained, exported and put there."""
+def ensure_teacher(
+    config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """The teacher's scores and figures: from the cache, or trained, exported and put there. With so many checkpoints of its training."""
     name = config["model"]
     settings = _settings_alone(config)
-    entry = _entry(stage, "teacher", name, {**settings, "store": store, "dtype": dtype})
+    kept = {"trajectory": n_checkpoints} if n_checkpoints else {}
+    entry = _entry(stage, "teacher", name, {**settings, "store": store, "dtype": dtype, **kept})
     with locked(entry):
         cached = entry.is_dir()
         if not cached:
             getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
             with _workshop(entry) as work:
-                model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-teacher")
+                trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
+                model, figures = _train_alone(config, stage, work, stage.folder / "tensorboard-teacher" / name, trajectory)
                 manifest = {
                     "model": name, "dataset": config["dataset"], "settings": settings, "data": stage.splits.fingerprint, "report": figures,
                 }  # fmt: skip
-                export_teacher(Scorer(model), entry, manifest, store, dtype)
+                earlier: Iterable[int] = ()
+                if trajectory is not None:
+                    figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
+                    earlier = trajectory.replay(model)
+                export_teacher(Scorer(model), entry, manifest, store, dtype, earlier)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
+
+
+def ensure_teachers(
+    configs: Sequence[Any], stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each."""
+    found = [ensure_teacher(config, stage, store, dtype, n_checkpoints) for config in configs]
+    if len(found) == 1:
+        return found[0]
+    members = [{"model": teacher.name, **figures} for teacher, figures in found]
+    sums = {key: sum(figures[key] for figures in members) for key in ("parameters", "bytes", "inference_us_per_user")}
+    together = {"valid": None, "test": None, **sums, "cached": all(figures["cached"] for figures in members), "members": members}
+    return SeveralTeachers([teacher for teacher, _ in found]), together
 
 
 def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
@@ -212,34 +246,43 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
 
 def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]:
     """Train the student under the teacher; its checkpoint stays in the run's folder."""
+    entry = _entry(stage, "distilled", config["model"], distilled_settings(config, teacher))
+    state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
+    files = {"checkpoint": stage.folder / f"{config['model']}.pth", "scalars": stage.folder / "tensorboard", "state_file": state_file}
+    with locked(entry):
+        try:
+            _, figures = train_distilled(config, stage, teacher, **files)
+        except KDError:
+            TrainingState(state_file).remove()
+            raise
+        TrainingState(state_file).remove()
+    return figures
+
+
+def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
+    """What decides what a distillation comes to."""
+    return {**settings_of(config), "teacher": identity(teacher)}
+
+
+def identity(teacher: TeacherScores) -> dict[str, Any]:
+    """What a teacher's manifest says of how it was made."""
+    return {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
+
+
+def train_distilled(
+    config: Any, stage: Stage, teacher: TeacherScores, *, checkpoint: Path, scalars: Path, state_file: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A model trained under a teacher, and its figures. The state file stays: it is the caller's to remove."""
     model, loaders = _prepare(config, stage.splits)
     distiller = build_distiller(config, model, teacher)
-    settings = {
-        **settings_of(config),
-        "teacher": {k: v for k, v in teacher.manifest.items() if k in ("model", "settings", "store", "dtype")},
-    }
-    entry = _entry(stage, "distilled", config["model"], settings)
     trainer = KDTrainer(
-        config,
-        model,
-        distiller,
-        checkpoint=stage.folder / f"{config['model']}.pth",
-        scalars=stage.folder / "tensorboard",
-        state_file=entry.with_name(entry.name + ".pt"),  # not with_suffix: the data set's name may have a dot
-        track=config["kd_track"] or (),
+        config, model, distiller, checkpoint=checkpoint, scalars=scalars, state_file=state_file, track=config["kd_track"] or ()
     )
     curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
-    with locked(entry):
-        assert trainer.state is not None
-        try:
-            _fit(trainer, config, loaders, stage.resume)
-        except KDError:
-            trainer.state.remove()
-            raise
-        figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
-        trainer.state.remove()
+    _fit(trainer, config, loaders, stage.resume)
+    figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
-    return {
+    return model, {
         **figures,
         "epochs": len(seconds),
         "best_epoch": trainer.best_epoch,

@@ -151,10 +151,10 @@ class KDTrainer(RankingEvaluation):
             if self.cur_step == 0:
                 self.best_epoch = epoch
             self.history[-1][f"valid_{self.valid_metric}"] = float(score)
+            if callback_fn is not None:  # first: what it keeps of the epoch must be there when the training goes on after it
+                callback_fn(epoch, score)
             if self.state is not None:
                 self.state.save(self, epoch)
-            if callback_fn is not None:
-                callback_fn(epoch, score)
 
         result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
         return result

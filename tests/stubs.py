@@ -24,6 +24,7 @@ class TableScorer:
         self.table = nn.Parameter(scores.clone())
         self.n_queries, self.n_items = scores.shape
         self.device = torch.device("cpu")
+        self.has_vectors = False
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         return self.table[queries].gather(1, items)

@@ -22,10 +22,22 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "evaluation.py": (*UPSTAIRS, "build", "request", "distiller", "teacher"),
     "analysis/": (*UPSTAIRS, "build", "request"),
     "trainer.py": ("quick_start", "stages", "command_line", "request"),
-    "stages.py": ("quick_start", "command_line"),
+    "stages.py": ("quick_start", "command_line", "assistant"),
+    "assistant.py": ("quick_start", "command_line"),
+    "trajectory.py": (*UPSTAIRS, "config", "build", "request", "distiller"),
     "quick_start.py": ("command_line",),
 }
-PURE = ("loss.py", "gather.py", "kernels.py", "topk.py", "ragged.py")
+PURE = (
+    "loss.py",
+    "gather.py",
+    "kernels.py",
+    "topk.py",
+    "ragged.py",
+    "complement.py",
+    "loss_hetcomp.py",
+    "loss_wasserstein.py",
+    "negatives.py",
+)
 MAY_ASSIGN = ("register.py", "call_sites.py", "compat.py")
 
 

@@ -63,7 +63,15 @@ class Distiller(nn.Module, ABC):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"scores"})
-    """What the teacher must offer, of ``scores``, ``embeddings``."""
+    """What the teacher must offer, of ``scores``, ``embeddings``, ``trajectory`` (as many checkpoints as the option ``n_checkpoints``
+    says, else 3)."""
+
+    several: ClassVar[bool] = False
+    """Can it learn from several teachers at once (``--teacher=MF,LightGCN``, see :attr:`TeacherScores.members`)?"""
+
+    assistant: ClassVar[bool] = False
+    """Is a teacher assistant, the student with another ``embedding_size``, distilled first and takes the teacher's place? Its
+    ``assistant_*`` options are those of :mod:`recbole_kd.assistant`."""
 
     weight: float = 1.0
     """lambda of L = L_base + lambda L_KD."""
@@ -80,6 +88,12 @@ class Distiller(nn.Module, ABC):
             raise TeacherError(
                 f"{type(self).__name__} needs the teacher's embeddings and {teacher.name} ({teacher.store} store) has none; "
                 "take a teacher whose score is a dot product, such as MF or LightGCN"
+            )
+        missing = [member.name for member in teacher.members if "trajectory" in self.requires and member.earlier is None]
+        if missing:
+            raise TeacherError(
+                f"{type(self).__name__} needs the checkpoints of the teacher's training and {', '.join(missing)} has none: train it with "
+                f"--teacher=<model> --kd={type(self).__name__}, which keeps them in the teacher's folder"
             )
         self.student_scorer = student
         self.teacher_scores = teacher

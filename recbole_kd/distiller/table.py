@@ -14,7 +14,9 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.known_keys import unknown_name_error
 
 DISTILLERS: dict[str, str | type[Distiller]] = {
+    "HetComp": "recbole_kd.distiller.hetcomp:HetComp",
     "RCEKD": "recbole_kd.distiller.rcekd:RCEKD",
+    "TARec": "recbole_kd.distiller.tarec:TARec",
 }
 """``--kd=`` name -> ``module:Class`` (imported when used) or the class itself. A method from outside adds its own line, or is named
 ``--kd=module:Class`` as it stands."""

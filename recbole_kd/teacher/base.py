@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ class TeacherScores(ABC):
         manifest: what is known of the teacher: name, settings, metrics, dtype and the fingerprint of its data.
 
     All results are float32 constants on the device of the queries.
+
+    Attributes:
+        earlier: reads the earlier checkpoints of its training, oldest first; None when none were kept.
+        taught_by: of a teacher assistant, the teacher that it was distilled from.
     """
 
     store: str
@@ -32,11 +36,18 @@ class TeacherScores(ABC):
         self.n_queries = n_queries
         self.n_items = n_items
         self.manifest = dict(manifest or {})
+        self.earlier: Callable[[], list[TeacherScores]] | None = None
+        self.taught_by: TeacherScores | None = None
 
     @property
     def name(self) -> str:
         """The teacher's model name."""
         return str(self.manifest.get("model", type(self).__name__))
+
+    @property
+    def members(self) -> list[TeacherScores]:
+        """The teachers behind it: itself, or each of several."""
+        return [self]
 
     @abstractmethod
     def full(self, queries: Tensor) -> Tensor:
@@ -54,6 +65,10 @@ class TeacherScores(ABC):
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
         """(query vectors ``[n_queries, d]``, item vectors ``[n_items, d]``), or None where the teacher has none."""
         return None
+
+    def trajectory(self) -> list[TeacherScores] | None:
+        """Checkpoints of its training, oldest first, the last one itself; None when none were kept."""
+        return None if self.earlier is None else [*self.earlier(), self]
 
     def check_data(self, fingerprint: Mapping[str, Any]) -> None:
         """Refuse a teacher that was made on other data.

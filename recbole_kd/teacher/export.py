@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from recbole_kd.teacher.files import (
     SCORES,
     WEIGHTS,
     blocks_of,
+    of_epoch,
     read_tensors,
     write_json,
     write_matrix,
@@ -39,7 +40,9 @@ def resolve_store(store: str, has_vectors: bool) -> str:
     return "factors" if has_vectors else "dense"
 
 
-def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], store: str = "auto", dtype: str = "fp32") -> None:
+def export_teacher(
+    scorer: Scorer, folder: Path, manifest: Mapping[str, Any], store: str = "auto", dtype: str = "fp32", earlier: Iterable[int] = ()
+) -> None:
     """Write the scores of a trained model so that :func:`recbole_kd.teacher.load.load_teacher` can read them.
 
     Args:
@@ -48,6 +51,9 @@ def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], st
         manifest: the teacher's model name, settings, metrics and data fingerprint; store, dtype and sizes are added.
         store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the share of
             each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
+        earlier: puts the weights of earlier checkpoints into the model, oldest first, and yields their epochs
+            (:meth:`recbole_kd.trajectory.Trajectory.replay`); each is written like the model itself. The manifest's ``trajectory`` lists
+            them, and the model's own epoch last.
 
     Raises:
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
@@ -59,18 +65,25 @@ def export_teacher(scorer: Scorer, folder: Path, manifest: Mapping[str, Any], st
         **manifest, "format": FORMAT, "store": kind, "dtype": dtype,
         "n_queries": scorer.n_queries, "n_items": scorer.n_items,
     }  # fmt: skip
-    with written_whole(folder) as temporary, scorer.frozen():
-        if kind == "online":
-            state = {name: t.contiguous().cpu() for name, t in scorer.model.state_dict().items()}
-            save_file(state, temporary / WEIGHTS)
-        elif kind == "factors":
-            _write_factors(scorer, temporary / SCORES, DTYPES[dtype])
-        else:
-            _write_dense(scorer, temporary / SCORES, DTYPES[dtype])
+    main = WEIGHTS if kind == "online" else SCORES
+    with written_whole(folder) as temporary:
+        _write_scores(scorer, temporary / main, kind, dtype)
         if kind != "online" and dtype != "fp32":
             overlap = _top_k_overlap(scorer, temporary / SCORES)
             content["fidelity"] = {"k": min(FIDELITY_K, scorer.n_items - 1), "top_k_overlap": overlap}
+        for epoch in earlier:
+            _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype)
         write_json(temporary / MANIFEST, content)
+
+
+def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str) -> None:
+    with scorer.frozen():
+        if kind == "online":
+            save_file({name: t.contiguous().cpu() for name, t in scorer.model.state_dict().items()}, path)
+        elif kind == "factors":
+            _write_factors(scorer, path, DTYPES[dtype])
+        else:
+            _write_dense(scorer, path, DTYPES[dtype])
 
 
 def no_factors(model: str) -> ConfigError:

@@ -30,6 +30,12 @@ _ONLINE_KEYS: dict[str, type] = {"model": str, "dataset": str, "settings": dict}
 _NAMES = {torch.float32: "F32", torch.float16: "F16"}
 
 
+def of_epoch(name: str, epoch: int) -> str:
+    """Name of the file of an earlier checkpoint: ``scores.safetensors`` -> ``scores-12.safetensors``."""
+    stem, _, suffix = name.partition(".")
+    return f"{stem}-{epoch}.{suffix}"
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not."""
@@ -98,6 +104,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     needed = {**_KEYS, **(_ONLINE_KEYS if manifest.get("store") == "online" else {})}
     wrong = [name for name, kind in needed.items() if not isinstance(manifest.get(name), kind)]
     wrong += [name for name in ("data", "report") if not isinstance(manifest.get(name, {}), dict)]
+    epochs = manifest.get("trajectory", [])
+    wrong += [] if isinstance(epochs, list) and all(type(epoch) is int for epoch in epochs) else ["trajectory"]
     if wrong:
         raise TeacherError(f"{path} lacks {', '.join(wrong)} or has it wrong; delete the folder and train the teacher again")
     return manifest

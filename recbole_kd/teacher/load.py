@@ -17,7 +17,7 @@ from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
-from recbole_kd.teacher.files import SCORES, WEIGHTS, read_manifest, read_tensors
+from recbole_kd.teacher.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
 from recbole_kd.teacher.fingerprint import data_fingerprint
 from recbole_kd.teacher.online import OnlineScores
 
@@ -39,10 +39,21 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
         return _from_checkpoint(path, dataset, device)
     manifest = read_manifest(path)
     check_data(manifest, dataset)
+    scores = _read(path, manifest, dataset, device)
+    epochs = manifest.get("trajectory")
+    if epochs is not None:
+        scores.earlier = lambda: [_read(path, manifest, dataset, device, epoch) for epoch in epochs[:-1]]
+    return scores
+
+
+def _read(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str, epoch: int | None = None) -> TeacherScores:
+    """The scores in a folder, of an earlier checkpoint when an epoch is named."""
+    main = WEIGHTS if manifest["store"] == "online" else SCORES
+    file = path / (main if epoch is None else of_epoch(main, epoch))
     if manifest["store"] == "online":
-        scores: TeacherScores = _online(path, manifest, dataset, device)
+        scores: TeacherScores = _online(file, manifest, dataset, device)
     else:
-        scores = scores_from(read_tensors(path / SCORES), manifest)
+        scores = scores_from(read_tensors(file), manifest)
     if scores.store != manifest["store"]:
         raise TeacherError(
             f"{path} holds a store of kind {scores.store}, its manifest says {manifest['store']}; delete the folder and train the teacher "
@@ -50,7 +61,7 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
         )
     if (scores.n_queries, scores.n_items) != (manifest["n_queries"], manifest["n_items"]):
         raise TeacherError(
-            f"{path / SCORES} holds scores of {scores.n_queries} x {scores.n_items}, its manifest says {manifest['n_queries']} x "
+            f"{file} holds scores of {scores.n_queries} x {scores.n_items}, its manifest says {manifest['n_queries']} x "
             f"{manifest['n_items']}; delete the folder and train the teacher again"
         )
     return scores
@@ -82,12 +93,12 @@ class _Manifest(TeacherScores):
         raise NotImplementedError("a manifest has no scores")
 
 
-def _online(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str) -> OnlineScores:
+def _online(file: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str) -> OnlineScores:
     """Rebuild the teacher from its settings and weights."""
     config = make_config(manifest["model"], manifest["dataset"], {}, manifest["settings"])
     config["device"] = torch.device(device)
     model = get_model(manifest["model"])(config, getattr(dataset, "_dataset", dataset)).to(device)
-    _load_weights(model, read_tensors(path / WEIGHTS), path)
+    _load_weights(model, read_tensors(file), file.parent)
     return OnlineScores(Scorer(model), manifest)
 
 

@@ -1,0 +1,92 @@
+"""The teacher assistant: between teacher and student in width, distilled from the one and teacher of the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from logging import getLogger
+from typing import Any
+
+from recbole_kd.cache import locked
+from recbole_kd.catalogue import recbole_defaults
+from recbole_kd.errors import ConfigError
+from recbole_kd.property_layers import student_layers
+from recbole_kd.scorer import Scorer
+from recbole_kd.stages import Stage, _entry, _workshop, distilled_settings, identity, settings_of, train_distilled
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.load import load_teacher
+
+KEYS = {
+    "kd_assistant_epochs": "epochs",
+    "kd_assistant_stopping_step": "stopping_step",
+    "kd_assistant_learning_rate": "learning_rate",
+    "kd_assistant_weight": "kd_weight",
+}
+"""The assistant's own value of a key; where it is empty, the student's holds."""
+
+NEUTRAL: dict[str, Any] = {"kd_assistant_size": None, **dict.fromkeys(KEYS), "kd_teacher_share": 0.0, "kd_compare": True}
+"""What decides nothing in the assistant's own training has one value there, so that equal assistants are trained once."""
+
+
+def assistant_values(student: Mapping[str, Any], teacher_width: int | None) -> dict[str, Any]:
+    """What the assistant's configuration has other than the distilled student's.
+
+    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's.
+
+    Args:
+        student: values of the distilled student's configuration. teacher_width: length of the teacher's vectors, None when it has none.
+
+    Raises:
+        ConfigError: there is no width to take, or the student's model has none.
+    """
+    name, own, size = student["model"], student.get("embedding_size"), student.get("kd_assistant_size")
+    # RecBole's Config takes any key: what counts is whether the model's property files name it
+    keys = {**recbole_defaults(name, student["dataset"]), **student_layers(name, student["dataset"])[0]}
+    if not isinstance(own, int) or "embedding_size" not in keys:
+        raise ConfigError(
+            f"--kd={student['kd']} makes its assistant by another embedding_size and {name} has no such key: take MF or LightGCN"
+        )
+    if size is None and teacher_width is None:
+        raise ConfigError(f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in between")
+    width = size if size is not None else round(math.sqrt(own * (teacher_width or own)))
+    given = {key: student[option] for option, key in KEYS.items() if student.get(option) is not None}
+    return {"embedding_size": width, **given, **NEUTRAL}
+
+
+def width_of(settings: Mapping[str, Any]) -> int | None:
+    """Width of a teacher with these settings."""
+    width = settings.get("embedding_size")
+    return width if isinstance(width, int) else None
+
+
+def ensure_assistant(
+    config: Any, stage: Stage, teacher: TeacherScores, store: str = "auto", dtype: str = "fp32"
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """The assistant's scores and figures: from the cache, or distilled from the teacher, exported and put there.
+
+    Args:
+        config: the assistant's.
+    """
+    name = config["model"]
+    entry = _entry(stage, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
+    with locked(entry):
+        cached = entry.is_dir()
+        if not cached:
+            getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
+            with _workshop(entry) as work:
+                files = {
+                    "checkpoint": work / "best.pth",
+                    "scalars": stage.folder / "tensorboard-assistant",
+                    "state_file": work / "state.pt",
+                }
+                model, figures = train_distilled(config, stage, teacher, **files)
+                manifest = {
+                    "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
+                    "data": stage.splits.fingerprint, "report": figures,
+                }  # fmt: skip
+                export_teacher(Scorer(model), entry, manifest, store, dtype)
+        assistant = load_teacher(entry, stage.splits.parts[0], config["device"])
+    assistant.check_data(stage.splits.fingerprint)
+    assistant.taught_by = teacher
+    return assistant, {**assistant.manifest["report"], "cached": cached, "path": str(entry)}

@@ -1,0 +1,141 @@
+"""Losses against the rest of a catalogue: the log-sum-exp of all items that are not listed, in chunks of rows.
+
+The rest is taken as it is, by a log-sum-exp over the items that are left, never as a difference of two sums. A users x items block exists
+for one chunk of rows at a time: scores, loss and both gradient products of a chunk come before the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+from torch.utils.checkpoint import checkpoint
+
+from recbole_kd.ragged import Ragged
+
+CPU_CHUNK_BYTES = 3 * 2**20
+"""Score rows of one chunk: what stays in a core's share of the cache (twice of it is slower)."""
+
+CHUNK_BYTES = 256 * 2**20
+"""The same on other devices."""
+
+SAFE_BITS = 60.0
+"""Sums of powers of 2 with exponents within +- this bound are neither too large nor too small for float32."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch with the items that are not in each one's rest; the pad item 0 never is.
+
+    Attributes:
+        queries: int64 ``[B]``, query ids. listed: int64 ``[B, n]``; 0 fills up. excluded: further items by query id (training items).
+    """
+
+    queries: Tensor
+    listed: Tensor
+    excluded: Ragged
+
+    def chunks(self, n_items: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Row slices, each with the (row within it, item) pairs of its excluded items."""
+        device = self.queries.device
+        size = CPU_CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES
+        step = max(1, size // (4 * n_items))
+        position, items = self.excluded.pairs(self.queries)
+        starts = list(range(0, len(self.queries), step))
+        bounds = torch.searchsorted(position, torch.tensor([*starts, len(self.queries)], device=device)).tolist()
+        for start, first, last in zip(starts, bounds, bounds[1:], strict=False):
+            yield slice(start, min(start + step, len(self.queries))), position[first:last] - start, items[first:last]
+
+
+def rest_above(queries: Tensor, items: Tensor, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+    r"""What the rest adds to the denominators of log-likelihoods, for scores that are dot products.
+
+    .. math:: \sum_{b,k} c_{bk} [\log(e^{\beta_{bk}} + E_b) - \beta_{bk}], \quad E_b = \sum_{j \in rest_b} e^{q_b \cdot v_j}
+
+    Gradients are computed along with the sum, chunk by chunk: one exponential and three matrix products each, and nothing of a chunk's
+    size is kept for the backward pass.
+
+    Args:
+        queries: float ``[B, d]``. items: float ``[I, d]``. Runs in float32 under autocast too.
+        below: float ``[B, n]``, beta: logs of the denominators without the rest. factors: float ``[B, n]``, c; a constant.
+
+    Returns:
+        ``[]``, differentiable once in ``queries``, ``items`` and ``below``.
+    """
+    result: Tensor = _RestAbove.apply(queries.float(), items.float(), below.float(), factors, rows)
+    return result
+
+
+def rest_above_of(full: Callable[[Tensor], Tensor], n_items: int, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+    """The same for scores from anywhere: ``full`` gives queries ``[b]`` -> scores of all items ``[b, n_items]``, and is asked again for the
+    gradient."""
+    total = torch.zeros((), device=rows.queries.device)
+    for part, row, item in rows.chunks(n_items):
+        total = total + checkpoint(_plain_chunk, full, rows, part, row, item, below[part], factors[part], use_reentrant=False)
+    return total
+
+
+def _plain_chunk(
+    full: Callable[[Tensor], Tensor], rows: Rows, part: slice, row: Tensor, item: Tensor, below: Tensor, factors: Tensor
+) -> Tensor:
+    scores = full(rows.queries[part]).float()
+    apart = torch.zeros_like(scores, dtype=torch.bool)
+    apart[:, 0] = True
+    apart[row, item] = True
+    apart.scatter_(1, rows.listed[part], True)
+    empty = apart.all(dim=1, keepdim=True)  # their gradient would be 0 / 0
+    rest = torch.logsumexp(scores.masked_fill(apart, -torch.inf).masked_fill(empty, 0.0), dim=1, keepdim=True)
+    return (factors * softplus(rest.masked_fill(empty, -torch.inf) - below)).sum()
+
+
+class _RestAbove(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> Tensor:
+        with torch.autocast(device_type=queries.device.type, enabled=False):
+            total, *gradients = _sum_and_gradients(queries, items, below, factors, rows)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_queries, d_items, d_below = (gradient * grad for gradient in ctx.saved_tensors)
+        return d_queries, d_items, d_below, None, None
+
+
+def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    """The sum and its gradients by ``queries``, ``items`` and ``below``.
+
+    Scores are held in units of ln 2: exp2 is three times as fast as exp.
+    """
+    n_items, rest = len(items), below.new_empty(len(below), 1)
+    in_bits = queries / math.log(2)
+    d_queries, d_by_factor, d_below = torch.empty_like(queries), items.new_zeros(items.shape[::-1]), torch.empty_like(below)
+    tiny, least = torch.finfo(queries.dtype).tiny, torch.finfo(queries.dtype).min
+    # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over the block are saved
+    shifts = not bool(in_bits.norm(dim=1).amax() * items.norm(dim=1).amax() <= SAFE_BITS) if len(queries) else False
+    buffer: Tensor | None = None
+    for part, row, item in rows.chunks(n_items):
+        own = in_bits[part]
+        buffer = own.new_empty(len(own), n_items) if buffer is None else buffer[: len(own)]
+        scores = torch.mm(own, items.T, out=buffer)
+        scores[:, 0] = -torch.inf
+        scores[row, item] = -torch.inf
+        scores.scatter_(1, rows.listed[part], -torch.inf)
+        if shifts:
+            top = scores.amax(dim=1, keepdim=True).clamp_(min=least)  # without a rest: 2 ** (-inf - a number) is 0
+            scores.sub_(top)
+        exponentials = torch.exp2(scores, out=scores)
+        sums = exponentials.sum(dim=1, keepdim=True)
+        torch.mul(top + sums.log2() if shifts else sums.log2(), math.log(2), out=rest[part])
+        shares = torch.mul(torch.sigmoid(rest[part] - below[part]), factors[part], out=d_below[part])
+        scale = shares.sum(dim=1, keepdim=True) / sums.clamp_(min=tiny)
+        torch.mm(exponentials, items, out=d_queries[part]).mul_(scale)
+        d_by_factor.addmm_((queries[part] * scale).T, exponentials)
+    return (factors * softplus(rest - below)).sum(), d_queries, d_by_factor.T, d_below.neg_()

@@ -1,0 +1,191 @@
+"""HetComp: easy-to-hard knowledge from the trajectories of one or several teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.complement import Rows, rest_above, rest_above_of
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.errors import ConfigError
+from recbole_kd.loss_hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+SLACKENING = 0.995
+"""The threshold alpha shrinks by this factor at each update."""
+
+
+class HetComp(Distiller):
+    r"""HetComp: the teachers' training trajectories, easy to hard, then the fine order.
+
+    Every query stands at a checkpoint :math:`v_u` of each teacher's trajectory (from 0) and learns that checkpoint's top-K. Every ``p``
+    epochs the student's own top-K is compared with the next checkpoint's; where the distance has shrunk to 1 / threshold of what it was,
+    or has grown, the query moves on. The threshold is :math:`\alpha \cdot 0.995^{epoch // p}`. Until all have arrived at the last
+    checkpoint the loss is coarse, see :func:`recbole_kd.loss_hetcomp.coarse_terms`; from then on fine,
+    :func:`recbole_kd.loss_hetcomp.fine_terms`.
+
+    Kang et al., WWW 2023. This follows github woriazzc/RCEKD (base loss kept, factor 2, all rows of a batch); the authors' own code
+    (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, weighs the coarse loss .01 and the fine .005.
+    Differences to both: exactly V checkpoints, no clamping of scores, a query whose distance is 0 moves on (they divide by it).
+
+    With several teachers (``--teacher=MF,LightGCN``) each query has a position in each one's trajectory, moved as above, and learns the
+    merged list of the checkpoints where it stands. The authors' code adds precomputed importances of all items, which it does not show how
+    to make; here an item at position k of a list counts :math:`e^{-k/10}`, the worth it has in the distance.
+
+    Args:
+        k: K, length of the lists. n_checkpoints: V, checkpoints of each teacher. p: epochs between updates.
+        alpha: threshold of moving on; larger is slower.
+        n_positives: training items of each query in the loss, in the order of their ids; when empty as many as every query with any has.
+    """
+
+    requires = frozenset({"trajectory"})
+    several = True
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 50,
+        n_checkpoints: int = 3,
+        p: int = 10,
+        alpha: float = 1.05,
+        n_positives: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k, self.p, self.alpha, self.n_positives = k, p, alpha, n_positives
+        self.n_checkpoints = n_checkpoints
+        self._lists: list[Tensor] = []
+        self._positives = torch.empty(0, 0, dtype=torch.int64)
+        self._tops = torch.empty(0, 0, dtype=torch.int64)
+        self._position = torch.empty(0, 0, dtype=torch.int64)
+        self._memory: Tensor | None = None
+        self._fine = False
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        if not 1 <= options["k"] <= n_items:
+            raise ConfigError(f"kd_k={options['k']} is not possible: it must be between 1 and {n_items}, the size of the catalogue")
+        for key in ("n_checkpoints", "p"):
+            if options[key] < 1:
+                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be at least 1")
+        if options["n_positives"] is not None and not 0 <= options["n_positives"] <= n_items:
+            raise ConfigError(f"kd_n_positives={options['n_positives']} is not possible: it must be between 0 and {n_items}, or empty")
+        if not 0 < options["alpha"] < float("inf"):
+            raise ConfigError(f"kd_alpha={options['alpha']} is not a threshold: it must be a finite number greater than 0")
+
+    # -- the schedule -------------------------------------------------------------------------------------------------
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        assert self.train_items is not None
+        queries = self.all_queries()
+        self._lists = [
+            torch.stack([checkpoint.top_k(queries, self.k, self.train_items)[0] for checkpoint in self._trajectory(member)])
+            for member in self.teacher_scores.members
+        ]
+        self._positives = _first_items(self.train_items, self.n_positives)
+        self._position = torch.zeros(len(self._lists), len(queries), dtype=torch.int64, device=queries.device)
+        self._memory = None
+        self._set_targets()
+
+    def begin_epoch(self, epoch: int) -> None:
+        if epoch % self.p or epoch < self.p or self._fine:
+            return
+        own = self.student_scorer.top_k(self.all_queries(), self.k, self.train_items)[0]
+        following = torch.stack([self._distance(own, m, 1) for m in range(len(self._lists))])
+        if self._memory is None:
+            self._memory = following
+            return
+        ratio = torch.where(following > 0, self._memory / following, torch.inf)
+        threshold = self.alpha * SLACKENING ** (epoch // self.p)
+        moves = ((ratio > threshold) | (ratio < 1)) & (self._position < self._ends())
+        self._position = self._position + moves
+        after = torch.stack([self._distance(own, m, 1) for m in range(len(self._lists))])
+        self._memory = torch.where(moves, after, self._memory)
+        self._set_targets()
+
+    def _trajectory(self, teacher: TeacherScores) -> list[TeacherScores]:
+        """``n_checkpoints`` of a teacher's trajectory, evenly spaced, the last one among them; all where it has no more."""
+        trajectory, n = teacher.trajectory() or [teacher], self.n_checkpoints
+        if len(trajectory) <= n:
+            return trajectory
+        return [trajectory[round((place + 1) * len(trajectory) / n) - 1] for place in range(n)]
+
+    def _ends(self) -> Tensor:
+        """Index of each teacher's last checkpoint, int64 ``[M, 1]``."""
+        return torch.tensor([[len(lists) - 1] for lists in self._lists], device=self._position.device)
+
+    def _all_arrived(self) -> bool:
+        """As published: the mean position of each teacher, rounded to 2 places, is its last checkpoint."""
+        means = self._position[:, 1:].double().mean(dim=1, keepdim=True)
+        return bool(((means * 100).round() / 100 >= self._ends()).all())
+
+    def _distance(self, own: Tensor, teacher: int, ahead: int) -> Tensor:
+        """From the student's lists to those of the checkpoint so many steps ahead (the last at most), float64 ``[U]``."""
+        lists = self._lists[teacher]
+        at = (self._position[teacher] + ahead).clamp(max=len(lists) - 1)
+        return list_distance(own, lists[at, self.all_queries()])
+
+    def _set_targets(self) -> None:
+        queries = self.all_queries()
+        current = torch.stack([lists[at, queries] for lists, at in zip(self._lists, self._position, strict=True)])
+        self._tops = current[0] if len(current) == 1 else merged_lists(current)
+        self._fine = self._all_arrived()
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        assert self.train_items is not None
+        positives, tops = self._positives[batch.queries], self._tops[batch.queries]
+        listed, m, scorer = torch.cat([positives, tops], dim=1), positives.shape[1], self.student_scorer
+        scores, valid = scorer.at(batch.queries, listed), listed != 0
+        make = fine_terms if self._fine else coarse_terms
+        terms = make(scores[:, :m], scores[:, m:], valid[:, :m], valid[:, m:])
+        rows = Rows(batch.queries, listed, self.train_items)
+        factors = terms.factors * batch.weights.unsqueeze(1)
+        if scorer.has_vectors:
+            query_vectors, item_vectors = scorer.tables()
+            of_rest = rest_above(query_vectors[batch.queries], item_vectors, rows, terms.below, factors)
+        else:
+            of_rest = rest_above_of(scorer.full, scorer.n_items, rows, terms.below, factors)
+        total = (terms.constant * batch.weights).sum() + of_rest
+        return total if self.reduction == "sum" else total / batch.weights.sum()
+
+    def diagnostics(self) -> dict[str, float]:
+        last = (self._position == self._ends())[:, 1:]
+        return {
+            "trajectory_mean": float(self._position[:, 1:].double().mean()),
+            "trajectory_end_share": float(last.all(dim=0).double().mean()),
+            "fine": float(self._fine),
+        }
+
+    # -- resuming -----------------------------------------------------------------------------------------------------
+
+    def sampling_state(self) -> dict[str, Any]:
+        return {**super().sampling_state(), "position": self._position, "memory": self._memory}
+
+    def restore_sampling(self, state: Mapping[str, Any]) -> None:
+        super().restore_sampling(state)
+        device = self._position.device
+        self._position = state["position"].to(device)
+        self._memory = None if state["memory"] is None else state["memory"].to(device)
+        self._set_targets()
+
+
+def _first_items(train_items: Ragged, n: int | None) -> Tensor:
+    """The first n training items of each query, int64 ``[Q, n]``; 0 where there are fewer."""
+    counts = train_items.counts()
+    if n is None:
+        n = int(counts[counts > 0].min()) if bool((counts > 0).any()) else 0
+    if n == 0 or len(train_items.items) == 0:
+        return torch.zeros(len(counts), 0, dtype=torch.int64, device=counts.device)
+    place = torch.arange(n, device=counts.device)
+    at = (train_items.starts[:-1].unsqueeze(1) + place).clamp(max=len(train_items.items) - 1)
+    return train_items.items[at].masked_fill(place >= counts.unsqueeze(1), 0)

@@ -1,0 +1,171 @@
+"""TARec: teacher to assistant to student, by the Wasserstein distance of their rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.loss import masked_log_softmax, teacher_probabilities
+from recbole_kd.loss_wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
+from recbole_kd.negatives import draw_outside, keys_of
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
+
+Distance = Literal["rank", "score", "sinkhorn"]
+
+
+class Target(NamedTuple):
+    """What one teacher says of every query's candidates, which are put into its order.
+
+    Attributes:
+        share: of this teacher in the loss. order: int64 ``[U, n]``, places in the candidates, best first. probabilities, positions: float
+            ``[U, n]``, in that order. valid: bool ``[U, n]``.
+    """
+
+    share: float
+    order: Tensor
+    probabilities: Tensor
+    positions: Tensor
+    valid: Tensor
+
+
+class TARec(Distiller):
+    r"""TARec (logits only, re-derived): a teacher assistant in between, Wasserstein distance.
+
+    Zhuang, WWW 2025. Of this paper only the abstract was to be had, and no code: two-stage distillation teacher -> teacher assistant ->
+    student, by the Wasserstein distance of logits in place of KL (and a contrastive loss of embeddings, left out here). Everything else is
+    re-derived and not the authors'.
+
+    Candidates C of a query: the upstream model's top-K without training items, and ``n_negatives`` items drawn uniformly from the rest,
+    anew each epoch. With :math:`p = softmax_C(r^T/\tau)` and :math:`q = softmax_C(r^S/\tau)` and the candidates at positions x on a
+    line in upstream's order, the loss is W(p, q):
+
+    - ``rank`` positions 0, 1/(n-1), ..., 1: :math:`\frac{1}{n-1} \sum_k |F_p(k) - F_q(k)|`, bounded by 1;
+    - ``score`` positions by upstream's scores, min-max scaled: :math:`\sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|`;
+    - ``sinkhorn`` the same positions, entropic transport with the cost :math:`|x_i - x_j|`, O(n^2).
+
+    A run first distils the assistant from the teacher with this same loss (see :mod:`recbole_kd.assistant`), then the student from the
+    assistant. Built by hand (:func:`recbole_kd.build_distiller`) it distils from the teacher that it is given: hand it the assistant.
+
+    Args:
+        k: K. n_negatives: m. temperature: tau. distance: see above; epsilon and n_iterations are those of ``sinkhorn``.
+        teacher_share: s, the loss is (1 - s) W(assistant, student) + s W(teacher, student); 0.5 is the mean of the two.
+        assistant_size: its embedding_size; when empty the geometric mean of the student's and the teacher's.
+        assistant_epochs, assistant_stopping_step, assistant_learning_rate, assistant_weight: of its training; when empty the student's.
+    """
+
+    assistant = True
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 100,
+        n_negatives: int = 100,
+        temperature: float = 1.0,
+        distance: Distance = "rank",
+        epsilon: float = 0.05,
+        n_iterations: int = 50,
+        teacher_share: float = 0.0,
+        assistant_size: int | None = None,
+        assistant_epochs: int | None = None,
+        assistant_stopping_step: int | None = None,
+        assistant_learning_rate: float | None = None,
+        assistant_weight: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        if teacher_share and teacher.taught_by is None:
+            raise TeacherError(f"kd_teacher_share={teacher_share} needs an assistant and {teacher.name} is none: leave it at 0")
+        self.k, self.n_negatives, self.temperature = k, n_negatives, temperature
+        self.distance, self.epsilon, self.n_iterations = distance, epsilon, n_iterations
+        self.teacher_share = teacher_share
+        self._top = torch.empty(0, 0, dtype=torch.int64)
+        self._outside = torch.empty(0, dtype=torch.int64)
+        self._candidates = torch.empty(0, 0, dtype=torch.int64)
+        self._targets: list[Target] = []
+        self._figures: dict[str, float] = {}
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        for key, least, most in (("k", 1, n_items), ("n_negatives", 0, n_items)):
+            if not least <= options[key] <= most:
+                raise ConfigError(
+                    f"kd_{key}={options[key]} is not possible: it must be between {least} and {most}, the size of the catalogue"
+                )
+        for key in ("temperature", "epsilon"):
+            if not 0 < options[key] < float("inf"):
+                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be a finite number greater than 0")
+        if not 0 <= options["teacher_share"] <= 1:
+            raise ConfigError(f"kd_teacher_share={options['teacher_share']} is not a share: it must be between 0 and 1")
+        least_of = {"n_iterations": 1, "assistant_size": 1, "assistant_epochs": 1, "assistant_stopping_step": 0}
+        for key, least in least_of.items():
+            if options[key] is not None and options[key] < least:
+                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be at least {least}")
+        rate, weight = options["assistant_learning_rate"], options["assistant_weight"]
+        if rate is not None and not 0 < rate < float("inf"):
+            raise ConfigError(f"kd_assistant_learning_rate={rate} is not possible: it must be a finite number greater than 0")
+        if weight is not None and not 0 <= weight < float("inf"):
+            raise ConfigError(f"kd_assistant_weight={weight} is not possible: it must be a finite number >= 0")
+
+    # -- candidates ---------------------------------------------------------------------------------------------------
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        assert self.train_items is not None
+        queries, n_items = self.all_queries(), self.student_scorer.n_items
+        self._top = self.teacher_scores.top_k(queries, self.k, self.train_items)[0]
+        position, items = self.train_items.pairs(queries)
+        taken = torch.cat([queries.unsqueeze(1).expand_as(self._top).reshape(-1), position]), torch.cat([self._top.reshape(-1), items])
+        self._outside = keys_of(*taken, n_items)
+
+    def begin_epoch(self, epoch: int) -> None:
+        queries = self.all_queries()
+        drawn = draw_outside(queries, self.n_negatives, self.student_scorer.n_items, self._outside, self.generator)
+        self._candidates = torch.cat([self._top, drawn], dim=1)
+        teachers = [(1.0 - self.teacher_share, self.teacher_scores)]
+        if self.teacher_share:
+            assert self.teacher_scores.taught_by is not None
+            teachers.append((self.teacher_share, self.teacher_scores.taught_by))
+        self._targets = [self._target(share, teacher) for share, teacher in teachers if share]
+        counted = (self._candidates[1:] != 0).sum(dim=1)
+        mass = self._targets[0].probabilities[1:, : self.k].sum(dim=1)
+        self._figures = {"candidates_mean": float(counted.double().mean()), "top_mass_mean": float(mass.double().mean())}
+
+    def _target(self, share: float, teacher: TeacherScores) -> Target:
+        queries, ids = self.all_queries(), self._candidates
+        scores = torch.cat([teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items)])
+        scores, order = scores.masked_fill(ids == 0, -torch.inf).sort(dim=1, descending=True, stable=True)
+        valid = ids.gather(1, order) != 0
+        scores = scores.masked_fill(~valid, 0.0)
+        positions = rank_positions(valid) if self.distance == "rank" else score_positions(scores, valid)
+        return Target(share, order, teacher_probabilities(scores, valid, self.temperature), positions, valid)
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        queries = batch.queries
+        scores = self.student_scorer.at(queries, self._candidates[queries]) / self.temperature
+        loss = torch.zeros(len(queries), device=queries.device)
+        for target in self._targets:
+            p, positions, valid = target.probabilities[queries], target.positions[queries], target.valid[queries]
+            ordered = masked_log_softmax(scores.gather(1, target.order[queries]), valid)
+            q = ordered.exp().masked_fill(~valid, 0.0)
+            loss = loss + target.share * self._distance(p, q, positions)
+        return self.reduce(loss, batch.weights)
+
+    def _distance(self, p: Tensor, q: Tensor, positions: Tensor) -> Tensor:
+        if self.distance == "sinkhorn":
+            return sinkhorn(p, q, positions, self.epsilon, self.n_iterations)
+        return wasserstein_on_line(p, q, positions)
+
+    def diagnostics(self) -> dict[str, float]:
+        return self._figures

@@ -1,0 +1,37 @@
+"""Several teachers behind one protocol, for the methods that learn from them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from recbole_kd.errors import TeacherError
+from recbole_kd.teacher.base import TeacherScores
+
+
+class SeveralTeachers(TeacherScores):
+    """Teachers made on the same data. A method asks each of :attr:`members`; together they have no score.
+
+    Args:
+        teachers: in the order in which the user names them.
+    """
+
+    store = "several"
+
+    def __init__(self, teachers: Sequence[TeacherScores]) -> None:
+        first = teachers[0]
+        manifest = {
+            "model": ",".join(teacher.name for teacher in teachers),
+            "settings": [{key: t.manifest.get(key) for key in ("model", "settings", "store", "dtype")} for t in teachers],
+        }
+        data = {"data": first.manifest["data"]} if "data" in first.manifest else {}
+        super().__init__(first.n_queries, first.n_items, {**manifest, **data})
+        self._teachers = list(teachers)
+
+    @property
+    def members(self) -> list[TeacherScores]:
+        return self._teachers
+
+    def full(self, queries: Tensor) -> Tensor:
+        raise TeacherError(f"The teachers {self.name} have no score in common: ask one of their members")
