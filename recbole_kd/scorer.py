@@ -140,6 +140,18 @@ class Scorer:
             self._tables = tables
         return tables
 
+    def ego_tables(self) -> tuple[Tensor, Tensor]:
+        """The model's own embedding tables, before any propagation: (query ``[n_queries, d]``, item ``[n_items, d]``), differentiable.
+
+        Raises:
+            ConfigError: the model keeps none under RecBole's usual names.
+        """
+        tables = [getattr(self.model, name, None) for name in ("user_embedding", "item_embedding")]
+        query, item = (table.weight if isinstance(table, nn.Embedding) else None for table in tables)
+        if query is None or item is None or (len(query), len(item)) != (self.n_queries, self.n_items):
+            raise ConfigError(f"{type(self.model).__name__} has no user_embedding and item_embedding tables with a row per user and item")
+        return query, item
+
     # -- scores -----------------------------------------------------------------------------------------------------
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:

@@ -29,11 +29,13 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 }
 PURE = (
     "loss.py",
+    "cooccurrence.py",
     "gather.py",
     "kernels.py",
     "topk.py",
     "ragged.py",
     "complement.py",
+    "loss_embedding.py",
     "loss_hetcomp.py",
     "loss_wasserstein.py",
     "negatives.py",

@@ -55,6 +55,7 @@ class TeacherAwareLoader:
         self.distiller = distiller
         self.teacher = teacher
         self._user_field = loader._dataset.uid_field
+        self._item_field = getattr(loader._dataset, "iid_field", None)
         self._asked: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -65,21 +66,39 @@ class TeacherAwareLoader:
 
     def __iter__(self) -> Iterator[KDInteraction]:
         for interaction in self.loader:
-            yield KDInteraction.attach(interaction, self.batch_of(interaction[self._user_field]))
+            users = interaction[self._user_field]
+            items = self._items_of(interaction, len(users)) if self.distiller.needs_items else (None, None)
+            yield KDInteraction.attach(interaction, self.batch_of(users, *items))
 
-    def batch_of(self, users: Tensor) -> DistillBatch:
-        """The distillation batch for the rows of a training batch: int64 ``[B]`` users as the loader gives them."""
+    def batch_of(self, users: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None) -> DistillBatch:
+        """The distillation batch for the rows of a training batch: int64 ``[B]`` users as the loader gives them.
+
+        Args:
+            positives, negatives: int64, the items of these rows, for a distiller that needs them.
+        """
         queries, counts = torch.unique(self._positive_rows(users), return_counts=True)
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
         at = queries.to(self.distiller.student_scorer.device)
         sets = {name: ItemSet(ids[at], scores[at]) for name, (ids, scores) in self._asked.items()}
-        return DistillBatch(at, counts.to(at.device, torch.float32), sets)
+        positives, negatives = (None if items is None else items.to(at.device) for items in (positives, negatives))
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives)
 
     def _positive_rows(self, users: Tensor) -> Tensor:
         """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
         times = getattr(self.loader, "times", 1)
         return users[: len(users) // times]
+
+    def _items_of(self, interaction: Interaction, n_rows: int) -> tuple[Tensor | None, Tensor | None]:
+        """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows."""
+        if self._item_field not in interaction:  # the per-user loader
+            return None, None
+        items = interaction[self._item_field]
+        n_positive = n_rows // getattr(self.loader, "times", 1)
+        column = getattr(self.loader, "neg_item_id", None)
+        if column is not None and column in interaction:
+            return items[:n_positive], interaction[column]
+        return items[:n_positive], items[n_positive:] if n_positive < n_rows else None
 
     def ask_teacher(self) -> None:
         """Get the teacher's scores of the distiller's current item sets; the trainer calls it at each epoch's start."""

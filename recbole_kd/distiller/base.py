@@ -37,15 +37,20 @@ class DistillBatch:
     Attributes:
         queries: int64 ``[Q]``, the distinct queries. weights: float32 ``[Q]``, how many rows of the batch each stands for.
         sets: the distiller's item sets by name, cut to these queries.
+        positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they come. Filled for
+            a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has none.
     """
 
     queries: Tensor
     weights: Tensor
     sets: dict[str, ItemSet] = field(default_factory=dict)
+    positives: Tensor | None = None
+    negatives: Tensor | None = None
 
     def to(self, device: torch.device) -> DistillBatch:
         sets = {name: ItemSet(s.ids.to(device), s.teacher.to(device)) for name, s in self.sets.items()}
-        return DistillBatch(self.queries.to(device), self.weights.to(device), sets)
+        positives, negatives = (None if items is None else items.to(device) for items in (self.positives, self.negatives))
+        return DistillBatch(self.queries.to(device), self.weights.to(device), sets, positives, negatives)
 
 
 class Distiller(nn.Module, ABC):
@@ -72,6 +77,9 @@ class Distiller(nn.Module, ABC):
     assistant: ClassVar[bool] = False
     """Is a teacher assistant, the student with another ``embedding_size``, distilled first and takes the teacher's place? Its
     ``assistant_*`` options are those of :mod:`recbole_kd.assistant`."""
+
+    needs_items: ClassVar[bool] = False
+    """Does forward() read the batch's positive and negative items?"""
 
     weight: float = 1.0
     """lambda of L = L_base + lambda L_KD."""

@@ -14,9 +14,15 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.known_keys import unknown_name_error
 
 DISTILLERS: dict[str, str | type[Distiller]] = {
-    "HetComp": "recbole_kd.distiller.hetcomp:HetComp",
     "RCEKD": "recbole_kd.distiller.rcekd:RCEKD",
+    "HetComp": "recbole_kd.distiller.hetcomp:HetComp",
     "TARec": "recbole_kd.distiller.tarec:TARec",
+    "DE": "recbole_kd.distiller.de:DE",
+    "DERRD": "recbole_kd.distiller.derrd:DERRD",
+    "FTD": "recbole_kd.distiller.ftd:FTD",
+    "HTD": "recbole_kd.distiller.htd:HTD",
+    "FreqD": "recbole_kd.distiller.freqd:FreqD",
+    "PCKD": "recbole_kd.distiller.pckd:PCKD",
 }
 """``--kd=`` name -> ``module:Class`` (imported when used) or the class itself. A method from outside adds its own line, or is named
 ``--kd=module:Class`` as it stands."""

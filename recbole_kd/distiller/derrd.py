@@ -1,0 +1,98 @@
+"""DE-RRD: distillation experts and relaxed ranking together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.de import DE
+from recbole_kd.distiller.relaxed_ranking import RelaxedRanking
+from recbole_kd.errors import ConfigError
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+def ranking_part(student: Scorer, teacher: TeacherScores, *, k: int, n_samples: int, candidates: int, tau: float, seed: int) -> Distiller:
+    """The distiller of L_RRD; DERRD knows of it only that it is one."""
+    return RelaxedRanking(student, teacher, k=k, n_samples=n_samples, candidates=candidates, tau=tau, seed=seed)
+
+
+class DERRD(DE):
+    r"""DE-RRD: the teacher's vectors and the teacher's ranking at once (Kang et al., CIKM 2020).
+
+    :math:`L = \lambda_{DE} L_{DE} + \lambda_{RRD} L_{RRD}`, see DE and RRD; both are sums over the batch's distinct entities, over distinct
+    users. kd_weight comes on top and can stay 1.
+
+    Args:
+        lambda_de, lambda_rrd: weights of the two.
+        k, n_samples, candidates, tau: of RRD: interesting and uninteresting items a user, length of the teacher's list, temperature of
+            the SAMPLING.
+        n_experts, end_temperature, anneal, max_epoch: of DE.
+    """
+
+    mask_train = True
+    needs_set_scores = False
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        lambda_de: float = 0.005,
+        lambda_rrd: float = 0.005,
+        k: int = 100,
+        n_samples: int = 200,
+        candidates: int = 500,
+        tau: float = 10.0,
+        n_experts: int = 5,
+        end_temperature: float = 1e-10,
+        anneal: float = 1e10,
+        max_epoch: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
+        super().__init__(student, teacher, n_experts=n_experts, seed=seed, **schedule)
+        self.lambda_de, self.lambda_rrd = lambda_de, lambda_rrd
+        self.ranking = ranking_part(student, teacher, k=k, n_samples=n_samples, candidates=candidates, tau=tau, seed=seed)
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        super().check(n_queries, n_items, options)
+        for key in ("lambda_de", "lambda_rrd"):
+            if not 0 <= options[key] < float("inf"):
+                raise ConfigError(f"kd_{key}={options[key]} is not a weight: it must be a finite number >= 0")
+        for key, most, what in (
+            ("candidates", n_items, "the size of the catalogue"),
+            ("k", options["candidates"], "the items they are drawn from (kd_candidates)"),
+            ("n_samples", n_items, "the size of the catalogue"),
+        ):
+            if not 1 <= options[key] <= most:
+                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be between 1 and {most}, {what}")
+        if not 0 < options["tau"] < float("inf"):
+            raise ConfigError(f"kd_tau={options['tau']} is not a temperature: it must be a finite number greater than 0")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        self.ranking.begin_training(train_items)
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        self.ranking.begin_epoch(epoch)
+        self.item_sets = self.ranking.item_sets
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        self.ranking.reduction = self.reduction
+        experts = super().forward(batch) if self.lambda_de else torch.zeros((), device=batch.queries.device)
+        return self.lambda_de * experts + self.lambda_rrd * self.ranking(batch)
+
+    def sampling_state(self) -> dict[str, Any]:
+        return {**super().sampling_state(), "ranking_generator": self.ranking.sampling_state()["generator"]}
+
+    def restore_sampling(self, state: Mapping[str, Any]) -> None:
+        super().restore_sampling(state)
+        self.ranking.restore_sampling({"generator": state["ranking_generator"]})

@@ -1,0 +1,121 @@
+"""Expert networks: several small MLPs from the student's space to the teacher's, evaluated together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+NEGLIGIBLE = 2.0**-24
+"""An expert with a smaller weight changes nothing in float32: it is not evaluated."""
+
+HIDDEN_BYTES = {"cpu": 4 * 2**20}
+"""Hidden units of so many bytes are held at a time: what a core's cache takes, and OTHER_HIDDEN_BYTES on other devices."""
+
+OTHER_HIDDEN_BYTES = 256 * 2**20
+
+
+def rows_at_a_time(width: int, device: torch.device) -> int:
+    """How many rows of so many float32 hidden units are made at a time."""
+    return max(64, HIDDEN_BYTES.get(device.type, OTHER_HIDDEN_BYTES) // (4 * width))
+
+
+def linear_start(n: int, wide_in: int, wide_out: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weights ``[n, wide_in, wide_out]`` and biases ``[n, wide_out]`` of n linear layers, as nn.Linear starts them."""
+    bound = wide_in**-0.5
+    shapes = ((n, wide_in, wide_out), (n, wide_out))
+    weight, bias = (torch.empty(shape).uniform_(-bound, bound, generator=generator) for shape in shapes)
+    return nn.Parameter(weight), nn.Parameter(bias)
+
+
+class ExpertMixture(nn.Module):
+    r"""E networks :math:`d_s \to (d_s + d_t)/2 \to d_t` with ReLU, and the linear layer on the teacher's vector that chooses among them.
+
+    :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is one product of the weighted hidden layers ``[n, E h]`` with the stacked ``[E h, d_t]``:
+    the experts' outputs ``[n, E, d_t]`` are never made, and hidden layers only for some rows at a time; the backward pass makes them
+    again. Once the choice is nearly one-hot, only chosen pairs are evaluated.
+
+    Args:
+        n_experts: E. width_in, width_out: d_s, d_t. generator: of the start, on the CPU.
+    """
+
+    def __init__(self, n_experts: int, width_in: int, width_out: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.n_experts = n_experts
+        self.hidden = max(1, (width_in + width_out) // 2)
+        self.weight_1, self.bias_1 = linear_start(n_experts, width_in, self.hidden, generator)
+        self.weight_2, self.bias_2 = linear_start(n_experts, self.hidden, width_out, generator)
+        weight, bias = linear_start(1, width_out, n_experts, generator)
+        self.choice_weight, self.choice_bias = nn.Parameter(weight.detach()[0]), nn.Parameter(bias.detach()[0])
+
+    def logits(self, teacher: Tensor) -> Tensor:
+        """Of the choice: teacher vectors ``[n, d_t]`` -> ``[n, E]``."""
+        return torch.addmm(self.choice_bias, teacher, self.choice_weight)
+
+    def forward(self, vectors: Tensor, selection: Tensor) -> Tensor:
+        """Student vectors ``[n, d_s]`` and weights ``[n, E]`` -> ``[n, d_t]``."""
+        chosen = selection.detach() > NEGLIGIBLE
+        if 2 * int(chosen.sum()) <= chosen.numel():
+            return self._of_chosen(vectors, selection, chosen)
+        stacked = self.weight_1.transpose(0, 1).flatten(1)
+        mixed: Tensor = _MixedHidden.apply(vectors, selection, stacked, self.bias_1.flatten(), self.weight_2.flatten(0, 1))
+        return mixed + selection @ self.bias_2
+
+    def _of_chosen(self, vectors: Tensor, selection: Tensor, chosen: Tensor) -> Tensor:
+        expert, row = chosen.T.nonzero().unbind(1)
+        weights = selection[row, expert].unsqueeze(1)
+        sizes = torch.bincount(expert, minlength=self.n_experts).tolist()
+        outputs: list[Tensor] = []
+        for e, (rows, share) in enumerate(zip(row.split(sizes), weights.split(sizes), strict=True)):
+            hidden = torch.addmm(self.bias_1[e], vectors[rows], self.weight_1[e]).relu()
+            outputs.append(torch.addmm(self.bias_2[e], hidden, self.weight_2[e]) * share)
+        return vectors.new_zeros(len(vectors), self.bias_2.shape[1]).index_add(0, row, torch.cat(outputs))
+
+
+class _MixedHidden(torch.autograd.Function):
+    r"""Rows :math:`(z \otimes relu(x W_1 + b_1)) W_2`, in blocks of rows.
+
+    Shapes: x ``[n, d_s]``, z ``[n, E]``, W_1 ``[d_s, E h]``, b_1 ``[E h]``, W_2 ``[E h, d_t]`` -> ``[n, d_t]``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, selection: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors, selection, weight_1, bias_1, weight_2)
+        out = vectors.new_empty(len(vectors), weight_2.shape[1])
+        step = rows_at_a_time(len(bias_1), vectors.device)
+        for start in range(0, len(vectors), step):
+            rows = slice(start, start + step)
+            hidden = torch.addmm(bias_1, vectors[rows], weight_1).relu_()
+            torch.mm(_weighted(hidden, selection[rows]), weight_2, out=out[rows])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        vectors, selection, weight_1, bias_1, weight_2 = (t.detach() for t in ctx.saved_tensors)
+        grad = grad.contiguous()
+        d_vectors = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
+        d_selection = torch.empty_like(selection)
+        d_weight_1, d_bias_1, d_weight_2 = (torch.zeros_like(t) for t in (weight_1, bias_1, weight_2))
+        step = rows_at_a_time(len(bias_1), vectors.device)
+        for start in range(0, len(vectors), step):
+            rows = slice(start, start + step)
+            hidden = torch.addmm(bias_1, vectors[rows], weight_1).relu_()
+            d_hidden = grad[rows] @ weight_2.T
+            shape = (len(hidden), selection.shape[1], -1)
+            d_selection[rows] = torch.linalg.vecdot(d_hidden.view(shape), hidden.view(shape))
+            _weighted(d_hidden, selection[rows]).mul_((hidden > 0).view(torch.uint8))  # several times faster than by a bool
+            d_weight_2.addmm_(_weighted(hidden, selection[rows]).T, grad[rows])
+            d_weight_1.addmm_(vectors[rows].T, d_hidden)
+            d_bias_1 += d_hidden.sum(dim=0)
+            if d_vectors is not None:
+                torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])
+        return d_vectors, d_selection, d_weight_1, d_bias_1, d_weight_2
+
+
+def _weighted(hidden: Tensor, selection: Tensor) -> Tensor:
+    """Each expert's units ``[b, E h]`` times its weight ``[b, E]``, in place."""
+    hidden.view(len(hidden), selection.shape[1], -1).mul_(selection.unsqueeze(2))
+    return hidden

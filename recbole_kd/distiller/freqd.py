@@ -1,0 +1,119 @@
+"""FreqD: distillation of low frequencies on the graph of what occurs together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recbole_kd.cooccurrence import WeightedGraph, nearest_neighbours, normalised_graph
+from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.embedding import SIDES, EmbeddingDistiller, Side
+from recbole_kd.distiller.filtered_experts import FilteredExperts, FilterRows
+from recbole_kd.errors import ConfigError
+from recbole_kd.loss_embedding import kept_at_random, unit_rows
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class FreqD(EmbeddingDistiller):
+    r"""FreqD: the student's vectors, projected and filtered, must look like the teacher's, filtered (Zhu & Zhang, arXiv 2411.10676).
+
+    Users are neighbours when they share items, items when they share users: the ``n_neighbours`` that share most, both ways, the matrix
+    A normalised by degrees. The filter :math:`H = (1 - a) I + a A` damps high frequencies of that graph. For the distinct entities e of a
+    batch, :math:`L = \sum_e 1 - \cos((H P(S))_e, (H T)_e)`, users plus half of positives and half of negatives; P is the mean of E
+    two-layer networks. S are the student's own tables, before any propagation.
+
+    As the published class FreqD, except: neighbours are only entities that share something (there, a row with fewer than n such is filled
+    with others, and a tie can drop a neighbour in the entity's own place); edges are drawn, and vectors projected, for the batch's
+    entities and their neighbours only, which is the same loss, and once for positives and negatives together, which has the same
+    expectation. Edges and units are dropped in training mode alone.
+
+    Args:
+        n_neighbours: n. filter_strength: a. keep: share of edges kept at each call, the others scaled up by 1/keep.
+        n_experts: E. dropout: share of inputs and hidden units dropped in P.
+        distance: ``cosine``, or ``squared`` for the squared distance.
+    """
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        n_neighbours: int = 5,
+        filter_strength: float = 0.5,
+        keep: float = 0.5,
+        n_experts: int = 5,
+        dropout: float = 0.2,
+        distance: Literal["cosine", "squared"] = "cosine",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.n_neighbours, self.strength, self.keep, self.distance = n_neighbours, filter_strength, keep, distance
+        width = student.ego_tables()[0].shape[1]
+        start = torch.Generator().manual_seed(seed)
+        user, item = (FilteredExperts(n_experts, width, self.teacher_width, dropout, start) for _ in SIDES)
+        self.user_projector, self.item_projector = user.to(student.device), item.to(student.device)
+        self.graphs: dict[Side, WeightedGraph] = {}
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        for key in ("n_neighbours", "n_experts"):
+            if options[key] < 1:
+                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be at least 1")
+        if not 0 <= options["filter_strength"] <= 1:
+            raise ConfigError(f"kd_filter_strength={options['filter_strength']} is not a share: it must be between 0 and 1")
+        if not 1e-4 <= options["keep"] <= 1:
+            raise ConfigError(f"kd_keep={options['keep']} is not possible: it must be greater than 0 (at least 0.0001) and at most 1")
+        if not 0 <= options["dropout"] <= 0.99:
+            raise ConfigError(f"kd_dropout={options['dropout']} is not possible: it must be at least 0 and less than 1 (at most 0.99)")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        items, starts = (part.cpu().numpy() for part in (train_items.items, train_items.starts))
+        shape = (len(starts) - 1, self.student_scorer.n_items)
+        users_by_items = sp.csr_matrix((np.ones(len(items), dtype=np.int32), items, starts), shape=shape)
+        matrices: tuple[tuple[Side, sp.csr_matrix], ...] = (("users", users_by_items), ("items", users_by_items.T.tocsr()))
+        for side, matrix in matrices:
+            rows, columns = nearest_neighbours(matrix, self.n_neighbours)
+            graph = normalised_graph(rows, columns, matrix.shape[0])
+            self.graphs[side] = WeightedGraph.from_matrix(graph).to(self.student_scorer.device)
+
+    def total(self, batch: DistillBatch) -> Tensor:
+        positives, negatives = self.positives(batch), self.negatives(batch)
+        items, place = torch.cat([positives, negatives]).unique(return_inverse=True)
+        halves = torch.zeros(len(items), device=items.device).index_add(0, place, torch.full(place.shape, 0.5, device=items.device))
+        return self._distances("users", batch.queries).sum() + (self._distances("items", items) * halves).sum()
+
+    def kept_edges(self, side: Side, rows: Tensor, columns: Tensor) -> Tensor:
+        """Which edges stay in this call: int64 ``[m]`` ids of their two ends -> bool ``[m]``."""
+        return kept_at_random((len(rows),), self.keep, self.generator)
+
+    def _distances(self, side: Side, ids: Tensor) -> Tensor:
+        """Distance of each entity: int64 ``[n]`` -> float ``[n]``."""
+        columns, weights, starts = self._filter_rows(side, ids)
+        table = self.student_scorer.ego_tables()[SIDES.index(side)]
+        needed, local = columns.unique(return_inverse=True)
+        projector = self.user_projector if side == "users" else self.item_projector
+        own = projector(table[needed].float(), FilterRows(local, weights, starts), self.generator)
+        other = FilterRows(columns, weights, starts).times(self.teacher_vectors[side])
+        if self.distance == "squared":
+            return (own - other).square().sum(dim=1)
+        return 1 - (unit_rows(own) * unit_rows(other)).sum(dim=1)
+
+    def _filter_rows(self, side: Side, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of H, one after the other: columns int64 ``[m]``, weights float32 ``[m]``, first entry of each row int64 ``[n]``."""
+        position, columns, values = self.graphs[side].edges(ids)
+        if self.training and self.keep < 1:
+            kept = self.kept_edges(side, ids[position], columns)
+            position, columns, values = position[kept], columns[kept], values[kept] / self.keep
+        own = torch.arange(len(ids), device=ids.device)
+        position, order = torch.cat([own, position]).sort(stable=True)
+        weights = torch.cat([values.new_full((len(ids),), 1 - self.strength), values * self.strength])[order]
+        sizes = torch.bincount(position, minlength=len(ids))
+        return torch.cat([ids, columns])[order], weights, sizes.cumsum(0) - sizes

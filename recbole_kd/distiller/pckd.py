@@ -1,0 +1,117 @@
+"""PCKD: preference-consistent knowledge distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.de import DE
+from recbole_kd.distiller.embedding import Side
+from recbole_kd.errors import ConfigError
+from recbole_kd.gather import gathered_dot
+from recbole_kd.loss import cross_entropy, sample_without_replacement
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class PCKD(DE):
+    r"""PCKD: DE whose projections must keep the student's own preferences (Zhu & Zhang, arXiv 2311.04549).
+
+    :math:`L = L_{DE} + \alpha L_{reg}`. Each epoch draws ``n_samples`` items a user from the guide's top ``candidates``, rank k with
+    probability proportional to :math:`\exp(-k/\tau)`, without replacement, training items included. ``list``: cross-entropy between the
+    student's scores of these items (the target) and the scores of the projected vectors, at softmax temperature ``temperature``; ``pair``:
+    :math:`-\log\sigma((f_1 - f_2)(p_1 - p_2))` of the first two, f projected and p unprojected scores. Student vectors are constants in
+    L_reg: it moves the experts alone. It is a sum over the batch's rows, L_DE one over its distinct entities, both as published (class CPD
+    of github woriazzc/KDs).
+
+    Published, every row and every listed item draws Gumbel noise of its own; here a user and an item draw once a batch, which has the same
+    expectation. Without a published formula the paper's hybrid of both regularisers is left out.
+
+    Args:
+        alpha: weight of L_reg. regulariser: ``list`` or ``pair``. guide: whose ranking is drawn from, the student's made anew each epoch.
+        n_samples: |Q|, items a user. candidates: length of the ranking, the catalogue at most. tau: of the SAMPLING. temperature: of the
+            SOFTMAX.
+        n_experts, end_temperature, anneal, max_epoch: of DE.
+    """
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        alpha: float = 0.5,
+        regulariser: Literal["list", "pair"] = "list",
+        guide: Literal["teacher", "student"] = "teacher",
+        n_samples: int = 5,
+        candidates: int = 100,
+        tau: float = 10.0,
+        temperature: float = 0.1,
+        n_experts: int = 5,
+        end_temperature: float = 1e-10,
+        anneal: float = 1e10,
+        max_epoch: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
+        super().__init__(student, teacher, n_experts=n_experts, seed=seed, **schedule)
+        self.alpha, self.regulariser, self.guide = alpha, regulariser, guide
+        self.n_samples, self.tau, self.softmax_temperature = n_samples, tau, temperature
+        self.candidates = min(candidates, student.n_items - 1)
+        self._ranked = torch.empty(0, dtype=torch.int64)
+        self._sampled = torch.empty(0, dtype=torch.int64)
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        super().check(n_queries, n_items, options)
+        if not 0 <= options["alpha"] < float("inf"):
+            raise ConfigError(f"kd_alpha={options['alpha']} is not a weight: it must be at least 0")
+        if options["candidates"] < 1:
+            raise ConfigError(f"kd_candidates={options['candidates']} is not possible: it must be at least 1")
+        most, least = min(options["candidates"], n_items), 2 if options["regulariser"] == "pair" else 1
+        if not least <= options["n_samples"] <= most:
+            raise ConfigError(
+                f"kd_n_samples={options['n_samples']} is not possible: it must be between {least} and {most}, "
+                "the items they are drawn from (kd_candidates, the catalogue at most)"
+            )
+        for key in ("tau", "temperature"):
+            if not 0 < options[key] < float("inf"):
+                raise ConfigError(f"kd_{key}={options[key]} is not a temperature: it must be a finite number greater than 0")
+
+    # -- items --------------------------------------------------------------------------------------------------------
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        if self.guide == "teacher":
+            self._ranked = self.teacher_scores.top_k(self.all_queries(), self.candidates)[0]
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        if self.guide == "student":
+            self._ranked = self.student_scorer.top_k(self.all_queries(), self.candidates)[0]
+        log_weights = -torch.arange(1, self.candidates + 1, device=self._ranked.device) / self.tau
+        places = sample_without_replacement(log_weights.expand(len(self._ranked), -1), self.n_samples, self.generator)
+        self._sampled = self._ranked.gather(1, places)
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def total(self, batch: DistillBatch) -> Tensor:
+        student = self.student_vectors()
+        regulariser = (self._regulariser(batch.queries, student) * batch.weights).sum()
+        return self.expert_loss(batch, student) + self.alpha * regulariser
+
+    def _regulariser(self, users: Tensor, student: dict[Side, Tensor]) -> Tensor:
+        """L_reg of each user, int64 ``[Q]`` -> float ``[Q]``."""
+        listed = self._sampled[users]
+        items, place = listed.unique(return_inverse=True)
+        own_users, own_items = student["users"][users].detach(), student["items"][items].detach()
+        before = gathered_dot(own_users, own_items, place)
+        after = gathered_dot(self.project("users", users, own_users), self.project("items", items, own_items), place)
+        if self.regulariser == "list":
+            return cross_entropy(after, before, None, self.softmax_temperature)
+        return -F.logsigmoid((after[:, 0] - after[:, 1]) * (before[:, 0] - before[:, 1]))

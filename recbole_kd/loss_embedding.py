@@ -1,0 +1,177 @@
+"""Pure tensor functions of the methods that compare embeddings: selection of experts, topology losses, dropout. No RecBole import.
+
+``n`` rows are entities (users, items, or both); ``d_s`` and ``d_t`` are the widths of student and teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+FLOOR = 1e-10
+"""Least probability of an expert before the noise, as published."""
+
+TILE = 512
+"""Rows and columns of one tile of cosines, which should fit a core's cache."""
+
+GRAM_COLUMNS = 128
+"""Columns of one block of a Gram matrix, of which only the upper blocks are made."""
+
+
+# -- experts -------------------------------------------------------------------------------------------------------------
+
+
+def annealed_temperature(epoch: int, end: float, anneal: float, max_epoch: int) -> float:
+    """Geometric from ``end * anneal`` at epoch 0 down to ``end`` at ``max_epoch``, and no further (DE-RRD)."""
+    return max(float(end * anneal ** (1 - epoch / max_epoch)), end)
+
+
+def gumbel_noise(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Independent Gumbel(0, 1) draws, float32 ``[rows, columns]`` on the generator's device."""
+    drawn = torch.empty(rows, columns, device=generator.device).exponential_(generator=generator)
+    return -drawn.clamp_min_(torch.finfo(drawn.dtype).tiny).log_()
+
+
+def gumbel_selection(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    r"""Gumbel-softmax weights of the experts: softmax of :math:`(\log(\alpha + 10^{-10}) + g)/\tau`, alpha = softmax(logits).
+
+    Args:
+        logits, noise: float ``[n, E]``. temperature: tau, down to 1e-10.
+
+    Returns:
+        float ``[n, E]``, rows add to 1. The logarithm is taken without leaving log space.
+    """
+    log_share = torch.log_softmax(logits, dim=-1)
+    floor = torch.full((), FLOOR, device=logits.device, dtype=log_share.dtype).log()
+    return torch.softmax((torch.logaddexp(log_share, floor) + noise) / temperature, dim=-1)
+
+
+# -- dropout -------------------------------------------------------------------------------------------------------------
+
+
+def kept_at_random(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
+    """Independent coins, True with probability ``share`` (to within 2^-16, and at least that): bool ``shape``.
+
+    16 random bits a coin: drawing one 64-bit number for four of them is some ten times faster on a CPU than bernoulli_.
+    """
+    n = math.prod(shape)
+    words = torch.empty((n + 3) // 4, dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)
+    coins = words.view(torch.int16)[:n]
+    least = min(round((1 - share) * 2**16) - 2**15, 2**15 - 1)
+    return (coins >= least).view(shape)
+
+
+# -- topology ------------------------------------------------------------------------------------------------------------
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows divided by their length, float ``[n, d]``; a zero row stays zero, so that its cosine with anything is 0."""
+    return F.normalize(vectors, dim=-1, eps=1e-12)
+
+
+def full_topology_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Squared Frobenius distance of the two cosine matrices over all pairs of rows (FTD), ``[]``.
+
+    Never ``n x n``: with unit rows S and T, :math:`\|SS^T - TT^T\|^2 = \|S^TS\|^2 + \|T^TT\|^2 - 2\|T^TS\|^2`, at a cost of
+    :math:`n (d_s + d_t)^2`. The difference of large sums is exact to about 1e-6 of :math:`\|TT^T\|^2`; the gradient is not concerned.
+
+    Args:
+        student: float ``[n, d_s]``. teacher: float ``[n, d_t]`` of unit rows, a constant.
+    """
+    own = unit_rows(student)
+    teacher = teacher.detach()
+    return (own.T @ own).square().sum() + gram_norm(teacher) - 2 * (teacher.T @ own).square().sum()
+
+
+@torch.no_grad()
+def gram_norm(rows: Tensor) -> Tensor:
+    """Squared Frobenius norm of ``rows.T @ rows``, ``[]``: float ``[n, d]``. Blocks below the diagonal equal those above it."""
+    total = torch.zeros((), device=rows.device)
+    for start in range(0, rows.shape[1], GRAM_COLUMNS):
+        upper = rows[:, start : start + GRAM_COLUMNS].T @ rows[:, start:]
+        total += 2 * upper.square().sum() - upper[:, :GRAM_COLUMNS].square().sum()
+    return total
+
+
+def grouped_topology_distance(student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+    r"""Squared differences of cosines over the ordered pairs of one group whose teacher cosine is above 0 (HTD), ``[]``.
+
+    Pairs are visited group by group, in tiles on and above the diagonal; the gradient is gathered on the way, so that no tile outlives its
+    turn.
+
+    Args:
+        student: float ``[n, d_s]``. teacher: float ``[n, d_t]``, a constant. groups: int64 ``[n]``.
+    """
+    order = torch.argsort(groups, stable=True)
+    sizes = torch.bincount(groups).tolist()
+    result: Tensor = _GroupedCosines.apply(unit_rows(student[order]), unit_rows(teacher[order]), sizes)
+    return result
+
+
+class _GroupedCosines(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, sizes: list[int]) -> Tensor:
+        with torch.autocast(device_type=student.device.type, enabled=False):
+            loss, gradient = _grouped_cosines(student.float(), teacher.float(), sizes)
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad, None, None
+
+
+def _tiles(sizes: list[int]) -> Iterator[tuple[slice, slice]]:
+    """(rows, columns) of all tiles on and above the diagonal of each group's block, groups lying one after the other."""
+    start = 0
+    for size in sizes:
+        stop = start + size
+        for row in range(start, stop, TILE):
+            for column in range(row, stop, TILE):
+                yield slice(row, min(row + TILE, stop)), slice(column, min(column + TILE, stop))
+        start = stop
+
+
+def _grouped_cosines(student: Tensor, teacher: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient in the student's unit rows. Rows are sorted by group; sizes are the groups'."""
+    loss = torch.zeros((), device=student.device)
+    gradient = torch.zeros_like(student)
+    for rows, columns in _tiles(sizes):
+        cosine = teacher[rows] @ teacher[columns].T
+        difference = torch.addmm(cosine, student[rows], student[columns].T, beta=-1)
+        difference.mul_((cosine > 0).view(torch.uint8))  # several times faster than by a bool
+        flat = difference.view(-1)
+        gradient[rows].addmm_(difference, student[columns], alpha=4)
+        if rows.start == columns.start:
+            loss += flat @ flat
+        else:  # stands for the pair seen from the other side, too
+            loss += 2 * (flat @ flat)
+            gradient[columns].addmm_(difference.T, student[rows], alpha=4)
+    return loss, gradient
+
+
+def group_means(vectors: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Mean of each group's rows: float ``[n, d]``, int64 ``[n]`` -> ``[n_groups, d]``; 0 for an empty group."""
+    sums = vectors.new_zeros(n_groups, vectors.shape[1]).index_add(0, groups, vectors)
+    sizes = torch.bincount(groups, minlength=n_groups).clamp(min=1)
+    return sums / sizes.unsqueeze(1)
+
+
+def cosine_distance_to(student: Tensor, teacher: Tensor, student_to: Tensor, teacher_to: Tensor) -> Tensor:
+    """Squared differences between the student's and the teacher's cosines with some reference vectors, summed, ``[]``.
+
+    Args:
+        student: float ``[n, d_s]``. teacher: ``[n, d_t]``. student_to: ``[m, d_s]``. teacher_to: ``[m, d_t]``.
+    """
+    own = unit_rows(student) @ unit_rows(student_to).T
+    other = unit_rows(teacher) @ unit_rows(teacher_to).T
+    return (own - other.detach()).square().sum()
