@@ -1,20 +1,21 @@
 """Dot products at chosen items, with a backward pass that never materialises a ``B x K x d`` gradient.
 
-The backward of "gather rows, then dot" is two sparse products: with G the ``B x I`` matrix that holds the incoming
-gradient at the chosen items, ``dQ = G V`` and ``dV = G^T Q``. On a CPU scipy's CSR/CSC kernels do them some fifty times faster
-than scattering ``B x K`` rows (measured by scripts/benchmark.py); on other devices the scatter is done in place by index_add_.
+On a CPU the forward pass is torch's sampled product, which gathers nothing. The backward of "gather rows, then dot" is two sparse products:
+with G the ``B x I`` matrix that holds the incoming gradient at the chosen items, ``dQ = G V`` and ``dV = G^T Q``. On a CPU scipy's CSR/CSC
+kernels do them some fifty times faster than scattering ``B x K`` rows (measured by scripts/benchmark.py); on other devices the scatter is
+done in place by index_add_.
 """
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import Any
 
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from recbole_kd import kernels
 
 CHUNK_BYTES = 32 * 2**20
 """Gathered item vectors are held for so many bytes of rows at a time."""
@@ -33,12 +34,40 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
     return result
 
 
-def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
-    return kernels.gathered_dot(queries, items, chosen) if kernels.can_gather(queries, items) else _plain_forward(queries, items, chosen)
+def _sampled_product(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+    """The same dot products by torch's sampled product, which gathers nothing: 3 to 8 times faster on a CPU.
 
-
-def _plain_forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+    Its CSR pattern is not in canonical form (columns unsorted, perhaps repeated); the kernel takes each entry by itself.
+    """
     n, k = chosen.shape
+    least, most = chosen.aminmax()
+    if int(least) < 0 or int(most) >= len(items):  # the kernel would read past the table
+        raise IndexError(f"items {int(least)} to {int(most)} were asked for, of a table of {len(items)}")
+    starts = torch.arange(n + 1) * k
+    entries = torch.zeros(n * k, dtype=queries.dtype)
+    pattern = torch.sparse_csr_tensor(starts, chosen.reshape(-1), entries, size=(n, len(items)), check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, queries, items.T, beta=0.0).values().view(n, k)
+
+
+@cache
+def _has_sampled_product() -> bool:
+    """Does this torch have it on CPUs, and does it do what we need of it? Also uses up torch's one-time warning that CSR is in beta."""
+    queries, items = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+    chosen = torch.tensor([[3, 0, 3], [2, 2, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = _sampled_product(queries, items, chosen)
+        except (RuntimeError, TypeError, AttributeError):
+            return False
+    return torch.equal(found, (queries @ items.T).gather(1, chosen))
+
+
+def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
+    n, k = chosen.shape
+    on_cpu = queries.device.type == "cpu" and queries.dtype in (torch.float32, torch.float64)
+    if on_cpu and 0 < k <= len(items) and n and _has_sampled_product():  # torch refuses more entries than the dense matrix has
+        return _sampled_product(queries.detach(), items.detach(), chosen)
     out = torch.empty(n, k, dtype=queries.dtype, device=queries.device)
     step = max(1, CHUNK_BYTES // (4 * max(1, k * queries.shape[1])))
     with torch.autocast(device_type=queries.device.type, enabled=False):

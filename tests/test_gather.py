@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_kd import gather, kernels
+from recbole_kd import gather
 from recbole_kd.gather import gathered_dot
 
 
@@ -29,7 +29,7 @@ def test_equals_the_plain_gather(chunk_bytes: int, path: str, monkeypatch: pytes
     monkeypatch.setattr(gather, "CHUNK_BYTES", chunk_bytes)
     if path == "any device":
         monkeypatch.setattr(gather, "_backward_cpu", gather._backward)
-        monkeypatch.setattr(kernels, "AVAILABLE", False)
+        monkeypatch.setattr(gather, "_has_sampled_product", lambda: False)
     queries, items, chosen = inputs()
     expected = plain(queries, items, chosen)
     weights = torch.randn(expected.shape)
@@ -59,6 +59,29 @@ def test_both_backward_paths_equal_autograd(data: st.DataObject) -> None:
     torch.testing.assert_close(gather._forward(queries, items, chosen), plain(queries, items, chosen))
 
 
+@pytest.mark.parametrize("wrong", [-1, 20])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_an_item_that_is_not_there_is_refused(wrong: int, sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_has_sampled_product", lambda: sampled)
+    queries, items, chosen = inputs()
+    chosen[4, 3] = wrong
+    with pytest.raises(IndexError):
+        gathered_dot(queries, items, chosen)
+
+
+def test_a_torch_without_a_sampled_product_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> Tensor:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(gather, "_sampled_product", missing)
+    gather._has_sampled_product.cache_clear()
+    try:
+        queries, items, chosen = inputs()
+        torch.testing.assert_close(gathered_dot(queries, items, chosen), plain(queries, items, chosen))
+    finally:
+        gather._has_sampled_product.cache_clear()
+
+
 def test_an_empty_set_has_a_gradient_of_zero() -> None:
     queries, items, _ = inputs()
     gathered_dot(queries, items, torch.zeros(9, 0, dtype=torch.int64)).sum().backward()
@@ -80,50 +103,3 @@ def test_a_gradient_that_is_not_contiguous() -> None:
     gathered_dot(queries, items, chosen).T.contiguous().T.sum().backward()
     assert queries.grad is not None
     torch.testing.assert_close(queries.grad, items[chosen].sum(1).detach())
-
-
-# -- the compiled kernel ------------------------------------------------------------------------------------------------
-
-needs_numba = pytest.mark.skipif(not kernels.AVAILABLE, reason="numba, the extra `fast`, is not installed")
-
-
-@needs_numba
-@pytest.mark.parametrize(("n", "k", "width", "n_items"), [(9, 12, 5, 20), (300, 150, 20, 999), (1, 1, 1, 1), (0, 3, 4, 5), (3, 0, 4, 5)])
-def test_the_kernel_equals_the_plain_form(n: int, k: int, width: int, n_items: int) -> None:
-    generator = torch.Generator().manual_seed(n)
-    queries, items = torch.randn(n, width, generator=generator), torch.randn(n_items, width, generator=generator)
-    chosen = torch.randint(0, n_items, (n, k), generator=generator)
-    torch.testing.assert_close(kernels.gathered_dot(queries, items, chosen), gather._plain_forward(queries, items, chosen))
-    every_other = kernels.gathered_dot(queries.repeat(1, 2)[:, ::2], items.repeat(1, 2)[:, ::2], chosen)  # strided rows are copied
-    torch.testing.assert_close(every_other, plain(queries.repeat(1, 2)[:, ::2], items.repeat(1, 2)[:, ::2], chosen))
-
-
-@needs_numba
-def test_the_kernel_gives_the_same_bits_on_one_thread_and_on_two() -> None:
-    queries, items, chosen = (t.detach() for t in inputs())
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(kernels.gathered_dot(queries, items, chosen))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*results)
-
-
-@needs_numba
-@pytest.mark.parametrize("wrong", [-1, 20])
-def test_the_kernel_refuses_ids_outside_the_table(wrong: int) -> None:
-    queries, items, chosen = (t.detach() for t in inputs())
-    chosen[3, 4] = wrong
-    with pytest.raises(IndexError, match="are not all in a table of 20 rows"):
-        kernels.gathered_dot(queries, items, chosen)
-
-
-def test_float64_and_missing_numba_take_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, items, _ = inputs()
-    assert kernels.can_gather(queries, items) == kernels.AVAILABLE
-    assert not kernels.can_gather(queries.double(), items)
-    monkeypatch.setattr(kernels, "AVAILABLE", False)
-    assert not kernels.can_gather(queries, items)

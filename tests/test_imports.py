@@ -31,14 +31,17 @@ PURE = (
     "loss.py",
     "cooccurrence.py",
     "gather.py",
-    "kernels.py",
     "topk.py",
     "ragged.py",
     "complement.py",
     "loss_embedding.py",
+    "loss_full.py",
     "loss_hetcomp.py",
+    "loss_ranking.py",
     "loss_wasserstein.py",
     "negatives.py",
+    "places.py",
+    "sampling.py",
 )
 MAY_ASSIGN = ("register.py", "call_sites.py", "compat.py")
 

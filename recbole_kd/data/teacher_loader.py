@@ -109,6 +109,8 @@ class TeacherAwareLoader:
         self._asked = asked
 
     def _scores_of(self, ids: Tensor) -> Tensor:
+        if not self.distiller.needs_set_scores:
+            return torch.empty(len(ids), 0, device=ids.device)
         queries = torch.arange(len(ids), device=ids.device)
         width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
         return torch.cat([self.teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), width, ids.device)])

@@ -21,7 +21,8 @@ class ItemSet:
     """A set of items per query with the teacher's scores of them, cut to the queries of a batch.
 
     Attributes:
-        ids: int64 ``[Q, n]``. teacher: float32 ``[Q, n]``.
+        ids: int64 ``[Q, n]``; 0 stands for no item, where a query has fewer. teacher: float32 ``[Q, n]``, or ``[Q, 0]`` for a distiller
+            without :attr:`Distiller.needs_set_scores`.
     """
 
     ids: Tensor
@@ -81,6 +82,12 @@ class Distiller(nn.Module, ABC):
     needs_items: ClassVar[bool] = False
     """Does forward() read the batch's positive and negative items?"""
 
+    needs_set_scores: bool = True
+    """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""
+
+    mask_train: bool = False
+    """Are training items left out of all item sets?"""
+
     weight: float = 1.0
     """lambda of L = L_base + lambda L_KD."""
 
@@ -137,6 +144,11 @@ class Distiller(nn.Module, ABC):
     def reduce(self, loss: Tensor, weights: Tensor) -> Tensor:
         """Rows to a scalar: float ``[Q]`` losses and weights -> ``[]``."""
         total = (loss * weights).sum()
+        return total if self.reduction == "sum" else total / weights.sum()
+
+    def reduce_distinct(self, loss: Tensor, weights: Tensor) -> Tensor:
+        """As :meth:`reduce` where published as a sum over a batch's DISTINCT queries: each counts once; a mean is still over rows."""
+        total = loss.sum()
         return total if self.reduction == "sum" else total / weights.sum()
 
     def diagnostics(self) -> dict[str, float]:

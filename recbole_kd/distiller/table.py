@@ -15,7 +15,15 @@ from recbole_kd.known_keys import unknown_name_error
 
 DISTILLERS: dict[str, str | type[Distiller]] = {
     "RCEKD": "recbole_kd.distiller.rcekd:RCEKD",
+    "CE": "recbole_kd.distiller.ce:CE",
+    "FullCE": "recbole_kd.distiller.full_ce:FullCE",
+    "CD": "recbole_kd.distiller.cd:CD",
+    "RRD": "recbole_kd.distiller.rrd:RRD",
+    "DCD": "recbole_kd.distiller.dcd:DCD",
     "HetComp": "recbole_kd.distiller.hetcomp:HetComp",
+    "UnKD": "recbole_kd.distiller.unkd:UnKD",
+    "RankDistil": "recbole_kd.distiller.rankdistil:RankDistil",
+    "RD": "recbole_kd.distiller.rd:RD",
     "TARec": "recbole_kd.distiller.tarec:TARec",
     "DE": "recbole_kd.distiller.de:DE",
     "DERRD": "recbole_kd.distiller.derrd:DERRD",

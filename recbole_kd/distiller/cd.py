@@ -1,0 +1,98 @@
+"""CD: collaborative distillation with soft targets on ranking-based samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
+from recbole_kd.loss_ranking import soft_binary_loss
+from recbole_kd.places import ids_at, small_blocks
+from recbole_kd.ragged import Ragged
+from recbole_kd.sampling import draw_better_places
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class CD(Distiller):
+    r"""Collaborative distillation: the teacher's soft targets on a few ranking-based samples (Lee et al., ICDM 2019).
+
+    Each epoch, from the student's best items without training items, two places are drawn by
+    :math:`P(k) \propto e^{-k/(nT)}, k = 1..n` and the better is kept, until ``n_samples`` items are there. On them
+
+    .. math:: L = -\sum_{rows} \sum_j q_j \log \sigma(r^S_j) + (1 - q_j) \log(1 - \sigma(r^S_j)), \quad q_j = \sigma((r^T_j + t_2)/t_1)
+
+    After the published RCE-KD code (github woriazzc/RCEKD, modeling/KD/baseline.py, class CD). There the samples are meant to be distinct
+    but may repeat, and log(s + 1e-10) saturates; here they are distinct, and the loss is taken from the logits.
+
+    Args:
+        n_samples: items drawn a user (cd_n_distill). A user with fewer items left has as many as there are.
+        candidates: n, length of the list (cd_sample_num); cut to the catalogue, and for each user to what is left of it.
+        tau: T of the sampling, relative to the list's length. t1, t2: of the soft target.
+        guide: ``student``: its list, each epoch; ``teacher``: the teacher's list, drawn from once, as published.
+    """
+
+    mask_train = True
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        n_samples: int = 2,
+        candidates: int = 3000,
+        tau: float = 20.0,
+        t1: float = 2.0,
+        t2: float = 0.0,
+        guide: Literal["student", "teacher"] = "student",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.n_samples, self.guide, self.t1, self.t2 = n_samples, guide, t1, t2
+        self.candidates = min(candidates, student.n_items - 1)
+        self.tau = tau * self.candidates
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_at_least("candidates", options["candidates"], 1, "the length of a list")
+        most = min(n_items, options["candidates"])
+        check_between("n_samples", options["n_samples"], 1, most, "the items they are drawn from (kd_candidates, at most the catalogue)")
+        check_positive("tau", options["tau"], "a temperature")
+        check_positive("t1", options["t1"], "a temperature")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        if self.guide == "teacher":
+            self._draw(self.teacher_scores.full)
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self.guide == "student":
+            with self.student_scorer.frozen():
+                self._draw(self.student_scorer.full)
+
+    @torch.no_grad()
+    def _draw(self, full: Callable[[Tensor], Tensor]) -> None:
+        assert self.train_items is not None, "begin_training comes first"
+        queries, n_items = self.all_queries(), self.student_scorer.n_items
+        lengths = (n_items - 1 - self.train_items.counts()).clamp(max=self.candidates)
+        places = draw_better_places(lengths, self.n_samples, self.tau, self.generator)
+        drawn = torch.empty_like(places)
+        for rows in small_blocks(len(queries), n_items, queries.device):
+            drawn[rows] = ids_at(self._masked(full(queries[rows]), queries[rows]), places[rows])
+        self.item_sets = {"drawn": drawn}
+
+    def _masked(self, scores: Tensor, queries: Tensor) -> Tensor:
+        assert self.train_items is not None
+        scores[:, 0] = -torch.inf
+        row, column = self.train_items.pairs(queries)
+        scores[row, column] = -torch.inf
+        return scores
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        drawn = batch.sets["drawn"]
+        student = self.student_scorer.at(batch.queries, drawn.ids)
+        return self.reduce(soft_binary_loss(student, drawn.teacher, drawn.ids > 0, self.t1, self.t2), batch.weights)

@@ -1,0 +1,64 @@
+"""CE: cross-entropy on a top-K list, the vanilla CE of the RCE-KD paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.ranges import check_between, check_positive
+from recbole_kd.loss import cross_entropy
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class CE(Distiller):
+    r"""Cross-entropy on the teacher's (or the student's) top-K items: vanilla CE.
+
+    :math:`L = \sum_{rows} L_{CE}(u; Q)` (RCE-KD, Eq. 1) with :math:`Q = Q^T`, the teacher's top-K, fixed; or, as class ``KD`` of the
+    published code (github woriazzc/RCEKD, modeling/KD/baseline.py) can be told, the student's own top-K, drawn anew each epoch.
+    Training items are in the lists there, and here unless ``mask_train``.
+
+    Args:
+        k: K. guide: whose list. temperature: of the softmax of both models.
+        mask_train: leave training items out; a user with fewer than K items left has a shorter list.
+    """
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 50,
+        guide: Literal["teacher", "student"] = "teacher",
+        temperature: float = 1.0,
+        mask_train: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k, self.guide, self.temperature, self.mask_train = k, guide, temperature, mask_train
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
+        check_positive("temperature", options["temperature"], "a temperature")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        if self.guide == "teacher":
+            self._list_of(self.teacher_scores)
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self.guide == "student":
+            self._list_of(self.student_scorer)
+
+    def _list_of(self, guide: Scorer | TeacherScores) -> None:
+        self.item_sets = {"list": guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]}
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        listed = batch.sets["list"]
+        student = self.student_scorer.at(batch.queries, listed.ids)
+        return self.reduce(cross_entropy(student, listed.teacher, listed.ids > 0, self.temperature), batch.weights)

@@ -1,0 +1,58 @@
+"""FullCE: cross-entropy over the whole catalogue, in memory that does not grow with the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.ranges import check_positive
+from recbole_kd.loss import cross_entropy
+from recbole_kd.loss_full import full_cross_entropy
+from recbole_kd.places import small_blocks
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class FullCE(Distiller):
+    r"""Cross-entropy over the whole catalogue (RCE-KD, Eq. 1 with J = I), which bounds the full NDCG (Theorem 4.1).
+
+    Score rows are made a block of queries at a time and not kept (:func:`recbole_kd.loss_full.full_cross_entropy`; for a student whose
+    score is no dot product, the backward pass makes them again). One batch costs O(B I (d_T + 3 d_S)).
+
+    Args:
+        temperature: of the softmax of both models.
+    """
+
+    needs_set_scores = False
+
+    def __init__(self, student: Scorer, teacher: TeacherScores, *, temperature: float = 1.0, seed: int = 0) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.temperature = temperature
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_positive("temperature", options["temperature"], "a temperature")
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        queries, weights, scorer = batch.queries, batch.weights, self.student_scorer
+        if not scorer.has_vectors:
+            blocks = small_blocks(len(queries), scorer.n_items, queries.device)
+            losses = [checkpoint(self._by_model, queries[rows], use_reentrant=False) for rows in blocks]
+            return self.reduce(torch.cat(losses), weights)
+
+        def teacher(rows: slice) -> Tensor:
+            return self.teacher_scores.full(queries[rows])[:, 1:]
+
+        query_table, item_table = scorer.tables()
+        total = full_cross_entropy(query_table[queries], item_table[1:], weights, teacher, self.temperature)
+        return total if self.reduction == "sum" else total / weights.sum()
+
+    def _by_model(self, queries: Tensor) -> Tensor:
+        """float ``[b]`` of a block of queries; the pad item is no item. The backward pass calls it again."""
+        student, teacher = (side.full(queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
+        return cross_entropy(student, teacher, None, self.temperature)

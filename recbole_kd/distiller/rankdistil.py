@@ -1,0 +1,100 @@
+"""RankDistil: the teacher's top-k order by permutations drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
+from recbole_kd.loss import sample_without_replacement
+from recbole_kd.loss_ranking import listwise_loss
+from recbole_kd.places import small_blocks
+from recbole_kd.ragged import Ragged
+from recbole_kd.sampling import Outside, union_of
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class RankDistil(Distiller):
+    r"""RankDistil: Plackett-Luce likelihood of orders drawn from the teacher's top-k (Reddi et al., AISTATS 2021).
+
+    .. math:: L = \sum_{rows} \frac{1}{S} \sum_{s=1}^S -\log P_k(\pi_s | r^S), \quad
+        P_k(\pi | r) = \prod_{m=1}^k \frac{e^{r_{\pi(m)}}}{\sum_{j \ge m} e^{r_{\pi(j)}} + \sum_{j \in V} e^{r_j}}
+
+    The denominators push down what the teacher ranks low. No code for recommenders is published. This is the member of the family that
+    TensorFlow-Ranking implements (CoupledRankDistilLoss: permutations by the order of r^T + Gumbel noise, S = 8), on a list that is ours to
+    choose: the teacher's top k without training items, and V, m items drawn uniformly from the rest each epoch. The permutations are
+    drawn anew each epoch, too.
+
+    Args:
+        k: length of the top, and of the permutations. n_samples: m. permutations: S.
+        tau: of the SAMPLING: the noise's size, so that 0 always takes the teacher's own order (then one permutation is enough, and the
+            loss is RRD's on its first k). temperature: of the student's SOFTMAX.
+    """
+
+    mask_train = True
+    needs_set_scores = False
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 50,
+        n_samples: int = 100,
+        permutations: int = 8,
+        tau: float = 1.0,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k, self.n_samples, self.permutations, self.tau, self.temperature = k, n_samples, permutations, tau, temperature
+        self._top = torch.empty(0, dtype=torch.int64)
+        self._top_scores = torch.empty(0)
+        self._orders = torch.empty(0, dtype=torch.int16)
+        self._outside: Outside | None = None
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_between("k", options["k"], 1, min(n_items, 2**15), "the size of the catalogue, at most 32768")
+        check_between("n_samples", options["n_samples"], 1, n_items, "the size of the catalogue")
+        check_at_least("permutations", options["permutations"], 1, "a number of permutations")
+        check_at_least("tau", options["tau"], 0, "a size of noise")
+        check_positive("temperature", options["temperature"], "a temperature")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        assert self.train_items is not None
+        n_items = self.student_scorer.n_items
+        self._top, self._top_scores = self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)
+        self._outside = Outside(union_of(self.train_items, self._top, n_items), n_items)
+
+    def begin_epoch(self, epoch: int) -> None:
+        assert self._outside is not None, "begin_training comes first"
+        drawn = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
+        self.item_sets = {"top": self._top, "drawn": drawn}
+        self._orders = self._draw_orders()
+
+    def _draw_orders(self) -> Tensor:
+        """Permutations of the places of the top, int16 ``[U, S, k]``; what a short list lacks stands at the end."""
+        n, shape = len(self._top), (self.permutations, self.k)
+        orders = torch.empty(n, *shape, dtype=torch.int16, device=self._top.device)
+        if self.tau == 0:
+            orders[:] = torch.arange(self.k, device=orders.device)
+            return orders
+        for rows in small_blocks(n, self.permutations * self.k, orders.device):
+            scores = (self._top_scores[rows] / self.tau).unsqueeze(1).expand(-1, *shape).reshape(-1, self.k)
+            orders[rows] = sample_without_replacement(scores, self.k, self.generator).view(-1, *shape).to(torch.int16)
+        return orders
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        ids = torch.cat([batch.sets["top"].ids, batch.sets["drawn"].ids], dim=1)
+        scores, valid = self.student_scorer.at(batch.queries, ids) / self.temperature, ids > 0
+        orders = self._orders[batch.queries].long()
+        top, top_valid = (table[:, None, : self.k].expand_as(orders).gather(2, orders) for table in (scores, valid))
+        loss = listwise_loss(top, scores[:, self.k :], top_valid, valid[:, self.k :])
+        return self.reduce(loss.mean(1), batch.weights)

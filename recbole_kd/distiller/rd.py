@@ -1,0 +1,96 @@
+"""RD: ranking distillation with position and discrepancy weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
+from recbole_kd.loss_ranking import discrepancy_weights, pointwise_loss, share_above
+from recbole_kd.ragged import Ragged
+from recbole_kd.sampling import Outside
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class RD(Distiller):
+    r"""Ranking distillation: the teacher's top-K as further positives (Tang & Wang, KDD 2018).
+
+    :math:`L = -\sum_{rows} \sum_{k=1}^K w_k \log \sigma(r_{t_k})`, t_k the teacher's k-th item without training items. The position
+    weight is :math:`a_k \propto e^{-k/T}`, normalised. From ``start_epoch`` on it is multiplied by
+    :math:`b_k = \max(\tanh(\mu (\hat{rank}(t_k) - k_0)), 0)`, where the student's rank is estimated from n items drawn uniformly each
+    epoch: :math:`\hat{rank} = \lfloor (I-1) \cdot` share of them that score above t_k :math:`\rfloor` and k_0 = k - 1.
+
+    Two published forms: ``code`` (github woriazzc/RCEKD, modeling/KD/baseline.py, class RD, after chengang95/UnKD) counts the estimated
+    rank from 1 and divides the product by its sum; ``original`` (github graytowne/rank_distill) does neither. A mean over the rows, as in
+    graytowne/rank_distill, is the student's reduction here.
+
+    Args:
+        k: K; a user with fewer items left has fewer, with the weights they have. tau: T. n_samples: n. mu, start_epoch: see above.
+        form: see above.
+    """
+
+    mask_train = True
+    needs_set_scores = False
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 30,
+        tau: float = 1.0,
+        n_samples: int = 100,
+        mu: float = 0.1,
+        start_epoch: int = 100,
+        form: Literal["code", "original"] = "code",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k, self.n_samples, self.mu, self.start_epoch, self.form = k, n_samples, mu, start_epoch, form
+        place = torch.arange(k, dtype=torch.float32, device=student.device)
+        self._place = place
+        self._position_weights = torch.softmax(-place / tau, dim=0)
+        self._outside: Outside | None = None
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
+        check_at_least("n_samples", options["n_samples"], 1, "a number of samples")
+        check_at_least("mu", options["mu"], 0, "a steepness")
+        check_at_least("start_epoch", options["start_epoch"], 0, "an epoch")
+        check_positive("tau", options["tau"], "a temperature")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        assert self.train_items is not None
+        self.item_sets = {"top": self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)[0]}
+        self._outside = Outside(self.train_items, self.student_scorer.n_items)
+
+    def begin_epoch(self, epoch: int) -> None:
+        assert self._outside is not None, "begin_training comes first"
+        if epoch >= self.start_epoch:
+            drawn = self._outside.draw(self.all_queries(), self.n_samples, self.generator)
+            self.item_sets = {"top": self.item_sets["top"], "drawn": drawn}
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        top = batch.sets["top"].ids
+        scores = self.student_scorer.at(batch.queries, top)
+        weights = self._position_weights * (top > 0)
+        if "drawn" in batch.sets:
+            drawn = batch.sets["drawn"].ids
+            with torch.no_grad():
+                share = share_above(scores, self.student_scorer.at(batch.queries, drawn), drawn > 0)
+                weights = weights * self._discrepancy(share)
+                if self.form == "code":
+                    weights = torch.nn.functional.normalize(weights, p=1, dim=1)
+        return self.reduce(pointwise_loss(scores, weights), batch.weights)
+
+    def _discrepancy(self, share: Tensor) -> Tensor:
+        """b of each of the teacher's items, ``[Q, K]``, from the share of the drawn items above it."""
+        rank = torch.floor((self.student_scorer.n_items - 2) * share) + (1 if self.form == "code" else 0)
+        return discrepancy_weights(rank, self._place, self.mu)

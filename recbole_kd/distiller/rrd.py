@@ -1,0 +1,96 @@
+"""RRD: relaxed ranking distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.ranges import check_between, check_positive
+from recbole_kd.loss import sample_without_replacement
+from recbole_kd.loss_ranking import listwise_loss
+from recbole_kd.ragged import Ragged
+from recbole_kd.sampling import Outside, union_of
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+
+
+class RRD(Distiller):
+    r"""Relaxed ranking distillation: the teacher's order at the top, uninteresting items below (Kang et al., CIKM 2020).
+
+    Each epoch K interesting items are drawn from the teacher's best ``candidates`` (without training items) by
+    :math:`P(k) \propto e^{-k/T}` without replacement and put in the teacher's order, and L uninteresting ones uniformly from the items that
+    are neither training items nor among those candidates. For each distinct user of a batch
+
+    .. math:: L_u = -\sum_{k=1}^K \Big[ r_{i_k} - \log\big( \sum_{m=k}^K e^{r_{i_m}} + \sum_{j \in V} e^{r_j} \big) \Big]
+
+    After the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class RRD), which clips
+    scores at 80 before it exponentiates them, so that higher ones get no gradient. Here sums are taken in log space instead.
+
+    Args:
+        k: K. n_samples: L. candidates: length of the teacher's list (rrd_mxK). tau: T.
+        sampling: by ``rank``; by ``score``, softmax(r^T/T); ``none``: the first K.
+        sort: put the interesting items in the teacher's order; without it the objective is that of a random order.
+    """
+
+    mask_train = True
+    needs_set_scores = False
+
+    def __init__(
+        self,
+        student: Scorer,
+        teacher: TeacherScores,
+        *,
+        k: int = 100,
+        n_samples: int = 200,
+        candidates: int = 500,
+        tau: float = 10.0,
+        sampling: Literal["rank", "score", "none"] = "rank",
+        sort: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(student, teacher, seed=seed)
+        self.k, self.n_samples, self.candidates, self.tau = k, n_samples, candidates, tau
+        self.sampling, self.sort = sampling, sort
+        self._listed = torch.empty(0, dtype=torch.int64)
+        self._log_weights = torch.empty(0)
+        self._outside: Outside | None = None
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_between("candidates", options["candidates"], 1, n_items, "the size of the catalogue")
+        check_between("k", options["k"], 1, options["candidates"], "the items they are drawn from (kd_candidates)")
+        check_between("n_samples", options["n_samples"], 1, n_items, "the size of the catalogue")
+        check_positive("tau", options["tau"], "a temperature")
+
+    def begin_training(self, train_items: Ragged) -> None:
+        super().begin_training(train_items)
+        assert self.train_items is not None
+        n_items = self.student_scorer.n_items
+        self._listed, scores = self.teacher_scores.top_k(self.all_queries(), self.candidates, self.train_items)
+        self._outside = Outside(union_of(self.train_items, self._listed, n_items), n_items)
+        if self.sampling == "score":
+            self._log_weights = scores / self.tau
+        elif self.sampling == "rank":
+            by_place = -torch.arange(self.candidates, dtype=torch.float32, device=scores.device) / self.tau
+            self._log_weights = by_place.expand_as(scores).masked_fill(self._listed == 0, -torch.inf)
+
+    def begin_epoch(self, epoch: int) -> None:
+        assert self._outside is not None, "begin_training comes first"
+        uninteresting = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
+        self.item_sets = {"interesting": self._interesting(), "uninteresting": uninteresting}
+
+    def _interesting(self) -> Tensor:
+        if self.sampling == "none":
+            return self._listed[:, : self.k]
+        places = sample_without_replacement(self._log_weights, self.k, self.generator)
+        return self._listed.gather(1, places.sort(dim=1).values if self.sort else places)
+
+    def forward(self, batch: DistillBatch) -> Tensor:
+        ids = torch.cat([batch.sets["interesting"].ids, batch.sets["uninteresting"].ids], dim=1)
+        scores, valid = self.student_scorer.at(batch.queries, ids), ids > 0
+        loss = listwise_loss(scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :])
+        return self.reduce_distinct(loss, batch.weights)

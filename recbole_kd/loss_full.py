@@ -1,0 +1,55 @@
+"""Cross-entropy over a whole catalogue of dot-product scores, a block of rows at a time. No RecBole import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_kd.places import small_blocks
+
+
+def full_cross_entropy(
+    queries: Tensor, items: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float = 1.0
+) -> Tensor:
+    r""":math:`\sum_u w_u L_{CE}(u; I)` (RCE-KD, Eq. 1 with J = I), in memory of one block of rows.
+
+    The gradient, :math:`(softmax(r^S/\tau) - softmax(r^T/\tau))/\tau` in the scores, is summed up on the way: nothing is kept for the
+    backward pass but its two sums, and neither model is asked twice. (Checkpointed blocks, which are, also leave the allocator in pieces.)
+
+    Args:
+        queries: float ``[Q, d]``. items: float ``[I, d]``. weights: float ``[Q]``, constants.
+        teacher: rows of ``queries`` -> the teacher's scores, float ``[b, I]``.
+
+    Returns:
+        float32 ``[]``, differentiable in queries and items.
+    """
+    result: Tensor = _FullCrossEntropy.apply(queries.float(), items.float(), weights, teacher, temperature)
+    return result
+
+
+class _FullCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, items: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float
+    ) -> Tensor:
+        total, d_queries, d_items = queries.new_zeros(()), torch.empty_like(queries), torch.zeros_like(items)
+        with torch.autocast(device_type=queries.device.type, enabled=False):
+            for rows in small_blocks(len(queries), len(items), queries.device):
+                student = torch.log_softmax((queries[rows] @ items.T).div_(temperature), dim=1)
+                target = torch.softmax(teacher(rows).float() / temperature, dim=1)
+                total -= (weights[rows] * (target * student).sum(1)).sum()
+                gradient = student.exp_().sub_(target).mul_((weights[rows] / temperature).unsqueeze(1))
+                torch.mm(gradient, items, out=d_queries[rows])
+                d_items.addmm_(gradient.T, queries[rows])
+        ctx.save_for_backward(d_queries, d_items)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        d_queries, d_items = ctx.saved_tensors
+        return grad * d_queries, grad * d_items, None, None, None

@@ -1,0 +1,140 @@
+"""CE and FullCE: equal to the published class KD, to their formula, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_kd import loss_full
+from recbole_kd.distiller import full_ce
+from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.ce import CE
+from recbole_kd.distiller.full_ce import FullCE
+from recbole_kd.distiller.table import resolve_options
+from recbole_kd.errors import ConfigError
+from recbole_kd.loss import cross_entropy
+from recbole_kd.loss_full import full_cross_entropy
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.factors import FactorScores
+from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
+from tests.helpers import TinyData, build_case
+from tests.stubs import batch_for
+
+
+@pytest.mark.parametrize("case", references("ce"), ids=["teacher", "student", "teacher-2", "extreme"])
+def test_equals_the_published_class(case: dict[str, Any]) -> None:
+    distiller, _ = of_case(CE, case)
+    assert torch.equal(distiller.item_sets["list"][1:], ids(case["list"])[1:])
+    assert loss_of_case(distiller, case) == pytest.approx(case["loss"], rel=1e-5)
+
+
+def test_lists_mask_training_items_on_demand() -> None:
+    train = random_train(share=0.6)
+    for guide in ("teacher", "student"):
+        masked, _ = started(CE, *random_scores(), train, k=25, guide=guide, mask_train=True)
+        for query in range(1, 8):
+            listed = set(masked.item_sets["list"][query].tolist()) - {0}
+            assert listed == set(range(1, 31)) - train_items_of(train, query)
+        assert masked(batch_for(masked, [1, 2])).isfinite()
+
+
+def test_a_teachers_list_is_kept_and_a_students_is_not() -> None:
+    for guide, kept in (("teacher", True), ("student", False)):
+        distiller, scorer = started(CE, *random_scores(), k=5, guide=guide)
+        before = distiller.item_sets["list"]
+        scorer.table.data = scorer.table.data.flip(1)
+        distiller.begin_epoch(1)
+        assert torch.equal(before, distiller.item_sets["list"]) is kept
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_full_ce_by_its_formula(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = random_scores()
+    distiller, scorer = started(FullCE, student, teacher, temperature=temperature)
+    monkeypatch.setattr(full_ce, "small_blocks", lambda *_: [slice(0, 2), slice(2, 3)])
+    loss = distiller(batch_for(distiller, [1, 1, 4, 7]))
+    loss.backward()
+    table = student.clone().requires_grad_()
+    expected = (cross_entropy(table[[0, 3, 6]], teacher[[0, 3, 6]], None, temperature) * torch.tensor([2.0, 1.0, 1.0])).sum()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(scorer.table.grad[1:, 1:], table.grad)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("model", ["MF", "LightGCN", "NeuMF"])
+def test_full_ce_gives_a_models_own_gradient(model: str, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backward pass makes the blocks again, after the step's shared encoding is gone."""
+    case = build_case(tiny_dataset, model, dropout_prob=0.0)
+    scorer = Scorer(case.model)
+    generator = torch.Generator().manual_seed(0)
+    teacher = FactorScores(*(torch.randn(n, 3, generator=generator) for n in (scorer.n_queries, scorer.n_items)))
+    distiller = FullCE(scorer, teacher)
+    queries = torch.tensor([1, 4, 9])
+    batch = DistillBatch(queries, torch.ones(3))
+    for module in (full_ce, loss_full):
+        monkeypatch.setattr(module, "small_blocks", lambda *_: [slice(0, 1), slice(1, 3)])
+    with scorer.step():
+        loss = distiller(batch)
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in case.model.named_parameters() if p.grad is not None}
+    case.model.zero_grad()
+    cross_entropy(scorer.full(queries)[:, 1:], teacher.full(queries)[:, 1:]).mean().backward()
+    expected = {name: p.grad for name, p in case.model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys() and found
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["MF", "NeuMF"])
+def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
+    """What is kept for the backward pass does not grow with the catalogue's score rows."""
+    case = build_case(tiny_dataset, model)
+    scorer = Scorer(case.model)
+    teacher = FactorScores(torch.randn(scorer.n_queries, 3), torch.randn(scorer.n_items, 3))
+    distiller = FullCE(scorer, teacher)
+    sizes: list[tuple[int, ...]] = []
+
+    def seen(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
+        distiller(DistillBatch(torch.arange(1, 21), torch.ones(20)))
+    assert not [shape for shape in sizes if 20 * (scorer.n_items - 1) <= torch.Size(shape).numel() and 20 in shape[:1]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_full_cross_entropy_equals_autograd(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_full, "small_blocks", lambda *_: [slice(0, 2), slice(2, 5)])
+    generator = torch.Generator().manual_seed(0)
+    ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
+    theirs = [t.detach().clone().requires_grad_() for t in ours]
+    teacher, weights = torch.randn(5, 9, generator=generator) * scale, torch.tensor([1.0, 3.0, 1.0, 2.0, 5.0])
+    found = full_cross_entropy(*ours, weights, lambda rows: teacher[rows], 2.0)
+    expected = (cross_entropy(theirs[0] @ theirs[1].T, teacher, None, 2.0) * weights).sum()
+    (3 * found).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(found, expected)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5 * scale**0.5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "words"),
+    [
+        (CE, {"k": 0}, "kd_k=0"),
+        (CE, {"k": 41}, "kd_k=41"),
+        (CE, {"temperature": 0.0}, "kd_temperature=0.0"),
+        (FullCE, {"temperature": -1}, "kd_temperature=-1"),
+    ],
+)
+def test_options_out_of_range_name_their_key(cls: Any, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        cls.check(30, 40, resolve_options(cls, {"k": 5, **given} if cls is CE else given))
+
+
+def test_rows_count_as_often_as_they_come() -> None:
+    distiller, _ = started(CE, *random_scores(), k=5)
+    assert loss_of(distiller, [1, 1, 4]) == pytest.approx(2 * loss_of(distiller, [1]) + loss_of(distiller, [4]), rel=1e-5)

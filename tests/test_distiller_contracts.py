@@ -1,0 +1,293 @@
+"""What every method of the table keeps, whoever wrote it: a method is found by its line, and needs no test of its own here.
+
+Each runs with small options on a small data set with MF, LightGCN and NeuMF as students, and at the edges on tables of scores. A method that
+a student or a teacher cannot serve says so with a ConfigError or TeacherError; MF serves all.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.data import create_dataset
+from recbole.utils import get_model, init_seed
+from torch import Tensor
+
+from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.table import DISTILLERS, distiller_class, distiller_options, resolve_options
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.property_layers import layers, names_in
+from recbole_kd.ragged import Ragged
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.factors import FactorScores
+from tests.helpers import Case, TinyData, build_case, build_config
+
+METHODS = sorted(DISTILLERS)
+STUDENTS = ("MF", "LightGCN", "NeuMF")
+SMALL_INT = 4
+OPTIONS: dict[str, dict[str, Any]] = {
+    "RCEKD": {"n_samples": 4, "candidates": 8},
+    "DCD": {"candidates": 8},
+    "RRD": {"candidates": 8},
+    "CD": {"candidates": 20, "n_samples": 2},
+    "RD": {"start_epoch": 0},
+}
+"""Where a whole number of 4 is not a small setting that works."""
+
+OPTIONS_OF_TWO_ITEMS: dict[str, dict[str, Any]] = {"DCD": {"candidates": 2}, "UnKD": {"candidates": 2}, "RD": {"start_epoch": 0}}
+"""With a catalogue of 2 items, where a whole number of 1 does not work."""
+
+FURTHER_TEACHERS: dict[str, Any] = {}
+"""What a teacher must offer beside scores and embeddings -> function (n_queries, n_items, scale) -> TeacherScores."""
+
+
+def small_options(name: str, whole: int = SMALL_INT, exceptions: Mapping[str, Mapping[str, Any]] = OPTIONS) -> dict[str, Any]:
+    """Options with every whole number above ``whole`` set to it, but for the exceptions."""
+    cls = distiller_class(name)
+    defaults = {key: p.default for key, p in distiller_options(cls).items()}
+    shrunk = {key: whole for key, value in defaults.items() if isinstance(value, int) and not isinstance(value, bool) and value > whole}
+    return resolve_options(cls, {**shrunk, **exceptions.get(name, {})})
+
+
+def make_teacher(cls: type[Distiller], n_queries: int, n_items: int, scale: float = 1.0) -> tuple[TeacherScores, list[Tensor]]:
+    """A teacher that offers what the method requires, and the tensors it is made of, which would take a gradient."""
+    for need in cls.requires - {"scores", "embeddings"}:
+        assert need in FURTHER_TEACHERS, f"{cls.__name__} requires {need}: tell FURTHER_TEACHERS how to make such a teacher"
+        return FURTHER_TEACHERS[need](n_queries, n_items, scale), []
+    generator = torch.Generator().manual_seed(3)
+    factors = [(torch.randn(n, 6, generator=generator) * scale**0.5).requires_grad_() for n in (n_queries, n_items)]
+    return FactorScores(factors[0], factors[1], {"model": "Factors"}), factors
+
+
+def build(name: str, case: Case, *, seed: int = 0, scale: float = 1.0, **options: Any) -> tuple[Distiller, list[Tensor]]:
+    """The method for a student, checked as a run would be."""
+    cls = distiller_class(name)
+    scorer = Scorer(case.model)
+    teacher, leaves = make_teacher(cls, scorer.n_queries, scorer.n_items, scale)
+    resolved = {**small_options(name), **options}
+    cls.check(scorer.n_queries - 1, scorer.n_items - 1, resolved)
+    torch.manual_seed(seed)  # modules of its own
+    return cls(scorer, teacher, seed=seed, **resolved), leaves
+
+
+def one_step(distiller: Distiller, case: Case, epoch: int = 0) -> Tensor:
+    """A KD loss as a training step makes it: item sets, teacher's scores, first batch, one shared encoding."""
+    distiller.begin_training(train_items(case.loaders.train))
+    distiller.begin_epoch(epoch)
+    aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
+    aware.ask_teacher()
+    torch.manual_seed(0)
+    batch = next(iter(aware))
+    case.model.train()
+    with distiller.student_scorer.step():
+        return distiller(batch.kd)
+
+
+def gradients(case: Case) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in case.model.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(params=[(method, student) for method in METHODS for student in STUDENTS], ids="-".join)
+def pair(request: pytest.FixtureRequest, tiny_dataset: TinyData) -> tuple[str, Case]:
+    name, student = request.param
+    case = build_case(tiny_dataset, student)
+    try:
+        distiller, _ = build(name, case)
+        distiller.begin_training(train_items(case.loaders.train))
+    except (ConfigError, TeacherError) as refusal:
+        assert student != "MF", f"{name} refuses MF: {refusal}"
+        pytest.skip(str(refusal))
+    return name, case
+
+
+# -- with models ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_loss_and_gradient_are_finite_and_reach_the_student_only(pair: tuple[str, Case], reduction: str) -> None:
+    name, case = pair
+    distiller, leaves = build(name, case)
+    distiller.reduction = reduction
+    loss = one_step(distiller, case)
+    assert loss.shape == () and loss.dtype == torch.float32 and torch.isfinite(loss)
+    loss.backward()
+    found = gradients(case)
+    assert found and all(torch.isfinite(g).all() for g in found.values())
+    assert any(float(g.abs().max()) > 0 for g in found.values()), "no gradient in the student"
+    assert all(leaf.grad is None for leaf in leaves), "a gradient in the teacher"
+
+
+def test_the_same_seed_gives_the_same_loss_and_sets(pair: tuple[str, Case], tiny_dataset: TinyData) -> None:
+    name, case = pair
+    losses, sets = [], []
+    for _ in range(2):
+        fresh = build_case(tiny_dataset, type(case.model).__name__)
+        distiller, _ = build(name, fresh, seed=5)
+        losses.append(float(one_step(distiller, fresh).detach()))
+        sets.append(distiller.item_sets)
+    assert losses[0] == losses[1]
+    assert sets[0].keys() == sets[1].keys() and all(torch.equal(sets[0][key], sets[1][key]) for key in sets[0])
+
+
+def test_sampling_uses_the_distillers_generator_alone(pair: tuple[str, Case]) -> None:
+    """The base model's random numbers are not moved, and a restored state draws the same sets again."""
+    name, case = pair
+    distiller, _ = build(name, case)
+    distiller.begin_training(train_items(case.loaders.train))
+    distiller.begin_epoch(0)
+    global_state, state = torch.get_rng_state(), distiller.sampling_state()
+    state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+    distiller.begin_epoch(1)
+    assert torch.equal(torch.get_rng_state(), global_state)
+    drawn = {key: ids.clone() for key, ids in distiller.item_sets.items()}
+    distiller.restore_sampling(state)
+    distiller.begin_epoch(1)
+    assert all(torch.equal(ids, distiller.item_sets[key]) for key, ids in drawn.items())
+
+
+def test_sets_are_items_and_leave_out_what_they_should(pair: tuple[str, Case]) -> None:
+    name, case = pair
+    options = {"mask_train": True} if "mask_train" in distiller_options(distiller_class(name)) else {}
+    distiller, _ = build(name, case, **options)
+    train = train_items(case.loaders.train)
+    distiller.begin_training(train)
+    distiller.begin_epoch(0)
+    mine = torch.repeat_interleave(torch.arange(len(train.counts())), train.counts()) * 10_000 + train.items
+    assert distiller.mask_train or not options
+    for key, ids in distiller.item_sets.items():
+        assert ids.dtype == torch.int64 and ids.shape[0] == distiller.student_scorer.n_queries
+        assert int(ids.min()) >= 0 and int(ids.max()) < distiller.student_scorer.n_items
+        if distiller.mask_train:
+            listed = (torch.arange(len(ids)).unsqueeze(1) * 10_000 + ids)[ids > 0]
+            assert not torch.isin(listed, mine).any(), f"training items in {key}"
+
+
+def test_a_query_counts_alike_however_its_rows_come(pair: tuple[str, Case]) -> None:
+    """The loss of a batch does not depend on the order of its rows."""
+    name, case = pair
+    distiller, _ = build(name, case)
+    if getattr(distiller, "needs_items", False):
+        pytest.skip("it reads the rows' own items")
+    distiller.begin_training(train_items(case.loaders.train))
+    distiller.begin_epoch(0)
+    aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
+    aware.ask_teacher()
+    case.model.eval()
+    losses = []
+    times = getattr(case.loaders.train, "times", 1)
+    for rows in ([1, 2, 2, 5], [2, 5, 1, 2]):
+        torch.manual_seed(0)
+        losses.append(float(distiller(aware.batch_of(torch.tensor(rows).repeat(times))).detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_of_1e4_stay_finite(name: str, tiny_dataset: TinyData) -> None:
+    case = build_case(tiny_dataset, "MF")
+    with torch.no_grad():
+        for parameter in case.model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 60)
+    distiller, _ = build(name, case, scale=1e4)
+    with torch.no_grad():
+        assert float(distiller.student_scorer.full(torch.arange(5)).abs().max()) > 1e4
+    loss = one_step(distiller, case)
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients(case).values())
+
+
+# -- edges, on made data sets ------------------------------------------------------------------------------------------
+
+
+def made_case(tmp_path: Any, n_users: int, n_items: int) -> Case:
+    """MF on so many users and items; without splits, as tests at the edges bring training items of their own."""
+    (tmp_path / "made").mkdir()
+    lines = [f"u{user}\ti{item}\t{user + item}" for user in range(n_users) for item in range(n_items)]
+    (tmp_path / "made" / "made.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
+    config = build_config(TinyData(str(tmp_path), "made"), "MF")
+    dataset = create_dataset(config)
+    init_seed(0, True)
+    model = get_model("MF")(config, dataset)
+    assert (model.n_users, model.n_items) == (n_users + 1, n_items + 1)
+    loader = SimpleNamespace(_dataset=dataset, times=1)
+    return Case(config, None, SimpleNamespace(train=loader), model)  # type: ignore[arg-type]
+
+
+def stepped(name: str, case: Case, train: Ragged, options: dict[str, Any]) -> tuple[Distiller, Tensor]:
+    """As one_step, on training items of the test's own and all users at once."""
+    distiller, _ = build(name, case, **options)
+    distiller.begin_training(train)
+    distiller.begin_epoch(0)
+    aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
+    aware.ask_teacher()
+    users = torch.arange(1, distiller.student_scorer.n_queries)
+    items = {}
+    if getattr(distiller, "needs_items", False):
+        items = {"positives": torch.ones_like(users), "negatives": torch.full_like(users, 2)}
+    return distiller, distiller(aware.batch_of(users, **items))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_catalogue_of_two_items(name: str, tmp_path: Any) -> None:
+    case = made_case(tmp_path, 4, 2)
+    train = Ragged.from_pairs(np.array([1, 2]), np.array([1, 2]), 5)
+    _, loss = stepped(name, case, train, small_options(name, 1, OPTIONS_OF_TWO_ITEMS))
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients(case).values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_users_with_fewer_items_left_than_a_list_is_long(name: str, tmp_path: Any) -> None:
+    """User u has u items left: 0, 1, 2 and so on."""
+    case = made_case(tmp_path, 12, 12)
+    users, items = np.nonzero(np.arange(1, 13)[:, None] + np.arange(12) < 13)
+    train = Ragged.from_pairs(users + 1, items + 1, 13)
+    options = {"mask_train": True} if "mask_train" in distiller_options(distiller_class(name)) else {}
+    distiller, loss = stepped(name, case, train, options)
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients(case).values())
+    if distiller.mask_train:
+        for ids in distiller.item_sets.values():
+            for user in range(1, 13):
+                listed = {item for item in ids[user].tolist() if item}
+                assert listed <= set(range(13 - user + 1, 13)), f"user {user} has {listed}"
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_stand_in_the_property_file_and_pass_the_checks(name: str) -> None:
+    """Each option is in properties/distiller/NAME.yaml, nothing else is, and they are accepted at the size of MovieLens 100k."""
+    cls = distiller_class(name)
+    values, applied = layers(f"distiller/{name}")
+    assert applied == [f"distiller/{name}"]
+    assert set(values) == {"kd_weight", *(f"kd_{option}" for option in distiller_options(cls))}
+    given = resolve_options(cls, {key[3:]: value for key, value in values.items() if key != "kd_weight"})
+    assert given == resolve_options(cls, {})
+    cls.check(943, 1682, given)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_is(name: str) -> None:
+    cls = distiller_class(name)
+    assert cls.__doc__ and len(cls.__doc__.strip().splitlines()[0]) < 120
+    assert cls.requires <= {"scores", "embeddings", *FURTHER_TEACHERS}
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in distiller_options(cls).values())
+
+
+@pytest.mark.parametrize("path", sorted(name for name in names_in("distiller") if "-" in name))
+def test_property_files_of_pairs_fit_their_method(path: str) -> None:
+    kd = path.split("-")[0]
+    cls = distiller_class(kd)
+    values, _ = layers(f"distiller/{path}")
+    options = {f"kd_{option}" for option in distiller_options(cls)}
+    assert set(values) <= {"learning_rate", "weight_decay", "train_batch_size", "kd_weight", "kd_refresh", *options}
+    resolve_options(cls, {key[3:]: value for key, value in values.items() if key in options})
+    assert all(isinstance(values[key], float) for key in ("learning_rate", "weight_decay", "kd_weight") if key in values)

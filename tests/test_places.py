@@ -1,0 +1,61 @@
+"""Order statistics: equal to a full stable sort, on the CPU's path and on the other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_kd import places
+from recbole_kd.places import best_values, count_above, ids_at, small_blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_ids_at_equal_a_stable_sort_with_ties_and_short_rows(data: st.DataObject) -> None:
+    n, p = data.draw(st.integers(2, 12)), data.draw(st.integers(1, 10))
+    values = st.sampled_from([0.0, 1.0, 2.5, -1e4, float("-inf")])
+    scores = torch.tensor(data.draw(st.lists(st.lists(values, min_size=n, max_size=n), min_size=1, max_size=4)))
+    asked = torch.tensor(
+        data.draw(st.lists(st.lists(st.integers(-1, n - 1), min_size=p, max_size=p), min_size=len(scores), max_size=len(scores)))
+    )
+    ordered = scores.sort(dim=1, descending=True, stable=True)
+    at = asked.clamp(min=0)
+    expected = ordered.indices.gather(1, at).masked_fill((asked < 0) | (ordered.values.gather(1, at) == -torch.inf), 0)
+    assert ids_at(scores, asked).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("few", [0, 8])
+def test_both_ways_to_look_up_agree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "FEW_PLACES", few)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(20, 500, generator=generator)
+    asked = torch.randint(0, 300, (20, 5), generator=generator)
+    assert torch.equal(ids_at(scores, asked), scores.argsort(dim=1, descending=True).gather(1, asked))
+
+
+def test_no_place_at_all() -> None:
+    assert ids_at(torch.randn(2, 5), torch.full((2, 3), -1)).tolist() == [[0] * 3] * 2
+    assert ids_at(torch.randn(2, 5), torch.empty(2, 0, dtype=torch.int64)).shape == (2, 0)
+
+
+def test_best_values_and_counts() -> None:
+    scores = torch.randn(9, 100, generator=torch.Generator().manual_seed(0))
+    best = best_values(scores, 30)
+    assert torch.equal(best, scores.sort(dim=1).values[:, -30:])
+    wanted = scores[:, :40]
+    above = (scores.unsqueeze(1) > wanted.unsqueeze(2)).sum(2)
+    assert torch.equal(count_above(best, wanted), above.clamp(max=30))
+
+
+def test_equal_scores_are_not_above() -> None:
+    assert count_above(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([[2.0, 1.0, 3.0, 0.0]])).tolist() == [[0, 2, 0, 3]]
+
+
+def test_small_blocks_cover_all_rows() -> None:
+    found = list(small_blocks(1000, 25_000, torch.device("cpu")))
+    assert found[0].start == 0 and found[-1].stop == 1000 and found[0].stop == 31
+    assert all(a.stop == b.start for a, b in pairwise(found))
