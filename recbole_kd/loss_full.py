@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_kd.places import small_blocks
+from recbole_kd.topk import blocks
 
 
 def full_cross_entropy(
@@ -38,7 +38,7 @@ class _FullCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         total, d_queries, d_items = queries.new_zeros(()), torch.empty_like(queries), torch.zeros_like(items)
         with torch.autocast(device_type=queries.device.type, enabled=False):
-            for rows in small_blocks(len(queries), len(items), queries.device):
+            for rows in blocks(len(queries), len(items), queries.device):
                 student = torch.log_softmax((queries[rows] @ items.T).div_(temperature), dim=1)
                 target = torch.softmax(teacher(rows).float() / temperature, dim=1)
                 total -= (weights[rows] * (target * student).sum(1)).sum()

@@ -53,7 +53,7 @@ def test_a_teachers_list_is_kept_and_a_students_is_not() -> None:
 def test_full_ce_by_its_formula(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = random_scores()
     distiller, scorer = started(FullCE, student, teacher, temperature=temperature)
-    monkeypatch.setattr(full_ce, "small_blocks", lambda *_: [slice(0, 2), slice(2, 3)])
+    monkeypatch.setattr(full_ce, "blocks", lambda *_: [slice(0, 2), slice(2, 3)])
     loss = distiller(batch_for(distiller, [1, 1, 4, 7]))
     loss.backward()
     table = student.clone().requires_grad_()
@@ -74,7 +74,7 @@ def test_full_ce_gives_a_models_own_gradient(model: str, tiny_dataset: TinyData,
     queries = torch.tensor([1, 4, 9])
     batch = DistillBatch(queries, torch.ones(3))
     for module in (full_ce, loss_full):
-        monkeypatch.setattr(module, "small_blocks", lambda *_: [slice(0, 1), slice(1, 3)])
+        monkeypatch.setattr(module, "blocks", lambda *_: [slice(0, 1), slice(1, 3)])
     with scorer.step():
         loss = distiller(batch)
     loss.backward()
@@ -107,7 +107,7 @@ def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_full_cross_entropy_equals_autograd(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_full, "small_blocks", lambda *_: [slice(0, 2), slice(2, 5)])
+    monkeypatch.setattr(loss_full, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
     generator = torch.Generator().manual_seed(0)
     ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
     theirs = [t.detach().clone().requires_grad_() for t in ours]

@@ -39,7 +39,6 @@ PURE = (
     "loss_hetcomp.py",
     "loss_ranking.py",
     "loss_wasserstein.py",
-    "negatives.py",
     "places.py",
     "sampling.py",
 )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_kd import places
-from recbole_kd.places import best_values, count_above, ids_at, small_blocks
+from recbole_kd.places import best_values, count_above, ids_at
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,9 +51,3 @@ def test_best_values_and_counts() -> None:
 
 def test_equal_scores_are_not_above() -> None:
     assert count_above(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([[2.0, 1.0, 3.0, 0.0]])).tolist() == [[0, 2, 0, 3]]
-
-
-def test_small_blocks_cover_all_rows() -> None:
-    found = list(small_blocks(1000, 25_000, torch.device("cpu")))
-    assert found[0].start == 0 and found[-1].stop == 1000 and found[0].stop == 31
-    assert all(a.stop == b.start for a, b in pairwise(found))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from scipy.stats import chisquare, wasserstein_distance
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from recbole_kd import resume
@@ -19,7 +19,6 @@ from recbole_kd.distiller.table import resolve_options
 from recbole_kd.distiller.tarec import TARec
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.loss_wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
-from recbole_kd.negatives import draw_outside, keys_of
 from recbole_kd.ragged import Ragged
 from recbole_kd.trainer import KDTrainer
 from tests.runs import results, run, words
@@ -177,28 +176,6 @@ def test_the_mean_with_the_teachers_own_distance() -> None:
 
 
 # -- candidates --------------------------------------------------------------------------------------------------------
-
-
-def test_negatives_are_uniform_over_what_is_left() -> None:
-    n_users, n_items, n = 20_000, 25, 5
-    queries = torch.arange(n_users)
-    taken = torch.tensor([3, 4, 20]).expand(n_users, -1)
-    outside = keys_of(queries.unsqueeze(1).expand_as(taken), taken, n_items)
-    drawn = draw_outside(queries, n, n_items, outside, torch.Generator().manual_seed(0))
-    counts = torch.bincount(drawn.reshape(-1), minlength=n_items)
-    assert counts[[3, 4, 20]].tolist() == [0, 0, 0] and int(counts.sum()) == n_users * n
-    left = [item for item in range(1, n_items) if item not in (3, 4, 20)]
-    assert chisquare(counts[left]).pvalue > 1e-3
-    real = drawn != 0
-    assert bool(((drawn.diff(dim=1) > 0) | ~real[:, :-1]).all()), "no item twice"
-
-
-def test_negatives_run_out() -> None:
-    queries = torch.arange(3)
-    outside = keys_of(torch.tensor([[1] * 4, [2] * 4]), torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]), 6)
-    drawn = draw_outside(queries, 8, 6, outside, torch.Generator().manual_seed(1))
-    assert set(drawn[1].tolist()) == {0, 5} and (drawn[1] == 5).sum() == 1
-    assert set(draw_outside(queries, 3, 1, outside, torch.Generator())[0].tolist()) == {0}
 
 
 def test_candidates_are_the_top_and_fresh_negatives() -> None:

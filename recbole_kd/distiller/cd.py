@@ -11,11 +11,12 @@ from torch import Tensor
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.loss_ranking import soft_binary_loss
-from recbole_kd.places import ids_at, small_blocks
+from recbole_kd.places import ids_at
 from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_better_places
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
 
 
 class CD(Distiller):
@@ -81,7 +82,7 @@ class CD(Distiller):
         lengths = (n_items - 1 - self.train_items.counts()).clamp(max=self.candidates)
         places = draw_better_places(lengths, self.n_samples, self.tau, self.generator)
         drawn = torch.empty_like(places)
-        for rows in small_blocks(len(queries), n_items, queries.device):
+        for rows in blocks(len(queries), n_items, queries.device):
             drawn[rows] = ids_at(self._masked(full(queries[rows]), queries[rows]), places[rows])
         self.item_sets = {"drawn": drawn}
 

@@ -14,10 +14,11 @@ from recbole_kd.distiller.ranges import check_between, check_positive
 from recbole_kd.errors import ConfigError
 from recbole_kd.loss import cross_entropy, sample_without_replacement
 from recbole_kd.loss_ranking import listwise_loss
-from recbole_kd.places import best_values, count_above, small_blocks
+from recbole_kd.places import best_values, count_above
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
 
 LEAST_WEIGHT = 1e-5
 """Of an item that is not mis-estimated, so that there is always something to draw."""
@@ -109,7 +110,7 @@ class DCD(Distiller):
         queries, scorer = self.all_queries(), self.student_scorer
         ranks = torch.empty_like(self._listed)
         with scorer.frozen():
-            for rows in small_blocks(len(queries), scorer.n_items, queries.device):
+            for rows in blocks(len(queries), scorer.n_items, queries.device):
                 scores = scorer.full(queries[rows])
                 scores[:, 0] = -torch.inf
                 if self.mask_student:

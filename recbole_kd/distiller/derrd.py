@@ -8,18 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.relaxed_ranking import RelaxedRanking
+from recbole_kd.distiller.rrd import RRD
 from recbole_kd.errors import ConfigError
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-
-
-def ranking_part(student: Scorer, teacher: TeacherScores, *, k: int, n_samples: int, candidates: int, tau: float, seed: int) -> Distiller:
-    """The distiller of L_RRD; DERRD knows of it only that it is one."""
-    return RelaxedRanking(student, teacher, k=k, n_samples=n_samples, candidates=candidates, tau=tau, seed=seed)
 
 
 class DERRD(DE):
@@ -58,7 +53,7 @@ class DERRD(DE):
         schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
         super().__init__(student, teacher, n_experts=n_experts, seed=seed, **schedule)
         self.lambda_de, self.lambda_rrd = lambda_de, lambda_rrd
-        self.ranking = ranking_part(student, teacher, k=k, n_samples=n_samples, candidates=candidates, tau=tau, seed=seed)
+        self.ranking = RRD(student, teacher, k=k, n_samples=n_samples, candidates=candidates, tau=tau, seed=seed)
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
@@ -66,15 +61,7 @@ class DERRD(DE):
         for key in ("lambda_de", "lambda_rrd"):
             if not 0 <= options[key] < float("inf"):
                 raise ConfigError(f"kd_{key}={options[key]} is not a weight: it must be a finite number >= 0")
-        for key, most, what in (
-            ("candidates", n_items, "the size of the catalogue"),
-            ("k", options["candidates"], "the items they are drawn from (kd_candidates)"),
-            ("n_samples", n_items, "the size of the catalogue"),
-        ):
-            if not 1 <= options[key] <= most:
-                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be between 1 and {most}, {what}")
-        if not 0 < options["tau"] < float("inf"):
-            raise ConfigError(f"kd_tau={options['tau']} is not a temperature: it must be a finite number greater than 0")
+        RRD.check(n_queries, n_items, options)
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -13,9 +13,9 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.ranges import check_positive
 from recbole_kd.loss import cross_entropy
 from recbole_kd.loss_full import full_cross_entropy
-from recbole_kd.places import small_blocks
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
 
 
 class FullCE(Distiller):
@@ -41,8 +41,8 @@ class FullCE(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         queries, weights, scorer = batch.queries, batch.weights, self.student_scorer
         if not scorer.has_vectors:
-            blocks = small_blocks(len(queries), scorer.n_items, queries.device)
-            losses = [checkpoint(self._by_model, queries[rows], use_reentrant=False) for rows in blocks]
+            slices = blocks(len(queries), scorer.n_items, queries.device)
+            losses = [checkpoint(self._by_model, queries[rows], use_reentrant=False) for rows in slices]
             return self.reduce(torch.cat(losses), weights)
 
         def teacher(rows: slice) -> Tensor:

@@ -12,11 +12,11 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.loss import sample_without_replacement
 from recbole_kd.loss_ranking import listwise_loss
-from recbole_kd.places import small_blocks
 from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import Outside, union_of
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.topk import blocks
 
 
 class RankDistil(Distiller):
@@ -86,7 +86,7 @@ class RankDistil(Distiller):
         if self.tau == 0:
             orders[:] = torch.arange(self.k, device=orders.device)
             return orders
-        for rows in small_blocks(n, self.permutations * self.k, orders.device):
+        for rows in blocks(n, self.permutations * self.k, orders.device):
             scores = (self._top_scores[rows] / self.tau).unsqueeze(1).expand(-1, *shape).reshape(-1, self.k)
             orders[rows] = sample_without_replacement(scores, self.k, self.generator).view(-1, *shape).to(torch.int16)
         return orders

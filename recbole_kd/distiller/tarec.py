@@ -12,8 +12,8 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.loss import masked_log_softmax, teacher_probabilities
 from recbole_kd.loss_wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
-from recbole_kd.negatives import draw_outside, keys_of
 from recbole_kd.ragged import Ragged
+from recbole_kd.sampling import Outside, union_of
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.topk import blocks
@@ -89,7 +89,7 @@ class TARec(Distiller):
         self.distance, self.epsilon, self.n_iterations = distance, epsilon, n_iterations
         self.teacher_share = teacher_share
         self._top = torch.empty(0, 0, dtype=torch.int64)
-        self._outside = torch.empty(0, dtype=torch.int64)
+        self._outside: Outside | None = None
         self._candidates = torch.empty(0, 0, dtype=torch.int64)
         self._targets: list[Target] = []
         self._figures: dict[str, float] = {}
@@ -121,15 +121,13 @@ class TARec(Distiller):
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         assert self.train_items is not None
-        queries, n_items = self.all_queries(), self.student_scorer.n_items
-        self._top = self.teacher_scores.top_k(queries, self.k, self.train_items)[0]
-        position, items = self.train_items.pairs(queries)
-        taken = torch.cat([queries.unsqueeze(1).expand_as(self._top).reshape(-1), position]), torch.cat([self._top.reshape(-1), items])
-        self._outside = keys_of(*taken, n_items)
+        self._top = self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)[0]
+        n_items = self.student_scorer.n_items
+        self._outside = Outside(union_of(self.train_items, self._top, n_items), n_items)
 
     def begin_epoch(self, epoch: int) -> None:
-        queries = self.all_queries()
-        drawn = draw_outside(queries, self.n_negatives, self.student_scorer.n_items, self._outside, self.generator)
+        assert self._outside is not None, "begin_training comes first"
+        drawn = self._outside.draw_distinct(self.all_queries(), self.n_negatives, self.generator)
         self._candidates = torch.cat([self._top, drawn], dim=1)
         teachers = [(1.0 - self.teacher_share, self.teacher_scores)]
         if self.teacher_share:

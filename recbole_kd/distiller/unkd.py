@@ -12,12 +12,11 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.popularity import group_sizes, popularity_groups
 from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.loss_ranking import pairwise_loss
-from recbole_kd.places import small_blocks
 from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_unequal_places, reach
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import top_k
+from recbole_kd.topk import blocks, top_k
 
 
 class UnKD(Distiller):
@@ -84,7 +83,7 @@ class UnKD(Distiller):
         widths = [min(self.candidates, reach(self.tau), len(items)) for items in members]
         self._lists = [torch.zeros(len(queries), width, dtype=torch.int32, device=queries.device) for width in widths]
         self._lengths = [torch.zeros(len(queries), dtype=torch.int64, device=queries.device) for _ in members]
-        for rows in small_blocks(len(queries), n_items, queries.device):
+        for rows in blocks(len(queries), n_items, queries.device):
             scores = self.teacher_scores.full(queries[rows])
             row, column = self.train_items.pairs(queries[rows])
             scores[row, column] = -torch.inf
