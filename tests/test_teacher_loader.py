@@ -144,7 +144,7 @@ def test_a_kept_set_is_not_asked_again(tiny_dataset: TinyData) -> None:
 def test_the_teacher_is_asked_in_blocks(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
     case = build_case(tiny_dataset, "MF")
     expected, _ = wrapped(case)
-    monkeypatch.setattr("recbole_kd.data.teacher_loader.blocks", lambda n, width: (slice(s, s + 7) for s in range(0, n, 7)))
+    monkeypatch.setattr("recbole_kd.data.teacher_loader.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7)))
     loader, _ = wrapped(case)
     assert isinstance(loader.teacher, Recorded)
     assert {rows for rows, _ in loader.teacher.asked} == {7, 31 % 7}
