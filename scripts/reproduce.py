@@ -12,6 +12,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.experiments.dynamics import dynamics_section
 from recbole_kd.experiments.grid import Grid, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section
@@ -61,7 +62,8 @@ def write_tables(grids: list[Grid], results: Path) -> None:
     for grid in grids:
         found = read_results(grid, results)
         if found:
-            (results / f"{grid.name}.md").write_text(grid_section(grid, found), encoding="utf-8")
+            sections = [grid_section(grid, found), dynamics_section(grid, found)]
+            (results / f"{grid.name}.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -170,3 +170,24 @@ def test_what_was_not_run_is_named() -> None:
     section = grid_section(grid, {("ours", 0): made_up(0.3, 0.1, 0.2)})
     assert "Not run yet: ours (seed 1), other (seed 0), other (seed 1)." in section
     assert grid_section(grid, {}).endswith("Not run yet.\n")
+
+
+def test_dynamics_are_read_from_the_histories() -> None:
+    from recbole_kd.experiments.dynamics import at_share, dynamics_section
+
+    grid = grid_of("ours", seeds=(0,))
+    assert [at_share([1.0, 2.0, 3.0, 4.0, 5.0], share) for share in (2, 20, 60, 100)] == [1.0, 1.0, 3.0, 5.0]
+    result = made_up(0.3, 0.1, 0.2)
+    result["distilled"] |= {
+        "history": {"overlap_rate": [0.1 * place for place in range(11)], "overlap_mean": [0.5] * 11},
+        "teacher_ranks": {"start": [float(k) for k in range(1, 51)], "end": [1.0] * 50},
+    }
+    section = dynamics_section(grid, {("ours", 0): result})
+    assert "OR@20 %" in section and "The overlap in gamma, mean" in section
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in section.splitlines()
+        if line.startswith("|")
+    }
+    assert cells["ours, seed 0, start"] == ["1", "5", "10", "20", "50"] and cells["ours, seed 0, end"] == ["1"] * 5
+    assert dynamics_section(grid, {("ours", 0): {**made_up(0.3, 0.1, 0.2), "distilled": {**figures(0.2), "history": {}}}}) == ""
