@@ -30,6 +30,9 @@ SIZES: dict[str, tuple[int, int, tuple[int, int, int]]] = {
 }
 """users, items, (train, validation, test) interactions."""
 
+ALONE = "alone"
+"""In place of a method: our trainer without a distiller."""
+
 
 def make_pairs(n_users: int, n_items: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Distinct user-item pairs ``[count, 2]``: every user and item at least once, activity and popularity with long tails."""
@@ -62,7 +65,6 @@ def write_dataset(size: str, folder: Path) -> str:
 
 def build(model: str, kd: str | None, size: str, folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
     """A trainer and its loaders: RecBole's own for the plain run, ours with a random d=400 teacher for the KD run."""
-    import torch
     from recbole.utils import get_model, get_trainer, init_seed
 
     from recbole_kd import KDTrainer, build_distiller
@@ -70,20 +72,20 @@ def build(model: str, kd: str | None, size: str, folder: Path, options: dict[str
     from recbole_kd.data.preparation import evaluation_batch_size, make_loaders, split_data
     from recbole_kd.model.graph import accelerate
     from recbole_kd.property_layers import student_layers
-    from recbole_kd.teacher.factors import FactorScores
 
     name = f"made-{size}"
     made = {"data_path": str(folder), "benchmark_filename": ["train", "valid", "test"], "load_col": {"inter": ["user_id", "item_id"]}}
     given = {
         **made,
-        **({} if kd else options),
+        **({} if kd and kd != ALONE else options),
         "embedding_size": 20,
         "train_batch_size": 2048,
         "show_progress": False,
         "seed": 0,
         "normalize_all": False,
     }
-    config = make_config(model, name, student_layers(model, name)[0], {**given, **({"kd": kd, **options} if kd else {})})
+    method = {"kd": kd, **known_options(kd, options)} if kd and kd != ALONE else {}
+    config = make_config(model, name, student_layers(model, name)[0], {**given, **method})
     init_seed(0, True)
     splits = split_data(config)
     network = get_model(model)(config, splits.parts[0]).to(config["device"])
@@ -93,12 +95,31 @@ def build(model: str, kd: str | None, size: str, folder: Path, options: dict[str
     if kd is None:
         return get_trainer(config["MODEL_TYPE"], model)(config, network), loaders
     accelerate(network)
-    generator = torch.Generator().manual_seed(1)
-    counts = (splits.n_users + 1, splits.n_items + 1)
-    vectors = [torch.randn(n, 400, generator=generator) * 0.1 for n in counts]
-    trainer = KDTrainer(config, network, build_distiller(config, network, FactorScores(vectors[0], vectors[1])))
+    distiller = build_distiller(config, network, random_teacher(splits.n_users + 1, splits.n_items + 1)) if kd != ALONE else None
+    trainer = KDTrainer(config, network, distiller)
     trainer.prepare(loaders.train)
     return trainer, loaders
+
+
+def random_teacher(n_users: int, n_items: int) -> Any:
+    """A factor teacher of width 400 with a trajectory of three checkpoints."""
+    import torch
+
+    from recbole_kd.teacher.factors import FactorScores
+
+    generator = torch.Generator().manual_seed(1)
+    last = [torch.randn(n, 400, generator=generator) * 0.1 for n in (n_users, n_items)]
+    teacher = FactorScores(last[0], last[1])
+    teacher.earlier = lambda: [FactorScores(last[0] * share, last[1].roll(1, 1) * (1 - share) + last[1]) for share in (0.3, 0.6)]
+    return teacher
+
+
+def known_options(kd: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given options that this method knows: one command may time several methods."""
+    from recbole_kd.build import known_kd_keys
+
+    known = known_kd_keys(kd)
+    return {key: value for key, value in options.items() if not key.startswith("kd_") or key in known}
 
 
 def time_epochs(model: str, kd: str, size: str, folder: Path, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -138,14 +159,15 @@ def memory_of(model: str, kd: str | None, size: str, folder: Path, options: dict
 
 
 def time_evaluation(size: str, folder: Path) -> dict[str, float]:
-    """Seconds of one full-ranking evaluation of BPR with our batch size and with RecBole's default of 4096."""
+    """Seconds of one full-ranking evaluation of BPR, the second of two: ours, and RecBole's with its default batch size of 4096."""
     seconds = {}
-    for name, batch in (("evaluation_seconds", None), ("evaluation_seconds_at_4096", 4096)):
-        trainer, loaders = build("BPR", None, size, folder, {} if batch is None else {"eval_batch_size": batch})
+    for name, kd, given in (("evaluation_seconds", ALONE, {}), ("recbole_evaluation_seconds", None, {"eval_batch_size": 4096})):
+        trainer, loaders = build("BPR", kd, size, folder, given)
         trainer.eval_collector.data_collect(loaders.train)
-        started = perf_counter()
-        trainer.evaluate(loaders.test, load_best_model=False)
-        seconds[name] = perf_counter() - started
+        for _ in range(2):
+            started = perf_counter()
+            trainer.evaluate(loaders.test, load_best_model=False)
+            seconds[name] = perf_counter() - started
     return seconds
 
 
@@ -170,7 +192,7 @@ def run_job(job: dict[str, Any]) -> None:
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="MF", help="student, or several with commas")
-    parser.add_argument("--kd", default="RCEKD", help="method, or several with commas")
+    parser.add_argument("--kd", default="RCEKD", help="method, several with commas, or all")
     parser.add_argument("--size", default="citeulike", help=f"of {', '.join(SIZES)}, or several with commas")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--evaluation", action="store_true", help="also time full-ranking evaluation beside RecBole's default batch size")
@@ -180,6 +202,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     from recbole_kd.arguments import parse_arguments
 
     return known, parse_arguments(rest)
+
+
+def methods(words: str) -> list[str]:
+    """The named methods."""
+    from recbole_kd.distiller.table import DISTILLERS
+
+    return list(DISTILLERS) if words == "all" else words.split(",")
 
 
 def main() -> None:
@@ -192,7 +221,7 @@ def main() -> None:
         for size in arguments.size.split(","):
             write_dataset(size, Path(folder))
             for model in arguments.model.split(","):
-                for kd in arguments.kd.split(","):
+                for kd in methods(arguments.kd):
                     job = {"model": model, "kd": kd, "size": size, "folder": folder, "repeats": arguments.repeats, "options": options}
                     row = in_own_process({**job, "what": "time"})
                     row["peak_rss_mb"] = in_own_process({**job, "what": "memory"})
