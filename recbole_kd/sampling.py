@@ -130,6 +130,8 @@ def distinct_below(limits: Tensor, n: int, generator: torch.Generator) -> Tensor
         int64 ``[R, n]``, -1 where the limit is smaller than n.
     """
     found = torch.full((len(limits), n), -1, dtype=torch.int64, device=limits.device)
+    if n == 0:
+        return found
     narrow = limits < 4 * n
     few = narrow.nonzero().squeeze(1)
     if len(few):

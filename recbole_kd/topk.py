@@ -84,6 +84,14 @@ def blocks(n_rows: int, n_columns: int, device: torch.device | None = None) -> I
         yield slice(start, min(start + step, n_rows))
 
 
+def strike_out(scores: Tensor, queries: Tensor, exclude: Ragged | None) -> None:
+    """Set the pad item and each query's excluded items to ``-inf``, in place: float ``[B, n_items]``, int64 ``[B]``."""
+    scores[:, 0] = -torch.inf
+    if exclude is not None:
+        row, column = exclude.pairs(queries)
+        scores[row, column] = -torch.inf
+
+
 def top_k_in_blocks(
     full: Callable[[Tensor], Tensor],
     queries: Tensor,
@@ -107,10 +115,7 @@ def top_k_in_blocks(
     width = min(k, n_items)
     for rows in blocks(len(queries), n_items, queries.device):
         scores = full(queries[rows])
-        scores[:, 0] = -torch.inf
-        if exclude is not None:
-            row, column = exclude.pairs(queries[rows])
-            scores[row, column] = -torch.inf
+        strike_out(scores, queries[rows], exclude)
         block_ids, block_values = top_k(scores, width)
         ids[rows, :width] = block_ids.masked_fill(block_values == -torch.inf, 0)
         values[rows, :width] = block_values.to(values.dtype)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.gather import gathered_dot
 from recbole_kd.ragged import Ragged
 from recbole_kd.teacher.factors import FactorScores
@@ -74,14 +74,16 @@ def random_pair(
     return VectorScorer(*tables[:2]), FactorScores(*tables[2:], {"model": "Vectors"})
 
 
-def batch_of_rows(users: Any, positives: Any, negatives: Any) -> DistillBatch:
-    """The distillation batch of (user, positive, negative) rows, ids with the pad."""
+def batch_of_rows(users: Any, positives: Any, negatives: Any, distiller: Distiller | None = None) -> DistillBatch:
+    """The distillation batch of (user, positive, negative) rows, ids with the pad; with a distiller's sets, no scores in them."""
     queries, counts = torch.as_tensor(users).unique(return_counts=True)
-    return DistillBatch(queries, counts.float(), {}, torch.as_tensor(positives), torch.as_tensor(negatives))
+    item_sets = distiller.item_sets if distiller is not None else {}
+    sets = {name: ItemSet(ids[queries], torch.empty(len(queries), 0)) for name, ids in item_sets.items()}
+    return DistillBatch(queries, counts.float(), sets, torch.as_tensor(positives), torch.as_tensor(negatives))
 
 
-def batch_of_case(case: dict[str, Any]) -> DistillBatch:
-    return batch_of_rows(*(torch.tensor(case[name]) + 1 for name in ("users", "positives", "negatives")))
+def batch_of_case(case: dict[str, Any], distiller: Distiller | None = None) -> DistillBatch:
+    return batch_of_rows(*(torch.tensor(case[name]) + 1 for name in ("users", "positives", "negatives")), distiller)
 
 
 @torch.no_grad()
@@ -103,7 +105,7 @@ def give_noise(distiller: Any, case: dict[str, Any]) -> None:
 def assert_equals_published(distiller: Any, student: VectorScorer, case: dict[str, Any], *, gradient: bool = True) -> None:
     """The loss on the case's batch, in the published sum, and its gradient in the student's tables."""
     distiller.reduction = "sum"
-    loss = distiller(batch_of_case(case))
+    loss = distiller(batch_of_case(case, distiller))
     assert float(loss.detach()) == pytest.approx(case["loss"], rel=1e-5)
     if gradient:
         loss.backward()

@@ -1,13 +1,14 @@
 """What every method of the table keeps, whoever wrote it: a method is found by its line, and needs no test of its own here.
 
-Each runs with small options on a small data set with MF, LightGCN and NeuMF as students, and at the edges on tables of scores. A method that
-a student or a teacher cannot serve says so with a ConfigError or TeacherError; MF serves all.
+Each runs with small options on a small data set with MF, LightGCN and NeuMF as students; and with MF, in every choice of its options, at
+the edges. A method that a student or a teacher cannot serve says so with a ConfigError or TeacherError; MF and LightGCN serve all.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,13 +20,13 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 
 from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
-from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.table import DISTILLERS, distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.property_layers import layers, names_in
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.dense import DenseScores
 from recbole_kd.teacher.factors import FactorScores
 from tests.helpers import Case, TinyData, build_case, build_config
 
@@ -33,7 +34,7 @@ METHODS = sorted(DISTILLERS)
 STUDENTS = ("MF", "LightGCN", "NeuMF")
 SMALL_INT = 4
 OPTIONS: dict[str, dict[str, Any]] = {
-    "RCEKD": {"n_samples": 4, "candidates": 8},
+    "RCEKD": {"n_samples": 4, "candidates": 8, "gamma_epochs": 3},
     "DCD": {"candidates": 8},
     "RRD": {"candidates": 8},
     "CD": {"candidates": 20, "n_samples": 2},
@@ -41,11 +42,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Where a whole number of 4 is not a small setting that works."""
 
-OPTIONS_OF_TWO_ITEMS: dict[str, dict[str, Any]] = {"DCD": {"candidates": 2}, "UnKD": {"candidates": 2}, "RD": {"start_epoch": 0}}
+OPTIONS_OF_TWO_ITEMS: dict[str, dict[str, Any]] = {
+    "RCEKD": {"gamma_epochs": 3},
+    "DCD": {"candidates": 2},
+    "UnKD": {"candidates": 2},
+    "RD": {"start_epoch": 0},
+    "PCKD": {"candidates": 2, "n_samples": 2},
+}
 """With a catalogue of 2 items, where a whole number of 1 does not work."""
 
-FURTHER_TEACHERS: dict[str, Any] = {}
-"""What a teacher must offer beside scores and embeddings -> function (n_queries, n_items, scale) -> TeacherScores."""
+FURTHER_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "HetComp": [{"n_checkpoints": 1}, {"n_checkpoints": 3}, {"n_positives": 2}],  # fine and coarse
+    "TARec": [{"teacher_share": 0.5}, {"n_negatives": 0}],
+    "RankDistil": [{"tau": 0.0}],
+    "DERRD": [{"lambda_de": 0.0}],
+    "HTD": [{"alpha": 1.0}],
+    "FreqD": [{"keep": 1.0, "dropout": 0.0}],
+    "DE": [{"n_experts": 1}],
+}
+"""Settings that take another way through a method, beside its choices of words and of True and False, which are found."""
+
+
+def _with_trajectory(teacher: FactorScores, others: list[FactorScores]) -> None:
+    teacher.earlier = lambda: list(others)
+
+
+FURTHER_TEACHERS: dict[str, Callable[[FactorScores, list[FactorScores]], None]] = {"trajectory": _with_trajectory}
+"""What a teacher must offer beside scores and embeddings -> what gives it to one, out of two others."""
 
 
 def small_options(name: str, whole: int = SMALL_INT, exceptions: Mapping[str, Mapping[str, Any]] = OPTIONS) -> dict[str, Any]:
@@ -56,14 +79,36 @@ def small_options(name: str, whole: int = SMALL_INT, exceptions: Mapping[str, Ma
     return resolve_options(cls, {**shrunk, **exceptions.get(name, {})})
 
 
-def make_teacher(cls: type[Distiller], n_queries: int, n_items: int, scale: float = 1.0) -> tuple[TeacherScores, list[Tensor]]:
+def choices(name: str) -> list[dict[str, Any]]:
+    """Each choice of words, or of True and False, other than the default, one at a time; and the FURTHER_OPTIONS."""
+    found: list[dict[str, Any]] = []
+    for option, parameter in distiller_options(distiller_class(name)).items():
+        kinds = (parameter.annotation, *typing.get_args(parameter.annotation))
+        values = [value for kind in kinds if typing.get_origin(kind) is typing.Literal for value in typing.get_args(kind)]
+        values += [True, False] if bool in kinds else []
+        found += [{option: value} for value in values if value != parameter.default]
+    return found + FURTHER_OPTIONS.get(name, [])
+
+
+SETTINGS = [
+    pytest.param(name, options, id="-".join([name, *(f"{key}={value}" for key, value in options.items())]))
+    for name in METHODS
+    for options in [{}, *choices(name)]
+]
+"""(method, options) for the edges."""
+
+
+def make_teacher(cls: type[Distiller], n_queries: int, n_items: int, scale: float = 1.0) -> tuple[FactorScores, list[Tensor]]:
     """A teacher that offers what the method requires, and the tensors it is made of, which would take a gradient."""
+    generator = torch.Generator().manual_seed(3)
+    leaves = [(torch.randn(n, 6, generator=generator) * scale**0.5).requires_grad_() for n in 3 * (n_queries, n_items)]
+    teacher, *others = (FactorScores(*leaves[at : at + 2], {"model": "Factors"}) for at in (0, 2, 4))
     for need in cls.requires - {"scores", "embeddings"}:
         assert need in FURTHER_TEACHERS, f"{cls.__name__} requires {need}: tell FURTHER_TEACHERS how to make such a teacher"
-        return FURTHER_TEACHERS[need](n_queries, n_items, scale), []
-    generator = torch.Generator().manual_seed(3)
-    factors = [(torch.randn(n, 6, generator=generator) * scale**0.5).requires_grad_() for n in (n_queries, n_items)]
-    return FactorScores(factors[0], factors[1], {"model": "Factors"}), factors
+        FURTHER_TEACHERS[need](teacher, others)
+    if cls.assistant:
+        teacher.taught_by = others[0]
+    return teacher, leaves
 
 
 def build(name: str, case: Case, *, seed: int = 0, scale: float = 1.0, **options: Any) -> tuple[Distiller, list[Tensor]]:
@@ -90,37 +135,82 @@ def one_step(distiller: Distiller, case: Case, epoch: int = 0) -> Tensor:
         return distiller(batch.kd)
 
 
-def gradients(case: Case) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in case.model.named_parameters() if p.grad is not None}
+def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def assert_finite(loss: Tensor, distiller: Distiller, case: Case) -> None:
+    """The loss, and its gradient in the student and in the distiller's own modules."""
+    assert torch.isfinite(loss)
+    for module in (case.model, distiller):
+        for name, gradient in gradients(module).items():
+            assert torch.isfinite(gradient).all(), name
+
+
+def small_batch(distiller: Distiller, aware: TeacherAwareLoader, order: list[int]) -> DistillBatch:
+    """Four rows of three users in some order, as the loader hands them over."""
+    users, positives, negatives = torch.tensor([[1, 2, 2, 5], [3, 4, 5, 4], [7, 8, 9, 10]])[:, order]
+    items = {"positives": positives, "negatives": negatives} if distiller.needs_items else {}
+    return aware.batch_of(users.repeat(getattr(aware.loader, "times", 1)), **items)
+
+
+def sampling_state(distiller: Distiller) -> dict[str, Any]:
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in distiller.sampling_state().items()}
+
+
+def refusal_of(name: str, case: Case) -> str | None:
+    """Why the method cannot serve a student, or None."""
+    try:
+        distiller, _ = build(name, case)
+        distiller.begin_training(train_items(case.loaders.train))
+    except (ConfigError, TeacherError) as refusal:
+        return str(refusal)
+    return None
 
 
 @pytest.fixture(params=[(method, student) for method in METHODS for student in STUDENTS], ids="-".join)
 def pair(request: pytest.FixtureRequest, tiny_dataset: TinyData) -> tuple[str, Case]:
     name, student = request.param
     case = build_case(tiny_dataset, student)
-    try:
-        distiller, _ = build(name, case)
-        distiller.begin_training(train_items(case.loaders.train))
-    except (ConfigError, TeacherError) as refusal:
-        assert student != "MF", f"{name} refuses MF: {refusal}"
-        pytest.skip(str(refusal))
+    if refusal := refusal_of(name, case):
+        pytest.skip(refusal)  # what it must say: test_who_is_refused_...
     return name, case
 
 
 # -- with models ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("name", METHODS)
+def test_who_is_refused_is_told_in_a_sentence_with_both_names(name: str, student: str, tiny_dataset: TinyData) -> None:
+    refusal = refusal_of(name, build_case(tiny_dataset, student))
+    if refusal is not None:
+        assert student not in ("MF", "LightGCN"), refusal
+        assert name in refusal and student in refusal and "\n" not in refusal and ". " not in refusal
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_teacher_with_scores_alone_serves_or_is_refused_by_name(name: str, tiny_dataset: TinyData) -> None:
+    cls, scorer = distiller_class(name), Scorer(build_case(tiny_dataset, "MF").model)
+    teacher = DenseScores(torch.zeros(scorer.n_queries, scorer.n_items), {"model": "EASE"})
+    if cls.requires <= {"scores"}:
+        assert cls(scorer, teacher, **small_options(name)).item_sets == {}
+        return
+    with pytest.raises(TeacherError, match=f"^{name} needs .* EASE [^\n]*$"):
+        cls(scorer, teacher, **small_options(name))
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_loss_and_gradient_are_finite_and_reach_the_student_only(pair: tuple[str, Case], reduction: str) -> None:
+    """The student, and modules that the method trains beside it: never the teacher."""
     name, case = pair
     distiller, leaves = build(name, case)
     distiller.reduction = reduction
     loss = one_step(distiller, case)
     assert loss.shape == () and loss.dtype == torch.float32 and torch.isfinite(loss)
     loss.backward()
-    found = gradients(case)
-    assert found and all(torch.isfinite(g).all() for g in found.values())
-    assert any(float(g.abs().max()) > 0 for g in found.values()), "no gradient in the student"
+    assert_finite(loss, distiller, case)
+    assert any(float(g.abs().max()) > 0 for g in gradients(case.model).values()), "no gradient in the student"
     assert all(leaf.grad is None for leaf in leaves), "a gradient in the teacher"
 
 
@@ -137,19 +227,24 @@ def test_the_same_seed_gives_the_same_loss_and_sets(pair: tuple[str, Case], tiny
 
 
 def test_sampling_uses_the_distillers_generator_alone(pair: tuple[str, Case]) -> None:
-    """The base model's random numbers are not moved, and a restored state draws the same sets again."""
+    """The base model's random numbers are not moved, and a restored state brings the same sets and the same loss again."""
     name, case = pair
     distiller, _ = build(name, case)
     distiller.begin_training(train_items(case.loaders.train))
     distiller.begin_epoch(0)
-    global_state, state = torch.get_rng_state(), distiller.sampling_state()
-    state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
-    distiller.begin_epoch(1)
+    case.model.eval()
+    aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
+    global_state, state = torch.get_rng_state(), sampling_state(distiller)
+    losses, sets = [], []
+    for _ in range(2):
+        distiller.begin_epoch(1)
+        aware.ask_teacher()
+        losses.append(float(distiller(small_batch(distiller, aware, [0, 1, 2, 3])).detach()))
+        sets.append({key: ids.clone() for key, ids in distiller.item_sets.items()})
+        distiller.restore_sampling(state)
     assert torch.equal(torch.get_rng_state(), global_state)
-    drawn = {key: ids.clone() for key, ids in distiller.item_sets.items()}
-    distiller.restore_sampling(state)
-    distiller.begin_epoch(1)
-    assert all(torch.equal(ids, distiller.item_sets[key]) for key, ids in drawn.items())
+    assert losses[0] == losses[1]
+    assert all(torch.equal(ids, sets[1][key]) for key, ids in sets[0].items())
 
 
 def test_sets_are_items_and_leave_out_what_they_should(pair: tuple[str, Case]) -> None:
@@ -170,36 +265,34 @@ def test_sets_are_items_and_leave_out_what_they_should(pair: tuple[str, Case]) -
 
 
 def test_a_query_counts_alike_however_its_rows_come(pair: tuple[str, Case]) -> None:
-    """The loss of a batch does not depend on the order of its rows."""
+    """The loss of a batch does not depend on the order of its rows; a mean is the sum over their number."""
     name, case = pair
     distiller, _ = build(name, case)
-    if getattr(distiller, "needs_items", False):
-        pytest.skip("it reads the rows' own items")
     distiller.begin_training(train_items(case.loaders.train))
     distiller.begin_epoch(0)
     aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
     aware.ask_teacher()
     case.model.eval()
-    losses = []
-    times = getattr(case.loaders.train, "times", 1)
-    for rows in ([1, 2, 2, 5], [2, 5, 1, 2]):
-        torch.manual_seed(0)
-        losses.append(float(distiller(aware.batch_of(torch.tensor(rows).repeat(times))).detach()))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    losses, state = [], sampling_state(distiller)
+    for reduction, order in (("sum", [0, 1, 2, 3]), ("sum", [1, 3, 0, 2]), ("mean", [2, 1, 3, 0])):
+        distiller.reduction = reduction
+        distiller.restore_sampling(state)
+        losses.append(float(distiller(small_batch(distiller, aware, order)).detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] == pytest.approx(4 * losses[2], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_scores_of_1e4_stay_finite(name: str, tiny_dataset: TinyData) -> None:
+@pytest.mark.parametrize(("name", "options"), SETTINGS)
+def test_scores_of_1e4_stay_finite(name: str, options: dict[str, Any], tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "MF")
     with torch.no_grad():
         for parameter in case.model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 60)
-    distiller, _ = build(name, case, scale=1e4)
+    distiller, _ = build(name, case, scale=1e4, **options)
     with torch.no_grad():
         assert float(distiller.student_scorer.full(torch.arange(5)).abs().max()) > 1e4
     loss = one_step(distiller, case)
     loss.backward()
-    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients(case).values())
+    assert_finite(loss, distiller, case)
 
 
 # -- edges, on made data sets ------------------------------------------------------------------------------------------
@@ -228,30 +321,30 @@ def stepped(name: str, case: Case, train: Ragged, options: dict[str, Any]) -> tu
     aware.ask_teacher()
     users = torch.arange(1, distiller.student_scorer.n_queries)
     items = {}
-    if getattr(distiller, "needs_items", False):
+    if distiller.needs_items:
         items = {"positives": torch.ones_like(users), "negatives": torch.full_like(users, 2)}
     return distiller, distiller(aware.batch_of(users, **items))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_catalogue_of_two_items(name: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("name", "options"), SETTINGS)
+def test_a_catalogue_of_two_items(name: str, options: dict[str, Any], tmp_path: Any) -> None:
     case = made_case(tmp_path, 4, 2)
     train = Ragged.from_pairs(np.array([1, 2]), np.array([1, 2]), 5)
-    _, loss = stepped(name, case, train, small_options(name, 1, OPTIONS_OF_TWO_ITEMS))
+    distiller, loss = stepped(name, case, train, {**small_options(name, 1, OPTIONS_OF_TWO_ITEMS), **options})
     loss.backward()
-    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients(case).values())
+    assert_finite(loss, distiller, case)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_users_with_fewer_items_left_than_a_list_is_long(name: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("name", "options"), SETTINGS)
+def test_users_with_fewer_items_left_than_a_list_is_long(name: str, options: dict[str, Any], tmp_path: Any) -> None:
     """User u has u items left: 0, 1, 2 and so on."""
     case = made_case(tmp_path, 12, 12)
     users, items = np.nonzero(np.arange(1, 13)[:, None] + np.arange(12) < 13)
     train = Ragged.from_pairs(users + 1, items + 1, 13)
-    options = {"mask_train": True} if "mask_train" in distiller_options(distiller_class(name)) else {}
-    distiller, loss = stepped(name, case, train, options)
+    masked = {"mask_train": True} if "mask_train" in distiller_options(distiller_class(name)) else {}
+    distiller, loss = stepped(name, case, train, {**masked, **options})
     loss.backward()
-    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients(case).values())
+    assert_finite(loss, distiller, case)
     if distiller.mask_train:
         for ids in distiller.item_sets.values():
             for user in range(1, 13):

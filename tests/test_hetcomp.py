@@ -61,7 +61,7 @@ def test_losses_equal_the_published_class(case: dict[str, Any], phase: str) -> N
     teacher = torch.tensor(case["teacher"])
     checkpoints = [teacher] if phase == "fine" else [teacher, teacher]
     distiller, _ = made(torch.tensor(case["student"]), checkpoints, ragged(case["train"]), k=case["k"])
-    assert torch.equal(distiller._tops[1:], torch.tensor(case["tops"]) + 1)
+    assert torch.equal(distiller.item_sets["top"][1:], torch.tensor(case["tops"]) + 1)
     assert torch.equal(distiller._positives[1:], torch.tensor(case["positives"]) + 1)
     assert distiller.diagnostics()["fine"] == (phase == "fine")
     loss = distiller(batch_for(distiller, [user + 1 for user in case["batch"]]))
@@ -83,7 +83,7 @@ def test_schedule_equals_the_published_class(case: dict[str, Any]) -> None:
             assert distiller._memory is not None
             assert distiller._memory[0, 1:].tolist() == pytest.approx(step["memory"], abs=1e-12)
         target = torch.tensor(case["perms"])[position, torch.arange(len(position))] + 1
-        assert torch.equal(distiller._tops[1:], target)
+        assert torch.equal(distiller.item_sets["top"][1:], target)
         assert distiller.diagnostics()["trajectory_mean"] == pytest.approx(sum(step["position"]) / len(step["position"]))
 
 
@@ -230,7 +230,7 @@ def test_each_teacher_has_a_position_of_its_own() -> None:
     assert distiller._position[0].tolist() == [1] * 6, "the student has reached the first one's last checkpoint"
     assert distiller._ends().squeeze(1).tolist() == [1, 2]
     lists = torch.stack([distiller._lists[m][distiller._position[m], torch.arange(6)] for m in range(2)])
-    assert torch.equal(distiller._tops, merged_lists(lists))
+    assert torch.equal(distiller.item_sets["top"], merged_lists(lists))
     assert distiller.diagnostics()["fine"] == 0.0
 
 
@@ -242,7 +242,7 @@ def test_state_brings_everything_back() -> None:
     distiller.begin_epoch(2)
     other, _ = made(random_scores(), checkpoints, k=6, p=1)
     other.restore_sampling(distiller.sampling_state())
-    assert torch.equal(other._tops, distiller._tops) and other.diagnostics() == distiller.diagnostics()
+    assert torch.equal(other.item_sets["top"], distiller.item_sets["top"]) and other.diagnostics() == distiller.diagnostics()
     assert distiller.diagnostics()["trajectory_mean"] > 0
     scorer.table.data = padded(checkpoints[2])
     for each in (distiller, other):

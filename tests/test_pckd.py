@@ -29,7 +29,7 @@ def test_pckd_equals_the_published_class(case: dict[str, Any], monkeypatch: pyte
     give_noise(distiller, case)
     distiller.begin_training(no_train_items(student.n_queries))
     distiller.begin_epoch(case["epoch"])
-    assert torch.equal(distiller._ranked[1:], listed) and torch.equal(distiller._sampled[1:], sampled)
+    assert torch.equal(distiller._ranked[1:], listed) and torch.equal(distiller.item_sets["sampled"][1:], sampled)
     assert_equals_published(distiller, student, case)
 
 
@@ -44,7 +44,7 @@ def test_items_are_drawn_by_rank_without_replacement() -> None:
     counts = torch.zeros(6, 6)
     for epoch in range(5):
         distiller.begin_epoch(epoch)
-        places = (distiller._ranked.unsqueeze(1) == distiller._sampled.unsqueeze(2)).int().argmax(2)[1:]
+        places = (distiller._ranked.unsqueeze(1) == distiller.item_sets["sampled"].unsqueeze(2)).int().argmax(2)[1:]
         counts.index_put_((places[:, 0], places[:, 1]), torch.ones(n_users), accumulate=True)
     off = ~torch.eye(6, dtype=torch.bool)
     assert not counts.diag().any()
@@ -74,10 +74,10 @@ def test_regulariser_leaves_the_student_alone_and_counts_rows() -> None:
     distiller.begin_training(no_train_items(13))
     distiller.begin_epoch(0)
     tables = distiller.student_vectors()
-    each = distiller._regulariser(torch.tensor([2, 5]), tables)
+    batch = batch_of_rows([2, 5, 5], [1, 2, 3], [4, 5, 6], distiller)
+    each = distiller._regulariser(batch.queries, batch.sets["sampled"].ids, tables)
     moved = torch.autograd.grad(each.sum(), [student.users, distiller.user_experts.weight_1], allow_unused=True)
     assert moved[0] is None and bool(moved[1].any())
-    batch = batch_of_rows([2, 5, 5], [1, 2, 3], [4, 5, 6])
     with_reg, without = float(distiller(batch).detach()), float(distiller.expert_loss(batch, tables).detach())
     assert with_reg - without == pytest.approx(0.5 * float(each.detach() @ torch.tensor([1.0, 2.0])), rel=1e-3)
 
@@ -88,7 +88,7 @@ def test_a_catalogue_smaller_than_the_list() -> None:
     distiller = PCKD(student, teacher, n_samples=2, candidates=100)  # type: ignore[arg-type]
     distiller.begin_training(no_train_items(13))
     distiller.begin_epoch(0)
-    assert distiller._sampled.sort(1).values.unique(dim=0).tolist() == [[1, 2]]
+    assert distiller.item_sets["sampled"].sort(1).values.unique(dim=0).tolist() == [[1, 2]]
 
 
 OPTIONS = {

@@ -117,7 +117,7 @@ def test_better_places_of_short_lists() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 12), limits=st.lists(st.integers(0, 60), min_size=1, max_size=6), seed=st.integers(0, 5))
+@given(n=st.integers(0, 12), limits=st.lists(st.integers(0, 60), min_size=1, max_size=6), seed=st.integers(0, 5))
 def test_distinct_numbers_are_distinct_and_as_many_as_there_are(n: int, limits: list[int], seed: int) -> None:
     for row, limit in zip(distinct_below(torch.tensor(limits), n, seeded(seed)).tolist(), limits, strict=True):
         real = [number for number in row if number >= 0]

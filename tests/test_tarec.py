@@ -117,7 +117,7 @@ def test_the_loss_equals_its_definition_user_by_user(distance: str) -> None:
     distiller, _ = made(student, teacher, **options)
     found = 0.0
     for user in range(6):
-        items = [int(i) - 1 for i in distiller._candidates[user + 1] if i]
+        items = [int(i) - 1 for i in distiller.item_sets["candidates"][user + 1] if i]
         items.sort(key=lambda i, row=user: -float(teacher[row, i]))
         p, q = (torch.softmax(scores[user, items] / 2, dim=0).double().numpy() for scores in (teacher, student))
         x = np.arange(len(items)) / (len(items) - 1)
@@ -181,11 +181,11 @@ def test_the_mean_with_the_teachers_own_distance() -> None:
 def test_candidates_are_the_top_and_fresh_negatives() -> None:
     train = Ragged.from_pairs(np.array([1, 1, 2]), np.array([5, 9, 7]), 7)
     distiller, _ = made(random_scores(seed=1), random_scores(seed=2), train, k=6, n_negatives=5)
-    first = distiller._candidates.clone()
+    first = distiller.item_sets["candidates"].clone()
     top = distiller.teacher_scores.top_k(distiller.all_queries(), 6, train)[0]
     distiller.begin_epoch(1)
-    assert torch.equal(first[:, :6], top) and torch.equal(distiller._candidates[:, :6], top)
-    assert not torch.equal(first, distiller._candidates)
+    assert torch.equal(first[:, :6], top) and torch.equal(distiller.item_sets["candidates"][:, :6], top)
+    assert not torch.equal(first, distiller.item_sets["candidates"])
     for user, items in ((1, {5, 9}), (2, {7})):
         assert not items & set(first[user].tolist())
     assert all(len(set(row)) == len(row) for row in ([i for i in ids if i] for ids in first.tolist()))

@@ -143,12 +143,14 @@ class Distiller(nn.Module, ABC):
 
     def reduce(self, loss: Tensor, weights: Tensor) -> Tensor:
         """Rows to a scalar: float ``[Q]`` losses and weights -> ``[]``."""
-        total = (loss * weights).sum()
-        return total if self.reduction == "sum" else total / weights.sum()
+        return self.reduce_total((loss * weights).sum(), weights)
 
     def reduce_distinct(self, loss: Tensor, weights: Tensor) -> Tensor:
         """As :meth:`reduce` where published as a sum over a batch's DISTINCT queries: each counts once; a mean is still over rows."""
-        total = loss.sum()
+        return self.reduce_total(loss.sum(), weights)
+
+    def reduce_total(self, total: Tensor, weights: Tensor) -> Tensor:
+        """As :meth:`reduce`, of what is a sum already: ``[]`` and float ``[Q]`` weights -> ``[]``."""
         return total if self.reduction == "sum" else total / weights.sum()
 
     def diagnostics(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_better_places
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks
+from recbole_kd.topk import blocks, strike_out
 
 
 class CD(Distiller):
@@ -83,15 +83,10 @@ class CD(Distiller):
         places = draw_better_places(lengths, self.n_samples, self.tau, self.generator)
         drawn = torch.empty_like(places)
         for rows in blocks(len(queries), n_items, queries.device):
-            drawn[rows] = ids_at(self._masked(full(queries[rows]), queries[rows]), places[rows])
+            scores = full(queries[rows])
+            strike_out(scores, queries[rows], self.train_items)
+            drawn[rows] = ids_at(scores, places[rows])
         self.item_sets = {"drawn": drawn}
-
-    def _masked(self, scores: Tensor, queries: Tensor) -> Tensor:
-        assert self.train_items is not None
-        scores[:, 0] = -torch.inf
-        row, column = self.train_items.pairs(queries)
-        scores[row, column] = -torch.inf
-        return scores
 
     def forward(self, batch: DistillBatch) -> Tensor:
         drawn = batch.sets["drawn"]

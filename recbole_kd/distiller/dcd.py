@@ -18,7 +18,7 @@ from recbole_kd.places import best_values, count_above
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks
+from recbole_kd.topk import blocks, strike_out
 
 LEAST_WEIGHT = 1e-5
 """Of an item that is not mis-estimated, so that there is always something to draw."""
@@ -106,16 +106,12 @@ class DCD(Distiller):
     @torch.no_grad()
     def _student_ranks(self) -> Tensor:
         """How many items the student puts above each of the teacher's, int64 ``[U, candidates]``; ``depth`` for that many or more."""
-        assert self.train_items is not None, "begin_training comes first"
         queries, scorer = self.all_queries(), self.student_scorer
         ranks = torch.empty_like(self._listed)
         with scorer.frozen():
             for rows in blocks(len(queries), scorer.n_items, queries.device):
                 scores = scorer.full(queries[rows])
-                scores[:, 0] = -torch.inf
-                if self.mask_student:
-                    row, column = self.train_items.pairs(queries[rows])
-                    scores[row, column] = -torch.inf
+                strike_out(scores, queries[rows], self.train_items if self.mask_student else None)
                 ranks[rows] = count_above(best_values(scores, self.depth), scores.gather(1, self._listed[rows]))
         return ranks
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding import ExpertDistiller, Side
-from recbole_kd.errors import ConfigError
+from recbole_kd.distiller.ranges import check_at_least
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
@@ -20,8 +20,10 @@ class DE(ExpertDistiller):
 
     E expert networks a side map a student vector to the teacher's space, :math:`\hat t = \sum_e z_e f_e(s)`, with weights z chosen by
     Gumbel-softmax from the teacher's vector. :math:`L = L(users) + (L(positives) + L(negatives))/2` with
-    :math:`L = \sum \|t - \hat t\|^2` over the batch's distinct entities. As the official code; the experts are left behind
-    after the training.
+    :math:`L = \sum \|t - \hat t\|^2` over the batch's distinct entities. The experts are left behind after the training.
+
+    As the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class DE), but for the
+    logarithm of the choice, taken in log space, and experts whose weight makes no difference in float32, which are not evaluated.
 
     Args:
         n_experts: E, networks a side.
@@ -45,8 +47,7 @@ class DE(ExpertDistiller):
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         super().check(n_queries, n_items, options)
-        if options["n_experts"] < 1:
-            raise ConfigError(f"kd_n_experts={options['n_experts']} is not possible: at least 1 network a side is needed")
+        check_at_least("n_experts", options["n_experts"], 1, "a number of networks a side")
 
     def total(self, batch: DistillBatch) -> Tensor:
         return self.expert_loss(batch, self.student_vectors())

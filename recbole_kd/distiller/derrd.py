@@ -10,8 +10,8 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
+from recbole_kd.distiller.ranges import check_at_least
 from recbole_kd.distiller.rrd import RRD
-from recbole_kd.errors import ConfigError
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -21,7 +21,8 @@ class DERRD(DE):
     r"""DE-RRD: the teacher's vectors and the teacher's ranking at once (Kang et al., CIKM 2020).
 
     :math:`L = \lambda_{DE} L_{DE} + \lambda_{RRD} L_{RRD}`, see DE and RRD; both are sums over the batch's distinct entities, over distinct
-    users. kd_weight comes on top and can stay 1.
+    users. kd_weight comes on top and can stay 1. After the published code (github SeongKu-Kang/DE-RRD_CIKM20), with the differences that DE
+    and RRD have.
 
     Args:
         lambda_de, lambda_rrd: weights of the two.
@@ -59,8 +60,7 @@ class DERRD(DE):
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         super().check(n_queries, n_items, options)
         for key in ("lambda_de", "lambda_rrd"):
-            if not 0 <= options[key] < float("inf"):
-                raise ConfigError(f"kd_{key}={options[key]} is not a weight: it must be a finite number >= 0")
+            check_at_least(key, options[key], 0, "a weight")
         RRD.check(n_queries, n_items, options)
 
     def begin_training(self, train_items: Ragged) -> None:

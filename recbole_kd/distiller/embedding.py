@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.experts import ExpertMixture
+from recbole_kd.distiller.ranges import check_at_least
 from recbole_kd.errors import ConfigError
 from recbole_kd.loss_embedding import annealed_temperature, gumbel_noise, gumbel_selection
 from recbole_kd.scorer import Scorer
@@ -55,7 +56,7 @@ class EmbeddingDistiller(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         with torch.autocast(device_type=batch.queries.device.type, enabled=False):
             total = self.total(batch)
-        return total if self.reduction == "sum" else total / batch.weights.sum()
+        return self.reduce_total(total, batch.weights)
 
     def student_vectors(self) -> dict[Side, Tensor]:
         """The student's tables, after propagation where it has one; float32 ``[n, d_s]``, differentiable."""
@@ -110,13 +111,9 @@ class ExpertDistiller(EmbeddingDistiller):
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        end, anneal, max_epoch = (options[key] for key in ("end_temperature", "anneal", "max_epoch"))
-        if not 1e-30 <= end < float("inf"):
-            raise ConfigError(f"kd_end_temperature={end} is not a temperature: it must be greater than 0 (at least 1e-30)")
-        if not 1 <= anneal < float("inf"):
-            raise ConfigError(f"kd_anneal={anneal} is not possible: the temperature starts at kd_end_temperature times it, so at least 1")
-        if max_epoch < 1:
-            raise ConfigError(f"kd_max_epoch={max_epoch} is not possible: it must be at least 1 epoch")
+        check_at_least("end_temperature", options["end_temperature"], 1e-30, "a temperature")
+        check_at_least("anneal", options["anneal"], 1, "a factor by which kd_end_temperature is raised at the start")
+        check_at_least("max_epoch", options["max_epoch"], 1, "a number of epochs")
 
     def begin_epoch(self, epoch: int) -> None:
         self.temperature = annealed_temperature(epoch, *self.schedule)

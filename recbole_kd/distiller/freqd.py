@@ -14,7 +14,7 @@ from recbole_kd.cooccurrence import WeightedGraph, nearest_neighbours, normalise
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding import SIDES, EmbeddingDistiller, Side
 from recbole_kd.distiller.filtered_experts import FilteredExperts, FilterRows
-from recbole_kd.errors import ConfigError
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_share
 from recbole_kd.loss_embedding import kept_at_random, unit_rows
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
@@ -22,17 +22,17 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class FreqD(EmbeddingDistiller):
-    r"""FreqD: the student's vectors, projected and filtered, must look like the teacher's, filtered (Zhu & Zhang, arXiv 2411.10676).
+    r"""FreqD: the student's vectors must be the teacher's in low graph frequencies (Zhu & Zhang, arXiv 2411.10676).
 
     Users are neighbours when they share items, items when they share users: the ``n_neighbours`` that share most, both ways, the matrix
     A normalised by degrees. The filter :math:`H = (1 - a) I + a A` damps high frequencies of that graph. For the distinct entities e of a
     batch, :math:`L = \sum_e 1 - \cos((H P(S))_e, (H T)_e)`, users plus half of positives and half of negatives; P is the mean of E
     two-layer networks. S are the student's own tables, before any propagation.
 
-    As the published class FreqD, except: neighbours are only entities that share something (there, a row with fewer than n such is filled
-    with others, and a tie can drop a neighbour in the entity's own place); edges are drawn, and vectors projected, for the batch's
-    entities and their neighbours only, which is the same loss, and once for positives and negatives together, which has the same
-    expectation. Edges and units are dropped in training mode alone.
+    As the published class FreqD (github woriazzc/KDs), except: neighbours are only entities that share something (there, a row with fewer
+    than n such is filled with others, and a tie can drop a neighbour in the entity's own place); edges are drawn, and vectors projected,
+    for the batch's entities and their neighbours only, which is the same loss, and once for positives and negatives together, which has
+    the same expectation. Edges and units are dropped in training mode alone.
 
     Args:
         n_neighbours: n. filter_strength: a. keep: share of edges kept at each call, the others scaled up by 1/keep.
@@ -63,15 +63,11 @@ class FreqD(EmbeddingDistiller):
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        for key in ("n_neighbours", "n_experts"):
-            if options[key] < 1:
-                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be at least 1")
-        if not 0 <= options["filter_strength"] <= 1:
-            raise ConfigError(f"kd_filter_strength={options['filter_strength']} is not a share: it must be between 0 and 1")
-        if not 1e-4 <= options["keep"] <= 1:
-            raise ConfigError(f"kd_keep={options['keep']} is not possible: it must be greater than 0 (at least 0.0001) and at most 1")
-        if not 0 <= options["dropout"] <= 0.99:
-            raise ConfigError(f"kd_dropout={options['dropout']} is not possible: it must be at least 0 and less than 1 (at most 0.99)")
+        check_at_least("n_neighbours", options["n_neighbours"], 1, "a number of neighbours")
+        check_at_least("n_experts", options["n_experts"], 1, "a number of networks")
+        check_share("filter_strength", options["filter_strength"])
+        check_between("keep", options["keep"], 1e-4, 1, "the share of edges kept")
+        check_between("dropout", options["dropout"], 0, 0.99, "the share of inputs and units dropped")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -15,8 +15,10 @@ from recbole_kd.teacher.base import TeacherScores
 class FTD(EmbeddingDistiller):
     r"""FTD, full topology distillation: all cosines between a batch's entities (Kang et al., KDD 2021).
 
-    :math:`L = \|\cos(T, T) - \cos(S, S)\|_F^2` over the batch's distinct users and items together, a sum as published. The student needs no
-    network of its own. The number of pairs grows with the square of the batch: a small kd_weight belongs to it.
+    :math:`L = \|\cos(T, T) - \cos(S, S)\|_F^2` over the batch's distinct users and items together, a sum as published (github
+    SeongKu-Kang/Topology_Distillation_KDD21, model.py). There the matrices of all pairs are made; here they are not, which is the same
+    loss (:func:`recbole_kd.loss_embedding.full_topology_distance`). The student needs no network of its own. The number of pairs grows
+    with the square of the batch: a small kd_weight belongs to it.
     """
 
     def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:

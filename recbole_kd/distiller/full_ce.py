@@ -21,8 +21,10 @@ from recbole_kd.topk import blocks
 class FullCE(Distiller):
     r"""Cross-entropy over the whole catalogue (RCE-KD, Eq. 1 with J = I), which bounds the full NDCG (Theorem 4.1).
 
-    Score rows are made a block of queries at a time and not kept (:func:`recbole_kd.loss_full.full_cross_entropy`; for a student whose
-    score is no dot product, the backward pass makes them again). One batch costs O(B I (d_T + 3 d_S)).
+    :math:`L = \sum_{rows} L_{CE}(u; I)`. The published code (github woriazzc/RCEKD) has no class of its own for it; its class ``KD`` with
+    K the size of the catalogue is the same loss. Score rows are made a block of queries at a time and not kept
+    (:func:`recbole_kd.loss_full.full_cross_entropy`; for a student whose score is no dot product, the backward pass makes them again).
+    One batch costs O(B I (d_T + 3 d_S)).
 
     Args:
         temperature: of the softmax of both models.
@@ -50,7 +52,7 @@ class FullCE(Distiller):
 
         query_table, item_table = scorer.tables()
         total = full_cross_entropy(query_table[queries], item_table[1:], weights, teacher, self.temperature)
-        return total if self.reduction == "sum" else total / weights.sum()
+        return self.reduce_total(total, weights)
 
     def _by_model(self, queries: Tensor) -> Tensor:
         """float ``[b]`` of a block of queries; the pad item is no item. The backward pass calls it again."""

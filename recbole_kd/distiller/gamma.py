@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.distiller.ranges import check_at_least, check_share
 from recbole_kd.errors import ConfigError
 from recbole_kd.loss import rce_weight
 
@@ -40,10 +40,8 @@ def gamma_weights(rule: str, overlap: Tensor, *, beta: float, constant: float, e
 
 def check_gamma(rule: str, beta: float, constant: float, last_epoch: int | None) -> None:
     """Refuse gamma options that cannot be (ConfigError)."""
-    if not 0 <= beta < math.inf:
-        raise ConfigError(f"kd_beta={beta} is not possible: gamma = exp(-beta * overlap) needs a finite kd_beta >= 0")
-    if not 0 <= constant <= 1:
-        raise ConfigError(f"kd_gamma_constant={constant} is not a weight: it must be between 0 and 1")
+    check_at_least("beta", beta, 0, "a rate of gamma = exp(-beta * overlap)")
+    check_share("gamma_constant", constant)
     if rule in ("decreasing", "increasing", "global") and (last_epoch is None or last_epoch < 1):
         raise ConfigError(
             f"kd_gamma={rule} runs over Tmax epochs, which early stopping leaves open: set kd_gamma_epochs to a whole number >= 1, "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_kd.complement import Rows, rest_above, rest_above_of
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.errors import ConfigError
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.loss_hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
@@ -21,15 +21,16 @@ SLACKENING = 0.995
 
 
 class HetComp(Distiller):
-    r"""HetComp: the teachers' training trajectories, easy to hard, then the fine order.
+    r"""HetComp: the teachers' training trajectories, easy to hard, then the fine order (Kang et al., WWW 2023).
 
     Every query stands at a checkpoint :math:`v_u` of each teacher's trajectory (from 0) and learns that checkpoint's top-K. Every ``p``
     epochs the student's own top-K is compared with the next checkpoint's; where the distance has shrunk to 1 / threshold of what it was,
     or has grown, the query moves on. The threshold is :math:`\alpha \cdot 0.995^{epoch // p}`. Until all have arrived at the last
-    checkpoint the loss is coarse, see :func:`recbole_kd.loss_hetcomp.coarse_terms`; from then on fine,
-    :func:`recbole_kd.loss_hetcomp.fine_terms`.
+    checkpoint the loss is coarse, :math:`-2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]` over positives and list, E the sum over all items but
+    these and the training items (:func:`recbole_kd.loss_hetcomp.coarse_terms`); from then on it is fine, ListMLE of positives and of parts
+    of the list, each above that rest (:func:`recbole_kd.loss_hetcomp.fine_terms`).
 
-    Kang et al., WWW 2023. This follows github woriazzc/RCEKD (base loss kept, factor 2, all rows of a batch); the authors' own code
+    This follows github woriazzc/RCEKD (base loss kept, factor 2, all rows of a batch); the authors' own code
     (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, weighs the coarse loss .01 and the fine .005.
     Differences to both: exactly V checkpoints, no clamping of scores, a query whose distance is 0 moves on (they divide by it).
 
@@ -45,6 +46,8 @@ class HetComp(Distiller):
 
     requires = frozenset({"trajectory"})
     several = True
+    mask_train = True
+    needs_set_scores = False
 
     def __init__(
         self,
@@ -63,22 +66,18 @@ class HetComp(Distiller):
         self.n_checkpoints = n_checkpoints
         self._lists: list[Tensor] = []
         self._positives = torch.empty(0, 0, dtype=torch.int64)
-        self._tops = torch.empty(0, 0, dtype=torch.int64)
         self._position = torch.empty(0, 0, dtype=torch.int64)
         self._memory: Tensor | None = None
         self._fine = False
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        if not 1 <= options["k"] <= n_items:
-            raise ConfigError(f"kd_k={options['k']} is not possible: it must be between 1 and {n_items}, the size of the catalogue")
-        for key in ("n_checkpoints", "p"):
-            if options[key] < 1:
-                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be at least 1")
-        if options["n_positives"] is not None and not 0 <= options["n_positives"] <= n_items:
-            raise ConfigError(f"kd_n_positives={options['n_positives']} is not possible: it must be between 0 and {n_items}, or empty")
-        if not 0 < options["alpha"] < float("inf"):
-            raise ConfigError(f"kd_alpha={options['alpha']} is not a threshold: it must be a finite number greater than 0")
+        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
+        check_at_least("n_checkpoints", options["n_checkpoints"], 1, "a number of checkpoints")
+        check_at_least("p", options["p"], 1, "a number of epochs")
+        if options["n_positives"] is not None:
+            check_between("n_positives", options["n_positives"], 0, n_items, "the size of the catalogue, or empty")
+        check_positive("alpha", options["alpha"], "a threshold")
 
     # -- the schedule -------------------------------------------------------------------------------------------------
 
@@ -136,14 +135,14 @@ class HetComp(Distiller):
     def _set_targets(self) -> None:
         queries = self.all_queries()
         current = torch.stack([lists[at, queries] for lists, at in zip(self._lists, self._position, strict=True)])
-        self._tops = current[0] if len(current) == 1 else merged_lists(current)
+        self.item_sets = {"top": current[0] if len(current) == 1 else merged_lists(current)}
         self._fine = self._all_arrived()
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def forward(self, batch: DistillBatch) -> Tensor:
         assert self.train_items is not None
-        positives, tops = self._positives[batch.queries], self._tops[batch.queries]
+        positives, tops = self._positives[batch.queries], batch.sets["top"].ids
         listed, m, scorer = torch.cat([positives, tops], dim=1), positives.shape[1], self.student_scorer
         scores, valid = scorer.at(batch.queries, listed), listed != 0
         make = fine_terms if self._fine else coarse_terms
@@ -155,8 +154,7 @@ class HetComp(Distiller):
             of_rest = rest_above(query_vectors[batch.queries], item_vectors, rows, terms.below, factors)
         else:
             of_rest = rest_above_of(scorer.full, scorer.n_items, rows, terms.below, factors)
-        total = (terms.constant * batch.weights).sum() + of_rest
-        return total if self.reduction == "sum" else total / batch.weights.sum()
+        return self.reduce_total((terms.constant * batch.weights).sum() + of_rest, batch.weights)
 
     def diagnostics(self) -> dict[str, float]:
         last = (self._position == self._ends())[:, 1:]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding import SIDES, ExpertDistiller, Side
-from recbole_kd.errors import ConfigError
+from recbole_kd.distiller.ranges import check_at_least, check_share
 from recbole_kd.loss_embedding import cosine_distance_to, group_means, grouped_topology_distance
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -24,8 +24,9 @@ class HTD(ExpertDistiller):
     the groups' means over the batch (prototypes); L_GA, which trains the assignment, is DE's loss with one network a group, over the
     distinct users and distinct items.
 
-    The official code takes the prototypes without gradient. That makes its variant ``first`` a constant as far as prototypes go: in
-    ``prototypes`` here the student's have their gradient. In ``entities`` (its ``second``) they have none, as published.
+    The official code (github SeongKu-Kang/Topology_Distillation_KDD21; the same in github woriazzc/RCEKD, class HTD) takes the prototypes
+    without gradient. That makes its variant ``first`` a constant as far as prototypes go: in ``prototypes`` here the student's have their
+    gradient. In ``entities`` (its ``second``) they have none, as published.
 
     Args:
         alpha: weight of L_TD. n_groups: G, a side.
@@ -53,10 +54,8 @@ class HTD(ExpertDistiller):
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         super().check(n_queries, n_items, options)
-        if options["n_groups"] < 1:
-            raise ConfigError(f"kd_n_groups={options['n_groups']} is not possible: at least 1 group a side is needed")
-        if not 0 <= options["alpha"] <= 1:
-            raise ConfigError(f"kd_alpha={options['alpha']} is not a share: it must be between 0 and 1")
+        check_at_least("n_groups", options["n_groups"], 1, "a number of groups a side")
+        check_share("alpha", options["alpha"])
 
     def total(self, batch: DistillBatch) -> Tensor:
         entities: dict[Side, Tensor] = {"users": batch.queries, "items": self.items(batch)}

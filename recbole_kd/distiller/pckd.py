@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.embedding import Side
-from recbole_kd.errors import ConfigError
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.gather import gathered_dot
 from recbole_kd.loss import cross_entropy, sample_without_replacement
 from recbole_kd.ragged import Ragged
@@ -40,6 +40,8 @@ class PCKD(DE):
         n_experts, end_temperature, anneal, max_epoch: of DE.
     """
 
+    needs_set_scores = False
+
     def __init__(
         self,
         student: Scorer,
@@ -64,24 +66,18 @@ class PCKD(DE):
         self.n_samples, self.tau, self.softmax_temperature = n_samples, tau, temperature
         self.candidates = min(candidates, student.n_items - 1)
         self._ranked = torch.empty(0, dtype=torch.int64)
-        self._sampled = torch.empty(0, dtype=torch.int64)
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         super().check(n_queries, n_items, options)
-        if not 0 <= options["alpha"] < float("inf"):
-            raise ConfigError(f"kd_alpha={options['alpha']} is not a weight: it must be at least 0")
-        if options["candidates"] < 1:
-            raise ConfigError(f"kd_candidates={options['candidates']} is not possible: it must be at least 1")
+        check_at_least("alpha", options["alpha"], 0, "a weight")
+        check_at_least("candidates", options["candidates"], 1, "the length of a list")
         most, least = min(options["candidates"], n_items), 2 if options["regulariser"] == "pair" else 1
-        if not least <= options["n_samples"] <= most:
-            raise ConfigError(
-                f"kd_n_samples={options['n_samples']} is not possible: it must be between {least} and {most}, "
-                "the items they are drawn from (kd_candidates, the catalogue at most)"
-            )
+        check_between(
+            "n_samples", options["n_samples"], least, most, "the items they are drawn from (kd_candidates, at most the catalogue)"
+        )
         for key in ("tau", "temperature"):
-            if not 0 < options[key] < float("inf"):
-                raise ConfigError(f"kd_{key}={options[key]} is not a temperature: it must be a finite number greater than 0")
+            check_positive(key, options[key], "a temperature")
 
     # -- items --------------------------------------------------------------------------------------------------------
 
@@ -96,18 +92,17 @@ class PCKD(DE):
             self._ranked = self.student_scorer.top_k(self.all_queries(), self.candidates)[0]
         log_weights = -torch.arange(1, self.candidates + 1, device=self._ranked.device) / self.tau
         places = sample_without_replacement(log_weights.expand(len(self._ranked), -1), self.n_samples, self.generator)
-        self._sampled = self._ranked.gather(1, places)
+        self.item_sets = {"sampled": self._ranked.gather(1, places)}
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def total(self, batch: DistillBatch) -> Tensor:
         student = self.student_vectors()
-        regulariser = (self._regulariser(batch.queries, student) * batch.weights).sum()
+        regulariser = (self._regulariser(batch.queries, batch.sets["sampled"].ids, student) * batch.weights).sum()
         return self.expert_loss(batch, student) + self.alpha * regulariser
 
-    def _regulariser(self, users: Tensor, student: dict[Side, Tensor]) -> Tensor:
-        """L_reg of each user, int64 ``[Q]`` -> float ``[Q]``."""
-        listed = self._sampled[users]
+    def _regulariser(self, users: Tensor, listed: Tensor, student: dict[Side, Tensor]) -> Tensor:
+        """L_reg of each user and its sampled items, int64 ``[Q]`` and ``[Q, n]`` -> float ``[Q]``."""
         items, place = listed.unique(return_inverse=True)
         own_users, own_items = student["users"][users].detach(), student["items"][items].detach()
         before = gathered_dot(own_users, own_items, place)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.gamma import GammaRule, check_gamma, gamma_weights
-from recbole_kd.errors import ConfigError
+from recbole_kd.distiller.ranges import check_between, check_positive
 from recbole_kd.loss import (
     counts_below,
     counts_of_lower,
@@ -30,12 +30,13 @@ MAX_COUNT = 50.0
 
 
 class RCEKD(Distiller):
-    r"""RCE-KD, with the paper's ablations as variants.
+    r"""RCE-KD: cross-entropy on the student's own list and on what it lacks of the teacher's; with the paper's ablations.
 
-    The teacher's top-K :math:`Q^T` is split by the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy
-    bounds NDCG; the rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above it:
-    :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma are
-    drawn anew at each epoch's start, the student in evaluation mode.
+    From "Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems". The teacher's top-K :math:`Q^T` is split by
+    the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy bounds NDCG; the rest :math:`Q_2 = Q^T
+    \setminus Q^S` is completed by L sampled items that the student ranks above it: :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u
+    L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma are drawn anew at each epoch's start, the student in evaluation
+    mode.
 
     ``faithful`` chooses between the paper's text and the published code (github woriazzc/RCEKD), which differ:
 
@@ -98,22 +99,11 @@ class RCEKD(Distiller):
         if candidates is None:
             candidates = "all" if paper else min(200, n_items)
         room = n_items if candidates == "all" else int(candidates)
-        for key, value, least, most, what in (
-            ("kd_k", options["k"], 1, n_items, "the catalogue"),
-            ("kd_candidates", room, 1, n_items, "the catalogue"),
-            (
-                "kd_n_samples",
-                options["n_samples"],
-                1,
-                room,
-                "the candidates they are drawn from (kd_candidates)",
-            ),
-        ):
-            if not least <= value <= most:
-                raise ConfigError(f"{key}={value} is not possible: it must be between {least} and {most}, the size of {what}")
+        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
+        check_between("candidates", room, 1, n_items, "the size of the catalogue")
+        check_between("n_samples", options["n_samples"], 1, room, "the size of the candidates they are drawn from (kd_candidates)")
         for key in ("tau", "temperature"):
-            if not options[key] > 0:
-                raise ConfigError(f"kd_{key}={options[key]} is not a temperature: it must be greater than 0")
+            check_positive(key, options[key], "a temperature")
         check_gamma(options["gamma"], options["beta"], options["gamma_constant"], options["gamma_epochs"])
 
     # -- item sets --------------------------------------------------------------------------------------------------

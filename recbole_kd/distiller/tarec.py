@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive, check_share
+from recbole_kd.errors import TeacherError
 from recbole_kd.loss import masked_log_softmax, teacher_probabilities
 from recbole_kd.loss_wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
 from recbole_kd.ragged import Ragged
@@ -37,9 +38,9 @@ class Target(NamedTuple):
 
 
 class TARec(Distiller):
-    r"""TARec (logits only, re-derived): a teacher assistant in between, Wasserstein distance.
+    r"""TARec (logits only, re-derived): a teacher assistant in between, Wasserstein distance (Zhuang, WWW 2025).
 
-    Zhuang, WWW 2025. Of this paper only the abstract was to be had, and no code: two-stage distillation teacher -> teacher assistant ->
+    Of this paper only the abstract was to be had, and no code: two-stage distillation teacher -> teacher assistant ->
     student, by the Wasserstein distance of logits in place of KL (and a contrastive loss of embeddings, left out here). Everything else is
     re-derived and not the authors'.
 
@@ -62,6 +63,8 @@ class TARec(Distiller):
     """
 
     assistant = True
+    mask_train = True
+    needs_set_scores = False
 
     def __init__(
         self,
@@ -90,31 +93,28 @@ class TARec(Distiller):
         self.teacher_share = teacher_share
         self._top = torch.empty(0, 0, dtype=torch.int64)
         self._outside: Outside | None = None
-        self._candidates = torch.empty(0, 0, dtype=torch.int64)
         self._targets: list[Target] = []
         self._figures: dict[str, float] = {}
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        for key, least, most in (("k", 1, n_items), ("n_negatives", 0, n_items)):
-            if not least <= options[key] <= most:
-                raise ConfigError(
-                    f"kd_{key}={options[key]} is not possible: it must be between {least} and {most}, the size of the catalogue"
-                )
-        for key in ("temperature", "epsilon"):
-            if not 0 < options[key] < float("inf"):
-                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be a finite number greater than 0")
-        if not 0 <= options["teacher_share"] <= 1:
-            raise ConfigError(f"kd_teacher_share={options['teacher_share']} is not a share: it must be between 0 and 1")
-        least_of = {"n_iterations": 1, "assistant_size": 1, "assistant_epochs": 1, "assistant_stopping_step": 0}
-        for key, least in least_of.items():
-            if options[key] is not None and options[key] < least:
-                raise ConfigError(f"kd_{key}={options[key]} is not possible: it must be at least {least}")
-        rate, weight = options["assistant_learning_rate"], options["assistant_weight"]
-        if rate is not None and not 0 < rate < float("inf"):
-            raise ConfigError(f"kd_assistant_learning_rate={rate} is not possible: it must be a finite number greater than 0")
-        if weight is not None and not 0 <= weight < float("inf"):
-            raise ConfigError(f"kd_assistant_weight={weight} is not possible: it must be a finite number >= 0")
+        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
+        check_between("n_negatives", options["n_negatives"], 0, n_items, "the size of the catalogue")
+        check_positive("temperature", options["temperature"], "a temperature")
+        check_positive("epsilon", options["epsilon"], "a strength of the entropy")
+        check_at_least("n_iterations", options["n_iterations"], 1, "a number of iterations")
+        check_share("teacher_share", options["teacher_share"])
+        of_assistant = {
+            "size": (1, "a size"),
+            "epochs": (1, "a number of epochs"),
+            "stopping_step": (0, "a number of epochs"),
+            "weight": (0, "a weight"),
+        }
+        for name, (least, what) in of_assistant.items():
+            if options[f"assistant_{name}"] is not None:
+                check_at_least(f"assistant_{name}", options[f"assistant_{name}"], least, what)
+        if options["assistant_learning_rate"] is not None:
+            check_positive("assistant_learning_rate", options["assistant_learning_rate"], "a learning rate")
 
     # -- candidates ---------------------------------------------------------------------------------------------------
 
@@ -128,19 +128,21 @@ class TARec(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         drawn = self._outside.draw_distinct(self.all_queries(), self.n_negatives, self.generator)
-        self._candidates = torch.cat([self._top, drawn], dim=1)
+        candidates = torch.cat([self._top, drawn], dim=1)
+        self.item_sets = {"candidates": candidates}
         teachers = [(1.0 - self.teacher_share, self.teacher_scores)]
         if self.teacher_share:
             assert self.teacher_scores.taught_by is not None
             teachers.append((self.teacher_share, self.teacher_scores.taught_by))
-        self._targets = [self._target(share, teacher) for share, teacher in teachers if share]
-        counted = (self._candidates[1:] != 0).sum(dim=1)
+        self._targets = [self._target(share, teacher, candidates) for share, teacher in teachers if share]
+        counted = (candidates[1:] != 0).sum(dim=1)
         mass = self._targets[0].probabilities[1:, : self.k].sum(dim=1)
         self._figures = {"candidates_mean": float(counted.double().mean()), "top_mass_mean": float(mass.double().mean())}
 
-    def _target(self, share: float, teacher: TeacherScores) -> Target:
-        queries, ids = self.all_queries(), self._candidates
-        scores = torch.cat([teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items)])
+    def _target(self, share: float, teacher: TeacherScores, ids: Tensor) -> Target:
+        """Of the candidates, int64 ``[U, n]``."""
+        queries = self.all_queries()
+        scores = torch.cat([teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items, ids.device)])
         scores, order = scores.masked_fill(ids == 0, -torch.inf).sort(dim=1, descending=True, stable=True)
         valid = ids.gather(1, order) != 0
         scores = scores.masked_fill(~valid, 0.0)
@@ -151,7 +153,7 @@ class TARec(Distiller):
 
     def forward(self, batch: DistillBatch) -> Tensor:
         queries = batch.queries
-        scores = self.student_scorer.at(queries, self._candidates[queries]) / self.temperature
+        scores = self.student_scorer.at(queries, batch.sets["candidates"].ids) / self.temperature
         loss = torch.zeros(len(queries), device=queries.device)
         for target in self._targets:
             p, positions, valid = target.probabilities[queries], target.positions[queries], target.valid[queries]

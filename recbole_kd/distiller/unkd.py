@@ -16,7 +16,7 @@ from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_unequal_places, reach
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks, top_k
+from recbole_kd.topk import blocks, strike_out, top_k
 
 
 class UnKD(Distiller):
@@ -78,15 +78,13 @@ class UnKD(Distiller):
 
         A list is as wide as draws can go: what stands beyond would never be chosen. (1000 places at T = 20 end at 334.)
         """
-        assert self.train_items is not None
         queries, n_items = self.all_queries(), self.student_scorer.n_items
         widths = [min(self.candidates, reach(self.tau), len(items)) for items in members]
         self._lists = [torch.zeros(len(queries), width, dtype=torch.int32, device=queries.device) for width in widths]
         self._lengths = [torch.zeros(len(queries), dtype=torch.int64, device=queries.device) for _ in members]
         for rows in blocks(len(queries), n_items, queries.device):
             scores = self.teacher_scores.full(queries[rows])
-            row, column = self.train_items.pairs(queries[rows])
-            scores[row, column] = -torch.inf
+            strike_out(scores, queries[rows], self.train_items)
             for items, ranked, lengths in zip(members, self._lists, self._lengths, strict=True):
                 own = scores[:, items]
                 lengths[rows] = (own > -torch.inf).sum(1).clamp(max=self.candidates)

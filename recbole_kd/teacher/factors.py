@@ -49,4 +49,5 @@ class FactorScores(TeacherScores):
         return top_k_in_blocks(dot_products(*self._on(queries.device)), queries, self.n_items, k, exclude)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        return self._on(self._items.device)
+        query_vectors, item_vectors = self._on(self._items.device)
+        return query_vectors.detach(), item_vectors.detach()
