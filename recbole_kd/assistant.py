@@ -12,10 +12,11 @@ from recbole_kd.catalogue import recbole_defaults
 from recbole_kd.errors import ConfigError
 from recbole_kd.property_layers import student_layers
 from recbole_kd.scorer import Scorer
-from recbole_kd.stages import Stage, _entry, _workshop, distilled_settings, identity, settings_of, train_distilled
+from recbole_kd.stages import Stage, distilled_settings, entry_of, identity, settings_of, workshop
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
+from recbole_kd.training import train_distilled
 
 KEYS = {
     "kd_assistant_epochs": "epochs",
@@ -69,18 +70,18 @@ def ensure_assistant(
         config: the assistant's.
     """
     name = config["model"]
-    entry = _entry(stage, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
+    entry = entry_of(stage, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
     with locked(entry):
         cached = entry.is_dir()
         if not cached:
             getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
-            with _workshop(entry) as work:
+            with workshop(entry) as work:
                 files = {
                     "checkpoint": work / "best.pth",
                     "scalars": stage.folder / "tensorboard-assistant",
                     "state_file": work / "state.pt",
                 }
-                model, figures = train_distilled(config, stage, teacher, **files)
+                model, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume)
                 manifest = {
                     "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
                     "data": stage.splits.fingerprint, "report": figures,

@@ -10,7 +10,7 @@ import pytest
 from recbole_kd.command_line import main
 from recbole_kd.data.preparation import Loaders
 from recbole_kd.errors import TrainingError
-from recbole_kd.stages import _fit
+from recbole_kd.training import _fit
 from tests.helpers import write_tiny
 from tests.runs import run, words
 

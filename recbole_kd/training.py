@@ -1,0 +1,131 @@
+"""One training: a fresh model, its loaders, its trainer, and the figures of its best epoch."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import get_model, get_trainer, init_seed
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_kd.analysis.ranks import rank_curve
+from recbole_kd.build import build_distiller
+from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
+from recbole_kd.errors import TrainingError
+from recbole_kd.evaluation import RankingEvaluation
+from recbole_kd.model.graph import accelerate
+from recbole_kd.model.published import conversion_words, initialise
+from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.trainer import KDTrainer, without_recbole_scalars
+from recbole_kd.trajectory import Trajectory
+
+
+def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
+    """A fresh model and its loaders, seeded as RecBole's run_recbole does."""
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, splits.parts[0]).to(config["device"])
+    accelerate(model)
+    initialise(model, config["init_std"])
+    getLogger().info(conversion_words(model, config))
+    if "eval_batch_size" not in config.external_config_dict:
+        config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
+    loaders = make_loaders(config, splits)
+    return model, loaders
+
+
+def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> dict[str, Any]:
+    """Validation and test metrics of the best epoch, size and speed."""
+    has_weights = bool(list(model.parameters()))
+    figures = {}
+    for index, (name, data) in enumerate((("valid", loaders.valid), ("test", loaders.test))):
+        best = has_weights and index == 0
+        metrics = trainer.evaluate(data, load_best_model=best, show_progress=config["show_progress"])
+        figures[name] = {key: float(value) for key, value in metrics.items()}
+    return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model))}
+
+
+def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool, trajectory: Trajectory | None = None) -> None:
+    resumed = resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
+    if resumed:
+        getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
+    if trajectory is not None:
+        trajectory.follow(trainer, resumed)
+    callback = None if trajectory is None else trajectory.after_epoch
+    try:
+        trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
+    except ValueError as error:  # RecBole's own trainers say no more than this
+        if str(error) != "Training loss is nan":
+            raise
+        raise TrainingError(
+            f"The loss of {config['model']} is nan: lower learning_rate, or set clip_grad_norm={{'max_norm': 1.0}}"
+        ) from error
+
+
+def train_alone(
+    config: Any, splits: Splits, work: Path, scalars: Path, *, resume: bool, trajectory: Trajectory | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a model without distillation; ``work`` holds its checkpoint and last-epoch state until it is finished."""
+    model, loaders = _prepare(config, splits)
+    kind = get_trainer(config["MODEL_TYPE"], config["model"])
+    config["checkpoint_dir"] = str(work)
+    if kind.__name__ == "Trainer":
+        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
+    else:
+        with without_recbole_scalars():
+            trainer = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
+            trainer.tensorboard.close()
+        trainer.tensorboard = SummaryWriter(str(scalars))
+    _fit(trainer, config, loaders, resume, trajectory)
+    figures = _figures(trainer, model, loaders, config)
+    if isinstance(trainer, KDTrainer):
+        figures.update(epochs=len(trainer.epoch_seconds), best_epoch=trainer.best_epoch)
+    return model, figures
+
+
+def train_distilled(
+    config: Any, splits: Splits, teacher: TeacherScores, *, checkpoint: Path, scalars: Path, state_file: Path, resume: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A model trained under a teacher, and its figures. The state file stays: it is the caller's to remove."""
+    model, loaders = _prepare(config, splits)
+    distiller = build_distiller(config, model, teacher)
+    trainer = KDTrainer(
+        config, model, distiller, checkpoint=checkpoint, scalars=scalars, state_file=state_file, track=config["kd_track"] or ()
+    )
+    curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
+    _fit(trainer, config, loaders, resume)
+    figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
+    seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
+    return model, {
+        **figures,
+        "epochs": len(seconds),
+        "best_epoch": trainer.best_epoch,
+        "kd_loss": trainer.kd_loss,
+        "seconds_per_epoch": _mean(seconds),
+        "kd_seconds_per_epoch": _mean(kd_seconds),
+        "peak_rss_mb": peak_rss_mb(),
+        "history": {name: [epoch.get(name) for epoch in trainer.history] for name in (trainer.history[0] if trainer.history else ())},
+    }
+
+
+class _RankCurves:
+    """The student's mean rank of the teacher's k-th item, k = 1..50, before and after its training."""
+
+    def __init__(self, model: nn.Module, teacher: TeacherScores, wanted: bool) -> None:
+        self.scorer, self.start = Scorer(model), None
+        if wanted:
+            queries = torch.arange(teacher.n_queries, device=self.scorer.device)
+            self.lists = teacher.top_k(queries, min(50, teacher.n_items - 1))[0]
+            self.start = rank_curve(self.scorer, self.lists)
+
+    def after_training(self) -> dict[str, Any]:
+        return {} if self.start is None else {"teacher_ranks": {"start": self.start, "end": rank_curve(self.scorer, self.lists)}}
+
+
+def _mean(values: list[float]) -> float | None:
+    """None where no epoch was trained (epochs=0)."""
+    return sum(values) / len(values) if values else None
