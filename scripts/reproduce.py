@@ -11,6 +11,7 @@ from typing import NoReturn
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from recbole_kd.cache import cache_folder
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.dynamics import dynamics_section
 from recbole_kd.experiments.grid import Grid, read_grid
@@ -41,7 +42,8 @@ def run(argv: list[str]) -> int:
     """Run the grids, write the tables; 1 where a run failed."""
     arguments = _parser().parse_args(argv)
     grids = [read_grid(path) for path in arguments.grids]
-    local = {"data_path": arguments.data_path, "output_dir": arguments.output_dir}
+    places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}
+    local = {key: str(Path(place).expanduser().resolve()) for key, place in places.items()}  # workers have a folder of their own
     failed = 0
     for path, grid in zip(arguments.grids, grids, strict=True):
         if arguments.table:
