@@ -71,6 +71,12 @@ def test_the_shipped_grids_are_valid_and_their_settings_are_known() -> None:
             check_distiller(s["kd"], {**values, **s}, 5000, 25000)
 
 
+def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
+    grid = read_grid(write_grid(tmp_path))
+    assert [(task.run, task.seed) for task in grid.tasks] == [("RCE-KD", 0), ("vanilla CE", 0), ("RCE-KD", 1)]
+    assert grid.runs == ["RCE-KD", "vanilla CE"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

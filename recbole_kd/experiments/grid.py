@@ -73,6 +73,7 @@ def read_grid(path: Path) -> Grid:
         own = dict(own or {})
         for seed in own.pop("seeds", seeds):
             tasks.append(Task(path.stem, str(name), int(seed), {**common, **own, "seed": int(seed)}))
+    tasks.sort(key=lambda task: task.seed)  # a table of one seed is complete before the next seed begins
     _check_names(path, tasks)
     reference = content.get("reference")
     if reference is not None and reference not in content["runs"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ def _on_ray(address: str) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], F
     def run(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
         import ray
 
-        ray.init(address=None if address == "local" else address, ignore_reinit_error=True)
+        # a checkout that is not installed is found by the workers too, where they share its folder
+        paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
+        environment = {"env_vars": {"PYTHONPATH": paths}}
+        ray.init(address=None if address == "local" else address, ignore_reinit_error=True, runtime_env=environment)
         remote = ray.remote(max_retries=3)(run_task)
         pending = {remote.remote(settings): task for task, settings in waiting}
         while pending:
