@@ -13,6 +13,7 @@ from recbole.utils import set_color
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_kd.data.protocol import FULL_ONLY
 from recbole_kd.errors import ConfigError
 from recbole_kd.ragged import Ragged
 from recbole_kd.safe_load import load_checkpoint
@@ -24,6 +25,22 @@ USER_MEANS = frozenset({"recall", "ndcg", "hit", "mrr", "precision", "map"})
 
 QUERIES_PER_TICK = 4096
 """Users between two moves of the progress bar."""
+
+
+def check_protocol(config: Any) -> None:
+    """Refuse what ``eval_protocol: paper`` has no meaning for: a sampled catalogue, and metrics that are no means over users (ConfigError)."""
+    if config["eval_protocol"] != "paper":
+        return
+    if any(mode != "full" for mode in _modes(config["eval_args"]["mode"])):
+        raise ConfigError(FULL_ONLY)
+    for name in config["metrics"]:
+        if name.lower() not in USER_MEANS:
+            raise ConfigError(f"eval_protocol=paper has no mean over all users for {name}: choose metrics among {sorted(USER_MEANS)}")
+
+
+def _modes(mode: Any) -> list[str]:
+    """RecBole's mode is one word, or one for each phase."""
+    return [str(word) for word in mode.values()] if isinstance(mode, dict) else [str(mode)]
 
 
 class RankingEvaluation(Trainer):
@@ -67,12 +84,9 @@ class RankingEvaluation(Trainer):
         everyone = getattr(eval_data, "all_users", None)
         if everyone is None or result is None:
             return result
+        check_protocol(self.config)
         share = len(eval_data.uid_list) / everyone
-        for name in result:
-            if name.split("@")[0] not in USER_MEANS:
-                raise ConfigError(f"eval_protocol=paper has no mean over all users for {name}: choose metrics among {sorted(USER_MEANS)}")
-            result[name] *= share
-        return result
+        return type(result)((name, value * share) for name, value in result.items())
 
     # -- dot-product models -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from recbole_kd.cache import cache_folder
 from recbole_kd.data.preparation import split_data
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
@@ -63,6 +64,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     splits = split_data(alone)
     for config in (alone, *teacher_configs):
         _check_cutoffs(config, splits.n_items)
+        check_protocol(config)
     saved = None if teacher_configs else saved_teacher(request.run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (saved[0].name if saved else "")
     distilled_config = request.distilled_config(teacher_name)

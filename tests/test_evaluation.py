@@ -131,7 +131,7 @@ def test_the_paper_protocol_refuses_loaders_that_hide_validation_items(tiny_data
 def test_the_paper_protocol_refuses_metrics_that_are_no_mean_over_users(tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "MF", **{**EXACT, "metrics": ["NDCG", "GAUC"]}, eval_protocol="paper")
     trainer = prepared(KDTrainer(case.config, case.model), case)
-    with pytest.raises(ConfigError, match="no mean over all users for gauc"):
+    with pytest.raises(ConfigError, match="no mean over all users for GAUC"):
         trainer.evaluate(case.loaders.test, load_best_model=False)
 
 

@@ -9,6 +9,8 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole_kd.errors import ConfigError
 from recbole_kd.ragged import Ragged
 
+FULL_ONLY = "eval_protocol=paper ranks the whole catalogue for each user: set eval_args.mode=full, or eval_protocol=recbole"
+
 
 def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
     """Make a validation or test loader follow ``eval_protocol: paper``: only training items are left out of the ranking.
@@ -20,7 +22,7 @@ def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
         ConfigError: the loader does not rank the whole catalogue of each user.
     """
     if not isinstance(loader, FullSortEvalDataLoader) or loader.is_sequential:
-        raise ConfigError("eval_protocol=paper ranks the whole catalogue for each user: set eval_args.mode=full, or eval_protocol=recbole")
+        raise ConfigError(FULL_ONLY)
     starts, items = train_items.starts.tolist(), train_items.items
     for user in loader.uid_list.tolist():
         loader.uid2history_item[user] = items[starts[user] : starts[user + 1]]
