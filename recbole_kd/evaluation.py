@@ -28,7 +28,7 @@ QUERIES_PER_TICK = 4096
 
 
 def check_protocol(config: Any) -> None:
-    """Refuse what ``eval_protocol: paper`` has no meaning for: a sampled catalogue, and metrics that are no means over users (ConfigError)."""
+    """Refuse what ``eval_protocol: paper`` has no meaning for (ConfigError): sampled catalogues, metrics that are no means over users."""
     if config["eval_protocol"] != "paper":
         return
     if any(mode != "full" for mode in _modes(config["eval_args"]["mode"])):
