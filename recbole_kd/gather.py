@@ -28,9 +28,10 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
         queries: float ``[B, d]``. items: float ``[I, d]``. chosen: int64 ``[B, K]``, row ids into ``items``.
 
     Returns:
-        float32 ``[B, K]``, differentiable in ``queries`` and ``items``. Runs in float32 under autocast too.
+        float32 ``[B, K]`` (float64 of float64), differentiable in ``queries`` and ``items``. Runs in float32 under autocast too.
     """
-    result: Tensor = _GatheredDot.apply(queries.float(), items.float(), chosen)
+    queries, items = (x if x.dtype == torch.float64 else x.float() for x in (queries, items))
+    result: Tensor = _GatheredDot.apply(queries, items, chosen)
     return result
 
 

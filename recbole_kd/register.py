@@ -1,8 +1,9 @@
 """Makes RecBole's own functions know our models; the only file that touches RecBole's modules.
 
 ``get_model`` looks a model up as the module ``recbole.model.<family>.<lower name>`` through ``find_spec``, which asks
-``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``get_trainer``,
-``create_dataset`` and ``load_data_and_model`` fall back on the model's type and need nothing more.
+``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``create_dataset`` looks ``<model>Dataset`` up in
+``recbole.data.dataset``, where a model with a data set class of its own gets it. ``get_trainer``, ``create_dataset`` of other models and
+``load_data_and_model`` fall back on the model's type and need nothing more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from recbole_kd.unpickler import allow_model_class
 # name -> (family, module)
 _OUR_MODELS = {
     "MF": ("general_recommender", "recbole_kd.model.mf"),
+    "HSTU": ("sequential_recommender", "recbole_kd.model.hstu"),
+    "HSTUGeneral": ("general_recommender", "recbole_kd.model.hstu"),
+}
+# name of the model -> module of its data set class, which is called <name>Dataset
+_OUR_DATASETS = {
+    "HSTU": "recbole_kd.data.hstu_dataset",
+    "HSTUGeneral": "recbole_kd.data.hstu_dataset",
 }
 # get_model walks the families in this order. The last one, exlib_recommender, is not asked: looking into it imports
 # lightgbm and xgboost, which may be absent, and its names are these two.
@@ -57,6 +65,8 @@ def register(model_classes: Iterable[type] | None = None) -> None:
     if model_classes is None:
         for name, (family, module) in _OUR_MODELS.items():
             _register_class(getattr(importlib.import_module(module), name), family)
+        for name, module in _OUR_DATASETS.items():
+            _register_dataset(getattr(importlib.import_module(module), f"{name}Dataset"))
         return
     for model_class in model_classes:
         _register_class(model_class, _family_of(model_class))
@@ -92,6 +102,20 @@ def _register_class(model_class: type, family: str) -> None:
     _registered[name] = model_class
 
 
+def _register_dataset(dataset_class: type) -> None:
+    """Put a data set class where ``create_dataset`` looks for that of its model.
+
+    Raises:
+        ConfigError: RecBole, or somebody else, has a class of that name there.
+    """
+    theirs = importlib.import_module("recbole.data.dataset")
+    name = dataset_class.__name__
+    found = getattr(theirs, name, dataset_class)
+    if found is not dataset_class:
+        raise ConfigError(f"the data set name {name!r} is taken by {found.__module__}.{name} (fix: give the model another name).")
+    setattr(theirs, name, dataset_class)
+
+
 def _taken_by(name: str) -> str | None:
     """The module that RecBole finds under ``name`` today."""
     if name.lower() in _EXLIB_NAMES:
@@ -117,7 +141,10 @@ def _module_of(model_class: type, family: str) -> types.ModuleType:
 
 
 def _wrap_property_files() -> None:
-    """Let a Config read our property file of a registered model after RecBole's own files and below all else."""
+    """Let a Config read our property file of a registered model after RecBole's own files and below all else.
+
+    It is called as the model, or as the class's ``property_file`` says.
+    """
     from recbole.config import Config
 
     original = Config._load_internal_config_dict
@@ -128,7 +155,7 @@ def _wrap_property_files() -> None:
     def load(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
         if _registered.get(model) is model_class:
-            file = properties_dir() / "model" / f"{model}.yaml"
+            file = properties_dir() / "model" / f"{getattr(model_class, 'property_file', model)}.yaml"
             if file.is_file():
                 self.internal_config_dict.update(read_yaml(file))
 

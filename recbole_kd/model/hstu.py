@@ -1,0 +1,202 @@
+"""HSTU's two faces in RecBole: a sequential recommender, and a general one whose query is a user with the training history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_kd.data.histories import Histories, padded_histories
+from recbole_kd.data.hstu_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.errors import ConfigError
+from recbole_kd.model.hstu_encoder import TABLE_INITS, Encoded, HSTUEncoder, HSTUSizes
+from recbole_kd.model.hstu_loss import NEGATIVES, sampled_softmax, uniform_negatives
+
+USERS_PER_BLOCK = 512
+_COUNTS = ("MAX_ITEM_LIST_LENGTH", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size", "n_negatives")
+
+
+def check(config: Any) -> None:
+    """Are the keys of an HSTU in range?
+
+    Raises:
+        ConfigError: the first that is not, with what is allowed.
+    """
+    for key in _COUNTS:
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key} is {value!r}, HSTU needs a whole number of at least 1 (fix: --{key}=...)")
+    for key in ("input_dropout", "linear_dropout"):
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ConfigError(f"{key} is {value!r}, allowed are numbers from 0 to below 1 (fix: --{key}=0.5)")
+    temperature = config["temperature"]
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
+        raise ConfigError(f"temperature is {temperature!r}, allowed are numbers above 0 (fix: --temperature=0.05)")
+    for key in ("position_bias", "time_bias"):
+        if not isinstance(config[key], bool):
+            raise ConfigError(f"{key} is {config[key]!r}, allowed are True and False (fix: --{key}=True)")
+    for key, allowed in (("negatives", NEGATIVES), ("table_init", TABLE_INITS)):
+        if config[key] not in allowed:
+            raise ConfigError(f"{key} is {config[key]!r}, allowed are {' and '.join(allowed)} (fix: --{key}={allowed[0]})")
+
+
+def sizes_of(config: Any) -> HSTUSizes:
+    """The encoder's sizes from a RecBole config."""
+    same = ("embedding_size", "n_layers", "n_heads", "attention_size", "linear_size", "input_dropout", "linear_dropout")
+    switches = ("position_bias", "time_bias", "table_init")
+    return HSTUSizes(max_length=config["MAX_ITEM_LIST_LENGTH"], **{key: config[key] for key in (*same, *switches)})
+
+
+class _Autoregressive(nn.Module):
+    """What both faces share: the encoder, the loss over positions, scores as cosines (without the training temperature)."""
+
+    encoder: HSTUEncoder
+    n_items: int
+
+    def _set_up(self, config: Any) -> None:
+        check(config)
+        self.encoder = HSTUEncoder(self.n_items, sizes_of(config))
+        self.temperature: float = config["temperature"]
+        self.n_negatives: int = config["n_negatives"]
+        self.negatives: str = config["negatives"]
+
+    def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
+        """Encode the histories of a training batch, once for the base loss and whatever else needs it.
+
+        Returns:
+            The encoding, whose ``last()`` holds a vector for each row, and what follows each position: int64 ``[P]``, 0 where nothing does.
+        """
+        raise NotImplementedError
+
+    def loss_of(self, encoded: Encoded, following: Tensor) -> Tensor:
+        """Sampled softmax, the mean over all positions that something follows: float ``[]``."""
+        known = following > 0
+        draw = uniform_negatives(self.n_items, self.n_negatives, following.device)
+        negatives = draw if self.negatives == "own" else draw(1)[0]
+        return sampled_softmax(encoded.positions[known], self.item_vectors(), following[known], negatives, self.temperature)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        return self.loss_of(*self.encode(interaction))
+
+    def item_vectors(self) -> Tensor:
+        """Unit vectors, float ``[n_items, d]``, differentiable; zero for the pad."""
+        return self.encoder.item_vectors()
+
+    def queries(self, interaction: Any) -> Tensor:
+        """Unit vectors of the rows, float ``[B, d]``."""
+        raise NotImplementedError
+
+    def predict(self, interaction: Any) -> Tensor:
+        items = self.item_vectors()[interaction[self.ITEM_ID]]
+        return (self.queries(interaction) * items).sum(1)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        return self.queries(interaction) @ self.item_vectors().T
+
+
+class HSTU(_Autoregressive, SequentialRecommender):
+    r"""Hierarchical sequential transduction units as a sequential recommender.
+
+    Trained autoregressively: one row a user, every position a target, sampled softmax over cosines with a temperature. A query is a row's
+    history; with the time bias its last position is asked at the time of the row's target, as in the published code.
+
+    Source: Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
+    Recommendations", ICML 2024.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.times_field = RAW_TIME + config["LIST_SUFFIX"]
+        # Prepared files (benchmark_filename) and foreign data sets carry no whole seconds: there the positions are the times.
+        self.has_times = bool(getattr(dataset, "has_times", False)) and self.times_field in dataset.inter_feat
+        self._set_up(config)
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor, times: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
+        """User vectors, float ``[B, d]``.
+
+        Args:
+            item_seq: int64 ``[B, L]``, right padded. item_seq_len: int64 ``[B]``.
+            times: int64 ``[B, L]``, seconds. asked: int64 ``[B]``, when the next item is asked for.
+        """
+        return self.encoder(item_seq, item_seq_len, times, asked).last()
+
+    def _history(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        times = (interaction[self.times_field], interaction[RAW_TIME]) if self.has_times else (None, None)
+        return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], *times
+
+    def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
+        history = self._history(interaction)
+        encoded = self.encoder(*history)
+        items = torch.cat([history[0], history[0].new_zeros(len(history[0]), 1)], dim=1)
+        items = items.scatter(1, history[1].unsqueeze(1), interaction[self.POS_ITEM_ID].unsqueeze(1))
+        return encoded, items[encoded.layout.row, encoded.layout.column + 1]
+
+    def queries(self, interaction: Any) -> Tensor:
+        return self.forward(*self._history(interaction))
+
+
+class HSTUGeneral(_Autoregressive, GeneralRecommender):
+    """HSTU where the query is a user: its vector encodes the user's training history, on any split and with the masks of general models.
+
+    A training batch is a batch of users; every item of a history but the first is a target. The histories belong to the data: they are
+    buffers that no checkpoint keeps.
+    """
+
+    input_type = InputType.POINTWISE
+    property_file = "HSTU"
+
+    n_users: int
+    starts: Tensor
+    items: Tensor
+    times: Tensor
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.has_times = bool(getattr(dataset, "has_times", False))
+        self._set_up(config)
+        histories = self._histories(dataset, config["MAX_ITEM_LIST_LENGTH"])
+        for name in ("starts", "items", "times"):
+            self.register_buffer(name, getattr(histories, name), persistent=False)
+
+    def _histories(self, dataset: Any, max_length: int) -> Histories:
+        interactions = dataset.inter_feat
+        if RAW_TIME not in interactions or RAW_ROW not in interactions:
+            raise ConfigError(
+                f"HSTUGeneral needs the order of each user's items, which a {type(dataset).__name__} does not keep "
+                "(fix: make the data set with RecBole's create_dataset from a config with model=HSTUGeneral)"
+            )
+        users, items, times, rows = (np.asarray(interactions[field]) for field in (self.USER_ID, self.ITEM_ID, RAW_TIME, RAW_ROW))
+        return Histories.of(users, items, times, rows, n_users=self.n_users, max_length=max_length)
+
+    def encode_users(self, users: Tensor) -> tuple[Encoded, Tensor]:
+        """Encode the training histories of int64 ``[B]`` users; returns as :meth:`encode` does.
+
+        Nobody knows when a user comes back: the last position is asked at the last item's own time.
+        """
+        items, lengths, times = padded_histories(self.starts, self.items, self.times, users)
+        encoded = self.encoder(items, lengths, times if self.has_times else None)
+        column = encoded.layout.column + 1
+        following = items[encoded.layout.row, column.clamp(max=items.shape[1] - 1)]
+        return encoded, following.masked_fill(column >= lengths[encoded.layout.row], 0)
+
+    def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
+        return self.encode_users(interaction[self.USER_ID])
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Unit vectors of int64 ``[B]`` users, float ``[B, d]``; zero for a user without history."""
+        return self.encode_users(users)[0].last()
+
+    def queries(self, interaction: Any) -> Tensor:
+        return self.user_vectors(interaction[self.USER_ID])
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all users and items, float ``[n_users, d]`` and ``[n_items, d]``; their dot products are the scores."""
+        users = torch.arange(self.n_users, device=self.starts.device)
+        return torch.cat([self.user_vectors(block) for block in users.split(USERS_PER_BLOCK)]), self.item_vectors()

@@ -1,0 +1,100 @@
+"""Sampled softmax over positions, in chunks: the ``[P, R]`` scores of a batch are never held at once, nor any ``[P, R, d]`` tensor.
+
+The gradient of each chunk is taken while its scores are at hand, so the backward pass only scales it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_kd.gather import gathered_dot
+
+SCORES_PER_CHUNK = 2**21
+NEGATIVES = ("own", "shared")
+
+
+def uniform_negatives(n_items: int, n_negatives: int, device: torch.device) -> Callable[[int], Tensor]:
+    """A function that draws for n positions: int64 ``[n, R]``, uniform over the items 1 to n_items - 1, those of the history too."""
+
+    def draw(n_positions: int) -> Tensor:
+        return torch.randint(1, n_items, (n_positions, n_negatives), device=device)
+
+    return draw
+
+
+def sampled_softmax(
+    queries: Tensor,
+    items: Tensor,
+    positives: Tensor,
+    negatives: Tensor | Callable[[int], Tensor],
+    temperature: float,
+    scores_per_chunk: int = SCORES_PER_CHUNK,
+) -> Tensor:
+    r"""Mean over positions of :math:`-\log \frac{e^{s_+/t}}{e^{s_+/t} + \sum_j e^{s_j/t}}`; a negative that is the positive does not count.
+
+    Args:
+        queries: float ``[P, d]``. items: float ``[I, d]``. positives: int64 ``[P]``.
+        negatives: int64 ``[P, R]``, each position's own; or int64 ``[R]``, shared by all; or a function that draws own ones.
+
+    Returns:
+        float ``[]``, once differentiable in queries and items; zero where there is no position.
+    """
+    if len(positives) == 0:
+        return (queries.sum() + items.sum()) * 0.0
+    result: Tensor = _SampledSoftmax.apply(queries, items, positives, negatives, temperature, scores_per_chunk)
+    return result
+
+
+def _chunk_loss(queries: Tensor, items: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """The sum over a chunk's positions."""
+    if negatives.dim() == 1:
+        positive = (queries * items[positives]).sum(1, keepdim=True)
+        scores = torch.cat([positive, queries @ items[negatives].T], dim=1)
+    else:
+        scores = gathered_dot(queries, items, torch.cat([positives.unsqueeze(1), negatives], dim=1))
+    scores = scores / temperature
+    same = negatives == positives.unsqueeze(1)
+    scores = scores.masked_fill(torch.nn.functional.pad(same, (1, 0)), -torch.inf)
+    return (scores.logsumexp(1) - scores[:, 0]).sum()
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        positives: Tensor,
+        negatives: Tensor | Callable[[int], Tensor],
+        temperature: float,
+        scores_per_chunk: int,
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        n, n_negatives = len(positives), (negatives(0) if callable(negatives) else negatives).shape[-1]
+        step = max(1, scores_per_chunk // (n_negatives + 1))
+        d_queries, d_items = torch.empty_like(queries), torch.zeros_like(items)
+        total = queries.new_zeros(())
+        table = items.detach().requires_grad_(wanted)
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            drawn = negatives(rows.stop - start) if callable(negatives) else negatives if negatives.dim() == 1 else negatives[rows]
+            with torch.set_grad_enabled(wanted):
+                chunk = queries[rows].detach().requires_grad_(wanted)
+                loss = _chunk_loss(chunk, table, positives[rows], drawn, temperature)
+            if wanted:
+                d_queries[rows], more = torch.autograd.grad(loss, (chunk, table))
+                d_items += more
+            total += loss.detach()
+        ctx.save_for_backward(d_queries.div_(n), d_items.div_(n))
+        return total / n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_queries, d_items = ctx.saved_tensors
+        return grad * d_queries, grad * d_items, None, None, None, None
