@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_kd import resume, stages
+from recbole_kd import resume, training
 from recbole_kd.command_line import main
 from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.safe_load import load_checkpoint
@@ -69,14 +69,14 @@ def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, mo
 
 def cut_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt a run between the last epoch of the distilled student and its result."""
-    plain = stages._figures
+    plain = training._figures
 
     def cut(trainer: Any, *args: Any) -> Any:
         if getattr(trainer, "distiller", None) is not None:
             raise KeyboardInterrupt
         return plain(trainer, *args)
 
-    monkeypatch.setattr(stages, "_figures", cut)
+    monkeypatch.setattr(training, "_figures", cut)
 
 
 @pytest.mark.parametrize(("epochs", "patience"), [("8", "30"), ("60", "2")], ids=["all-epochs", "stopped-early"])
