@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.analysis.train_fit import train_ndcg
 from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
+from recbole_kd.determinism import repeatable
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
@@ -183,8 +184,7 @@ class KDTrainer(RankingEvaluation):
         return True
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
-        # RecBole's SINE switches anomaly detection on for the whole process when it is imported; NaN losses are caught here without it
-        with torch.autograd.set_detect_anomaly(False):
+        with repeatable(bool(self.config["reproducibility"]) and self.device.type == "cpu"):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
 
     def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
