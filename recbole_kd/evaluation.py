@@ -18,7 +18,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.ragged import Ragged
 from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.scorer import Scorer, vector_function
-from recbole_kd.topk import dot_products, top_k_in_blocks
+from recbole_kd.topk import DotProducts, top_k_in_blocks
 
 USER_MEANS = frozenset({"recall", "ndcg", "hit", "mrr", "precision", "map"})
 """Metrics of RecBole that are means over users, so that a mean over more users (who count 0) is the same sum over another number."""
@@ -108,7 +108,7 @@ class RankingEvaluation(Trainer):
         history, positives = (self._items_of(eval_data, name) for name in ("uid2history_item", "uid2positive_item"))
         scorer, collected = Scorer(self.model), self.eval_collector.data_struct
         with scorer.frozen():
-            full = dot_products(*scorer.tables())
+            full = DotProducts(*scorer.tables())
             for some in _in_turns(users, show_progress):
                 at = some.to(self.device)
                 ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
 from recbole_kd.ragged import Ragged
-from recbole_kd.topk import dot_products, top_k_in_blocks
+from recbole_kd.topk import DotProducts, top_k_in_blocks
 
 PAIRS_PER_CALL = 2**18
 """How many (query, item) rows a model without full_sort_predict scores in one predict call."""
@@ -183,7 +183,7 @@ class Scorer:
         Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
         with self.frozen():
-            full = dot_products(*self.tables()) if self.has_vectors else self.full
+            full = DotProducts(*self.tables()) if self.has_vectors else self.full
             return top_k_in_blocks(full, queries, self.n_items, k, exclude)
 
     @contextmanager

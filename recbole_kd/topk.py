@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from recbole_kd.lanes import side_by_side
 from recbole_kd.ragged import Ragged
 
 BLOCK_BYTES = 6 * 2**20
@@ -113,26 +115,42 @@ def top_k_in_blocks(
     ids = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     values = torch.full((len(queries), k), -torch.inf, device=queries.device)
     width = min(k, n_items)
-    for rows in blocks(len(queries), n_items, queries.device):
+
+    def rank(rows: slice) -> None:
         scores = full(queries[rows])
         strike_out(scores, queries[rows], exclude)
         block_ids, block_values = top_k(scores, width)
         ids[rows, :width] = block_ids.masked_fill(block_values == -torch.inf, 0)
         values[rows, :width] = block_values.to(values.dtype)
+
+    parts = list(blocks(len(queries), n_items, queries.device))
+    lanes = min(torch.get_num_threads(), len(parts)) if queries.device.type == "cpu" and isinstance(full, DotProducts) else 1
+    if lanes > 1:
+        side_by_side(rank, parts, lanes)
+    else:
+        for rows in parts:
+            rank(rows)
     return ids, values
 
 
-def dot_products(query_vectors: Tensor, item_vectors: Tensor) -> Callable[[Tensor], Tensor]:
-    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, written into one buffer again and again.
+class DotProducts:
+    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, in one buffer per thread, written again and again.
 
-    A result is valid until the next call. Without the buffer a fifth of the time goes into fresh pages.
+    A result is valid until the thread's next call. Without the buffer a fifth of the time goes into fresh pages.
+
+    Args:
+        query_vectors: float ``[n_queries, d]``.
+        item_vectors: float ``[n_items, d]``, of the same type.
     """
-    buffer = query_vectors.new_empty(0, len(item_vectors))
 
-    def full(queries: Tensor) -> Tensor:
-        nonlocal buffer
-        if len(buffer) < len(queries):
-            buffer = query_vectors.new_empty(len(queries), len(item_vectors))
-        return torch.mm(query_vectors[queries], item_vectors.T, out=buffer[: len(queries)])
+    def __init__(self, query_vectors: Tensor, item_vectors: Tensor) -> None:
+        self._query_vectors = query_vectors
+        self._item_vectors = item_vectors
+        self._of_thread = threading.local()
 
-    return full
+    def __call__(self, queries: Tensor) -> Tensor:
+        buffer = getattr(self._of_thread, "buffer", None)
+        if buffer is None or len(buffer) < len(queries):
+            buffer = self._query_vectors.new_empty(len(queries), len(self._item_vectors))
+            self._of_thread.buffer = buffer
+        return torch.mm(self._query_vectors[queries], self._item_vectors.T, out=buffer[: len(queries)])

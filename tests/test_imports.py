@@ -32,6 +32,7 @@ PURE = (
     "loss.py",
     "cooccurrence.py",
     "gather.py",
+    "lanes.py",
     "topk.py",
     "ragged.py",
     "complement.py",

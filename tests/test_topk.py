@@ -122,9 +122,9 @@ def test_large_catalogues_are_pruned_and_small_ones_are_not(monkeypatch: pytest.
     assert called == [32, 500]
 
 
-def test_products_share_one_buffer() -> None:
+def test_products_of_a_thread_share_one_buffer() -> None:
     queries, items = torch.randn(9, 4), torch.randn(50, 4)
-    full = topk.dot_products(queries, items)
+    full = topk.DotProducts(queries, items)
     first = full(torch.arange(5))
     torch.testing.assert_close(first, queries[:5] @ items.T)
     second = full(torch.tensor([8, 2]))

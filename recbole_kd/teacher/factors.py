@@ -11,7 +11,7 @@ from torch import Tensor
 from recbole_kd.gather import gathered_dot
 from recbole_kd.ragged import Ragged
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import dot_products, top_k_in_blocks
+from recbole_kd.topk import DotProducts, top_k_in_blocks
 
 
 class FactorScores(TeacherScores):
@@ -46,7 +46,7 @@ class FactorScores(TeacherScores):
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        return top_k_in_blocks(dot_products(*self._on(queries.device)), queries, self.n_items, k, exclude)
+        return top_k_in_blocks(DotProducts(*self._on(queries.device)), queries, self.n_items, k, exclude)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         query_vectors, item_vectors = self._on(self._items.device)
