@@ -13,6 +13,7 @@ from typing import Any
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
+from recbole_kd.data.features import record_features
 from recbole_kd.data.preparation import split_data
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, KDError
@@ -62,12 +63,15 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     alone = request.student_config()
     teacher_configs = request.teacher_model_configs()
     splits = split_data(alone)
+    features: dict[str, str] = {}
     for config in (alone, *teacher_configs):
         _check_cutoffs(config, splits.n_items)
         check_protocol(config)
+        features.update(record_features(config, splits.dataset))
     saved = None if teacher_configs else saved_teacher(request.run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (saved[0].name if saved else "")
     distilled_config = request.distilled_config(teacher_name)
+    record_features(distilled_config, splits.dataset)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
     method = distiller_class(request.kd)
     n_checkpoints = options.get("n_checkpoints", N_CHECKPOINTS) if "trajectory" in method.requires else 0
@@ -76,6 +80,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teacher_configs[0].final_config_dict
         changes = assistant_values(distilled_config.final_config_dict, width_of(of_teacher))
         assistant_config = request.distilled_config(teacher_name, changes)
+        record_features(assistant_config, splits.dataset)
         check_distiller(request.kd, assistant_config.final_config_dict, splits.n_users, splits.n_items)
 
     folder = _new_folder(output, request, teacher_name, alone["seed"])
@@ -97,6 +102,8 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
         result = _result(request, distilled_config, teacher_name, command, of_teacher, of_student, of_distilled)
         if of_assistant is not None:
             result["assistant"] = of_assistant
+        if features or saved:
+            result["item_features"] = features or (teacher.manifest.get("settings") or {}).get("item_feature_digests") or {}
         write_json(folder / "result.json", result)
         getLogger().info(f"Result in {folder / 'result.json'}")
     return {**result, "folder": str(folder)}

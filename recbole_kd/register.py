@@ -25,6 +25,7 @@ from recbole_kd.unpickler import allow_model_class
 # name -> (family, module)
 _OUR_MODELS = {
     "MF": ("general_recommender", "recbole_kd.model.mf"),
+    "BM3": ("general_recommender", "recbole_kd.model.bm3"),
     "HSTU": ("sequential_recommender", "recbole_kd.model.hstu"),
     "HSTUGeneral": ("general_recommender", "recbole_kd.model.hstu"),
 }

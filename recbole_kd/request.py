@@ -16,6 +16,7 @@ from recbole_kd.build import check_run_keys, known_kd_keys
 from recbole_kd.catalogue import RECBOLE, general_model, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
+from recbole_kd.data.features import GIVEN_KEYS
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
@@ -37,6 +38,7 @@ SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
         "gpu_id", "use_gpu", "worker", "reproducibility", "state", "show_progress", "split_seed", "eval_protocol", "eval_memory_mb",
+        *GIVEN_KEYS,
     }
 )  # fmt: skip
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
@@ -182,7 +184,7 @@ def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset:
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
     allowed = values.get("allow_unknown") or ()
-    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL}
+    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL, *GIVEN_KEYS}
     check_keys(values, known, what="key", allow=[allowed] if isinstance(allowed, str) else list(allowed))
     check_values({k: v for k, v in values.items() if not k.startswith("kd_")}, defaults)
     check_run_keys({**layers("overall")[0], **values})

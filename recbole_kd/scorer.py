@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
+from recbole_kd.model.bm3 import BM3
 from recbole_kd.ragged import Ragged
 from recbole_kd.topk import DotProducts, top_k_in_blocks
 
@@ -45,6 +46,7 @@ vectors.register(BPR, lambda model: (model.user_embedding.weight, model.item_emb
 vectors.register(LightGCN, lambda model: model.forward())
 vectors.register(NGCF, lambda model: model.forward())
 vectors.register(SGL, lambda model: model.forward(model.train_graph))
+vectors.register(BM3, lambda model: model.score_vectors())
 
 
 def vector_function(kind: type) -> Callable[[nn.Module], tuple[Tensor, Tensor] | None] | None:

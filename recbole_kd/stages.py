@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from recbole_kd.cache import CACHE_FORMAT, locked
+from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
 from recbole_kd.errors import KDError, TeacherError
 from recbole_kd.resume import TrainingState
@@ -59,10 +60,11 @@ class Stage:
 def settings_of(config: Any) -> dict[str, Any]:
     """The values of a Config that decide what a training comes to, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
+    unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
     return {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in WITHOUT_EFFECT and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
+        if key not in WITHOUT_EFFECT and key not in unread and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
     }
 
 

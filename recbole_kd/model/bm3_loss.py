@@ -1,0 +1,65 @@
+"""BM3's losses and propagation as functions of tensors. No RecBole import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """One entity of each row as the online side sees it and as its target.
+
+    Attributes:
+        online: ``[B, d]``, after the predictor. target: ``[B, d]``, after dropout; no gradient goes through it.
+    """
+
+    online: Tensor
+    target: Tensor
+
+
+def bootstrap(online: Tensor, target: Tensor) -> Tensor:
+    """C(a, b) = 1 - mean cos(a, sg b): ``[B, d]`` twice -> ``[]``."""
+    return 1 - torch.cosine_similarity(online, target.detach(), dim=-1).mean()
+
+
+def bm3_loss(user: View, item: View, modalities: Mapping[str, View], cl_weight: float) -> Tensor:
+    r"""The loss of BM3 without its regulariser (Zhou et al., WWW 2023, Eq. 9 to 14; github enoche/MMRec, src/models/bm3.py).
+
+    .. math:: C(g(h_u), h_i') + C(g(h_i), h_u') + w \sum_m C(g(f_m), h_i') + C(g(f_m), f_m')
+
+    Args:
+        user, item: of each positive pair. modalities: of its item, by name. cl_weight: w.
+
+    Returns:
+        ``[]``, a mean over the rows.
+    """
+    loss = bootstrap(user.online, item.target) + bootstrap(item.online, user.target)
+    for view in modalities.values():
+        loss = loss + cl_weight * (bootstrap(view.online, item.target) + bootstrap(view.online, view.target))
+    return loss
+
+
+def norm_regulariser(users: Tensor, items: Tensor) -> Tensor:
+    """(||H_u||_F + ||H_i||_F) / |I| of whole tables without their pads: ``[U, d]``, ``[I, d]`` -> ``[]``."""
+    return (torch.linalg.vector_norm(users) + torch.linalg.vector_norm(items)) / len(items)
+
+
+def normalised_graph(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_matrix:
+    """D^-1/2 A D^-1/2 of the bipartite graph, users first; a pair that comes twice counts once.
+
+    The published code adds 1e-7 to every degree, and so does this.
+
+    Args:
+        users, items: int64 ``[N]``, the pairs.
+    """
+    ones = np.ones(len(users), dtype=np.float32)
+    bipartite = sp.csr_matrix((ones, (users, items)), shape=(n_users, n_items))
+    bipartite.data[:] = 1.0
+    graph = sp.bmat([[None, bipartite], [bipartite.T, None]], format="csr", dtype=np.float64)
+    scale = sp.diags((np.asarray(graph.sum(axis=1)).ravel() + 1e-7) ** -0.5)
+    return (scale @ graph @ scale).tocsr().astype(np.float32)

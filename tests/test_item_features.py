@@ -1,0 +1,215 @@
+"""Item features as data: formats, alignment, what is missing, what is refused."""
+
+from __future__ import annotations
+
+import re
+from logging import getLogger
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from recbole_kd.data.feature_files import FeatureMatrix, read_matrix
+from recbole_kd.data.features import load_item_features, record_features
+from recbole_kd.data.item_features import ItemFeatures
+from recbole_kd.errors import ConfigError, DataError
+
+VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)
+TOKENS = ["[PAD]", "b", "d", "a"]
+
+
+def with_ids(folder: Path, values: np.ndarray = VALUES, ids: str = "a\nb\nc\nd\n") -> Path:
+    np.save(folder / "f.npy", values)
+    (folder / "f.ids").write_text(ids)
+    return folder / "f.npy"
+
+
+def write(folder: Path, kind: str) -> Path:
+    """VALUES of the items a, b, c, d in one of the formats."""
+    if kind == "npy":
+        return with_ids(folder)
+    if kind == "float16":
+        return with_ids(folder, VALUES.astype(np.float16))
+    if kind == "float64":
+        return with_ids(folder, VALUES.astype(np.float64))
+    if kind == "safetensors":
+        save_file({"visual": torch.from_numpy(VALUES), "other": torch.zeros(2)}, folder / "f.safetensors")
+        (folder / "f.ids").write_text("a\nb\nc\nd")
+        return folder / "f.safetensors"
+    table = {"item_id": list("abcd")}
+    if kind == "lists":
+        pd.DataFrame({**table, "x": VALUES.tolist()}).to_parquet(folder / "f.parquet")
+    else:
+        pd.DataFrame({**table, "x": VALUES[:, 0], "y": VALUES[:, 1], "z": VALUES[:, 2]}).to_parquet(folder / "f.parquet")
+    return folder / "f.parquet"
+
+
+@pytest.mark.parametrize("kind", ["npy", "float16", "float64", "safetensors", "lists", "columns"])
+def test_every_format_is_aligned_by_its_ids(kind: str, tmp_path: Path) -> None:
+    features = ItemFeatures("visual", read_matrix("visual", write(tmp_path, kind)), TOKENS)
+    assert torch.equal(features.table(), torch.from_numpy(np.vstack([np.zeros(3, np.float32), VALUES[[1, 3, 0]]])))
+    assert (features.width, features.n_items, features.missing) == (3, 4, [])
+    assert torch.equal(features.take(torch.tensor([3, 0, 3])), torch.tensor([[0.0, 1, 2], [0, 0, 0], [0, 1, 2]]))
+
+
+def test_without_ids_a_token_is_the_number_of_its_row(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", VALUES)
+    features = ItemFeatures("visual", read_matrix("visual", tmp_path / "f.npy"), ["[PAD]", "2", "0"])
+    assert torch.equal(features.table()[1:], torch.from_numpy(VALUES[[2, 0]]))
+
+
+def test_the_matrix_stays_on_disk_and_is_never_changed(tmp_path: Path) -> None:
+    path = with_ids(tmp_path)
+    before = path.read_bytes()
+    matrix = read_matrix("visual", path)
+    features = ItemFeatures("visual", matrix, TOKENS)
+    features.take(torch.tensor([1])).fill_(5.0)
+    matrix.values[0, 0] = 99.0  # private pages
+    assert path.read_bytes() == before
+
+
+def test_items_without_features_have_the_mean_and_are_counted(tmp_path: Path, caplog: Any) -> None:
+    features = ItemFeatures("visual", read_matrix("visual", with_ids(tmp_path)), [*TOKENS, "new", "newer"])
+    assert features.missing == ["new", "newer"]
+    assert torch.allclose(features.take(torch.tensor([4])), torch.from_numpy(VALUES[[1, 3, 0]].mean(0, keepdims=True)))
+    getLogger().propagate = True
+    config, dataset = setup(tmp_path, {"visual": "f.npy"}, [*TOKENS, "new", "newer"])
+    with caplog.at_level("WARNING"):
+        load_item_features(config, dataset)
+    assert "2 of 5 items have no visual features and are given the mean of all others: new, newer" in caplog.text
+
+
+def refused(values: np.ndarray, ids: str | None = "a\nb\nc\nd\n", tokens: list[str] = TOKENS) -> Any:
+    def make(folder: Path) -> None:
+        np.save(folder / "f.npy", values)
+        if ids is not None:
+            (folder / "f.ids").write_text(ids)
+        ItemFeatures("visual", read_matrix("visual", folder / "f.npy"), tokens)
+
+    return make
+
+
+def with_nan(row: int, value: float = float("nan")) -> np.ndarray:
+    values = VALUES.copy()
+    values[row, 1] = value
+    return values
+
+
+def uneven(folder: Path) -> None:
+    pd.DataFrame({"item_id": ["a", "b"], "x": [[1.0, 2.0], [1.0]]}).to_parquet(folder / "f.parquet")
+    read_matrix("visual", folder / "f.parquet")
+
+
+BAD = {
+    "too few ids": (refused(VALUES, "a\nb\nd\n"), "have 4 rows and 3 ids: the first row without an item is 3"),
+    "too many ids": (refused(VALUES, "a\nb\nc\nd\ne\n"), "have 4 rows and 5 ids: the first item without a row is 'e'"),
+    "an id twice": (refused(VALUES, "a\nb\nd\nb\n"), "have two rows for item 'b'"),
+    "nan": (refused(with_nan(3)), r"of item 'd' \(row 3\) hold a number that is not finite"),
+    "infinite": (refused(with_nan(0, float("inf"))), r"of item 'a' \(row 0\) hold a number that is not finite"),
+    "no such row": (refused(VALUES, None, ["[PAD]", "1", "4"]), "have 4 rows, and item '4' would be row 4"),
+    "no number": (refused(VALUES, None), "have no ids, and item 'b' is no number of a row"),
+    "nobody": (refused(VALUES, "w\nx\ny\nz\n"), "No item of the data set has visual features: the first without is 'b'"),
+    "one axis": (refused(VALUES.ravel()), r"have the shape \(12,\) and type float32"),
+    "whole numbers": (refused(VALUES.astype(np.int64)), "type int64: they must be a matrix"),
+    "objects": (refused(VALUES.astype(object)), "are no readable .npy matrix"),
+    "uneven": (uneven, "have 1 numbers for item 'b' and 2 for the first"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_said_in_one_sentence_with_the_modality_and_the_item(name: str, tmp_path: Path) -> None:
+    make, words = BAD[name]
+    with pytest.raises(DataError, match=words) as refusal:
+        make(tmp_path)
+    assert "visual" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_bad_number_of_an_item_outside_the_data_set_does_not_matter(tmp_path: Path) -> None:
+    refused(with_nan(2))(tmp_path)
+
+
+def test_truncated_and_unknown_files_are_refused(tmp_path: Path) -> None:
+    path = with_ids(tmp_path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"The visual features .*f\.npy are no readable"):
+        read_matrix("visual", path)
+    (tmp_path / "g.safetensors").write_bytes(b"\x00" * 9)
+    with pytest.raises(DataError, match=r"The visual features .*g\.safetensors are damaged"):
+        read_matrix("visual", tmp_path / "g.safetensors")
+    (tmp_path / "h.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"The visual features .*h\.parquet are damaged"):
+        read_matrix("visual", tmp_path / "h.parquet")
+    with pytest.raises(DataError, match=r"must be one of \.npy, \.safetensors, \.parquet"):
+        read_matrix("visual", tmp_path / "f.csv")
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "i.safetensors")
+    with pytest.raises(DataError, match="hold the tensors a, b: name one of them visual"):
+        read_matrix("visual", tmp_path / "i.safetensors")
+
+
+# -- from a configuration --------------------------------------------------------------------------------------------
+
+
+class FakeConfig(dict[str, Any]):
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def setup(folder: Path, given: Any, tokens: list[str] = TOKENS, **more: Any) -> tuple[FakeConfig, Any]:
+    place = FakeConfig(data_path=str(folder), dataset="made", field_separator="\t", cache_dir=str(folder / "cache"))
+    dataset = SimpleNamespace(iid_field="item_id", field2id_token={"item_id": tokens}, config=place)
+    return FakeConfig(model="BM3", item_features=given, **more), dataset
+
+
+def test_a_digest_is_that_of_the_content_and_of_the_ids(tmp_path: Path) -> None:
+    with_ids(tmp_path)
+    config, dataset = setup(tmp_path, {"visual": "f.npy"})
+    first = record_features(config, dataset)
+    assert config["item_feature_digests"] == first and re.fullmatch(r"[0-9a-f]{16}", first["visual"])
+    (tmp_path / "elsewhere").mkdir()
+    with_ids(tmp_path / "elsewhere")
+    config2, dataset2 = setup(tmp_path / "elsewhere", {"visual": "f.npy"})
+    assert record_features(config2, dataset2) == first
+    with_ids(tmp_path, ids="b\na\nc\nd\n")
+    config3, _ = setup(tmp_path, {"visual": "f.npy"})
+    assert record_features(config3, dataset) != first
+    with pytest.raises(DataError, match="put the old files back, or train it again"):
+        load_item_features(config, dataset)
+    assert record_features(FakeConfig(model="MF", item_features={"visual": "gone.npy"}), dataset) == {}
+
+
+def test_an_ids_file_may_be_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", VALUES)
+    (tmp_path / "who.txt").write_text("d\nc\nb\na\n")
+    config, dataset = setup(tmp_path, {"visual": {"path": str(tmp_path / "g.npy"), "ids": "who.txt"}})
+    assert torch.equal(load_item_features(config, dataset)["visual"].table()[1:], torch.from_numpy(VALUES[[2, 0, 3]]))
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"a.b": "x.npy"}, {"visual": 3}, {"visual": {"file": "x"}}, {"visual": {"ids": "x"}}, {"visual": ""}]
+)
+def test_item_features_must_be_names_and_paths(given: Any, tmp_path: Path) -> None:
+    config, dataset = setup(tmp_path, given)
+    with pytest.raises(ConfigError, match=r"^item_features=.* is not allowed: write \{visual"):
+        record_features(config, dataset)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for given, words in (
+        ({"visual": "gone.npy"}, r"The visual features gone\.npy are not there"),
+        ({"visual": {"path": "f.npy", "ids": "gone"}}, "The ids gone of the visual features"),
+    ):
+        with_ids(tmp_path)
+        config, dataset = setup(tmp_path, given)
+        with pytest.raises(DataError, match=words):
+            record_features(config, dataset)
+
+
+def test_the_pad_has_zeros_and_half_precision_is_read_as_float32() -> None:
+    matrix = FeatureMatrix(torch.ones(1, 2, dtype=torch.float16), ["a"])
+    taken = ItemFeatures("visual", matrix, ["[PAD]", "a"]).take(torch.tensor([0, 1]))
+    assert taken.dtype == torch.float32 and taken.tolist() == [[0.0, 0.0], [1.0, 1.0]]
