@@ -48,10 +48,10 @@ def write_inter(path: Path, inter: Interactions) -> None:
             bar.update(len(columns[0]))
 
 
-def write_item(path: Path, attributes: Mapping[str, list[str]]) -> None:
-    """Write item_id and its attributes, a sequence parted by blanks."""
+def write_item(path: Path, attributes: Mapping[str, list[str]], name: str = "attributes") -> None:
+    """Write item_id and its attributes, a sequence parted by blanks in the column ``name``."""
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write("item_id:token\tattributes:token_seq\n")
+        stream.write(f"item_id:token\t{name}:token_seq\n")
         stream.writelines(f"{item}\t{' '.join(values)}\n" for item, values in attributes.items())
 
 

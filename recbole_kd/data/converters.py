@@ -145,7 +145,7 @@ def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
     for part, mask in converted.parts.items():
         write_inter(folder / f"{name}.{part}.inter", converted.inter.take(mask))
     if converted.attributes is not None:
-        write_item(folder / f"{name}.item", converted.attributes)
+        write_item(folder / f"{name}.item", converted.attributes, converted.attributes_name)
     return {path.name: raw_files.sha256(path) for path in sorted(folder.iterdir())}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from recbole_kd.data import raw_files
 from recbole_kd.data.filters import by_user_and_time, first_per_pair, k_core
 from recbole_kd.data.interactions import Collector, Interactions, Mask, token_problem
+from recbole_kd.data.item_tags import TAG_FILES, tags_of
 from recbole_kd.data.splits import HOLD_OUT_RULE, RATIO_RULE, hold_out, ratio_split
 from recbole_kd.errors import ConfigError, DataError
 
@@ -45,6 +46,7 @@ class Converted:
     split_rule: str = "none"
     settings: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, list[str]] | None = None
+    attributes_name: str = "attributes"
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,16 @@ class Form:
 
 
 def from_counted(options: Options) -> Converted:
-    """CiteULike's form: a line a user, users with fewer than 5 items left out, items not filtered."""
+    """CiteULike's form: a line a user, users with fewer than 5 items left out, items not filtered; the items' tags where they are there."""
     path = raw_files.find_file(options.raw, options.file or "users.dat")
     lines = raw_files.Lines(path)
     inter = Collector().add(raw_files.counted_lists(lines, min_items=5), lines).interactions()
-    return Converted(inter, [path], ratio_split(inter.user), RATIO_RULE, {"min_items_per_user": 5})
+    sources, tags = [path], None
+    if all(raw_files.there(options.raw, name) for name in TAG_FILES):
+        sources += [raw_files.find_file(options.raw, name) for name in TAG_FILES]
+        tags = tags_of(sources[1], sources[2], inter.item_tokens)
+    settings = {"min_items_per_user": 5}
+    return Converted(inter, sources, ratio_split(inter.user), RATIO_RULE, settings, tags, "tags")
 
 
 def from_lightgcn(options: Options) -> Converted:

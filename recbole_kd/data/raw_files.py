@@ -24,6 +24,11 @@ _BAR_EVERY = 1 << 14
 _BAR_DELAY = 2.0  # seconds: short work shows no bar
 
 
+def there(folder: Path, name: str) -> bool:
+    """Would :func:`find_file` find it?"""
+    return (folder / name).is_file() or (folder / f"{name}.gz").is_file()
+
+
 def find_file(folder: Path, name: str) -> Path:
     """`folder/name`, or its gzip twin."""
     for candidate in (folder / name, folder / f"{name}.gz"):
