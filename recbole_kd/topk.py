@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from recbole_kd import fast
 from recbole_kd.lanes import side_by_side
 from recbole_kd.ragged import Ragged
 
@@ -32,6 +33,9 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         ids int64 ``[B, k]`` and scores float ``[B, k]``.
     """
+    compiled = fast.top_k(scores, k)
+    if compiled is not None:
+        return compiled
     if scores.device.type == "cpu" and scores.shape[1] >= PRUNE_FROM * k:
         return _pruned_top_k(scores, k)
     return _plain_top_k(scores, k)

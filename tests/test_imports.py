@@ -31,7 +31,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 PURE = (
     "loss.py",
     "cooccurrence.py",
+    "fast.py",
     "gather.py",
+    "kernels.py",
     "lanes.py",
     "topk.py",
     "ragged.py",
