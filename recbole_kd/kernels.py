@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,80 @@ def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
                 seen[other[row, i]] = row
         for i in range(items.shape[1]):
             found[row, i] = items[row, i] >= 0 and seen[items[row, i]] == row
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: float, scores: Any) -> None:
+    """``factor`` times the dot product of each query with the items of its row: see :func:`listed_cross_entropy`."""
+    for b in range(len(rows)):
+        query = queries[b]
+        for j in range(chosen.shape[1]):
+            item = items[chosen[rows[b], j]]
+            product = np.float32(0)
+            for c in range(len(query)):
+                product += query[c] * item[c]
+            scores[b, j] = product * factor
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
+    """Cross-entropy on one list; ``scores`` float32 ``[n]`` become softmax minus target, 0 where not valid. An empty list gives 0."""
+    top, count = np.float32(-np.inf), 0
+    for j in range(len(scores)):
+        if valid[j]:
+            top = max(top, scores[j])
+            count += 1
+    if count == 0:
+        scores[:] = 0
+        return np.float32(0)
+    total, cross = np.float32(0), np.float32(0)
+    for j in range(len(scores)):
+        if valid[j]:
+            above = scores[j] - top  # nan where all scores are -inf: not hidden
+            cross += target[j] * above
+            scores[j] = math.exp(above)
+            total += scores[j]
+        else:
+            scores[j] = 0
+    share = np.float32(1) / total
+    for j in range(len(scores)):
+        scores[j] = scores[j] * share - target[j]
+    return np.float32(math.log(total)) - cross
+
+
+@njit(nogil=True, cache=True)
+def listed_cross_entropy(
+    queries: Any, items: Any, rows: Any, chosen: Any, target: Any, valid: Any, ends: Any, shares: Any, factor: float, loss: Any, slopes: Any
+) -> None:
+    """Weighted cross-entropies on consecutive parts of each query's list, and their slopes in the scores.
+
+    Args:
+        queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, whose lists they are.
+        chosen: int64 ``[U, n]``, target: float32 ``[U, n]``, 0 where not valid and summing to 1 over each part, valid: bool ``[U, n]``.
+        ends: int64 ``[P]``, where each part ends. shares: float32 ``[U, P]``, weights of the parts. factor: 1 / temperature.
+        loss: float32 ``[B]`` and slopes: float32 ``[B, n]``, written.
+    """
+    listed_scores(queries, items, rows, chosen, factor, slopes)
+    for b in range(len(rows)):
+        row, start = rows[b], 0
+        loss[b] = 0
+        for p in range(len(ends)):
+            part = slopes[b, start : ends[p]]
+            loss[b] += shares[row, p] * part_cross_entropy(part, target[row, start : ends[p]], valid[row, start : ends[p]])
+            for j in range(len(part)):
+                part[j] *= shares[row, p] * factor
+            start = ends[p]
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def listed_gradients(queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any) -> None:
+    """Gradients from slopes: d_queries float32 ``[B, d]`` is written, d_items float32 ``[I, d]`` is added to; weights: float32 ``[B]``."""
+    for b in range(len(rows)):
+        query, d_query = queries[b], d_queries[b]
+        d_query[:] = 0
+        for j in range(chosen.shape[1]):
+            slope, column = slopes[b, j] * weights[b], chosen[rows[b], j]
+            item, d_item = items[column], d_items[column]
+            for c in range(len(query)):
+                d_query[c] += slope * item[c]
+                d_item[c] += slope * query[c]

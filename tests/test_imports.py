@@ -35,6 +35,7 @@ PURE = (
     "gather.py",
     "kernels.py",
     "lanes.py",
+    "lists.py",
     "topk.py",
     "ragged.py",
     "complement.py",
