@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_kd import fast
+
 
 def masked_log_softmax(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     """Log-softmax over the valid columns of each row.
@@ -64,11 +66,14 @@ def is_in(items: Tensor, other: Tensor) -> Tensor:
     """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
 
     Args:
-        items: int64 ``[B, n]``; other: int64 ``[B, m]``. Rows are independent.
+        items: int64 ``[B, n]``, ids from 0; other: int64 ``[B, m]``, where negative ids are nobody. Rows are independent.
 
     Returns:
-        bool ``[B, n]``. Works by one sort and one binary search a row, O((n + m) log m), never ``B x n x m``.
+        bool ``[B, n]``. Compiled O(n + m) a row; else by one sort and one binary search, O((n + m) log m). Never ``B x n x m``.
     """
+    compiled = fast.is_in(items, other)
+    if compiled is not None:
+        return compiled
     if other.shape[1] == 0 or items.shape[1] == 0:
         return torch.zeros_like(items, dtype=torch.bool)
     ordered = other.sort(dim=1).values
@@ -120,7 +125,9 @@ def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Gen
         int64 ``[B, n]`` column indices in the order of drawing.
     """
     uniform = torch.empty_like(log_weights).exponential_(generator=generator)
-    return (log_weights - uniform.log()).topk(n, dim=-1).indices
+    keys = log_weights - uniform.log()
+    compiled = fast.top_k(keys, n)
+    return keys.topk(n, dim=-1).indices if compiled is None else compiled[0]
 
 
 def ndcg_on_set(ranks: Tensor, gains: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from recbole_kd.errors import KDError, TeacherError
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest
@@ -98,7 +99,7 @@ def ensure_teacher(
     kept = {"trajectory": n_checkpoints} if n_checkpoints else {}
     entry = entry_of(stage, "teacher", name, {**settings, "store": store, "dtype": dtype, **kept})
     with locked(entry):
-        cached = entry.is_dir()
+        cached = entry.is_dir() or (store == "dense" and not kept and _from_factors(stage, name, settings, entry, dtype))
         if not cached:
             getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
             with workshop(entry) as work:
@@ -117,6 +118,19 @@ def ensure_teacher(
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
+
+
+def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:
+    """Make a dense store from the same teacher's exact factors, where the cache has them: True when it did."""
+    for store in ("auto", "factors"):
+        source = entry_of(stage, "teacher", name, {**settings, "store": store, "dtype": "fp32"})
+        if source.is_dir():
+            teacher = load_teacher(source, stage.splits.parts[0])
+            if teacher.store == "factors":
+                getLogger().info(f"Writing the scores of the teacher {name} from its factors in {source}")
+                write_dense(teacher, entry, dtype)
+                return True
+    return False
 
 
 def ensure_teachers(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from recbole_kd import fast
 from recbole_kd.lanes import side_by_side
 from recbole_kd.ragged import Ragged
 
@@ -32,6 +33,9 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         ids int64 ``[B, k]`` and scores float ``[B, k]``.
     """
+    compiled = fast.top_k(scores, k)
+    if compiled is not None:
+        return compiled
     if scores.device.type == "cpu" and scores.shape[1] >= PRUNE_FROM * k:
         return _pruned_top_k(scores, k)
     return _plain_top_k(scores, k)
@@ -134,7 +138,7 @@ def top_k_in_blocks(
 
 
 class DotProducts:
-    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, in one buffer per thread, written again and again.
+    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, in one buffer per thread.
 
     A result is valid until the thread's next call. Without the buffer a fifth of the time goes into fresh pages.
 

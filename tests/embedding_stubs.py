@@ -78,7 +78,7 @@ def batch_of_rows(users: Any, positives: Any, negatives: Any, distiller: Distill
     """The distillation batch of (user, positive, negative) rows, ids with the pad; with a distiller's sets, no scores in them."""
     queries, counts = torch.as_tensor(users).unique(return_counts=True)
     item_sets = distiller.item_sets if distiller is not None else {}
-    sets = {name: ItemSet(ids[queries], torch.empty(len(queries), 0)) for name, ids in item_sets.items()}
+    sets = {name: ItemSet(ids, torch.empty(len(ids), 0), queries) for name, ids in item_sets.items()}
     return DistillBatch(queries, counts.float(), sets, torch.as_tensor(positives), torch.as_tensor(negatives))
 
 

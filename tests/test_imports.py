@@ -31,8 +31,11 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 PURE = (
     "loss.py",
     "cooccurrence.py",
+    "fast.py",
     "gather.py",
+    "kernels.py",
     "lanes.py",
+    "lists.py",
     "topk.py",
     "ragged.py",
     "complement.py",

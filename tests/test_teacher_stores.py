@@ -25,6 +25,7 @@ from recbole_kd.errors import ConfigError, DataError, TeacherError
 from recbole_kd.scorer import Scorer
 from recbole_kd.stages import settings_of
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import STORES, export_teacher
 from recbole_kd.teacher.files import (
     FORMAT,
@@ -128,6 +129,18 @@ def test_what_goes_in_comes_out(cases: Callable[[str], Case], tmp_path: Path, st
     if vectors is not None:
         torch.testing.assert_close(vectors[0] @ vectors[1].T, expected, rtol=1e-5, atol=1e-6)
     assert (vectors is None) == (store == "dense" or not scorer.has_vectors)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_dense_store_from_factors_is_that_of_the_model(cases: Callable[[str], Case], tmp_path: Path, dtype: str) -> None:
+    case = cases("LightGCN")
+    factors = load_teacher(exported(case, tmp_path / "factors", "factors"), case.loaders.train)
+    write_dense(factors, tmp_path / "converted", dtype)
+    converted = load_teacher(tmp_path / "converted", case.loaders.train)
+    own = load_teacher(exported(case, tmp_path / "dense", "dense", dtype), case.loaders.train)
+    assert converted.store == "dense" and converted.manifest == own.manifest
+    queries = torch.arange(own.n_queries)
+    torch.testing.assert_close(converted.full(queries), own.full(queries), rtol=1e-6 if dtype == "fp32" else 1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("store", "name"), REFUSED)

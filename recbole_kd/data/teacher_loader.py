@@ -80,7 +80,7 @@ class TeacherAwareLoader:
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
         at = queries.to(self.distiller.student_scorer.device)
-        sets = {name: ItemSet(ids[at], scores[at]) for name, (ids, scores) in self._asked.items()}
+        sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
         positives, negatives = (None if items is None else items.to(at.device) for items in (positives, negatives))
         return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -16,17 +17,31 @@ from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 
-@dataclass
 class ItemSet:
-    """A set of items per query with the teacher's scores of them, cut to the queries of a batch.
+    """A set of items per query with the teacher's scores of them, seen at the queries of a batch.
+
+    Args:
+        all_ids: int64 ``[n_queries, n]``; 0 stands for no item, where a query has fewer.
+        all_teacher: float32 ``[n_queries, n]``, or ``[n_queries, 0]`` for a distiller without :attr:`Distiller.needs_set_scores`.
+        queries: int64 ``[Q]``.
 
     Attributes:
-        ids: int64 ``[Q, n]``; 0 stands for no item, where a query has fewer. teacher: float32 ``[Q, n]``, or ``[Q, 0]`` for a distiller
-            without :attr:`Distiller.needs_set_scores`.
+        ids, teacher: the rows of these queries, ``[Q, n]``, cut when they are asked for.
     """
 
-    ids: Tensor
-    teacher: Tensor
+    def __init__(self, all_ids: Tensor, all_teacher: Tensor, queries: Tensor) -> None:
+        self.all_ids, self.all_teacher, self.queries = all_ids, all_teacher, queries
+
+    @cached_property
+    def ids(self) -> Tensor:
+        return self.all_ids[self.queries]
+
+    @cached_property
+    def teacher(self) -> Tensor:
+        return self.all_teacher[self.queries]
+
+    def to(self, device: torch.device) -> ItemSet:
+        return ItemSet(*(t.to(device) for t in (self.all_ids, self.all_teacher, self.queries)))
 
 
 @dataclass
@@ -49,7 +64,7 @@ class DistillBatch:
     negatives: Tensor | None = None
 
     def to(self, device: torch.device) -> DistillBatch:
-        sets = {name: ItemSet(s.ids.to(device), s.teacher.to(device)) for name, s in self.sets.items()}
+        sets = {name: items.to(device) for name, items in self.sets.items()}
         positives, negatives = (None if items is None else items.to(device) for items in (self.positives, self.negatives))
         return DistillBatch(self.queries.to(device), self.weights.to(device), sets, positives, negatives)
 

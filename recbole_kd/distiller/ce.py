@@ -8,8 +8,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.listed import listed_cross_entropy
 from recbole_kd.distiller.ranges import check_between, check_positive
-from recbole_kd.loss import cross_entropy
+from recbole_kd.lists import Lists
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -40,6 +41,7 @@ class CE(Distiller):
     ) -> None:
         super().__init__(student, teacher, seed=seed)
         self.k, self.guide, self.temperature, self.mask_train = k, guide, temperature, mask_train
+        self._lists: Lists | None = None
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
@@ -56,9 +58,12 @@ class CE(Distiller):
             self._list_of(self.student_scorer)
 
     def _list_of(self, guide: Scorer | TeacherScores) -> None:
+        self._lists = None
         self.item_sets = {"list": guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]}
 
     def forward(self, batch: DistillBatch) -> Tensor:
         listed = batch.sets["list"]
-        student = self.student_scorer.at(batch.queries, listed.ids)
-        return self.reduce(cross_entropy(student, listed.teacher, listed.ids > 0, self.temperature), batch.weights)
+        if self._lists is None:
+            ids = listed.all_ids
+            self._lists = Lists.of(ids, listed.all_teacher, ids > 0, [ids.shape[1]], None, self.temperature)
+        return self.reduce(listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature), batch.weights)

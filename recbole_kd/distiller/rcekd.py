@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.distiller.gamma import GammaRule, check_gamma, gamma_weights
+from recbole_kd.distiller.listed import listed_cross_entropy
 from recbole_kd.distiller.ranges import check_between, check_positive
+from recbole_kd.lists import Lists
 from recbole_kd.loss import (
     counts_below,
     counts_of_lower,
@@ -90,6 +92,7 @@ class RCEKD(Distiller):
         self._teacher_valid = torch.empty(0, dtype=torch.bool)
         self._valid = torch.empty(0, dtype=torch.bool)
         self._gamma = torch.empty(0)
+        self._lists: Lists | None = None
         self._figures: dict[str, float] = {}
 
     @classmethod
@@ -120,6 +123,7 @@ class RCEKD(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         if self.variant in ("full_ce", "vanilla_ce", "wo_s"):
             return
+        self._lists = None
         n_listed = self.k + self.n_samples
         n_drawn_from = 0 if self.candidates == "all" else int(self.candidates)
         depth = min(max(n_listed, n_drawn_from), self.student_scorer.n_items - 1)
@@ -236,18 +240,20 @@ class RCEKD(Distiller):
         if self.variant == "full_ce":
             student, teacher = (side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
             return cross_entropy(student, teacher, None, self.temperature)
-        sets = [batch.sets[name] for name in self.item_sets]
-        student = self.student_scorer.at(batch.queries, torch.cat([s.ids for s in sets], dim=1))
-        teacher = torch.cat([s.teacher for s in sets], dim=1)
+        if self._lists is None:
+            self._lists = self._epochs_lists([batch.sets[name] for name in self.item_sets])
+        return listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature)
+
+    def _epochs_lists(self, sets: list[ItemSet]) -> Lists:
+        """What all batches of an epoch have in common: the lists of all queries, the teacher's softmax on them, the parts' weights."""
+        chosen, teacher = torch.cat([s.all_ids for s in sets], dim=1), torch.cat([s.all_teacher for s in sets], dim=1)
+        listed = [chosen.shape[1]]
         if self.variant in ("vanilla_ce", "wo_s"):
-            return cross_entropy(student, teacher, self._teacher_valid[batch.queries], self.temperature)
-        valid = self._valid[batch.queries]
+            return Lists.of(chosen, teacher, self._teacher_valid, listed, None, self.temperature)
         if self.variant in ("wo_t", "wo_sep"):
-            return cross_entropy(student, teacher, valid, self.temperature)
-        gamma, k = self._gamma[batch.queries], self.k
-        on_own = cross_entropy(student[:, :k], teacher[:, :k], valid[:, :k], self.temperature)
-        on_rest = cross_entropy(student[:, k:], teacher[:, k:], valid[:, k:], self.temperature)
-        return (1 - gamma) * on_own + gamma * on_rest
+            return Lists.of(chosen, teacher, self._valid, listed, None, self.temperature)
+        shares = torch.stack([1 - self._gamma, self._gamma], dim=1)
+        return Lists.of(chosen, teacher, self._valid, [self.k, *listed], shares, self.temperature)
 
     def diagnostics(self) -> dict[str, float]:
         return self._figures

@@ -118,13 +118,14 @@ def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
 
 
 def _top_k_overlap(scorer: Scorer, path: Path) -> float:
-    """Mean share of each query's true top-k that the stored scores keep in their top-k."""
-    tensors = read_tensors(path)
-    stored = scores_from(tensors, {})
     queries = torch.arange(1, scorer.n_queries)
     k = min(FIDELITY_K, scorer.n_items - 1)
-    exact: Tensor = scorer.top_k(queries.to(scorer.device), k)[0].cpu()
-    rounded = stored.top_k(queries, k)[0]
+    return mean_overlap(scorer.top_k(queries.to(scorer.device), k)[0].cpu(), queries, read_tensors(path))
+
+
+def mean_overlap(exact: Tensor, queries: Tensor, tensors: Mapping[str, Tensor]) -> float:
+    """Mean share of each query's true top-k, int64 ``[Q, k]``, that the stored scores keep in their top-k."""
+    rounded = scores_from(tensors, {}).top_k(queries, exact.shape[1])[0]
     hits = [(a.unsqueeze(2) == b.unsqueeze(1)).sum() for a, b in zip(exact.split(256), rounded.split(256), strict=True)]
     return float(sum(hits)) / exact.numel()
 

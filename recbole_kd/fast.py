@@ -1,0 +1,52 @@
+"""The compiled kernels behind torch tensors; each function gives None where they do not serve, and the caller takes its plain path.
+
+They serve tensors on a CPU when numba is there (``pip install recbole_kd[fast]``). Results are those of the plain paths, bit by bit.
+No RecBole import.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@cache
+def kernels() -> Any:
+    """The module of compiled kernels, None without numba."""
+    try:
+        from recbole_kd import kernels as compiled
+    except ImportError:
+        return None
+    return compiled
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    """As :func:`recbole_kd.topk.top_k`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or len(scores) == 0:
+        return None
+    scores = scores.detach().contiguous()
+    size = math.isqrt(scores.shape[1] // k)
+    n_groups = scores.shape[1] // size
+    highest = scores[:, : size * n_groups].unflatten(1, (size, n_groups)).amax(1) if size > 1 else scores
+    if not bool(highest.amax() < torch.inf):  # also False of NaN
+        return None
+    ids = torch.empty(len(scores), k, dtype=torch.int64)
+    values = torch.empty(len(scores), k)
+    kernels().top_rows(scores.numpy(), highest.numpy(), size, k, ids.numpy(), values.numpy())
+    return ids, values
+
+
+def is_in(items: Tensor, other: Tensor) -> Tensor | None:
+    """As :func:`recbole_kd.loss.is_in`, of int64 ids; negative ones are nobody."""
+    if kernels() is None or items.device.type != "cpu" or items.dtype != torch.int64 or other.dtype != torch.int64:
+        return None
+    if items.numel() == 0 or other.numel() == 0:
+        return torch.zeros_like(items, dtype=torch.bool)
+    n_ids = max(int(items.max()), int(other.max()), 0) + 1
+    found = torch.empty(items.shape, dtype=torch.bool)
+    kernels().members(items.contiguous().numpy(), other.contiguous().numpy(), n_ids, found.numpy())
+    return found

@@ -1,0 +1,182 @@
+"""Kernels compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held. See :mod:`recbole_kd.fast`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+BUCKETS = 1024
+
+
+@njit(nogil=True, cache=True)
+def threshold(highest: Any, k: int, counts: Any, where: Any) -> Any:
+    """A score that at least k of the group maxima reach, as high as ``BUCKETS`` equal steps between them tell.
+
+    Args:
+        highest: float32 ``[G]``, G >= k, no NaN, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``, scratch.
+    """
+    low, top = np.float32(np.inf), np.float32(-np.inf)
+    for g in range(len(highest)):
+        if highest[g] > -np.inf:
+            low = min(low, highest[g])
+        top = max(top, highest[g])
+    scale = np.float32(BUCKETS - 1) / (top - low) if top > low else np.float32(0)
+    counts[:] = 0
+    for g in range(len(highest)):
+        step = (highest[g] - low) * scale
+        bucket = np.int16(step) if step > 0 else np.int16(0)  # -inf, and -inf * 0, come first
+        where[g] = bucket
+        counts[bucket] += 1
+    lowest, reached = BUCKETS - 1, counts[BUCKETS - 1]
+    while reached < k and lowest > 0:
+        lowest -= 1
+        reached += counts[lowest]
+    if lowest == 0:
+        return np.float32(-np.inf)
+    least = np.float32(np.inf)
+    for g in range(len(highest)):
+        if where[g] >= lowest:
+            least = min(least, highest[g])
+    return least
+
+
+@njit(nogil=True, cache=True, inline="always")
+def sort_key(score: float, bits: int, column: int) -> Any:
+    """int64 that orders (score descending, column ascending); ``bits`` are those of the float32. -0.0 counts as 0.0."""
+    key = np.int64(bits) if score != 0 else np.int64(0)
+    if key < 0:
+        key = np.int64(-(2**31)) - key
+    return ((-key) << 32) | column
+
+
+@njit(nogil=True, cache=True)
+def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any) -> None:
+    """The k best columns of each row, best first, equal scores by column.
+
+    Group g holds the columns g, g + G, ... g + (size - 1) G; what stands at the end of a row is in no group. The k best are all among
+    the scores that reach the threshold of the maxima.
+
+    Args:
+        scores: float32 ``[B, n]``. highest: float32 ``[B, G]``, maxima of groups, G >= k, ``size * G`` <= n; no NaN, no +inf.
+        ids: int64 ``[B, k]`` and values: float32 ``[B, k]``, written.
+    """
+    n, n_groups = scores.shape[1], highest.shape[1]
+    keys = np.empty(n, np.int64)
+    counts, where = np.empty(BUCKETS, np.int32), np.empty(n_groups, np.int16)
+    bits = scores.view(np.int32)
+    for row in range(len(scores)):
+        least = threshold(highest[row], k, counts, where)
+        found = 0
+        for g in range(n_groups):
+            if highest[row, g] >= least:
+                for column in range(g, size * n_groups, n_groups):
+                    if scores[row, column] >= least:
+                        keys[found] = sort_key(scores[row, column], bits[row, column], column)
+                        found += 1
+        for column in range(size * n_groups, n):
+            if scores[row, column] >= least:
+                keys[found] = sort_key(scores[row, column], bits[row, column], column)
+                found += 1
+        best = keys[:found]
+        best.sort()
+        for place in range(k):
+            column = best[place] & 0xFFFFFFFF
+            ids[row, place] = column
+            values[row, place] = scores[row, column]
+
+
+@njit(nogil=True, cache=True)
+def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
+    """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
+
+    Args:
+        items: int64 ``[B, n]``, ids below n_ids. other: int64 ``[B, m]``, ids below n_ids; negative ones are nobody.
+        found: bool ``[B, n]``, written.
+    """
+    seen = np.full(n_ids, -1, np.int32)
+    for row in range(len(items)):
+        for i in range(other.shape[1]):
+            if other[row, i] >= 0:
+                seen[other[row, i]] = row
+        for i in range(items.shape[1]):
+            found[row, i] = items[row, i] >= 0 and seen[items[row, i]] == row
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: float, scores: Any) -> None:
+    """``factor`` times the dot product of each query with the items of its row: see :func:`listed_cross_entropy`."""
+    for b in range(len(rows)):
+        query = queries[b]
+        for j in range(chosen.shape[1]):
+            item = items[chosen[rows[b], j]]
+            product = np.float32(0)
+            for c in range(len(query)):
+                product += query[c] * item[c]
+            scores[b, j] = product * factor
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
+    """Cross-entropy on one list; ``scores`` float32 ``[n]`` become softmax minus target, 0 where not valid. An empty list gives 0."""
+    top, count = np.float32(-np.inf), 0
+    for j in range(len(scores)):
+        if valid[j]:
+            top = max(top, scores[j])
+            count += 1
+    if count == 0:
+        scores[:] = 0
+        return np.float32(0)
+    total, cross = np.float32(0), np.float32(0)
+    for j in range(len(scores)):
+        if valid[j]:
+            above = scores[j] - top  # nan where all scores are -inf: not hidden
+            cross += target[j] * above
+            scores[j] = math.exp(above)
+            total += scores[j]
+        else:
+            scores[j] = 0
+    share = np.float32(1) / total
+    for j in range(len(scores)):
+        scores[j] = scores[j] * share - target[j]
+    return np.float32(math.log(total)) - cross
+
+
+@njit(nogil=True, cache=True)
+def listed_cross_entropy(
+    queries: Any, items: Any, rows: Any, chosen: Any, target: Any, valid: Any, ends: Any, shares: Any, factor: float, loss: Any, slopes: Any
+) -> None:
+    """Weighted cross-entropies on consecutive parts of each query's list, and their slopes in the scores.
+
+    Args:
+        queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, whose lists they are.
+        chosen: int64 ``[U, n]``, target: float32 ``[U, n]``, 0 where not valid and summing to 1 over each part, valid: bool ``[U, n]``.
+        ends: int64 ``[P]``, where each part ends. shares: float32 ``[U, P]``, weights of the parts. factor: 1 / temperature.
+        loss: float32 ``[B]`` and slopes: float32 ``[B, n]``, written.
+    """
+    listed_scores(queries, items, rows, chosen, factor, slopes)
+    for b in range(len(rows)):
+        row, start = rows[b], 0
+        loss[b] = 0
+        for p in range(len(ends)):
+            part = slopes[b, start : ends[p]]
+            loss[b] += shares[row, p] * part_cross_entropy(part, target[row, start : ends[p]], valid[row, start : ends[p]])
+            for j in range(len(part)):
+                part[j] *= shares[row, p] * factor
+            start = ends[p]
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def listed_gradients(queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any) -> None:
+    """Gradients from slopes: d_queries float32 ``[B, d]`` is written, d_items float32 ``[I, d]`` is added to; weights: float32 ``[B]``."""
+    for b in range(len(rows)):
+        query, d_query = queries[b], d_queries[b]
+        d_query[:] = 0
+        for j in range(chosen.shape[1]):
+            slope, column = slopes[b, j] * weights[b], chosen[rows[b], j]
+            item, d_item = items[column], d_items[column]
+            for c in range(len(query)):
+                d_query[c] += slope * item[c]
+                d_item[c] += slope * query[c]

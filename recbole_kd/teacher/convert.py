@@ -1,0 +1,32 @@
+"""The same teacher in another store, without training it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
+from recbole_kd.teacher.files import MANIFEST, SCORES, blocks_of, read_tensors, write_json, write_matrix, written_whole
+from recbole_kd.topk import BLOCK_BYTES
+
+
+def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32") -> None:
+    """Write a teacher's scores as a dense store, block by block, with its manifest.
+
+    Args:
+        teacher: exact scores (fp32 factors, say). folder: is replaced as a whole when the export is complete.
+        dtype: ``fp32`` or ``fp16``; the latter's fidelity is recorded as :func:`recbole_kd.teacher.export.export_teacher` does.
+    """
+    step = max(1, BLOCK_BYTES // (4 * teacher.n_items))
+    content = {**teacher.manifest, "store": "dense", "dtype": dtype}
+    with written_whole(folder) as temporary:
+        rows = blocks_of(teacher.full, teacher.n_queries, step)
+        write_matrix(temporary / SCORES, "scores", (teacher.n_queries, teacher.n_items), DTYPES[dtype], rows)
+        if dtype != "fp32":
+            k = min(FIDELITY_K, teacher.n_items - 1)
+            queries = torch.arange(1, teacher.n_queries)
+            overlap = mean_overlap(teacher.top_k(queries, k)[0], queries, read_tensors(temporary / SCORES))
+            content["fidelity"] = {"k": k, "top_k_overlap": overlap}
+        write_json(temporary / MANIFEST, content)
