@@ -17,6 +17,7 @@ from recbole_kd.catalogue import RECBOLE, general_model, recbole_defaults, stude
 from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
 from recbole_kd.data.features import GIVEN_KEYS
+from recbole_kd.distiller.base import no_modalities
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
@@ -136,7 +137,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     student_model(model)
     cls = distiller_class(kd)
     if values.get("teacher"):
-        _check_teachers(values, kd, cls.several)
+        _check_teachers(values, kd, cls.several, "modalities" in cls.requires)
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:
             raise unknown_name_error(key, str(values[key]), allowed)
@@ -150,12 +151,14 @@ def make_request(values: Mapping[str, Any]) -> Request:
     return Request(model, teacher, kd, dataset, given, dict(values.get("teacher_config") or {}), run)
 
 
-def _check_teachers(values: Mapping[str, Any], kd: str, several: bool) -> None:
+def _check_teachers(values: Mapping[str, Any], kd: str, several: bool, modalities: bool) -> None:
     names = str(values["teacher"]).split(",")
     for name in names:
         taught = general_model(name, "teacher")
         if values.get("teacher_store") == "factors" and vector_function(taught) is None:
             raise no_factors(name)
+        if modalities and not hasattr(taught, "modality_vectors"):
+            raise ConfigError(no_modalities(f"--kd={kd}", name))
     if len(names) > 1 and not several:
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):

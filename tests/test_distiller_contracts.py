@@ -67,7 +67,14 @@ def _with_trajectory(teacher: FactorScores, others: list[FactorScores]) -> None:
     teacher.earlier = lambda: list(others)
 
 
-FURTHER_TEACHERS: dict[str, Callable[[FactorScores, list[FactorScores]], None]] = {"trajectory": _with_trajectory}
+def _with_modalities(teacher: FactorScores, others: list[FactorScores]) -> None:
+    teacher.modalities = {f"modality{number}": other for number, other in enumerate(others)}
+
+
+FURTHER_TEACHERS: dict[str, Callable[[FactorScores, list[FactorScores]], None]] = {
+    "trajectory": _with_trajectory,
+    "modalities": _with_modalities,
+}
 """What a teacher must offer beside scores and embeddings -> what gives it to one, out of two others."""
 
 

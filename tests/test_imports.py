@@ -30,6 +30,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 }
 PURE = (
     "loss.py",
+    "loss_decoupled.py",
     "cooccurrence.py",
     "fast.py",
     "gather.py",

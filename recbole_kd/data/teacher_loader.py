@@ -82,7 +82,8 @@ class TeacherAwareLoader:
         at = queries.to(self.distiller.student_scorer.device)
         sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
         positives, negatives = (None if items is None else items.to(at.device) for items in (positives, negatives))
-        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives)
+        rows = None if positives is None else self._positive_rows(users).to(at.device)
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, rows)
 
     def _positive_rows(self, users: Tensor) -> Tensor:
         """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""

@@ -55,6 +55,7 @@ class DistillBatch:
         sets: the distiller's item sets by name, cut to these queries.
         positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they come. Filled for
             a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has none.
+        rows: int64 ``[rows]``, the query of each positive; where there are positives.
     """
 
     queries: Tensor
@@ -62,11 +63,17 @@ class DistillBatch:
     sets: dict[str, ItemSet] = field(default_factory=dict)
     positives: Tensor | None = None
     negatives: Tensor | None = None
+    rows: Tensor | None = None
 
     def to(self, device: torch.device) -> DistillBatch:
         sets = {name: items.to(device) for name, items in self.sets.items()}
-        positives, negatives = (None if items is None else items.to(device) for items in (self.positives, self.negatives))
-        return DistillBatch(self.queries.to(device), self.weights.to(device), sets, positives, negatives)
+        own = (None if ids is None else ids.to(device) for ids in (self.positives, self.negatives, self.rows))
+        return DistillBatch(self.queries.to(device), self.weights.to(device), sets, *own)
+
+
+def no_modalities(method: str, teacher: str) -> str:
+    """What is said of a teacher without modalities."""
+    return f"{method} needs scores of the teacher's modalities and {teacher} has none: take a teacher of item features, such as BM3"
 
 
 class Distiller(nn.Module, ABC):
@@ -85,7 +92,7 @@ class Distiller(nn.Module, ABC):
 
     requires: ClassVar[frozenset[str]] = frozenset({"scores"})
     """What the teacher must offer, of ``scores``, ``embeddings``, ``trajectory`` (as many checkpoints as the option ``n_checkpoints``
-    says, else 3)."""
+    says, else 3), ``modalities`` (scores of each, see :attr:`TeacherScores.modalities`)."""
 
     several: ClassVar[bool] = False
     """Can it learn from several teachers at once (``--teacher=MF,LightGCN``, see :attr:`TeacherScores.members`)?"""
@@ -125,6 +132,8 @@ class Distiller(nn.Module, ABC):
                 f"{type(self).__name__} needs the checkpoints of the teacher's training and {', '.join(missing)} has none: train it with "
                 f"--teacher=<model> --kd={type(self).__name__}, which keeps them in the teacher's folder"
             )
+        if "modalities" in self.requires and not teacher.modalities:
+            raise TeacherError(no_modalities(type(self).__name__, teacher.name))
         self.student_scorer = student
         self.teacher_scores = teacher
         self.train_items: Ragged | None = None

@@ -25,6 +25,7 @@ DISTILLERS: dict[str, str | type[Distiller]] = {
     "RankDistil": "recbole_kd.distiller.rankdistil:RankDistil",
     "RD": "recbole_kd.distiller.rd:RD",
     "TARec": "recbole_kd.distiller.tarec:TARec",
+    "PromptMM": "recbole_kd.distiller.promptmm:PromptMM",
     "DE": "recbole_kd.distiller.de:DE",
     "DERRD": "recbole_kd.distiller.derrd:DERRD",
     "FTD": "recbole_kd.distiller.ftd:FTD",

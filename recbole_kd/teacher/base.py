@@ -27,6 +27,7 @@ class TeacherScores(ABC):
     Attributes:
         earlier: reads the earlier checkpoints of its training, oldest first; None when none were kept.
         taught_by: of a teacher assistant, the teacher that it was distilled from.
+        modalities: of a multi-modal teacher, the scores of each modality alone, by name; empty for any other.
     """
 
     store: str
@@ -38,6 +39,7 @@ class TeacherScores(ABC):
         self.manifest = dict(manifest or {})
         self.earlier: Callable[[], list[TeacherScores]] | None = None
         self.taught_by: TeacherScores | None = None
+        self.modalities: Mapping[str, TeacherScores] = {}
 
     @property
     def name(self) -> str:

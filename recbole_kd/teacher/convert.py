@@ -9,6 +9,7 @@ import torch
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
 from recbole_kd.teacher.files import MANIFEST, SCORES, blocks_of, read_tensors, write_json, write_matrix, written_whole
+from recbole_kd.teacher.modalities import write_vectors
 from recbole_kd.topk import BLOCK_BYTES
 
 
@@ -22,6 +23,7 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32") -> No
     step = max(1, BLOCK_BYTES // (4 * teacher.n_items))
     content = {**teacher.manifest, "store": "dense", "dtype": dtype}
     with written_whole(folder) as temporary:
+        write_vectors(teacher.modalities, temporary, DTYPES[dtype])
         rows = blocks_of(teacher.full, teacher.n_queries, step)
         write_matrix(temporary / SCORES, "scores", (teacher.n_queries, teacher.n_items), DTYPES[dtype], rows)
         if dtype != "fp32":

@@ -26,6 +26,7 @@ from recbole_kd.teacher.files import (
     write_matrix,
     written_whole,
 )
+from recbole_kd.teacher.modalities import write_modalities
 from recbole_kd.topk import BLOCK_BYTES
 
 STORES = ("auto", "factors", "dense", "online")
@@ -71,6 +72,7 @@ def export_teacher(
         if kind != "online" and dtype != "fp32":
             overlap = _top_k_overlap(scorer, temporary / SCORES)
             content["fidelity"] = {"k": min(FIDELITY_K, scorer.n_items - 1), "top_k_overlap": overlap}
+        write_modalities(scorer.model, temporary, DTYPES[dtype])
         for epoch in earlier:
             _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype)
         write_json(temporary / MANIFEST, content)

@@ -22,6 +22,7 @@ from recbole_kd.errors import TeacherError
 MANIFEST = "manifest.json"
 SCORES = "scores.safetensors"
 WEIGHTS = "model.safetensors"
+MODALITIES = "modalities.safetensors"
 FORMAT = 1
 
 _KEYS: dict[str, type] = {"store": str, "n_queries": int, "n_items": int}

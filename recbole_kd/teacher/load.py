@@ -19,6 +19,7 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
 from recbole_kd.teacher.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
 from recbole_kd.teacher.fingerprint import data_fingerprint
+from recbole_kd.teacher.modalities import modalities_of, read_modalities
 from recbole_kd.teacher.online import OnlineScores
 
 
@@ -40,6 +41,7 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     manifest = read_manifest(path)
     check_data(manifest, dataset)
     scores = _read(path, manifest, dataset, device)
+    scores.modalities = read_modalities(path)
     epochs = manifest.get("trajectory")
     if epochs is not None:
         scores.earlier = lambda: [_read(path, manifest, dataset, device, epoch) for epoch in epochs[:-1]]
@@ -141,4 +143,6 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
     model = get_model(config["model"])(config, train).to(device)
     _load_weights(model, checkpoint["state_dict"], path)
     model.load_other_parameter(checkpoint.get("other_parameter"))
-    return OnlineScores(Scorer(model), {"model": config["model"], "settings": {}})
+    scores = OnlineScores(Scorer(model), {"model": config["model"], "settings": {}})
+    scores.modalities = modalities_of(model)
+    return scores
