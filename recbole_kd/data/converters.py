@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_kd.data import raw_files
 from recbole_kd.data.atomic import new_folder, write_inter, write_item, write_manifest
+from recbole_kd.data.feature_files import write_matrix
 from recbole_kd.data.forms import FORMS, Converted, Options, check_options, close_match
 from recbole_kd.errors import ConfigError, DataError
 
@@ -27,6 +28,26 @@ class Known:
     attributes: str | None = None
     published: Mapping[str, int] = field(default_factory=dict)
     reported: str = ""
+
+
+def _of_json(title: str, counts: str) -> Known:
+    """A multi-modal data set as PromptMM and MMSSL publish theirs."""
+    return Known(
+        f"{title}, multi-modal: published split, features of the items",
+        form="json",
+        needs="train.json, val.json, test.json, image_feat.npy, text_feat.npy",
+        reported=f"The RCE-KD paper reports {counts}.",
+    )
+
+
+def _of_labels(title: str, file: str) -> Known:
+    """A multi-modal data set as MMRec publishes its."""
+    return Known(
+        f"{title}, multi-modal: published split, features of the items",
+        form="labelled",
+        needs=f"{file}, image_feat.npy and text_feat.npy",
+        file=file,
+    )
 
 
 _KNOWN = {
@@ -71,6 +92,12 @@ _KNOWN = {
         attributes="Beauty_item2attributes.json",
         published={"users": 22_363, "items": 12_101, "interactions": 198_502},
     ),
+    "netflix": _of_json("Netflix", "43,739 users, 17,239 items, 609,341 interactions"),
+    "tiktok": _of_json("TikTok", "14,343 users, 8,690 items, 276,637 interactions"),
+    "electronics": _of_json("Amazon Electronics", "41,691 users, 21,479 items, 359,165 interactions"),
+    "baby": _of_labels("Amazon Baby", "baby.inter"),
+    "sports": _of_labels("Amazon Sports", "sports.inter"),
+    "clothing": _of_labels("Amazon Clothing", "clothing.inter"),
 }
 
 KNOWN_DATASETS: dict[str, str] = {name: known.description for name, known in _KNOWN.items()}
@@ -146,6 +173,8 @@ def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
         write_inter(folder / f"{name}.{part}.inter", converted.inter.take(mask))
     if converted.attributes is not None:
         write_item(folder / f"{name}.item", converted.attributes, converted.attributes_name)
+    for modality, matrix in converted.features.items():
+        write_matrix(folder / f"{name}.{modality}.npy", matrix)
     return {path.name: raw_files.sha256(path) for path in sorted(folder.iterdir())}
 
 

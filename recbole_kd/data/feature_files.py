@@ -21,6 +21,8 @@ from recbole_kd.errors import DataError
 IDS_SUFFIX = ".ids"
 """``image.npy`` is aligned by ``image.ids`` beside it: an item token a line, in the order of the rows."""
 
+_ROWS = 4096  # written at a time
+
 PARQUET_IDS = "item_id"
 """Column of a Parquet file with the item tokens."""
 
@@ -64,6 +66,16 @@ def read_matrix(modality: str, path: Path, ids: Path | None = None) -> FeatureMa
     if tokens is not None:
         _check_ids(modality, path, tokens, len(values))
     return FeatureMatrix(values, tokens)
+
+
+def write_matrix(path: Path, matrix: FeatureMatrix) -> None:
+    """Write a matrix as float32 ``.npy``, block by block, and its ids, if any, beside it."""
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=tuple(matrix.values.shape))
+    for start in range(0, len(written), _ROWS):
+        written[start : start + _ROWS] = matrix.values[start : start + _ROWS].float().numpy()
+    written.flush()
+    if matrix.ids is not None:
+        path.with_suffix(IDS_SUFFIX).write_text("".join(f"{token}\n" for token in matrix.ids), encoding="utf-8")
 
 
 def file_digest(*paths: Path) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_kd.data import raw_files
+from recbole_kd.data import multimodal_files, raw_files
+from recbole_kd.data.feature_files import FeatureMatrix
 from recbole_kd.data.filters import by_user_and_time, first_per_pair, k_core
 from recbole_kd.data.interactions import Collector, Interactions, Mask, token_problem
 from recbole_kd.data.item_tags import TAG_FILES, tags_of
@@ -47,6 +48,7 @@ class Converted:
     settings: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, list[str]] | None = None
     attributes_name: str = "attributes"
+    features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,26 @@ def from_table(options: Options) -> Converted:
     return Converted(inter, [path], *_optional_split(inter, options), settings=_given(options, "min_rating", "core"))
 
 
+def from_json(options: Options) -> Converted:
+    """train.json, val.json and test.json, user -> items; features beside them in the order of the item numbers."""
+    inter, part, sources, repeats = multimodal_files.json_splits(options.raw)
+    features, files = multimodal_files.features_of(options.raw, inter.item_tokens)
+    parts, settings = multimodal_files.masks(part), {"repeats_left_out": repeats}
+    return Converted(inter, [*sources, *files], parts, "as published", settings, features=features)
+
+
+def from_labelled(options: Options) -> Converted:
+    """A table with x_label 0, 1, 2 for train, valid and test; features beside it in the order of the item numbers."""
+    path = raw_files.find_file(options.raw, _required("labelled", options, "file"))
+    inter, part = multimodal_files.labelled_rows(path, options.user, options.item, options.time)
+    features, files = multimodal_files.features_of(options.raw, inter.item_tokens)
+    return Converted(inter, [path, *files], multimodal_files.masks(part), "as published", features=features)
+
+
 FORMS: dict[str, Form] = {
     "counted": Form(from_counted, frozenset({"file"})),
+    "json": Form(from_json, frozenset()),
+    "labelled": Form(from_labelled, frozenset({"file", "user", "item", "time"})),
     "lightgcn": Form(from_lightgcn, frozenset({"seed"})),
     "checkins": Form(from_checkins, frozenset({"file", "core"})),
     "ratings": Form(from_ratings, frozenset({"file", "min_rating", "core"})),
