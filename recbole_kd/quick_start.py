@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
 from recbole_kd.data.preparation import split_data
+from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
@@ -54,8 +55,8 @@ def run_recbole_kd(
     return run_request(make_request(values), command)
 
 
-def run_request(request: Request, command: str = "") -> dict[str, Any]:
-    """Run a checked request; see :func:`run_recbole_kd`."""
+def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+    """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
     cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
@@ -70,7 +71,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     distilled_config = request.distilled_config(teacher_name)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
     method = distiller_class(request.kd)
-    n_checkpoints = options.get("n_checkpoints", N_CHECKPOINTS) if "trajectory" in method.requires else 0
+    n_checkpoints = checkpoints_needed(method, options)
     assistant_config = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teacher_configs[0].final_config_dict
@@ -90,7 +91,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
             of_assistant = None
             if assistant_config is not None:
                 teacher, of_assistant = ensure_assistant(assistant_config, stage, teacher, store, dtype)
-            of_distilled = distill(distilled_config, stage, teacher)
+            of_distilled = distill(distilled_config, stage, teacher, after_epoch)
         except KDError:
             _leave_nothing(folder)
             raise
@@ -100,6 +101,32 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
         write_json(folder / "result.json", result)
         getLogger().info(f"Result in {folder / 'result.json'}")
     return {**result, "folder": str(folder)}
+
+
+def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:
+    """How many checkpoints of a teacher's training the method needs."""
+    return int(options.get("n_checkpoints", N_CHECKPOINTS)) if "trajectory" in method.requires else 0
+
+
+def make_teachers(request: Request) -> list[Path]:
+    """Train the request's teachers, or find them in the cache, and do no more; their folders. None for one that the user names by path.
+
+    Raises:
+        KDError: see :func:`run_recbole_kd`.
+    """
+    configs = request.teacher_model_configs()
+    if not configs:
+        return []
+    cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
+    splits = split_data(request.student_config())
+    config = request.distilled_config(request.teacher or "")
+    options = check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
+    folder = _new_folder(output, request, f"{request.teacher}-alone", config["seed"])
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    needed = checkpoints_needed(distiller_class(request.kd), options)
+    with logging_to(folder / "run.log", config["state"]):
+        _, figures = ensure_teachers(configs, stage, request.run["teacher_store"], request.run["teacher_dtype"], needed)
+    return [Path(member["path"]) for member in figures.get("members", [figures])]
 
 
 def _check_writable(key: str, folder: Path) -> None:
@@ -150,6 +177,8 @@ def _result(
         "kd_weight": config["kd_weight"],
         "seed": config["seed"],
         "eval_protocol": request.run["eval_protocol"],
+        "valid_metric": config["valid_metric"],
+        "valid_metric_bigger": bool(config["valid_metric_bigger"]),
         "teacher": of_teacher,
         "student": of_student,
         "distilled": of_distilled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -168,14 +168,18 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
     return report
 
 
-def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]:
+def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Train the student under the teacher; its checkpoint stays in the run's folder."""
     entry = entry_of(stage, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
-    files = {"checkpoint": stage.folder / f"{config['model']}.pth", "scalars": stage.folder / "tensorboard", "state_file": state_file}
+    files: dict[str, Any] = {
+        "checkpoint": stage.folder / f"{config['model']}.pth",
+        "scalars": stage.folder / "tensorboard",
+        "state_file": state_file,
+    }
     with locked(entry):
         try:
-            _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume)
+            _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume, after_epoch=after_epoch)
         except KDError:
             TrainingState(state_file).remove()
             raise

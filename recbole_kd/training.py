@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,18 @@ def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> d
     return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model))}
 
 
-def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool, trajectory: Trajectory | None = None) -> None:
+AfterEpoch = Callable[[int, float], None]
+
+
+def _fit(
+    trainer: Any, config: Any, loaders: Loaders, resume: bool, trajectory: Trajectory | None = None, after: AfterEpoch | None = None
+) -> None:
     resumed = resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
     if resumed:
         getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
     if trajectory is not None:
         trajectory.follow(trainer, resumed)
-    callback = None if trajectory is None else trajectory.after_epoch
+    callback = after if trajectory is None else trajectory.after_epoch
     try:
         trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
     except ValueError as error:  # RecBole's own trainers say no more than this
@@ -88,16 +94,27 @@ def train_alone(
 
 
 def train_distilled(
-    config: Any, splits: Splits, teacher: TeacherScores, *, checkpoint: Path, scalars: Path, state_file: Path, resume: bool
+    config: Any,
+    splits: Splits,
+    teacher: TeacherScores,
+    *,
+    checkpoint: Path,
+    scalars: Path,
+    state_file: Path,
+    resume: bool,
+    after_epoch: AfterEpoch | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A model trained under a teacher, and its figures. The state file stays: it is the caller's to remove."""
+    """A model trained under a teacher, and its figures. The state file stays: it is the caller's to remove.
+
+    ``after_epoch`` gets each epoch and its validation score.
+    """
     model, loaders = _prepare(config, splits)
     distiller = build_distiller(config, model, teacher)
     trainer = KDTrainer(
         config, model, distiller, checkpoint=checkpoint, scalars=scalars, state_file=state_file, track=config["kd_track"] or ()
     )
     curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
-    _fit(trainer, config, loaders, resume)
+    _fit(trainer, config, loaders, resume, after=after_epoch)
     figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
     return model, {
