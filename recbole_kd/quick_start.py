@@ -15,7 +15,7 @@ from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
 from recbole_kd.data.preparation import split_data
 from recbole_kd.distiller.base import Distiller
-from recbole_kd.distiller.table import distiller_class
+from recbole_kd.distiller.table import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
@@ -120,10 +120,11 @@ def make_teachers(request: Request) -> list[Path]:
     cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
     splits = split_data(request.student_config())
     config = request.distilled_config(request.teacher or "")
-    options = check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
+    method = distiller_class(request.kd)
+    options = resolve_options(method, {key[3:]: value for key, value in config.final_config_dict.items() if key.startswith("kd_")})
     folder = _new_folder(output, request, f"{request.teacher}-alone", config["seed"])
     stage = Stage(splits, cache, folder, bool(request.run["resume"]))
-    needed = checkpoints_needed(distiller_class(request.kd), options)
+    needed = checkpoints_needed(method, options)
     with logging_to(folder / "run.log", config["state"]):
         _, figures = ensure_teachers(configs, stage, request.run["teacher_store"], request.run["teacher_dtype"], needed)
     return [Path(member["path"]) for member in figures.get("members", [figures])]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.cache import cache_folder
 from recbole_kd.cluster import connect, own_devices
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.quick_start import make_teachers
 from recbole_kd.request import make_request, merge_sources
 from recbole_kd.teacher.files import write_json
+from recbole_kd.teacher.fingerprint import settings_digest
 from recbole_kd.tuning.folders import pack, unpack
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import FAILED, Study, Trial, absolute, objective, run_trial
@@ -35,7 +38,7 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     """
     _check_searcher(space, options["searcher"])
     known = _known_study(study, space, options)
-    base = absolute({**study.base, "output_dir": str(study.folder / "runs"), "cache_dir": _cache(study.base)})
+    base = absolute({**study.base, "output_dir": str(study.folder / "runs"), "cache_dir": str(cache_folder(study.base.get("cache_dir")))})
     connect(options["ray_address"])
     resources = {"cpu": options["cpus_per_trial"], "gpu": options["gpus_per_trial"]}
     teachers = _teachers_once(base, space, resources)
@@ -43,12 +46,6 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     tuner = _restored(study, trainable) if known else _fresh(study, space, trainable, base, options)
     write_json(study.folder / STUDY_FILE, space.plain())
     study.trials[:] = [_as_trial(result, space, study) for result in tuner.fit()]
-
-
-def _cache(base: Mapping[str, Any]) -> str:
-    from recbole_kd.cache import cache_folder
-
-    return str(cache_folder(base.get("cache_dir")))
 
 
 # -- the study ------------------------------------------------------------------------------------------------------------
@@ -75,7 +72,9 @@ def _fresh(study: Study, space: Space, trainable: Any, base: Mapping[str, Any], 
         max_concurrent_trials=options["max_concurrent"] or None,
     )  # fmt: skip
     failures = tune.FailureConfig(max_failures=options["max_failures"])
-    run = tune.RunConfig(name=study.folder.name, storage_path=str(study.folder.parent), failure_config=failures, verbose=1)
+    run = tune.RunConfig(
+        name=study.folder.name, storage_path=str(study.folder.parent), failure_config=failures, verbose=int(base.get("show_progress", True))
+    )
     return tune.Tuner(trainable, param_space=ray_space(space, study.base.get("kd")), tune_config=config, run_config=run)
 
 
@@ -200,12 +199,22 @@ def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, 
         tune.report({METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"})
 
     bigger = _bigger_is_better(base, settings)
-    # an interrupted trial goes on from its last epoch
-    trial = run_trial({**base, **own_devices(), "resume": True, "show_progress": False}, settings, after_epoch)
+    outcome = Path(base["output_dir"]) / "outcomes" / f"{settings_digest(settings)}.json"
+    trial = _finished(outcome)
+    if trial is None:
+        # an interrupted trial goes on from its last epoch
+        trial = run_trial({**base, **own_devices(), "resume": True, "show_progress": False}, settings, after_epoch)
+        if trial.state == "done":
+            write_json(outcome, asdict(trial))
     epoch = trial.epochs if trial.state == "done" else 0
     figures = {"score": trial.score, "bigger": trial.bigger, "metric": trial.metric, "valid": trial.valid, "test": trial.test}
     words = {"state": trial.state, "reason": trial.reason}
     tune.report({METRIC: trial.objective, "best": trial.objective, "epoch": epoch, **figures, **words})
+
+
+def _finished(outcome: Path) -> Trial | None:
+    """What a trial of these settings came to: Ray's own record of a killed driver is older than the last trials that ended."""
+    return Trial(**json.loads(outcome.read_text(encoding="utf-8"))) if outcome.is_file() else None
 
 
 def _get(reference: Any) -> Any:
