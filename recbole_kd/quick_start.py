@@ -10,6 +10,8 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
@@ -71,6 +73,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
     distilled_config = request.distilled_config(teacher_name)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
     method = distiller_class(request.kd)
+    _check_processes(alone, request.kd, method)
     n_checkpoints = checkpoints_needed(method, options)
     assistant_config = None
     if method.assistant:
@@ -139,6 +142,18 @@ def _check_writable(key: str, folder: Path) -> None:
 def _check_cutoffs(config: Any, n_items: int) -> None:
     if max(config["topk"]) > n_items:
         raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+
+
+def _check_processes(config: Any, kd: str, method: type[Distiller]) -> None:
+    n = config["nproc"] or 1
+    if n == 1:
+        return
+    if method.needs_items:
+        raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
+    if config["enable_scaler"] or config["enable_amp"]:
+        raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
+    if config["device"].type == "cuda" and torch.cuda.device_count() < n:
+        raise ConfigError(f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many")
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:

@@ -36,7 +36,8 @@ CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teac
 SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
-        "gpu_id", "use_gpu", "worker", "reproducibility", "state", "show_progress", "split_seed", "eval_protocol", "eval_memory_mb",
+        "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
+        "split_seed", "eval_protocol", "eval_memory_mb",
     }
 )  # fmt: skip
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""

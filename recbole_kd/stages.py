@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.preparation import Splits
-from recbole_kd.errors import KDError, TeacherError
+from recbole_kd.errors import KDError, LostProcessError, TeacherError
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -32,7 +32,8 @@ WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "worker", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
         "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
-        "local_rank", "single_spec", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+        "nproc", "local_rank", "single_spec",
+        "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
     }
 )  # fmt: skip
 """Keys that do not change what a training comes to; they are left out of its digest."""
@@ -81,6 +82,8 @@ def workshop(entry: Path) -> Iterator[Path]:
     work = entry.with_name(entry.name + ".work")
     try:
         yield work
+    except LostProcessError:
+        raise
     except KDError:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -180,6 +183,8 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Call
     with locked(entry):
         try:
             _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume, after_epoch=after_epoch)
+        except LostProcessError:
+            raise
         except KDError:
             TrainingState(state_file).remove()
             raise

@@ -19,6 +19,7 @@ from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
+from recbole_kd.parallel import Ranks, several
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -76,11 +77,32 @@ def train_alone(
     config: Any, splits: Splits, work: Path, scalars: Path, *, resume: bool, trajectory: Trajectory | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a model without distillation; ``work`` holds its checkpoint and last-epoch state until it is finished."""
+    plain = get_trainer(config["MODEL_TYPE"], config["model"]).__name__ == "Trainer"
+    state_file, payload = work / "state.pt", (config, splits, work / "state.pt", resume)
+    with several(processes_of(config) if plain else 1, config["device"], _follow_alone, payload) as ranks:
+        return _alone(config, splits, work, scalars, state_file, resume, trajectory, ranks)
+
+
+def _follow_alone(ranks: Ranks, payload: Any, own: Path) -> None:
+    config, splits, state_file, resume = payload
+    _alone(_of_follower(config, ranks), splits, own, own / "scalars", state_file, resume, None, ranks)
+
+
+def _alone(
+    config: Any,
+    splits: Splits,
+    work: Path,
+    scalars: Path,
+    state_file: Path,
+    resume: bool,
+    trajectory: Trajectory | None,
+    ranks: Ranks | None,
+) -> tuple[nn.Module, dict[str, Any]]:
     model, loaders = _prepare(config, splits)
     kind = get_trainer(config["MODEL_TYPE"], config["model"])
     config["checkpoint_dir"] = str(work)
     if kind.__name__ == "Trainer":
-        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
+        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=state_file, ranks=ranks)
     else:
         with without_recbole_scalars():
             trainer = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
@@ -91,6 +113,16 @@ def train_alone(
     if isinstance(trainer, KDTrainer):
         figures.update(epochs=len(trainer.epoch_seconds), best_epoch=trainer.best_epoch)
     return model, figures
+
+
+def processes_of(config: Any) -> int:
+    """How many processes train together."""
+    return int(config["nproc"] or 1)
+
+
+def _of_follower(config: Any, ranks: Ranks) -> Any:
+    config["device"], config["show_progress"] = ranks.device, False
+    return config
 
 
 def train_distilled(
@@ -108,11 +140,30 @@ def train_distilled(
 
     ``after_epoch`` gets each epoch and its validation score.
     """
+    files = {"checkpoint": checkpoint, "scalars": scalars, "state_file": state_file}
+    payload = (config, splits, teacher, state_file, resume)
+    with several(processes_of(config), config["device"], _follow_distilled, payload) as ranks:
+        return _distilled(config, splits, teacher, files, resume, after_epoch, ranks)
+
+
+def _follow_distilled(ranks: Ranks, payload: Any, own: Path) -> None:
+    config, splits, teacher, state_file, resume = payload
+    files = {"checkpoint": own / "best.pth", "scalars": own / "scalars", "state_file": state_file}
+    _distilled(_of_follower(config, ranks), splits, teacher, files, resume, None, ranks)
+
+
+def _distilled(
+    config: Any,
+    splits: Splits,
+    teacher: TeacherScores,
+    files: dict[str, Path],
+    resume: bool,
+    after_epoch: AfterEpoch | None,
+    ranks: Ranks | None,
+) -> tuple[nn.Module, dict[str, Any]]:
     model, loaders = _prepare(config, splits)
     distiller = build_distiller(config, model, teacher)
-    trainer = KDTrainer(
-        config, model, distiller, checkpoint=checkpoint, scalars=scalars, state_file=state_file, track=config["kd_track"] or ()
-    )
+    trainer = KDTrainer(config, model, distiller, track=config["kd_track"] or (), ranks=ranks, **files)
     curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
     _fit(trainer, config, loaders, resume, after=after_epoch)
     figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
