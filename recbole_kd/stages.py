@@ -114,7 +114,7 @@ def ensure_teacher(
                 if trajectory is not None:
                     figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
                     earlier = trajectory.replay(model)
-                export_teacher(Scorer(model), entry, manifest, store, dtype, earlier)
+                export_teacher(Scorer(model), entry, manifest, store, dtype, earlier, work)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
