@@ -76,7 +76,7 @@ def ensure_assistant(
         if not cached:
             getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
             with workshop(entry) as work:
-                files = {
+                files: dict[str, Any] = {
                     "checkpoint": work / "best.pth",
                     "scalars": stage.folder / "tensorboard-assistant",
                     "state_file": work / "state.pt",

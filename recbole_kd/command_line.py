@@ -24,6 +24,7 @@ Distil a large recommender into a small one.
   --teacher_path=FOLDER                                  a saved teacher instead of --teacher
   --kd_compare=False                                     skip the student alone
   --resume=True                                          continue an interrupted training
+  --nproc=N                                              N processes train together, on CPUs or one a GPU
   --config_files='a.yaml b.yaml'                         RecBole property files
   --KEY=VALUE                                            any RecBole key of the student, such as --learning_rate=1e-3
   --kd_KEY=VALUE                                         a key of the method, such as --kd_weight=10; see properties/distiller/

@@ -24,3 +24,7 @@ class TeacherError(KDError, ValueError):
 
 class TrainingError(KDError, RuntimeError):
     """Training cannot go on: a loss is not a finite number."""
+
+
+class LostProcessError(TrainingError):
+    """One of several processes that trained together was lost; what was kept of the training can be continued."""

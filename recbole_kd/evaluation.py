@@ -106,15 +106,25 @@ class RankingEvaluation(Trainer):
         """Rank every user of the loader and hand RecBole's collector what its metrics need."""
         users, k = eval_data.uid_list, max(self.config["topk"])
         history, positives = (self._items_of(eval_data, name) for name in ("uid2history_item", "uid2positive_item"))
-        scorer, collected = Scorer(self.model), self.eval_collector.data_struct
+        scorer, found = Scorer(self.model), []
         with scorer.frozen():
             full = DotProducts(*scorer.tables())
-            for some in _in_turns(users, show_progress):
+            for some in _in_turns(users[self._own_part(len(users))], show_progress):
                 at = some.to(self.device)
                 ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)
                 hits = positives.contains(at, ids).int()
                 counts = positives.counts()[at].int().unsqueeze(1)
-                collected.update_tensor("rec.topk", torch.cat([hits, counts], dim=1))
+                found.append(torch.cat([hits, counts], dim=1))
+        own = torch.cat(found) if found else torch.empty(0, k + 1, dtype=torch.int32, device=self.device)
+        self.eval_collector.data_struct.update_tensor("rec.topk", self._of_all_parts(own, len(users)))
+
+    def _own_part(self, n_users: int) -> slice:
+        """The users that this process ranks: all, unless several share the work."""
+        return slice(0, n_users)
+
+    def _of_all_parts(self, rows: Tensor, n_users: int) -> Tensor:
+        """The rows of all users, from those of each process's part."""
+        return rows
 
     def _items_of(self, eval_data: Any, name: str) -> Ragged:
         """A loader's lists of items by user; kept on the loader, which is used once per epoch."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
 from recbole_kd.data.features import record_features
 from recbole_kd.data.preparation import split_data
-from recbole_kd.distiller.table import distiller_class
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.table import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
@@ -55,8 +58,8 @@ def run_recbole_kd(
     return run_request(make_request(values), command)
 
 
-def run_request(request: Request, command: str = "") -> dict[str, Any]:
-    """Run a checked request; see :func:`run_recbole_kd`."""
+def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+    """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
     cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
@@ -74,7 +77,8 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     record_features(distilled_config, splits.dataset)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
     method = distiller_class(request.kd)
-    n_checkpoints = options.get("n_checkpoints", N_CHECKPOINTS) if "trajectory" in method.requires else 0
+    _check_processes(alone, request.kd, method)
+    n_checkpoints = checkpoints_needed(method, options)
     assistant_config = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teacher_configs[0].final_config_dict
@@ -95,7 +99,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
             of_assistant = None
             if assistant_config is not None:
                 teacher, of_assistant = ensure_assistant(assistant_config, stage, teacher, store, dtype)
-            of_distilled = distill(distilled_config, stage, teacher)
+            of_distilled = distill(distilled_config, stage, teacher, after_epoch)
         except KDError:
             _leave_nothing(folder)
             raise
@@ -109,6 +113,33 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
     return {**result, "folder": str(folder)}
 
 
+def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:
+    """How many checkpoints of a teacher's training the method needs."""
+    return int(options.get("n_checkpoints", N_CHECKPOINTS)) if "trajectory" in method.requires else 0
+
+
+def make_teachers(request: Request) -> list[Path]:
+    """Train the request's teachers, or find them in the cache, and do no more; their folders. None for one that the user names by path.
+
+    Raises:
+        KDError: see :func:`run_recbole_kd`.
+    """
+    configs = request.teacher_model_configs()
+    if not configs:
+        return []
+    cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
+    splits = split_data(request.student_config())
+    config = request.distilled_config(request.teacher or "")
+    method = distiller_class(request.kd)
+    options = resolve_options(method, {key[3:]: value for key, value in config.final_config_dict.items() if key.startswith("kd_")})
+    folder = _new_folder(output, request, f"{request.teacher}-alone", config["seed"])
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    needed = checkpoints_needed(method, options)
+    with logging_to(folder / "run.log", config["state"]):
+        _, figures = ensure_teachers(configs, stage, request.run["teacher_store"], request.run["teacher_dtype"], needed)
+    return [Path(member["path"]) for member in figures.get("members", [figures])]
+
+
 def _check_writable(key: str, folder: Path) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -118,6 +149,18 @@ def _check_writable(key: str, folder: Path) -> None:
 def _check_cutoffs(config: Any, n_items: int) -> None:
     if max(config["topk"]) > n_items:
         raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+
+
+def _check_processes(config: Any, kd: str, method: type[Distiller]) -> None:
+    n = config["nproc"] or 1
+    if n == 1:
+        return
+    if method.needs_items:
+        raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
+    if config["enable_scaler"] or config["enable_amp"]:
+        raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
+    if config["device"].type == "cuda" and torch.cuda.device_count() < n:
+        raise ConfigError(f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many")
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
@@ -157,6 +200,8 @@ def _result(
         "kd_weight": config["kd_weight"],
         "seed": config["seed"],
         "eval_protocol": request.run["eval_protocol"],
+        "valid_metric": config["valid_metric"],
+        "valid_metric_bigger": bool(config["valid_metric_bigger"]),
         "teacher": of_teacher,
         "student": of_student,
         "distilled": of_distilled,

@@ -38,7 +38,8 @@ CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teac
 SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
-        "gpu_id", "use_gpu", "worker", "reproducibility", "state", "show_progress", "split_seed", "eval_protocol", "eval_memory_mb",
+        "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
+        "split_seed", "eval_protocol", "eval_memory_mb",
         *GIVEN_KEYS,
     }
 )  # fmt: skip

@@ -83,6 +83,11 @@ class Scorer:
         self._tables: tuple[Tensor, Tensor] | None = None
         self._sharing = False
         self._is_frozen = False
+        self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
+        """Shares the ranking of many queries out over processes, see :meth:`recbole_kd.parallel.Ranks.spread`."""
+
+    def __reduce__(self) -> tuple[type, tuple[nn.Module]]:
+        return type(self), (self.model,)
 
     @property
     def device(self) -> torch.device:
@@ -186,7 +191,8 @@ class Scorer:
         """
         with self.frozen():
             full = DotProducts(*self.tables()) if self.has_vectors else self.full
-            return top_k_in_blocks(full, queries, self.n_items, k, exclude)
+            rank = partial(top_k_in_blocks, full)
+            return rank(queries, self.n_items, k, exclude) if self.spread is None else self.spread(rank, queries, self.n_items, k, exclude)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

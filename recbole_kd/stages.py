@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
-from recbole_kd.errors import KDError, TeacherError
+from recbole_kd.errors import KDError, LostProcessError, TeacherError
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -34,7 +34,8 @@ WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "worker", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
         "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
-        "local_rank", "single_spec", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+        "nproc", "local_rank", "single_spec",
+        "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
     }
 )  # fmt: skip
 """Keys that do not change what a training comes to; they are left out of its digest."""
@@ -84,6 +85,8 @@ def workshop(entry: Path) -> Iterator[Path]:
     work = entry.with_name(entry.name + ".work")
     try:
         yield work
+    except LostProcessError:
+        raise
     except KDError:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -114,7 +117,7 @@ def ensure_teacher(
                 if trajectory is not None:
                     figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
                     earlier = trajectory.replay(model)
-                export_teacher(Scorer(model), entry, manifest, store, dtype, earlier)
+                export_teacher(Scorer(model), entry, manifest, store, dtype, earlier, work)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
@@ -184,14 +187,20 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
     return report
 
 
-def distill(config: Any, stage: Stage, teacher: TeacherScores) -> dict[str, Any]:
+def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Train the student under the teacher; its checkpoint stays in the run's folder."""
     entry = entry_of(stage, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
-    files = {"checkpoint": stage.folder / f"{config['model']}.pth", "scalars": stage.folder / "tensorboard", "state_file": state_file}
+    files: dict[str, Any] = {
+        "checkpoint": stage.folder / f"{config['model']}.pth",
+        "scalars": stage.folder / "tensorboard",
+        "state_file": state_file,
+    }
     with locked(entry):
         try:
-            _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume)
+            _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume, after_epoch=after_epoch)
+        except LostProcessError:
+            raise
         except KDError:
             TrainingState(state_file).remove()
             raise

@@ -22,7 +22,8 @@ from recbole_kd.determinism import repeatable
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
-from recbole_kd.model.published import summed, sums_itself
+from recbole_kd.model.published import reduction_of, summed, sums_itself
+from recbole_kd.parallel import Ranks, Shards
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.fingerprint import data_fingerprint, digest
@@ -59,6 +60,7 @@ class KDTrainer(RankingEvaluation):
         checkpoint: file of the best epoch; scalars: folder of the TensorBoard scalars; RecBole's own places when None.
         state_file: last-epoch state for resuming; not kept when None.
         track: further figures of each epoch for :attr:`history`: ``train_ndcg``, NDCG@10 on the training interactions.
+        ranks: this process's place among several that train together, see :mod:`recbole_kd.parallel`.
 
     Attributes:
         history: figures of each epoch: the losses, the distiller's diagnostics, the validation score, what is tracked.
@@ -76,7 +78,9 @@ class KDTrainer(RankingEvaluation):
         scalars: Path | None = None,
         state_file: Path | None = None,
         track: Sequence[str] = (),
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
         if scalars is None:
             super().__init__(config, model)
@@ -87,6 +91,8 @@ class KDTrainer(RankingEvaluation):
             self.tensorboard = SummaryWriter(str(scalars))
         self.clip: dict[str, Any] | None = config["clip_grad_norm"]
         self.clip_grad_norm = None
+        if ranks is not None:
+            self.optimizer.register_step_pre_hook(ranks.add_gradients)  # before the clipping
         if self.clip:
             self.optimizer.register_step_pre_hook(self._clip_gradients)
         if checkpoint is not None:
@@ -107,6 +113,7 @@ class KDTrainer(RankingEvaluation):
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
+        self._shards: Shards | None = None
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class KDTrainer(RankingEvaluation):
             TrainingError: a loss is not a finite number; names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
-        if self._loader is None or self._loader.loader is not train_data:
+        if self._loader is None or train_data not in (self._loader.loader, getattr(self._shards, "loader", None)):
             self.prepare(train_data)
         if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step):
             return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
@@ -154,7 +161,7 @@ class KDTrainer(RankingEvaluation):
             self.history[-1][f"valid_{self.valid_metric}"] = float(score)
             if callback_fn is not None:  # first: what it keeps of the epoch must be there when the training goes on after it
                 callback_fn(epoch, score)
-            if self.state is not None:
+            if self.state is not None and (self.ranks is None or self.ranks.leads):
                 self.state.save(self, epoch)
 
         result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
@@ -166,13 +173,17 @@ class KDTrainer(RankingEvaluation):
         Raises:
             TeacherError: the teacher was made on another split.
         """
+        if self.ranks is not None:
+            self._shards = Shards(train_data, self.ranks)
         if self.distiller is None:
             return
+        if self.ranks is not None:
+            self.distiller.student_scorer.spread = self.ranks.spread
         teacher = self.distiller.teacher_scores
         if "data" in teacher.manifest:
             teacher.check_data(data_fingerprint(train=train_data))
         self.distiller.begin_training(train_items(train_data))
-        self._loader = TeacherAwareLoader(train_data, self.distiller, teacher)
+        self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
 
     def resume(self, train_data: Any) -> bool:
         """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
@@ -192,7 +203,8 @@ class KDTrainer(RankingEvaluation):
         self._epoch = epoch_idx
         self._times = getattr(train_data, "times", 1)
         if self.distiller is None:
-            losses = super()._train_epoch(train_data, epoch_idx, loss_func or self._base_loss, show_progress)
+            losses = super()._train_epoch(self._shards or train_data, epoch_idx, loss_func or self._part_of_base_loss, show_progress)
+            losses = self._over_ranks(losses)
             self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
         else:
             assert self._loader is not None, "prepare() comes before training"
@@ -203,10 +215,10 @@ class KDTrainer(RankingEvaluation):
             asked = perf_counter()
             self.distiller.train()
             self._kd_sum.zero_()
-            losses = super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress)
+            losses = self._over_ranks(super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress))
             self.phase_seconds = {"item_sets": drawn - started, "teacher_scores": asked - drawn, "steps": perf_counter() - asked}
             self.kd_seconds.append(asked - started)
-            self.kd_loss.append(float(self._kd_sum))
+            self.kd_loss.append(self._over_ranks(float(self._kd_sum)))
             self._log_distillation(epoch_idx, losses)
         self.epoch_seconds.append(perf_counter() - started)
         if "train_ndcg" in self.track:
@@ -227,17 +239,44 @@ class KDTrainer(RankingEvaluation):
         assert distiller is not None
         with distiller.student_scorer.step():
             self._term = "base loss"
-            base = self._base_loss(interaction)
+            base = self._part_of_base_loss(interaction)
             if isinstance(base, tuple):
                 base = torch.stack(base).sum()
             self._check_nan(base)
             self._term = f"KD loss ({type(distiller).__name__})"
-            unweighted = distiller(interaction.kd)
+            unweighted = self._part_of(lambda: distiller(interaction.kd), distiller.reduction)
             self._kd_sum += unweighted.detach()
             kd = distiller.weight * unweighted
             self._check_nan(kd)
         self._term = "sum of the losses"
         return base, kd
+
+    # -- several processes ----------------------------------------------------------------------------------------------
+
+    def _part_of_base_loss(self, interaction: Any) -> Any:
+        """The base loss of this process's rows, so scaled that all processes' parts add up to the batch's."""
+        return self._part_of(lambda: self._base_loss(interaction), reduction_of(self.model, self.config["loss_reduction"]))
+
+    def _part_of(self, loss: Callable[[], Any], reduction: str) -> Any:
+        if self._shards is None:
+            return loss()
+        if not self._shards.share:  # none of the batch's users is this process's
+            return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
+        own, factor = loss(), 1.0 if reduction == "sum" else self._shards.share
+        return tuple(part * factor for part in own) if isinstance(own, tuple) else own * factor
+
+    def _over_ranks(self, losses: Any) -> Any:
+        """Sums over all processes of an epoch's losses, one or a tuple."""
+        if self.ranks is None:
+            return losses
+        sums = self.ranks.sum(list(losses) if isinstance(losses, tuple) else [losses])
+        return tuple(sums) if isinstance(losses, tuple) else sums[0]
+
+    def _own_part(self, n_users: int) -> slice:
+        return slice(0, n_users) if self.ranks is None else self.ranks.slice_of(n_users)
+
+    def _of_all_parts(self, rows: Tensor, n_users: int) -> Tensor:
+        return rows if self.ranks is None else self.ranks.gather(rows, n_users)
 
     def _check_nan(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
+from recbole_kd.parallel import Ranks, several
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -49,13 +51,18 @@ def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> d
     return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model))}
 
 
-def _fit(trainer: Any, config: Any, loaders: Loaders, resume: bool, trajectory: Trajectory | None = None) -> None:
+AfterEpoch = Callable[[int, float], None]
+
+
+def _fit(
+    trainer: Any, config: Any, loaders: Loaders, resume: bool, trajectory: Trajectory | None = None, after: AfterEpoch | None = None
+) -> None:
     resumed = resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
     if resumed:
         getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
     if trajectory is not None:
         trajectory.follow(trainer, resumed)
-    callback = None if trajectory is None else trajectory.after_epoch
+    callback = after if trajectory is None else trajectory.after_epoch
     try:
         trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
     except ValueError as error:  # RecBole's own trainers say no more than this
@@ -70,11 +77,32 @@ def train_alone(
     config: Any, splits: Splits, work: Path, scalars: Path, *, resume: bool, trajectory: Trajectory | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a model without distillation; ``work`` holds its checkpoint and last-epoch state until it is finished."""
+    plain = get_trainer(config["MODEL_TYPE"], config["model"]).__name__ == "Trainer"
+    state_file, payload = work / "state.pt", (config, splits, work / "state.pt", resume)
+    with several(processes_of(config) if plain else 1, config["device"], _follow_alone, payload) as ranks:
+        return _alone(config, splits, work, scalars, state_file, resume, trajectory, ranks)
+
+
+def _follow_alone(ranks: Ranks, payload: Any, own: Path) -> None:
+    config, splits, state_file, resume = payload
+    _alone(_of_follower(config, ranks), splits, own, own / "scalars", state_file, resume, None, ranks)
+
+
+def _alone(
+    config: Any,
+    splits: Splits,
+    work: Path,
+    scalars: Path,
+    state_file: Path,
+    resume: bool,
+    trajectory: Trajectory | None,
+    ranks: Ranks | None,
+) -> tuple[nn.Module, dict[str, Any]]:
     model, loaders = _prepare(config, splits)
     kind = get_trainer(config["MODEL_TYPE"], config["model"])
     config["checkpoint_dir"] = str(work)
     if kind.__name__ == "Trainer":
-        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=work / "state.pt")
+        trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=state_file, ranks=ranks)
     else:
         with without_recbole_scalars():
             trainer = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
@@ -87,17 +115,57 @@ def train_alone(
     return model, figures
 
 
+def processes_of(config: Any) -> int:
+    """How many processes train together."""
+    return int(config["nproc"] or 1)
+
+
+def _of_follower(config: Any, ranks: Ranks) -> Any:
+    config["device"], config["show_progress"] = ranks.device, False
+    return config
+
+
 def train_distilled(
-    config: Any, splits: Splits, teacher: TeacherScores, *, checkpoint: Path, scalars: Path, state_file: Path, resume: bool
+    config: Any,
+    splits: Splits,
+    teacher: TeacherScores,
+    *,
+    checkpoint: Path,
+    scalars: Path,
+    state_file: Path,
+    resume: bool,
+    after_epoch: AfterEpoch | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A model trained under a teacher, and its figures. The state file stays: it is the caller's to remove."""
+    """A model trained under a teacher, and its figures. The state file stays: it is the caller's to remove.
+
+    ``after_epoch`` gets each epoch and its validation score.
+    """
+    files = {"checkpoint": checkpoint, "scalars": scalars, "state_file": state_file}
+    payload = (config, splits, teacher, state_file, resume)
+    with several(processes_of(config), config["device"], _follow_distilled, payload) as ranks:
+        return _distilled(config, splits, teacher, files, resume, after_epoch, ranks)
+
+
+def _follow_distilled(ranks: Ranks, payload: Any, own: Path) -> None:
+    config, splits, teacher, state_file, resume = payload
+    files = {"checkpoint": own / "best.pth", "scalars": own / "scalars", "state_file": state_file}
+    _distilled(_of_follower(config, ranks), splits, teacher, files, resume, None, ranks)
+
+
+def _distilled(
+    config: Any,
+    splits: Splits,
+    teacher: TeacherScores,
+    files: dict[str, Path],
+    resume: bool,
+    after_epoch: AfterEpoch | None,
+    ranks: Ranks | None,
+) -> tuple[nn.Module, dict[str, Any]]:
     model, loaders = _prepare(config, splits)
     distiller = build_distiller(config, model, teacher)
-    trainer = KDTrainer(
-        config, model, distiller, checkpoint=checkpoint, scalars=scalars, state_file=state_file, track=config["kd_track"] or ()
-    )
+    trainer = KDTrainer(config, model, distiller, track=config["kd_track"] or (), ranks=ranks, **files)
     curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
-    _fit(trainer, config, loaders, resume)
+    _fit(trainer, config, loaders, resume, after=after_epoch)
     figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
     return model, {

@@ -167,6 +167,7 @@ _RULES = (
     _Rule("n_layers", *_at_least(0)),
     _Rule("loss_decimal_place", *_at_least(0)),
     _Rule("metric_decimal_place", *_at_least(0)),
+    _Rule("nproc", *_at_least(1)),
     _Rule("train_batch_size", *_at_least(1)),
     _Rule("eval_batch_size", *_at_least(1)),
     _Rule("eval_step", *_at_least(1)),

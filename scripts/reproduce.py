@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data_path", default="dataset/", metavar="DIR", help="folder of the prepared data sets (default: dataset/)")
     add("--output_dir", default="saved", metavar="DIR", help="logs and checkpoints (default: saved/); teachers go to the cache")
     add("--ray_address", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or host:port); default: one process at a time")
+    add("--cpus_per_task", type=float, default=1.0, metavar="N", help="of a run on the cluster; fractions are allowed (default: 1)")
+    add("--gpus_per_task", type=float, default=0.0, metavar="N", help="the same (default: 0)")
     add("--table", action="store_true", help="run nothing, only make the tables from the results that are there")
     return parser
 
@@ -49,7 +51,8 @@ def run(argv: list[str]) -> int:
         if arguments.table:
             continue
         command = f"python scripts/reproduce.py properties/reproduce/{path.name}"
-        outcomes = run_grid(grid, arguments.results, local, command=command, ray_address=arguments.ray_address)
+        resources = {"cpu": arguments.cpus_per_task, "gpu": arguments.gpus_per_task}
+        outcomes = run_grid(grid, arguments.results, local, command=command, ray_address=arguments.ray_address, resources=resources)
         for count, outcome in enumerate(outcomes, start=1):
             failed += outcome.state == "failed"
             place = f"[{grid.name} {count}/{len(grid.tasks)}] {outcome.task.run} seed {outcome.task.seed}"

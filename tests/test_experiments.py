@@ -120,26 +120,6 @@ def test_a_grid_runs_through_the_script_and_is_not_run_again(
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-@pytest.mark.slow
-def test_on_ray_the_results_are_those_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray")
-    write_tiny(tmp_path / "data", "tiny")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RECBOLE_KD_CACHE", str(tmp_path / "cache"))
-    path = write_grid(tmp_path, seeds=[0])
-    found = {}
-    for name, more in (("one", []), ("ray", ["--ray_address=local"])):
-        try:
-            assert reproduce.main([str(path), f"--data_path={tmp_path / 'data'}", f"--results={tmp_path / name}", *more]) == 0
-        finally:
-            ray.shutdown()
-        files = sorted((tmp_path / name / "tiny-grid").glob("*.json"))
-        found[name] = [json.loads(file.read_text())["distilled"] for file in files]
-    assert len(found["ray"]) == 2
-    for one, other in zip(found["one"], found["ray"], strict=True):
-        assert one["test"] == other["test"] and one["kd_loss"] == other["kd_loss"]
-
-
 def test_a_task_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run_task(settings: dict[str, Any]) -> dict[str, Any]:
         if settings["seed"] == 1:

@@ -25,6 +25,7 @@ from recbole_kd.errors import ConfigError, DataError, TeacherError
 from recbole_kd.scorer import Scorer
 from recbole_kd.stages import settings_of
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import STORES, export_teacher
 from recbole_kd.teacher.files import (
@@ -32,10 +33,8 @@ from recbole_kd.teacher.files import (
     MANIFEST,
     SCORES,
     WEIGHTS,
-    blocks_of,
     read_tensors,
     write_json,
-    write_matrix,
     written_whole,
 )
 from recbole_kd.teacher.load import load_teacher
@@ -188,7 +187,8 @@ def test_fidelity_is_measured(cases: Callable[[str], Case], tmp_path: Path, monk
 def test_scores_are_memory_mapped(tmp_path: Path) -> None:
     shape = (2000, 4000)
     path = tmp_path / SCORES
-    write_matrix(path, "scores", shape, torch.float32, (torch.full((500, 4000), float(i)) for i in range(4)))
+    layout = Layout({"scores": (torch.float32, 4000)}, 2000, 500)
+    write_blocks(path, layout, lambda rows: {"scores": torch.full((500, 4000), float(rows.start // 500))})
     scores = read_tensors(path)["scores"]
     mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     spans = [tuple(int(end, 16) for end in fields[0].split("-")) for fields in mapped]
@@ -255,17 +255,6 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
         circular["self"] = circular
         write_json(tmp_path / "file.json", circular)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("n_rows", [3, 5])
-def test_a_matrix_of_another_size_is_refused(tmp_path: Path, n_rows: int) -> None:
-    with pytest.raises(TeacherError, match=r"got \d+ bytes of scores where 80 were announced"):
-        write_matrix(tmp_path / SCORES, "scores", (4, 5), torch.float32, [torch.zeros(n_rows, 5)])
-
-
-def test_blocks_cover_all_queries() -> None:
-    parts = list(blocks_of(lambda queries: queries, 10, 4))
-    assert [part.tolist() for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.cluster import connect, own_devices
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.grid import Grid, Task
 from recbole_kd.teacher.files import write_json
 
 LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
 """Keys that say where and how a run happens, not what it is; they stand in no result."""
+
+RETRIES = 3
+"""Times that a task is run again whose worker or node was lost."""
 
 SIGNIFICANT = 6
 """Digits of the figures of each epoch: a result is committed."""
@@ -39,11 +42,20 @@ def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
     return run_recbole_kd(config_dict={"resume": True, "show_progress": False, **settings})
 
 
-def run_grid(grid: Grid, results: Path, local: Mapping[str, Any], *, command: str, ray_address: str | None = None) -> Iterator[Outcome]:
+def run_grid(
+    grid: Grid,
+    results: Path,
+    local: Mapping[str, Any],
+    *,
+    command: str,
+    ray_address: str | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> Iterator[Outcome]:
     """Run what is not done yet and write ``results/GRID/RUN-seedN.json`` as each task finishes.
 
     Args:
-        local: keys of LOCAL for every run. command: stands in each result.
+        local: keys of LOCAL for every run. command: stands in each result. ray_address: of a cluster; ``resources``: ``cpu`` and ``gpu`` of
+            a task there, fractions allowed.
 
     Raises:
         ConfigError: a result is there that was made with other settings.
@@ -55,7 +67,7 @@ def run_grid(grid: Grid, results: Path, local: Mapping[str, Any], *, command: st
             yield Outcome(task, "skipped")
         else:
             waiting.append(task)
-    run = _on_ray(ray_address) if ray_address else _one_by_one
+    run = _on_ray(ray_address, resources or {}) if ray_address else _one_by_one
     for task, result, error in run([(task, {**task.settings, **local}) for task in waiting]):
         if result is None:
             yield Outcome(task, "failed", error)
@@ -89,15 +101,19 @@ def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
             yield (task, *_outcome(pool.submit(run_task, settings).result))
 
 
-def _on_ray(address: str) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], Finished]:
-    def run(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
-        import ray
+def run_task_on_ray(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As :func:`run_task`, in a Ray worker, on the devices that Ray gave it."""
+    return run_task({**settings, **own_devices()})
 
-        # a checkout that is not installed is found by the workers too, where they share its folder
-        paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
-        environment = {"env_vars": {"PYTHONPATH": paths}}
-        ray.init(address=None if address == "local" else address, ignore_reinit_error=True, runtime_env=environment)
-        remote = ray.remote(max_retries=3)(run_task)
+
+def _on_ray(address: str, resources: Mapping[str, float]) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], Finished]:
+    """A Ray task for each of the grid's, in a fresh process; that of a lost worker or node is run again, from its last epoch where the
+    cache is on a disk that the nodes share."""
+
+    def run(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
+        ray = connect(address)
+        options = {"max_retries": RETRIES, "max_calls": 1, "scheduling_strategy": "SPREAD"}
+        remote = ray.remote(num_cpus=resources.get("cpu", 1), num_gpus=resources.get("gpu", 0), **options)(run_task_on_ray)
         pending = {remote.remote(settings): task for task, settings in waiting}
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
@@ -109,10 +125,10 @@ def _on_ray(address: str) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], F
 def _outcome(ask: Callable[[], Any]) -> tuple[dict[str, Any] | None, str]:
     try:
         return ask(), ""
-    except KDError as error:
-        return None, str(error)
     except Exception as error:  # a worker that died, out of memory: this task fails alone, with its reason
-        return None, f"{type(error).__name__}: {error}"
+        cause = getattr(error, "cause", None) or error  # Ray's errors are of the cause's class too, and say its traceback
+        words = " ".join(str(cause).split())[-500:]
+        return None, str(cause) if isinstance(cause, KDError) else f"{type(cause).__name__}: {words}"
 
 
 def _is_done(task: Task, path: Path) -> bool:

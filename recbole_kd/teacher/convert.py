@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
-from recbole_kd.teacher.files import MANIFEST, SCORES, blocks_of, read_tensors, write_json, write_matrix, written_whole
+from recbole_kd.teacher.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
 from recbole_kd.teacher.modalities import write_vectors
 from recbole_kd.topk import BLOCK_BYTES
 
@@ -24,8 +25,8 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32") -> No
     content = {**teacher.manifest, "store": "dense", "dtype": dtype}
     with written_whole(folder) as temporary:
         write_vectors(teacher.modalities, temporary, DTYPES[dtype])
-        rows = blocks_of(teacher.full, teacher.n_queries, step)
-        write_matrix(temporary / SCORES, "scores", (teacher.n_queries, teacher.n_items), DTYPES[dtype], rows)
+        layout = Layout({"scores": (DTYPES[dtype], teacher.n_items)}, teacher.n_queries, step)
+        write_blocks(temporary / SCORES, layout, lambda rows: {"scores": teacher.full(torch.arange(rows.start, rows.stop))})
         if dtype != "fp32":
             k = min(FIDELITY_K, teacher.n_items - 1)
             queries = torch.arange(1, teacher.n_queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.scorer import Scorer, cached_names
+from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.dense import DenseScores
 from recbole_kd.teacher.factors import FactorScores
 from recbole_kd.teacher.files import (
@@ -19,13 +21,12 @@ from recbole_kd.teacher.files import (
     MANIFEST,
     SCORES,
     WEIGHTS,
-    blocks_of,
     of_epoch,
     read_tensors,
     write_json,
-    write_matrix,
     written_whole,
 )
+from recbole_kd.teacher.fingerprint import digest
 from recbole_kd.teacher.modalities import write_modalities
 from recbole_kd.topk import BLOCK_BYTES
 
@@ -42,7 +43,13 @@ def resolve_store(store: str, has_vectors: bool) -> str:
 
 
 def export_teacher(
-    scorer: Scorer, folder: Path, manifest: Mapping[str, Any], store: str = "auto", dtype: str = "fp32", earlier: Iterable[int] = ()
+    scorer: Scorer,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    store: str = "auto",
+    dtype: str = "fp32",
+    earlier: Iterable[int] = (),
+    work: Path | None = None,
 ) -> None:
     """Write the scores of a trained model so that :func:`recbole_kd.teacher.load.load_teacher` can read them.
 
@@ -55,6 +62,7 @@ def export_teacher(
         earlier: puts the weights of earlier checkpoints into the model, oldest first, and yields their epochs
             (:meth:`recbole_kd.trajectory.Trajectory.replay`); each is written like the model itself. The manifest's ``trajectory`` lists
             them, and the model's own epoch last.
+        work: folder in which the blocks of a dense store are kept until all are written, so that an interrupted export goes on from them.
 
     Raises:
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
@@ -68,24 +76,24 @@ def export_teacher(
     }  # fmt: skip
     main = WEIGHTS if kind == "online" else SCORES
     with written_whole(folder) as temporary:
-        _write_scores(scorer, temporary / main, kind, dtype)
+        _write_scores(scorer, temporary / main, kind, dtype, work)
         if kind != "online" and dtype != "fp32":
             overlap = _top_k_overlap(scorer, temporary / SCORES)
             content["fidelity"] = {"k": min(FIDELITY_K, scorer.n_items - 1), "top_k_overlap": overlap}
         write_modalities(scorer.model, temporary, DTYPES[dtype])
         for epoch in earlier:
-            _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype)
+            _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype, work)
         write_json(temporary / MANIFEST, content)
 
 
-def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str) -> None:
+def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None = None) -> None:
     with scorer.frozen():
         if kind == "online":
             save_file({name: t.contiguous().cpu() for name, t in scorer.model.state_dict().items()}, path)
         elif kind == "factors":
             _write_factors(scorer, path, DTYPES[dtype])
         else:
-            _write_dense(scorer, path, DTYPES[dtype])
+            _write_dense(scorer, path, DTYPES[dtype], work)
 
 
 def no_factors(model: str) -> ConfigError:
@@ -113,10 +121,22 @@ def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
     save_file({name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in tensors.items()}, path)
 
 
-def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
+def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | None) -> None:
+    """The score matrix, block by block. In ``work`` an interrupted one of the same weights is continued."""
     step = max(1, BLOCK_BYTES // (4 * scorer.n_items))
-    rows = blocks_of(lambda q: scorer.full(q.to(scorer.device)), scorer.n_queries, step)
-    write_matrix(path, "scores", (scorer.n_queries, scorer.n_items), dtype, rows)
+    layout = Layout({"scores": (dtype, scorer.n_items)}, scorer.n_queries, step)
+    place = path if work is None else work / path.name
+
+    def rows(block: slice) -> dict[str, Tensor]:
+        return {"scores": scorer.full(torch.arange(block.start, block.stop, device=scorer.device))}
+
+    write_blocks(place, layout, rows, "" if work is None else _weights_digest(scorer))
+    if place != path:
+        shutil.move(place, path)
+
+
+def _weights_digest(scorer: Scorer) -> str:
+    return digest(*(t.detach().cpu().contiguous().numpy().tobytes() for t in scorer.model.state_dict().values()))
 
 
 def _top_k_overlap(scorer: Scorer, path: Path) -> float:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -27,8 +26,6 @@ FORMAT = 1
 
 _KEYS: dict[str, type] = {"store": str, "n_queries": int, "n_items": int}
 _ONLINE_KEYS: dict[str, type] = {"model": str, "dataset": str, "settings": dict}
-
-_NAMES = {torch.float32: "F32", torch.float16: "F16"}
 
 
 def of_epoch(name: str, epoch: int) -> str:
@@ -63,25 +60,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def write_matrix(path: Path, name: str, shape: tuple[int, int], dtype: torch.dtype, rows: Iterable[Tensor]) -> None:
-    """Write one matrix as a safetensors file block by block: memory is bounded by the block, whatever the shape.
-
-    Args:
-        rows: consecutive blocks of rows, together ``shape``.
-    """
-    size = shape[0] * shape[1] * dtype.itemsize
-    header = json.dumps({name: {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]}}).encode()
-    header += b" " * (-len(header) % 8)
-    with open(path, "wb") as handle:
-        handle.write(len(header).to_bytes(8, "little"))
-        handle.write(header)
-        for block in rows:
-            handle.write(block.detach().to("cpu", dtype).contiguous().numpy().tobytes())
-        written = handle.tell() - 8 - len(header)
-    if written != size:
-        raise TeacherError(f"{path} got {written} bytes of scores where {size} were announced")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -132,9 +110,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def bytes_of(tensors: Mapping[str, Tensor]) -> int:
     """Size on disk of tensors as safetensors: the numbers, without the header."""
     return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def blocks_of(full: Callable[[Tensor], Tensor], n_queries: int, step: int) -> Iterator[Tensor]:
-    """Consecutive row blocks of a score function."""
-    for start in range(0, n_queries, step):
-        yield full(torch.arange(start, min(start + step, n_queries)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,14 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     scores.modalities = read_modalities(path)
     epochs = manifest.get("trajectory")
     if epochs is not None:
-        scores.earlier = lambda: [_read(path, manifest, dataset, device, epoch) for epoch in epochs[:-1]]
+        scores.earlier = partial(_read_all, path, manifest, dataset, device, epochs[:-1])
     return scores
+
+
+def _read_all(
+    path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str, epochs: Iterable[int]
+) -> list[TeacherScores]:
+    return [_read(path, manifest, dataset, device, epoch) for epoch in epochs]
 
 
 def _read(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str, epoch: int | None = None) -> TeacherScores:

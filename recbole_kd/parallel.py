@@ -1,0 +1,204 @@
+"""Several processes train one model: each takes the rows of its users of every batch, the gradients are added up.
+
+Every process runs the same program with the same seeds: it draws the same order, negatives and item sets, whatever their number. A batch is
+cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the whole batch's.
+Collectives go through NCCL on GPUs and gloo on CPUs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recbole_kd.errors import KDError, LostProcessError, TrainingError
+
+PATIENCE = timedelta(minutes=30)
+"""A process may wait so long for the others: evaluation and epoch starts of a large catalogue are no failure. One that dies ends the others
+at once."""
+
+FAREWELL_SECONDS = 10
+"""How long the others are given to say why they ended."""
+
+Follow = Callable[["Ranks", Any, Path], None]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those that train together.
+
+    Attributes:
+        rank: of this process, 0 leads. world: how many there are. device: of this process.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Does this process write the files and the log?"""
+        return self.rank == 0
+
+    def mine(self, users: Tensor) -> Tensor:
+        """Rows of this process: int64 ``[B]`` -> bool ``[B]``."""
+        return users % self.world == self.rank
+
+    def slice_of(self, n: int) -> slice:
+        """This process's part of n consecutive rows; the parts differ by at most one row."""
+        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Sums over all processes."""
+        total = torch.tensor(values, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total]
+
+    def gather(self, rows: Tensor, n: int) -> Tensor:
+        """All processes' parts (:meth:`slice_of`) of a table of n rows, in order."""
+        widths = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
+        padded = rows.new_zeros(max(widths), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in widths]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
+
+    def spread(self, rank_lists: Callable[..., tuple[Tensor, Tensor]], queries: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        """A top-k of many queries, each process ranking its part: ids and scores of all."""
+        ids, scores = rank_lists(queries[self.slice_of(len(queries))], *rest)
+        return self.gather(ids, len(queries)), self.gather(scores, len(queries))
+
+    def add_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Replace every gradient by the sum over all processes; a parameter that none has a gradient of keeps none."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        has = torch.tensor([p.grad is not None for p in params], dtype=torch.float32, device=self.device)
+        parts = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in params]
+        flat = torch.cat([has, *(part.to(torch.float32) for part in parts)])
+        dist.all_reduce(flat)
+        known, *sums = flat.split([len(params), *(p.numel() for p in params)])
+        for p, some, total in zip(params, known.tolist(), sums, strict=True):
+            p.grad = total.view_as(p).to(p.dtype) if some else None
+
+
+class Shards:
+    """A RecBole training loader of which this process sees the rows of its own users.
+
+    Attributes:
+        share: of the last batch's rows that are this process's; what a mean over its part counts in the mean over the batch.
+    """
+
+    def __init__(self, loader: Any, ranks: Ranks) -> None:
+        self.loader, self.ranks, self.share = loader, ranks, 1.0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        field = self.loader._dataset.uid_field
+        for interaction in self.loader:
+            mine = self.ranks.mine(interaction[field])
+            self.share = int(mine.sum()) / max(1, len(mine))
+            yield interaction[mine]
+
+
+@contextmanager
+def several(n: int, device: torch.device, follow: Follow, payload: Any) -> Iterator[Ranks | None]:
+    """Within it n processes train together: this one leads, the others call ``follow(ranks, payload, folder of their own)``.
+
+    Args:
+        payload: is pickled. n: 1 starts none, and yields None.
+
+    Raises:
+        LostProcessError: a process was killed. TrainingError: one failed. Both say which and why.
+    """
+    if n == 1:
+        yield None
+        return
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="recbole_kd-") as name:
+        folder = Path(name)
+        with open(folder / "payload", "wb") as handle:
+            pickle.dump((follow, payload, str(device), max(1, threads // n)), handle)
+        context = torch.multiprocessing.get_context("spawn")
+        processes = [context.Process(target=_follower, args=(name, rank, n), name=f"rank {rank}", daemon=True) for rank in range(1, n)]
+        for process in processes:
+            process.start()
+        torch.set_num_threads(max(1, threads // n))
+        try:
+            yield _join(folder, 0, n, device)
+            for process in processes:
+                process.join(FAREWELL_SECONDS)
+        except KDError:
+            raise
+        except RuntimeError as error:
+            raise _reason(processes, folder, n, error) from error
+        finally:
+            torch.set_num_threads(threads)
+            _leave()
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+
+
+def _join(folder: Path, rank: int, n: int, device: torch.device) -> Ranks:
+    own = torch.device("cuda", rank) if device.type == "cuda" else device
+    backend = "nccl" if own.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=n, timeout=PATIENCE)
+    return Ranks(rank, n, own)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def _follower(name: str, rank: int, n: int) -> None:
+    """What a further process does."""
+    import recbole_kd  # noqa: F401  (registers its models before anything of theirs is read)
+
+    folder, own = Path(name), Path(name) / f"rank{rank}"
+    own.mkdir()
+    try:
+        with open(folder / "payload", "rb") as handle:
+            follow, payload, device, threads = pickle.load(handle)
+        torch.set_num_threads(threads)
+        follow(_join(folder, rank, n, torch.device(device)), payload, own)
+    except Exception as error:
+        words = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        with suppress(OSError):  # the leader has ended, and its folder with it
+            (folder / f"rank{rank}.reason").write_text(words, encoding="utf-8")
+        sys.exit(1)
+    finally:
+        _leave()
+
+
+def _reason(processes: Sequence[BaseProcess], folder: Path, n: int, error: RuntimeError) -> BaseException:
+    """The first cause of an end: how another process ended, else this one's own error."""
+    for process in processes:
+        process.join(FAREWELL_SECONDS)
+    killed = [process for process in processes if (process.exitcode or 0) < 0]
+    for process in killed:
+        how = signal.Signals(-int(process.exitcode or 0)).name
+        return LostProcessError(f"{process.name} of {n} was killed ({how}): the others have ended; run again with --resume=True")
+    for process in processes:
+        file = folder / f"{process.name.replace(' ', '')}.reason"
+        if file.is_file():
+            return TrainingError(f"{process.name} of {n} failed: {file.read_text(encoding='utf-8')[:500]}")
+    return error

@@ -1,0 +1,226 @@
+"""Search spaces: read from YAML or from RecBole's ``.hyper`` files, checked before anything is trained.
+
+YAML holds one distribution a key; what belongs to one method alone stands under ``methods``::
+
+    kd: {choice: [RCEKD, RRD]}
+    weight_decay: {choice: [1e-3, 1e-5]}
+    kd_weight: {loguniform: [0.5, 1e4]}
+    epochs: 100                          # a value by itself is fixed
+    methods:
+      RCEKD: {kd_beta: {uniform: [0.5, 9]}}
+      RRD: {kd_n_samples: {int: [50, 500]}}
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.arguments import parse_value, read_config_file
+from recbole_kd.distiller.table import distiller_class, resolve_options
+from recbole_kd.errors import ConfigError
+from recbole_kd.known_keys import unknown_name_error
+from recbole_kd.property_layers import layers
+from recbole_kd.request import make_request, merge_sources
+
+LISTS = ("choice", "grid")
+RANGES = ("uniform", "loguniform", "quniform", "int", "logint")
+KINDS = (*LISTS, *RANGES)
+
+_HYPER_KINDS = {"choice": "choice", "uniform": "uniform", "quniform": "quniform", "loguniform": "exponent"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key and what is tried for it.
+
+    Attributes:
+        kind: ``choice`` and ``grid`` list their ``values``; a range has (low, high) or, ``quniform``, (low, high, step); both ends of
+            ``int`` and ``logint`` are drawn. ``grid`` values are all run, in all combinations. ``exponent`` is RecBole's ``loguniform``:
+            the natural logarithms of the ends. method: the only one that it belongs to.
+    """
+
+    key: str
+    kind: str
+    values: tuple[Any, ...]
+    method: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its key, or ``METHOD:KEY``: two methods may search the same key differently."""
+        return f"{self.method}:{self.key}" if self.method else self.key
+
+    @property
+    def examples(self) -> list[Any]:
+        """Values that decide whether all are allowed: those listed, or the ends."""
+        if self.kind in LISTS:
+            return list(self.values)
+        ends = [math.exp(value) for value in self.values] if self.kind == "exponent" else list(self.values[:2])
+        return [self.settle(value) for value in ends]
+
+    def settle(self, value: Any) -> Any:
+        """A drawn value as the configuration wants it: hyperopt draws whole steps as floats, numpy's numbers are no Python numbers."""
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, float) and (
+            self.kind in ("int", "logint") or (self.kind == "quniform" and all(float(v).is_integer() for v in self.values))
+        ):
+            return round(value)
+        return value
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space.
+
+    Attributes:
+        parameters: what is searched. fixed: values for every trial.
+    """
+
+    parameters: list[Parameter]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, drawn: Mapping[str, Any], kd: str | None) -> dict[str, Any]:
+        """Configuration keys of a trial: what was drawn for another method than the trial's has no say.
+
+        Args:
+            drawn: parameter name -> value. kd: the method where the space does not search it.
+        """
+        by_name = {parameter.name: parameter for parameter in self.parameters}
+        method = drawn.get("kd", self.fixed.get("kd", kd))
+        applied = {
+            by_name[name].key: by_name[name].settle(value) for name, value in drawn.items() if by_name[name].method in (None, method)
+        }
+        return {**self.fixed, **applied}
+
+    def methods(self, kd: str | None) -> list[str]:
+        """The methods that the trials may have."""
+        searched = [str(value) for parameter in self.parameters if parameter.key == "kd" for value in parameter.values]
+        return searched or [str(self.fixed.get("kd", kd))]
+
+    def grid(self, kd: str | None) -> list[dict[str, Any]]:
+        """All combinations of the ``grid`` values, each once whatever another method's would be; one empty combination without any."""
+        searched = [parameter for parameter in self.parameters if parameter.kind == "grid"]
+        found: dict[str, dict[str, Any]] = {}
+        for values in itertools.product(*(parameter.values for parameter in searched)):
+            drawn = {parameter.name: value for parameter, value in zip(searched, values, strict=True)}
+            method = drawn.get("kd", self.fixed.get("kd", kd))
+            if "kd" in drawn or not any(parameter.key == "kd" for parameter in self.parameters):
+                drawn = {p.name: drawn[p.name] for p in searched if p.method in (None, method)}
+            found.setdefault(repr(drawn), drawn)
+        return list(found.values())
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values, to be kept and compared."""
+        return {"parameters": [[p.name, p.kind, list(p.values)] for p in self.parameters], "fixed": dict(self.fixed)}
+
+
+def read_space(path: str | Path) -> Space:
+    """Read a search space, YAML or (``*.hyper``) RecBole's lines ``KEY KIND VALUES``.
+
+    Raises:
+        ConfigError: one sentence that names the line or key.
+    """
+    path = Path(path)
+    space = _read_hyper(path) if path.suffix == ".hyper" else _read_yaml(path)
+    if not space.parameters:
+        raise ConfigError(f"{path} searches nothing: give at least one key a distribution, such as kd_k: {{choice: [10, 50]}}")
+    names = [parameter.name for parameter in space.parameters]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path} has {twice} twice: keep one of them")
+    both = {p.key for p in space.parameters if p.method} & {*space.fixed, *(p.key for p in space.parameters if not p.method)}
+    if both:
+        raise ConfigError(f"{path} has {sorted(both)[0]} for all methods and again below one of them: keep it in one place")
+    return space
+
+
+def _read_hyper(path: Path) -> Space:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The search space {path} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})") from None
+    parameters = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#", 1)[0].split(maxsplit=2)
+        if not words:
+            continue
+        if len(words) < 3 or words[1] not in _HYPER_KINDS:
+            raise ConfigError(f"{path}, line {number}: {line.strip()!r} is not KEY KIND VALUES with a KIND of {', '.join(_HYPER_KINDS)}")
+        key, kind, text = words
+        values = parse_value(key, text if text.startswith("[") else f"[{text}]")
+        parameters.append(_parameter(f"{path}, line {number}", key, _HYPER_KINDS[kind], values, None))
+    return Space(parameters)
+
+
+def _read_yaml(path: Path) -> Space:
+    parameters: list[Parameter] = []
+    fixed: dict[str, Any] = {}
+    content = read_config_file(path)
+    methods = content.pop("methods", None) or {}
+    if not isinstance(methods, Mapping) or not all(isinstance(own, Mapping) for own in methods.values()):
+        raise ConfigError(f"methods of {path} is not a mapping of methods to their keys: write methods: {{RCEKD: {{kd_beta: ...}}}}")
+    for method, own in [(None, content), *methods.items()]:
+        for key, value in own.items():
+            if isinstance(value, Mapping):
+                parameters.append(_distribution(str(path), key, value, method))
+            elif method is not None:
+                parameters.append(Parameter(key, "choice", (value,), method))
+            else:
+                fixed[key] = value
+    return Space(parameters, fixed)
+
+
+def _distribution(place: str, key: str, value: Mapping[str, Any], method: str | None) -> Parameter:
+    if len(value) != 1:
+        raise ConfigError(f"{key} of {place} has {len(value)} distributions: write one, such as {{choice: [1, 2]}} or {{uniform: [0, 1]}}")
+    ((kind, values),) = value.items()
+    if kind not in KINDS:
+        raise unknown_name_error(f"distribution of {key} in {place}", kind, KINDS)
+    return _parameter(place, key, kind, values, method)
+
+
+def _parameter(place: str, key: str, kind: str, values: Any, method: str | None) -> Parameter:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{key} of {place}: {values!r} is not a list of values (for {kind})")
+    if kind in LISTS:
+        return Parameter(key, kind, tuple(values), method)
+    wanted = 3 if kind == "quniform" else 2
+    whole = kind in ("int", "logint")
+    numbers = all(isinstance(v, int if whole else int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    if len(values) != wanted or not numbers or not values[0] < values[1] or (wanted == 3 and values[2] <= 0):
+        words = "low, high and step" if wanted == 3 else "low and high"
+        raise ConfigError(f"{key} of {place}: {kind} {values!r} is not {words}, {'whole ' if whole else ''}numbers with low < high")
+    if kind in ("loguniform", "logint") and values[0] <= 0:
+        raise ConfigError(f"{key} of {place}: {kind} {values!r} must begin above 0")
+    return Parameter(key, kind, tuple(values), method)
+
+
+def check_space(space: Space, base: Mapping[str, Any]) -> None:
+    """Check every listed value and every end of a range as the keys of a run, before anything is trained.
+
+    Args:
+        base: what holds for all trials, as the command line and the files gave it.
+
+    Raises:
+        ConfigError: an unknown key, or a value of a wrong type or out of range. DataError: no such data set.
+    """
+    for settings in _examples(space, base.get("kd")):
+        values = merge_sources(None, dict(base), settings)
+        make_request(values)
+        cls = distiller_class(str(values["kd"]))
+        given = {**layers(f"distiller/{values['kd']}")[0], **values}
+        resolve_options(cls, {key[3:]: value for key, value in given.items() if key.startswith("kd_")})
+
+
+def _examples(space: Space, kd: Any) -> Iterator[dict[str, Any]]:
+    for method in space.methods(kd):
+        start = {**space.fixed, **({"kd": method} if any(p.key == "kd" for p in space.parameters) else {})}
+        for parameter in space.parameters:
+            if parameter.key != "kd" and parameter.method in (None, method):
+                yield from ({**start, parameter.key: value} for value in parameter.examples)
+            else:
+                yield start

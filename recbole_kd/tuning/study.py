@@ -1,0 +1,139 @@
+"""A study: its trials, the table of them, and the best configuration as a property file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from recbole_kd.errors import ConfigError
+from recbole_kd.quick_start import run_request
+from recbole_kd.request import make_request, merge_sources
+from recbole_kd.teacher.files import write_json
+
+FAILED = -1e9
+"""The objective of a failed trial: below everything that a metric can be."""
+
+PLACES = ("data_path", "cache_dir", "output_dir", "teacher_path")
+"""Keys that name folders: workers have a working folder of their own."""
+
+TRIALS, BEST = "trials.json", "best.yaml"
+
+AfterEpoch = Callable[[int, float], None]
+
+
+@dataclass
+class Trial:
+    """What became of one configuration.
+
+    Attributes:
+        settings: the keys that were searched. state: ``done``, ``stopped`` (by the scheduler), ``failed`` (``reason`` says why) or
+            ``interrupted``. score: the best validation score so far. bigger: is a bigger one better? valid, test: metrics of the epoch best
+            by validation, once it is done.
+    """
+
+    settings: dict[str, Any]
+    state: str
+    score: float | None = None
+    bigger: bool = True
+    epochs: int = 0
+    metric: str = ""
+    valid: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def objective(self) -> float:
+        """To be maximised."""
+        return FAILED if self.score is None else objective(self.score, self.bigger)
+
+
+def objective(score: float, bigger: bool) -> float:
+    """A validation score as what is maximised."""
+    return score if bigger else -score
+
+
+def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch: AfterEpoch | None = None) -> Trial:
+    """Distil with these settings. Whatever goes wrong makes this trial a failed one, with its reason.
+
+    Args:
+        base: what holds for all trials. settings: of this one, over them. after_epoch: gets epoch and validation score.
+    """
+    try:
+        result = run_request(make_request(merge_sources(None, {"kd_compare": False, **base}, settings)), after_epoch=after_epoch)
+    except Exception as error:  # bad values, a loss that is no number, a device out of memory: it fails alone
+        words = " ".join(str(error).split()) or type(error).__name__
+        named = words if isinstance(error, ConfigError) else f"{type(error).__name__}: {words}"
+        return Trial(dict(settings), "failed", reason=named)
+    distilled, metric = result["distilled"], str(result["valid_metric"]).lower()
+    score = float(distilled["valid"][metric])
+    if not math.isfinite(score):
+        return Trial(dict(settings), "failed", reason=f"{metric} of the validation is {score}")
+    return Trial(
+        dict(settings), "done", score, result["valid_metric_bigger"], distilled["epochs"], metric, distilled["valid"], distilled["test"]
+    )
+
+
+@dataclass
+class Study:
+    """Trials that were run for one base configuration.
+
+    Attributes:
+        base: the common keys as the user gave them. folder: of the study's files.
+    """
+
+    base: Mapping[str, Any]
+    folder: Path
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial that is best by validation; one stopped by the scheduler has no figures of a whole training."""
+        done = [trial for trial in self.trials if trial.state == "done"]
+        return max(done, key=lambda trial: trial.objective) if done else None
+
+    def write(self) -> None:
+        """trials.json and, once a trial is done, best.yaml: ``run_recbole_kd.py --config_files=best.yaml`` repeats that trial."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / TRIALS, {"base": dict(self.base), "trials": [asdict(trial) for trial in self.trials]})
+        if self.best is None:
+            return
+        content = merge_sources(None, dict(self.base), self.best.settings)
+        plain = json.loads(json.dumps(content))
+        figures = ", ".join(f"{name} {value:.10g}" for name, value in self.best.valid.items())
+        text = f"# The best of {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(plain, sort_keys=False)
+        temporary = self.folder / f".{BEST}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.folder / BEST)
+
+    def table(self) -> str:
+        """All trials, the best first."""
+        keys = list(dict.fromkeys(key for trial in self.trials for key in trial.settings))
+        metric = next((trial.metric for trial in self.trials if trial.metric), "score")
+        rows = [
+            [
+                *(_short(trial.settings.get(key, "")) for key in keys),
+                trial.state,
+                str(trial.epochs or ""),
+                "" if trial.score is None else f"{trial.score:.4f}",
+                f"{trial.test[metric]:.4f}" if metric in trial.test else "",
+                trial.reason[:100],
+            ]
+            for trial in sorted(self.trials, key=lambda trial: (trial.state != "done", -trial.objective))
+        ]
+        return tabulate(rows, headers=[*keys, "state", "epochs", f"valid {metric}", f"test {metric}", "reason"], disable_numparse=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def absolute(base: Mapping[str, Any]) -> dict[str, Any]:
+    """The same keys with absolute folders."""
+    return {key: str(Path(value).expanduser().resolve()) if key in PLACES and value else value for key, value in base.items()}

@@ -1,0 +1,69 @@
+"""A training whose every step is recorded, alone or as one of several processes (which import this module)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_kd.build import build_distiller
+from recbole_kd.parallel import Ranks, several
+from recbole_kd.trainer import KDTrainer
+from recbole_kd.training import _prepare
+
+
+class Recorder(KDTrainer):
+    """Keeps each step's loss (this process's part) and the gradients that the optimiser sees."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.losses: list[float] = []
+        self.gradients: list[torch.Tensor] = []
+        self.sets: list[int] = []
+        self.optimizer.register_step_pre_hook(self._record)
+
+    def _record(self, *_: Any) -> None:
+        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in self.model.parameters() if p.grad is not None]))
+
+    def _losses(self, interaction: Any) -> Any:
+        base, kd = super()._losses(interaction)
+        self.losses.append(float(base.detach() + kd.detach()))
+        assert self.distiller is not None
+        self.sets.append(sum(int((ids * torch.arange(1, ids.numel() + 1).view_as(ids)).sum()) for ids in self.distiller.item_sets.values()))
+        return base, kd
+
+
+def record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool = True) -> dict[str, Any]:
+    """Train, and what was seen: summed losses, gradients, a checksum of the item sets, test metrics."""
+    model, loaders = _prepare(config, splits)
+    distiller = build_distiller(config, model, teacher)
+    trainer = Recorder(config, model, distiller, checkpoint=folder / "best.pth", scalars=folder / "scalars", ranks=ranks)
+    trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=False)
+    metrics = trainer.evaluate(loaders.test, load_best_model=True, show_progress=False) if evaluate else {}
+    losses = trainer.losses if ranks is None else ranks.sum(trainer.losses)
+    return {"losses": losses, "gradients": trainer.gradients, "sets": trainer.sets, "test": dict(metrics or {})}
+
+
+def follow(ranks: Ranks, payload: Any, own: Path) -> None:
+    config, splits, teacher = payload
+    found = record(config, splits, teacher, own, ranks)
+    expected = os.environ.get("DDP_TEST_SETS")
+    if expected:
+        Path(expected).write_text(json.dumps(found["sets"]))
+
+
+def fail(ranks: Ranks, payload: Any, own: Path) -> None:
+    """A follower that ends as it is told to, while the leader waits for it."""
+    if payload == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError("the disk is full")
+
+
+def both(config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2) -> dict[str, Any]:
+    """The same training by n processes."""
+    with several(n, torch.device("cpu"), follow, (config, splits, teacher)) as ranks:
+        return record(config, splits, teacher, folder, ranks)

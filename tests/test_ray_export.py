@@ -1,0 +1,184 @@
+"""Tables and ranked lists written block by block: resumed, bounded, shared out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.scorer import Scorer
+from recbole_kd.teacher.blocks import BlockFile, Layout, write_blocks
+from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.factors import FactorScores
+from recbole_kd.teacher.files import FORMAT, MANIFEST, SCORES, read_tensors, write_json
+from recbole_kd.teacher.lists import ABOUT, LISTS, export_lists
+from tests.helpers import TinyData, build_case
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYOUT = Layout({"ids": (torch.int32, 3), "scores": (torch.float16, 2)}, 10, 4)
+
+
+def block(rows: slice) -> dict[str, torch.Tensor]:
+    first = torch.arange(rows.start, rows.stop).unsqueeze(1)
+    return {"ids": (first * 10 + torch.arange(3)).int(), "scores": (first + torch.tensor([0.5, 0.25])).float()}
+
+
+def factor_teacher(folder: Path, n_queries: int, n_items: int, width: int = 8) -> Path:
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    tables = {name: torch.randn(n, width, generator=generator) for name, n in (("query_vectors", n_queries), ("item_vectors", n_items))}
+    save_file(tables, folder / SCORES)
+    write_json(folder / MANIFEST, {"format": FORMAT, "store": "factors", "n_queries": n_queries, "n_items": n_items, "model": "MF"})
+    return folder
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------------
+
+
+def test_two_tables_in_one_file_and_nothing_else_stays(tmp_path: Path) -> None:
+    write_blocks(tmp_path / "t.safetensors", LAYOUT, block)
+    tables = read_tensors(tmp_path / "t.safetensors")
+    whole = block(slice(0, 10))
+    assert torch.equal(tables["ids"], whole["ids"]) and torch.equal(tables["scores"], whole["scores"].half())
+    assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+def test_an_interrupted_file_is_continued_and_one_of_something_else_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    made: list[int] = []
+
+    def rows(some: slice, dies_at: int = 8) -> dict[str, torch.Tensor]:
+        if some.start == dies_at:
+            raise KeyboardInterrupt
+        made.append(some.start)
+        return block(some)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_blocks(path, LAYOUT, rows, "a")
+    assert made == [0, 4] and not path.exists()
+    with pytest.raises(TeacherError, match="lacks 1 of 3 blocks"):
+        BlockFile(path, LAYOUT, "a").finish()
+    assert BlockFile(path, LAYOUT, "a").missing() == [2]
+    write_blocks(path, LAYOUT, lambda some: rows(some, -1), "a")
+    assert made == [0, 4, 8]
+    assert torch.equal(read_tensors(path)["ids"], block(slice(0, 10))["ids"])
+    with pytest.raises(KeyboardInterrupt):
+        write_blocks(tmp_path / "u.safetensors", LAYOUT, rows, "a")
+    assert BlockFile(tmp_path / "u.safetensors", LAYOUT, "b").missing() == [0, 1, 2]
+
+
+def test_a_block_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"got a block of ids of \(2, 3\), not 4 x 3"):
+        BlockFile(tmp_path / "t", LAYOUT).write(0, block(slice(0, 2)))
+
+
+def test_a_dense_teacher_goes_on_from_its_blocks_while_its_weights_are_the_same(
+    tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = build_case(tiny_dataset, "NeuMF")
+    monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * case.model.n_items * 10)  # ten queries
+    asked: list[int] = []
+    plain = Scorer.full
+
+    def full(self: Scorer, queries: torch.Tensor) -> torch.Tensor:
+        if len(asked) == 2:
+            asked.append(-1)
+            raise KeyboardInterrupt
+        asked.append(int(queries[0]))
+        return plain(self, queries)
+
+    monkeypatch.setattr(Scorer, "full", full)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        export_teacher(Scorer(case.model), tmp_path / "a", {"model": "NeuMF"}, "dense", work=tmp_path / "work")
+    export_teacher(Scorer(case.model), tmp_path / "a", {"model": "NeuMF"}, "dense", work=tmp_path / "work")
+    assert asked == [0, 10, -1, 20, 30] and list((tmp_path / "work").iterdir()) == []
+    export_teacher(Scorer(case.model), tmp_path / "b", {"model": "NeuMF"}, "dense")
+    assert torch.equal(read_tensors(tmp_path / "a" / SCORES)["scores"], read_tensors(tmp_path / "b" / SCORES)["scores"])
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_the_teachers_own(tmp_path: Path) -> None:
+    folder = factor_teacher(tmp_path / "teacher", 31, 41)
+    found = read_tensors(export_lists(folder, tmp_path / "out", 7, step=8))
+    tables = read_tensors(folder / SCORES)
+    ids, scores = FactorScores(tables["query_vectors"], tables["item_vectors"]).top_k(torch.arange(1, 31), 7)
+    assert torch.equal(found["ids"].long(), ids) and torch.allclose(found["scores"], scores)
+    about = json.loads((tmp_path / "out" / ABOUT).read_text())
+    assert (about["first_query"], about["n_queries"], about["k"]) == (1, 30, 7)
+    some = read_tensors(export_lists(folder, tmp_path / "some", 7, queries=range(5, 9)))
+    assert torch.equal(some["ids"], found["ids"][4:8])
+
+
+def test_what_cannot_be_listed_is_one_sentence(tmp_path: Path) -> None:
+    folder = factor_teacher(tmp_path / "teacher", 31, 41)
+    with pytest.raises(ConfigError, match="k=41 is not possible: it must be between 1 and 40"):
+        export_lists(folder, tmp_path / "out", 41)
+    with pytest.raises(ConfigError, match=r"queries 1 to 99 .* are not possible: the teacher has 30"):
+        export_lists(folder, tmp_path / "out", 5, queries=range(1, 99))
+    with pytest.raises(TeacherError, match="No teacher at"):
+        export_lists(tmp_path / "nowhere", tmp_path / "out", 5)
+
+
+@pytest.mark.slow
+def test_200_000_queries_and_items_stay_under_2_gb_and_resume_after_a_kill(tmp_path: Path) -> None:
+    folder = factor_teacher(tmp_path / "teacher", 200_001, 200_001, width=32)
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "export_lists.py"),
+        str(folder),
+        f"--out={tmp_path / 'out'}",
+        "--k=100",
+        "--queries=20000",
+    ]
+    marks = tmp_path / "out" / f"{LISTS}.blocks"
+    process = subprocess.Popen(command)
+    end = time.monotonic() + 300
+    while len(list(marks.glob("[0-9]*"))) < 3:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = len(list(marks.glob("[0-9]*")))
+    assert 3 <= kept < 20 and not (tmp_path / "out" / LISTS).exists()
+    layout = Layout({"ids": (torch.int32, 100), "scores": (torch.float32, 100)}, 20000, 1024)
+    assert len(layout.blocks) == 20
+    spoilt = layout.offsets()["ids"]  # a mark in the first block shows that it is not made again
+    with open(tmp_path / "out" / f"{LISTS}.partial", "r+b") as handle:
+        handle.seek(spoilt)
+        handle.write((123456789).to_bytes(4, "little"))
+    again = subprocess.Popen(command)
+    peak_kb = os.wait4(again.pid, 0)[2].ru_maxrss
+    assert not marks.exists()
+    print(f"peak of the export: {peak_kb / 1024:.0f} MiB")
+    assert peak_kb < 2 * 2**20
+    tables, lists = read_tensors(folder / SCORES), read_tensors(tmp_path / "out" / LISTS)
+    teacher = FactorScores(tables["query_vectors"], tables["item_vectors"])
+    assert int(lists["ids"][0, 0]) == 123456789
+    some = torch.tensor([2, 1024, 1025, 9999, 20000])
+    assert torch.equal(lists["ids"][some - 1].long(), teacher.top_k(some, 100)[0])
+
+
+@pytest.mark.slow
+def test_ray_workers_make_the_same_lists(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    folder = factor_teacher(tmp_path / "teacher", 3001, 2001)
+    one = export_lists(folder, tmp_path / "one", 20, step=500)
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
+    ray.init(num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    try:
+        other = export_lists(folder, tmp_path / "ray", 20, step=500, ray_address="local")
+    finally:
+        ray.shutdown()
+    assert one.read_bytes() == other.read_bytes()

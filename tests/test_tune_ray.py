@@ -1,0 +1,261 @@
+"""Ray Tune over kd parameters: spaces, trials, resuming, a cluster that loses a node and its driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_kd.cluster import connect, own_devices
+from recbole_kd.command_line import main as run_main
+from recbole_kd.errors import ConfigError
+from recbole_kd.tuning import ray_tune
+from recbole_kd.tuning.command import main
+from recbole_kd.tuning.folders import pack, unpack
+from recbole_kd.tuning.space import Space, read_space
+from recbole_kd.tuning.study import FAILED, Study, Trial
+from tests.runs import results, words
+
+ray = pytest.importorskip("ray")
+ROOT = Path(__file__).resolve().parents[1]
+STORE = 100 * 2**20
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    """Ray on this machine, small."""
+    ray.init(
+        num_cpus=2, object_store_memory=2 * STORE, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def search(folder: Path, space: str, *more: str) -> int:
+    (folder / "space.yaml").write_text(space)
+    kept = [word for word in words(folder, output_dir=str(folder / "saved")) if not word.startswith("--kd_k=")]
+    return main([*kept, "--tool=Ray", "--study=s", f"--params_file={folder / 'space.yaml'}", *more])
+
+
+def trials(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "saved" / "s" / "trials.json").read_text())["trials"]
+    return found
+
+
+def logs(folder: Path) -> str:
+    return "".join(path.read_text() for path in (folder / "saved").rglob("run.log"))
+
+
+# -- without a cluster ----------------------------------------------------------------------------------------------------
+
+
+def space_of(folder: Path, text: str) -> Space:
+    (folder / "space.yaml").write_text(text)
+    return read_space(folder / "space.yaml")
+
+
+def test_rays_domains_keep_to_their_ends(tmp_path: Path) -> None:
+    text = """
+    a: {choice: [1, x]}
+    b: {uniform: [0.5, 2]}
+    c: {loguniform: [1.0e-3, 1]}
+    d: {int: [3, 5]}
+    e: {logint: [2, 9]}
+    f: {quniform: [0, 1, 0.25]}
+    """
+    domains = ray_tune.ray_space(space_of(tmp_path, text), "RCEKD")
+    drawn = {name: {domain.sample() for _ in range(200)} for name, domain in domains.items()}
+    assert drawn["a"] == {1, "x"} and drawn["d"] == {3, 4, 5} and min(drawn["e"]) >= 2 and max(drawn["e"]) <= 9
+    assert all(0.5 <= value <= 2 for value in drawn["b"]) and all(1e-3 <= value <= 1 for value in drawn["c"])
+    assert drawn["f"] == {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_a_grid_is_one_parameter_of_whole_combinations(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "kd_k: {grid: [3, 5]}\nkd_beta: {grid: [1, 2]}\nkd_weight: {uniform: [1, 2]}\n")
+    domains = ray_tune.ray_space(space, "RCEKD")
+    assert set(domains) == {"kd_weight", "grid"} and len(domains["grid"]["grid_search"]) == 4
+    drawn = ray_tune.drawn_values({"kd_weight": 1.5, "grid": {"kd_k": 3, "kd_beta": 2}})
+    assert space.settings(drawn, "RCEKD") == {"kd_weight": 1.5, "kd_k": 3, "kd_beta": 2}
+
+
+@pytest.mark.parametrize(("searcher", "words_"), [("optuna", "searcher=optuna cannot run a grid and kd_k is one"), ("random", "")])
+def test_a_grid_needs_the_random_searcher(tmp_path: Path, searcher: str, words_: str) -> None:
+    space = space_of(tmp_path, "kd_k: {grid: [3, 5]}\n")
+    if words_:
+        with pytest.raises(ConfigError, match=words_):
+            ray_tune._check_searcher(space, searcher)
+    else:
+        ray_tune._check_searcher(space, searcher)
+
+
+def test_the_states_of_trials(tmp_path: Path) -> None:
+    space, study = space_of(tmp_path, "kd_k: {choice: [3, 5]}\n"), Study({"kd": "RCEKD"}, tmp_path)
+    done = {"state": "done", "score": 0.2, "bigger": True, "metric": "ndcg@10", "valid": {"ndcg@10": 0.2}, "test": {}, "epoch": 7}
+
+    def trial(metrics: dict[str, Any] | None, error: Exception | None = None) -> Trial:
+        return ray_tune._as_trial(SimpleNamespace(metrics=metrics, config={"kd_k": 3}, error=error), space, study)
+
+    assert trial(done) == Trial({"kd_k": 3}, "done", 0.2, True, 7, "ndcg@10", {"ndcg@10": 0.2}, {})
+    assert trial({"state": "running", "best": 0.1, "epoch": 2}).state == "stopped"
+    assert trial({"state": "failed", "reason": "nan", "best": FAILED}).reason == "nan"
+    lost = trial({"state": "running", "best": 0.1, "epoch": 2}, RuntimeError("the worker died: out of memory"))
+    assert lost.state == "failed" and "out of memory" in lost.reason
+    assert trial(None).state == "interrupted"
+
+
+def test_teachers_reach_a_node_once(tmp_path: Path) -> None:
+    entry = tmp_path / "here" / "teacher" / "a"
+    entry.mkdir(parents=True)
+    (entry / "scores.safetensors").write_bytes(b"1234")
+    packed = pack([entry], tmp_path / "here")
+    asked: list[int] = []
+
+    def files() -> Any:
+        asked.append(1)
+        return packed
+
+    for _ in range(2):
+        unpack(["teacher/a"], files, tmp_path / "there")
+    assert len(asked) == 1 and (tmp_path / "there" / "teacher" / "a" / "scores.safetensors").read_bytes() == b"1234"
+    unpack(["teacher/a"], files, tmp_path / "here")  # a shared disk has it already
+    assert len(asked) == 1 and np.array_equal(packed["teacher/a"]["scores.safetensors"], np.frombuffer(b"1234", dtype=np.uint8))
+
+
+def test_a_worker_keeps_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from recbole_kd.request import make_request, merge_sources
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    base = {"model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "ml-100k", **own_devices()}
+    request = make_request(merge_sources(None, base, {}))
+    request.distilled_config("MF")
+    request.teacher_model_configs()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert own_devices() == {}
+
+
+def test_nothing_answers_at_an_address() -> None:
+    with pytest.raises(ConfigError, match="ray_address='nowhere': no Ray cluster answers there"):
+        connect("nowhere")
+
+
+# -- with one ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_study_of_two_trials(tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(tmp_path, "kd_k: {grid: [5, 41]}\n", "--max_evals=1", "--scheduler=FIFO") == 0
+    found = {t["settings"]["kd_k"]: t for t in trials(tmp_path)}
+    assert found[5]["state"] == "done" and found[5]["epochs"] == 3 and found[5]["score"] == found[5]["valid"]["ndcg@10"]
+    assert found[41]["state"] == "failed" and "kd_k=41 is not possible" in found[41]["reason"]
+    assert "kd_k=41 is not possible" in capsys.readouterr().out
+    assert search(tmp_path, "kd_k: {grid: [5, 41]}\n") == 2
+    assert "continue it with --resume=True" in capsys.readouterr().err
+    assert search(tmp_path, "kd_k: {grid: [5, 8]}\n", "--resume=True") == 2
+    assert "was made for another search space" in capsys.readouterr().err
+
+
+CONDITIONAL = """
+kd: {choice: [RCEKD, RRD]}
+kd_weight: {loguniform: [0.5, 50]}
+methods:
+  RCEKD: {kd_k: {choice: [3, 5, 8]}, kd_beta: {uniform: [1, 9]}}
+  RRD: {kd_k: {int: [4, 9]}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("searcher", ["random", "hyperopt", "optuna"])
+def test_searchers_over_two_methods(tmp_path: Path, local_ray: None, searcher: str) -> None:
+    if searcher == "optuna":
+        pytest.importorskip("optuna")
+    # only keys that both methods know may stand in the base
+    more = [f"--searcher={searcher}", "--max_evals=6", "--grace_period=1", "--cpus_per_trial=0.5"]
+    (tmp_path / "space.yaml").write_text(CONDITIONAL)
+    kept = [word for word in words(tmp_path, kd=None) if not word.startswith("--kd_k=")]
+    assert main([*kept, "--tool=Ray", "--study=s", f"--params_file={tmp_path / 'space.yaml'}", *more]) == 0
+    found = trials(tmp_path)
+    assert len(found) == 6 and {t["state"] for t in found} <= {"done", "stopped"}
+    for t in found:
+        assert set(t["settings"]) == {"kd", "kd_weight", "kd_k", *(["kd_beta"] if t["settings"]["kd"] == "RCEKD" else [])}
+        assert t["settings"]["kd_k"] in ((3, 5, 8) if t["settings"]["kd"] == "RCEKD" else range(4, 10))
+    assert logs(tmp_path).count("Training the teacher") == 1
+
+
+CLUSTER = """
+kd_weight: {loguniform: [0.5, 100]}
+kd_beta: {uniform: [0.5, 9]}
+"""
+SETTINGS = [
+    "--model=MF", "--teacher=MF", "--kd=RCEKD", "--dataset=ml-100k", "--embedding_size=8", "--teacher.embedding_size=16", "--teacher.epochs=2",
+    "--epochs=9", "--kd_k=10", "--kd_n_samples=10", "--kd_candidates=50", "--state=INFO", "--show_progress=False", "--tool=Ray",
+    "--max_evals=12", "--grace_period=1", "--reduction_factor=3", "--study=s",
+]  # fmt: skip
+
+
+def wait_for(what: Callable[[], bool], driver: subprocess.Popen[bytes], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert driver.poll() is None, "the driver ended early"
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_node_and_the_driver_are_lost_and_no_finished_trial_is_repeated(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    (tmp_path / "space.yaml").write_text(CLUSTER)
+    command = [
+        sys.executable, str(ROOT / "scripts" / "run_hyper_kd.py"), *SETTINGS, f"--params_file={tmp_path / 'space.yaml'}",
+        f"--cache_dir={tmp_path / 'cache'}", f"--output_dir={tmp_path / 'saved'}",
+    ]  # fmt: skip
+    done = tmp_path / "saved" / "s" / "runs" / "outcomes"
+
+    def finished() -> list[str]:
+        return sorted(path.name for path in done.glob("*.json")) if done.is_dir() else []
+
+    def begun() -> set[str]:
+        return {path.name for path in (tmp_path / "saved" / "s" / "runs").glob("MF-MF-RCEKD-*")}
+
+    node = {"num_cpus": 1, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        second = cluster.add_node(**node)
+        command.append(f"--ray_address={cluster.address}")
+        with open(tmp_path / "first.log", "wb") as log:
+            driver = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+            wait_for(lambda: len(finished()) >= 1 and len(begun()) >= 3, driver)
+            cluster.remove_node(second, allow_graceful=False)
+            wait_for(lambda: len(begun()) >= 6, driver)
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+        before = finished()
+        times = {name: (done / name).stat().st_mtime_ns for name in before}
+        cluster.add_node(**node)
+        with open(tmp_path / "second.log", "wb") as log:
+            assert subprocess.run([*command, "--resume=True"], stdout=log, stderr=log, cwd=tmp_path, timeout=600).returncode == 0
+    finally:
+        cluster.shutdown()
+    found = trials(tmp_path)
+    assert len(found) == 12 and {t["state"] for t in found} <= {"done", "stopped"}
+    assert before and {name: (done / name).stat().st_mtime_ns for name in before} == times
+    results_of = [json.loads(path.read_text()) for path in (tmp_path / "saved" / "s" / "runs").glob("*/result.json")]
+    keys = [(r["kd_weight"], r["kd_options"]["kd_beta"]) for r in results_of]
+    assert len(keys) == len(set(keys)) == sum(t["state"] == "done" for t in found)
+    assert logs(tmp_path).count("Training the teacher") == 1
+    best = max((t for t in found if t["state"] == "done"), key=lambda t: t["score"])
+    assert run_main([f"--config_files={tmp_path / 'saved' / 's' / 'best.yaml'}"]) == 0
+    again = results(tmp_path)[-1]
+    assert again["distilled"]["valid"] == best["valid"]
