@@ -13,6 +13,7 @@ from recbole_kd.distiller.table import DISTILLERS
 from recbole_kd.errors import ConfigError
 from recbole_kd.property_files import properties_dir
 from recbole_kd.property_layers import distiller_layers
+from recbole_kd.tuning.command import find_space, search_options
 from recbole_kd.tuning.space import Parameter, Space, check_space, read_space
 
 SHIPPED = sorted((properties_dir() / "tune").glob("*"))
@@ -26,25 +27,32 @@ def written(folder: Path, text: str, name: str = "space.yaml") -> Path:
 
 
 def test_every_method_has_a_space() -> None:
-    assert {path.stem for path in SHIPPED if path.suffix == ".yaml"} == set(DISTILLERS)
+    own = {path.stem for path in SHIPPED if path.suffix == ".yaml"} - {"any"}
+    assert own <= set(DISTILLERS) and len(own) >= 18
     assert [path.name for path in SHIPPED if path.suffix == ".hyper"] == ["RCEKD.hyper"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_shipped_space_names_known_keys_with_allowed_values(path: Path) -> None:
-    space = read_space(path)
-    check_space(space, {**BASE, "kd": path.stem})
+    space, kd = read_space(path), "CE" if path.stem == "any" else path.stem
+    check_space(space, {**BASE, "kd": kd, **({"teacher": "BM3"} if kd == "PromptMM" else {})})
     values = {
         "kd_weight": 1.0,
         "kd_refresh": 1,
         "kd_compare": True,
-        **distiller_layers(path.stem, "citeulike", "MF", "MF")[0],
+        **distiller_layers(kd, "citeulike", "MF", "MF")[0],
         **space.fixed,
     }
     alone = {p.key: p.values[0] for p in space.parameters if len(p.values) == 1}
     for parameter in space.parameters:
         for value in parameter.examples:
-            check_distiller(path.stem, {**values, **alone, parameter.key: value}, 5000, 25000)
+            check_distiller(kd, {**values, **alone, parameter.key: value}, 5000, 25000)
+
+
+def test_a_method_without_a_space_takes_that_of_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, base = search_options({**BASE, "kd": "mine.module:Mine"})
+    monkeypatch.setattr("recbole_kd.tuning.command.check_space", lambda space, base: None)
+    assert {parameter.key for parameter in find_space(options, base).parameters} == {"learning_rate", "kd_weight"}
 
 
 def test_the_grid_of_the_paper_is_the_same_in_both_forms() -> None:

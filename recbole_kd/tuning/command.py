@@ -23,7 +23,7 @@ Search the keys of a distillation, on the validation metric.
   python scripts/run_hyper_kd.py --tool=Hyperopt --algo=random --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
   python scripts/run_hyper_kd.py --tool=Ray --params_file=space.yaml --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
-  --params_file=FILE             search space, YAML or RecBole's .hyper; else properties/tune/<kd>.yaml
+  --params_file=FILE             search space, YAML or RecBole's .hyper; else properties/tune/<kd>.yaml, or any.yaml
   --max_evals=20                 trials (of a grid: of every combination so many)
   --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
   --search_seed=0                of what is drawn
@@ -85,8 +85,8 @@ def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 def find_space(options: Mapping[str, Any], base: Mapping[str, Any]) -> Space:
     """The search space that was named, or the method's own; checked."""
-    path = options["params_file"] or properties_dir() / "tune" / f"{base.get('kd')}.yaml"
-    space = read_space(path)
+    own = properties_dir() / "tune" / f"{base.get('kd')}.yaml"
+    space = read_space(options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")))
     check_space(space, base)
     return space
 
