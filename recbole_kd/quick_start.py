@@ -18,6 +18,7 @@ from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
+from recbole_kd.property_layers import public_name
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
 from recbole_kd.stages import Stage, distill, ensure_student_alone, ensure_teachers, saved_teacher
@@ -66,7 +67,7 @@ def run_request(request: Request, command: str = "") -> dict[str, Any]:
         _check_cutoffs(config, splits.n_items)
         check_protocol(config)
     saved = None if teacher_configs else saved_teacher(request.run["teacher_path"], splits, alone["device"])
-    teacher_name = request.teacher or (saved[0].name if saved else "")
+    teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
     distilled_config = request.distilled_config(teacher_name)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
     method = distiller_class(request.kd)
@@ -143,7 +144,7 @@ def _result(
     options = {key: value for key, value in config.final_config_dict.items() if key.startswith("kd_")}
     return {
         "dataset": request.dataset,
-        "setting": "general",
+        "setting": request.setting,
         "model": request.model,
         "teacher_model": teacher_name,
         "kd": request.kd,

@@ -134,7 +134,7 @@ def top_k_in_blocks(
 
 
 class DotProducts:
-    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, in one buffer per thread, written again and again.
+    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, in one buffer per thread that is reused.
 
     A result is valid until the thread's next call. Without the buffer a fifth of the time goes into fresh pages.
 
