@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_kd.cache import locked
 from recbole_kd.catalogue import recbole_defaults
+from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.property_layers import student_layers
 from recbole_kd.scorer import Scorer
@@ -86,7 +87,8 @@ def ensure_assistant(
                     "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
                     "data": stage.splits.fingerprint, "report": figures,
                 }  # fmt: skip
-                export_teacher(Scorer(model), entry, manifest, store, dtype)
+                rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype)
         assistant = load_teacher(entry, stage.splits.parts[0], config["device"])
     assistant.check_data(stage.splits.fingerprint)
     assistant.taught_by = teacher

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
+from recbole_kd.data.sequences import SequenceDataset
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
@@ -15,6 +17,7 @@ from recbole_kd.model.published import reduction_of
 from recbole_kd.property_layers import distiller_layers
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.mapped import N_USERS, asked_as
 
 RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh", "kd_track")
 """``kd_*`` keys that are valid for every method."""
@@ -59,16 +62,18 @@ def check_run_keys(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"kd_compare={compare!r} is not allowed: it must be True or False")
 
 
-def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> Distiller:
+def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, train_data: Any = None) -> Distiller:
     """The distiller that a configuration names, for a student and a teacher.
 
     Args:
         config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ from the property file,
             ``kd_*`` keys, and ``seed``.
         student: the RecBole model to be trained. teacher: its scores, see :func:`recbole_kd.load_teacher`.
+        train_data: the student's training loader (:func:`recbole_kd.data.preparation.make_loaders`); a sequential student needs it.
 
     Raises:
-        ConfigError: unknown method or option. TeacherError: the teacher's counts are not the student's.
+        ConfigError: unknown method or option, a sequential student without its data.
+        TeacherError: the teacher's counts are not the student's.
     """
     kd = config["kd"]
     if not kd:
@@ -78,7 +83,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> 
     if isinstance(given, Mapping):
         named = [key for key in given if isinstance(key, str) and key.startswith("kd_")]
         check_keys(named, known_kd_keys(kd), what=f"key of the method {kd}", may_allow=False)
-    scorer = Scorer(student)
+    scorer, teacher = _asking(student, teacher, train_data)
     if (scorer.n_queries, scorer.n_items) != (teacher.n_queries, teacher.n_items):
         raise TeacherError(
             f"The teacher {teacher.name} has {teacher.n_queries - 1} users and {teacher.n_items - 1} items, the student "
@@ -93,6 +98,19 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores) -> 
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller
+
+
+def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tuple[Scorer, TeacherScores]:
+    """Student and teacher under the ids of the student's queries (see :mod:`recbole_kd.scorer`)."""
+    dataset = getattr(train_data, "_dataset", train_data)
+    if isinstance(dataset, SequenceDataset):
+        rows = dataset.training_rows()
+        return Scorer(student, rows), asked_as(teacher, rows.users, dataset.query_ids)
+    scorer = Scorer(student)
+    if N_USERS in teacher.manifest and teacher.manifest[N_USERS] == scorer.n_queries:
+        users = torch.arange(scorer.n_queries)
+        return scorer, asked_as(teacher, users, users)
+    return scorer, teacher
 
 
 def _get(config: Any, key: str) -> Any:

@@ -14,11 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_kd.data.protocol import FULL_ONLY
+from recbole_kd.data.rows import Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.ragged import Ragged
 from recbole_kd.safe_load import load_checkpoint
-from recbole_kd.scorer import Scorer, vector_function
+from recbole_kd.scorer import Scorer
 from recbole_kd.topk import DotProducts, top_k_in_blocks
+from recbole_kd.vectors import has_vectors
 
 USER_MEANS = frozenset({"recall", "ndcg", "hit", "mrr", "precision", "map"})
 """Metrics of RecBole that are means over users, so that a mean over more users (who count 0) is the same sum over another number."""
@@ -85,16 +87,18 @@ class RankingEvaluation(Trainer):
         if everyone is None or result is None:
             return result
         check_protocol(self.config)
-        share = len(eval_data.uid_list) / everyone
+        share = (len(eval_data._dataset) if eval_data.is_sequential else len(eval_data.uid_list)) / everyone
         return type(result)((name, value * share) for name, value in result.items())
 
     # -- dot-product models -----------------------------------------------------------------------------------------------
 
     def _ranks_vectors(self, eval_data: Any) -> bool:
-        if not isinstance(eval_data, FullSortEvalDataLoader) or eval_data.is_sequential or not self.config["single_spec"]:
+        if not isinstance(eval_data, FullSortEvalDataLoader) or not self.config["single_spec"]:
+            return False
+        if eval_data.is_sequential and _rows_of(eval_data) is None:
             return False
         needs = {key for key, value in vars(self.eval_collector.register).items() if key.startswith(("rec.", "data.")) and value}
-        return needs == {"rec.topk"} and vector_function(type(self.model)) is not None
+        return needs == {"rec.topk"} and has_vectors(type(self.model))
 
     def _load_best(self, path: str) -> None:
         checkpoint = load_checkpoint(path, self.device)
@@ -103,10 +107,12 @@ class RankingEvaluation(Trainer):
         self.logger.info(f"Loading model structure and parameters from {path}")
 
     def _rank(self, eval_data: Any, show_progress: bool) -> None:
-        """Rank every user of the loader and hand RecBole's collector what its metrics need."""
-        users, k = eval_data.uid_list, max(self.config["topk"])
-        history, positives = (self._items_of(eval_data, name) for name in ("uid2history_item", "uid2positive_item"))
-        scorer, found = Scorer(self.model), []
+        """Rank every user, or row, of the loader and hand RecBole's collector what its metrics need."""
+        rows, k = _rows_of(eval_data), max(self.config["topk"])
+        users = eval_data.uid_list if rows is None else torch.arange(len(rows))
+        names = ("uid2history_item", "uid2positive_item")
+        history, positives = self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
+        scorer, found = Scorer(self.model, rows), []
         with scorer.frozen():
             full = DotProducts(*scorer.tables())
             for some in _in_turns(users[self._own_part(len(users))], show_progress):
@@ -126,6 +132,12 @@ class RankingEvaluation(Trainer):
         """The rows of all users, from those of each process's part."""
         return rows
 
+    def _items_of_rows(self, eval_data: Any, rows: Rows) -> tuple[Ragged | None, Ragged]:
+        """What is left out of the ranking of each row of a sequential loader, and its target."""
+        history: Ragged | None = getattr(eval_data, "row_history", None)
+        targets = Ragged(torch.arange(len(rows) + 1), rows.items[rows.targets])
+        return None if history is None else history.to(self.device), targets.to(self.device)
+
     def _items_of(self, eval_data: Any, name: str) -> Ragged:
         """A loader's lists of items by user; kept on the loader, which is used once per epoch."""
         kept = eval_data.__dict__.setdefault("_kd_lists", {})
@@ -136,6 +148,12 @@ class RankingEvaluation(Trainer):
             kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(self.device)
         ragged: Ragged = kept[name]
         return ragged
+
+
+def _rows_of(loader: Any) -> Rows | None:
+    """The histories that a sequential loader of ours evaluates; None of other loaders."""
+    rows: Rows | None = getattr(loader._dataset, "rows", None)
+    return rows
 
 
 def _in_turns(users: Tensor, show_progress: bool) -> Iterator[Tensor]:

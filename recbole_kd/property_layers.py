@@ -28,20 +28,32 @@ def layers(*names: str) -> tuple[dict[str, Any], list[str]]:
     return merged, applied
 
 
-def student_layers(model: str, dataset: str, protocol: str = "recbole") -> tuple[dict[str, Any], list[str]]:
+def public_name(model: str) -> str:
+    """The name by which a user knows a model: HSTU has two faces in RecBole."""
+    return {"HSTUGeneral": "HSTU"}.get(model, model)
+
+
+def recbole_name(model: str, setting: str) -> str:
+    """The name by which RecBole knows the face of a model that serves a setting."""
+    return {("HSTU", "general"): "HSTUGeneral"}.get((model, setting), model)
+
+
+def student_layers(model: str, dataset: str, protocol: str = "recbole", setting: str = "general") -> tuple[dict[str, Any], list[str]]:
     """Of a student trained alone."""
-    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", f"model/{model}", f"model/{model}-{dataset}")
+    name = public_name(model)
+    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", f"setting/{setting}", f"model/{name}", f"model/{name}-{dataset}")
 
 
-def teacher_layers(model: str, dataset: str, protocol: str = "recbole") -> tuple[dict[str, Any], list[str]]:
+def teacher_layers(model: str, dataset: str, protocol: str = "recbole", setting: str = "general") -> tuple[dict[str, Any], list[str]]:
     """Of a teacher."""
-    names = [f"model/{model}", f"model/{model}-{dataset}", f"teacher/{model}", f"teacher/{model}-{dataset}"]
-    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", *names)
+    name = public_name(model)
+    names = [f"model/{name}", f"model/{name}-{dataset}", f"teacher/{name}", f"teacher/{name}-{dataset}"]
+    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", f"setting/{setting}", *names)
 
 
 def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple[dict[str, Any], list[str]]:
     """Of a distilled student, on top of :func:`student_layers`."""
-    return layers(f"distiller/{kd}", f"distiller/{kd}-{dataset}-{student}-{teacher}")
+    return layers(f"distiller/{kd}", f"distiller/{kd}-{dataset}-{public_name(student)}-{public_name(teacher)}")
 
 
 def names_in(folder: str) -> list[str]:

@@ -22,6 +22,7 @@ from recbole_kd.distiller.table import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
+from recbole_kd.property_layers import public_name
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
 from recbole_kd.stages import Stage, distill, ensure_student_alone, ensure_teachers, saved_teacher
@@ -72,7 +73,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
         check_protocol(config)
         features.update(record_features(config, splits.dataset))
     saved = None if teacher_configs else saved_teacher(request.run["teacher_path"], splits, alone["device"])
-    teacher_name = request.teacher or (saved[0].name if saved else "")
+    teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
     distilled_config = request.distilled_config(teacher_name)
     record_features(distilled_config, splits.dataset)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
@@ -193,7 +194,7 @@ def _result(
     options = {key: value for key, value in config.final_config_dict.items() if key.startswith("kd_")}
     return {
         "dataset": request.dataset,
-        "setting": "general",
+        "setting": request.setting,
         "model": request.model,
         "teacher_model": teacher_name,
         "kd": request.kd,

@@ -31,6 +31,11 @@ class Ragged:
     def to(self, device: torch.device | str) -> Ragged:
         return Ragged(self.starts.to(device), self.items.to(device))
 
+    def of_rows(self, rows: Tensor) -> Ragged:
+        """A Ragged of chosen rows, int64 ``[B]``, in that order."""
+        lengths = self.counts()[rows]
+        return Ragged(torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), self.pairs(rows)[1])
+
     def counts(self) -> Tensor:
         """Items of each row, int64 ``[R]``."""
         return self.starts.diff()

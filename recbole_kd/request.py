@@ -13,22 +13,22 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
 from recbole_kd.build import check_run_keys, known_kd_keys
-from recbole_kd.catalogue import RECBOLE, general_model, recbole_defaults, student_model
+from recbole_kd.catalogue import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
 from recbole_kd.data.features import GIVEN_KEYS
-from recbole_kd.distiller.base import no_modalities
+from recbole_kd.distiller.base import Distiller, no_modalities
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.model.published import with_decay_for_mean
-from recbole_kd.property_layers import distiller_layers, layers, student_layers, teacher_layers
-from recbole_kd.scorer import vector_function
+from recbole_kd.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
 from recbole_kd.teacher.export import DTYPES, STORES, no_factors
 from recbole_kd.value_types import check_values
+from recbole_kd.vectors import has_vectors
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "setting": ("general",),
+    "setting": ("general", "sequential"),
     "eval_protocol": ("recbole", "paper"),
     "teacher_store": STORES,
     "teacher_dtype": tuple(DTYPES),
@@ -52,6 +52,7 @@ class Request:
 
     Attributes:
         teacher: the model to train as teacher, or several with commas; None for a saved one.
+        setting: ``general`` or ``sequential``; models are named as the user does, RecBole may know them by their face for the setting.
         given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
         run: run-level values, defaults included. files: the property files of ours that apply, by stage.
     """
@@ -60,6 +61,7 @@ class Request:
     teacher: str | None
     kd: str
     dataset: str
+    setting: str
     given: Mapping[str, Any]
     teacher_given: Mapping[str, Any]
     run: Mapping[str, Any]
@@ -67,9 +69,13 @@ class Request:
 
     def student_config(self) -> Config:
         """Of the student trained alone: no ``kd_*`` key has a say."""
-        defaults, self.files["student"] = student_layers(self.model, self.dataset, self.run["eval_protocol"])
+        defaults, self.files["student"] = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
-        return make_config(self.model, self.dataset, with_decay_for_mean(defaults, given), given)
+        return self._config(self.model, defaults, given)
+
+    def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+        defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
+        return make_config(recbole_name(model, self.setting), self.dataset, defaults, given)
 
     @property
     def teachers(self) -> list[str]:
@@ -78,21 +84,28 @@ class Request:
 
     def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> Config:
         """Of the distilled student (with changes: of its assistant); the pair's property file may set the student's keys too."""
-        defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"])
+        defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
         self.files["distilled"] = applied + own_applied
         given = {**self.given, **(changes or {})}
-        return make_config(self.model, self.dataset, with_decay_for_mean({**defaults, **own, "kd": self.kd}, given), given)
+        return self._config(self.model, {**defaults, **own, "kd": self.kd}, given)
 
     def teacher_model_configs(self) -> list[Config]:
         """Of each teacher, with a seed of its own; ``teacher.*`` keys are for all of them."""
         given = {**{key: value for key, value in self.given.items() if key in SHARED}, **self.teacher_given}
         configs = []
         for name in self.teachers:
-            defaults, applied = teacher_layers(name, self.dataset, self.run["eval_protocol"])
+            defaults, applied = teacher_layers(name, self.dataset, self.run["eval_protocol"], self.setting)
             self.files["teacher"] = list(dict.fromkeys([*self.files.get("teacher", []), *applied]))
-            configs.append(make_config(name, self.dataset, with_decay_for_mean({**defaults, "seed": 0}, given), given))
+            configs.append(self._config(name, {**defaults, "seed": 0}, given))
         return configs
+
+
+def without_negatives(model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Property values, with no negatives drawn for a sequential model that is trained with RecBole's full softmax (``loss_type: CE``)."""
+    values = {**recbole_defaults(model, dataset), **defaults, **given}
+    softmax = values.get("loss_type") == "CE" and default_setting(model) == "sequential"
+    return {**defaults, "train_neg_sample_args": None} if softmax and "train_neg_sample_args" not in given else dict(defaults)
 
 
 def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,35 +145,38 @@ def make_request(values: Mapping[str, Any]) -> Request:
         raise ConfigError(
             "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
         )
-    model, kd, dataset = str(values["model"]), str(values["kd"]), str(values["dataset"])
+    model, kd, dataset = public_name(str(values["model"])), str(values["kd"]), str(values["dataset"])
     teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
     _check_texts(values)
-    student_model(model)
+    setting = str(values.get("setting") or default_setting(model))
+    if setting not in CHOICES["setting"]:
+        raise unknown_name_error("setting", setting, CHOICES["setting"])
+    student_model(model, setting)
     cls = distiller_class(kd)
     if values.get("teacher"):
-        _check_teachers(values, kd, cls.several, "modalities" in cls.requires)
+        _check_teachers(values, kd, cls, setting)
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:
             raise unknown_name_error(key, str(values[key]), allowed)
     _check_std(values)
-    _check_student_keys(values, model, kd, dataset)
-    _check_teacher_keys(values, dataset)
+    _check_student_keys(values, model, kd, dataset, setting)
+    _check_teacher_keys(values, dataset, setting)
     _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
     own = layers("overall")[0]
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
-    return Request(model, teacher, kd, dataset, given, dict(values.get("teacher_config") or {}), run)
+    return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
 
 
-def _check_teachers(values: Mapping[str, Any], kd: str, several: bool, modalities: bool) -> None:
+def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
     names = str(values["teacher"]).split(",")
     for name in names:
-        taught = general_model(name, "teacher")
-        if values.get("teacher_store") == "factors" and vector_function(taught) is None:
+        taught = model_class(name, "teacher", setting)
+        if values.get("teacher_store") == "factors" and not has_vectors(taught):
             raise no_factors(name)
-        if modalities and not hasattr(taught, "modality_vectors"):
+        if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
             raise ConfigError(no_modalities(f"--kd={kd}", name))
-    if len(names) > 1 and not several:
+    if len(names) > 1 and not method.several:
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
@@ -183,8 +199,8 @@ def _check_std(values: Mapping[str, Any]) -> None:
             raise ConfigError(f"{prefix}init_std={std!r} is not a standard deviation: it must be a number greater than 0")
 
 
-def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str) -> None:
-    defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset)[0]}
+def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
+    defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
     allowed = values.get("allow_unknown") or ()
@@ -195,14 +211,14 @@ def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset:
     _check_finite(values)
 
 
-def _check_teacher_keys(values: Mapping[str, Any], dataset: str) -> None:
+def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -> None:
     given = values.get("teacher_config") or {}
     if not isinstance(given, Mapping):
         raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
     if given and values.get("teacher_path"):
         raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
     for name in str(values["teacher"]).split(",") if given else []:
-        defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset)[0]}
+        defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
         known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
         check_keys(given, known, what=f"key of the teacher {name}", may_allow=False, prefix="teacher.")
         check_values(given, defaults, prefix="teacher.")

@@ -1,86 +1,79 @@
 """Scorer: any RecBole model, scored at chosen items.
 
-A **query** is one row for which a model ranks the whole catalogue: for a general model, a user (its RecBole id).
+A **query** is one row for which a model ranks the whole catalogue. Who asks whom about what is said here, once:
+
+* A general model's query is a user (its RecBole id), in either setting. HSTUGeneral, HSTU's general face, encodes that user's training
+  history.
+* A sequential model's query is a history. What is kept of a trained one answers about its **universe**: id u below n_users is user u with
+  the whole training history (the history of the validation row), id n_users + r is row r of the training set, a prefix of a history.
+* A sequential **student** is asked in training about the rows it trains on, the histories of its batch: id r + 1 is row r, id 0 the pad.
+  HSTU trains on one row a user, that with the longest history: there the id is the user.
+
+A sequential teacher is asked by a sequential student about the same history, by a general one about the user's whole training history; a
+general teacher answers a sequential student with what it says of the row's user (:class:`recbole_kd.teacher.mapped.MappedScores`). So
+teacher's scores, item sets and overlap of a sequential student are those of a training row. The training items of a user are left out where
+a method masks them; of a row, the items of its history that the student sees, and its target.
+
+Scores of HSTU are cosines, without the temperature of its own loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, singledispatch
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import GeneralRecommender
-from recbole.model.general_recommender import BPR, NGCF, SGL, LightGCN
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.model.general_recommender import BPR
 from torch import Tensor, nn
 
+from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
-from recbole_kd.model.bm3 import BM3
 from recbole_kd.ragged import Ragged
 from recbole_kd.topk import DotProducts, top_k_in_blocks
+from recbole_kd.vectors import cached_names, encoder_of, vector_function
 
 PAIRS_PER_CALL = 2**18
 """How many (query, item) rows a model without full_sort_predict scores in one predict call."""
 
-
-def cached_names(model: nn.Module) -> list[str]:
-    """Attributes in which full_sort_predict keeps propagated tables; calculate_loss clears them, an optimiser's step does not.
-
-    RecBole names them, with state that is no cache, in other_parameter_name: restore_* of the graph models, i_embedding of DMF.
-    """
-    return [name for name in getattr(model, "other_parameter_name", ()) if name.startswith("restore_") or name == "i_embedding"]
-
-
-@singledispatch
-def vectors(model: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Tables (user vectors ``[n_users, d]``, item vectors ``[n_items, d]``) whose dot product IS the model's score.
-
-    None where the score is no dot product: the scorer then asks the model itself. One line per model.
-    """
-    return None
-
-
-vectors.register(BPR, lambda model: (model.user_embedding.weight, model.item_embedding.weight))
-vectors.register(LightGCN, lambda model: model.forward())
-vectors.register(NGCF, lambda model: model.forward())
-vectors.register(SGL, lambda model: model.forward(model.train_graph))
-vectors.register(BM3, lambda model: model.score_vectors())
-
-
-def vector_function(kind: type) -> Callable[[nn.Module], tuple[Tensor, Tensor] | None] | None:
-    """The registered vector function of a model class, or None.
-
-    A subclass that changes how scores come about (forward, predict, full_sort_predict or a look-up) is not served by its parent's line.
-    """
-    for parent in kind.__mro__:
-        if parent in vectors.registry and parent is not object:
-            names = ("forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding")
-            same = all(getattr(kind, name, None) is getattr(parent, name, None) for name in names)
-            return vectors.registry[parent] if same else None
-    return None
+HISTORIES_PER_CALL = 512
+"""How many histories are encoded at a time outside of a training step."""
 
 
 class Scorer:
-    """Scores of one general model.
+    """Scores of one model at its queries.
 
     Args:
-        model: a RecBole general recommender.
+        model: a RecBole general or sequential recommender.
+        rows: the histories that are a sequential model's queries, see :mod:`recbole_kd.data.sequences`; None for a general model.
 
     Raises:
-        ConfigError: the model is not a general recommender.
+        ConfigError: the model is of another family, or sequential without rows.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, GeneralRecommender):
-            raise ConfigError(f"{type(model).__name__} is not a general recommender: recbole_kd scores RecBole's general models only")
+    def __init__(self, model: nn.Module, rows: Rows | None = None) -> None:
+        if not isinstance(model, GeneralRecommender | SequentialRecommender):
+            raise ConfigError(
+                f"{type(model).__name__} is no general or sequential recommender: recbole_kd scores these families of RecBole only"
+            )
+        if isinstance(model, SequentialRecommender) and rows is None:
+            raise ConfigError(
+                f"{type(model).__name__} is a sequential model, whose queries are histories: give the training data too (train_data=...)"
+            )
         self.model = model
-        self.n_queries: int = model.n_users
+        self.rows = rows if isinstance(model, SequentialRecommender) else None
+        self.n_queries: int = model.n_users if self.rows is None else len(self.rows)
         self.n_items: int = model.n_items
         encode = vector_function(type(model))
         self._encode = None if encode is None else partial(encode, model)
+        self._encoder = encoder_of(type(model))
         self._tables: tuple[Tensor, Tensor] | None = None
+        self._items: Tensor | None = None
+        self._batch: _Batch | None = None
         self._sharing = False
         self._is_frozen = False
         self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -96,20 +89,44 @@ class Scorer:
     @property
     def has_vectors(self) -> bool:
         """Is the score a dot product of vectors this scorer can hand out?"""
-        return self._encode is not None
+        return self._encode is not None or self._encoder is not None
 
     # -- one encoding per training step ---------------------------------------------------------------------------
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Within it the model's propagation runs once: the base loss and every KD term share it and its dropout mask.
+    def _shared_method(self) -> str | None:
+        """The method of the model whose result base loss and KD terms share."""
+        if self._encoder is not None:
+            return self._encoder.shared
+        if self.rows is not None:
+            return "forward"
+        return "forward" if self._encode is not None and not isinstance(self.model, BPR) else None
 
-        Graph models call ``self.forward(...)`` in calculate_loss; for the length of the step that call is remembered.
+    @contextmanager
+    def step(self, interaction: Interaction | None = None) -> Iterator[None]:
+        """Within it the model encodes once: the base loss and every KD term share the vectors and their dropout mask.
+
+        Graph models call ``self.forward(...)`` in calculate_loss, HSTU ``self.encode(...)``, sequential models ``self.forward(...)`` of the
+        batch's columns; for the length of the step that call is remembered by its arguments.
+
+        Args:
+            interaction: the training batch. Its queries are then taken from that encoding, and never more than those are encoded.
         """
+        name = self._shared_method()
+        if name is not None:
+            own = self.model.__dict__.get(name)
+            setattr(self.model, name, self._remembered(getattr(self.model, name)))
+        self._sharing, self._batch = True, self._batch_of(interaction)
+        try:
+            yield
+        finally:
+            if name is not None:
+                delattr(self.model, name)
+                if own is not None:
+                    setattr(self.model, name, own)
+            self._sharing, self._tables, self._items, self._batch = False, None, None, None
+
+    def _remembered(self, plain: Callable[..., object]) -> Callable[..., object]:
         memo: dict[tuple[int, ...], tuple[tuple[object, ...], object]] = {}
-        own = self.model.__dict__.get("forward")
-        plain = self.model.forward
-        propagates = self.has_vectors and not isinstance(self.model, BPR)
 
         def remembered(*args: object) -> object:
             if self._is_frozen:
@@ -119,44 +136,96 @@ class Scorer:
                 memo[key] = args, plain(*args)  # the arguments are kept: the id of a dead object is given away again
             return memo[key][1]
 
-        if propagates:
-            self.model.forward = remembered
-        self._sharing = True
-        try:
-            yield
-        finally:
-            if propagates:
-                del self.model.forward
-                if own is not None:
-                    self.model.forward = own
-            self._sharing, self._tables = False, None
+        return remembered
+
+    def _batch_of(self, interaction: Interaction | None) -> _Batch | None:
+        field = QUERY if self.rows is not None else self.model.USER_ID
+        if interaction is None or field not in interaction or (self._encoder is None and self.rows is None):
+            return None
+        ids, order = interaction[field].sort(stable=True)
+        return _Batch(interaction, ids, order)
+
+    def _places(self, queries: Tensor) -> Tensor | None:
+        """Where queries stand in the batch of the step, int64 ``[B]``; None outside of a step or where one is not in it."""
+        if self._batch is None or self._is_frozen or len(self._batch.ids) == 0:
+            return None
+        at = torch.searchsorted(self._batch.ids, queries).clamp(max=len(self._batch.ids) - 1)
+        return self._batch.order[at] if torch.equal(self._batch.ids[at], queries) else None
+
+    # -- vectors ------------------------------------------------------------------------------------------------------
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """(query vectors ``[n_queries, d]``, item vectors ``[n_items, d]``), differentiable.
+        """(query vectors ``[n_queries, d]``, item vectors ``[n_items, d]``), differentiable. All queries: in a training step ask for
+        :meth:`query_vectors` and :meth:`item_table`.
 
         Raises:
             ConfigError: the model's score is no dot product.
         """
-        if self._encode is None:
-            raise ConfigError(f"{type(self.model).__name__} has no vectors whose dot product is its score")
         if self._tables is not None:
             return self._tables
-        tables = self._encode()
-        assert tables is not None
+        if self._encode is not None:
+            found = self._encode()
+            assert found is not None
+            tables = found
+        else:
+            tables = self._encoded(torch.arange(self.n_queries, device=self.device)), self.item_table()
         if self._sharing:
             self._tables = tables
         return tables
+
+    def query_vectors(self, queries: Tensor) -> Tensor:
+        """Vectors of some queries: int64 ``[B]`` -> float ``[B, d]``, differentiable. Frozen, all are encoded, once.
+
+        Raises:
+            ConfigError: the model's score is no dot product.
+        """
+        if self._encoder is None or self._is_frozen:
+            return self.tables()[0][queries]
+        return self._encoded(queries)
+
+    def item_table(self) -> Tensor:
+        """Vectors of all items, float ``[n_items, d]``, differentiable.
+
+        Raises:
+            ConfigError: the model's score is no dot product.
+        """
+        if self._encoder is None:
+            if self._encode is None:
+                raise ConfigError(f"{type(self.model).__name__} has no vectors whose dot product is its score")
+            return self.tables()[1]
+        items = self._encoder.items(self.model) if self._items is None else self._items
+        if self._sharing:
+            self._items = items
+        return items
+
+    def _encoded(self, queries: Tensor) -> Tensor:
+        """Vectors from the encoder: of the step's batch, or block by block."""
+        if self._encoder is None:
+            raise ConfigError(f"{type(self.model).__name__} has no vectors whose dot product is its score")
+        places = self._places(queries)
+        if places is not None:
+            assert self._batch is not None
+            return self._encoder.in_step(self.model, self._batch.interaction)[places]
+        return torch.cat([self._encoder.queries(self.model, self._interaction(some)) for some in queries.split(HISTORIES_PER_CALL)])
+
+    def _vectors(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of some queries and of all items, by one encoding."""
+        if self._encoder is not None:
+            return self.query_vectors(queries), self.item_table()
+        query_table, item_table = self.tables()
+        return query_table[queries], item_table
 
     def ego_tables(self) -> tuple[Tensor, Tensor]:
         """The model's own embedding tables, before any propagation: (query ``[n_queries, d]``, item ``[n_items, d]``), differentiable.
 
         Raises:
-            ConfigError: the model keeps none under RecBole's usual names.
+            ConfigError: the model keeps none under RecBole's usual names, as HSTU and sequential models, which have no table of users.
         """
         tables = [getattr(self.model, name, None) for name in ("user_embedding", "item_embedding")]
         query, item = (table.weight if isinstance(table, nn.Embedding) else None for table in tables)
         if query is None or item is None or (len(query), len(item)) != (self.n_queries, self.n_items):
-            raise ConfigError(f"{type(self.model).__name__} has no user_embedding and item_embedding tables with a row per user and item")
+            why = ", which encodes histories," if self._encoder is not None else ""
+            raise ConfigError(f"{type(self.model).__name__}{why} has no user_embedding and item_embedding with a row per user and item")
         return query, item
 
     # -- scores -----------------------------------------------------------------------------------------------------
@@ -164,8 +233,7 @@ class Scorer:
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         """Scores of each query at its own items: int64 ``[B]``, int64 ``[B, K]`` -> float ``[B, K]``, differentiable."""
         if self.has_vectors:
-            query_table, item_table = self.tables()
-            return gathered_dot(query_table[queries], item_table, items)
+            return gathered_dot(*self._vectors(queries), items)
         if self._ranks_whole_catalogue():
             return self._full_by_model(queries).gather(1, items)
         rows = queries.repeat_interleave(items.shape[1])
@@ -174,8 +242,8 @@ class Scorer:
     def full(self, queries: Tensor) -> Tensor:
         """Scores of each query at every item, pad item included: int64 ``[B]`` -> float ``[B, n_items]``, differentiable."""
         if self.has_vectors:
-            query_table, item_table = self.tables()
-            return query_table[queries] @ item_table.T
+            query_vectors, item_table = self._vectors(queries)
+            return query_vectors @ item_table.T
         if self._ranks_whole_catalogue():
             return self._full_by_model(queries)
         every = torch.arange(self.n_items, device=queries.device)
@@ -190,9 +258,16 @@ class Scorer:
         Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
         with self.frozen():
-            full = DotProducts(*self.tables()) if self.has_vectors else self.full
+            full = DotProducts(*self._tables_for(queries)) if self.has_vectors else self.full
             rank = partial(top_k_in_blocks, full)
             return rank(queries, self.n_items, k, exclude) if self.spread is None else self.spread(rank, queries, self.n_items, k, exclude)
+
+    def _tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Tables whose rows of these queries are right: an encoder leaves the others alone."""
+        if self._encoder is None or len(queries) >= self.n_queries:
+            return self.tables()
+        some = self._encoded(queries)
+        return some.new_zeros(self.n_queries, some.shape[1]).index_copy(0, queries, some), self.item_table()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -201,16 +276,16 @@ class Scorer:
         Sets the flag of each module itself: SGL.train() would rebuild its graphs.
         """
         flags = [(module, module.training) for module in self.model.modules()]
-        before = self._sharing, self._tables, self._is_frozen
+        before = self._sharing, self._tables, self._items, self._is_frozen
         for module, _ in flags:
             module.training = False
         self._forget_cached_scores()
-        self._sharing, self._tables, self._is_frozen = True, None, True
+        self._sharing, self._tables, self._items, self._is_frozen = True, None, None, True
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._sharing, self._tables, self._is_frozen = before
+            self._sharing, self._tables, self._items, self._is_frozen = before
             self._forget_cached_scores()
             for module, training in flags:
                 module.training = training
@@ -221,19 +296,39 @@ class Scorer:
         kind = type(self.model)
         return kind.full_sort_predict is not GeneralRecommender.full_sort_predict
 
+    def _interaction(self, queries: Tensor) -> Interaction:
+        """The queries as the model takes them."""
+        if self.rows is None:
+            return Interaction({self.model.USER_ID: queries})
+        return self.rows.interaction(queries).to(queries.device)
+
     def _full_by_model(self, queries: Tensor) -> Tensor:
+        places = self._places(queries)
+        if places is not None:  # a sequential model in a training step: its batch is encoded already
+            assert self._batch is not None
+            return self.model.full_sort_predict(self._batch.interaction).view(-1, self.n_items)[places].float()
         keep = self._sharing and not torch.is_grad_enabled()
         if not keep:
             self._forget_cached_scores()  # of an evaluation: they are old, and constants
-        scores = self.model.full_sort_predict(Interaction({self.model.USER_ID: queries}))
+        scores = self.model.full_sort_predict(self._interaction(queries))
         if not keep:
             self._forget_cached_scores()
         return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(len(queries), self.n_items)
 
     def _predict(self, queries: Tensor, items: Tensor) -> Tensor:
-        rows = Interaction({self.model.USER_ID: queries, self.model.ITEM_ID: items})
+        rows = self._interaction(queries)
+        rows.update(Interaction({self.model.ITEM_ID: items}))
         return torch.as_tensor(self.model.predict(rows), dtype=torch.float32, device=queries.device)
 
     def _forget_cached_scores(self) -> None:
         for name in cached_names(self.model):
             setattr(self.model, name, None)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A training batch: the rows, its queries sorted, int64 ``[B]``, and where each stands."""
+
+    interaction: Interaction
+    ids: Tensor
+    order: Tensor

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
+from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import KDError, LostProcessError, TeacherError
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
@@ -117,7 +118,8 @@ def ensure_teacher(
                 if trajectory is not None:
                     figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
                     earlier = trajectory.replay(model)
-                export_teacher(Scorer(model), entry, manifest, store, dtype, earlier, work)
+                rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}

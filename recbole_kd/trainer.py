@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.analysis.train_fit import train_ndcg
-from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
+from recbole_kd.data.sequences import universe_of
+from recbole_kd.data.teacher_loader import TeacherAwareLoader, query_items, train_items
 from recbole_kd.determinism import repeatable
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import TrainingError
@@ -182,7 +183,7 @@ class KDTrainer(RankingEvaluation):
         teacher = self.distiller.teacher_scores
         if "data" in teacher.manifest:
             teacher.check_data(data_fingerprint(train=train_data))
-        self.distiller.begin_training(train_items(train_data))
+        self.distiller.begin_training(query_items(train_data))
         self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
 
     def resume(self, train_data: Any) -> bool:
@@ -222,7 +223,9 @@ class KDTrainer(RankingEvaluation):
             self._log_distillation(epoch_idx, losses)
         self.epoch_seconds.append(perf_counter() - started)
         if "train_ndcg" in self.track:
-            self.history[-1]["train_ndcg@10"] = train_ndcg(Scorer(self.model), train_items(train_data).to(self.device))
+            self.history[-1]["train_ndcg@10"] = train_ndcg(
+                Scorer(self.model, universe_of(train_data)), train_items(train_data).to(self.device)
+            )
         return losses
 
     def _base_loss(self, interaction: Any) -> Any:
@@ -237,7 +240,7 @@ class KDTrainer(RankingEvaluation):
         """(base loss, weighted KD loss) of a batch; RecBole adds them and logs both."""
         distiller = self.distiller
         assert distiller is not None
-        with distiller.student_scorer.step():
+        with distiller.student_scorer.step(interaction):
             self._term = "base loss"
             base = self._part_of_base_loss(interaction)
             if isinstance(base, tuple):

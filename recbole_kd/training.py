@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_kd.analysis.ranks import rank_curve
 from recbole_kd.build import build_distiller
 from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
+from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.graph import accelerate
@@ -30,13 +31,14 @@ from recbole_kd.trajectory import Trajectory
 def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     """A fresh model and its loaders, seeded as RecBole's run_recbole does."""
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, splits.parts[0]).to(config["device"])
+    parts = stage_parts(config, splits.parts)
+    model = get_model(config["model"])(config, parts[0]).to(config["device"])
     accelerate(model)
     initialise(model, config["init_std"])
     getLogger().info(conversion_words(model, config))
     if "eval_batch_size" not in config.external_config_dict:
         config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
-    loaders = make_loaders(config, splits)
+    loaders = make_loaders(config, splits, parts)
     return model, loaders
 
 
@@ -48,7 +50,7 @@ def _figures(trainer: Any, model: nn.Module, loaders: Loaders, config: Any) -> d
         best = has_weights and index == 0
         metrics = trainer.evaluate(data, load_best_model=best, show_progress=config["show_progress"])
         figures[name] = {key: float(value) for key, value in metrics.items()}
-    return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model))}
+    return {**figures, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model, universe_of(loaders.train)))}
 
 
 AfterEpoch = Callable[[int, float], None]
@@ -162,9 +164,9 @@ def _distilled(
     ranks: Ranks | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     model, loaders = _prepare(config, splits)
-    distiller = build_distiller(config, model, teacher)
+    distiller = build_distiller(config, model, teacher, loaders.train)
     trainer = KDTrainer(config, model, distiller, track=config["kd_track"] or (), ranks=ranks, **files)
-    curves = _RankCurves(model, teacher, "teacher_ranks" in trainer.track)
+    curves = _RankCurves(distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track)
     _fit(trainer, config, loaders, resume, after=after_epoch)
     figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
@@ -183,8 +185,8 @@ def _distilled(
 class _RankCurves:
     """The student's mean rank of the teacher's k-th item, k = 1..50, before and after its training."""
 
-    def __init__(self, model: nn.Module, teacher: TeacherScores, wanted: bool) -> None:
-        self.scorer, self.start = Scorer(model), None
+    def __init__(self, student: Scorer, teacher: TeacherScores, wanted: bool) -> None:
+        self.scorer, self.start = student, None
         if wanted:
             queries = torch.arange(teacher.n_queries, device=self.scorer.device)
             self.lists = teacher.top_k(queries, min(50, teacher.n_items - 1))[0]

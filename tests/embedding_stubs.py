@@ -34,6 +34,12 @@ class VectorScorer:
         self.n_queries, self.n_items = len(users), len(items)
         self.device = torch.device("cpu")
 
+    def query_vectors(self, queries: Tensor) -> Tensor:
+        return self.users[queries]
+
+    def item_table(self) -> Tensor:
+        return self.items
+
     def tables(self) -> tuple[Tensor, Tensor]:
         return self.users, self.items
 

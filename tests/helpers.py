@@ -8,9 +8,13 @@ from typing import Any
 
 from recbole.utils import get_model, init_seed
 
+from recbole_kd.catalogue import default_setting
 from recbole_kd.config import make_config
 from recbole_kd.data.preparation import Loaders, Splits, make_loaders, split_data
+from recbole_kd.data.sequences import SequenceDataset, stage_parts
 from recbole_kd.property_layers import student_layers
+from recbole_kd.request import without_negatives
+from recbole_kd.scorer import Scorer
 
 SMALL: dict[str, Any] = {
     "embedding_size": 8,
@@ -53,10 +57,21 @@ def write_tiny(folder: Path, name: str, *, prefix: str = "", n_users: int = 30, 
     return TinyData(str(folder), name)
 
 
+SEQUENTIAL: dict[str, Any] = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "MAX_ITEM_LIST_LENGTH": 10,
+    "hidden_size": 8,
+    "inner_size": 8,
+}
+"""What a sequential model has beside or instead of SMALL."""
+
+
 def build_config(data: TinyData, model: str, **given: Any) -> Any:
     """A Config of a small model on the data."""
-    defaults, _ = student_layers(model, data.name)
-    return make_config(model, data.name, defaults, {**SMALL, "data_path": data.data_path, **given})
+    setting = default_setting(model)
+    defaults, _ = student_layers(model, data.name, setting=setting)
+    small = {**SMALL, **(SEQUENTIAL if setting == "sequential" else {}), "data_path": data.data_path, **given}
+    return make_config(model, data.name, without_negatives(model, data.name, defaults, small), small)
 
 
 @dataclass
@@ -72,7 +87,13 @@ class Case:
 def build_model(config: Any, splits: Splits) -> Any:
     """A fresh model, seeded."""
     init_seed(config["seed"], True)
-    return get_model(config["model"])(config, splits.parts[0]).to(config["device"])
+    return get_model(config["model"])(config, stage_parts(config, splits.parts)[0]).to(config["device"])
+
+
+def scorer_of(case: Case) -> Scorer:
+    """The scorer of a student in training."""
+    train = case.loaders.train._dataset
+    return Scorer(case.model, train.training_rows() if isinstance(train, SequenceDataset) else None)
 
 
 def build_case(data: TinyData, model: str, **given: Any) -> Case:

@@ -77,9 +77,8 @@ def test_an_item_that_is_positive_and_negative_counts_whole() -> None:
     student, teacher = random_pair()
     distiller = DE(student, teacher, n_experts=1)  # type: ignore[arg-type]
     distiller.reduction = "sum"
-    tables = distiller.student_vectors()
-    item = float(distiller.reconstruction_error("items", torch.tensor([4]), tables).detach())
-    user = float(distiller.reconstruction_error("users", torch.tensor([2]), tables).detach())
+    item = float(distiller.reconstruction_error("items", torch.tensor([4])).detach())
+    user = float(distiller.reconstruction_error("users", torch.tensor([2])).detach())
     assert float(distiller(batch_of_rows([2, 2], [4, 4], [4, 4])).detach()) == pytest.approx(user + item)
     assert float(distiller(batch_of_rows([2], [4], torch.empty(0, dtype=torch.int64))).detach()) == pytest.approx(user + item / 2)
 

@@ -1,6 +1,6 @@
 """What every method of the table keeps, whoever wrote it: a method is found by its line, and needs no test of its own here.
 
-Each runs with small options on a small data set with MF, LightGCN and NeuMF as students; and with MF, in every choice of its options, at
+Each runs with small options on a small data set with MF, LightGCN, NeuMF, HSTU (both faces) and SASRec as students; and with MF, in every choice of its options, at
 the edges. A method that a student or a teacher cannot serve says so with a ConfigError or TeacherError; MF and LightGCN serve all.
 """
 
@@ -19,7 +19,7 @@ from recbole.data import create_dataset
 from recbole.utils import get_model, init_seed
 from torch import Tensor
 
-from recbole_kd.data.teacher_loader import TeacherAwareLoader, train_items
+from recbole_kd.data.teacher_loader import TeacherAwareLoader, query_items
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.table import DISTILLERS, distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
@@ -28,10 +28,10 @@ from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.dense import DenseScores
 from recbole_kd.teacher.factors import FactorScores
-from tests.helpers import Case, TinyData, build_case, build_config
+from tests.helpers import Case, TinyData, build_case, build_config, scorer_of
 
 METHODS = sorted(DISTILLERS)
-STUDENTS = ("MF", "LightGCN", "NeuMF")
+STUDENTS = ("MF", "LightGCN", "NeuMF", "HSTUGeneral", "HSTU", "SASRec")
 SMALL_INT = 4
 OPTIONS: dict[str, dict[str, Any]] = {
     "RCEKD": {"n_samples": 4, "candidates": 8, "gamma_epochs": 3},
@@ -121,7 +121,7 @@ def make_teacher(cls: type[Distiller], n_queries: int, n_items: int, scale: floa
 def build(name: str, case: Case, *, seed: int = 0, scale: float = 1.0, **options: Any) -> tuple[Distiller, list[Tensor]]:
     """The method for a student, checked as a run would be."""
     cls = distiller_class(name)
-    scorer = Scorer(case.model)
+    scorer = Scorer(case.model) if case.splits is None else scorer_of(case)
     teacher, leaves = make_teacher(cls, scorer.n_queries, scorer.n_items, scale)
     resolved = {**small_options(name), **options}
     cls.check(scorer.n_queries - 1, scorer.n_items - 1, resolved)
@@ -131,14 +131,14 @@ def build(name: str, case: Case, *, seed: int = 0, scale: float = 1.0, **options
 
 def one_step(distiller: Distiller, case: Case, epoch: int = 0) -> Tensor:
     """A KD loss as a training step makes it: item sets, teacher's scores, first batch, one shared encoding."""
-    distiller.begin_training(train_items(case.loaders.train))
+    distiller.begin_training(query_items(case.loaders.train))
     distiller.begin_epoch(epoch)
     aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
     aware.ask_teacher()
     torch.manual_seed(0)
     batch = next(iter(aware))
     case.model.train()
-    with distiller.student_scorer.step():
+    with distiller.student_scorer.step(batch):
         return distiller(batch.kd)
 
 
@@ -169,14 +169,16 @@ def refusal_of(name: str, case: Case) -> str | None:
     """Why the method cannot serve a student, or None."""
     try:
         distiller, _ = build(name, case)
-        distiller.begin_training(train_items(case.loaders.train))
+        distiller.begin_training(query_items(case.loaders.train))
     except (ConfigError, TeacherError) as refusal:
         return str(refusal)
     return None
 
 
 def serves(method: str, student: str) -> bool:
-    """Methods of embeddings need a student whose score is a dot product; all others serve every student."""
+    """Methods of embeddings need a student whose score is a dot product, FreqD a table of its users; all others serve every student."""
+    if method == "FreqD":
+        return student in ("MF", "LightGCN")
     return student != "NeuMF" or "embeddings" not in distiller_class(method).requires
 
 
@@ -239,7 +241,7 @@ def test_sampling_uses_the_distillers_generator_alone(pair: tuple[str, Case]) ->
     """The base model's random numbers are not moved, and a restored state brings the same sets and the same loss again."""
     name, case = pair
     distiller, _ = build(name, case)
-    distiller.begin_training(train_items(case.loaders.train))
+    distiller.begin_training(query_items(case.loaders.train))
     distiller.begin_epoch(0)
     case.model.eval()
     aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
@@ -260,7 +262,7 @@ def test_sets_are_items_and_leave_out_what_they_should(pair: tuple[str, Case]) -
     name, case = pair
     options = {"mask_train": True} if "mask_train" in distiller_options(distiller_class(name)) else {}
     distiller, _ = build(name, case, **options)
-    train = train_items(case.loaders.train)
+    train = query_items(case.loaders.train)
     distiller.begin_training(train)
     distiller.begin_epoch(0)
     mine = torch.repeat_interleave(torch.arange(len(train.counts())), train.counts()) * 10_000 + train.items
@@ -277,7 +279,7 @@ def test_a_query_counts_alike_however_its_rows_come(pair: tuple[str, Case]) -> N
     """The loss of a batch does not depend on the order of its rows; a mean is the sum over their number."""
     name, case = pair
     distiller, _ = build(name, case)
-    distiller.begin_training(train_items(case.loaders.train))
+    distiller.begin_training(query_items(case.loaders.train))
     distiller.begin_epoch(0)
     aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
     aware.ask_teacher()

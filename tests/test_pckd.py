@@ -73,12 +73,11 @@ def test_regulariser_leaves_the_student_alone_and_counts_rows() -> None:
     distiller.reduction = "sum"
     distiller.begin_training(no_train_items(13))
     distiller.begin_epoch(0)
-    tables = distiller.student_vectors()
     batch = batch_of_rows([2, 5, 5], [1, 2, 3], [4, 5, 6], distiller)
-    each = distiller._regulariser(batch.queries, batch.sets["sampled"].ids, tables)
+    each = distiller._regulariser(batch.queries, batch.sets["sampled"].ids)
     moved = torch.autograd.grad(each.sum(), [student.users, distiller.user_experts.weight_1], allow_unused=True)
     assert moved[0] is None and bool(moved[1].any())
-    with_reg, without = float(distiller(batch).detach()), float(distiller.expert_loss(batch, tables).detach())
+    with_reg, without = float(distiller(batch).detach()), float(distiller.expert_loss(batch).detach())
     assert with_reg - without == pytest.approx(0.5 * float(each.detach() @ torch.tensor([1.0, 2.0])), rel=1e-3)
 
 

@@ -168,7 +168,7 @@ def test_a_wrapped_loader_passes_for_the_loader(tiny_dataset: TinyData) -> None:
     loader, _ = wrapped(case)
     assert len(loader) == len(case.loaders.train)
     assert loader.generator is case.loaders.train.generator
-    assert loader._dataset is case.splits.parts[0]
+    assert loader._dataset is case.loaders.train._dataset and loader._dataset.split_part is case.splits.parts[0]
 
 
 def test_training_items_are_those_of_the_training_part(tiny_dataset: TinyData) -> None:

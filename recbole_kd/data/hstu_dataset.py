@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
@@ -73,6 +74,12 @@ class _RawTimes(Dataset):
         for field in added:  # RecBole turns a token field, and no other, into int64
             self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
+    def _take_the_order_for_time(self) -> None:
+        """Where there is no time column, the row is the time."""
+        if self.time_field is not None and self.time_field not in self.inter_feat:
+            self.inter_feat[self.time_field] = self.inter_feat[RAW_TIME].astype(np.float64)
+            self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+
 
 class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
     """RecBole's sequential data set, trained on the longest prefix of each user: the model learns from all its positions in one pass.
@@ -82,9 +89,7 @@ class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
 
     def _keep_raw_times(self) -> None:
         super()._keep_raw_times()
-        if self.time_field is not None and self.time_field not in self.inter_feat:
-            self.inter_feat[self.time_field] = self.inter_feat[RAW_TIME].astype(np.float64)
-            self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+        self._take_the_order_for_time()
 
     def build(self) -> list[Any]:
         parts: list[Any] = super().build()
@@ -94,9 +99,25 @@ class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
 
 
 class HSTUGeneralDataset(_OneRowPerUser, _RawTimes):
-    """RecBole's general data set with the order inside a user kept through any split; the training part is iterated by user."""
+    """RecBole's general data set with the order inside a user kept through any split; the training part is iterated by user.
+
+    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its parts.
+    """
 
     with_rows = True
+
+    def _keep_raw_times(self) -> None:
+        super()._keep_raw_times()
+        if "LS" in (self.config["eval_args"]["split"] or {}):
+            self._take_the_order_for_time()
+
+    def plain(self) -> Any:
+        """A copy that is RecBole's own data set again: by interaction, without the columns that keep the order."""
+        other = self.by_row()
+        columns = self.inter_feat.interaction
+        other.inter_feat = Interaction({name: columns[name] for name in columns if name not in (RAW_TIME, RAW_ROW)})
+        other.split_part = self
+        return other
 
     def build(self) -> list[Any]:
         parts: list[Any] = super().build()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recbole.data import create_dataset
 from recbole.data.utils import create_samplers, get_dataloader
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 from torch import nn
 
+from recbole_kd.data.hstu_dataset import HSTUGeneralDataset
 from recbole_kd.data.protocol import follow_paper_protocol
+from recbole_kd.data.sequences import stage_parts
 from recbole_kd.data.teacher_loader import train_items
 from recbole_kd.errors import DataError
 from recbole_kd.teacher.fingerprint import data_fingerprint
@@ -21,7 +24,8 @@ class Splits:
     """A data set and its three phases.
 
     Attributes:
-        dataset: before the split. parts: (train, valid, test) RecBole datasets. fingerprint: of all of them.
+        dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of them trains on is
+            made from them (:func:`recbole_kd.data.sequences.stage_parts`). fingerprint: of all of them.
     """
 
     dataset: Any
@@ -58,7 +62,7 @@ def split_data(config: Any) -> Splits:
     """
     init_seed(config["split_seed"], config["reproducibility"])
     try:
-        dataset = create_dataset(config)
+        dataset = HSTUGeneralDataset(config)
         parts = tuple(dataset.build())
     except ValueError as error:
         raise DataError(f"RecBole cannot prepare the data set {config['dataset']}: {' '.join(str(error).split())}") from error
@@ -72,13 +76,18 @@ def split_data(config: Any) -> Splits:
     return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset))
 
 
-def make_loaders(config: Any, splits: Splits) -> Loaders:
-    """The loaders of one stage; the model's own sampling and batch sizes apply."""
-    samplers = create_samplers(config, splits.dataset, list(splits.parts))
+def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None) -> Loaders:
+    """The loaders of one stage; the model's own sampling and batch sizes apply.
+
+    Args:
+        parts: the stage's own, where they are made already (:func:`recbole_kd.data.sequences.stage_parts`).
+    """
+    parts = stage_parts(config, splits.parts) if parts is None else parts
+    samplers = create_samplers(config, splits.dataset, list(parts))
     phases = ("train", "valid", "test")
     made = [
         get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
-        for phase, part, sampler in zip(phases, splits.parts, samplers, strict=True)
+        for phase, part, sampler in zip(phases, parts, samplers, strict=True)
     ]
     loaders = Loaders(*made)
     if config["eval_protocol"] == "paper":
@@ -88,7 +97,7 @@ def make_loaders(config: Any, splits: Splits) -> Loaders:
 
 
 def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:
-    """``eval_batch_size`` for full ranking from a memory budget.
+    """``eval_batch_size`` for full ranking from a memory budget. RecBole counts rows for a sequential model, scores for others.
 
     RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row is counted three
     times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
@@ -99,6 +108,8 @@ def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int
     """
     budget = memory_mb * 2**20 // 4
     ranks = type(model).full_sort_predict is not _base_full_sort(model)
+    if isinstance(model, SequentialRecommender):
+        return max(1, min(budget // (3 * n_items), n_users))
     users = budget // (3 * n_items) if ranks else budget // (n_items * _activation_width(model))
     rows = max(1, min(users, n_users)) * n_items
     return rows if ranks else max(1, min(rows, budget // _activation_width(model)))

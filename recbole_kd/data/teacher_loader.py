@@ -10,6 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_kd.data.sequences import SequenceDataset
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.ragged import Ragged
 from recbole_kd.teacher.base import TeacherScores
@@ -19,9 +20,16 @@ from recbole_kd.topk import blocks
 def train_items(loader: Any) -> Ragged:
     """The training items of each user, from a RecBole training loader (or data set)."""
     dataset = getattr(loader, "_dataset", loader)
+    dataset = getattr(dataset, "split_part", dataset)  # a sequential model's rows, say, are made from it
     users = dataset.inter_feat[dataset.uid_field].numpy()
     items = dataset.inter_feat[dataset.iid_field].numpy()
     return Ragged.from_pairs(np.asarray(users), np.asarray(items), dataset.user_num)
+
+
+def query_items(loader: Any) -> Ragged:
+    """The training items of each of the student's queries (see :mod:`recbole_kd.scorer`): of a user, or of a row's history."""
+    dataset = getattr(loader, "_dataset", loader)
+    return dataset.training_rows().seen_items() if isinstance(dataset, SequenceDataset) else train_items(loader)
 
 
 class KDInteraction(Interaction):
@@ -54,7 +62,8 @@ class TeacherAwareLoader:
         self.loader = loader
         self.distiller = distiller
         self.teacher = teacher
-        self._user_field = loader._dataset.uid_field
+        self._query_field = getattr(loader._dataset, "query_field", loader._dataset.uid_field)
+        self._by_user = getattr(loader._dataset, "user_rows", None) is not None
         self._item_field = getattr(loader._dataset, "iid_field", None)
         self._asked: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -66,32 +75,46 @@ class TeacherAwareLoader:
 
     def __iter__(self) -> Iterator[KDInteraction]:
         for interaction in self.loader:
-            users = interaction[self._user_field]
-            items = self._items_of(interaction, len(users)) if self.distiller.needs_items else (None, None)
-            yield KDInteraction.attach(interaction, self.batch_of(users, *items))
+            queries = interaction[self._query_field]
+            items = self._items_of(interaction, queries) if self.distiller.needs_items else (None, None)
+            yield KDInteraction.attach(interaction, self.batch_of(queries, *items))
 
-    def batch_of(self, users: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None) -> DistillBatch:
-        """The distillation batch for the rows of a training batch: int64 ``[B]`` users as the loader gives them.
+    def batch_of(self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None) -> DistillBatch:
+        """The distillation batch for the rows of a training batch: int64 ``[B]`` queries as the loader gives them.
 
         Args:
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
         """
-        queries, counts = torch.unique(self._positive_rows(users), return_counts=True)
+        queries, counts = torch.unique(self._positive_rows(rows), return_counts=True)
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
         at = queries.to(self.distiller.student_scorer.device)
         sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
         positives, negatives = (None if items is None else items.to(at.device) for items in (positives, negatives))
-        rows = None if positives is None else self._positive_rows(users).to(at.device)
-        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, rows)
+        owners = None if positives is None else self._owners(rows).to(at.device)
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
 
-    def _positive_rows(self, users: Tensor) -> Tensor:
+    def _owners(self, rows: Tensor) -> Tensor:
+        """The query of each positive item, int64."""
+        if self._by_user and self.distiller.train_items is not None:
+            asked = rows.to(self.distiller.train_items.items.device)
+            return asked[self.distiller.train_items.pairs(asked)[0]]
+        return self._positive_rows(rows)
+
+    def _positive_rows(self, rows: Tensor) -> Tensor:
         """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
         times = getattr(self.loader, "times", 1)
-        return users[: len(users) // times]
+        return rows[: len(rows) // times]
 
-    def _items_of(self, interaction: Interaction, n_rows: int) -> tuple[Tensor | None, Tensor | None]:
-        """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows."""
+    def _items_of(self, interaction: Interaction, queries: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows.
+
+        A model that trains by user learns from all items of a history at once: they are the positives.
+        """
+        n_rows = len(queries)
+        if self._by_user and self.distiller.train_items is not None:
+            seen = self.distiller.train_items
+            return seen.pairs(queries.to(seen.items.device))[1], None
         if self._item_field not in interaction:  # the per-user loader
             return None, None
         items = interaction[self._item_field]

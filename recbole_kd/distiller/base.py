@@ -114,7 +114,10 @@ class Distiller(nn.Module, ABC):
     """lambda of L = L_base + lambda L_KD."""
 
     reduction: str = "mean"
-    """Over the rows of a batch, ``sum`` or ``mean``: always the reduction of the student's own loss, so that lambda keeps its meaning."""
+    """Over the rows of a batch, ``sum`` or ``mean``: always the reduction of the student's own loss, so that lambda keeps its meaning.
+
+    HSTU's own loss is a mean over the positions of a batch and a row is a user: under ``mean`` lambda weighs the mean KD loss of a user
+    against the mean loss of a position. The RCE-KD code adds the SUM over a batch's B users to that mean: its lambda is lambda B here."""
 
     refresh: int = 1
     """Draw new item sets every so many epochs."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding import ExpertDistiller, Side
+from recbole_kd.distiller.embedding import ExpertDistiller
 from recbole_kd.distiller.ranges import check_at_least
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -50,10 +50,10 @@ class DE(ExpertDistiller):
         check_at_least("n_experts", options["n_experts"], 1, "a number of networks a side")
 
     def total(self, batch: DistillBatch) -> Tensor:
-        return self.expert_loss(batch, self.student_vectors())
+        return self.expert_loss(batch)
 
-    def expert_loss(self, batch: DistillBatch, student: dict[Side, Tensor]) -> Tensor:
+    def expert_loss(self, batch: DistillBatch) -> Tensor:
         """L_DE as a sum, ``[]``. An item that is positive and negative counts in both sums, with a noise of its own, as published."""
-        users = self.reconstruction_error("users", batch.queries, student).sum()
+        users = self.reconstruction_error("users", batch.queries).sum()
         items = torch.cat([self.positives(batch), self.negatives(batch)])
-        return users + 0.5 * self.reconstruction_error("items", items, student).sum()
+        return users + 0.5 * self.reconstruction_error("items", items).sum()

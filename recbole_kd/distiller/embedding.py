@@ -46,7 +46,7 @@ class EmbeddingDistiller(Distiller):
         assert found is not None  # the base class has refused
         self.teacher_vectors: dict[Side, Tensor] = {side: t.to(student.device).float() for side, t in zip(SIDES, found, strict=True)}
         with student.frozen():
-            self.student_width = student.tables()[0].shape[1]
+            self.student_width = student.item_table().shape[1]
         self.teacher_width = found[0].shape[1]
 
     @abstractmethod
@@ -58,9 +58,11 @@ class EmbeddingDistiller(Distiller):
             total = self.total(batch)
         return self.reduce_total(total, batch.weights)
 
-    def student_vectors(self) -> dict[Side, Tensor]:
-        """The student's tables, after propagation where it has one; float32 ``[n, d_s]``, differentiable."""
-        return {side: table.float() for side, table in zip(SIDES, self.student_scorer.tables(), strict=True)}
+    def student_vectors(self, side: Side, ids: Tensor) -> Tensor:
+        """The student's vectors of some entities, after propagation or encoding where it has one: int64 ``[n]`` -> float32 ``[n, d_s]``,
+        differentiable."""
+        found = self.student_scorer.query_vectors(ids) if side == "users" else self.student_scorer.item_table()[ids]
+        return found.float()
 
     @staticmethod
     def positives(batch: DistillBatch) -> Tensor:
@@ -135,9 +137,9 @@ class ExpertDistiller(EmbeddingDistiller):
             selection = gumbel_selection(logits, self.noise(side, ids), self.temperature)
         return experts(vectors, selection)
 
-    def reconstruction_error(self, side: Side, ids: Tensor, student: dict[Side, Tensor]) -> Tensor:
+    def reconstruction_error(self, side: Side, ids: Tensor) -> Tensor:
         """Squared distance of each entity's projection to its teacher vector: int64 ``[n]`` -> float ``[n]``."""
-        found = self.project(side, ids, student[side][ids])
+        found = self.project(side, ids, self.student_vectors(side, ids))
         return (self.teacher_vectors[side][ids] - found).square().sum(dim=1)
 
     def diagnostics(self) -> dict[str, float]:

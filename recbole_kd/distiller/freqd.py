@@ -15,6 +15,7 @@ from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding import SIDES, EmbeddingDistiller, Side
 from recbole_kd.distiller.filtered_experts import FilteredExperts, FilterRows
 from recbole_kd.distiller.ranges import check_at_least, check_between, check_share
+from recbole_kd.errors import ConfigError
 from recbole_kd.loss_embedding import kept_at_random, unit_rows
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
@@ -55,7 +56,10 @@ class FreqD(EmbeddingDistiller):
     ) -> None:
         super().__init__(student, teacher, seed=seed)
         self.n_neighbours, self.strength, self.keep, self.distance = n_neighbours, filter_strength, keep, distance
-        width = student.ego_tables()[0].shape[1]
+        try:
+            width = student.ego_tables()[0].shape[1]
+        except ConfigError as error:
+            raise ConfigError(f"FreqD filters the student's own tables: {error}; take MF or LightGCN") from None
         start = torch.Generator().manual_seed(seed)
         user, item = (FilteredExperts(n_experts, width, self.teacher_width, dropout, start) for _ in SIDES)
         self.user_projector, self.item_projector = user.to(student.device), item.to(student.device)

@@ -27,8 +27,7 @@ class FTD(EmbeddingDistiller):
 
     def total(self, batch: DistillBatch) -> Tensor:
         ids: dict[Side, Tensor] = {"users": batch.queries, "items": self.items(batch)}
-        student = self.student_vectors()
-        own = torch.cat([student[side][ids[side]] for side in SIDES])
+        own = torch.cat([self.student_vectors(side, ids[side]) for side in SIDES])
         other = own.new_empty(len(own), self.teacher_width)  # one array, gathered and scaled in place: it is the largest of the step
         lengths: list[Tensor] = []
         for side, part in zip(SIDES, other.split([len(ids[side]) for side in SIDES]), strict=True):

@@ -50,8 +50,7 @@ class FullCE(Distiller):
         def teacher(rows: slice) -> Tensor:
             return self.teacher_scores.full(queries[rows])[:, 1:]
 
-        query_table, item_table = scorer.tables()
-        total = full_cross_entropy(query_table[queries], item_table[1:], weights, teacher, self.temperature)
+        total = full_cross_entropy(scorer.query_vectors(queries), scorer.item_table()[1:], weights, teacher, self.temperature)
         return self.reduce_total(total, weights)
 
     def _by_model(self, queries: Tensor) -> Tensor:

@@ -150,8 +150,7 @@ class HetComp(Distiller):
         rows = Rows(batch.queries, listed, self.train_items)
         factors = terms.factors * batch.weights.unsqueeze(1)
         if scorer.has_vectors:
-            query_vectors, item_vectors = scorer.tables()
-            of_rest = rest_above(query_vectors[batch.queries], item_vectors, rows, terms.below, factors)
+            of_rest = rest_above(scorer.query_vectors(batch.queries), scorer.item_table(), rows, terms.below, factors)
         else:
             of_rest = rest_above_of(scorer.full, scorer.n_items, rows, terms.below, factors)
         return self.reduce_total((terms.constant * batch.weights).sum() + of_rest, batch.weights)

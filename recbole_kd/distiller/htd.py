@@ -59,10 +59,9 @@ class HTD(ExpertDistiller):
 
     def total(self, batch: DistillBatch) -> Tensor:
         entities: dict[Side, Tensor] = {"users": batch.queries, "items": self.items(batch)}
-        student = self.student_vectors()
-        total = self.alpha * self._topology_loss(entities, student)
+        total = self.alpha * self._topology_loss(entities)
         if self.alpha < 1:
-            assignment = sum(self.reconstruction_error(side, entities[side], student).sum() for side in SIDES)
+            assignment = sum(self.reconstruction_error(side, entities[side]).sum() for side in SIDES)
             total = total + (1 - self.alpha) * assignment
         return total
 
@@ -72,9 +71,10 @@ class HTD(ExpertDistiller):
         group = self.experts(side).logits(self.teacher_vectors[side][ids]).argmax(dim=1)
         return group if side == "users" else group + self.n_groups
 
-    def _topology_loss(self, entities: dict[Side, Tensor], student: dict[Side, Tensor]) -> Tensor:
+    def _topology_loss(self, entities: dict[Side, Tensor]) -> Tensor:
         """L_TD as a sum over pairs, ``[]``."""
-        own, other = (torch.cat([vectors[side][entities[side]] for side in SIDES]) for vectors in (student, self.teacher_vectors))
+        own = torch.cat([self.student_vectors(side, entities[side]) for side in SIDES])
+        other = torch.cat([self.teacher_vectors[side][entities[side]] for side in SIDES])
         groups = torch.cat([self.groups(side, entities[side]) for side in SIDES])
         own_means, other_means = (group_means(vectors, groups, 2 * self.n_groups) for vectors in (own, other))
         within = grouped_topology_distance(own, other, groups)

@@ -11,8 +11,7 @@ from recbole_kd.scorer import Scorer
 def listed_cross_entropy(student: Scorer, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor:
     """See :class:`recbole_kd.lists.Lists`: int64 ``[B]`` queries -> float ``[B]``, differentiable to the student."""
     if student.has_vectors:
-        query_table, item_table = student.tables()
-        loss = cross_entropy_of_vectors(query_table[queries], item_table, queries, lists, temperature)
+        loss = cross_entropy_of_vectors(student.query_vectors(queries), student.item_table(), queries, lists, temperature)
         if loss is not None:
             return loss
     return cross_entropy_of_scores(student.at(queries, lists.chosen[queries]), queries, lists, temperature)

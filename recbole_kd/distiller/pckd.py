@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.embedding import Side
 from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.gather import gathered_dot
 from recbole_kd.loss import cross_entropy, sample_without_replacement
@@ -97,14 +96,13 @@ class PCKD(DE):
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def total(self, batch: DistillBatch) -> Tensor:
-        student = self.student_vectors()
-        regulariser = (self._regulariser(batch.queries, batch.sets["sampled"].ids, student) * batch.weights).sum()
-        return self.expert_loss(batch, student) + self.alpha * regulariser
+        regulariser = (self._regulariser(batch.queries, batch.sets["sampled"].ids) * batch.weights).sum()
+        return self.expert_loss(batch) + self.alpha * regulariser
 
-    def _regulariser(self, users: Tensor, listed: Tensor, student: dict[Side, Tensor]) -> Tensor:
+    def _regulariser(self, users: Tensor, listed: Tensor) -> Tensor:
         """L_reg of each user and its sampled items, int64 ``[Q]`` and ``[Q, n]`` -> float ``[Q]``."""
         items, place = listed.unique(return_inverse=True)
-        own_users, own_items = student["users"][users].detach(), student["items"][items].detach()
+        own_users, own_items = self.student_vectors("users", users).detach(), self.student_vectors("items", items).detach()
         before = gathered_dot(own_users, own_items, place)
         after = gathered_dot(self.project("users", users, own_users), self.project("items", items, own_items), place)
         if self.regulariser == "list":

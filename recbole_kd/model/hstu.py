@@ -110,6 +110,7 @@ class HSTU(_Autoregressive, SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    trains_by_user = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -150,6 +151,7 @@ class HSTUGeneral(_Autoregressive, GeneralRecommender):
     """
 
     input_type = InputType.POINTWISE
+    trains_by_user = True
     property_file = "HSTU"
 
     n_users: int

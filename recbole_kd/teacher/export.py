@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.scorer import Scorer, cached_names
+from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.dense import DenseScores
 from recbole_kd.teacher.factors import FactorScores
@@ -27,19 +27,21 @@ from recbole_kd.teacher.files import (
     written_whole,
 )
 from recbole_kd.teacher.fingerprint import digest
+from recbole_kd.teacher.mapped import N_USERS
 from recbole_kd.teacher.modalities import write_modalities
 from recbole_kd.topk import BLOCK_BYTES
+from recbole_kd.vectors import cached_names
 
 STORES = ("auto", "factors", "dense", "online")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 FIDELITY_K = 50
 
 
-def resolve_store(store: str, has_vectors: bool) -> str:
-    """``auto`` is factors for a teacher whose score is a dot product, else dense."""
+def resolve_store(store: str, has_vectors: bool, is_sequential: bool = False) -> str:
+    """``auto`` is factors for a teacher whose score is a dot product, else dense; online for the many queries of a sequential one."""
     if store != "auto":
         return store
-    return "factors" if has_vectors else "dense"
+    return "factors" if has_vectors else "online" if is_sequential else "dense"
 
 
 def export_teacher(
@@ -68,12 +70,14 @@ def export_teacher(
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
             weights.
     """
-    kind = resolve_store(store, scorer.has_vectors)
+    kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
     content = {
         **manifest, "format": FORMAT, "store": kind, "dtype": dtype,
         "n_queries": scorer.n_queries, "n_items": scorer.n_items,
     }  # fmt: skip
+    if scorer.rows is not None:
+        content[N_USERS] = scorer.rows.n_whole
     main = WEIGHTS if kind == "online" else SCORES
     with written_whole(folder) as temporary:
         _write_scores(scorer, temporary / main, kind, dtype, work)

@@ -59,6 +59,8 @@ def data_fingerprint(
     """
     phases = {"train": train, "valid": valid, "test": test, "interactions": full}
     datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}
+    # of a part made for one model, the part of the split that it comes from
+    datasets = {name: getattr(dataset, "split_part", dataset) for name, dataset in datasets.items()}
     any_dataset = next(iter(datasets.values()))
     result: dict[str, Any] = {
         "n_users": int(any_dataset.user_num),

@@ -13,6 +13,7 @@ from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config import make_config
+from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import TeacherError
 from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.scorer import Scorer
@@ -20,6 +21,7 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
 from recbole_kd.teacher.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
 from recbole_kd.teacher.fingerprint import data_fingerprint
+from recbole_kd.teacher.mapped import N_USERS
 from recbole_kd.teacher.modalities import modalities_of, read_modalities
 from recbole_kd.teacher.online import OnlineScores
 
@@ -109,9 +111,17 @@ def _online(file: Path, manifest: Mapping[str, Any], dataset: Any, device: torch
         settings["train_neg_sample_args"] = None  # RecBole writes the one and reads the other
     config = make_config(manifest["model"], manifest["dataset"], {}, settings)
     config["device"] = torch.device(device)
-    model = get_model(manifest["model"])(config, getattr(dataset, "_dataset", dataset)).to(device)
+    model, scorer = _rebuilt(config, dataset, device)
     _load_weights(model, read_tensors(file), file.parent)
-    return OnlineScores(Scorer(model), manifest)
+    return OnlineScores(scorer, manifest)
+
+
+def _rebuilt(config: Any, dataset: Any, device: torch.device | str) -> tuple[torch.nn.Module, Scorer]:
+    """A fresh model over the training part as it trained on it, and what will score it."""
+    given = getattr(dataset, "_dataset", dataset)
+    train = stage_parts(config, [getattr(given, "split_part", given)])[0]
+    model = get_model(config["model"])(config, train).to(device)
+    return model, Scorer(model, universe_of(train))
 
 
 def _split_seed(config: Config) -> Any:
@@ -147,9 +157,11 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
             "it has seen what this run tests on, train it with the same seed of the split"
         )
     config["device"] = torch.device(device)
-    model = get_model(config["model"])(config, train).to(device)
+    model: Any
+    model, scorer = _rebuilt(config, train, device)
     _load_weights(model, checkpoint["state_dict"], path)
     model.load_other_parameter(checkpoint.get("other_parameter"))
-    scores = OnlineScores(Scorer(model), {"model": config["model"], "settings": {}})
+    further = {} if scorer.rows is None else {N_USERS: scorer.rows.n_whole}
+    scores = OnlineScores(scorer, {"model": config["model"], "settings": {}, **further})
     scores.modalities = modalities_of(model)
     return scores

@@ -1,0 +1,94 @@
+"""Histories as queries of sequential models: what a training row, an evaluation row or a user's whole history looks like to RecBole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_kd.data.hstu_dataset import RAW_TIME
+from recbole_kd.ragged import Ragged
+
+QUERY = "kd_query"
+"""int64 field of a training row: its id as a query."""
+
+
+@dataclass(frozen=True)
+class RowFields:
+    """Names of the columns of a row, and the longest history."""
+
+    user: str
+    item: str
+    history: str
+    length: str
+    times: str
+    max_length: int
+
+    @classmethod
+    def of(cls, config: Any) -> RowFields:
+        suffix, item = config["LIST_SUFFIX"], config["ITEM_ID_FIELD"]
+        length, longest = config["ITEM_LIST_LENGTH_FIELD"], config["MAX_ITEM_LIST_LENGTH"]
+        return cls(config["USER_ID_FIELD"], item, item + suffix, length, RAW_TIME + suffix, longest)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Histories by query: that of q is ``items[begins[q]:ends[q]]``, of which a model sees the latest ``max_length``.
+
+    Attributes:
+        items, times: int64 ``[N]``, all users' items in order. users, begins, ends: int64 ``[Q]``.
+        targets: int64 ``[Q]``, the place in ``items`` of what follows; the history's own last place where nothing does.
+        with_times: do the rows carry their times? n_whole: so many of them, the first, are whole training histories, a user each.
+    """
+
+    fields: RowFields
+    items: Tensor
+    times: Tensor
+    users: Tensor
+    begins: Tensor
+    ends: Tensor
+    targets: Tensor
+    with_times: bool
+    n_whole: int = 0
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, queries: Tensor) -> Rows:
+        """The rows of some queries, int64 ``[n]``, numbered anew."""
+        columns = ("users", "begins", "ends", "targets")
+        return replace(self, **{name: getattr(self, name)[queries] for name in columns}, n_whole=0)
+
+    def interaction(self, queries: Tensor) -> Interaction:
+        """Rows as RecBole's sequential models take them: int64 ``[B]`` -> histories ``[B, max_length]``, right padded, and the rest.
+
+        An empty history, the pad's, is one pad item long: RecBole's models look up the last position.
+        """
+        where = queries.to(self.users.device)
+        ends, targets = self.ends[where], self.targets[where]
+        begins = torch.maximum(self.begins[where], ends - self.fields.max_length)
+        lengths = ends - begins
+        across = torch.arange(self.fields.max_length)
+        past = across >= lengths.unsqueeze(1)
+        at = (begins.unsqueeze(1) + across).clamp(max=len(self.items) - 1)
+        columns = {
+            self.fields.user: self.users[where],
+            self.fields.item: self.items[targets],
+            self.fields.history: self.items[at].masked_fill(past, 0),
+            self.fields.length: lengths.clamp(min=1),
+        }
+        if self.with_times:
+            columns |= {RAW_TIME: self.times[targets], self.fields.times: self.times[at].masked_fill(past, 0)}
+        return Interaction(columns)
+
+    def seen_items(self) -> Ragged:
+        """The items of each history that a model sees, and its target."""
+        begins = torch.maximum(self.begins, self.ends - self.fields.max_length)
+        lengths = torch.where(self.users > 0, torch.maximum(self.ends, self.targets + 1) - begins, 0)
+        row = torch.repeat_interleave(torch.arange(len(self)), lengths)
+        place = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row] + begins[row]
+        return Ragged.from_pairs(np.asarray(row), np.asarray(self.items[place]), len(self))
