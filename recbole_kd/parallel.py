@@ -7,10 +7,14 @@ Collectives go through NCCL on GPUs and gloo on CPUs.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +35,9 @@ at once."""
 
 FAREWELL_SECONDS = 10
 """How long the others are given to say why they ended."""
+
+START_SECONDS = 0.05
+"""Between two looks at whether the others are there."""
 
 Follow = Callable[["Ranks", Any, Path], None]
 
@@ -140,6 +147,7 @@ def several(n: int, device: torch.device, follow: Follow, payload: Any) -> Itera
             process.start()
         torch.set_num_threads(max(1, threads // n))
         try:
+            _wait_for_start(processes, folder)
             yield _join(folder, 0, n, device)
             for process in processes:
                 process.join(FAREWELL_SECONDS)
@@ -154,6 +162,26 @@ def several(n: int, device: torch.device, follow: Follow, payload: Any) -> Itera
                 if process.is_alive():
                     process.kill()
                 process.join()
+
+
+def _wait_for_start(processes: Sequence[BaseProcess], folder: Path) -> None:
+    """Until every process has read what it needs: one that dies before it has joined would be waited for in vain.
+
+    Raises:
+        RuntimeError: one has ended; see :func:`_reason`.
+    """
+    while not all((folder / f"rank{rank}.ready").exists() for rank in range(1, len(processes) + 1)):
+        if any(process.exitcode is not None for process in processes):
+            raise RuntimeError("a process ended before it had joined the others")
+        time.sleep(START_SECONDS)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that leads has gone, whatever it is doing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _join(folder: Path, rank: int, n: int, device: torch.device) -> Ranks:
@@ -173,12 +201,14 @@ def _follower(name: str, rank: int, n: int) -> None:
     """What a further process does."""
     import recbole_kd  # noqa: F401  (registers its models before anything of theirs is read)
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     folder, own = Path(name), Path(name) / f"rank{rank}"
     own.mkdir()
     try:
         with open(folder / "payload", "rb") as handle:
             follow, payload, device, threads = pickle.load(handle)
         torch.set_num_threads(threads)
+        (folder / f"rank{rank}.ready").touch()
         follow(_join(folder, rank, n, torch.device(device)), payload, own)
     except Exception as error:
         words = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {' '.join(str(error).split())}"

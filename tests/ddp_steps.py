@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,26 @@ def both(config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2) -> di
     """The same training by n processes."""
     with several(n, torch.device("cpu"), follow, (config, splits, teacher)) as ranks:
         return record(config, splits, teacher, folder, ranks)
+
+
+class Unreadable:
+    """Can be pickled, and not be read again."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise ValueError("no such thing here")
+
+
+def busy(ranks: Ranks, payload: Any, own: Path) -> None:
+    """A follower that is not waiting for the others."""
+    Path(payload).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def lead(place: str) -> None:
+    """Lead a follower that is busy, forever."""
+    with several(2, torch.device("cpu"), busy, place):
+        time.sleep(600)

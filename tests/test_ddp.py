@@ -130,7 +130,7 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 def test_every_method_is_sorted_into_those_that_can_and_those_that_cannot() -> None:
     refused = {name for name in DISTILLERS if distiller_class(name).needs_items}
-    assert refused == {"DE", "DERRD", "FTD", "HTD", "FreqD", "PCKD"}
+    assert refused == {"DE", "DERRD", "FTD", "HTD", "FreqD", "PCKD", "PromptMM"}
     assert set(BY_ROWS) <= set(DISTILLERS) - refused
 
 
@@ -201,6 +201,33 @@ def test_a_process_that_ends_ends_the_others_with_its_reason(how: str, words_: s
         ranks.sum([1.0])
     assert time.monotonic() - started < 60
     assert not multiprocessing.active_children() and not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_begin_is_not_waited_for() -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(TrainingError, match="rank 1 of 2 failed: ValueError: no such thing here"),
+        several(2, CPU, ddp_steps.fail, ddp_steps.Unreadable()),
+    ):
+        raise AssertionError("it has begun")
+    assert time.monotonic() - started < 60 and not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_the_others_end_with_the_one_that_leads(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    leader = subprocess.Popen([sys.executable, "-c", f"from tests import ddp_steps; ddp_steps.lead({str(place)!r})"], cwd=ROOT)
+    end = time.monotonic() + 60
+    while not (place.is_file() and place.read_text()):
+        assert leader.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    follower = Path("/proc") / place.read_text()
+    leader.kill()
+    leader.wait()
+    while follower.exists() and "\nState:\tZ" not in (follower / "status").read_text():
+        assert time.monotonic() < end + 60
+        time.sleep(0.2)
 
 
 @pytest.mark.slow
