@@ -24,9 +24,11 @@ class MappedScores(TeacherScores):
         teacher: the scores. ids: int64 ``[n_queries]``, the teacher's id of each query.
     """
 
+    store = "mapped"
+
     def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
         super().__init__(len(ids), teacher.n_items, teacher.manifest)
-        self.store = teacher.store
+        self.store = teacher.store  # what it costs to ask it
         self._teacher, self._ids = teacher, ids
         self.earlier = _mapped(teacher.earlier, ids)
 
