@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -34,6 +33,7 @@ from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
 from recbole_kd.ragged import Ragged
+from recbole_kd.step import Batch, remembered
 from recbole_kd.topk import DotProducts, top_k_in_blocks
 from recbole_kd.vectors import cached_names, encoder_of, vector_function
 
@@ -73,7 +73,7 @@ class Scorer:
         self._encoder = encoder_of(type(model))
         self._tables: tuple[Tensor, Tensor] | None = None
         self._items: Tensor | None = None
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._sharing = False
         self._is_frozen = False
         self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -114,7 +114,7 @@ class Scorer:
         name = self._shared_method()
         if name is not None:
             own = self.model.__dict__.get(name)
-            setattr(self.model, name, self._remembered(getattr(self.model, name)))
+            setattr(self.model, name, remembered(getattr(self.model, name), unless=lambda: self._is_frozen))
         self._sharing, self._batch = True, self._batch_of(interaction)
         try:
             yield
@@ -125,32 +125,15 @@ class Scorer:
                     setattr(self.model, name, own)
             self._sharing, self._tables, self._items, self._batch = False, None, None, None
 
-    def _remembered(self, plain: Callable[..., object]) -> Callable[..., object]:
-        memo: dict[tuple[int, ...], tuple[tuple[object, ...], object]] = {}
-
-        def remembered(*args: object) -> object:
-            if self._is_frozen:
-                return plain(*args)
-            key = tuple(id(a) for a in args)
-            if key not in memo:
-                memo[key] = args, plain(*args)  # the arguments are kept: the id of a dead object is given away again
-            return memo[key][1]
-
-        return remembered
-
-    def _batch_of(self, interaction: Interaction | None) -> _Batch | None:
+    def _batch_of(self, interaction: Interaction | None) -> Batch | None:
         field = QUERY if self.rows is not None else self.model.USER_ID
         if interaction is None or field not in interaction or (self._encoder is None and self.rows is None):
             return None
-        ids, order = interaction[field].sort(stable=True)
-        return _Batch(interaction, ids, order)
+        return Batch.of(interaction, field)
 
     def _places(self, queries: Tensor) -> Tensor | None:
         """Where queries stand in the batch of the step, int64 ``[B]``; None outside of a step or where one is not in it."""
-        if self._batch is None or self._is_frozen or len(self._batch.ids) == 0:
-            return None
-        at = torch.searchsorted(self._batch.ids, queries).clamp(max=len(self._batch.ids) - 1)
-        return self._batch.order[at] if torch.equal(self._batch.ids[at], queries) else None
+        return None if self._batch is None or self._is_frozen else self._batch.places(queries)
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
@@ -323,12 +306,3 @@ class Scorer:
     def _forget_cached_scores(self) -> None:
         for name in cached_names(self.model):
             setattr(self.model, name, None)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A training batch: the rows, its queries sorted, int64 ``[B]``, and where each stands."""
-
-    interaction: Interaction
-    ids: Tensor
-    order: Tensor

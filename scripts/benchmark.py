@@ -24,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 SIZES: dict[str, tuple[int, int, tuple[int, int, int]]] = {
+    "small": (1000, 4000, (16000, 1000, 1000)),
     "ml-100k": (943, 1682, (80000, 10000, 10000)),
     "citeulike": (5219, 25181, (98405, 12451, 14724)),
     "gowalla": (29858, 40981, (720561, 89567, 217242)),
@@ -52,7 +53,7 @@ def make_pairs(n_users: int, n_items: int, count: int, rng: np.random.Generator)
 
 
 def write_dataset(size: str, folder: Path) -> str:
-    """Atomic files of a made data set, pre-split; returns its name."""
+    """Atomic files of a made data set, pre-split, and in one file under NAME-whole; returns its name."""
     n_users, n_items, counts = SIZES[size]
     name = f"made-{size}"
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -60,6 +61,9 @@ def write_dataset(size: str, folder: Path) -> str:
     for part, rows in zip(("train", "valid", "test"), np.split(pairs, np.cumsum(counts)[:-1]), strict=True):
         lines = "\n".join(f"{user}\t{item}" for user, item in rows.tolist())
         (folder / name / f"{name}.{part}.inter").write_text(f"user_id:token\titem_id:token\n{lines}\n")
+    lines = "\n".join(f"{user}\t{item}" for user, item in pairs.tolist())
+    (folder / f"{name}-whole").mkdir(exist_ok=True)
+    (folder / f"{name}-whole" / f"{name}-whole.inter").write_text(f"user_id:token\titem_id:token\n{lines}\n")
     return name
 
 
@@ -183,7 +187,12 @@ def in_own_process(job: dict[str, Any]) -> Any:
 
 def run_job(job: dict[str, Any]) -> None:
     common = (job["size"], Path(job["folder"]))
-    if job["what"] == "evaluation":
+    if job["what"] == "sequences":
+        from benchmark_sequences import time_sequences
+
+        names = (f"made-{job['size']}", "made-small")
+        print(json.dumps(time_sequences(*names, Path(job["folder"]), job["repeats"])))
+    elif job["what"] == "evaluation":
         print(json.dumps(time_evaluation(*common)))
     elif job["what"] == "time":
         print(json.dumps(time_epochs(job["model"], job["kd"], *common, job["repeats"], job["options"])))
@@ -198,6 +207,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--size", default="citeulike", help=f"of {', '.join(SIZES)}, or several with commas")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--evaluation", action="store_true", help="also time full-ranking evaluation beside RecBole's default batch size")
+    parser.add_argument("--sequences", action="store_true", help="time HSTU and SASRec, plain and distilled, instead of --model and --kd")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     known, rest = parser.parse_known_args(argv)
@@ -213,10 +223,24 @@ def methods(words: str) -> list[str]:
     return list(DISTILLERS) if words == "all" else words.split(",")
 
 
+def report_sequences(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset("small", Path(folder))
+        for size in arguments.size.split(","):
+            write_dataset(size, Path(folder))
+            found = in_own_process({"what": "sequences", "size": size, "folder": folder, "repeats": arguments.repeats})
+            print("\n".join(f"{size:<10} {name:<28} {value:10.2f}" for name, value in found.items()))
+            if arguments.output:
+                arguments.output.write_text(json.dumps({"size": size, "cores": os.cpu_count(), **found}, indent=2))
+
+
 def main() -> None:
     arguments, options = parse(sys.argv[1:])
     if arguments.job:
         run_job(json.loads(arguments.job))
+        return
+    if arguments.sequences:
+        report_sequences(arguments)
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "number-as-name": ({"dataset": "2018"}, [], ["dataset=2018", "text"]),
     "not-prepared": ({"dataset": "citeulike"}, [], ["python scripts/prepare_dataset.py citeulike"]),
     "sequential-teacher": ({"teacher": "SASRec"}, [], ["SASRec", "sequential"]),
-    "sequential-student": ({"model": "GRU4Rec"}, [], ["GRU4Rec", "sequential"]),
+    "sequential-student": ({"model": "GRU4Rec", "setting": "general"}, [], ["GRU4Rec", "sequential"]),
     "closed-form-student": ({"model": "EASE"}, [], ["EASE", "TraditionalTrainer"]),
     "special-trainer": ({"model": "NCL"}, [], ["NCL", "NCLTrainer"]),
     "no-teacher": ({"teacher": None}, [], ["--teacher"]),

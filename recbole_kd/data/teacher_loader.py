@@ -76,47 +76,45 @@ class TeacherAwareLoader:
     def __iter__(self) -> Iterator[KDInteraction]:
         for interaction in self.loader:
             queries = interaction[self._query_field]
-            items = self._items_of(interaction, queries) if self.distiller.needs_items else (None, None)
+            items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
             yield KDInteraction.attach(interaction, self.batch_of(queries, *items))
 
-    def batch_of(self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None) -> DistillBatch:
+    def batch_of(
+        self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None, owners: Tensor | None = None
+    ) -> DistillBatch:
         """The distillation batch for the rows of a training batch: int64 ``[B]`` queries as the loader gives them.
 
         Args:
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
+            owners: int64, the query of each positive; when None each row has one.
         """
         queries, counts = torch.unique(self._positive_rows(rows), return_counts=True)
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
         at = queries.to(self.distiller.student_scorer.device)
         sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
-        positives, negatives = (None if items is None else items.to(at.device) for items in (positives, negatives))
-        owners = None if positives is None else self._owners(rows).to(at.device)
-        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
-
-    def _owners(self, rows: Tensor) -> Tensor:
-        """The query of each positive item, int64."""
-        if self._by_user and self.distiller.train_items is not None:
-            asked = rows.to(self.distiller.train_items.items.device)
-            return asked[self.distiller.train_items.pairs(asked)[0]]
-        return self._positive_rows(rows)
+        if positives is not None and owners is None:
+            owners = self._positive_rows(rows)
+        own = (None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners))
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets, *own)
 
     def _positive_rows(self, rows: Tensor) -> Tensor:
         """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
         times = getattr(self.loader, "times", 1)
         return rows[: len(rows) // times]
 
-    def _items_of(self, interaction: Interaction, queries: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _items_of(self, interaction: Interaction, queries: Tensor) -> tuple[Tensor | None, ...]:
         """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows.
 
-        A model that trains by user learns from all items of a history at once: they are the positives.
+        A model that trains by user learns from all items of a history at once: they are the positives, with their queries as the third.
         """
         n_rows = len(queries)
         if self._by_user and self.distiller.train_items is not None:
             seen = self.distiller.train_items
-            return seen.pairs(queries.to(seen.items.device))[1], None
+            place, items = seen.pairs(queries.to(seen.items.device))
+            return items, None, queries.to(place.device)[place]
         if self._item_field not in interaction:  # the per-user loader
-            return None, None
+            return ()
         items = interaction[self._item_field]
         n_positive = n_rows // getattr(self.loader, "times", 1)
         column = getattr(self.loader, "neg_item_id", None)

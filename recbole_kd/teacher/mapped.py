@@ -24,11 +24,14 @@ class MappedScores(TeacherScores):
         teacher: the scores. ids: int64 ``[n_queries]``, the teacher's id of each query.
     """
 
+    store = "mapped"
+
     def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
         super().__init__(len(ids), teacher.n_items, teacher.manifest)
-        self.store = teacher.store
+        self.store = teacher.store  # what it costs to ask it
         self._teacher, self._ids = teacher, ids
         self.earlier = _mapped(teacher.earlier, ids)
+        self.modalities = {name: MappedScores(scores, ids) for name, scores in teacher.modalities.items()}
 
     def _of(self, queries: Tensor) -> Tensor:
         self._ids = self._ids.to(queries.device)
