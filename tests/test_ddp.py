@@ -130,7 +130,7 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 def test_every_method_is_sorted_into_those_that_can_and_those_that_cannot() -> None:
     refused = {name for name in DISTILLERS if distiller_class(name).needs_items}
-    assert refused == {"DE", "DERRD", "FTD", "HTD", "FreqD", "PCKD"}
+    assert refused == {"DE", "DERRD", "FTD", "HTD", "FreqD", "PCKD", "PromptMM"}
     assert set(BY_ROWS) <= set(DISTILLERS) - refused
 
 
