@@ -130,6 +130,8 @@ def make_teachers(request: Request) -> list[Path]:
         return []
     cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
     splits = split_data(request.student_config())
+    for of_teacher in configs:
+        record_features(of_teacher, splits.dataset)
     config = request.distilled_config(request.teacher or "")
     method = distiller_class(request.kd)
     options = resolve_options(method, {key[3:]: value for key, value in config.final_config_dict.items() if key.startswith("kd_")})

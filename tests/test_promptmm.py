@@ -12,13 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_kd.arguments import parse_arguments
 from recbole_kd.command_line import main
 from recbole_kd.data.features import record_features
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.promptmm import PromptMM, _one_of
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.loss_decoupled import binary_divergence, decoupled_divergence, positive_shares
+from recbole_kd.quick_start import make_teachers
 from recbole_kd.ragged import Ragged
+from recbole_kd.request import make_request, merge_sources
 from recbole_kd.scorer import Scorer
 from recbole_kd.stages import settings_of
 from recbole_kd.teacher.convert import write_dense
@@ -267,6 +270,13 @@ def test_the_same_teacher_serves_every_method_and_other_features_make_another(tm
     assert main(command(tmp_path, kd="PromptMM")) == 0
     cached.append((results(tmp_path)[-1]["teacher"]["cached"], results(tmp_path)[-1]["student"]["cached"]))
     assert cached == [(False, False), (True, True), (False, True)]
+
+
+def test_a_teacher_made_beforehand_is_the_one_that_a_run_takes(tmp_path: Path) -> None:
+    request = make_request(merge_sources(None, None, parse_arguments(command(tmp_path, kd="PromptMM", kd_compare="False"))))
+    folders = make_teachers(request)
+    assert main(command(tmp_path, kd="PromptMM", kd_compare="False")) == 0
+    assert results(tmp_path)[-1]["teacher"]["cached"] and results(tmp_path)[-1]["teacher"]["path"] == str(folders[0])
 
 
 @pytest.mark.parametrize(
