@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 
@@ -29,3 +31,24 @@ def side_by_side(work: Callable[[slice], None], parts: Iterable[slice], lanes: i
                 pass
     finally:
         torch.set_num_threads(threads)  # a worker's setting is also what any later new thread of the process would start with
+
+
+def in_halves(work: Callable[[slice], None], n_rows: int, both_at_once: bool) -> None:
+    """Call ``work`` for the two halves of so many rows, at once or one after the other.
+
+    For compiled kernels: it starts no thread and leaves torch's alone, so that a millisecond of work is worth it.
+    """
+    first, second = slice(0, n_rows // 2), slice(n_rows // 2, n_rows)
+    if both_at_once:
+        other = _helper(os.getpid()).submit(work, first)
+        work(second)
+        other.result()
+    else:
+        work(first)
+        work(second)
+
+
+@cache
+def _helper(process: int) -> ThreadPoolExecutor:
+    """One more thread, kept; a forked process does not inherit it and makes its own."""
+    return ThreadPoolExecutor(1, "recbole_kd")

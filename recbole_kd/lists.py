@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recbole_kd import fast
-from recbole_kd.lanes import side_by_side
+from recbole_kd.lanes import in_halves
 from recbole_kd.loss import masked_log_softmax, teacher_probabilities
 
 PAIRS_PER_LANE = 2**15
@@ -89,7 +89,7 @@ class _Listed(torch.autograd.Function):
                 np.float32(factor), loss.numpy()[half], slopes.numpy()[half],
             )  # fmt: skip
 
-        _in_halves(work, slopes)
+        in_halves(work, len(queries), _worth_two(slopes))
         ctx.save_for_backward(vectors, items, queries, lists.chosen, slopes)
         return loss
 
@@ -107,8 +107,12 @@ class _Listed(torch.autograd.Function):
                 weights[half], d_vectors[half].numpy(), sums[int(half.start > 0)].numpy(),
             )  # fmt: skip
 
-        _in_halves(work, slopes)
+        in_halves(work, len(queries), _worth_two(slopes))
         return d_vectors, sums[0].add_(sums[1]), None, None, None
+
+
+def _worth_two(pairs: Tensor) -> bool:
+    return torch.get_num_threads() > 1 and pairs.numel() >= 2 * PAIRS_PER_LANE
 
 
 _kept: list[Tensor] = []
@@ -119,13 +123,3 @@ def _scratch(like: Tensor) -> Tensor:
     if not _kept or _kept[0].shape != like.shape:
         _kept[:] = [torch.empty_like(like)]
     return _kept[0].zero_()
-
-
-def _in_halves(work: Any, pairs: Tensor) -> None:
-    middle = len(pairs) // 2
-    halves = [slice(0, middle), slice(middle, len(pairs))]
-    if torch.get_num_threads() > 1 and pairs.numel() >= 2 * PAIRS_PER_LANE:
-        side_by_side(work, halves, 2)
-    else:
-        for half in halves:
-            work(half)

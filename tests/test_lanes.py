@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_kd import topk
-from recbole_kd.lanes import side_by_side
+from recbole_kd.lanes import in_halves, side_by_side
 from recbole_kd.topk import DotProducts, top_k_in_blocks
 
 
@@ -59,3 +59,24 @@ def test_ranking_does_not_depend_on_the_lanes(threads: int, monkeypatch: pytest.
     assert used == ([threads] if threads > 1 else [])
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 7])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_halves_are_all_rows(n_rows: int, at_once: bool) -> None:
+    seen: list[int] = []
+    in_halves(lambda half: seen.extend(range(n_rows)[half]), n_rows, at_once)
+    assert sorted(seen) == list(range(n_rows))
+
+
+def test_halves_run_at_once_and_an_error_of_either_comes_through() -> None:
+    meeting = threading.Barrier(2, timeout=30)
+    in_halves(lambda _: meeting.wait() and None, 2, True)
+    for bad in (0, 1):
+
+        def work(half: slice, bad: int = bad) -> None:
+            if half.start == bad:
+                raise ValueError("half")
+
+        with pytest.raises(ValueError, match="half"):
+            in_halves(work, 2, True)
