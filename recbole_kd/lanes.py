@@ -36,7 +36,7 @@ def side_by_side(work: Callable[[slice], None], parts: Iterable[slice], lanes: i
 def in_halves(work: Callable[[slice], None], n_rows: int, both_at_once: bool) -> None:
     """Call ``work`` for the two halves of so many rows, at once or one after the other.
 
-    For compiled kernels: it starts no thread and leaves torch's alone, so that a millisecond of work is worth it.
+    For compiled kernels: it keeps its one thread and leaves torch's alone, so that a millisecond of work is worth it.
     """
     first, second = slice(0, n_rows // 2), slice(n_rows // 2, n_rows)
     if both_at_once:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
 
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
@@ -78,7 +80,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
     record_features(distilled_config, splits.dataset)
     options = check_distiller(request.kd, distilled_config.final_config_dict, splits.n_users, splits.n_items)
     method = distiller_class(request.kd)
-    _check_processes(alone, request.kd, method)
+    _check_processes(alone, request.kd, method, [str(config["model"]) for config in (alone, *teacher_configs)])
     n_checkpoints = checkpoints_needed(method, options)
     assistant_config = None
     if method.assistant:
@@ -154,10 +156,14 @@ def _check_cutoffs(config: Any, n_items: int) -> None:
         raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
 
 
-def _check_processes(config: Any, kd: str, method: type[Distiller]) -> None:
+def _check_processes(config: Any, kd: str, method: type[Distiller], models: list[str]) -> None:
     n = config["nproc"] or 1
     if n == 1:
         return
+    for name in models:
+        kind = get_model(name)
+        if issubclass(kind, SequentialRecommender) or getattr(kind, "trains_by_user", False):
+            raise ConfigError(f"nproc={n} is not possible with {public_name(name)}, which trains on histories: take nproc=1")
     if method.needs_items:
         raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
     if config["enable_scaler"] or config["enable_amp"]:

@@ -119,6 +119,8 @@ def test_a_part_without_rows_is_a_zero_that_can_be_differentiated(tiny_dataset: 
     [
         ({"nproc": "0"}, "nproc=0 is not valid: allowed is a whole number of at least 1"),
         ({"nproc": "2", "kd": "FTD"}, "nproc=2 is not possible with kd=FTD, whose loss compares all of a batch's rows"),
+        ({"nproc": "2", "teacher": "HSTU"}, "nproc=2 is not possible with HSTU, which trains on histories"),
+        ({"nproc": "2", "model": "GRU4Rec"}, "nproc=2 is not possible with GRU4Rec, which trains on histories"),
         ({"nproc": "2", "enable_amp": "True"}, "nproc=2 is not possible with mixed precision"),
     ],
 )

