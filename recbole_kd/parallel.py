@@ -1,8 +1,8 @@
 """Several processes train one model: each takes the rows of its users of every batch, the gradients are added up.
 
 Every process runs the same program with the same seeds: it draws the same order, negatives and item sets, whatever their number. A batch is
-cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the whole batch's.
-Collectives go through NCCL on GPUs and gloo on CPUs.
+cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the whole batch's: a mean
+over a part is weighted by its share of the batch's terms (:mod:`recbole_kd.part`). Collectives go through NCCL on GPUs and gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recbole_kd.errors import KDError, LostProcessError, TrainingError
+from recbole_kd.part import Part, PartInteraction
 
 PATIENCE = timedelta(minutes=30)
 """A process may wait so long for the others: evaluation and epoch starts of a large catalogue are no failure. One that dies ends the others
@@ -73,6 +74,12 @@ class Ranks:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, without a gradient."""
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total
+
     def gather(self, rows: Tensor, n: int) -> Tensor:
         """All processes' parts (:meth:`slice_of`) of a table of n rows, in order."""
         widths = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
@@ -100,14 +107,10 @@ class Ranks:
 
 
 class Shards:
-    """A RecBole training loader of which this process sees the rows of its own users.
-
-    Attributes:
-        share: of the last batch's rows that are this process's; what a mean over its part counts in the mean over the batch.
-    """
+    """A RecBole training loader of which this process sees the rows of its own users, as parts of the batches (:class:`Part`)."""
 
     def __init__(self, loader: Any, ranks: Ranks) -> None:
-        self.loader, self.ranks, self.share = loader, ranks, 1.0
+        self.loader, self.ranks = loader, ranks
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -115,12 +118,15 @@ class Shards:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[PartInteraction]:
         field = self.loader._dataset.uid_field
         for interaction in self.loader:
-            mine = self.ranks.mine(interaction[field])
-            self.share = int(mine.sum()) / max(1, len(mine))
-            yield interaction[mine]
+            users = interaction[field]
+            mine = self.ranks.mine(users)
+            counts = bool(mine.any())
+            if not counts:  # a user of another process is borrowed
+                mine = users == users[0]
+            yield PartInteraction.of(interaction[mine], Part(interaction, mine, counts))
 
 
 @contextmanager

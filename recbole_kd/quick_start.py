@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import get_model
+from recbole.utils import get_model, get_trainer
 
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
@@ -24,6 +23,7 @@ from recbole_kd.distiller.table import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
+from recbole_kd.model.terms import can_be_shared
 from recbole_kd.property_layers import public_name
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
@@ -161,9 +161,12 @@ def _check_processes(config: Any, kd: str, method: type[Distiller], models: list
     if n == 1:
         return
     for name in models:
-        kind = get_model(name)
-        if issubclass(kind, SequentialRecommender) or getattr(kind, "trains_by_user", False):
-            raise ConfigError(f"nproc={n} is not possible with {public_name(name)}, which trains on histories: take nproc=1")
+        plain = get_trainer(get_model(name).type, name).__name__ == "Trainer"  # others are trained by one process, as RecBole does
+        if plain and not can_be_shared(get_model(name)):
+            raise ConfigError(
+                f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
+                "several processes may not add up to it, take nproc=1"
+            )
     if method.needs_items:
         raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
     if config["enable_scaler"] or config["enable_amp"]:

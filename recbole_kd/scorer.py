@@ -241,13 +241,16 @@ class Scorer:
         Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
         with self.frozen():
-            full = DotProducts(*self._tables_for(queries)) if self.has_vectors else self.full
-            rank = partial(top_k_in_blocks, full)
-            return rank(queries, self.n_items, k, exclude) if self.spread is None else self.spread(rank, queries, self.n_items, k, exclude)
+            return self._ranked(queries, k, exclude) if self.spread is None else self.spread(self._ranked, queries, k, exclude)
 
-    def _tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables whose rows of these queries are right: an encoder leaves the others alone."""
-        if self._encoder is None or len(queries) >= self.n_queries:
+    def _ranked(self, queries: Tensor, k: int, exclude: Ragged | None) -> tuple[Tensor, Tensor]:
+        """:meth:`top_k` of this process's queries."""
+        full = DotProducts(*self.tables_for(queries)) if self.has_vectors else self.full
+        return top_k_in_blocks(full, queries, self.n_items, k, exclude)
+
+    def tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`tables`, whose rows of these queries are right: an encoder leaves the others alone."""
+        if self._encoder is None or len(queries) >= self.n_queries or not len(queries):
             return self.tables()
         some = self._encoded(queries)
         return some.new_zeros(self.n_queries, some.shape[1]).index_copy(0, queries, some), self.item_table()

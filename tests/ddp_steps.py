@@ -41,7 +41,7 @@ class Recorder(KDTrainer):
 def record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool = True) -> dict[str, Any]:
     """Train, and what was seen: summed losses, gradients, a checksum of the item sets, test metrics."""
     model, loaders = _prepare(config, splits)
-    distiller = build_distiller(config, model, teacher)
+    distiller = build_distiller(config, model, teacher, loaders.train)
     trainer = Recorder(config, model, distiller, checkpoint=folder / "best.pth", scalars=folder / "scalars", ranks=ranks)
     trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=False)
     metrics = trainer.evaluate(loaders.test, load_best_model=True, show_progress=False) if evaluate else {}

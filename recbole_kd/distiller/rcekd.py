@@ -231,10 +231,10 @@ class RCEKD(Distiller):
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def forward(self, batch: DistillBatch) -> Tensor:
-        weights = batch.weights
+        loss = self._per_query(batch)
         if self.paper:
-            weights = torch.full_like(weights, float(weights.sum()) / len(weights))
-        return self.reduce(self._per_query(batch), weights)
+            return self.reduce_total(loss.sum() * batch.rows_per_query, batch.weights)
+        return self.reduce(loss, batch.weights)
 
     def _per_query(self, batch: DistillBatch) -> Tensor:
         if self.variant == "full_ce":
