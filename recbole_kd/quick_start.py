@@ -16,6 +16,7 @@ from recbole.utils import get_model, get_trainer
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
+from recbole_kd.cluster import connect
 from recbole_kd.data.features import record_features
 from recbole_kd.data.preparation import split_data
 from recbole_kd.distiller.base import Distiller
@@ -66,6 +67,8 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
     cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
+    if request.run["teacher_ray_address"]:
+        connect(request.run["teacher_ray_address"])  # a wrong address is said before anything is trained
     alone = request.student_config()
     teacher_configs = request.teacher_model_configs()
     splits = split_data(alone)
@@ -91,7 +94,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
         check_distiller(request.kd, assistant_config.final_config_dict, splits.n_users, splits.n_items)
 
     folder = _new_folder(output, request, teacher_name, alone["seed"])
-    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]), request.run["teacher_ray_address"])
     with logging_to(folder / "run.log", alone["state"]):
         try:
             for name, files in request.files.items():
@@ -138,7 +141,7 @@ def make_teachers(request: Request) -> list[Path]:
     method = distiller_class(request.kd)
     options = resolve_options(method, {key[3:]: value for key, value in config.final_config_dict.items() if key.startswith("kd_")})
     folder = _new_folder(output, request, f"{request.teacher}-alone", config["seed"])
-    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]), request.run["teacher_ray_address"])
     needed = checkpoints_needed(method, options)
     with logging_to(folder / "run.log", config["state"]):
         _, figures = ensure_teachers(configs, stage, request.run["teacher_store"], request.run["teacher_dtype"], needed)

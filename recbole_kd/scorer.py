@@ -79,8 +79,8 @@ class Scorer:
         self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
         """Shares the ranking of many queries out over processes, see :meth:`recbole_kd.parallel.Ranks.spread`."""
 
-    def __reduce__(self) -> tuple[type, tuple[nn.Module]]:
-        return type(self), (self.model,)
+    def __reduce__(self) -> tuple[type, tuple[nn.Module, Rows | None]]:
+        return type(self), (self.model, self.rows)
 
     @property
     def device(self) -> torch.device:
@@ -256,8 +256,8 @@ class Scorer:
         return some.new_zeros(self.n_queries, some.shape[1]).index_copy(0, queries, some), self.item_table()
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Evaluation mode with one encoding for all calls inside, and no trace of it left in the model afterwards.
+    def frozen(self, tables: tuple[Tensor, Tensor] | None = None) -> Iterator[None]:
+        """Evaluation mode with one encoding for all calls inside (``tables``, where it is known), and no trace of it left in the model.
 
         Sets the flag of each module itself: SGL.train() would rebuild its graphs.
         """
@@ -266,7 +266,7 @@ class Scorer:
         for module, _ in flags:
             module.training = False
         self._forget_cached_scores()
-        self._sharing, self._tables, self._items, self._is_frozen = True, None, None, True
+        self._sharing, self._tables, self._items, self._is_frozen = True, tables, None, True
         try:
             with torch.no_grad():
                 yield
