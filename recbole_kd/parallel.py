@@ -64,9 +64,14 @@ class Ranks:
         """Rows of this process: int64 ``[B]`` -> bool ``[B]``."""
         return users % self.world == self.rank
 
-    def slice_of(self, n: int) -> slice:
-        """This process's part of n consecutive rows; the parts differ by at most one row."""
-        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+    def slice_of(self, n: int, grain: int = 1) -> slice:
+        """This process's part of n consecutive rows, cut between grains of so many rows; the parts differ by at most one grain."""
+        return self._slice_of(self.rank, n, grain)
+
+    def _slice_of(self, rank: int, n: int, grain: int) -> slice:
+        grains = -(-n // grain)
+        start, stop = (min(n, grains * r // self.world * grain) for r in (rank, rank + 1))
+        return slice(start, stop)
 
     def sum(self, values: list[float]) -> list[float]:
         """Sums over all processes."""
@@ -80,19 +85,15 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
-    def gather(self, rows: Tensor, n: int) -> Tensor:
+    def gather(self, rows: Tensor, n: int, grain: int = 1) -> Tensor:
         """All processes' parts (:meth:`slice_of`) of a table of n rows, in order."""
-        widths = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
+        parts_of = [self._slice_of(rank, n, grain) for rank in range(self.world)]
+        widths = [part.stop - part.start for part in parts_of]
         padded = rows.new_zeros(max(widths), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in widths]
         dist.all_gather(parts, padded)
         return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
-
-    def spread(self, rank_lists: Callable[..., tuple[Tensor, Tensor]], queries: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        """A top-k of many queries, each process ranking its part: ids and scores of all."""
-        ids, scores = rank_lists(queries[self.slice_of(len(queries))], *rest)
-        return self.gather(ids, len(queries)), self.gather(scores, len(queries))
 
     def add_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Replace every gradient by the sum over all processes; a parameter that none has a gradient of keeps none."""

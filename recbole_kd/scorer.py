@@ -19,7 +19,7 @@ Scores of HSTU are cosines, without the temperature of its own loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
+from recbole_kd.part import Sharing
 from recbole_kd.ragged import Ragged
 from recbole_kd.step import Batch, remembered
 from recbole_kd.topk import DotProducts, top_k_in_blocks
@@ -76,8 +77,8 @@ class Scorer:
         self._batch: Batch | None = None
         self._sharing = False
         self._is_frozen = False
-        self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
-        """Shares the ranking of many queries out over processes, see :meth:`recbole_kd.parallel.Ranks.spread`."""
+        self.sharing: Sharing | None = None
+        """How processes that train together share out what is done for many queries; None for one alone."""
 
     def __reduce__(self) -> tuple[type, tuple[nn.Module, Rows | None]]:
         return type(self), (self.model, self.rows)
@@ -241,7 +242,10 @@ class Scorer:
         Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
         with self.frozen():
-            return self._ranked(queries, k, exclude) if self.spread is None else self.spread(self._ranked, queries, k, exclude)
+            if self.sharing is None:
+                return self._ranked(queries, k, exclude)
+            ids, scores = self._ranked(queries[self.sharing.slice_of(len(queries))], k, exclude)
+            return self.sharing.gather(ids, len(queries)), self.sharing.gather(scores, len(queries))
 
     def _ranked(self, queries: Tensor, k: int, exclude: Ragged | None) -> tuple[Tensor, Tensor]:
         """:meth:`top_k` of this process's queries."""

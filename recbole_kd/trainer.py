@@ -183,7 +183,7 @@ class KDTrainer(RankingEvaluation):
         if self.distiller is None:
             return
         if self.ranks is not None:
-            self.distiller.student_scorer.spread = self.ranks.spread
+            self.distiller.student_scorer.sharing = self.ranks
         teacher = self.distiller.teacher_scores
         if "data" in teacher.manifest:
             teacher.check_data(data_fingerprint(train=train_data))

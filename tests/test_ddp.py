@@ -52,8 +52,10 @@ def teacher_of(case: Any) -> FactorScores:
 
 def test_the_parts_of_a_table_are_all_of_it() -> None:
     for n in (0, 1, 7, 8):
-        rows = [row for rank in range(3) for row in range(n)[Ranks(rank, 3, CPU).slice_of(n)]]
-        assert rows == list(range(n))
+        for grain in (1, 2, 3, 10):
+            parts = [Ranks(rank, 3, CPU).slice_of(n, grain) for rank in range(3)]
+            assert [row for part in parts for row in range(n)[part]] == list(range(n))
+            assert all(part.start % grain == 0 or part.start == n for part in parts)
 
 
 def test_shards_keep_a_users_rows_and_its_negatives_together(tiny_dataset: TinyData) -> None:
@@ -214,12 +216,14 @@ def same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert one["test"].keys() == two["test"].keys() and all(abs(one["test"][m] - two["test"][m]) <= 1e-4 for m in one["test"])
 
 
-def one_and_several(data: TinyData, folder: Path, model: str, n: int = 2, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def one_and_several(
+    data: TinyData, folder: Path, model: str, n: int = 2, block_bytes: int | None = None, **given: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same training by one process and by n."""
     config, case = build_config(data, model, **given), build_case(data, model, **given)
     teacher = teacher_of(case)
-    one = ddp_steps.record(copy.deepcopy(config), case.splits, teacher, folder / "one", None)
-    return one, ddp_steps.both(copy.deepcopy(config), case.splits, teacher, folder / "two", n)
+    one = ddp_steps.record(copy.deepcopy(config), case.splits, teacher, folder / "one", None, block_bytes=block_bytes)
+    return one, ddp_steps.both(copy.deepcopy(config), case.splits, teacher, folder / "two", n, block_bytes)
 
 
 @pytest.mark.parametrize(("model", "steps"), [("MF", 9), ("HSTU", 6)])
@@ -233,6 +237,17 @@ def test_two_processes_train_as_one(
     same_training(one, two)
     # every process has the sets that one alone has
     assert one["sets"] == two["sets"] == json.loads((tmp_path / "sets.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["MF", "HSTU"])
+def test_draws_from_the_whole_catalogue_are_shared_out_and_the_same(tiny_dataset: TinyData, tmp_path: Path, model: str) -> None:
+    """kd_faithful=paper, in blocks of four queries: item sets of every step, bit by bit."""
+    given = {"epochs": 3, "train_batch_size": 16, "kd_faithful": "paper", **WITHOUT_DROPOUT, **KD}
+    del given["kd_candidates"]
+    one, two = one_and_several(tiny_dataset, tmp_path, model, 3, block_bytes=4 * 4 * 41, **given)
+    same_training(one, two)
+    assert one["sets"] == two["sets"] and len(set(one["sets"])) == 3
 
 
 @pytest.mark.slow

@@ -143,6 +143,10 @@ class TeacherAwareLoader:
     def _scores_of(self, ids: Tensor) -> Tensor:
         if not self.distiller.needs_set_scores:
             return torch.empty(len(ids), 0, device=ids.device)
-        queries = torch.arange(len(ids), device=ids.device)
+        sharing, n = self.distiller.student_scorer.sharing, len(ids)
+        own = slice(0, n) if sharing is None else sharing.slice_of(n)
+        queries, mine = torch.arange(own.start, own.stop, device=ids.device), ids[own]
         width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
-        return torch.cat([self.teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), width, ids.device)])
+        parts = [self.teacher.at(queries[rows], mine[rows]) for rows in blocks(len(mine), width, ids.device)]
+        scores = torch.cat([torch.empty(0, ids.shape[1], device=ids.device), *parts])
+        return scores if sharing is None else sharing.gather(scores, n)
