@@ -88,7 +88,7 @@ def ensure_assistant(
                     "data": stage.splits.fingerprint, "report": figures,
                 }  # fmt: skip
                 rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
-                export_teacher(Scorer(model, rows), entry, manifest, store, dtype)
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=stage.ray_address)
         assistant = load_teacher(entry, stage.splits.parts[0], config["device"])
     assistant.check_data(stage.splits.fingerprint)
     assistant.taught_by = teacher

@@ -114,8 +114,9 @@ class RankingEvaluation(Trainer):
         history, positives = self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
         scorer, found = Scorer(self.model, rows), []
         with scorer.frozen():
-            full = DotProducts(*scorer.tables())
-            for some in _in_turns(users[self._own_part(len(users))], show_progress):
+            own_users = users[self._own_part(len(users))]
+            full = DotProducts(*scorer.tables_for(own_users.to(self.device)))
+            for some in _in_turns(own_users, show_progress):
                 at = some.to(self.device)
                 ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)
                 hits = positives.contains(at, ids).int()

@@ -1,8 +1,8 @@
 """Several processes train one model: each takes the rows of its users of every batch, the gradients are added up.
 
 Every process runs the same program with the same seeds: it draws the same order, negatives and item sets, whatever their number. A batch is
-cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the whole batch's.
-Collectives go through NCCL on GPUs and gloo on CPUs.
+cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the whole batch's: a mean
+over a part is weighted by its share of the batch's terms (:mod:`recbole_kd.part`). Collectives go through NCCL on GPUs and gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recbole_kd.errors import KDError, LostProcessError, TrainingError
+from recbole_kd.part import Part, PartInteraction
 
 PATIENCE = timedelta(minutes=30)
 """A process may wait so long for the others: evaluation and epoch starts of a large catalogue are no failure. One that dies ends the others
@@ -63,9 +64,14 @@ class Ranks:
         """Rows of this process: int64 ``[B]`` -> bool ``[B]``."""
         return users % self.world == self.rank
 
-    def slice_of(self, n: int) -> slice:
-        """This process's part of n consecutive rows; the parts differ by at most one row."""
-        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+    def slice_of(self, n: int, grain: int = 1) -> slice:
+        """This process's part of n consecutive rows, cut between grains of so many rows; the parts differ by at most one grain."""
+        return self._slice_of(self.rank, n, grain)
+
+    def _slice_of(self, rank: int, n: int, grain: int) -> slice:
+        grains = -(-n // grain)
+        start, stop = (min(n, grains * r // self.world * grain) for r in (rank, rank + 1))
+        return slice(start, stop)
 
     def sum(self, values: list[float]) -> list[float]:
         """Sums over all processes."""
@@ -73,19 +79,21 @@ class Ranks:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def gather(self, rows: Tensor, n: int) -> Tensor:
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, without a gradient."""
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, rows: Tensor, n: int, grain: int = 1) -> Tensor:
         """All processes' parts (:meth:`slice_of`) of a table of n rows, in order."""
-        widths = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
+        parts_of = [self._slice_of(rank, n, grain) for rank in range(self.world)]
+        widths = [part.stop - part.start for part in parts_of]
         padded = rows.new_zeros(max(widths), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in widths]
         dist.all_gather(parts, padded)
         return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
-
-    def spread(self, rank_lists: Callable[..., tuple[Tensor, Tensor]], queries: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        """A top-k of many queries, each process ranking its part: ids and scores of all."""
-        ids, scores = rank_lists(queries[self.slice_of(len(queries))], *rest)
-        return self.gather(ids, len(queries)), self.gather(scores, len(queries))
 
     def add_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Replace every gradient by the sum over all processes; a parameter that none has a gradient of keeps none."""
@@ -100,14 +108,10 @@ class Ranks:
 
 
 class Shards:
-    """A RecBole training loader of which this process sees the rows of its own users.
-
-    Attributes:
-        share: of the last batch's rows that are this process's; what a mean over its part counts in the mean over the batch.
-    """
+    """A RecBole training loader of which this process sees the rows of its own users, as parts of the batches (:class:`Part`)."""
 
     def __init__(self, loader: Any, ranks: Ranks) -> None:
-        self.loader, self.ranks, self.share = loader, ranks, 1.0
+        self.loader, self.ranks = loader, ranks
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -115,12 +119,15 @@ class Shards:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[PartInteraction]:
         field = self.loader._dataset.uid_field
         for interaction in self.loader:
-            mine = self.ranks.mine(interaction[field])
-            self.share = int(mine.sum()) / max(1, len(mine))
-            yield interaction[mine]
+            users = interaction[field]
+            mine = self.ranks.mine(users)
+            counts = bool(mine.any())
+            if not counts:  # a user of another process is borrowed
+                mine = users == users[0]
+            yield PartInteraction.of(interaction[mine], Part(interaction, mine, counts))
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import get_model
+from recbole.utils import get_model, get_trainer
 
 from recbole_kd.assistant import assistant_values, ensure_assistant, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
+from recbole_kd.cluster import connect
 from recbole_kd.data.features import record_features
 from recbole_kd.data.preparation import split_data
 from recbole_kd.distiller.base import Distiller
@@ -24,6 +24,7 @@ from recbole_kd.distiller.table import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation import check_protocol
 from recbole_kd.log import logging_to
+from recbole_kd.model.terms import can_be_shared
 from recbole_kd.property_layers import public_name
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
@@ -66,6 +67,8 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
     cache, output = cache_folder(request.run["cache_dir"]), Path(request.run["output_dir"]).expanduser()
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
+    if request.run["teacher_ray_address"]:
+        connect(request.run["teacher_ray_address"])  # a wrong address is said before anything is trained
     alone = request.student_config()
     teacher_configs = request.teacher_model_configs()
     splits = split_data(alone)
@@ -91,7 +94,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
         check_distiller(request.kd, assistant_config.final_config_dict, splits.n_users, splits.n_items)
 
     folder = _new_folder(output, request, teacher_name, alone["seed"])
-    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]), request.run["teacher_ray_address"])
     with logging_to(folder / "run.log", alone["state"]):
         try:
             for name, files in request.files.items():
@@ -138,7 +141,7 @@ def make_teachers(request: Request) -> list[Path]:
     method = distiller_class(request.kd)
     options = resolve_options(method, {key[3:]: value for key, value in config.final_config_dict.items() if key.startswith("kd_")})
     folder = _new_folder(output, request, f"{request.teacher}-alone", config["seed"])
-    stage = Stage(splits, cache, folder, bool(request.run["resume"]))
+    stage = Stage(splits, cache, folder, bool(request.run["resume"]), request.run["teacher_ray_address"])
     needed = checkpoints_needed(method, options)
     with logging_to(folder / "run.log", config["state"]):
         _, figures = ensure_teachers(configs, stage, request.run["teacher_store"], request.run["teacher_dtype"], needed)
@@ -161,9 +164,12 @@ def _check_processes(config: Any, kd: str, method: type[Distiller], models: list
     if n == 1:
         return
     for name in models:
-        kind = get_model(name)
-        if issubclass(kind, SequentialRecommender) or getattr(kind, "trains_by_user", False):
-            raise ConfigError(f"nproc={n} is not possible with {public_name(name)}, which trains on histories: take nproc=1")
+        plain = get_trainer(get_model(name).type, name).__name__ == "Trainer"  # others are trained by one process, as RecBole does
+        if plain and not can_be_shared(get_model(name)):
+            raise ConfigError(
+                f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
+                "several processes may not add up to it, take nproc=1"
+            )
     if method.needs_items:
         raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
     if config["enable_scaler"] or config["enable_amp"]:

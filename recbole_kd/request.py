@@ -184,9 +184,9 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
 
 def _check_texts(values: Mapping[str, Any]) -> None:
     """Keys whose default is empty and so says nothing of their type."""
-    for key in ("teacher_path", "cache_dir"):
+    for key, what in (("teacher_path", "path"), ("cache_dir", "path"), ("teacher_ray_address", "address")):
         if not isinstance(values.get(key), str | None):
-            raise ConfigError(f"{key}={values[key]!r} is not a path: write it as text, --{key}='\"{values[key]}\"'")
+            raise ConfigError(f"{key}={values[key]!r} is no {what}: write it as text, --{key}='\"{values[key]}\"'")
     allowed = values.get("allow_unknown")
     if not (isinstance(allowed, str | None) or (isinstance(allowed, list) and all(isinstance(key, str) for key in allowed))):
         raise ConfigError(f"allow_unknown={allowed!r} is not allowed: it must be a key or a list of keys, such as --allow_unknown=[my_key]")

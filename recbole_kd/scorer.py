@@ -19,7 +19,7 @@ Scores of HSTU are cosines, without the temperature of its own loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
+from recbole_kd.part import Sharing
 from recbole_kd.ragged import Ragged
 from recbole_kd.step import Batch, remembered
 from recbole_kd.topk import DotProducts, top_k_in_blocks
@@ -76,11 +77,11 @@ class Scorer:
         self._batch: Batch | None = None
         self._sharing = False
         self._is_frozen = False
-        self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
-        """Shares the ranking of many queries out over processes, see :meth:`recbole_kd.parallel.Ranks.spread`."""
+        self.sharing: Sharing | None = None
+        """How processes that train together share out what is done for many queries; None for one alone."""
 
-    def __reduce__(self) -> tuple[type, tuple[nn.Module]]:
-        return type(self), (self.model,)
+    def __reduce__(self) -> tuple[type, tuple[nn.Module, Rows | None]]:
+        return type(self), (self.model, self.rows)
 
     @property
     def device(self) -> torch.device:
@@ -241,20 +242,26 @@ class Scorer:
         Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
         with self.frozen():
-            full = DotProducts(*self._tables_for(queries)) if self.has_vectors else self.full
-            rank = partial(top_k_in_blocks, full)
-            return rank(queries, self.n_items, k, exclude) if self.spread is None else self.spread(rank, queries, self.n_items, k, exclude)
+            if self.sharing is None:
+                return self._ranked(queries, k, exclude)
+            ids, scores = self._ranked(queries[self.sharing.slice_of(len(queries))], k, exclude)
+            return self.sharing.gather(ids, len(queries)), self.sharing.gather(scores, len(queries))
 
-    def _tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables whose rows of these queries are right: an encoder leaves the others alone."""
-        if self._encoder is None or len(queries) >= self.n_queries:
+    def _ranked(self, queries: Tensor, k: int, exclude: Ragged | None) -> tuple[Tensor, Tensor]:
+        """:meth:`top_k` of this process's queries."""
+        full = DotProducts(*self.tables_for(queries)) if self.has_vectors else self.full
+        return top_k_in_blocks(full, queries, self.n_items, k, exclude)
+
+    def tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`tables`, whose rows of these queries are right: an encoder leaves the others alone."""
+        if self._encoder is None or len(queries) >= self.n_queries or not len(queries):
             return self.tables()
         some = self._encoded(queries)
         return some.new_zeros(self.n_queries, some.shape[1]).index_copy(0, queries, some), self.item_table()
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Evaluation mode with one encoding for all calls inside, and no trace of it left in the model afterwards.
+    def frozen(self, tables: tuple[Tensor, Tensor] | None = None) -> Iterator[None]:
+        """Evaluation mode with one encoding for all calls inside (``tables``, where it is known), and no trace of it left in the model.
 
         Sets the flag of each module itself: SGL.train() would rebuild its graphs.
         """
@@ -263,7 +270,7 @@ class Scorer:
         for module, _ in flags:
             module.training = False
         self._forget_cached_scores()
-        self._sharing, self._tables, self._items, self._is_frozen = True, None, None, True
+        self._sharing, self._tables, self._items, self._is_frozen = True, tables, None, True
         try:
             with torch.no_grad():
                 yield

@@ -52,12 +52,14 @@ class Stage:
 
     Attributes:
         splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
+        ray_address: of a cluster whose workers make the blocks of a dense teacher store.
     """
 
     splits: Splits
     cache: Path
     folder: Path
     resume: bool
+    ray_address: str | None = None
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def ensure_teacher(
                     figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
                     earlier = trajectory.replay(model)
                 rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
-                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work)
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work, stage.ray_address)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
     teacher.check_data(stage.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
@@ -133,7 +135,7 @@ def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: P
             teacher = load_teacher(source, stage.splits.parts[0])
             if teacher.store == "factors":
                 getLogger().info(f"Writing the scores of the teacher {name} from its factors in {source}")
-                write_dense(teacher, entry, dtype)
+                write_dense(teacher, entry, dtype, stage.ray_address)
                 return True
     return False
 

@@ -20,11 +20,13 @@ from recbole_kd.analysis.train_fit import train_ndcg
 from recbole_kd.data.sequences import universe_of
 from recbole_kd.data.teacher_loader import TeacherAwareLoader, query_items, train_items
 from recbole_kd.determinism import repeatable
-from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
-from recbole_kd.model.published import reduction_of, summed, sums_itself
+from recbole_kd.model.published import adds_up, summed, sums_itself
+from recbole_kd.model.terms import share_norms, terms_of_rows
 from recbole_kd.parallel import Ranks, Shards
+from recbole_kd.part import part_of
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.fingerprint import data_fingerprint, digest
@@ -101,6 +103,7 @@ class KDTrainer(RankingEvaluation):
             self.saved_model_file = str(checkpoint)
         self.state = TrainingState(state_file) if state_file is not None else None
         self.sums = config["loss_reduction"] == "sum" and not sums_itself(model)
+        self.adds_up = adds_up(model)
         self.best_epoch = -1
         self.track = track
         self.history: list[dict[str, float]] = []
@@ -115,6 +118,7 @@ class KDTrainer(RankingEvaluation):
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
         self._shards: Shards | None = None
+        self._norms = [] if ranks is None else share_norms(model, ranks.add_up)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
@@ -179,7 +183,7 @@ class KDTrainer(RankingEvaluation):
         if self.distiller is None:
             return
         if self.ranks is not None:
-            self.distiller.student_scorer.spread = self.ranks.spread
+            self.distiller.student_scorer.sharing = self.ranks
         teacher = self.distiller.teacher_scores
         if "data" in teacher.manifest:
             teacher.check_data(data_fingerprint(train=train_data))
@@ -204,7 +208,7 @@ class KDTrainer(RankingEvaluation):
         self._epoch = epoch_idx
         self._times = getattr(train_data, "times", 1)
         if self.distiller is None:
-            losses = super()._train_epoch(self._shards or train_data, epoch_idx, loss_func or self._part_of_base_loss, show_progress)
+            losses = super()._train_epoch(self._shards or train_data, epoch_idx, loss_func or self._base_loss, show_progress)
             losses = self._over_ranks(losses)
             self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
         else:
@@ -229,12 +233,30 @@ class KDTrainer(RankingEvaluation):
         return losses
 
     def _base_loss(self, interaction: Any) -> Any:
-        """The model's own loss, a Tensor or a tuple of them; summed over the rows where ``loss_reduction`` says so."""
+        """The model's own loss, a Tensor or a tuple of them; summed over the rows where ``loss_reduction`` says so.
+
+        Of a part of a batch it is so scaled that all processes' parts add up to the batch's.
+        """
+        part, factor = part_of(interaction), 1.0
+        for norms in self._norms:
+            norms.counts = part is None or part.counts
         loss = self.model.calculate_loss(interaction)
-        if not self.sums:
-            return loss
-        rows = len(interaction) // self._times
-        return tuple(summed(part, rows) for part in loss) if isinstance(loss, tuple) else summed(loss, rows)
+        whole = interaction if part is None else part.whole
+        if part is not None and not self.adds_up:
+            factor = part.share(terms_of_rows(self.model, whole))
+        elif part is not None:
+            factor = float(part.counts)
+        if self.sums:
+            factor = summed(factor, len(whole) // self._times)
+        return tuple(term * factor for term in loss) if isinstance(loss, tuple) else loss * factor
+
+    def _kd_loss(self, batch: DistillBatch) -> Tensor:
+        """The distiller's loss, unweighted; of a part of a batch so scaled that the parts add up."""
+        assert self.distiller is not None
+        if not batch.share:
+            return torch.zeros((), device=self.device)
+        loss: Tensor = self.distiller(batch)
+        return loss if self.distiller.reduction == "sum" else loss * batch.share
 
     def _losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """(base loss, weighted KD loss) of a batch; RecBole adds them and logs both."""
@@ -242,12 +264,12 @@ class KDTrainer(RankingEvaluation):
         assert distiller is not None
         with distiller.student_scorer.step(interaction):
             self._term = "base loss"
-            base = self._part_of_base_loss(interaction)
+            base = self._base_loss(interaction)
             if isinstance(base, tuple):
                 base = torch.stack(base).sum()
             self._check_nan(base)
             self._term = f"KD loss ({type(distiller).__name__})"
-            unweighted = self._part_of(lambda: distiller(interaction.kd), distiller.reduction)
+            unweighted = self._kd_loss(interaction.kd)
             self._kd_sum += unweighted.detach()
             kd = distiller.weight * unweighted
             self._check_nan(kd)
@@ -255,18 +277,6 @@ class KDTrainer(RankingEvaluation):
         return base, kd
 
     # -- several processes ----------------------------------------------------------------------------------------------
-
-    def _part_of_base_loss(self, interaction: Any) -> Any:
-        """The base loss of this process's rows, so scaled that all processes' parts add up to the batch's."""
-        return self._part_of(lambda: self._base_loss(interaction), reduction_of(self.model, self.config["loss_reduction"]))
-
-    def _part_of(self, loss: Callable[[], Any], reduction: str) -> Any:
-        if self._shards is None:
-            return loss()
-        if not self._shards.share:  # none of the batch's users is this process's
-            return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
-        own, factor = loss(), 1.0 if reduction == "sum" else self._shards.share
-        return tuple(part * factor for part in own) if isinstance(own, tuple) else own * factor
 
     def _over_ranks(self, losses: Any) -> Any:
         """Sums over all processes of an epoch's losses, one or a tuple."""

@@ -8,11 +8,13 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from recbole_kd.build import build_distiller
 from recbole_kd.parallel import Ranks, several
+from recbole_kd.topk import BLOCK_BYTES
 from recbole_kd.trainer import KDTrainer
 from recbole_kd.training import _prepare
 
@@ -38,10 +40,21 @@ class Recorder(KDTrainer):
         return base, kd
 
 
-def record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool = True) -> dict[str, Any]:
-    """Train, and what was seen: summed losses, gradients, a checksum of the item sets, test metrics."""
+def record(
+    config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool = True, block_bytes: int | None = None
+) -> dict[str, Any]:
+    """Train, and what was seen: summed losses, gradients, a checksum of the item sets, test metrics.
+
+    Args:
+        block_bytes: of what is ranked and drawn at a time, where it is not the usual.
+    """
+    with patch("recbole_kd.topk.BLOCK_BYTES", block_bytes or BLOCK_BYTES):
+        return _record(config, splits, teacher, folder, ranks, evaluate)
+
+
+def _record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool) -> dict[str, Any]:
     model, loaders = _prepare(config, splits)
-    distiller = build_distiller(config, model, teacher)
+    distiller = build_distiller(config, model, teacher, loaders.train)
     trainer = Recorder(config, model, distiller, checkpoint=folder / "best.pth", scalars=folder / "scalars", ranks=ranks)
     trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=False)
     metrics = trainer.evaluate(loaders.test, load_best_model=True, show_progress=False) if evaluate else {}
@@ -50,8 +63,8 @@ def record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | 
 
 
 def follow(ranks: Ranks, payload: Any, own: Path) -> None:
-    config, splits, teacher = payload
-    found = record(config, splits, teacher, own, ranks)
+    config, splits, teacher, block_bytes = payload
+    found = record(config, splits, teacher, own, ranks, block_bytes=block_bytes)
     expected = os.environ.get("DDP_TEST_SETS")
     if expected:
         Path(expected).write_text(json.dumps(found["sets"]))
@@ -64,10 +77,10 @@ def fail(ranks: Ranks, payload: Any, own: Path) -> None:
     raise ValueError("the disk is full")
 
 
-def both(config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2) -> dict[str, Any]:
+def both(config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2, block_bytes: int | None = None) -> dict[str, Any]:
     """The same training by n processes."""
-    with several(n, torch.device("cpu"), follow, (config, splits, teacher)) as ranks:
-        return record(config, splits, teacher, folder, ranks)
+    with several(n, torch.device("cpu"), follow, (config, splits, teacher, block_bytes)) as ranks:
+        return record(config, splits, teacher, folder, ranks, block_bytes=block_bytes)
 
 
 class Unreadable:

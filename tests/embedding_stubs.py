@@ -28,6 +28,7 @@ class VectorScorer:
     """The Scorer of a "model" whose parameters are its tables, pad rows included; scores are their dot products."""
 
     has_vectors = True
+    sharing = None
 
     def __init__(self, users: Tensor, items: Tensor) -> None:
         self.users, self.items = nn.Parameter(users.clone()), nn.Parameter(items.clone())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.cluster import own_devices
 from recbole_kd.command_line import main
+from recbole_kd.tuning.study import run_trial
 from tests.helpers import write_tiny
 
 SHORT = [
@@ -53,3 +56,12 @@ def run(folder: Path, *more: str, **changes: str | None) -> dict[str, Any]:
     """Run the main job in this process and return its result."""
     assert main([*words(folder, **changes), *more]) == 0
     return results(folder)[-1]
+
+
+def gpus_of_a_run(base: dict[str, Any]) -> tuple[str, str, str, str]:
+    """CUDA_VISIBLE_DEVICES before and after a trial in this worker, what Ray says, and how the trial ended."""
+    import ray
+
+    before = os.environ["CUDA_VISIBLE_DEVICES"]
+    trial = run_trial({**base, **own_devices()}, {})
+    return before, os.environ["CUDA_VISIBLE_DEVICES"], ",".join(map(str, ray.get_gpu_ids())), trial.state

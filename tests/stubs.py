@@ -25,6 +25,7 @@ class TableScorer:
         self.n_queries, self.n_items = scores.shape
         self.device = torch.device("cpu")
         self.has_vectors = False
+        self.sharing = None
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         return self.table[queries].gather(1, items)

@@ -10,27 +10,34 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recbole.utils import init_seed
 
 from recbole_kd.build import build_distiller
 from recbole_kd.command_line import main
 from recbole_kd.data.teacher_loader import TeacherAwareLoader
 from recbole_kd.distiller.table import DISTILLERS, distiller_class
 from recbole_kd.errors import TrainingError
+from recbole_kd.model.terms import BY_ROWS as MEANS
+from recbole_kd.model.terms import SharedNorms
 from recbole_kd.parallel import Ranks, Shards, several
 from recbole_kd.teacher.factors import FactorScores
 from tests import ddp_steps
-from tests.helpers import TinyData, build_case, build_config
+from tests.helpers import TinyData, build_case, build_config, write_tiny
 from tests.runs import run, words
+from tests.test_bm3 import featured
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 KD: dict[str, Any] = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10, "kd_weight": 2.0}
+DROPOUTS = ("dropout_prob", "hidden_dropout_prob", "attn_dropout_prob", "input_dropout", "linear_dropout", "dropout")
+WITHOUT_DROPOUT: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0)
 BY_ROWS = ("RCEKD", "CE", "FullCE", "CD", "RRD", "DCD", "UnKD", "RankDistil", "RD")
 
 
@@ -45,8 +52,10 @@ def teacher_of(case: Any) -> FactorScores:
 
 def test_the_parts_of_a_table_are_all_of_it() -> None:
     for n in (0, 1, 7, 8):
-        rows = [row for rank in range(3) for row in range(n)[Ranks(rank, 3, CPU).slice_of(n)]]
-        assert rows == list(range(n))
+        for grain in (1, 2, 3, 10):
+            parts = [Ranks(rank, 3, CPU).slice_of(n, grain) for rank in range(3)]
+            assert [row for part in parts for row in range(n)[part]] == list(range(n))
+            assert all(part.start % grain == 0 or part.start == n for part in parts)
 
 
 def test_shards_keep_a_users_rows_and_its_negatives_together(tiny_dataset: TinyData) -> None:
@@ -60,19 +69,39 @@ def test_shards_keep_a_users_rows_and_its_negatives_together(tiny_dataset: TinyD
         (part,) = list(shards)
         users = part["user_id"].view(3, -1)
         assert (users == users[0]).all() and (users % 2 == rank).all()
-        assert shards.share == len(part) / len(whole)
+        assert part.part.counts and part.part.whole is whole and torch.equal(whole["user_id"][part.part.mine], part["user_id"])
+        assert part.part.share(torch.ones(len(whole))) == len(part) / len(whole)
         parts.append(part)
     assert sum(map(len, parts)) == len(whole)
 
 
-def gradient(trainer: Any, loader: Any) -> torch.Tensor:
-    """Of the first batch."""
-    trainer.distiller.begin_epoch(0)
+def first_losses(case: Any, folder: Path, ranks: Ranks | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the first batch: base and KD loss, and their gradient."""
+    from recbole_kd.trainer import KDTrainer
+
+    np.random.seed(5)
+    distiller = build_distiller(case.config, case.model, teacher_of(case), case.loaders.train)
+    trainer = KDTrainer(case.config, case.model, distiller, checkpoint=folder / "a.pth", scalars=folder / "s")
+    trainer.prepare(case.loaders.train)
+    loader = trainer._loader
+    if ranks is not None:
+        trainer._shards = Shards(case.loaders.train, ranks)
+        loader = TeacherAwareLoader(trainer._shards, distiller, distiller.teacher_scores)
+    distiller.begin_epoch(0)
     loader.ask_teacher()
     trainer.model.train()
-    base, kd = trainer._losses(next(iter(loader)))
-    (base + kd).backward()
-    return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+    trainer._times = getattr(case.loaders.train, "times", 1)
+    losses = torch.stack(trainer._losses(next(iter(loader))))
+    losses.sum().backward()
+    return losses.detach(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+
+def assert_parts_add_up(data: TinyData, folder: Path, model: str, n: int = 2, **given: Any) -> None:
+    """The losses of all processes' parts of a batch, and their gradients, against those of one process."""
+    whole, *parts = (first_losses(build_case(data, model, **given), folder, rank) for rank in (None, *(Ranks(r, n, CPU) for r in range(n))))
+    assert (whole[0] > 0).all() and all((losses > 0).any() for losses, _ in parts)
+    assert torch.allclose(sum(losses for losses, _ in parts), whole[0], rtol=1e-5, atol=0)
+    assert torch.allclose(sum(gradients for _, gradients in parts), whole[1], rtol=1e-5, atol=1e-6 * float(whole[1].abs().max()))
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -81,37 +110,78 @@ def gradient(trainer: Any, loader: Any) -> torch.Tensor:
 def test_the_parts_gradients_add_up_to_the_whole_batchs(
     tiny_dataset: TinyData, tmp_path: Path, model: str, kd: str, reduction: str
 ) -> None:
-    from recbole_kd.trainer import KDTrainer
-
     options = {key: value for key, value in KD.items() if key[3:] in distiller_class(kd).__init__.__annotations__ or key == "kd_weight"}
     if kd == "RD":
         options["kd_start_epoch"] = 0
-    found = []
-    for ranks in (None, Ranks(0, 2, CPU), Ranks(1, 2, CPU)):
-        case = build_case(tiny_dataset, model, loss_reduction=reduction, **{**options, "kd": kd, "kd_compare": False, "kd_refresh": 1})
-        np.random.seed(5)
-        distiller = build_distiller(case.config, case.model, teacher_of(case))
-        trainer = KDTrainer(case.config, case.model, distiller, checkpoint=tmp_path / "a.pth", scalars=tmp_path / "s")
-        trainer.prepare(case.loaders.train)
-        if ranks is not None:
-            trainer._shards = Shards(case.loaders.train, ranks)
-            trainer._loader = TeacherAwareLoader(trainer._shards, distiller, distiller.teacher_scores)
-        found.append(gradient(trainer, trainer._loader))
-    whole, one, other = found
-    assert whole.abs().max() > 0 and one.abs().max() > 0
-    assert torch.allclose(one + other, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
+    assert_parts_add_up(tiny_dataset, tmp_path, model, loss_reduction=reduction, **{**options, "kd": kd, "kd_compare": False})
 
 
-def test_a_part_without_rows_is_a_zero_that_can_be_differentiated(tiny_dataset: TinyData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"loss_reduction": "sum"}, {"kd_faithful": "paper"}, {"negatives": "shared"}])
+@pytest.mark.parametrize("model", ["HSTUGeneral", "HSTU"])
+def test_a_mean_over_positions_is_shared_out_by_positions(tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]) -> None:
+    """Users have histories of 3 to 10 items: a share by rows would be wrong."""
+    assert_parts_add_up(tiny_dataset, tmp_path, model, n=3, train_batch_size=16, **WITHOUT_DROPOUT, **{**KD, **more})
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "NeuMF"])
+def test_means_over_rows_and_queries(tiny_dataset: TinyData, tmp_path: Path, model: str) -> None:
+    given = {**WITHOUT_DROPOUT, **KD, "kd_faithful": "paper", "train_batch_size": 32}
+    assert_parts_add_up(tiny_dataset, tmp_path, model, **given)
+
+
+def base_loss(case: Any, folder: Path, ranks: Ranks | None) -> tuple[float, torch.Tensor]:
+    """Of the first batch, without a teacher; and its gradient."""
     from recbole_kd.trainer import KDTrainer
 
-    case = build_case(tiny_dataset, "MF", **KD)
-    trainer = KDTrainer(case.config, case.model, build_distiller(case.config, case.model, teacher_of(case)), scalars=tmp_path / "s")
-    trainer._shards = Shards(case.loaders.train, Ranks(0, 2, CPU))
-    trainer._shards.share = 0.0
-    loss = trainer._part_of(lambda: 1 / 0, "mean")
-    loss.backward()
-    assert float(loss.detach()) == 0 and all(p.grad is not None and not p.grad.any() for p in case.model.parameters())
+    trainer = KDTrainer(case.config, case.model, checkpoint=folder / "a.pth", scalars=folder / "s")
+    trainer._times = getattr(case.loaders.train, "times", 1)
+    init_seed(7, True)
+    case.model.train()
+    loss = trainer._base_loss(next(iter(case.loaders.train if ranks is None else Shards(case.loaders.train, ranks))))
+    total = sum(loss) if isinstance(loss, tuple) else loss
+    total.sum().backward()
+    return float(total.detach()), torch.cat([p.grad.flatten() for p in case.model.parameters() if p.grad is not None])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", sorted(MEANS - {"MultiVAE"}))  # which draws noise for each row
+def test_what_is_said_of_recboles_models_is_so(tmp_path: Path, model: str) -> None:
+    data, given = write_tiny(tmp_path, "tiny"), {**WITHOUT_DROPOUT, "dropout_probs": [0.0, 0.0], "n_samples": 4}
+    make = featured if model == "BM3" else partial(build_case, model=model)
+    whole, one, other = (base_loss(make(data, **given), tmp_path, ranks) for ranks in (None, Ranks(0, 2, CPU), Ranks(1, 2, CPU)))
+    assert one[0] + other[0] == pytest.approx(whole[0], rel=1e-5)
+    assert torch.allclose(one[1] + other[1], whole[1], rtol=1e-5, atol=2e-6 * float(whole[1].abs().max()))
+
+
+def test_a_process_without_rows_takes_another_users_and_counts_them_zero_times(tiny_dataset: TinyData, tmp_path: Path) -> None:
+    case = build_case(tiny_dataset, "HSTU", train_batch_size=2, **WITHOUT_DROPOUT, **KD)
+    losses, gradient = first_losses(case, tmp_path, None)
+    after, found = np.random.get_state()[2], []
+    for rank in range(5):
+        case = build_case(tiny_dataset, "HSTU", train_batch_size=2, **WITHOUT_DROPOUT, **KD)
+        found.append(first_losses(case, tmp_path, Ranks(rank, 5, CPU)))
+        assert np.random.get_state()[2] == after  # all draw alike
+    empty = [not losses.any() for losses, _ in found]
+    assert sum(empty) >= 3 and all(not gradient.any() for none, (_, gradient) in zip(empty, found, strict=True) if none)
+    assert torch.allclose(sum(some for some, _ in found), losses, rtol=1e-5, atol=0)
+    assert torch.allclose(sum(some for _, some in found), gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_norms_of_parts_add_up_to_the_norm_of_all() -> None:
+    from recbole.model.loss import EmbLoss
+
+    tables = [torch.randn(9, 4, requires_grad=True) for _ in range(3)]
+    squares = torch.stack([(t * t).sum() for t in tables]).detach()
+    for more in ({}, {"require_pow": True}):
+        whole = EmbLoss()(*tables, **more)
+        wanted = torch.autograd.grad(whole, tables)
+        parts = [
+            SharedNorms(lambda _: squares)(*(t[rows] for t in tables), **more) * share
+            for rows, share in ((slice(2), 2 / 9), (slice(2, 9), 7 / 9))
+        ]
+        assert torch.allclose(sum(parts), whole)
+        found = torch.autograd.grad(sum(parts), tables)
+        assert all(torch.allclose(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -119,8 +189,8 @@ def test_a_part_without_rows_is_a_zero_that_can_be_differentiated(tiny_dataset: 
     [
         ({"nproc": "0"}, "nproc=0 is not valid: allowed is a whole number of at least 1"),
         ({"nproc": "2", "kd": "FTD"}, "nproc=2 is not possible with kd=FTD, whose loss compares all of a batch's rows"),
-        ({"nproc": "2", "teacher": "HSTU"}, "nproc=2 is not possible with HSTU, which trains on histories"),
-        ({"nproc": "2", "model": "GRU4Rec"}, "nproc=2 is not possible with GRU4Rec, which trains on histories"),
+        ({"nproc": "2", "teacher": "SGL"}, "nproc=2 is not possible with SGL, whose loss is not known to be a mean over rows"),
+        ({"nproc": "2", "model": "BERT4Rec"}, "nproc=2 is not possible with BERT4Rec, whose loss is not known to be a mean over rows"),
         ({"nproc": "2", "enable_amp": "True"}, "nproc=2 is not possible with mixed precision"),
     ],
 )
@@ -146,30 +216,49 @@ def same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert one["test"].keys() == two["test"].keys() and all(abs(one["test"][m] - two["test"][m]) <= 1e-4 for m in one["test"])
 
 
-def test_two_processes_train_as_one(tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DDP_TEST_SETS", str(tmp_path / "sets.json"))
-    config = build_config(tiny_dataset, "MF", epochs=3, **KD)
-    case = build_case(tiny_dataset, "MF", epochs=3, **KD)
+def one_and_several(
+    data: TinyData, folder: Path, model: str, n: int = 2, block_bytes: int | None = None, **given: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same training by one process and by n."""
+    config, case = build_config(data, model, **given), build_case(data, model, **given)
     teacher = teacher_of(case)
-    one = ddp_steps.record(copy.deepcopy(config), case.splits, teacher, tmp_path / "one", None)
-    two = ddp_steps.both(copy.deepcopy(config), case.splits, teacher, tmp_path / "two")
-    assert len(one["losses"]) >= 9
+    one = ddp_steps.record(copy.deepcopy(config), case.splits, teacher, folder / "one", None, block_bytes=block_bytes)
+    return one, ddp_steps.both(copy.deepcopy(config), case.splits, teacher, folder / "two", n, block_bytes)
+
+
+@pytest.mark.parametrize(("model", "steps"), [("MF", 9), ("HSTU", 6)])
+def test_two_processes_train_as_one(
+    tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, steps: int
+) -> None:
+    monkeypatch.setenv("DDP_TEST_SETS", str(tmp_path / "sets.json"))
+    given = {"epochs": 3} if model == "MF" else {"epochs": 3, "train_batch_size": 16, **WITHOUT_DROPOUT}
+    one, two = one_and_several(tiny_dataset, tmp_path, model, **given, **KD)
+    assert len(one["losses"]) >= steps
     same_training(one, two)
     # every process has the sets that one alone has
     assert one["sets"] == two["sets"] == json.loads((tmp_path / "sets.json").read_text())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["MF", "BPR", "NeuMF", "MultiVAE"])
+@pytest.mark.parametrize("model", ["MF", "HSTU"])
+def test_draws_from_the_whole_catalogue_are_shared_out_and_the_same(tiny_dataset: TinyData, tmp_path: Path, model: str) -> None:
+    """kd_faithful=paper, in blocks of four queries: item sets of every step, bit by bit."""
+    given = {"epochs": 3, "train_batch_size": 16, "kd_faithful": "paper", **WITHOUT_DROPOUT, **KD}
+    del given["kd_candidates"]
+    one, two = one_and_several(tiny_dataset, tmp_path, model, 3, block_bytes=4 * 4 * 41, **given)
+    same_training(one, two)
+    assert one["sets"] == two["sets"] and len(set(one["sets"])) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["MF", "BPR", "NeuMF", "MultiVAE", "LightGCN", "HSTU", "HSTUGeneral", "SASRec"])
 def test_other_students_and_uneven_parts(tiny_dataset: TinyData, tmp_path: Path, model: str) -> None:
     """Three processes; of 16 rows some processes have few or none."""
-    given = {"epochs": 2, "train_batch_size": 16, "dropout_prob": 0.0, "clip_grad_norm": {"max_norm": 1.0}, **KD}
+    given = {"epochs": 2, "train_batch_size": 16, "clip_grad_norm": {"max_norm": 1.0}, **WITHOUT_DROPOUT, **KD}
+    given.update(reg_weight=0.1)  # of LightGCN
     if model == "MultiVAE":
         given["anneal_cap"] = 0.0
-    config, case = build_config(tiny_dataset, model, **given), build_case(tiny_dataset, model, **given)
-    teacher = teacher_of(case)
-    one = ddp_steps.record(copy.deepcopy(config), case.splits, teacher, tmp_path / "one", None)
-    two = ddp_steps.both(copy.deepcopy(config), case.splits, teacher, tmp_path / "two", n=3)
+    one, two = one_and_several(tiny_dataset, tmp_path, model, 3, **given)
     if model == "MultiVAE":  # draws its latent noise row by row: alike, not equal
         assert np.allclose(one["losses"], two["losses"], rtol=0.05)
     else:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from recbole_kd.model import hstu_layout
 from recbole_kd.model.hstu_encoder import Encoded, HSTUBlock, HSTUEncoder, HSTUSizes, unit
 from recbole_kd.model.hstu_layout import Layout
-from recbole_kd.model.hstu_loss import sampled_softmax, uniform_negatives
+from recbole_kd.model.hstu_loss import UniformNegatives, sampled_softmax
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "hstu.json").read_text())
 SIZES = ("max_length", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size")
@@ -222,7 +222,7 @@ def test_empty_histories_get_zeros() -> None:
     assert nobody.last().shape == (2, 8) and not nobody.last().any() and nobody.padded().shape == (2, 0, 8)
     assert (
         sampled_softmax(
-            nobody.positions, encoder.item_vectors(), torch.empty(0, dtype=torch.int64), uniform_negatives(30, 3, torch.device("cpu")), 0.1
+            nobody.positions, encoder.item_vectors(), torch.empty(0, dtype=torch.int64), UniformNegatives(30, 3, torch.device("cpu")), 0.1
         )
         == 0
     )
@@ -320,11 +320,26 @@ def test_loss_is_finite_at_scores_of_1e4() -> None:
 
 
 def test_negatives_are_uniform_over_the_items() -> None:
-    torch.manual_seed(3)
-    drawn = uniform_negatives(51, 100, torch.device("cpu"))(1000)
+    np.random.seed(3)
+    drawn = UniformNegatives(51, 100, torch.device("cpu"))(1000)
     counts = torch.bincount(drawn.flatten(), minlength=51)
     assert counts[0] == 0
     assert stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
+
+
+def test_negatives_of_a_position_depend_on_nothing_but_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_kd.model.hstu_loss.NEGATIVES_PER_BLOCK", 40)  # blocks of 5 positions
+
+    def table(mine: Tensor | None, *sizes: int) -> Tensor:
+        np.random.seed(1)
+        draw = UniformNegatives(1000, 8, torch.device("cpu"), mine)
+        return torch.cat([draw(n) for n in sizes])
+
+    whole = table(None, 23)
+    assert torch.equal(table(None, 0, 2, 3, 11, 7), whole) and len(whole.unique(dim=0)) == 23
+    mine = torch.arange(23) % 7 < 2
+    assert torch.equal(table(mine, 1, 4, 3), whole[mine])
+    assert torch.equal(table(~mine, 15), whole[~mine])
 
 
 def test_no_scores_of_a_whole_batch_are_held() -> None:
@@ -342,6 +357,6 @@ def test_no_scores_of_a_whole_batch_are_held() -> None:
 
     with Watch():
         sampled_softmax(
-            queries, items, torch.ones(4000, dtype=torch.int64), uniform_negatives(3000, 2048, torch.device("cpu")), 0.05, 2**18
+            queries, items, torch.ones(4000, dtype=torch.int64), UniformNegatives(3000, 2048, torch.device("cpu")), 0.05, 2**18
         ).backward()
     assert largest <= 2**19

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import Study, Trial
 from tests.runs import results, words
 
-pytest.importorskip("hyperopt")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def search(folder: Path, space: str, *more: str, name: str = "space.hyper") -> int:
@@ -124,3 +126,24 @@ def test_natural_ends_become_logarithms_for_hyperopt() -> None:
     drawn = [sample(hyperopt_space(space), np.random.RandomState(seed)) for seed in range(50)]
     assert all(0.5 <= d["a"] <= 4 and 1.9 <= d["b"] <= 9.1 and 0.36 <= d["c"] <= 1 for d in drawn)
     assert {type(space.settings(d, None)["b"]) for d in drawn} == {int}
+
+
+@pytest.mark.slow
+def test_recboles_hypertuning_from_the_command_line(tmp_path: Path) -> None:
+    """Six trials of the paper's grid on ml-100k, drawn at random, by RecBole's own .hyper file."""
+    space = ROOT / "properties" / "tune" / "RCEKD.hyper"
+    command = [
+        sys.executable, str(ROOT / "scripts" / "run_hyper_kd.py"), "--tool=Hyperopt", "--algo=random", "--max_evals=6", "--study=s",
+        f"--params_file={space}", "--model=MF", "--teacher=MF", "--kd=RCEKD", "--dataset=ml-100k", "--embedding_size=8", "--epochs=3",
+        "--teacher.embedding_size=16", "--teacher.epochs=2", "--show_progress=False", f"--cache_dir={tmp_path / 'cache'}",
+        f"--output_dir={tmp_path / 'saved'}",
+    ]  # fmt: skip
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    found = trials(tmp_path)
+    assert len(found) == 6 and all(t["state"] == "done" and t["score"] == t["valid"][t["metric"]] for t in found)
+    assert all(t["test"] and t["test"] != t["valid"] for t in found)  # beside it, and not what is searched
+    best = max(found, key=lambda t: t["score"])
+    assert run_main([f"--config_files={tmp_path / 'saved' / 's' / 'best.yaml'}", "--kd_compare=False"]) == 0
+    assert results(tmp_path)[-1]["distilled"]["valid"] == best["valid"]
+    assert len(list((tmp_path / "cache" / "teacher").glob("*.lock"))) == 1

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import save_file
 
+from recbole_kd.command_line import main
+from recbole_kd.data.sequences import universe_of
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.blocks import BlockFile, Layout, write_blocks
-from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.convert import write_dense
+from recbole_kd.teacher.export import FullRows, export_teacher
 from recbole_kd.teacher.factors import FactorScores
 from recbole_kd.teacher.files import FORMAT, MANIFEST, SCORES, read_tensors, write_json
-from recbole_kd.teacher.lists import ABOUT, LISTS, export_lists
+from recbole_kd.teacher.lists import ABOUT, LISTS, ListRows, export_lists
+from recbole_kd.teacher.load import load_teacher
 from tests.helpers import TinyData, build_case
+from tests.runs import run, words
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYOUT = Layout({"ids": (torch.int32, 3), "scores": (torch.float16, 2)}, 10, 4)
@@ -170,15 +178,62 @@ def test_200_000_queries_and_items_stay_under_2_gb_and_resume_after_a_kill(tmp_p
     assert torch.equal(lists["ids"][some - 1].long(), teacher.top_k(some, 100)[0])
 
 
-@pytest.mark.slow
-def test_ray_workers_make_the_same_lists(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    folder = factor_teacher(tmp_path / "teacher", 3001, 2001)
-    one = export_lists(folder, tmp_path / "one", 20, step=500)
+@pytest.fixture
+def two_workers() -> Iterator[None]:
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
     ray.init(num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False, runtime_env=environment)
-    try:
-        other = export_lists(folder, tmp_path / "ray", 20, step=500, ray_address="local")
-    finally:
-        ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_workers_make_the_same_lists(tmp_path: Path, two_workers: None) -> None:
+    folder = factor_teacher(tmp_path / "teacher", 3001, 2001)
+    one = export_lists(folder, tmp_path / "one", 20, step=500)
+    other = export_lists(folder, tmp_path / "ray", 20, step=500, ray_address="local")
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["NeuMF", "LightGCN", "SASRec"])
+def test_ray_workers_make_the_same_dense_teacher(
+    tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_workers: None, model: str
+) -> None:
+    case = build_case(tiny_dataset, model)
+    monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * case.model.n_items * 7)  # seven queries
+    scorer = Scorer(case.model, universe_of(case.loaders.train))
+    for name, more in (("one", {}), ("ray", {"ray_address": "local"})):
+        export_teacher(scorer, tmp_path / name, {"model": model}, "dense", **more)
+    one, other = (read_tensors(tmp_path / name / SCORES)["scores"] for name in ("one", "ray"))
+    assert torch.equal(one, other) and one.shape == (scorer.n_queries, scorer.n_items)
+    if model == "LightGCN":
+        export_teacher(scorer, tmp_path / "factors", {"model": model}, "factors")
+        write_dense(load_teacher(tmp_path / "factors", case.splits.parts[0]), tmp_path / "from factors", ray_address="local")
+        assert torch.allclose(read_tensors(tmp_path / "from factors" / SCORES)["scores"], one, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_whose_dense_teacher_is_made_by_workers(tmp_path: Path, two_workers: None) -> None:
+    one, other = {}, {"cache_dir": str(tmp_path / "other"), "teacher_ray_address": "local"}
+    found = [run(tmp_path, teacher="NeuMF", **more) for more in (one, other)]
+    assert [result["teacher"]["cached"] for result in found] == [False, False]
+    assert all(found[0][stage]["valid"] == found[1][stage]["valid"] for stage in ("teacher", "distilled"))
+
+
+def test_no_cluster_is_said_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words(tmp_path), "--teacher_ray_address=nowhere"]) == 2
+    assert "ray_address='nowhere': no Ray cluster answers there" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_makes_blocks_can_travel(tiny_dataset: TinyData, tmp_path: Path) -> None:
+    """To a worker, by pickle; there it encodes once."""
+    case = build_case(tiny_dataset, "SASRec")
+    scorer = Scorer(case.model, universe_of(case.loaders.train))
+    rows = pickle.loads(pickle.dumps(FullRows(scorer)))
+    with scorer.frozen():
+        assert torch.equal(rows(slice(3, 40))["scores"], scorer.full(torch.arange(3, 40)))
+    assert torch.is_grad_enabled()
+    tables = {"query_vectors": torch.randn(9, 4).numpy(), "item_vectors": torch.randn(12, 4).numpy()}
+    lists = pickle.loads(pickle.dumps(ListRows(tables, 1, 5)))(slice(2, 6))
+    assert torch.equal(lists["ids"], ListRows(tables, 3, 5)(slice(0, 4))["ids"])

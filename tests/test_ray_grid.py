@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from recbole_kd.errors import TrainingError
 from recbole_kd.experiments.runner import _outcome
 from tests.helpers import write_tiny
 from tests.test_experiments import reproduce, write_grid
 
-ray = pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[1]
 STORE = 100 * 2**20
 

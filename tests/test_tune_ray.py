@@ -15,18 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
+import yaml
 
 from recbole_kd.cluster import connect, own_devices
 from recbole_kd.command_line import main as run_main
 from recbole_kd.errors import ConfigError
+from recbole_kd.teacher.files import SCORES
 from recbole_kd.tuning import ray_tune
 from recbole_kd.tuning.command import main
 from recbole_kd.tuning.folders import pack, unpack
 from recbole_kd.tuning.space import Space, read_space
 from recbole_kd.tuning.study import FAILED, Study, Trial
-from tests.runs import results, words
+from tests.runs import gpus_of_a_run, results, words
 
-ray = pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[1]
 STORE = 100 * 2**20
 
@@ -178,8 +180,6 @@ methods:
 @pytest.mark.slow
 @pytest.mark.parametrize("searcher", ["random", "hyperopt", "optuna"])
 def test_searchers_over_two_methods(tmp_path: Path, local_ray: None, searcher: str) -> None:
-    if searcher == "optuna":
-        pytest.importorskip("optuna")
     # only keys that both methods know may stand in the base
     more = [f"--searcher={searcher}", "--max_evals=6", "--grace_period=1", "--cpus_per_trial=0.5"]
     (tmp_path / "space.yaml").write_text(CONDITIONAL)
@@ -191,6 +191,50 @@ def test_searchers_over_two_methods(tmp_path: Path, local_ray: None, searcher: s
         assert set(t["settings"]) == {"kd", "kd_weight", "kd_k", *(["kd_beta"] if t["settings"]["kd"] == "RCEKD" else [])}
         assert t["settings"]["kd_k"] in ((3, 5, 8) if t["settings"]["kd"] == "RCEKD" else range(4, 10))
     assert logs(tmp_path).count("Training the teacher") == 1
+
+
+@pytest.mark.slow
+def test_nodes_without_a_shared_disk_get_the_teacher_from_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes whose caches are different folders: one trains the teacher, the other writes what it gets, once."""
+    from ray.cluster_utils import Cluster
+
+    (tmp_path / "space.yaml").write_text("kd_weight: {grid: [1, 2, 4, 8, 16, 32]}\n")
+    caches = [tmp_path / "cache-a", tmp_path / "cache-b"]
+    monkeypatch.setenv("RECBOLE_KD_CACHE", str(tmp_path / "cache-of-the-driver"))
+    node = {"num_cpus": 1, "object_store_memory": STORE}
+    first, second = ({**node, "env_vars": {"RECBOLE_KD_CACHE": str(cache)}} for cache in caches)
+    cluster = Cluster(initialize_head=True, head_node_args={**first, "include_dashboard": False})
+    try:
+        cluster.add_node(**second)
+        given = words(tmp_path, cache_dir=None, output_dir=str(tmp_path / "saved"))
+        more = ["--tool=Ray", "--study=s", f"--params_file={tmp_path / 'space.yaml'}", "--max_evals=1", "--scheduler=FIFO"]
+        assert main([*given, *more, f"--ray_address={cluster.address}"]) == 0
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert [t["state"] for t in trials(tmp_path)] == 6 * ["done"] and logs(tmp_path).count("Training the teacher") == 1
+    paths = [Path(json.loads(path.read_text())["teacher"]["path"]) for path in (tmp_path / "saved" / "s" / "runs").glob("*/result.json")]
+    assert len(paths) == 6 and {path.parents[1] for path in paths} == set(caches)
+    one, other = ({path.name: path.read_bytes() for path in entry.iterdir()} for entry in sorted(set(paths)))
+    assert one == other and SCORES in one
+    assert not (tmp_path / "cache-of-the-driver").exists()
+
+
+@pytest.mark.slow
+def test_trials_on_a_ray_worker_keep_the_gpus_that_ray_gave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two made-up GPUs, a trial on each: a whole run, teacher included, leaves CUDA_VISIBLE_DEVICES as Ray set it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    given = dict(word[2:].split("=", 1) for word in words(tmp_path))
+    base = {key: yaml.safe_load(value) for key, value in given.items()}
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
+    ray.init(num_cpus=2, num_gpus=2, object_store_memory=2 * STORE, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    try:
+        remote = ray.remote(num_gpus=1, num_cpus=1)(gpus_of_a_run)
+        found = ray.get([remote.remote({**base, "seed": seed}) for seed in (1, 2)])
+    finally:
+        ray.shutdown()
+    assert all(before == after == given and state == "done" for before, after, given, state in found)
+    assert sorted(before for before, *_ in found) == ["4", "7"]
 
 
 CLUSTER = """

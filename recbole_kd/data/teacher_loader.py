@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from recbole_kd.data.sequences import SequenceDataset
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
+from recbole_kd.part import Part, PartInteraction, part_of
 from recbole_kd.ragged import Ragged
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.topk import blocks
@@ -32,7 +34,7 @@ def query_items(loader: Any) -> Ragged:
     return dataset.training_rows().seen_items() if isinstance(dataset, SequenceDataset) else train_items(loader)
 
 
-class KDInteraction(Interaction):
+class KDInteraction(PartInteraction):
     """An Interaction that carries a DistillBatch through ``to(device)``."""
 
     kd: DistillBatch
@@ -40,7 +42,7 @@ class KDInteraction(Interaction):
     @classmethod
     def attach(cls, interaction: Interaction, kd: DistillBatch) -> KDInteraction:
         result = cls(interaction.interaction)
-        result.kd = kd
+        result.kd, result.part = kd, part_of(interaction)
         return result
 
     def to(self, device: Any, selected_field: Any = None) -> KDInteraction:
@@ -75,9 +77,10 @@ class TeacherAwareLoader:
 
     def __iter__(self) -> Iterator[KDInteraction]:
         for interaction in self.loader:
-            queries = interaction[self._query_field]
+            queries, part = interaction[self._query_field], part_of(interaction)
             items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
-            yield KDInteraction.attach(interaction, self.batch_of(queries, *items))
+            batch = self.batch_of(queries, *items)
+            yield KDInteraction.attach(interaction, batch if part is None else self._in_whole(batch, part))
 
     def batch_of(
         self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None, owners: Tensor | None = None
@@ -95,8 +98,15 @@ class TeacherAwareLoader:
         sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
         if positives is not None and owners is None:
             owners = self._positive_rows(rows)
-        own = (None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners))
-        return DistillBatch(at, counts.to(at.device, torch.float32), sets, *own)
+        positives, negatives, owners = (None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners))
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
+
+    def _in_whole(self, batch: DistillBatch, part: Part) -> DistillBatch:
+        """The batch of a part, with what it counts in the whole."""
+        rows = self._positive_rows(part.whole[self._query_field])
+        rows = rows[rows != 0]
+        share = float(batch.weights.sum()) / len(rows) if part.counts and len(rows) else 0.0
+        return replace(batch, share=share, whole_rows_per_query=len(rows) / max(1, len(rows.unique())))
 
     def _positive_rows(self, rows: Tensor) -> Tensor:
         """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
@@ -133,6 +143,10 @@ class TeacherAwareLoader:
     def _scores_of(self, ids: Tensor) -> Tensor:
         if not self.distiller.needs_set_scores:
             return torch.empty(len(ids), 0, device=ids.device)
-        queries = torch.arange(len(ids), device=ids.device)
+        sharing, n = self.distiller.student_scorer.sharing, len(ids)
+        own = slice(0, n) if sharing is None else sharing.slice_of(n)
+        queries, mine = torch.arange(own.start, own.stop, device=ids.device), ids[own]
         width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
-        return torch.cat([self.teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), width, ids.device)])
+        parts = [self.teacher.at(queries[rows], mine[rows]) for rows in blocks(len(mine), width, ids.device)]
+        scores = torch.cat([torch.empty(0, ids.shape[1], device=ids.device), *parts])
+        return scores if sharing is None else sharing.gather(scores, n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -56,6 +56,8 @@ class DistillBatch:
         positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they come. Filled for
             a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has none.
         rows: int64 ``[rows]``, the query of each positive; where there are positives.
+        share: of a part of a batch (:mod:`recbole_kd.part`), its share of the rows: what a mean over it counts in the mean over all.
+        whole_rows_per_query: rows by distinct queries of the batch that it is a part of; None where it is the whole.
     """
 
     queries: Tensor
@@ -64,11 +66,20 @@ class DistillBatch:
     positives: Tensor | None = None
     negatives: Tensor | None = None
     rows: Tensor | None = None
+    share: float = 1.0
+    whole_rows_per_query: float | None = None
 
     def to(self, device: torch.device) -> DistillBatch:
         sets = {name: items.to(device) for name, items in self.sets.items()}
-        own = (None if ids is None else ids.to(device) for ids in (self.positives, self.negatives, self.rows))
-        return DistillBatch(self.queries.to(device), self.weights.to(device), sets, *own)
+        names = ("queries", "weights", "positives", "negatives", "rows")
+        own = {name: tensor.to(device) for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, sets=sets, **own)
+
+    @property
+    def rows_per_query(self) -> float:
+        """Rows by distinct queries, of the whole batch."""
+        own = self.whole_rows_per_query
+        return float(self.weights.sum()) / len(self.weights) if own is None else own
 
 
 def no_modalities(method: str, teacher: str) -> str:
@@ -163,7 +174,7 @@ class Distiller(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: DistillBatch) -> Tensor:
-        """The KD loss of a batch, a scalar in the student's own reduction (see :meth:`reduce`).
+        """The KD loss of a batch, a scalar in the student's own reduction (see :meth:`reduce`): a sum over queries, or that by the rows.
 
         Inside a training step every ``self.student_scorer.at(batch.queries, items)`` shares one encoding with the base loss.
         """

@@ -164,11 +164,16 @@ class RCEKD(Distiller):
         return candidates.gather(1, places), valid.gather(1, places)
 
     def _draw_from_all(self, missing: Tensor) -> tuple[Tensor, Tensor]:
-        queries, scorer = self.all_queries(), self.student_scorer
-        drawn: list[Tensor] = []
-        counted: list[Tensor] = []
+        """Each block of queries has a generator of its own, so that several processes can share the blocks out."""
+        queries, scorer, n = self.all_queries(), self.student_scorer, len(missing)
+        seed = int(torch.randint(2**62, (), generator=self.generator, device=queries.device))
+        parts = list(blocks(n, scorer.n_items, queries.device))
+        grain = parts[0].stop
+        own = slice(0, n) if scorer.sharing is None else scorer.sharing.slice_of(n, grain)
+        drawn = [queries.new_zeros(0, self.n_samples)]
+        generator = torch.Generator(queries.device)
         with scorer.frozen():
-            for rows in blocks(len(queries), scorer.n_items, queries.device):
+            for rows in parts[own.start // grain : -(-own.stop // grain)]:
                 scores = scorer.full(queries[rows])
                 wanted = scores.gather(1, self._teacher_list[rows])
                 below = missing[rows] if self.paper else self._teacher_valid[rows]
@@ -185,11 +190,11 @@ class RCEKD(Distiller):
                     assert self.train_items is not None
                     row, column = self.train_items.pairs(queries[rows])
                     log_weights[row, column] = -torch.inf
-                ids = sample_without_replacement(log_weights, self.n_samples, self.generator)
-                drawn.append(ids)
-                counted.append(log_weights.gather(1, ids) > -torch.inf)
-        valid = torch.cat(counted)
-        return torch.cat(drawn).masked_fill_(~valid, 0), valid
+                ids = sample_without_replacement(log_weights, self.n_samples, generator.manual_seed(seed + rows.start))
+                drawn.append(ids.masked_fill_(log_weights.gather(1, ids) == -torch.inf, 0))
+        ids = torch.cat(drawn)
+        ids = ids if scorer.sharing is None else scorer.sharing.gather(ids, n, grain)
+        return ids, ids != 0
 
     def _weigh(self, epoch: int, ranked: Tensor, missing: Tensor) -> None:
         """gamma of every query, and the epoch's figures."""
@@ -231,10 +236,10 @@ class RCEKD(Distiller):
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def forward(self, batch: DistillBatch) -> Tensor:
-        weights = batch.weights
+        loss = self._per_query(batch)
         if self.paper:
-            weights = torch.full_like(weights, float(weights.sum()) / len(weights))
-        return self.reduce(self._per_query(batch), weights)
+            return self.reduce_total(loss.sum() * batch.rows_per_query, batch.weights)
+        return self.reduce(loss, batch.weights)
 
     def _per_query(self, batch: DistillBatch) -> Tensor:
         if self.variant == "full_ce":

@@ -14,7 +14,8 @@ from recbole_kd.data.histories import Histories, padded_histories
 from recbole_kd.data.hstu_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.hstu_encoder import TABLE_INITS, Encoded, HSTUEncoder, HSTUSizes
-from recbole_kd.model.hstu_loss import NEGATIVES, sampled_softmax, uniform_negatives
+from recbole_kd.model.hstu_loss import NEGATIVES, UniformNegatives, sampled_softmax
+from recbole_kd.part import Part, part_of
 
 USERS_PER_BLOCK = 512
 _COUNTS = ("MAX_ITEM_LIST_LENGTH", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size", "n_negatives")
@@ -73,15 +74,30 @@ class _Autoregressive(nn.Module):
         """
         raise NotImplementedError
 
-    def loss_of(self, encoded: Encoded, following: Tensor) -> Tensor:
-        """Sampled softmax, the mean over all positions that something follows: float ``[]``."""
+    def terms_of_rows(self, interaction: Any) -> Tensor:
+        """How many positions of each row something follows, int64 ``[B]``: the loss is a mean over them."""
+        raise NotImplementedError
+
+    def loss_of(self, encoded: Encoded, following: Tensor, mine: Tensor | None = None) -> Tensor:
+        """Sampled softmax, the mean over all positions that something follows: float ``[]``.
+
+        Args:
+            mine: bool, of all such positions of a batch those that are here, where the others are another process's.
+        """
         known = following > 0
-        draw = uniform_negatives(self.n_items, self.n_negatives, following.device)
-        negatives = draw if self.negatives == "own" else draw(1)[0]
+        draw = UniformNegatives(self.n_items, self.n_negatives, following.device, mine)
+        negatives = draw if self.negatives == "own" else draw.top()
         return sampled_softmax(encoded.positions[known], self.item_vectors(), following[known], negatives, self.temperature)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        return self.loss_of(*self.encode(interaction))
+        part = part_of(interaction)
+        return self.loss_of(*self.encode(interaction), None if part is None else self._positions_of(part))
+
+    def _positions_of(self, part: Part) -> Tensor:
+        """Which of the whole batch's positions that something follows are this part's, bool ``[P]``, in the encoder's order."""
+        terms = self.terms_of_rows(part.whole)
+        order = terms.argsort(descending=True, stable=True)  # a layout begins with the longest history
+        return part.mine[order].repeat_interleave(terms[order])
 
     def item_vectors(self) -> Tensor:
         """Unit vectors, float ``[n_items, d]``, differentiable; zero for the pad."""
@@ -131,6 +147,10 @@ class HSTU(_Autoregressive, SequentialRecommender):
     def _history(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         times = (interaction[self.times_field], interaction[RAW_TIME]) if self.has_times else (None, None)
         return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], *times
+
+    def terms_of_rows(self, interaction: Any) -> Tensor:
+        lengths: Tensor = interaction[self.ITEM_SEQ_LEN]
+        return lengths
 
     def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
         history = self._history(interaction)
@@ -187,6 +207,10 @@ class HSTUGeneral(_Autoregressive, GeneralRecommender):
         column = encoded.layout.column + 1
         following = items[encoded.layout.row, column.clamp(max=items.shape[1] - 1)]
         return encoded, following.masked_fill(column >= lengths[encoded.layout.row], 0)
+
+    def terms_of_rows(self, interaction: Any) -> Tensor:
+        users = interaction[self.USER_ID]
+        return (self.starts[users + 1] - self.starts[users] - 1).clamp(min=0)
 
     def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
         return self.encode_users(interaction[self.USER_ID])

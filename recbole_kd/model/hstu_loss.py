@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -15,16 +16,46 @@ from torch.autograd.function import once_differentiable
 from recbole_kd.gather import gathered_dot
 
 SCORES_PER_CHUNK = 2**21
+NEGATIVES_PER_BLOCK = 2**18
 NEGATIVES = ("own", "shared")
 
 
-def uniform_negatives(n_items: int, n_negatives: int, device: torch.device) -> Callable[[int], Tensor]:
-    """A function that draws for n positions: int64 ``[n, R]``, uniform over the items 1 to n_items - 1, those of the history too."""
+class UniformNegatives:
+    """Draws for the positions of a batch, from the first on: called with n, those of the next n.
 
-    def draw(n_positions: int) -> Tensor:
-        return torch.randint(1, n_items, (n_positions, n_negatives), device=device)
+    They are uniform over the items 1 to n_items - 1, those of the history too, and the same rows of one table whatever n, the device's
+    launches and the number of processes among which the batch is shared out: a block of the table has a generator of its own.
 
-    return draw
+    Args:
+        mine: bool ``[P]``, which of the batch's positions are asked for, where the others are another process's; None: all.
+    """
+
+    def __init__(self, n_items: int, n_negatives: int, device: torch.device, mine: Tensor | None = None) -> None:
+        self._n_items, self._n_negatives, self._generator = n_items, n_negatives, torch.Generator(device)
+        self._seed = int(np.random.randint(2**62))  # numpy's stream is alike in every process; torch's knows of dropout
+        self._positions = None if mine is None else mine.nonzero().squeeze(1)
+        self._rows_per_block = max(1, NEGATIVES_PER_BLOCK // n_negatives)
+        self._taken = 0
+
+    def __call__(self, n: int) -> Tensor:
+        """int64 ``[n, R]``."""
+        device, height = self._generator.device, self._rows_per_block
+        start, self._taken = self._taken, self._taken + n
+        rows = torch.arange(start, self._taken, device=device) if self._positions is None else self._positions[start : self._taken]
+        if n == 0:
+            return torch.empty(0, self._n_negatives, dtype=torch.int64, device=device)
+        first, last = int(rows[0]) // height, int(rows[-1]) // height
+        ends = torch.searchsorted(rows, torch.arange(first, last + 2, device=device) * height).tolist()
+        return torch.cat([self._block(b)[rows[i:j] - b * height] for b, i, j in zip(range(first, last + 1), ends, ends[1:], strict=False)])
+
+    def top(self) -> Tensor:
+        """The table's first row, int64 ``[R]``."""
+        return self._block(0)[0]
+
+    def _block(self, number: int) -> Tensor:
+        self._generator.manual_seed(self._seed + number)
+        shape = (self._rows_per_block, self._n_negatives)
+        return torch.randint(1, self._n_items, shape, generator=self._generator, device=self._generator.device)
 
 
 def sampled_softmax(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def initialise(model: nn.Module, std: float | None) -> None:
@@ -31,13 +31,18 @@ def sums_itself(model: nn.Module) -> bool:
     return hasattr(model, "loss_reduction")
 
 
-def summed(loss: Tensor, rows: int) -> Tensor:
-    """A mean over the rows of a batch as their sum.
+def adds_up(model: nn.Module) -> bool:
+    """Is the model's own loss a sum over a batch's rows, not a mean?"""
+    return getattr(model, "loss_reduction", "mean") == "sum"
+
+
+def summed(factor: float, rows: int) -> float:
+    """The factor of a mean over the rows of a batch that makes it their sum.
 
     Args:
-        loss: ``[]``, a mean. rows: positives of the batch; further negatives of a positive are averaged, as published.
+        rows: positives of the batch; further negatives of a positive are averaged, as published.
     """
-    return loss * rows
+    return factor * rows
 
 
 def with_decay_for_mean(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from recbole_kd.cluster import connect
 from recbole_kd.errors import TeacherError
+
+IN_FLIGHT = 2
+"""Blocks that each worker may be ahead of the writing."""
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32", torch.int64: "I64"}
 
@@ -127,10 +132,17 @@ class BlockFile:
         shutil.rmtree(self.marks)
 
 
-def write_blocks(path: Path, layout: Layout, rows: Rows, identity: str = "") -> None:
-    """Write all blocks that an earlier attempt has not written, one after the other."""
+def write_blocks(path: Path, layout: Layout, rows: Rows, identity: str = "", ray_address: str | None = None) -> None:
+    """Write all blocks that an earlier attempt has not written.
+
+    Args:
+        ray_address: of a cluster whose workers make the blocks, side by side; ``rows`` is pickled then. One after the other when None.
+    """
     file = BlockFile(path, layout, identity)
-    take_blocks(file, ((number, rows(layout.blocks[number])) for number in file.missing()))
+    if ray_address is None:
+        take_blocks(file, ((number, rows(layout.blocks[number])) for number in file.missing()))
+    else:
+        take_blocks(file, _made_on_ray(file, rows, ray_address))
 
 
 def take_blocks(file: BlockFile, made: Iterable[tuple[int, Mapping[str, Tensor]]]) -> None:
@@ -138,3 +150,35 @@ def take_blocks(file: BlockFile, made: Iterable[tuple[int, Mapping[str, Tensor]]
     for number, tables in made:
         file.write(number, tables)
     file.finish()
+
+
+def _made_on_ray(file: BlockFile, rows: Rows, address: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The missing blocks, as workers finish them; a block whose worker was lost is made again."""
+    ray = connect(address)
+    shared = ray.put(rows)
+    remote = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(_made_by_worker)
+    waiting = file.missing()[::-1]
+    ahead = max(1, IN_FLIGHT * int(ray.cluster_resources().get("CPU", 1)))
+    pending: dict[Any, int] = {}
+    while waiting or pending:
+        while waiting and len(pending) < ahead:
+            number = waiting.pop()
+            block = file.layout.blocks[number]
+            pending[remote.remote([shared], block.start, block.stop)] = number
+        (ready,), _ = ray.wait(list(pending), num_returns=1)
+        tables = ray.get(ready)
+        yield pending.pop(ready), {name: torch.tensor(table) for name, table in tables.items()}
+
+
+_kept: dict[Any, Rows] = {}
+
+
+def _made_by_worker(shared: list[Any], start: int, stop: int) -> dict[str, Any]:
+    """A block as arrays. What makes it is unpickled once a worker; arrays in it are Ray's, which a node maps once."""
+    import ray
+
+    (reference,) = shared
+    if reference not in _kept:
+        _kept.clear()
+        _kept[reference] = ray.get(reference)
+    return {name: table.detach().numpy() for name, table in _kept[reference](slice(start, stop)).items()}

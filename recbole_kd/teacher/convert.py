@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.blocks import Layout, write_blocks
@@ -14,19 +16,30 @@ from recbole_kd.teacher.modalities import write_vectors
 from recbole_kd.topk import BLOCK_BYTES
 
 
-def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32") -> None:
+@dataclass(frozen=True)
+class _Full:
+    """Makes blocks of a teacher's whole score matrix."""
+
+    teacher: TeacherScores
+
+    def __call__(self, rows: slice) -> dict[str, Tensor]:
+        return {"scores": self.teacher.full(torch.arange(rows.start, rows.stop))}
+
+
+def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_address: str | None = None) -> None:
     """Write a teacher's scores as a dense store, block by block, with its manifest.
 
     Args:
         teacher: exact scores (fp32 factors, say). folder: is replaced as a whole when the export is complete.
         dtype: ``fp32`` or ``fp16``; the latter's fidelity is recorded as :func:`recbole_kd.teacher.export.export_teacher` does.
+        ray_address: of a cluster whose workers make the blocks.
     """
     step = max(1, BLOCK_BYTES // (4 * teacher.n_items))
     content = {**teacher.manifest, "store": "dense", "dtype": dtype}
     with written_whole(folder) as temporary:
         write_vectors(teacher.modalities, temporary, DTYPES[dtype])
         layout = Layout({"scores": (DTYPES[dtype], teacher.n_items)}, teacher.n_queries, step)
-        write_blocks(temporary / SCORES, layout, lambda rows: {"scores": teacher.full(torch.arange(rows.start, rows.stop))})
+        write_blocks(temporary / SCORES, layout, _Full(teacher), ray_address=ray_address)
         if dtype != "fp32":
             k = min(FIDELITY_K, teacher.n_items - 1)
             queries = torch.arange(1, teacher.n_queries)

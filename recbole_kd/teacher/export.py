@@ -52,6 +52,7 @@ def export_teacher(
     dtype: str = "fp32",
     earlier: Iterable[int] = (),
     work: Path | None = None,
+    ray_address: str | None = None,
 ) -> None:
     """Write the scores of a trained model so that :func:`recbole_kd.teacher.load.load_teacher` can read them.
 
@@ -65,10 +66,12 @@ def export_teacher(
             (:meth:`recbole_kd.trajectory.Trajectory.replay`); each is written like the model itself. The manifest's ``trajectory`` lists
             them, and the model's own epoch last.
         work: folder in which the blocks of a dense store are kept until all are written, so that an interrupted export goes on from them.
+        ray_address: of a cluster whose workers make the blocks of a dense store.
 
     Raises:
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
             weights.
+            Or workers were asked for a model that is not on a CPU.
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
@@ -80,24 +83,24 @@ def export_teacher(
         content[N_USERS] = scorer.rows.n_whole
     main = WEIGHTS if kind == "online" else SCORES
     with written_whole(folder) as temporary:
-        _write_scores(scorer, temporary / main, kind, dtype, work)
+        _write_scores(scorer, temporary / main, kind, dtype, work, ray_address)
         if kind != "online" and dtype != "fp32":
             overlap = _top_k_overlap(scorer, temporary / SCORES)
             content["fidelity"] = {"k": min(FIDELITY_K, scorer.n_items - 1), "top_k_overlap": overlap}
         write_modalities(scorer.model, temporary, DTYPES[dtype])
         for epoch in earlier:
-            _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype, work)
+            _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype, work, ray_address)
         write_json(temporary / MANIFEST, content)
 
 
-def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None = None) -> None:
+def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None, ray_address: str | None) -> None:
     with scorer.frozen():
         if kind == "online":
             save_file({name: t.contiguous().cpu() for name, t in scorer.model.state_dict().items()}, path)
         elif kind == "factors":
             _write_factors(scorer, path, DTYPES[dtype])
         else:
-            _write_dense(scorer, path, DTYPES[dtype], work)
+            _write_dense(scorer, path, DTYPES[dtype], work, ray_address)
 
 
 def no_factors(model: str) -> ConfigError:
@@ -125,16 +128,32 @@ def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
     save_file({name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in tensors.items()}, path)
 
 
-def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | None) -> None:
+class FullRows:
+    """Makes blocks of a scorer's whole score matrix; vectors are encoded once for all."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[Scorer]]:
+        return type(self), (self.scorer,)
+
+    def __call__(self, block: slice) -> dict[str, Tensor]:
+        with self.scorer.frozen(self._tables):
+            if self.scorer.has_vectors:
+                self._tables = self.scorer.tables()
+            return {"scores": self.scorer.full(torch.arange(block.start, block.stop, device=self.scorer.device))}
+
+
+def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | None, ray_address: str | None) -> None:
     """The score matrix, block by block. In ``work`` an interrupted one of the same weights is continued."""
+    if ray_address is not None and scorer.device.type != "cpu":
+        raise ConfigError(f"teacher_ray_address={ray_address} makes blocks on CPUs and the teacher is on {scorer.device}: leave it out")
     step = max(1, BLOCK_BYTES // (4 * scorer.n_items))
     layout = Layout({"scores": (dtype, scorer.n_items)}, scorer.n_queries, step)
     place = path if work is None else work / path.name
 
-    def rows(block: slice) -> dict[str, Tensor]:
-        return {"scores": scorer.full(torch.arange(block.start, block.stop, device=scorer.device))}
-
-    write_blocks(place, layout, rows, "" if work is None else _weights_digest(scorer))
+    write_blocks(place, layout, FullRows(scorer), "" if work is None else _weights_digest(scorer), ray_address)
     if place != path:
         shutil.move(place, path)
 

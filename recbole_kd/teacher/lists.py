@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recbole_kd.cluster import connect
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.blocks import BlockFile, Layout, take_blocks, write_blocks
+from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.export import scores_from
 from recbole_kd.teacher.files import SCORES, read_manifest, read_tensors, write_json
 from recbole_kd.teacher.fingerprint import settings_digest
 
 LISTS, ABOUT = "lists.safetensors", "lists.json"
-IN_FLIGHT = 2
-"""Blocks that each worker may be ahead of the writing."""
 
 
 def export_lists(
@@ -54,47 +52,27 @@ def export_lists(
     }  # fmt: skip
     layout = Layout({"ids": (torch.int32, k), "scores": (torch.float32, k)}, len(queries), step)
     out.mkdir(parents=True, exist_ok=True)
-    identity, tables = settings_digest(about), read_tensors(folder / SCORES)
-    if ray_address is None:
-        scores = scores_from(tables, manifest)
-        write_blocks(out / LISTS, layout, lambda rows: lists_of(scores, queries.start, k, rows), identity)
-    else:
-        file = BlockFile(out / LISTS, layout, identity)
-        take_blocks(file, _on_ray(file, tables, queries.start, k, ray_address))
+    tables = {name: table.numpy() for name, table in read_tensors(folder / SCORES).items()}
+    write_blocks(out / LISTS, layout, ListRows(tables, queries.start, k), settings_digest(about), ray_address)
     write_json(out / ABOUT, about)
     return out / LISTS
 
 
-def lists_of(scores: TeacherScores, first: int, k: int, rows: slice) -> dict[str, Tensor]:
-    """A block of lists; the first row belongs to the query ``first``."""
-    ids, values = scores.top_k(torch.arange(first + rows.start, first + rows.stop), k)
-    return {"ids": ids.to(torch.int32), "scores": values}
+@dataclass(frozen=True)
+class ListRows:
+    """Makes blocks of lists; the first row belongs to the query ``first``.
 
+    Attributes:
+        tables: of the store, as arrays: Ray's workers read them where they are.
+    """
 
-def _on_ray(file: BlockFile, tables: Mapping[str, Tensor], first: int, k: int, address: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The missing blocks, as workers finish them; a block whose worker was lost is made again."""
-    ray = connect(address)
-    shared = ray.put({name: table.numpy() for name, table in tables.items()})
-    remote = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(_ranked_by_worker)
-    waiting = file.missing()[::-1]
-    ahead = max(1, IN_FLIGHT * int(ray.cluster_resources().get("CPU", 1)))
-    pending: dict[Any, int] = {}
-    while waiting or pending:
-        while waiting and len(pending) < ahead:
-            number = waiting.pop()
-            rows = file.layout.blocks[number]
-            pending[remote.remote(shared, first, k, rows.start, rows.stop)] = number
-        (ready,), _ = ray.wait(list(pending), num_returns=1)
-        ids, scores = ray.get(ready)
-        yield pending.pop(ready), {"ids": torch.tensor(ids), "scores": torch.tensor(scores)}
+    tables: Mapping[str, Any]
+    first: int
+    k: int
 
-
-def _ranked_by_worker(shared: Mapping[str, Any], first: int, k: int, start: int, stop: int) -> tuple[Any, Any]:
-    """Ids and scores of a block as arrays; the teacher's tables are Ray's, which a node maps once."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and only read
-        tables = {name: torch.from_numpy(table) for name, table in shared.items()}
-    lists = lists_of(scores_from(tables, {}), first, k, slice(start, stop))
-    return lists["ids"].numpy(), lists["scores"].numpy()
+    def __call__(self, rows: slice) -> dict[str, Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and only read
+            tables = {name: torch.from_numpy(table) for name, table in self.tables.items()}
+        ids, values = scores_from(tables, {}).top_k(torch.arange(self.first + rows.start, self.first + rows.stop), self.k)
+        return {"ids": ids.to(torch.int32), "scores": values}

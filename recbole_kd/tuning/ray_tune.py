@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +27,9 @@ METRIC = "objective"
 GRID = "grid"
 STUDY_FILE = "study.json"
 
+NODE_CACHE = "node_cache"
+"""Key of a study's base: a node whose environment has RECBOLE_KD_CACHE keeps its teachers there, as the user named no cache."""
+
 
 def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> None:
     """Run or continue a study; its trials stand in it afterwards.
@@ -38,11 +42,12 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     """
     _check_searcher(space, options["searcher"])
     known = _known_study(study, space, options)
-    base = absolute({**study.base, "output_dir": str(study.folder / "runs"), "cache_dir": str(cache_folder(study.base.get("cache_dir")))})
+    base = absolute({**study.base, "output_dir": str(study.folder / "runs")})
+    for_workers = {**base, NODE_CACHE: not base.get("cache_dir"), "cache_dir": str(cache_folder(base.get("cache_dir")).resolve())}
     connect(options["ray_address"])
     resources = {"cpu": options["cpus_per_trial"], "gpu": options["gpus_per_trial"]}
-    teachers = _teachers_once(base, space, resources)
-    trainable = _trainable(base, space, teachers, resources, options)
+    teachers = _teachers_once(for_workers, space, resources)
+    trainable = _trainable(for_workers, space, teachers, resources, options)
     tuner = _restored(study, trainable) if known else _fresh(study, space, trainable, base, options)
     write_json(study.folder / STUDY_FILE, space.plain())
     study.trials[:] = [_as_trial(result, space, study) for result in tuner.fit()]
@@ -188,6 +193,7 @@ def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, 
     """One trial, in a worker: reports every epoch, and at the end the figures of the best one or the reason of its failure."""
     from ray import tune
 
+    base = _on_this_node(base)
     names, packed = teachers
     unpack(names, partial(_get, packed), Path(base["cache_dir"]))
     settings = space.settings(drawn_values(config), base.get("kd"))
@@ -210,6 +216,13 @@ def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, 
     figures = {"score": trial.score, "bigger": trial.bigger, "metric": trial.metric, "valid": trial.valid, "test": trial.test}
     words = {"state": trial.state, "reason": trial.reason}
     tune.report({METRIC: trial.objective, "best": trial.objective, "epoch": epoch, **figures, **words})
+
+
+def _on_this_node(base: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the cache of the node that this worker is on."""
+    own = os.environ.get("RECBOLE_KD_CACHE") if base[NODE_CACHE] else None
+    places = {"cache_dir": str(Path(own).expanduser().resolve())} if own else {}
+    return {**{key: value for key, value in base.items() if key != NODE_CACHE}, **places}
 
 
 def _finished(outcome: Path) -> Trial | None:
@@ -265,6 +278,7 @@ def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str
 
 def _make_and_pack(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
     folders: dict[str, Path] = {}
+    base = _on_this_node(base)
     try:
         for settings in wanted:
             request = _request({**base, **own_devices(), "resume": True, "show_progress": False}, settings)
