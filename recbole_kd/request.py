@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
-from recbole_kd.build import check_run_keys, known_kd_keys
+from recbole_kd.build import check_index, check_run_keys, known_kd_keys
 from recbole_kd.catalogue import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
@@ -151,7 +151,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     setting = str(values.get("setting") or default_setting(model))
     if setting not in CHOICES["setting"]:
         raise unknown_name_error("setting", setting, CHOICES["setting"])
-    student_model(model, setting)
+    student = student_model(model, setting)
     cls = distiller_class(kd)
     if values.get("teacher"):
         _check_teachers(values, kd, cls, setting)
@@ -160,6 +160,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
             raise unknown_name_error(key, str(values[key]), allowed)
     _check_std(values)
     _check_student_keys(values, model, kd, dataset, setting)
+    check_index(values, kd, student)
     _check_teacher_keys(values, dataset, setting)
     _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
     own = layers("overall")[0]

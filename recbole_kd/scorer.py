@@ -29,6 +29,7 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.model.general_recommender import BPR
 from torch import Tensor, nn
 
+from recbole_kd.candidate_index import CandidateIndex
 from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
@@ -78,6 +79,8 @@ class Scorer:
         self._is_frozen = False
         self.spread: Callable[..., tuple[Tensor, Tensor]] | None = None
         """Shares the ranking of many queries out over processes, see :meth:`recbole_kd.parallel.Ranks.spread`."""
+        self.index: CandidateIndex | None = None
+        """Ranks approximately, where the catalogue is too large to be ranked whole; for a score that is a dot product."""
 
     def __reduce__(self) -> tuple[type, tuple[nn.Module]]:
         return type(self), (self.model,)
@@ -238,9 +241,12 @@ class Scorer:
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
         """Each query's k best items, best first, ties by id: ids int64 ``[Q, k]`` and scores float ``[Q, k]``.
 
-        Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
+        Evaluation mode, no gradient, in blocks; approximately where there is an :attr:`index`. See
+        :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
         with self.frozen():
+            if self.index is not None:
+                return self.index.top_k(*self._tables_for(queries), queries, k, exclude, self.spread)
             full = DotProducts(*self._tables_for(queries)) if self.has_vectors else self.full
             rank = partial(top_k_in_blocks, full)
             return rank(queries, self.n_items, k, exclude) if self.spread is None else self.spread(rank, queries, self.n_items, k, exclude)

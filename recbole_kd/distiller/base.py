@@ -104,6 +104,9 @@ class Distiller(nn.Module, ABC):
     needs_items: ClassVar[bool] = False
     """Does forward() read the batch's positive and negative items?"""
 
+    ranks_student: ClassVar[bool] = False
+    """Does it ask for the student's top-k lists (:meth:`Scorer.top_k`)? Then ``kd_candidate_index`` has a meaning for it."""
+
     needs_set_scores: bool = True
     """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""
 

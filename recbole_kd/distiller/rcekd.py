@@ -61,6 +61,8 @@ class RCEKD(Distiller):
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 
+    ranks_student = True
+
     def __init__(
         self,
         student: Scorer,
