@@ -19,10 +19,11 @@ from recbole_kd.model.published import reduction_of
 from recbole_kd.property_layers import distiller_layers, public_name
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.factors import FactorScores
 from recbole_kd.teacher.mapped import N_USERS, asked_as
 from recbole_kd.vectors import has_vectors
 
-INDEX_KEYS = ("kd_candidate_index", "kd_nlist", "kd_nprobe")
+INDEX_KEYS = ("kd_candidate_index", "kd_index_teacher", "kd_nlist", "kd_nprobe")
 RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh", "kd_track", *INDEX_KEYS)
 """``kd_*`` keys that are valid for every method."""
 
@@ -76,7 +77,11 @@ def _check_index_keys(values: Mapping[str, Any]) -> None:
     kind = index_kind(values)
     if kind not in INDEX_KINDS:
         raise ConfigError(f"kd_candidate_index={kind!r} is not allowed: choose one of {', '.join(INDEX_KINDS)}")
-    sizes = {key: values[key] for key in INDEX_KEYS[1:] if values.get(key) is not None}
+    if not isinstance(values.get("kd_index_teacher", False), bool):
+        raise ConfigError(f"kd_index_teacher={values['kd_index_teacher']!r} is not allowed: it must be True or False")
+    if values.get("kd_index_teacher") and kind == "none":
+        raise ConfigError("kd_index_teacher=True has no effect without an index: set kd_candidate_index=ivf, or leave it out")
+    sizes = {key: values[key] for key in INDEX_KEYS[2:] if values.get(key) is not None}
     for key, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{key}={value!r} is not allowed: it must be a whole number of cells >= 1, or empty")
@@ -128,6 +133,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     if isinstance(given, Mapping):
         named = [key for key in given if isinstance(key, str) and key.startswith("kd_")]
         check_keys(named, known_kd_keys(kd), what=f"key of the method {kd}", may_allow=False)
+    given_teacher = teacher
     scorer, teacher = _asking(student, teacher, train_data)
     if (scorer.n_queries, scorer.n_items) != (teacher.n_queries, teacher.n_items):
         raise TeacherError(
@@ -139,13 +145,35 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     values.update({key: config[key] for key in known_kd_keys(kd) if key in config})
     options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
     check_index(values, kd, type(student))
-    if index_kind(values) != "none":
-        scorer.index = CandidateIndex(index_kind(values), values.get("kd_nlist"), values.get("kd_nprobe"), config["seed"] or 0)
+    scorer.index = _index(values, config["seed"])
+    _index_teacher(given_teacher, values, config["seed"])
     distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller
+
+
+def _index(values: Mapping[str, Any], seed: int | None) -> CandidateIndex | None:
+    kind = index_kind(values)
+    return None if kind == "none" else CandidateIndex(kind, values.get("kd_nlist"), values.get("kd_nprobe"), seed or 0)
+
+
+def _index_teacher(teacher: TeacherScores, values: Mapping[str, Any], seed: int | None) -> None:
+    """Give the teacher an index of its own where it is asked for (``kd_index_teacher``)."""
+    for member in teacher.members:
+        if isinstance(member, FactorScores):
+            member.index = _index(values, seed) if values.get("kd_index_teacher") else None
+        elif values.get("kd_index_teacher"):
+            raise no_teacher_index(member.name, member.store)
+
+
+def no_teacher_index(name: str, store: str) -> ConfigError:
+    """The error of an index asked of a teacher that keeps no vectors."""
+    return ConfigError(
+        f"kd_index_teacher=True is not possible with {name} in a store of kind {store}: take teacher_store=factors, for a teacher whose "
+        "score is a dot product, or leave it out"
+    )
 
 
 def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tuple[Scorer, TeacherScores]:

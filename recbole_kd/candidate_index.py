@@ -28,7 +28,7 @@ from recbole_kd.topk import DotProducts, top_k_in_blocks
 INDEX_KINDS = ("none", "ivf")
 
 RECALL_QUERIES = 256
-"""So many queries are also ranked exactly at each refresh."""
+"""So many queries are ranked exactly too."""
 
 PAIRS_PER_SEARCH = 2**21
 """Query-item pairs that one search returns."""
@@ -63,13 +63,15 @@ def cells_for(n_items: int) -> int:
 class CandidateIndex:
     """Finds each query's best items among those of ``nprobe`` of ``nlist`` cells.
 
+    The first :meth:`top_k` builds it, those that follow use it, until :meth:`close`.
+
     Args:
         kind: ``ivf``. nlist: cells, by :func:`cells_for` when None. nprobe: cells a query looks at, an eighth of them when None.
         seed: of the k-means and of the queries that recall is measured on.
 
     Attributes:
-        recall: at the last search, the mean share of a query's exact list that was found, over a sample of queries; None before it.
-        recalls: of all searches.
+        recall: of the index closed last, the mean share of a query's exact list that was found, over a sample of queries; None before.
+        recalls: of all that were closed. sizes: (nlist, nprobe) of the last one.
     """
 
     kind: str = "ivf"
@@ -81,6 +83,9 @@ class CandidateIndex:
         self.recall: float | None = None
         self.recalls: list[float] = []
         self.sizes: tuple[int, int] | None = None
+        self._cells: _Cells | None = None
+        self._sample = torch.empty(0, dtype=torch.int64)
+        self._hits, self._wanted = 0, 0
 
     def top_k(
         self,
@@ -96,25 +101,35 @@ class CandidateIndex:
         A query of whose cells fewer items are left than it should list is ranked exactly.
 
         Args:
-            query_table: float ``[n_queries, d]``. item_table: float ``[n_items, d]``.
+            query_table: float ``[n_queries, d]``. item_table: float ``[n_items, d]``, the same until the index is closed.
             spread: see :attr:`recbole_kd.scorer.Scorer.spread`; each process builds the same index.
         """
         tables = query_table.detach().float(), item_table.detach().float()
-        search = partial(self._search, self._build(tables[1]), *tables)
+        if self._cells is None:
+            self._cells = self._build(tables[1])
+            generator = torch.Generator().manual_seed(self.seed)
+            self._sample = 1 + torch.randperm(len(query_table) - 1, generator=generator)[:RECALL_QUERIES]
+        search = partial(self._search, self._cells, *tables)
         found = search(queries, k, exclude) if spread is None else spread(search, queries, k, exclude)
-        self.recall = self._recall_of(found[0], tables, queries, k, exclude)
-        self.recalls.append(self.recall)
+        self._count(found[0], tables, queries, k, exclude)
         return found
 
+    def close(self) -> None:
+        """The item vectors are about to change: forget the index, keep what is known of its recall."""
+        if self._wanted:
+            self.recall = self._hits / self._wanted
+            self.recalls.append(self.recall)
+        self._cells, self._hits, self._wanted = None, 0, 0
+
     def figures(self) -> dict[str, float]:
-        """Of the last search, for the log."""
+        """Of the index closed last, for the log."""
         return {} if self.recall is None else {"candidate_recall": self.recall}
 
     def report(self) -> dict[str, Any]:
-        """Of all searches, for the result."""
+        """Of all refreshes, for the result."""
         nlist, nprobe = self.sizes or (self.nlist, self.nprobe)
         mean = sum(self.recalls) / len(self.recalls) if self.recalls else None
-        return {"kind": self.kind, "nlist": nlist, "nprobe": nprobe, "searches": len(self.recalls), "recall": mean}
+        return {"kind": self.kind, "nlist": nlist, "nprobe": nprobe, "refreshes": len(self.recalls), "recall": mean}
 
     def _build(self, items: Tensor) -> _Cells:
         faiss = load_faiss(self.kind)
@@ -164,13 +179,13 @@ class CandidateIndex:
             ids[short], values[short] = top_k_in_blocks(full, queries[short], n_items, k, exclude)
         return ids, values
 
-    def _recall_of(self, ids: Tensor, tables: tuple[Tensor, Tensor], queries: Tensor, k: int, exclude: Ragged | None) -> float:
-        generator = torch.Generator().manual_seed(self.seed)
-        real = queries.nonzero().squeeze(1)
-        sample = real[torch.randperm(len(real), generator=generator)[:RECALL_QUERIES].sort().values.to(real.device)]
-        exact = top_k_in_blocks(DotProducts(*tables), queries[sample], len(tables[1]), k, exclude)[0]
-        hits = (exact.unsqueeze(2) == ids[sample].unsqueeze(1)) & (exact > 0).unsqueeze(2)
-        return float(hits.sum()) / max(1, int((exact > 0).sum()))
+    def _count(self, ids: Tensor, tables: tuple[Tensor, Tensor], queries: Tensor, k: int, exclude: Ragged | None) -> None:
+        """Rank the queries of the sample exactly and count what was found of their lists."""
+        rows = torch.isin(queries, self._sample.to(queries.device)).nonzero().squeeze(1)
+        exact = top_k_in_blocks(DotProducts(*tables), queries[rows], len(tables[1]), k, exclude)[0]
+        hits = (exact.unsqueeze(2) == ids[rows].unsqueeze(1)) & (exact > 0).unsqueeze(2)
+        self._hits += int(hits.sum())
+        self._wanted += int((exact > 0).sum())
 
 
 @dataclass(frozen=True)

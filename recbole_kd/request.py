@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
-from recbole_kd.build import check_index, check_run_keys, known_kd_keys
+from recbole_kd.build import check_index, check_run_keys, known_kd_keys, no_teacher_index
 from recbole_kd.catalogue import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
@@ -23,7 +24,7 @@ from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.model.published import with_decay_for_mean
 from recbole_kd.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
-from recbole_kd.teacher.export import DTYPES, STORES, no_factors
+from recbole_kd.teacher.export import DTYPES, STORES, no_factors, resolve_store
 from recbole_kd.value_types import check_values
 from recbole_kd.vectors import has_vectors
 
@@ -175,6 +176,9 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         taught = model_class(name, "teacher", setting)
         if values.get("teacher_store") == "factors" and not has_vectors(taught):
             raise no_factors(name)
+        store = resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
+        if values.get("kd_index_teacher") is True and store != "factors":
+            raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
             raise ConfigError(no_modalities(f"--kd={kd}", name))
     if len(names) > 1 and not method.several:

@@ -244,10 +244,12 @@ class Scorer:
         Evaluation mode, no gradient, in blocks; approximately where there is an :attr:`index`. See
         :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
+        inside = self._is_frozen  # of a caller that ranks more queries: all are encoded, once
         with self.frozen():
-            if self.index is not None:
-                return self.index.top_k(*self._tables_for(queries), queries, k, exclude, self.spread)
-            full = DotProducts(*self._tables_for(queries)) if self.has_vectors else self.full
+            tables = None if not self.has_vectors else self.tables() if inside else self._tables_for(queries)
+            if self.index is not None and tables is not None:
+                return self.index.top_k(*tables, queries, k, exclude, self.spread)
+            full = self.full if tables is None else DotProducts(*tables)
             rank = partial(top_k_in_blocks, full)
             return rank(queries, self.n_items, k, exclude) if self.spread is None else self.spread(rank, queries, self.n_items, k, exclude)
 
@@ -260,10 +262,13 @@ class Scorer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode with one encoding for all calls inside, and no trace of it left in the model afterwards.
+        """Evaluation mode with one encoding and one index for all calls inside, and no trace of it left in the model afterwards.
 
-        Sets the flag of each module itself: SGL.train() would rebuild its graphs.
+        Sets the flag of each module itself: SGL.train() would rebuild its graphs. Within another one it changes nothing.
         """
+        if self._is_frozen:
+            yield
+            return
         flags = [(module, module.training) for module in self.model.modules()]
         before = self._sharing, self._tables, self._items, self._is_frozen
         for module, _ in flags:
@@ -276,6 +281,8 @@ class Scorer:
         finally:
             self._sharing, self._tables, self._items, self._is_frozen = before
             self._forget_cached_scores()
+            if self.index is not None:
+                self.index.close()
             for module, training in flags:
                 module.training = training
 

@@ -210,6 +210,7 @@ class KDTrainer(RankingEvaluation):
         else:
             assert self._loader is not None, "prepare() comes before training"
             if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
+                self._loader.let_go()
                 self.distiller.begin_epoch(epoch_idx)
             drawn = perf_counter()
             self._loader.ask_teacher()

@@ -46,13 +46,19 @@ def train_items(n_queries: int, n_items: int, most: int = 60) -> Ragged:
     return Ragged.from_pairs(rows, rng.integers(1, n_items, len(rows)), n_queries)
 
 
+def ranked(index: CandidateIndex, *given: Any) -> tuple[Tensor, Tensor]:
+    found = index.top_k(*given)
+    index.close()
+    return found
+
+
 @pytest.mark.parametrize("excluding", [False, True])
 def test_all_cells_give_the_exact_lists(excluding: bool) -> None:
     queries, items = tables()
     exclude = train_items(*map(len, (queries, items))) if excluding else None
     asked = torch.randperm(len(queries), generator=torch.Generator().manual_seed(1))
     index = CandidateIndex(nlist=16, nprobe=16)
-    ids, scores = index.top_k(queries, items, asked, 30, exclude)
+    ids, scores = ranked(index, queries, items, asked, 30, exclude)
     exact_ids, exact_scores = top_k_in_blocks(DotProducts(queries, items), asked, len(items), 30, exclude)
     assert torch.equal(ids, exact_ids)
     torch.testing.assert_close(scores, exact_scores)
@@ -64,7 +70,7 @@ def test_some_cells_give_most_of_each_list_in_order_and_say_how_much(monkeypatch
     asked = torch.arange(len(queries))
     monkeypatch.setattr("recbole_kd.candidate_index.PAIRS_PER_SEARCH", 1000)
     index = CandidateIndex(nlist=64, nprobe=4)
-    ids, scores = index.top_k(queries, items, asked, 30)
+    ids, scores = ranked(index, queries, items, asked, 30)
     exact = top_k_in_blocks(DotProducts(queries, items), asked, len(items), 30)[0]
     share = float((ids[1:].unsqueeze(2) == exact[1:].unsqueeze(1)).sum()) / exact[1:].numel()
     assert index.recall is not None and 0.7 < index.recall < 1
@@ -79,7 +85,7 @@ def test_recall_grows_with_the_cells_that_are_looked_at() -> None:
     recalls = []
     for nprobe in (1, 4, 16, 64):
         index = CandidateIndex(nlist=64, nprobe=nprobe)
-        index.top_k(queries, items, torch.arange(len(queries)), 5)
+        ranked(index, queries, items, torch.arange(len(queries)), 5)
         recalls.append(index.recall)
     assert recalls == sorted(recalls) and recalls[0] < recalls[-1] == 1.0
 
@@ -87,7 +93,7 @@ def test_recall_grows_with_the_cells_that_are_looked_at() -> None:
 def test_the_length_of_a_query_and_its_scale_have_no_say() -> None:
     queries, items = tables()
     found = [
-        CandidateIndex(nlist=64, nprobe=4).top_k(queries * scale, items * other, torch.arange(len(queries)), 20)[0]
+        ranked(CandidateIndex(nlist=64, nprobe=4), queries * scale, items * other, torch.arange(len(queries)), 20)[0]
         for scale, other in ((1.0, 1.0), (2.0**-8, 1.0), (1.0, 2.0**-8))
     ]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -97,7 +103,7 @@ def test_a_query_whose_cells_hold_too_little_is_ranked_exactly() -> None:
     queries, items = tables(n_items=101)
     exclude = train_items(len(queries), len(items), most=90)
     index = CandidateIndex(nlist=50, nprobe=1)
-    ids, scores = index.top_k(queries, items, torch.arange(len(queries)), 40, exclude)
+    ids, scores = ranked(index, queries, items, torch.arange(len(queries)), 40, exclude)
     exact = top_k_in_blocks(DotProducts(queries, items), torch.arange(len(queries)), len(items), 40, exclude)
     left = (100 - exclude.counts()).clamp(max=40)
     assert torch.equal((ids > 0).sum(1), left) and torch.equal(ids, exact[0])
@@ -106,7 +112,7 @@ def test_a_query_whose_cells_hold_too_little_is_ranked_exactly() -> None:
 
 def test_more_items_asked_for_than_there_are() -> None:
     queries, items = tables(n_queries=5, n_items=7)
-    ids, scores = CandidateIndex(nlist=2, nprobe=2).top_k(queries, items, torch.arange(5), 10)
+    ids, scores = ranked(CandidateIndex(nlist=2, nprobe=2), queries, items, torch.arange(5), 10)
     exact = top_k_in_blocks(DotProducts(queries, items), torch.arange(5), 7, 10)
     assert torch.equal(ids, exact[0])
     torch.testing.assert_close(scores, exact[1])
@@ -118,7 +124,7 @@ def test_the_same_seed_gives_the_same_lists_on_any_number_of_threads() -> None:
     for threads, seed in ((1, 3), (2, 3), (1, 4)):
         torch.set_num_threads(threads)
         try:
-            found.append(CandidateIndex(nlist=64, nprobe=2, seed=seed).top_k(queries, items, torch.arange(len(queries)), 30)[0])
+            found.append(ranked(CandidateIndex(nlist=64, nprobe=2, seed=seed), queries, items, torch.arange(len(queries)), 30)[0])
         finally:
             torch.set_num_threads(1)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
@@ -135,8 +141,21 @@ def test_the_number_of_cells_follows_from_the_catalogue(n_items: int) -> None:
 def test_sizes_that_are_not_given_are_reported() -> None:
     queries, items = tables(n_items=1001)
     index = CandidateIndex()
-    index.top_k(queries, items, torch.arange(len(queries)), 10)
-    assert index.report() == {"kind": "ivf", "nlist": 64, "nprobe": 8, "searches": 1, "recall": index.recall}
+    ranked(index, queries, items, torch.arange(len(queries)), 10)
+    assert index.report() == {"kind": "ivf", "nlist": 64, "nprobe": 8, "refreshes": 1, "recall": index.recall}
+
+
+def test_an_index_is_kept_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, items = tables()
+    index, built = CandidateIndex(nlist=64, nprobe=4), []
+    plain = index._build
+    monkeypatch.setattr(index, "_build", lambda items: built.append(1) or plain(items))
+    whole = ranked(index, queries, items, torch.arange(len(queries)), 20)
+    recall = index.recall
+    parts = [index.top_k(queries, items, some, 20) for some in torch.arange(len(queries)).split(70)]
+    index.close()
+    assert built == [1, 1] and index.recalls == [recall, recall]
+    assert torch.equal(torch.cat([ids for ids, _ in parts]), whole[0])
 
 
 @pytest.mark.parametrize("model", ["MF", "LightGCN", "HSTU", "SASRec"])
@@ -170,7 +189,7 @@ def test_a_run_reports_recall_of_each_refresh(tmp_path: Path) -> None:
     found = few["distilled"]
     recalls = found["history"]["candidate_recall"]
     assert len(recalls) == 3 and all(0 < recall <= 1 for recall in recalls)
-    assert found["candidate_index"] == {"kind": "ivf", "nlist": 10, "nprobe": 2, "searches": 3, "recall": pytest.approx(sum(recalls) / 3)}
+    assert found["candidate_index"] == {"kind": "ivf", "nlist": 10, "nprobe": 2, "refreshes": 3, "recall": pytest.approx(sum(recalls) / 3)}
     assert "candidate_recall" in (few["folder"] / "run.log").read_text()
     assert few["kd_options"]["kd_candidate_index"] == "ivf"
 
@@ -182,6 +201,13 @@ def test_looking_at_all_cells_trains_the_same_student_as_none(tmp_path: Path) ->
     assert indexed["kd_loss"] == pytest.approx(exact["kd_loss"], rel=1e-6) and indexed["test"] == pytest.approx(exact["test"])
 
 
+def test_a_factor_teachers_lists_by_an_index_of_its_own(tmp_path: Path) -> None:
+    found = run(tmp_path, IVF, "--kd_index_teacher=True", "--kd_nlist=5", "--kd_nprobe=5", "--kd_compare=False")["distilled"]
+    assert found["candidate_index"]["teacher"] == [{"kind": "ivf", "nlist": 5, "nprobe": 5, "refreshes": 1, "recall": 1.0}]
+    exact = run(tmp_path, "--kd_compare=False")["distilled"]
+    assert found["kd_loss"] == pytest.approx(exact["kd_loss"], rel=1e-6)
+
+
 IVF = "--kd_candidate_index=ivf"
 REFUSED: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "kind": ({}, ["--kd_candidate_index=hnsw"], ["kd_candidate_index='hnsw'", "ivf"]),
@@ -189,6 +215,9 @@ REFUSED: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "nprobe": ({}, [IVF, "--kd_nprobe=x"], ["kd_nprobe='x'"]),
     "nprobe-many": ({}, [IVF, "--kd_nlist=4", "--kd_nprobe=5"], ["kd_nprobe=5", "kd_nlist=4"]),
     "nlist-many": ({}, [IVF, "--kd_nlist=10000"], ["kd_nlist=10000", "catalogue"]),
+    "teacher-only": ({}, ["--kd_index_teacher=True"], ["kd_index_teacher", "kd_candidate_index=ivf"]),
+    "teacher-word": ({}, [IVF, "--kd_index_teacher=2"], ["kd_index_teacher=2"]),
+    "teacher-store": ({}, [IVF, "--kd_index_teacher=True", "--teacher_store=dense"], ["LightGCN", "dense", "teacher_store=factors"]),
     "no-index": ({}, ["--kd_nlist=4"], ["kd_nlist=4", "kd_candidate_index=ivf"]),
     "no-vectors": ({"model": "NeuMF", "embedding_size": None}, [IVF], ["NeuMF", "dot product"]),
     "no-ranking": ({"kd": "RD", "kd_n_samples": None, "kd_candidates": None}, [IVF], ["kd=RD", "no effect"]),

@@ -107,6 +107,9 @@ class Distiller(nn.Module, ABC):
     ranks_student: ClassVar[bool] = False
     """Does it ask for the student's top-k lists (:meth:`Scorer.top_k`)? Then ``kd_candidate_index`` has a meaning for it."""
 
+    drawn_sets: ClassVar[tuple[str, ...]] = ()
+    """Item sets that every begin_epoch replaces: the old ones and their scores are let go before."""
+
     needs_set_scores: bool = True
     """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""
 
