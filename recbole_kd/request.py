@@ -156,6 +156,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     cls = distiller_class(kd)
     if values.get("teacher"):
         _check_teachers(values, kd, cls, setting)
+    _check_svd(values, kd, cls, setting)
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:
             raise unknown_name_error(key, str(values[key]), allowed)
@@ -185,6 +186,28 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
+
+
+def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
+    """``teacher_svd``: a width, of teachers that are trained here and keep scores."""
+    width = values.get("teacher_svd")
+    if width is None:
+        return
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ConfigError(f"teacher_svd={width!r} is not allowed: it must be a whole number >= 1, or empty")
+    if values.get("teacher_path"):
+        raise ConfigError(
+            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `python scripts/convert_teacher.py "
+            f"{values['teacher_path']} --out=FOLDER --svd={width}` and give that folder"
+        )
+    if "trajectory" in method.requires:
+        raise ConfigError(
+            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: leave it out"
+        )
+    for name in str(values["teacher"]).split(","):
+        taught = model_class(name, "teacher", setting)
+        if resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender)) == "online":
+            raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
 
 
 def _check_texts(values: Mapping[str, Any]) -> None:
