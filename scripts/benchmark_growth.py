@@ -22,6 +22,7 @@ AXES: Mapping[str, Sequence[int]] = {
     "d": (10, 20, 40, 80),
 }
 CANDIDATES = 200
+DEVICE_GB = 24
 TEACHER_WIDTH = 64
 REFRESH = ("topk_refresh", "sampling", "teacher_scores")
 MEASURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
@@ -95,19 +96,20 @@ def _row(cells: Sequence[str]) -> str:
 def bytes_needed(
     users: int, items: int, k: int = 50, samples: int = 50, candidates: int = 200, d: int = 20, teacher: int = 64
 ) -> dict[str, int]:
-    """Bytes of an RCE-KD training by what they are for; ids have 8 bytes, numbers 4, marks 1.
+    """Bytes of an RCE-KD training of MF by what they are for; ids have 8 bytes, numbers 4, marks 1.
 
-    Lists are kept for all users, what is drawn from is there for one block of users.
+    Lists are kept for all users; what they are drawn from is there for one block of users.
     """
     from recbole_kd.distiller.rcekd import QUERIES_PER_DRAW
 
     listed = 2 * k + samples
     return {
-        "student, gradients, Adam": 4 * 4 * d * (users + items),
+        "student, its gradients, Adam's moments": 4 * 4 * d * (users + items),
         "teacher's vectors": 4 * teacher * (users + items),
-        "item sets, teacher's scores of them": (8 + 4) * listed * users,
-        "lists of the epoch (ids, softmax, marks)": (8 + 4 + 1) * listed * users,
-        "one block of the draw": (8 + 5 * 4) * candidates * min(users, QUERIES_PER_DRAW),
+        "item sets: ids, marks; the teacher's list once more": (8 + 1) * listed * users + 8 * k * users,
+        "teacher's scores of them, twice while the softmax is taken": 2 * 4 * listed * users,
+        "the teacher's softmax": 4 * listed * users,
+        "a block's ranked lists and draw (six tables)": (8 + 5 * 4) * candidates * min(users, QUERIES_PER_DRAW),
     }
 
 
@@ -118,6 +120,15 @@ def largest(memory: float, **sizes: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if sum(bytes_needed(middle, middle, **sizes).values()) <= memory else (low, middle - 1)
     return low
+
+
+def arithmetic(gigabytes: int, **sizes: int) -> str:
+    """The largest problem for a device's memory, as Markdown."""
+    n = largest(gigabytes * 10**9, **sizes)
+    parts = bytes_needed(n, n, **sizes)
+    lines = [_row(["what", f"GB at {n:,} users and items"]), _row(["---", "---"])]
+    lines += [_row([name, f"{size / 1e9:.2f}"]) for name, size in parts.items()]
+    return "\n".join([*lines, _row(["together", f"{sum(parts.values()) / 1e9:.2f} of {gigabytes}"])])
 
 
 def report_growth(arguments: argparse.Namespace, options: Mapping[str, Any]) -> None:
@@ -136,7 +147,7 @@ def report_growth(arguments: argparse.Namespace, options: Mapping[str, Any]) -> 
             return measured(case, max(1, arguments.repeats), machine, False)
 
         found = measure_all(measure)
-    print(markdown(found))
+    print(f"{markdown(found)}\n\n{arithmetic(DEVICE_GB)}")
     if arguments.output:
         rows = [{"axis": axis, "value": value, **figures} for axis, value, figures in found]
         arguments.output.write_text(json.dumps({"base": dict(BASE), "machine": machine, "rows": rows}, indent=2))

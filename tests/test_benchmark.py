@@ -177,6 +177,43 @@ def test_the_machine_is_measured() -> None:
     assert 1e8 < rates.bandwidth < 1e13 and 1e8 < rates.rate < 1e16
 
 
+# -- growth ---------------------------------------------------------------------------------------------------------------
+
+
+def test_growth_is_fitted_as_a_power_law_of_each_size_alone() -> None:
+    from benchmark_growth import AXES, BASE, exponent, markdown, measure_all, slope
+
+    asked: list[dict[str, int]] = []
+
+    def measure(sizes: dict[str, int]) -> dict[str, Any]:
+        asked.append(dict(sizes))
+        topk = 1e-9 * sizes["users"] * sizes["items"]
+        phases = {"topk_refresh": topk, "sampling": 1e-4 * sizes["users"], "teacher_scores": 1e-4 * sizes["users"]}
+        phases |= {"kd_forward": 1e-3 * sizes["d"] ** 0.5, "evaluation": 99.0}
+        return {"seconds_per_epoch": sum(phases.values()) - 99.0, "phases": phases, "peak_rss_mb": 500 + sizes["users"] / 2**10}
+
+    found = measure_all(measure)
+    assert len(found) == sum(map(len, AXES.values())) and len(asked) == len({tuple(sizes.values()) for sizes in asked})
+    assert all(sum(sizes[name] != BASE[name] for name in BASE) <= 1 for sizes in asked), "one size at a time"
+    of = {axis: [row for row in found if row[0] == axis] for axis in AXES}
+    for axis, name, power in (("users", "top-k, s", 1.0), ("items", "top-k, s", 1.0), ("d", "steps, s", 0.5), ("K", "epoch, s", 0.0)):
+        assert exponent([row[1] for row in of[axis]], [row[2][name] for row in of[axis]]) == pytest.approx(power, abs=1e-9)
+    assert slope([row[1] for row in of["users"]], [row[2]["peak, MiB"] for row in of["users"]]) == pytest.approx(1 / 2**10)
+    text = markdown(found)
+    measured, fits = text.split("\n\n")
+    assert len(measured.splitlines()) == 2 + len(found) and len(fits.splitlines()) == 2 + len(AXES)
+    assert next(line for line in fits.splitlines() if line.startswith("| users")).endswith("| 1,024 |")
+
+
+def test_the_largest_problem_is_the_last_that_fits() -> None:
+    from benchmark_growth import arithmetic, bytes_needed, largest
+
+    n = largest(24e9)
+    assert sum(bytes_needed(n, n).values()) <= 24e9 < sum(bytes_needed(n + 1, n + 1).values())
+    assert n > largest(24e9, k=100) > largest(12e9, k=100)
+    assert f"{n:,}" in arithmetic(24)
+
+
 # -- the command ----------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +238,20 @@ def test_the_command_times_models_by_methods(tmp_path: Path) -> None:
     for row in rows:
         assert set(row) >= KEYS and row["ratio_to_plain"] == pytest.approx(row["seconds_per_epoch"] / row["plain_seconds_per_epoch"])
         assert set(row["floors"]) >= set(row["phases"]) - {"other"} and row["peak_rss_mb"] > 100 and row["evaluation_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_the_command_says_how_cost_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import benchmark
+    import benchmark_growth
+
+    monkeypatch.setattr(benchmark_growth, "BASE", {"users": 60, "items": 300, "interactions": 600, "K": 5, "L": 5, "d": 4})
+    monkeypatch.setattr(benchmark_growth.measure_all, "__defaults__", ({"users": (60, 120)}, benchmark_growth.BASE))
+    arguments, options = benchmark.parse(["--growth", "--repeats=1", f"--output={tmp_path / 'growth.json'}"])
+    benchmark_growth.report_growth(arguments, options)
+    said = capsys.readouterr().out
+    assert "| users | 60 |" in said and "| users | 120 |" in said and "together" in said
+    assert len(json.loads((tmp_path / "growth.json").read_text())["rows"]) == 2
 
 
 @pytest.mark.slow
