@@ -20,6 +20,9 @@ from recbole_kd.loss import masked_log_softmax, teacher_probabilities
 PAIRS_PER_LANE = 2**15
 """Below twice so many query-item pairs a second thread is not worth its start."""
 
+ROWS_AT_A_TIME = 2**16
+"""Queries whose teacher's softmax is taken at once; it takes several tables on the way."""
+
 
 @dataclass
 class Lists:
@@ -40,7 +43,11 @@ class Lists:
     @classmethod
     def of(cls, chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], shares: Tensor | None, temperature: float) -> Lists:
         """From the teacher's scores, float ``[U, n]``; all parts weigh 1 when shares is None."""
-        target = torch.cat([teacher_probabilities(teacher[:, part], valid[:, part], temperature) for part in _parts(ends)], dim=1)
+        target = torch.empty_like(teacher)
+        for start in range(0, len(teacher), ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            for part in _parts(ends):
+                target[rows, part] = teacher_probabilities(teacher[rows, part], valid[rows, part], temperature)
         weights = torch.ones(len(chosen), len(ends), device=chosen.device) if shares is None else shares
         return cls(chosen, valid, target, ends, weights)
 

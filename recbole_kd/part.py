@@ -7,21 +7,11 @@ part's share of the terms. Every process knows the whole batch, so it counts the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
-
-
-class Sharing(Protocol):
-    """How several processes share the rows of a table out; :class:`recbole_kd.parallel.Ranks` is one."""
-
-    def slice_of(self, n: int, grain: int = 1) -> slice:
-        """This process's part of n consecutive rows, in whole grains of so many rows."""
-
-    def gather(self, rows: Tensor, n: int, grain: int = 1) -> Tensor:
-        """All processes' parts of a table of n rows, in order."""
 
 
 @dataclass(frozen=True)

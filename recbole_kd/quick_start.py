@@ -100,7 +100,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
             for name, files in request.files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
             store, dtype = request.run["teacher_store"], request.run["teacher_dtype"]
-            teacher, of_teacher = saved or ensure_teachers(teacher_configs, stage, store, dtype, n_checkpoints)
+            teacher, of_teacher = saved or ensure_teachers(teacher_configs, stage, store, dtype, n_checkpoints, request.run["teacher_svd"])
             of_student = ensure_student_alone(alone, stage) if distilled_config["kd_compare"] else None
             of_assistant = None
             if assistant_config is not None:
@@ -144,7 +144,8 @@ def make_teachers(request: Request) -> list[Path]:
     stage = Stage(splits, cache, folder, bool(request.run["resume"]), request.run["teacher_ray_address"])
     needed = checkpoints_needed(method, options)
     with logging_to(folder / "run.log", config["state"]):
-        _, figures = ensure_teachers(configs, stage, request.run["teacher_store"], request.run["teacher_dtype"], needed)
+        store, dtype, svd = (request.run[f"teacher_{key}"] for key in ("store", "dtype", "svd"))
+        _, figures = ensure_teachers(configs, stage, store, dtype, needed, svd)
     return [Path(member["path"]) for member in figures.get("members", [figures])]
 
 

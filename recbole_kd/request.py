@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
-from recbole_kd.build import check_run_keys, known_kd_keys
+from recbole_kd.build import check_index, check_run_keys, known_kd_keys, no_teacher_index
 from recbole_kd.catalogue import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
@@ -23,7 +24,7 @@ from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.model.published import with_decay_for_mean
 from recbole_kd.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
-from recbole_kd.teacher.export import DTYPES, STORES, no_factors
+from recbole_kd.teacher.export import DTYPES, STORES, no_factors, resolve_store
 from recbole_kd.value_types import check_values
 from recbole_kd.vectors import has_vectors
 
@@ -151,15 +152,17 @@ def make_request(values: Mapping[str, Any]) -> Request:
     setting = str(values.get("setting") or default_setting(model))
     if setting not in CHOICES["setting"]:
         raise unknown_name_error("setting", setting, CHOICES["setting"])
-    student_model(model, setting)
+    student = student_model(model, setting)
     cls = distiller_class(kd)
     if values.get("teacher"):
         _check_teachers(values, kd, cls, setting)
+    _check_svd(values, kd, cls, setting)
     for key, allowed in CHOICES.items():
         if key in values and values[key] not in allowed:
             raise unknown_name_error(key, str(values[key]), allowed)
     _check_std(values)
     _check_student_keys(values, model, kd, dataset, setting)
+    check_index(values, kd, student)
     _check_teacher_keys(values, dataset, setting)
     _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
     own = layers("overall")[0]
@@ -174,12 +177,37 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         taught = model_class(name, "teacher", setting)
         if values.get("teacher_store") == "factors" and not has_vectors(taught):
             raise no_factors(name)
+        store = resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
+        if values.get("kd_index_teacher") is True and store != "factors":
+            raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
             raise ConfigError(no_modalities(f"--kd={kd}", name))
     if len(names) > 1 and not method.several:
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
+
+
+def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
+    """``teacher_svd``: a width, of teachers that are trained here and keep scores."""
+    width = values.get("teacher_svd")
+    if width is None:
+        return
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ConfigError(f"teacher_svd={width!r} is not allowed: it must be a whole number >= 1, or empty")
+    if values.get("teacher_path"):
+        raise ConfigError(
+            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `python scripts/convert_teacher.py "
+            f"{values['teacher_path']} --out=FOLDER --svd={width}` and give that folder"
+        )
+    if "trajectory" in method.requires:
+        raise ConfigError(
+            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: leave it out"
+        )
+    for name in str(values["teacher"]).split(","):
+        taught = model_class(name, "teacher", setting)
+        if resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender)) == "online":
+            raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
 
 
 def _check_texts(values: Mapping[str, Any]) -> None:

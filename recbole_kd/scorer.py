@@ -29,11 +29,12 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.model.general_recommender import BPR
 from torch import Tensor, nn
 
+from recbole_kd.candidate_index import CandidateIndex
 from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
-from recbole_kd.part import Sharing
 from recbole_kd.ragged import Ragged
+from recbole_kd.sharing import Sharing
 from recbole_kd.step import Batch, remembered
 from recbole_kd.topk import DotProducts, top_k_in_blocks
 from recbole_kd.vectors import cached_names, encoder_of, vector_function
@@ -79,6 +80,8 @@ class Scorer:
         self._is_frozen = False
         self.sharing: Sharing | None = None
         """How processes that train together share out what is done for many queries; None for one alone."""
+        self.index: CandidateIndex | None = None
+        """Ranks approximately, where the catalogue is too large to be ranked whole; for a score that is a dot product."""
 
     def __reduce__(self) -> tuple[type, tuple[nn.Module, Rows | None]]:
         return type(self), (self.model, self.rows)
@@ -239,17 +242,26 @@ class Scorer:
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
         """Each query's k best items, best first, ties by id: ids int64 ``[Q, k]`` and scores float ``[Q, k]``.
 
-        Evaluation mode, no gradient, in blocks. See :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
+        Evaluation mode, no gradient, in blocks; approximately where there is an :attr:`index`. See
+        :func:`recbole_kd.topk.top_k_in_blocks` for short rows.
         """
+        inside = self._is_frozen  # of a caller that ranks more queries: all are encoded, once
         with self.frozen():
+            tables = None
+            if self.has_vectors and (self.index is not None or (inside and self.sharing is None)):
+                tables = self.tables() if inside else self.tables_for(queries)
+            if self.index is not None and tables is not None:
+                return self.index.top_k(*tables, queries, k, exclude, self.sharing)
             if self.sharing is None:
-                return self._ranked(queries, k, exclude)
+                return self._ranked(queries, k, exclude, tables)
             ids, scores = self._ranked(queries[self.sharing.slice_of(len(queries))], k, exclude)
             return self.sharing.gather(ids, len(queries)), self.sharing.gather(scores, len(queries))
 
-    def _ranked(self, queries: Tensor, k: int, exclude: Ragged | None) -> tuple[Tensor, Tensor]:
-        """:meth:`top_k` of this process's queries."""
-        full = DotProducts(*self.tables_for(queries)) if self.has_vectors else self.full
+    def _ranked(
+        self, queries: Tensor, k: int, exclude: Ragged | None, tables: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`top_k` of this process's queries, exactly."""
+        full = DotProducts(*(tables or self.tables_for(queries))) if self.has_vectors else self.full
         return top_k_in_blocks(full, queries, self.n_items, k, exclude)
 
     def tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,10 +273,14 @@ class Scorer:
 
     @contextmanager
     def frozen(self, tables: tuple[Tensor, Tensor] | None = None) -> Iterator[None]:
-        """Evaluation mode with one encoding for all calls inside (``tables``, where it is known), and no trace of it left in the model.
+        """Evaluation mode with one encoding (``tables``, where it is known) and one index for all calls inside, and no trace of it left in
+        the model.
 
-        Sets the flag of each module itself: SGL.train() would rebuild its graphs.
+        Sets the flag of each module itself: SGL.train() would rebuild its graphs. Within another one it changes nothing.
         """
+        if self._is_frozen:
+            yield
+            return
         flags = [(module, module.training) for module in self.model.modules()]
         before = self._sharing, self._tables, self._items, self._is_frozen
         for module, _ in flags:
@@ -277,6 +293,8 @@ class Scorer:
         finally:
             self._sharing, self._tables, self._items, self._is_frozen = before
             self._forget_cached_scores()
+            if self.index is not None:
+                self.index.close()
             for module, training in flags:
                 module.training = training
 

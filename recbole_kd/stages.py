@@ -21,7 +21,7 @@ from recbole_kd.errors import KDError, LostProcessError, TeacherError
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.convert import write_dense
+from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest
@@ -42,7 +42,7 @@ WITHOUT_EFFECT = frozenset(
 """Keys that do not change what a training comes to; they are left out of its digest."""
 
 
-IDENTITY = ("model", "settings", "store", "dtype", "trajectory", "teacher")
+IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher")
 """Keys of a teacher's manifest that say how it was made."""
 
 
@@ -127,6 +127,24 @@ def ensure_teacher(
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
 
 
+def _ensure_truncated(config: Any, stage: Stage, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
+    """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
+    whole, figures = ensure_teacher(config, stage, store)
+    name = config["model"]
+    entry = entry_of(stage, "teacher", name, {**settings_alone(config), "store": store, "dtype": dtype, "svd": width})
+    with locked(entry):
+        if not entry.is_dir():
+            getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
+            write_truncated(whole, entry, width, dtype)
+        teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
+    fidelity = teacher.manifest["fidelity"]
+    getLogger().info(
+        f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
+        f"{fidelity['energy']:.4f} of its scores' squares"
+    )
+    return teacher, {**figures, "path": str(entry), "fidelity": fidelity}
+
+
 def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:
     """Make a dense store from the same teacher's exact factors, where the cache has them: True when it did."""
     for store in ("auto", "factors"):
@@ -141,10 +159,17 @@ def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: P
 
 
 def ensure_teachers(
-    configs: Sequence[Any], stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
+    configs: Sequence[Any], stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0, svd: int | None = None
 ) -> tuple[TeacherScores, dict[str, Any]]:
-    """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each."""
-    found = [ensure_teacher(config, stage, store, dtype, n_checkpoints) for config in configs]
+    """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each.
+
+    Args:
+        svd: truncate their scores to factors of this width.
+    """
+    if svd is None:
+        found = [ensure_teacher(config, stage, store, dtype, n_checkpoints) for config in configs]
+    else:
+        found = [_ensure_truncated(config, stage, store, dtype, svd) for config in configs]
     if len(found) == 1:
         return found[0]
     members = [{"model": teacher.name, **figures} for teacher, figures in found]

@@ -214,6 +214,7 @@ class KDTrainer(RankingEvaluation):
         else:
             assert self._loader is not None, "prepare() comes before training"
             if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
+                self._loader.let_go()
                 self.distiller.begin_epoch(epoch_idx)
             drawn = perf_counter()
             self._loader.ask_teacher()
@@ -301,7 +302,9 @@ class KDTrainer(RankingEvaluation):
 
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:
         assert self.distiller is not None
-        figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics()}
+        index = self.distiller.student_scorer.index
+        of_index = {} if index is None else index.figures()
+        figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics(), **of_index}
         self.history.append(figures)
         for name, value in figures.items():
             self.tensorboard.add_scalar(f"KD/{name}", value, epoch)

@@ -169,6 +169,9 @@ def _distilled(
     curves = _RankCurves(distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track)
     _fit(trainer, config, loaders, resume, after=after_epoch)
     figures = {**_figures(trainer, model, loaders, config), **curves.after_training()}
+    if distiller.student_scorer.index is not None:
+        of_teachers = [index.report() for member in teacher.members if (index := getattr(member, "index", None)) is not None]
+        figures["candidate_index"] = {**distiller.student_scorer.index.report(), **({"teacher": of_teachers} if of_teachers else {})}
     seconds, kd_seconds = trainer.epoch_seconds, trainer.kd_seconds
     return model, {
         **figures,

@@ -20,7 +20,7 @@ PREFIX_BATCHES = 8
 
 def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:
     """A trainer on a made data set, with RCE-KD under a random general teacher or without a distiller."""
-    from benchmark import random_teacher
+    from benchmark_data import random_teacher
     from recbole.utils import get_model, init_seed
 
     from recbole_kd import KDTrainer, build_distiller

@@ -31,6 +31,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 PURE = (
     "loss.py",
     "loss_decoupled.py",
+    "candidate_index.py",
     "cooccurrence.py",
     "fast.py",
     "gather.py",

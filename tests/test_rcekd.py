@@ -499,3 +499,18 @@ def test_arguments_of_an_outside_method() -> None:
 
 def test_a_class_is_found_by_its_name() -> None:
     assert distiller_class("RCEKD") is distiller_class("recbole_kd.distiller.rcekd:RCEKD") is RCEKD
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"faithful": "paper", "candidates": 20}, {"faithful": "paper"}, {"variant": "wo_sep"}, {"variant": "wo_t"}]
+)
+def test_sets_drawn_in_blocks_of_queries_are_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = random_scores(23, 60, seed=3)
+    given = {"k": 5, "n_samples": 6, **({"candidates": 15} if not options.get("faithful") else {}), **options}
+    whole, _ = made(student, teacher, random_train(23, 60), **given)
+    monkeypatch.setattr(module, "QUERIES_PER_DRAW", 7)
+    blockwise, _ = made(student, teacher, random_train(23, 60), **given)
+    assert list(whole.item_sets) == list(blockwise.item_sets) and whole.diagnostics() == blockwise.diagnostics()
+    for name, ids in whole.item_sets.items():
+        assert torch.equal(ids, blockwise.item_sets[name])
+    assert loss_of(whole, [1, 4, 4, 23]) == loss_of(blockwise, [1, 4, 4, 23])

@@ -132,6 +132,11 @@ class TeacherAwareLoader:
             return items[:n_positive], interaction[column]
         return items[:n_positive], items[n_positive:] if n_positive < n_rows else None
 
+    def let_go(self) -> None:
+        """Before the distiller draws anew: sets that are about to be replaced are not kept beside those that come."""
+        for name in self.distiller.drawn_sets:
+            self._asked.pop(name, None)
+
     def ask_teacher(self) -> None:
         """Get the teacher's scores of the distiller's current item sets; the trainer calls it at each epoch's start."""
         asked: dict[str, tuple[Tensor, Tensor]] = {}

@@ -115,6 +115,12 @@ class Distiller(nn.Module, ABC):
     needs_items: ClassVar[bool] = False
     """Does forward() read the batch's positive and negative items?"""
 
+    ranks_student: ClassVar[bool] = False
+    """Does it ask for the student's top-k lists (:meth:`Scorer.top_k`)? Then ``kd_candidate_index`` has a meaning for it."""
+
+    drawn_sets: ClassVar[tuple[str, ...]] = ()
+    """Item sets that every begin_epoch replaces: the old ones and their scores are let go before."""
+
     needs_set_scores: bool = True
     """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""
 

@@ -28,6 +28,8 @@ class CE(Distiller):
         mask_train: leave training items out; a user with fewer than K items left has a shorter list.
     """
 
+    ranks_student = True
+
     def __init__(
         self,
         student: Scorer,

@@ -39,6 +39,8 @@ class PCKD(DE):
         n_experts, end_temperature, anneal, max_epoch: of DE.
     """
 
+    ranks_student = True
+
     needs_set_scores = False
 
     def __init__(

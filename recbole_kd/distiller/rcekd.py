@@ -30,6 +30,9 @@ Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_
 MAX_COUNT = 50.0
 """The published code clamps its counts here; the paper does not."""
 
+QUERIES_PER_DRAW = 2**17
+"""Item sets are drawn for so many queries at a time: the lists that they are drawn from are never there for all of a million."""
+
 
 class RCEKD(Distiller):
     r"""RCE-KD: cross-entropy on the student's own list and on what it lacks of the teacher's; with the paper's ablations.
@@ -61,6 +64,9 @@ class RCEKD(Distiller):
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 
+    ranks_student = True
+    drawn_sets = ("own", "drawn")
+
     def __init__(
         self,
         student: Scorer,
@@ -90,6 +96,7 @@ class RCEKD(Distiller):
         self.beta, self.gamma_constant, self.gamma_epochs = beta, gamma_constant, gamma_epochs
         self._teacher_list = torch.empty(0, dtype=torch.int64)
         self._teacher_valid = torch.empty(0, dtype=torch.bool)
+        self._chosen = torch.empty(0, dtype=torch.int64)
         self._valid = torch.empty(0, dtype=torch.bool)
         self._gamma = torch.empty(0)
         self._lists: Lists | None = None
@@ -123,37 +130,60 @@ class RCEKD(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         if self.variant in ("full_ce", "vanilla_ce", "wo_s"):
             return
-        self._lists = None
-        n_listed = self.k + self.n_samples
+        self._lists, self.item_sets = None, {}
+        self._chosen, self._valid = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool)  # room for those that come
+        queries, depth = self.all_queries(), self._depth()
+        tables: tuple[Tensor, ...] = ()
+        with self.student_scorer.frozen():
+            for start in range(0, len(queries), QUERIES_PER_DRAW):
+                rows = slice(start, start + QUERIES_PER_DRAW)
+                found = self._sets_of(rows, *self.student_scorer.top_k(queries[rows], depth, self._excluded()))
+                tables = tables or tuple(part.new_empty(len(queries), *part.shape[1:]) for part in found)
+                for table, part in zip(tables, found, strict=True):
+                    table[rows] = part
+        self._chosen, self._valid, *shares = tables
+        names = {"wo_t": ("own",), "wo_sep": ("own", "teacher_list")}.get(self.variant, ("own", "drawn", "teacher_list"))
+        drawn = self._chosen[:, self.k : -self.k]
+        sets = {"own": self._chosen[:, : self.k], "drawn": drawn, "teacher_list": self._teacher_list}
+        self.item_sets = {name: sets[name] for name in names}
+        if shares:
+            self._weigh(epoch, *shares)
+
+    def _depth(self) -> int:
+        """How much of the student's ranking is needed."""
         n_drawn_from = 0 if self.candidates == "all" else int(self.candidates)
-        depth = min(max(n_listed, n_drawn_from), self.student_scorer.n_items - 1)
-        ranked, scores = self.student_scorer.top_k(self.all_queries(), depth, self._excluded())
+        return min(max(self.k + self.n_samples, n_drawn_from), self.student_scorer.n_items - 1)
+
+    def _sets_of(self, rows: slice, ranked: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+        """Items of consecutive queries, from their ranked lists ``[R, depth]``: ids int64 and which count, bool, ``[R, n]``; then, where
+        there is a sample, three shares, float ``[R]``: the overlap in gamma, that of both lists, the overlap rate."""
         ranked_valid = scores > -torch.inf
+        teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
         own, own_valid = ranked[:, : self.k], ranked_valid[:, : self.k]
-        missing = self._teacher_valid & ~is_in(self._teacher_list, own)
+        missing = teacher_valid & ~is_in(teacher_list, own)
         if self.variant == "wo_t":
-            self.item_sets = {"own": own}
-            self._valid = own_valid
-        elif self.variant == "wo_sep":
-            self.item_sets = {"own": own, "teacher_list": self._teacher_list}
-            self._valid = torch.cat([own_valid, missing], dim=1)
-        else:
-            drawn, drawn_valid = self._draw(ranked, ranked_valid, missing)
-            rest = missing & ~is_in(self._teacher_list, drawn)
-            self.item_sets = {"own": own, "drawn": drawn, "teacher_list": self._teacher_list}
-            self._valid = torch.cat([own_valid, drawn_valid, rest], dim=1)
-            self._weigh(epoch, ranked, missing)
+            return own, own_valid
+        if self.variant == "wo_sep":
+            return torch.cat([own, teacher_list], dim=1), torch.cat([own_valid, missing], dim=1)
+        drawn, drawn_valid = self._draw(rows, ranked, ranked_valid, missing)
+        rest = missing & ~is_in(teacher_list, drawn)
+        chosen, valid = torch.cat([own, drawn, teacher_list], dim=1), torch.cat([own_valid, drawn_valid, rest], dim=1)
+        in_both = teacher_valid & ~missing
+        shared = in_both if self.paper else teacher_valid & is_in(teacher_list, drawn.masked_fill(~drawn_valid, -1))
+        listed = teacher_valid.sum(1).clamp(min=1)  # K, or what a user has left
+        rate = _share_of_top(ranked, chosen[:, self.k :], valid[:, self.k :])
+        return chosen, valid, shared.sum(1) / listed, in_both.sum(1) / listed, rate
 
     def _excluded(self) -> Ragged | None:
         return self.train_items if self.mask_train else None
 
-    def _draw(self, ranked: Tensor, ranked_valid: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample: ids and whether they count, ``[U, L]`` (paper 5.3, Gumbel top-L)."""
+    def _draw(self, rows: slice, ranked: Tensor, ranked_valid: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample: ids and whether they count, ``[R, L]`` (paper 5.3, Gumbel top-L)."""
         if self.candidates == "all":
-            return self._draw_from_all(missing)
+            return self._draw_from_all(rows, missing)
         width = min(int(self.candidates), ranked.shape[1])
         candidates, valid = ranked[:, :width], ranked_valid[:, :width]
-        member = is_in(candidates, self._teacher_list) & valid  # short rows of both lists end in id 0
+        member = is_in(candidates, self._teacher_list[rows]) & valid  # short rows of both lists end in id 0
         if self.paper:
             member[:, : self.k] = False  # Q1 is what of Q^T stands among the first K
             counts = counts_below(member, inclusive=False)
@@ -163,49 +193,38 @@ class RCEKD(Distiller):
         places = sample_without_replacement(log_weights, min(self.n_samples, width), self.generator)
         return candidates.gather(1, places), valid.gather(1, places)
 
-    def _draw_from_all(self, missing: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw_from_all(self, rows: slice, missing: Tensor) -> tuple[Tensor, Tensor]:
         """Each block of queries has a generator of its own, so that several processes can share the blocks out."""
-        queries, scorer, n = self.all_queries(), self.student_scorer, len(missing)
+        queries, scorer, n = self.all_queries()[rows], self.student_scorer, len(missing)
+        teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
         seed = int(torch.randint(2**62, (), generator=self.generator, device=queries.device))
         parts = list(blocks(n, scorer.n_items, queries.device))
         grain = parts[0].stop
         own = slice(0, n) if scorer.sharing is None else scorer.sharing.slice_of(n, grain)
         drawn = [queries.new_zeros(0, self.n_samples)]
         generator = torch.Generator(queries.device)
-        with scorer.frozen():
-            for rows in parts[own.start // grain : -(-own.stop // grain)]:
-                scores = scorer.full(queries[rows])
-                wanted = scores.gather(1, self._teacher_list[rows])
-                below = missing[rows] if self.paper else self._teacher_valid[rows]
-                counts = counts_of_lower(scores, wanted, below)
-                if not self.paper:
-                    counts += is_in(
-                        torch.arange(scorer.n_items, device=scores.device).expand_as(scores),
-                        self._teacher_list[rows],
-                    )
-                    counts.clamp_(max=MAX_COUNT)
-                log_weights = counts / self.tau
-                log_weights[:, 0] = -torch.inf
-                if self.mask_train:
-                    assert self.train_items is not None
-                    row, column = self.train_items.pairs(queries[rows])
-                    log_weights[row, column] = -torch.inf
-                ids = sample_without_replacement(log_weights, self.n_samples, generator.manual_seed(seed + rows.start))
-                drawn.append(ids.masked_fill_(log_weights.gather(1, ids) == -torch.inf, 0))
+        for some in parts[own.start // grain : -(-own.stop // grain)]:
+            scores = scorer.full(queries[some])
+            wanted = scores.gather(1, teacher_list[some])
+            below = missing[some] if self.paper else teacher_valid[some]
+            counts = counts_of_lower(scores, wanted, below)
+            if not self.paper:
+                counts += is_in(torch.arange(scorer.n_items, device=scores.device).expand_as(scores), teacher_list[some])
+                counts.clamp_(max=MAX_COUNT)
+            log_weights = counts / self.tau
+            log_weights[:, 0] = -torch.inf
+            if self.mask_train:
+                assert self.train_items is not None
+                row, column = self.train_items.pairs(queries[some])
+                log_weights[row, column] = -torch.inf
+            ids = sample_without_replacement(log_weights, self.n_samples, generator.manual_seed(seed + some.start))
+            drawn.append(ids.masked_fill_(log_weights.gather(1, ids) == -torch.inf, 0))
         ids = torch.cat(drawn)
         ids = ids if scorer.sharing is None else scorer.sharing.gather(ids, n, grain)
         return ids, ids != 0
 
-    def _weigh(self, epoch: int, ranked: Tensor, missing: Tensor) -> None:
-        """gamma of every query, and the epoch's figures."""
-        drawn = self.item_sets["drawn"]
-        drawn_valid = self._valid[:, self.k : self.k + drawn.shape[1]]
-        if self.paper:
-            shared = self._teacher_valid & ~missing
-        else:
-            shared = self._teacher_valid & is_in(self._teacher_list, drawn.masked_fill(~drawn_valid, -1))
-        listed = self._teacher_valid.sum(1).clamp(min=1)  # K, or what a user has left
-        overlap = shared.sum(1) / listed
+    def _weigh(self, epoch: int, overlap: Tensor, list_overlap: Tensor, rate: Tensor) -> None:
+        """gamma of every query, and the epoch's figures: shares of :meth:`_sets_of`, float ``[U]``."""
         self._gamma = gamma_weights(
             self.gamma_rule,
             overlap,
@@ -216,22 +235,10 @@ class RCEKD(Distiller):
         )
         self._figures = {
             **_spread("overlap", overlap[1:]), **_spread("gamma", self._gamma[1:]),
-            "list_overlap": float(((self._teacher_valid & ~missing).sum(1) / listed)[1:].mean()),
+            "list_overlap": float(list_overlap[1:].mean()),
+            "overlap_rate": float(rate[1:].mean()),
+            "closure_share": float((rate[1:] == 1).float().mean()),
         }  # fmt: skip
-        self._figures.update(self._closure(ranked))
-
-    def _closure(self, ranked: Tensor) -> dict[str, float]:
-        """OR, the share of A among the student's top-|A| (Table 7), and the share of queries whose A is closed (Assumption 4.3)."""
-        counts = self._valid[:, self.k :]
-        members = torch.cat([self.item_sets["drawn"], self.item_sets["teacher_list"]], dim=1).masked_fill(~counts, -1)
-        size = counts.sum(1)
-        top = ranked[:, : min(members.shape[1], ranked.shape[1])]
-        within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
-        share = (is_in(top, members) & within).sum(1) / size.clamp(min=1)
-        return {
-            "overlap_rate": float(share[1:].mean()),
-            "closure_share": float((share[1:] == 1).float().mean()),
-        }
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -251,17 +258,25 @@ class RCEKD(Distiller):
 
     def _epochs_lists(self, sets: list[ItemSet]) -> Lists:
         """What all batches of an epoch have in common: the lists of all queries, the teacher's softmax on them, the parts' weights."""
-        chosen, teacher = torch.cat([s.all_ids for s in sets], dim=1), torch.cat([s.all_teacher for s in sets], dim=1)
-        listed = [chosen.shape[1]]
+        teacher = torch.cat([s.all_teacher for s in sets], dim=1)
         if self.variant in ("vanilla_ce", "wo_s"):
-            return Lists.of(chosen, teacher, self._teacher_valid, listed, None, self.temperature)
+            return Lists.of(self._teacher_list, teacher, self._teacher_valid, [teacher.shape[1]], None, self.temperature)
+        listed = [self._chosen.shape[1]]
         if self.variant in ("wo_t", "wo_sep"):
-            return Lists.of(chosen, teacher, self._valid, listed, None, self.temperature)
+            return Lists.of(self._chosen, teacher, self._valid, listed, None, self.temperature)
         shares = torch.stack([1 - self._gamma, self._gamma], dim=1)
-        return Lists.of(chosen, teacher, self._valid, [self.k, *listed], shares, self.temperature)
+        return Lists.of(self._chosen, teacher, self._valid, [self.k, *listed], shares, self.temperature)
 
     def diagnostics(self) -> dict[str, float]:
         return self._figures
+
+
+def _share_of_top(ranked: Tensor, members: Tensor, counts: Tensor) -> Tensor:
+    """OR, the share of A among the student's top-|A| (Table 7), 1 where A is closed (Assumption 4.3): A are the members that count."""
+    size = counts.sum(1)
+    top = ranked[:, : min(members.shape[1], ranked.shape[1])]
+    within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
+    return (is_in(top, members.masked_fill(~counts, -1)) & within).sum(1) / size.clamp(min=1)
 
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:

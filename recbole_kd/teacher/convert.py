@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.teacher.base import TeacherScores
@@ -13,7 +14,11 @@ from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
 from recbole_kd.teacher.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
 from recbole_kd.teacher.modalities import write_vectors
+from recbole_kd.teacher.truncated import truncated
 from recbole_kd.topk import BLOCK_BYTES
+
+FIDELITY_QUERIES = 10_000
+"""The fidelity of truncated factors is measured on so many queries at most, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -45,4 +50,27 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
             queries = torch.arange(1, teacher.n_queries)
             overlap = mean_overlap(teacher.top_k(queries, k)[0], queries, read_tensors(temporary / SCORES))
             content["fidelity"] = {"k": k, "top_k_overlap": overlap}
+        write_json(temporary / MANIFEST, content)
+
+
+def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str = "fp32") -> None:
+    """Write a teacher's scores as factors of a smaller width (:func:`recbole_kd.teacher.truncated.truncated`), with its manifest.
+
+    Its ``fidelity`` is the share of each query's top-50 that is kept, the rounding of ``fp16`` included, and ``energy``, the share of the
+    scores' sum of squares.
+
+    Raises:
+        ConfigError: see there.
+    """
+    queries, items, energy = truncated(teacher, width)
+    tensors = {name: t.to("cpu", DTYPES[dtype]).contiguous() for name, t in (("query_vectors", queries), ("item_vectors", items))}
+    k = min(FIDELITY_K, teacher.n_items - 1)
+    sample = torch.linspace(1, teacher.n_queries - 1, min(FIDELITY_QUERIES, teacher.n_queries - 1), dtype=torch.float64).long()
+    overlap = mean_overlap(teacher.top_k(sample, k)[0], sample, tensors)
+    fidelity = {"k": k, "top_k_overlap": overlap, "energy": energy}
+    content = {**teacher.manifest, "store": "factors", "dtype": dtype, "svd": width, "fidelity": fidelity}
+    content.pop("trajectory", None)
+    with written_whole(folder) as temporary:
+        write_vectors(teacher.modalities, temporary, DTYPES[dtype])
+        save_file(tensors, temporary / SCORES)
         write_json(temporary / MANIFEST, content)

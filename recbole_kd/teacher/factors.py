@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_kd.candidate_index import CandidateIndex
 from recbole_kd.gather import gathered_dot
 from recbole_kd.ragged import Ragged
 from recbole_kd.teacher.base import TeacherScores
@@ -27,6 +28,8 @@ class FactorScores(TeacherScores):
         super().__init__(len(query_vectors), len(item_vectors), manifest)
         self._queries = query_vectors
         self._items = item_vectors
+        self.index: CandidateIndex | None = None
+        """Ranks approximately, where the catalogue is too large to be ranked whole."""
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._items.device != device or self._items.dtype != torch.float32:
@@ -46,7 +49,12 @@ class FactorScores(TeacherScores):
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        return top_k_in_blocks(DotProducts(*self._on(queries.device)), queries, self.n_items, k, exclude)
+        tables = self._on(queries.device)
+        if self.index is None:
+            return top_k_in_blocks(DotProducts(*tables), queries, self.n_items, k, exclude)
+        found = self.index.top_k(*tables, queries, k, exclude)
+        self.index.close()
+        return found
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         query_vectors, item_vectors = self._on(self._items.device)
