@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
+from recbole_kd.lanes import side_by_side
 from recbole_kd.ragged import Ragged
 
 CPU_CHUNK_BYTES = 3 * 2**20
@@ -112,14 +113,41 @@ class _RestAbove(torch.autograd.Function):
 def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> tuple[Tensor, ...]:
     """The sum and its gradients by ``queries``, ``items`` and ``below``.
 
+    On a CPU the rows are done in two halves, side by side where torch has two threads: the products of a chunk are too small to be shared
+    out. The halves are the same for any number of threads, and so are the sums.
+    """
+    on_cpu = queries.device.type == "cpu"
+    halves = [slice(0, len(queries) // 2), slice(len(queries) // 2, len(queries))] if on_cpu else [slice(0, len(queries))]
+    rest, d_queries, d_below = below.new_empty(len(below), 1), torch.empty_like(queries), torch.empty_like(below)
+    d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in halves]
+    # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over a chunk are saved
+    shifts = not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS) if len(queries) else False
+
+    def work(half: slice) -> None:
+        some = Rows(rows.queries[half], rows.listed[half], rows.excluded)
+        rest[half], d_queries[half], d_below[half] = _of_rows(
+            queries[half], items, below[half], factors[half], some, shifts, d_by_factor[half.start > 0]
+        )
+
+    if on_cpu and torch.get_num_threads() > 1:
+        side_by_side(work, halves, len(halves))
+    else:
+        for half in halves:
+            work(half)
+    return (factors * softplus(rest - below)).sum(), d_queries, sum(d_by_factor[1:], d_by_factor[0]).T, d_below
+
+
+def _of_rows(
+    queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows, shifts: bool, d_by_factor: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log E ``[B, 1]`` and the gradients by ``queries`` and ``below``; that by the items is added to ``d_by_factor``, float ``[d, I]``.
+
     Scores are held in units of ln 2: exp2 is three times as fast as exp.
     """
     n_items, rest = len(items), below.new_empty(len(below), 1)
     in_bits = queries / math.log(2)
-    d_queries, d_by_factor, d_below = torch.empty_like(queries), items.new_zeros(items.shape[::-1]), torch.empty_like(below)
+    d_queries, d_below = torch.empty_like(queries), torch.empty_like(below)
     tiny, least = torch.finfo(queries.dtype).tiny, torch.finfo(queries.dtype).min
-    # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over the block are saved
-    shifts = not bool(in_bits.norm(dim=1).amax() * items.norm(dim=1).amax() <= SAFE_BITS) if len(queries) else False
     buffer: Tensor | None = None
     for part, row, item in rows.chunks(n_items):
         own = in_bits[part]
@@ -138,4 +166,4 @@ def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: T
         scale = shares.sum(dim=1, keepdim=True) / sums.clamp_(min=tiny)
         torch.mm(exponentials, items, out=d_queries[part]).mul_(scale)
         d_by_factor.addmm_((queries[part] * scale).T, exponentials)
-    return (factors * softplus(rest - below)).sum(), d_queries, d_by_factor.T, d_below.neg_()
+    return rest, d_queries, d_below.neg_()

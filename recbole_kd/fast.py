@@ -40,6 +40,30 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     return ids, values
 
 
+def columns_at(scores: Tensor, places: Tensor) -> Tensor | None:
+    """As :func:`recbole_kd.places.ids_at`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if not _serves(scores):
+        return None
+    ids = torch.empty_like(places)
+    kernels().columns_at(scores.detach().contiguous().numpy(), places.contiguous().numpy(), ids.numpy())
+    return ids
+
+
+def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
+    """As :func:`recbole_kd.places.counts_above`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if not _serves(scores):
+        return None
+    above = torch.empty_like(columns)
+    kernels().counts_above(scores.detach().contiguous().numpy(), columns.contiguous().numpy(), most, above.numpy())
+    return above
+
+
+def _serves(scores: Tensor) -> bool:
+    if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.numel() == 0:
+        return False
+    return bool(scores.amax() < torch.inf)  # also False of NaN
+
+
 def is_in(items: Tensor, other: Tensor) -> Tensor | None:
     """As :func:`recbole_kd.loss.is_in`, of int64 ids; negative ones are nobody."""
     if kernels() is None or items.device.type != "cpu" or items.dtype != torch.int64 or other.dtype != torch.int64:

@@ -89,6 +89,95 @@ def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any
 
 
 @njit(nogil=True, cache=True)
+def into_buckets(scores: Any, counts: Any, where: Any) -> None:
+    """Cut a row into ``BUCKETS`` equal steps between its lowest and its highest score; a higher bucket has higher scores.
+
+    Args:
+        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN are in bucket -1.
+    """
+    low, top = np.float32(np.inf), np.float32(-np.inf)
+    for column in range(len(scores)):
+        if scores[column] > -np.inf:
+            low = min(low, scores[column])
+            top = max(top, scores[column])
+    scale = np.float32(BUCKETS - 1) / (top - low) if top > low else np.float32(0)
+    counts[:] = 0
+    for column in range(len(scores)):
+        if scores[column] > -np.inf:
+            step = (scores[column] - low) * scale
+            bucket = np.int16(step) if step > 0 else np.int16(0)  # inf * 0, of a span beyond float32, comes first
+            where[column] = bucket
+            counts[bucket] += 1
+        else:
+            where[column] = -1
+
+
+@njit(nogil=True, cache=True)
+def columns_at(scores: Any, places: Any, ids: Any) -> None:
+    """The columns that stand at places of each row's ranking (score descending, then column); 0 for a place that nothing stands at.
+
+    Args:
+        scores: float32 ``[B, n]``, no +inf; -inf and NaN are not ranked. places: int64 ``[B, p]``, 0 = best, negative for none.
+        ids: int64 ``[B, p]``, written.
+    """
+    n, bits = scores.shape[1], scores.view(np.int32)
+    counts, where, keys = np.empty(BUCKETS, np.int32), np.empty(n, np.int16), np.empty(n, np.int64)
+    for row in range(len(scores)):
+        into_buckets(scores[row], counts, where)
+        ranked = counts.sum()
+        for p in range(places.shape[1]):
+            place = places[row, p]
+            ids[row, p] = 0
+            if place < 0 or place >= ranked:
+                continue
+            bucket, above = BUCKETS - 1, 0
+            while above + counts[bucket] <= place:
+                above += counts[bucket]
+                bucket -= 1
+            found = 0
+            for column in range(n):
+                if where[column] == bucket:
+                    keys[found] = sort_key(scores[row, column], bits[row, column], column)
+                    found += 1
+            best = keys[:found]
+            best.sort()
+            ids[row, p] = best[place - above] & 0xFFFFFFFF
+
+
+@njit(nogil=True, cache=True)
+def counts_above(scores: Any, columns: Any, most: int, above: Any) -> None:
+    """How many of a row's scores are higher than those at some of its columns, ``most`` for that many or more.
+
+    Args:
+        scores: float32 ``[B, n]``, no +inf and no NaN; -inf is not counted. columns: int64 ``[B, m]``. above: int64 ``[B, m]``, written.
+    """
+    n = scores.shape[1]
+    counts, where = np.empty(BUCKETS, np.int32), np.empty(n, np.int16)
+    higher, end, kept = np.empty(BUCKETS, np.int64), np.empty(BUCKETS, np.int64), np.empty(n, np.float32)
+    for row in range(len(scores)):
+        into_buckets(scores[row], counts, where)
+        lowest, total = BUCKETS, np.int64(0)
+        while lowest > 0 and total < most:
+            lowest -= 1
+            higher[lowest] = end[lowest] = total
+            total += counts[lowest]
+        for column in range(n):
+            bucket = where[column]
+            if bucket >= lowest:
+                kept[end[bucket]] = scores[row, column]
+                end[bucket] += 1
+        for m in range(columns.shape[1]):
+            score, bucket = scores[row, columns[row, m]], where[columns[row, m]]
+            if bucket < lowest:
+                above[row, m] = min(total, most)
+                continue
+            count = higher[bucket]
+            for place in range(higher[bucket], end[bucket]):
+                count += kept[place] > score
+            above[row, m] = min(count, most)
+
+
+@njit(nogil=True, cache=True)
 def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
     """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
 

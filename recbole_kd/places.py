@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_kd import fast
 from recbole_kd.topk import top_k
 
 FEW_PLACES = 8
@@ -37,6 +38,19 @@ def count_above(best: Tensor, scores: Tensor) -> Tensor:
     return best.shape[1] - torch.searchsorted(best, scores.contiguous(), right=True)
 
 
+def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor:
+    """How many of a row's scores are higher than those at some of its columns.
+
+    Args:
+        scores: float32 ``[B, n]``, ``-inf`` where a column is not ranked. columns: int64 ``[B, m]``. most: in 1..n.
+
+    Returns:
+        int64 ``[B, m]``, at most ``most``.
+    """
+    compiled = fast.counts_above(scores, columns, most)
+    return count_above(best_values(scores, most), scores.gather(1, columns)) if compiled is None else compiled
+
+
 def ids_at(scores: Tensor, places: Tensor) -> Tensor:
     """What stands at the given places of each row's ranking, ties by id.
 
@@ -50,6 +64,9 @@ def ids_at(scores: Tensor, places: Tensor) -> Tensor:
     depth = int(places.max()) + 1 if places.numel() else 0
     if depth <= 0:
         return torch.zeros_like(places)
+    compiled = fast.columns_at(scores, places) if places.shape[1] <= FEW_PLACES else None
+    if compiled is not None:
+        return compiled
     asked = places.clamp(min=0)
     if scores.device.type != "cpu" or places.shape[1] > FEW_PLACES or depth == scores.shape[1]:
         ids, values = top_k(scores, depth)

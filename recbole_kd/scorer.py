@@ -19,7 +19,7 @@ Scores of HSTU are cosines, without the temperature of its own loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -237,6 +237,10 @@ class Scorer:
         step = max(1, PAIRS_PER_CALL // self.n_items)
         rows = [self._predict(q.repeat_interleave(self.n_items), every.repeat(len(q))).view(len(q), -1) for q in queries.split(step)]
         return torch.cat(rows)
+
+    def catalogue(self) -> Callable[[Tensor], Tensor]:
+        """As :meth:`full`, for one block of queries after the other inside :meth:`frozen`: the thread's next call overwrites it."""
+        return DotProducts(*self.tables()) if self.has_vectors else self.full
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:

@@ -127,14 +127,19 @@ def top_k_in_blocks(
         ids[rows, :width] = block_ids.masked_fill(block_values == -torch.inf, 0)
         values[rows, :width] = block_values.to(values.dtype)
 
-    parts = list(blocks(len(queries), n_items, queries.device))
-    lanes = min(torch.get_num_threads(), len(parts)) if queries.device.type == "cpu" and isinstance(full, DotProducts) else 1
+    in_blocks(rank, len(queries), n_items, queries.device, isinstance(full, DotProducts))
+    return ids, values
+
+
+def in_blocks(work: Callable[[slice], None], n_rows: int, n_columns: int, device: torch.device, at_once: bool) -> None:
+    """Call ``work`` for every block of score rows, on a CPU as many of them at once as torch has threads where ``at_once`` allows it."""
+    parts = list(blocks(n_rows, n_columns, device))
+    lanes = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" and at_once else 1
     if lanes > 1:
-        side_by_side(rank, parts, lanes)
+        side_by_side(work, parts, lanes)
     else:
         for rows in parts:
-            rank(rows)
-    return ids, values
+            work(rows)
 
 
 class DotProducts:

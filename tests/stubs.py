@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,9 @@ class TableScorer:
 
     def full(self, queries: Tensor) -> Tensor:
         return self.table[queries]
+
+    def catalogue(self) -> Callable[[Tensor], Tensor]:
+        return self.full
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ PURE = (
     "loss_wasserstein.py",
     "places.py",
     "sampling.py",
+    "sharing.py",
     "data/feature_files.py",
     "data/item_features.py",
     "data/text_encoders.py",

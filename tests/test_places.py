@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recbole_kd import places
-from recbole_kd.places import best_values, count_above, ids_at
+from recbole_kd import fast, places
+from recbole_kd.places import best_values, count_above, counts_above, ids_at
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture(params=["compiled", "plain"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The compiled path, where numba is there, and the plain one."""
+    if request.param == "plain":
+        monkeypatch.setattr(fast, "kernels", lambda: None)
+    elif fast.kernels() is None:
+        pytest.skip("numba is not installed")
+    return str(request.param)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
+@pytest.mark.usefixtures("path")
 def test_ids_at_equal_a_stable_sort_with_ties_and_short_rows(data: st.DataObject) -> None:
     n, p = data.draw(st.integers(2, 12)), data.draw(st.integers(1, 10))
     values = st.sampled_from([0.0, 1.0, 2.5, -1e4, float("-inf")])
@@ -26,6 +37,7 @@ def test_ids_at_equal_a_stable_sort_with_ties_and_short_rows(data: st.DataObject
     assert ids_at(scores, asked).tolist() == expected.tolist()
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("few", [0, 8])
 def test_both_ways_to_look_up_agree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "FEW_PLACES", few)
@@ -51,3 +63,26 @@ def test_best_values_and_counts() -> None:
 
 def test_equal_scores_are_not_above() -> None:
     assert count_above(torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([[2.0, 1.0, 3.0, 0.0]])).tolist() == [[0, 2, 0, 3]]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.usefixtures("path")
+def test_counts_above_with_ties_and_what_is_not_ranked(data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, 12))
+    most = data.draw(st.integers(1, n))
+    values = st.sampled_from([0.0, 1.0, 2.5, -1e4, 3e38, -3e38, float("-inf")])
+    scores = torch.tensor(data.draw(st.lists(st.lists(values, min_size=n, max_size=n), min_size=1, max_size=4)))
+    columns = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=5))).repeat(len(scores), 1)
+    expected = (scores.unsqueeze(1) > scores.gather(1, columns).unsqueeze(2)).sum(2).clamp(max=most)
+    assert counts_above(scores, columns, most).tolist() == expected.tolist()
+
+
+@pytest.mark.usefixtures("path")
+def test_counts_above_of_a_large_catalogue() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(7, 5000, generator=generator) ** 3
+    columns = torch.randint(0, 5000, (7, 300), generator=generator)
+    expected = (scores.unsqueeze(1) > scores.gather(1, columns).unsqueeze(2)).sum(2)
+    assert torch.equal(counts_above(scores, columns, 5000), expected)
+    assert torch.equal(counts_above(scores, columns, 592), expected.clamp(max=592))

@@ -16,7 +16,7 @@ from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_better_places
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks, strike_out
+from recbole_kd.topk import DotProducts, in_blocks, strike_out
 
 
 class CD(Distiller):
@@ -73,7 +73,7 @@ class CD(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         if self.guide == "student":
             with self.student_scorer.frozen():
-                self._draw(self.student_scorer.full)
+                self._draw(self.student_scorer.catalogue())
 
     @torch.no_grad()
     def _draw(self, full: Callable[[Tensor], Tensor]) -> None:
@@ -82,10 +82,13 @@ class CD(Distiller):
         lengths = (n_items - 1 - self.train_items.counts()).clamp(max=self.candidates)
         places = draw_better_places(lengths, self.n_samples, self.tau, self.generator)
         drawn = torch.empty_like(places)
-        for rows in blocks(len(queries), n_items, queries.device):
+
+        def look_up(rows: slice) -> None:
             scores = full(queries[rows])
             strike_out(scores, queries[rows], self.train_items)
             drawn[rows] = ids_at(scores, places[rows])
+
+        in_blocks(look_up, len(queries), n_items, queries.device, isinstance(full, DotProducts))
         self.item_sets = {"drawn": drawn}
 
     def forward(self, batch: DistillBatch) -> Tensor:

@@ -14,11 +14,11 @@ from recbole_kd.distiller.ranges import check_between, check_positive
 from recbole_kd.errors import ConfigError
 from recbole_kd.loss import cross_entropy, sample_without_replacement
 from recbole_kd.loss_ranking import listwise_loss
-from recbole_kd.places import best_values, count_above
+from recbole_kd.places import counts_above
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks, strike_out
+from recbole_kd.topk import in_blocks, strike_out
 
 LEAST_WEIGHT = 1e-5
 """Of an item that is not mis-estimated, so that there is always something to draw."""
@@ -109,10 +109,14 @@ class DCD(Distiller):
         queries, scorer = self.all_queries(), self.student_scorer
         ranks = torch.empty_like(self._listed)
         with scorer.frozen():
-            for rows in blocks(len(queries), scorer.n_items, queries.device):
-                scores = scorer.full(queries[rows])
+            full = scorer.catalogue()
+
+            def count(rows: slice) -> None:
+                scores = full(queries[rows])
                 strike_out(scores, queries[rows], self.train_items if self.mask_student else None)
-                ranks[rows] = count_above(best_values(scores, self.depth), scores.gather(1, self._listed[rows]))
+                ranks[rows] = counts_above(scores, self._listed[rows], self.depth)
+
+            in_blocks(count, len(queries), scorer.n_items, queries.device, scorer.has_vectors)
         return ranks
 
     def forward(self, batch: DistillBatch) -> Tensor:

@@ -135,8 +135,9 @@ class RCEKD(Distiller):
         queries, depth = self.all_queries(), self._depth()
         tables: tuple[Tensor, ...] = ()
         with self.student_scorer.frozen():
-            for start in range(0, len(queries), QUERIES_PER_DRAW):
-                rows = slice(start, start + QUERIES_PER_DRAW)
+            step = len(queries) if self.candidates == "all" else QUERIES_PER_DRAW  # "all" has blocks of its own, each with its generator
+            for start in range(0, len(queries), step):
+                rows = slice(start, start + step)
                 found = self._sets_of(rows, *self.student_scorer.top_k(queries[rows], depth, self._excluded()))
                 tables = tables or tuple(part.new_empty(len(queries), *part.shape[1:]) for part in found)
                 for table, part in zip(tables, found, strict=True):
