@@ -260,3 +260,19 @@ def test_the_command_measures_one_epoch_with_an_index(tmp_path: Path) -> None:
     assert set(row) >= KEYS and row["candidate_index"]["refreshes"] == 1 and 0 < row["candidate_index"]["recall"] <= 1
     epoch = sum(seconds for name, seconds in row["phases"].items() if name != "evaluation")
     assert row["seconds_per_epoch"] == pytest.approx(epoch) and row["work"]["seen"] == pytest.approx(0.6)
+
+
+@pytest.mark.slow
+def test_what_distillation_adds_to_memory_stays_within_the_arithmetic(tmp_path: Path) -> None:
+    """100,000 users and items with an index: what is U x I would take 40 GB."""
+    import benchmark
+    from benchmark_data import write_dataset, write_teacher
+    from benchmark_growth import bytes_needed
+
+    size, options = "100000x100000x100000", {"kd_candidate_index": "ivf", "kd_index_teacher": True, "kd_nprobe": 16}
+    write_teacher(write_dataset(size, tmp_path), 32)
+    made = {"model": "MF", "kd": "RCEKD", "size": size, "folder": str(tmp_path), "width": 20, "options": options}
+    row = benchmark.measured(made, 0, {"bandwidth": 1e10, "rate": 1e11}, False)
+    added = row["peak_rss_mb"] - row["plain_peak_rss_mb"]
+    assert 200 < added < sum(bytes_needed(10**5, 10**5, teacher=32).values()) / 2**20 + 200, "200 MiB for libraries"
+    assert row["candidate_index"]["recall"] > 0.2
