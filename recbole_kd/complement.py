@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from recbole_kd.lanes import side_by_side
+from recbole_kd.lanes import halves, side_by_side
 from recbole_kd.ragged import Ragged
 
 CPU_CHUNK_BYTES = 3 * 2**20
@@ -114,26 +114,26 @@ def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: T
     """The sum and its gradients by ``queries``, ``items`` and ``below``.
 
     On a CPU the rows are done in two halves, side by side where torch has two threads: the products of a chunk are too small to be shared
-    out. The halves are the same for any number of threads, and so are the sums.
+    out. The halves are the same for any number of threads, and so are the gradients.
     """
     on_cpu = queries.device.type == "cpu"
-    halves = [slice(0, len(queries) // 2), slice(len(queries) // 2, len(queries))] if on_cpu else [slice(0, len(queries))]
+    parts = halves(len(queries)) if on_cpu else (slice(0, len(queries)),)
     rest, d_queries, d_below = below.new_empty(len(below), 1), torch.empty_like(queries), torch.empty_like(below)
-    d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in halves]
+    d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in parts]
     # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over a chunk are saved
     shifts = not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS) if len(queries) else False
 
-    def work(half: slice) -> None:
-        some = Rows(rows.queries[half], rows.listed[half], rows.excluded)
-        rest[half], d_queries[half], d_below[half] = _of_rows(
-            queries[half], items, below[half], factors[half], some, shifts, d_by_factor[half.start > 0]
+    def work(part: slice) -> None:
+        some = Rows(rows.queries[part], rows.listed[part], rows.excluded)
+        rest[part], d_queries[part], d_below[part] = _of_rows(
+            queries[part], items, below[part], factors[part], some, shifts, d_by_factor[part.start > 0]
         )
 
     if on_cpu and torch.get_num_threads() > 1:
-        side_by_side(work, halves, len(halves))
+        side_by_side(work, parts, len(parts))
     else:
-        for half in halves:
-            work(half)
+        for part in parts:
+            work(part)
     return (factors * softplus(rest - below)).sum(), d_queries, sum(d_by_factor[1:], d_by_factor[0]).T, d_below
 
 

@@ -1,7 +1,7 @@
 """The compiled kernels behind torch tensors; each function gives None where they do not serve, and the caller takes its plain path.
 
-They serve tensors on a CPU when numba is there (the extra ``fast``). Rankings and memberships
-are those of the plain paths, bit by bit. No RecBole import.
+They serve tensors on a CPU when numba is there (the extra ``fast``). Rankings, places and memberships are those of the plain paths, bit by
+bit. No RecBole import.
 """
 
 from __future__ import annotations

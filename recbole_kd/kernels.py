@@ -12,24 +12,37 @@ BUCKETS = 1024
 
 
 @njit(nogil=True, cache=True)
+def into_buckets(scores: Any, counts: Any, where: Any) -> None:
+    """Cut a row into ``BUCKETS`` equal steps between its lowest and its highest score; a higher bucket has higher scores.
+
+    Args:
+        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN are in bucket -1.
+    """
+    low, top = np.float32(np.inf), np.float32(-np.inf)
+    for column in range(len(scores)):
+        if scores[column] > -np.inf:
+            low = min(low, scores[column])
+            top = max(top, scores[column])
+    scale = np.float32(BUCKETS - 1) / (top - low) if top > low else np.float32(0)
+    counts[:] = 0
+    for column in range(len(scores)):
+        if scores[column] > -np.inf:
+            step = (scores[column] - low) * scale
+            bucket = np.int16(step) if step > 0 else np.int16(0)  # inf * 0, of a span beyond float32, comes first
+            where[column] = bucket
+            counts[bucket] += 1
+        else:
+            where[column] = -1
+
+
+@njit(nogil=True, cache=True)
 def threshold(highest: Any, k: int, counts: Any, where: Any) -> Any:
     """A score that at least k of the group maxima reach, as high as ``BUCKETS`` equal steps between them tell.
 
     Args:
         highest: float32 ``[G]``, G >= k, no NaN, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``, scratch.
     """
-    low, top = np.float32(np.inf), np.float32(-np.inf)
-    for g in range(len(highest)):
-        if highest[g] > -np.inf:
-            low = min(low, highest[g])
-        top = max(top, highest[g])
-    scale = np.float32(BUCKETS - 1) / (top - low) if top > low else np.float32(0)
-    counts[:] = 0
-    for g in range(len(highest)):
-        step = (highest[g] - low) * scale
-        bucket = np.int16(step) if step > 0 else np.int16(0)  # -inf, and -inf * 0, come first
-        where[g] = bucket
-        counts[bucket] += 1
+    into_buckets(highest, counts, where)
     lowest, reached = BUCKETS - 1, counts[BUCKETS - 1]
     while reached < k and lowest > 0:
         lowest -= 1
@@ -86,30 +99,6 @@ def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any
             column = best[place] & 0xFFFFFFFF
             ids[row, place] = column
             values[row, place] = scores[row, column]
-
-
-@njit(nogil=True, cache=True)
-def into_buckets(scores: Any, counts: Any, where: Any) -> None:
-    """Cut a row into ``BUCKETS`` equal steps between its lowest and its highest score; a higher bucket has higher scores.
-
-    Args:
-        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN are in bucket -1.
-    """
-    low, top = np.float32(np.inf), np.float32(-np.inf)
-    for column in range(len(scores)):
-        if scores[column] > -np.inf:
-            low = min(low, scores[column])
-            top = max(top, scores[column])
-    scale = np.float32(BUCKETS - 1) / (top - low) if top > low else np.float32(0)
-    counts[:] = 0
-    for column in range(len(scores)):
-        if scores[column] > -np.inf:
-            step = (scores[column] - low) * scale
-            bucket = np.int16(step) if step > 0 else np.int16(0)  # inf * 0, of a span beyond float32, comes first
-            where[column] = bucket
-            counts[bucket] += 1
-        else:
-            where[column] = -1
 
 
 @njit(nogil=True, cache=True)

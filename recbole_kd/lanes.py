@@ -33,12 +33,17 @@ def side_by_side(work: Callable[[slice], None], parts: Iterable[slice], lanes: i
         torch.set_num_threads(threads)  # a worker's setting is also what any later new thread of the process would start with
 
 
+def halves(n_rows: int) -> tuple[slice, slice]:
+    """So many rows in two: whatever the number of threads, so that sums over each have one order."""
+    return slice(0, n_rows // 2), slice(n_rows // 2, n_rows)
+
+
 def in_halves(work: Callable[[slice], None], n_rows: int, both_at_once: bool) -> None:
     """Call ``work`` for the two halves of so many rows, at once or one after the other.
 
     For compiled kernels: it keeps its one thread and leaves torch's alone, so that a millisecond of work is worth it.
     """
-    first, second = slice(0, n_rows // 2), slice(n_rows // 2, n_rows)
+    first, second = halves(n_rows)
     if both_at_once:
         other = _helper(os.getpid()).submit(work, first)
         work(second)

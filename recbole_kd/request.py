@@ -177,7 +177,7 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         taught = model_class(name, "teacher", setting)
         if values.get("teacher_store") == "factors" and not has_vectors(taught):
             raise no_factors(name)
-        store = resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
+        store = _store_of(taught, values)
         if values.get("kd_index_teacher") is True and store != "factors":
             raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
@@ -186,6 +186,11 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
+
+
+def _store_of(taught: type, values: Mapping[str, Any]) -> str:
+    """The kind of store that a teacher's class comes to."""
+    return resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
 
 
 def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
@@ -205,8 +210,7 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
             f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: leave it out"
         )
     for name in str(values["teacher"]).split(","):
-        taught = model_class(name, "teacher", setting)
-        if resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender)) == "online":
+        if _store_of(model_class(name, "teacher", setting), values) == "online":
             raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
 
 

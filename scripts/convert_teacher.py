@@ -3,30 +3,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_kd.errors import ConfigError, KDError, TeacherError
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.script import SentenceParser, exit_code
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import DTYPES, scores_from
 from recbole_kd.teacher.files import SCORES, read_manifest, read_tensors
 from recbole_kd.teacher.modalities import read_modalities
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but an error is one sentence without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]} (--help lists what is allowed)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(description=__doc__, allow_abbrev=False)
+def _parser() -> SentenceParser:
+    parser = SentenceParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("teacher", type=Path, metavar="FOLDER", help="a teacher with a factor or dense store, as a run leaves it in its cache")
     add("--out", type=Path, required=True, metavar="DIR", help="gets the teacher; give it as --teacher_path")
@@ -37,24 +29,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(argv: list[str]) -> int:
+    """Write the teacher as the arguments ask for and print where it is, with what it keeps; 0."""
+    given = _parser().parse_args(argv)
+    if given.out.resolve() == given.teacher.resolve():
+        raise ConfigError(f"--out={given.out} is the teacher itself: name another folder")
+    manifest = read_manifest(given.teacher)
+    if manifest["store"] == "online":
+        raise TeacherError(f"{given.teacher} keeps a model and no scores: export the teacher with teacher_store=factors or dense first")
+    teacher = scores_from(read_tensors(given.teacher / SCORES), manifest)
+    teacher.modalities = read_modalities(given.teacher)
+    write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(teacher, given.out, given.svd, given.dtype)
+    fidelity = read_manifest(given.out).get("fidelity")
+    print(given.out if fidelity is None else f"{given.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in fidelity.items()))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line: 0 when done, 2 with one sentence when the input is bad."""
-    try:
-        given = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-        if given.out.resolve() == given.teacher.resolve():
-            raise ConfigError(f"--out={given.out} is the teacher itself: name another folder")
-        manifest = read_manifest(given.teacher)
-        if manifest["store"] == "online":
-            raise TeacherError(f"{given.teacher} keeps a model and no scores: export the teacher with teacher_store=factors or dense first")
-        teacher = scores_from(read_tensors(given.teacher / SCORES), manifest)
-        teacher.modalities = read_modalities(given.teacher)
-        write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(teacher, given.out, given.svd, given.dtype)
-        fidelity = read_manifest(given.out).get("fidelity")
-        print(given.out if fidelity is None else f"{given.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in fidelity.items()))
-    except (KDError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(run, argv)
 
 
 if __name__ == "__main__":

@@ -6,26 +6,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recbole_kd.data.converters import KNOWN_DATASETS, prepare, summary
 from recbole_kd.data.forms import FORMS, Options
-from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.script import SentenceParser, exit_code
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but an error is one sentence without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]} (--help lists what is allowed).")
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> SentenceParser:
     known = "\n".join(f"  {name:<12}{text}" for name, text in KNOWN_DATASETS.items())
-    parser = _Parser(
+    parser = SentenceParser(
         description=__doc__,
         epilog=f"known data sets:\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,23 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: list[str]) -> None:
-    """Prepare the data set that the arguments name and print its counts."""
+def run(argv: list[str]) -> int:
+    """Prepare the data set that the arguments name and print its counts; 0."""
     arguments = vars(_parser().parse_args(argv))
     name, out, form, expect = (arguments.pop(key) for key in ("name", "out", "form", "expect"))
     manifest = prepare(name, Options(**arguments), out, form=form, check_counts=expect == "published")
     print(summary(manifest))
     print(f"written to {out / name}")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line: 0 when done, 2 with one sentence when the input is bad."""
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (KDError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(run, argv)
 
 
 if __name__ == "__main__":

@@ -3,31 +3,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recbole_kd.cache import cache_folder
-from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.dynamics import dynamics_section
 from recbole_kd.experiments.grid import Grid, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section
+from recbole_kd.script import SentenceParser, exit_code
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but an error is one sentence without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]} (--help lists what is allowed)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(description=__doc__, allow_abbrev=False)
+def _parser() -> SentenceParser:
+    parser = SentenceParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("grids", nargs="+", type=Path, metavar="GRID.yaml", help="grids to run, in this order")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="one JSON file a run, and tables.md (default: results/)")
@@ -73,11 +64,7 @@ def write_tables(grids: list[Grid], results: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line: 0 when done, 1 when a run failed, 2 with one sentence when the input is bad."""
-    try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except (KDError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(run, argv)
 
 
 if __name__ == "__main__":

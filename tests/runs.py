@@ -58,6 +58,13 @@ def run(folder: Path, *more: str, **changes: str | None) -> dict[str, Any]:
     return results(folder)[-1]
 
 
+def refusal(capsys: Any, folder: Path, *more: str, **changes: str | None) -> str:
+    """The one line with which the main job refuses its arguments."""
+    assert main([*words(folder, **changes), *more]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return str(line)
+
+
 def gpus_of_a_run(base: dict[str, Any]) -> tuple[str, str, str, str]:
     """CUDA_VISIBLE_DEVICES before and after a trial in this worker, what Ray says, and how the trial ended."""
     import ray

@@ -49,8 +49,9 @@ class UniformNegatives:
         return torch.cat([self._block(b)[rows[i:j] - b * height] for b, i, j in zip(range(first, last + 1), ends, ends[1:], strict=False)])
 
     def top(self) -> Tensor:
-        """The table's first row, int64 ``[R]``."""
-        return self._block(0)[0]
+        """One row for all positions, int64 ``[R]``."""
+        generator = self._generator.manual_seed(self._seed)
+        return torch.randint(1, self._n_items, (self._n_negatives,), generator=generator, device=generator.device)
 
     def _block(self, number: int) -> Tensor:
         self._generator.manual_seed(self._seed + number)

@@ -70,8 +70,7 @@ def export_teacher(
 
     Raises:
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
-            weights.
-            Or workers were asked for a model that is not on a CPU.
+            weights, or workers for a model that is not on a CPU.
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
