@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -18,7 +23,8 @@ from recbole_kd.experiments.tables import grid_section, grid_table
 from recbole_kd.property_files import properties_dir
 from tests.helpers import write_tiny
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
 
 TINY = {
@@ -136,6 +142,38 @@ def test_a_task_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(list((tmp_path / "results" / "tiny-grid").glob("*.json"))) == 2
 
 
+def test_a_run_ends_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    """Else it would go on beside the run that continues it, and both would write the same state."""
+    script, child = tmp_path / "parent.py", tmp_path / "child.pid"
+    script.write_text(
+        "import multiprocessing, os, pathlib, sys, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from recbole_kd.experiments.runner import end_with_parent\n"
+        "def work(path):\n"
+        "    pathlib.Path(path + '.part').write_text(str(os.getpid()))\n"
+        "    os.replace(path + '.part', path)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), initializer=end_with_parent) as pool:\n"
+        "        pool.submit(work, sys.argv[1]).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script), str(child)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        wait_until(child.is_file, 120)
+        run = psutil.Process(int(child.read_text()))
+    finally:
+        parent.kill()
+        parent.wait()
+    run.wait(30)
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not so after {seconds} s"
+        time.sleep(0.05)
+
+
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     grid = read_grid(write_grid(tmp_path))
     file = tmp_path / grid.name / "rce-kd-seed0.json"
@@ -169,6 +207,15 @@ def test_mean_deviation_gain_and_p_value() -> None:
     # differences .02 .01 .03: t = mean / (sd / sqrt 3) = 3.464, two degrees of freedom, p = .0742
     assert lines["other"][10] == "0.074"
     assert lines["teacher"][1] == "0.3000" and lines["student alone"][0] == "0, 1, 2"
+
+
+def test_each_published_metric_has_its_column() -> None:
+    grid = grid_of("ours", published={"teacher": {"recall@20": 0.183}, "ours": {"ndcg@20": 0.25}})
+    header, _, teacher, _, ours = grid_table(grid, {("ours", 0): made_up(0.3, 0.1, 0.2)}).splitlines()
+    names = [name.strip() for name in header.split("|")]
+    for row, recall, ndcg in ((teacher, "0.1830", ""), (ours, "", "0.2500")):
+        cells = dict(zip(names, (cell.strip() for cell in row.split("|")), strict=True))
+        assert (cells["published recall@20"], cells["published ndcg@20"]) == (recall, ndcg)
 
 
 def test_what_was_not_run_is_named() -> None:

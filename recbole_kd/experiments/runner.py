@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from recbole_kd.cluster import connect, own_devices
@@ -97,8 +99,20 @@ Finished = Iterator[tuple[Task, dict[str, Any] | None, str]]
 def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
     """A fresh process for each task: memory is measured, and a task that dies takes no other with it."""
     for task, settings in waiting:
-        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
             yield (task, *_outcome(pool.submit(run_task, settings).result))
+
+
+def end_with_parent() -> None:
+    """This process ends when its parent was killed: left alone it would write the same state as the run that continues it."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def run_task_on_ray(settings: Mapping[str, Any]) -> dict[str, Any]:

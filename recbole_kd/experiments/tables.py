@@ -29,7 +29,8 @@ def grid_table(grid: Grid, results: Results) -> str:
             p_value = _p_value(by_run.get(grid.reference or ""), figures, run, grid)
             rows.append([*_row(run, figures, grid), *_against(alone, figures), p_value])
     last = [f"p ({grid.reference} against it)"] if grid.reference else []
-    headers = ["", "seeds", f"valid {MAIN}", *METRICS, f"published {MAIN}", "epochs", "s/epoch", "over student", *last]
+    published = [f"published {metric}" for metric in _published_metrics(grid)]
+    headers = ["", "seeds", f"valid {MAIN}", *METRICS, *published, "epochs", "s/epoch", "over student", *last]
     rows = [(row + [""] * len(headers))[: len(headers)] for row in rows]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
@@ -38,8 +39,13 @@ def _first(results: Results) -> Mapping[str, Any]:
     return next(iter(results.values()))
 
 
+def _published_metrics(grid: Grid) -> list[str]:
+    """Those that the grid has a published number of, in the order of METRICS; MAIN where it has none."""
+    return [metric for metric in METRICS if any(metric in row for row in grid.published.values())] or [MAIN]
+
+
 def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
-    published = grid.published.get(name, {}).get(MAIN)
+    published = [grid.published.get(name, {}).get(metric) for metric in _published_metrics(grid)]
     epochs = [f["epochs"] for f in figures.values() if f.get("epochs")]
     seconds = [f["seconds_per_epoch"] for f in figures.values() if f.get("seconds_per_epoch")]
     return [
@@ -47,7 +53,7 @@ def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> lis
         ", ".join(map(str, sorted(figures))),
         _spread([f["valid"][MAIN] for f in figures.values()]),
         *(_spread([f["test"][metric] for f in figures.values()]) for metric in METRICS),
-        "" if published is None else f"{published:.4f}",
+        *("" if number is None else f"{number:.4f}" for number in published),
         f"{mean(epochs):.0f}" if epochs else "",
         f"{mean(seconds):.2f}" if seconds else "",
     ]
