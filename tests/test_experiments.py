@@ -23,9 +23,10 @@ from recbole_kd.experiments.tables import grid_section, grid_table
 from recbole_kd.property_files import properties_dir
 from tests.helpers import write_tiny
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import reproduce
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
     "model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "tiny", "epochs": 2, "train_batch_size": 128, "kd_k": 5, "kd_n_samples": 5,
