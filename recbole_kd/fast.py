@@ -10,8 +10,11 @@ import math
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from recbole_kd.lanes import in_halves
 
 
 @cache
@@ -21,6 +24,14 @@ def kernels() -> Any:
         from recbole_kd import kernels as compiled
     except ImportError:
         return None
+    return compiled
+
+
+@cache
+def row_kernels() -> Any:
+    """The module of kernels for rows of a whole catalogue; only where there are :func:`kernels`."""
+    from recbole_kd import kernels_full as compiled
+
     return compiled
 
 
@@ -56,6 +67,20 @@ def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
     above = torch.empty_like(columns)
     kernels().counts_above(scores.detach().contiguous().numpy(), columns.contiguous().numpy(), most, above.numpy())
     return above
+
+
+def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor | None:
+    """As the plain path of :mod:`recbole_kd.loss_full`: float32 ``[B]`` losses; ``scores`` float32 ``[B, n]`` become slopes."""
+    if kernels() is None or scores.device.type != "cpu" or teacher.device.type != "cpu" or scores.numel() == 0:
+        return None
+    losses, factor = torch.empty(len(scores)), np.float32(1 / temperature)
+    arrays = [values.detach().numpy() for values in (scores, teacher, scores.amax(1), teacher.amax(1), weights)]
+
+    def work(rows: slice) -> None:
+        row_kernels().full_slopes(*(array[rows] for array in arrays), factor, losses.numpy()[rows])
+
+    in_halves(work, len(scores), torch.get_num_threads() > 1)
+    return losses
 
 
 def _serves(scores: Tensor) -> bool:

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_kd import fast
 from recbole_kd.topk import blocks
+
+CPU_BLOCK_BYTES = 2 * 2**20
+"""Of the score rows of a block: student's and teacher's stay in a cache between the products and the kernel."""
 
 
 def full_cross_entropy(
@@ -19,6 +23,7 @@ def full_cross_entropy(
 
     The gradient, :math:`(softmax(r^S/\tau) - softmax(r^T/\tau))/\tau` in the scores, is summed up on the way: nothing is kept for the
     backward pass but its two sums, and neither model is asked twice. (Checkpointed blocks, which are, also leave the allocator in pieces.)
+    On a CPU a compiled kernel takes a block from scores to loss and slopes (:func:`recbole_kd.fast.full_slopes`).
 
     Args:
         queries: float ``[Q, d]``. items: float ``[I, d]``. weights: float ``[Q]``, constants.
@@ -38,13 +43,12 @@ class _FullCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         total, d_queries, d_items = queries.new_zeros(()), torch.empty_like(queries), torch.zeros_like(items)
         with torch.autocast(device_type=queries.device.type, enabled=False):
-            for rows in blocks(len(queries), len(items), queries.device):
-                student = torch.log_softmax((queries[rows] @ items.T).div_(temperature), dim=1)
-                target = torch.softmax(teacher(rows).float() / temperature, dim=1)
-                total -= (weights[rows] * (target * student).sum(1)).sum()
-                gradient = student.exp_().sub_(target).mul_((weights[rows] / temperature).unsqueeze(1))
-                torch.mm(gradient, items, out=d_queries[rows])
-                d_items.addmm_(gradient.T, queries[rows])
+            for rows in blocks(len(queries), len(items), queries.device, CPU_BLOCK_BYTES):
+                scores = (queries[rows] / temperature) @ items.T
+                losses = _slopes(scores, teacher(rows).float(), weights[rows].float(), temperature)
+                total += losses.sum()
+                torch.mm(scores, items, out=d_queries[rows])
+                d_items.addmm_(scores.T, queries[rows])
         ctx.save_for_backward(d_queries, d_items)
         return total
 
@@ -53,3 +57,13 @@ class _FullCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_queries, d_items = ctx.saved_tensors
         return grad * d_queries, grad * d_items, None, None, None
+
+
+def _slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Weighted losses of rows, float ``[b]``; ``scores``, the student's over the temperature, become the slopes in its dot products."""
+    losses = fast.full_slopes(scores, teacher, weights, temperature)
+    if losses is None:
+        student, target = torch.log_softmax(scores, dim=1), torch.softmax(teacher / temperature, dim=1)
+        losses = -weights * (target * student).sum(1)
+        scores.copy_(student.exp_().sub_(target).mul_((weights / temperature).unsqueeze(1)))
+    return losses

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from recbole_kd import loss_full
+from recbole_kd import fast, loss_full
 from recbole_kd.distiller import full_ce
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.ce import CE
@@ -105,8 +109,11 @@ def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
     assert not [shape for shape in sizes if 20 * (scorer.n_items - 1) <= torch.Size(shape).numel() and 20 in shape[:1]]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_full_cross_entropy_equals_autograd(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_cross_entropy_equals_autograd(scale: float, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(fast, "kernels", lambda: None)
     monkeypatch.setattr(loss_full, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
     generator = torch.Generator().manual_seed(0)
     ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
@@ -121,8 +128,41 @@ def test_full_cross_entropy_equals_autograd(scale: float, monkeypatch: pytest.Mo
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5 * scale**0.5)
 
 
+@given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.floats(-1e4, 1e4, width=32)), st.floats(0.05, 20))
+def test_the_kernel_of_full_rows_equals_the_plain_path(scores: np.ndarray, temperature: float) -> None:
+    pytest.importorskip("numba")
+    teacher, weights = torch.from_numpy(scores[::-1, ::-1].copy()), torch.arange(1.0, len(scores) + 1)
+    ours, theirs = torch.from_numpy(scores) / temperature, torch.from_numpy(scores) / temperature
+    losses = fast.full_slopes(ours, teacher, weights, temperature)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "kernels", lambda: None)
+        expected = loss_full._slopes(theirs, teacher, weights, temperature)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * max(1, 4 / temperature))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_score_that_is_no_number_is_not_hidden_by_the_kernel(which: int) -> None:
+    pytest.importorskip("numba")
+    sides = torch.randn(2, 3, 40)
+    sides[which, 1, 7] = torch.nan
+    losses = fast.full_slopes(sides[0], sides[1], torch.ones(3), 1.0)
+    assert losses is not None and losses.isnan().tolist() == [False, True, False]
+    assert sides[0].isnan().any(1).tolist() == [False, True, False]
+
+
+def test_the_kernels_exponential_is_exact_to_two_in_ten_million() -> None:
+    kernels_full = pytest.importorskip("recbole_kd.kernels_full")
+    below = np.concatenate([-np.logspace(-8, 2.5, 4000), [0.0, -86.9, -87.1, -np.inf]]).astype(np.float32)
+    found = np.array([kernels_full.exp_below_one(value) for value in below])
+    exact = np.exp(below.astype(np.float64))
+    normal = below > -87
+    np.testing.assert_allclose(found[normal], exact[normal], rtol=2e-7)
+    assert (found[~normal] == 0).all()
+
+
 @pytest.mark.parametrize(
-    ("cls", "given", "words"),
+    ("cls", "changed", "words"),
     [
         (CE, {"k": 0}, "kd_k=0"),
         (CE, {"k": 41}, "kd_k=41"),
@@ -130,9 +170,9 @@ def test_full_cross_entropy_equals_autograd(scale: float, monkeypatch: pytest.Mo
         (FullCE, {"temperature": -1}, "kd_temperature=-1"),
     ],
 )
-def test_options_out_of_range_name_their_key(cls: Any, given: dict[str, Any], words: str) -> None:
+def test_options_out_of_range_name_their_key(cls: Any, changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        cls.check(30, 40, resolve_options(cls, {"k": 5, **given} if cls is CE else given))
+        cls.check(30, 40, resolve_options(cls, {"k": 5, **changed} if cls is CE else changed))
 
 
 def test_rows_count_as_often_as_they_come() -> None:

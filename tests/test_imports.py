@@ -36,6 +36,7 @@ PURE = (
     "fast.py",
     "gather.py",
     "kernels.py",
+    "kernels_full.py",
     "lanes.py",
     "lists.py",
     "topk.py",

@@ -26,7 +26,7 @@ class DenseScores(TeacherScores):
 
     @torch.no_grad()
     def full(self, queries: Tensor) -> Tensor:
-        return self._scores[queries.to(self._scores.device)].to(queries.device, torch.float32)
+        return self._scores.index_select(0, queries.to(self._scores.device)).to(queries.device, torch.float32)
 
     @torch.no_grad()
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
