@@ -1,0 +1,131 @@
+"""A request with its data: whatever can be wrong with it is said before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import get_model, get_trainer
+
+from recbole_kd.assistant import assistant_values, width_of
+from recbole_kd.build import check_distiller
+from recbole_kd.cache import cache_folder
+from recbole_kd.cluster import connect
+from recbole_kd.data.features import record_features
+from recbole_kd.data.preparation import Splits, split_data
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.table import distiller_class
+from recbole_kd.errors import ConfigError
+from recbole_kd.evaluation import check_protocol
+from recbole_kd.model.terms import can_be_shared
+from recbole_kd.property_layers import public_name
+from recbole_kd.request import Request
+from recbole_kd.stages import saved_teacher
+from recbole_kd.teacher.base import TeacherScores
+
+N_CHECKPOINTS = 3
+"""Of a teacher's training, for a method that needs its trajectory and has no ``kd_n_checkpoints``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, on what, and where it is kept.
+
+    Attributes:
+        cache: folder of finished models. output: where the run's folder will be.
+        alone, distilled: Configs of the student. teachers: Configs, none where the user names a saved teacher.
+        saved: that teacher's scores and figures. teacher_name: as RecBole calls it, several joined by commas.
+        assistant: Config of the assistant, for a method that has one.
+        n_checkpoints: that the method needs of a teacher's training. features: digests of the item features that the models read.
+    """
+
+    request: Request
+    cache: Path
+    output: Path
+    splits: Splits
+    alone: Any
+    distilled: Any
+    teachers: list[Any]
+    saved: tuple[TeacherScores, dict[str, Any]] | None
+    teacher_name: str
+    assistant: Any | None
+    n_checkpoints: int
+    features: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(request: Request) -> Plan:
+    """Read the data, load a saved teacher, check all there is to check.
+
+    Raises:
+        KDError: bad input; one sentence.
+    """
+    run = request.run
+    cache, output = cache_folder(run["cache_dir"]), Path(run["output_dir"]).expanduser()
+    for key, place in (("cache_dir", cache), ("output_dir", output)):
+        _check_writable(key, place)
+    if run["teacher_ray_address"]:
+        connect(run["teacher_ray_address"])
+    alone, teachers = request.student_config(), request.teacher_model_configs()
+    splits = split_data(alone)
+    features: dict[str, str] = {}
+    for config in (alone, *teachers):
+        _check_cutoffs(config, splits.n_items)
+        check_protocol(config)
+        features.update(record_features(config, splits.dataset))
+    saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])
+    teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
+    distilled, options = _distilled(request, splits, teacher_name, {})
+    method = distiller_class(request.kd)
+    _check_processes(alone, request.kd, method, [str(config["model"]) for config in (alone, *teachers)])
+    assistant = None
+    if method.assistant:
+        of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
+        assistant, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, width_of(of_teacher)))
+    needed = checkpoints_needed(method, options)
+    return Plan(request, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features)
+
+
+def _distilled(request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Config of the distilled student, or with changes of its assistant, and the method's checked options."""
+    config = request.distilled_config(teacher_name, changes)
+    record_features(config, splits.dataset)
+    return config, check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
+
+
+def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:
+    """How many checkpoints of a teacher's training the method needs."""
+    return int(options.get("n_checkpoints", N_CHECKPOINTS)) if "trajectory" in method.requires else 0
+
+
+def _check_writable(key: str, folder: Path) -> None:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={folder} cannot be written to: {there} is no writable folder, name another one")
+
+
+def _check_cutoffs(config: Any, n_items: int) -> None:
+    if max(config["topk"]) > n_items:
+        raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+
+
+def _check_processes(config: Any, kd: str, method: type[Distiller], models: list[str]) -> None:
+    n = config["nproc"] or 1
+    if n == 1:
+        return
+    for name in models:
+        plain = get_trainer(get_model(name).type, name).__name__ == "Trainer"  # others are trained by one process, as RecBole does
+        if plain and not can_be_shared(get_model(name)):
+            raise ConfigError(
+                f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
+                "several processes may not add up to it, take nproc=1"
+            )
+    if method.needs_items:
+        raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
+    if config["enable_scaler"] or config["enable_amp"]:
+        raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
+    if config["device"].type == "cuda" and torch.cuda.device_count() < n:
+        raise ConfigError(f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many")
