@@ -82,9 +82,10 @@ def _rank_whole_rows(scores: Tensor, rows: Tensor, ids: Tensor, values: Tensor) 
     values[at], ids[at] = ordered.values[:, : ids.shape[1]], ordered.indices[:, : ids.shape[1]]
 
 
-def blocks(n_rows: int, n_columns: int, device: torch.device | None = None, cpu_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Row slices whose float32 score rows fit the budget of the device, a CPU when None."""
-    budget = cpu_bytes if device is None or device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
+def blocks(n_rows: int, n_columns: int, device: torch.device | None = None, cpu_bytes: int | None = None) -> Iterator[slice]:
+    """Row slices whose float32 score rows fit the budget of the device, a CPU when None; `cpu_bytes` replaces a CPU's budget."""
+    on_cpu = device is None or device.type == "cpu"
+    budget = (cpu_bytes or BLOCK_BYTES) if on_cpu else ACCELERATOR_BLOCK_BYTES
     step = max(1, budget // (4 * max(n_columns, 1)))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
