@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from recbole_kd.kernels_exp import exp_below_one
+
 BUCKETS = 1024
 
 
@@ -196,30 +198,47 @@ def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: floa
             scores[b, j] = product * factor
 
 
+@njit(nogil=True, cache=True)
+def highest_valid(scores: Any, valid: Any) -> Any:
+    """The highest of the valid scores, float32 ``[n]``: -inf without any, NaN with one.
+
+    It compares integers of the same order: a maximum of floats, whose NaN have rules, becomes no vector instructions (eight times slower).
+    """
+    bits, lowest = scores.view(np.int32), np.int32(-(2**31))
+    best = np.int32(-(2**31) + 2**23)  # of -inf
+    for j in range(len(scores)):
+        key = bits[j] if bits[j] >= 0 else np.int32(lowest - bits[j])
+        best = max(best, key if valid[j] else lowest)
+    if best < 0:
+        best = np.int32(lowest - best)
+    return np.int32(best).view(np.float32)
+
+
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
-    """Cross-entropy on one list; ``scores`` float32 ``[n]`` become softmax minus target, 0 where not valid. An empty list gives 0."""
-    top, count = np.float32(-np.inf), 0
-    for j in range(len(scores)):
-        if valid[j]:
-            top = max(top, scores[j])
-            count += 1
-    if count == 0:
+    """Cross-entropy on one list; ``scores`` float32 ``[n]`` become softmax minus target, 0 where not valid. An empty list gives 0.
+
+    Scores without a finite maximum give NaN throughout: they are not hidden.
+    """
+    if not valid.any():
         scores[:] = 0
         return np.float32(0)
+    top = highest_valid(scores, valid)
     total, cross = np.float32(0), np.float32(0)
     for j in range(len(scores)):
-        if valid[j]:
-            above = scores[j] - top  # nan where all scores are -inf: not hidden
-            cross += target[j] * above
-            scores[j] = math.exp(above)
-            total += scores[j]
-        else:
-            scores[j] = 0
+        above = scores[j] - top if valid[j] else np.float32(0)
+        likely = exp_below_one(above) if valid[j] else np.float32(0)
+        cross += target[j] * above
+        total += likely
+        scores[j] = likely
+    loss = np.float32(math.log(total)) - cross
+    if not abs(loss) < np.inf:
+        scores[:] = np.float32(np.nan)
+        return np.float32(np.nan)
     share = np.float32(1) / total
     for j in range(len(scores)):
         scores[j] = scores[j] * share - target[j]
-    return np.float32(math.log(total)) - cross
+    return loss
 
 
 @njit(nogil=True, cache=True)

@@ -152,9 +152,9 @@ def test_a_score_that_is_no_number_is_not_hidden_by_the_kernel(which: int) -> No
 
 
 def test_the_kernels_exponential_is_exact_to_two_in_ten_million() -> None:
-    kernels_full = pytest.importorskip("recbole_kd.kernels_full")
+    kernels_exp = pytest.importorskip("recbole_kd.kernels_exp")
     below = np.concatenate([-np.logspace(-8, 2.5, 4000), [0.0, -86.9, -87.1, -np.inf]]).astype(np.float32)
-    found = np.array([kernels_full.exp_below_one(value) for value in below])
+    found = np.array([kernels_exp.exp_below_one(value) for value in below])
     exact = np.exp(below.astype(np.float64))
     normal = below > -87
     np.testing.assert_allclose(found[normal], exact[normal], rtol=2e-7)

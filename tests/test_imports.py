@@ -37,6 +37,7 @@ PURE = (
     "fast.py",
     "gather.py",
     "kernels.py",
+    "kernels_exp.py",
     "kernels_full.py",
     "lanes.py",
     "lists.py",
