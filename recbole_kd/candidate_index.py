@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
+from recbole_kd.lanes import n_lanes
 from recbole_kd.ragged import Ragged
 from recbole_kd.sharing import Sharing
 from recbole_kd.topk import DotProducts, top_k_in_blocks
@@ -131,7 +132,7 @@ class CandidateIndex:
 
     def _build(self, items: Tensor) -> _Cells:
         faiss = load_faiss(self.kind)
-        faiss.omp_set_num_threads(torch.get_num_threads())
+        faiss.omp_set_num_threads(n_lanes())
         vectors = items[1:].cpu().numpy()  # without the pad
         squares = np.square(vectors).sum(1)
         radius = float(np.sqrt(squares.max()))

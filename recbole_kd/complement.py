@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from recbole_kd.lanes import halves, side_by_side
+from recbole_kd.lanes import halves, n_lanes, side_by_side
 from recbole_kd.ragged import Ragged
 
 CPU_CHUNK_BYTES = 3 * 2**20
@@ -129,7 +129,7 @@ def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: T
             queries[part], items, below[part], factors[part], some, shifts, d_by_factor[part.start > 0]
         )
 
-    if on_cpu and torch.get_num_threads() > 1:
+    if on_cpu and n_lanes() > 1:
         side_by_side(work, parts, len(parts))
     else:
         for part in parts:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_kd.lanes import in_halves
+from recbole_kd.lanes import in_halves, n_lanes
 
 
 @cache
@@ -31,6 +31,14 @@ def kernels() -> Any:
 def row_kernels() -> Any:
     """The module of kernels for rows of a whole catalogue; only where there are :func:`kernels`."""
     from recbole_kd import kernels_full as compiled
+
+    return compiled
+
+
+@cache
+def draw_kernels() -> Any:
+    """The module of kernels for draws; only where there are :func:`kernels`."""
+    from recbole_kd import kernels_draw as compiled
 
     return compiled
 
@@ -69,6 +77,24 @@ def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
     return above
 
 
+def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor | None:
+    """As :func:`recbole_kd.loss.counts_of_lower`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if not _serves(scores) or wanted.dtype != torch.float32 or not bool((wanted.isfinite() | ~wanted_valid).all()):
+        return None
+    counts = torch.empty(scores.shape, dtype=torch.int32)
+    draw_kernels().counts_of_lower(*(part.detach().contiguous().numpy() for part in (scores, wanted, wanted_valid)), counts.numpy())
+    return counts
+
+
+def draw_by_count(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor | None:
+    """As the plain path of :mod:`recbole_kd.sampling_by_count`, of int32 counts."""
+    if kernels() is None or counts.device.type != "cpu" or counts.dtype != torch.int32:
+        return None
+    ids = torch.empty(uniform.shape[:2], dtype=torch.int64)
+    draw_kernels().draw_by_count(counts.contiguous().numpy(), uniform.numpy(), discounts.numpy(), ids.numpy())
+    return ids
+
+
 def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor | None:
     """As the plain path of :mod:`recbole_kd.loss_full`: float32 ``[B]`` losses; ``scores`` float32 ``[B, n]`` become slopes."""
     if kernels() is None or scores.device.type != "cpu" or teacher.device.type != "cpu" or scores.numel() == 0:
@@ -79,7 +105,7 @@ def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: f
     def work(rows: slice) -> None:
         row_kernels().full_slopes(*(array[rows] for array in arrays), factor, losses.numpy()[rows])
 
-    in_halves(work, len(scores), torch.get_num_threads() > 1)
+    in_halves(work, len(scores), n_lanes() > 1)
     return losses
 
 

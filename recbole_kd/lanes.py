@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 import torch
+
+_reserved: list[int] = []
+"""How many threads torch had, within :func:`torch_on_one_thread`."""
+
+
+def n_lanes() -> int:
+    """How many threads there are for work side by side: as many as torch has, or had."""
+    return _reserved[-1] if _reserved else torch.get_num_threads()
+
+
+@contextmanager
+def torch_on_one_thread(wanted: bool = True) -> Iterator[None]:
+    """Within it torch's own operations use one thread, and work side by side as many as before; nothing where it is not wanted.
+
+    After an operation of two threads the second one waits for the next by spinning, for milliseconds, on the core that a lane could have:
+    where the operations are small and the lanes are not, both are faster without it.
+    """
+    if not wanted:
+        yield
+        return
+    threads = torch.get_num_threads()
+    _reserved.append(n_lanes())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _reserved.pop()
+        torch.set_num_threads(threads)
 
 
 def side_by_side(work: Callable[[slice], None], parts: Iterable[slice], lanes: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recbole_kd import fast
-from recbole_kd.lanes import in_halves
+from recbole_kd.lanes import in_halves, n_lanes
 from recbole_kd.loss import masked_log_softmax, teacher_probabilities
 
 PAIRS_PER_LANE = 2**15
@@ -119,7 +119,7 @@ class _Listed(torch.autograd.Function):
 
 
 def _worth_two(pairs: Tensor) -> bool:
-    return torch.get_num_threads() > 1 and pairs.numel() >= 2 * PAIRS_PER_LANE
+    return n_lanes() > 1 and pairs.numel() >= 2 * PAIRS_PER_LANE
 
 
 _kept: list[Tensor] = []

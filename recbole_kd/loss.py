@@ -99,15 +99,18 @@ def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Ten
     r"""For every item j, how many wanted items the student ranks lower: :math:`z_j = \#\{i: r_i < r_j\}`.
 
     Args:
-        scores: float ``[B, I]``, the student's scores of all items.
+        scores: float ``[B, I]``, the student's scores of all items; ``-inf`` where an item is not ranked.
         wanted: float ``[B, K]``, the student's scores of the wanted items; those that do not count by ``wanted_valid``
             (bool ``[B, K]``) are left out.
 
     Returns:
-        float32 ``[B, I]``. Equal scores count as not lower.
+        int32 ``[B, I]``, -1 where an item is not ranked. Equal scores count as not lower.
     """
+    compiled = fast.counts_of_lower(scores, wanted, wanted_valid)
+    if compiled is not None:
+        return compiled
     ordered = wanted.masked_fill(~wanted_valid, torch.inf).sort(dim=1).values
-    return torch.searchsorted(ordered, scores.contiguous()).to(torch.float32)
+    return torch.searchsorted(ordered, scores.contiguous(), out_int32=True).masked_fill_(scores == -torch.inf, -1)
 
 
 def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -95,6 +95,11 @@ class Scorer:
         """Is the score a dot product of vectors this scorer can hand out?"""
         return self._encode is not None or self._encoder is not None
 
+    @property
+    def looks_up(self) -> bool:
+        """Are its vectors rows of the model's own tables, with nothing to compute?"""
+        return self.has_vectors and self._shared_method() is None
+
     # -- one encoding per training step ---------------------------------------------------------------------------
 
     def _shared_method(self) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from recbole_kd import fast
-from recbole_kd.lanes import side_by_side
+from recbole_kd.lanes import n_lanes, side_by_side
 from recbole_kd.ragged import Ragged
 
 BLOCK_BYTES = 6 * 2**20
@@ -128,19 +128,19 @@ def top_k_in_blocks(
         ids[rows, :width] = block_ids.masked_fill(block_values == -torch.inf, 0)
         values[rows, :width] = block_values.to(values.dtype)
 
-    in_blocks(rank, len(queries), n_items, queries.device, isinstance(full, DotProducts))
+    in_blocks(rank, blocks(len(queries), n_items, queries.device), queries.device, isinstance(full, DotProducts))
     return ids, values
 
 
-def in_blocks(work: Callable[[slice], None], n_rows: int, n_columns: int, device: torch.device, at_once: bool) -> None:
-    """Call ``work`` for every block of score rows, on a CPU as many of them at once as torch has threads where ``at_once`` allows it."""
-    parts = list(blocks(n_rows, n_columns, device))
-    lanes = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" and at_once else 1
+def in_blocks(work: Callable[[slice], None], rows: Iterable[slice], device: torch.device, at_once: bool) -> None:
+    """Call ``work`` for every block of rows, on a CPU as many of them at once as torch has threads where ``at_once`` allows it."""
+    parts = list(rows)
+    lanes = min(n_lanes(), len(parts)) if device.type == "cpu" and at_once else 1
     if lanes > 1:
         side_by_side(work, parts, lanes)
     else:
-        for rows in parts:
-            work(rows)
+        for part in parts:
+            work(part)
 
 
 class DotProducts:

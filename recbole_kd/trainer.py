@@ -23,6 +23,7 @@ from recbole_kd.determinism import repeatable
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation import RankingEvaluation
+from recbole_kd.lanes import torch_on_one_thread
 from recbole_kd.model.published import adds_up, summed, sums_itself
 from recbole_kd.model.terms import share_norms, terms_of_rows
 from recbole_kd.parallel import Ranks, Shards
@@ -30,6 +31,9 @@ from recbole_kd.part import part_of
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.fingerprint import data_fingerprint, digest
+
+SMALL_MODEL = 2**20
+"""Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
 
 
 @contextmanager
@@ -200,8 +204,15 @@ class KDTrainer(RankingEvaluation):
         return True
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
-        with repeatable(bool(self.config["reproducibility"]) and self.device.type == "cpu"):
+        on_cpu = self.device.type == "cpu"
+        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_lanes()):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
+
+    def _works_in_lanes(self) -> bool:
+        """Are the distiller's lanes nearly all of the work, and torch's own operations small beside it?"""
+        if self.distiller is None or not self.distiller.in_lanes or not self.distiller.student_scorer.looks_up:
+            return False
+        return sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL_MODEL
 
     def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
         started = perf_counter()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_kd import topk
-from recbole_kd.lanes import in_halves, side_by_side
+from recbole_kd.lanes import in_halves, n_lanes, side_by_side, torch_on_one_thread
 from recbole_kd.topk import DotProducts, top_k_in_blocks
 
 
@@ -37,6 +37,24 @@ def test_an_error_comes_through_and_the_threads_are_given_back() -> None:
     with pytest.raises(ValueError, match="part 3"):
         side_by_side(work, [slice(i, i + 1) for i in range(6)], 2)
     assert torch.get_num_threads() == before
+
+
+def test_torch_on_one_thread_leaves_the_lanes() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ValueError, match="inside"), torch_on_one_thread():
+            assert (torch.get_num_threads(), n_lanes()) == (1, 3)
+            with torch_on_one_thread():
+                assert (torch.get_num_threads(), n_lanes()) == (1, 3)
+            side_by_side(lambda part: None, [slice(0, 1), slice(1, 2)], n_lanes())
+            assert (torch.get_num_threads(), n_lanes()) == (1, 3)
+            raise ValueError("inside")
+        assert (torch.get_num_threads(), n_lanes()) == (3, 3)
+        with torch_on_one_thread(False):
+            assert (torch.get_num_threads(), n_lanes()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -213,16 +213,19 @@ def test_counts_of_lower_equals_python(data: st.DataObject) -> None:
     """Scores are small whole numbers, so that most are equal to another."""
     n_rows, n_items, n_wanted = (data.draw(st.integers(1, most)) for most in (3, 8, 5))
     score = st.integers(-2, 2).map(float)
+    maybe_ranked = st.one_of(score, st.just(-math.inf))
 
     def table(value: st.SearchStrategy[Any], width: int) -> list[list[Any]]:
         return data.draw(st.lists(st.lists(value, min_size=width, max_size=width), min_size=n_rows, max_size=n_rows))
 
-    items, wanted, valid = table(score, n_items), table(score, n_wanted), table(st.booleans(), n_wanted)
+    items, wanted, valid = table(maybe_ranked, n_items), table(score, n_wanted), table(st.booleans(), n_wanted)
     expected = [
-        [sum(ok and other < mine for other, ok in zip(row_wanted, row_valid, strict=True)) for mine in row]
+        [-1 if mine == -math.inf else sum(ok and other < mine for other, ok in zip(row_wanted, row_valid, strict=True)) for mine in row]
         for row, row_wanted, row_valid in zip(items, wanted, valid, strict=True)
     ]
-    assert counts_of_lower(torch.tensor(items), torch.tensor(wanted), torch.tensor(valid)).tolist() == expected
+    given = torch.tensor(items), torch.tensor(wanted), torch.tensor(valid)
+    assert counts_of_lower(*given).tolist() == expected
+    assert counts_of_lower(given[0].double(), *given[1:]).tolist() == expected, "the plain path, which takes what is no float32"
 
 
 @settings(max_examples=100, deadline=None)

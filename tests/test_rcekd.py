@@ -52,11 +52,18 @@ def train_of(train: Ragged | None, user: int) -> set[int]:
 def log_weights(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The log-weights of every draw, as they come."""
     captured: list[Tensor] = []
-    plain = module.sample_without_replacement
+    plain, by_count = module.sample_without_replacement, module.draw_by_count
 
     def spy(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
         captured.append(weights.clone())
         return plain(weights, n, generator)
+
+    def spy_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: torch.Generator) -> Tensor:
+        assert int(counts.max()) < n_levels
+        captured.append((counts / tau).masked_fill(counts < 0, -torch.inf))
+        return by_count(counts, n, tau, n_levels, generator)
+
+    monkeypatch.setattr(module, "draw_by_count", spy_by_count)
 
     monkeypatch.setattr(module, "sample_without_replacement", spy)
     return captured

@@ -235,6 +235,32 @@ class Mine(Distiller):
 '''
 
 
+@pytest.mark.parametrize(
+    ("model", "in_lanes", "most", "threads"),
+    [("MF", True, 2**20, 1), ("MF", True, 10, 2), ("LightGCN", True, 2**20, 2), ("MF", False, 2**20, 2)],
+)
+def test_torch_has_one_thread_where_lanes_do_the_work(
+    model: str, in_lanes: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("recbole_kd.trainer.SMALL_MODEL", most)
+    monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_lanes", in_lanes)
+    config, student, train_data, _, _ = recbole_parts(tiny_dataset, model, tmp_path)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    trainer.prepare(train_data)
+    seen: list[int] = []
+    loss = trainer.model.calculate_loss
+    monkeypatch.setattr(trainer.model, "calculate_loss", lambda *given: seen.append(torch.get_num_threads()) or loss(*given))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trainer._train_epoch(train_data, 0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {threads}
+
+
 @pytest.mark.parametrize("registered", [False, True])
 def test_a_method_from_outside_in_three_steps(
     registered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

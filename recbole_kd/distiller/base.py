@@ -121,6 +121,10 @@ class Distiller(nn.Module, ABC):
     drawn_sets: ClassVar[tuple[str, ...]] = ()
     """Item sets that every begin_epoch replaces: the old ones and their scores are let go before."""
 
+    in_lanes: ClassVar[bool] = False
+    """Is nearly all of its work on a CPU done by compiled kernels and blocks side by side (:mod:`recbole_kd.lanes`)? The trainer of a small
+    student then leaves torch one thread."""
+
     needs_set_scores: bool = True
     """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""
 

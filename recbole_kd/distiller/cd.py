@@ -16,7 +16,7 @@ from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_better_places
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import DotProducts, in_blocks, strike_out
+from recbole_kd.topk import DotProducts, blocks, in_blocks, strike_out
 
 
 class CD(Distiller):
@@ -37,6 +37,7 @@ class CD(Distiller):
         guide: ``student``: its list, each epoch; ``teacher``: the teacher's list, drawn from once, as published.
     """
 
+    in_lanes = True
     mask_train = True
 
     def __init__(
@@ -88,7 +89,7 @@ class CD(Distiller):
             strike_out(scores, queries[rows], self.train_items)
             drawn[rows] = ids_at(scores, places[rows])
 
-        in_blocks(look_up, len(queries), n_items, queries.device, isinstance(full, DotProducts))
+        in_blocks(look_up, blocks(len(queries), n_items, queries.device), queries.device, isinstance(full, DotProducts))
         self.item_sets = {"drawn": drawn}
 
     def forward(self, batch: DistillBatch) -> Tensor:

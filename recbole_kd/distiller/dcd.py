@@ -18,7 +18,7 @@ from recbole_kd.places import counts_above
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import in_blocks, strike_out
+from recbole_kd.topk import blocks, in_blocks, strike_out
 
 LEAST_WEIGHT = 1e-5
 """Of an item that is not mis-estimated, so that there is always something to draw."""
@@ -47,6 +47,7 @@ class DCD(Distiller):
         loss: ``relaxed``, or ``ce`` on both samples together (the code's ablation flag). temperature: of that cross-entropy.
     """
 
+    in_lanes = True
     mask_train = True
 
     def __init__(
@@ -116,7 +117,7 @@ class DCD(Distiller):
                 strike_out(scores, queries[rows], self.train_items if self.mask_student else None)
                 ranks[rows] = counts_above(scores, self._listed[rows], self.depth)
 
-            in_blocks(count, len(queries), scorer.n_items, queries.device, scorer.has_vectors)
+            in_blocks(count, blocks(len(queries), scorer.n_items, queries.device), queries.device, scorer.has_vectors)
         return ranks
 
     def forward(self, batch: DistillBatch) -> Tensor:

@@ -44,6 +44,7 @@ class HetComp(Distiller):
         n_positives: training items of each query in the loss, in the order of their ids; when empty as many as every query with any has.
     """
 
+    in_lanes = True
     ranks_student = True
 
     requires = frozenset({"trajectory"})

@@ -21,9 +21,10 @@ from recbole_kd.loss import (
     sample_without_replacement,
 )
 from recbole_kd.ragged import Ragged
+from recbole_kd.sampling_by_count import draw_by_count
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks
+from recbole_kd.topk import blocks, in_blocks, strike_out
 
 Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"]
 
@@ -64,6 +65,7 @@ class RCEKD(Distiller):
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 
+    in_lanes = True
     ranks_student = True
     drawn_sets = ("own", "drawn")
 
@@ -199,30 +201,32 @@ class RCEKD(Distiller):
         queries, scorer, n = self.all_queries()[rows], self.student_scorer, len(missing)
         teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
         seed = int(torch.randint(2**62, (), generator=self.generator, device=queries.device))
+        below, full = missing if self.paper else teacher_valid, scorer.catalogue()
+        ids = queries.new_zeros(n, self.n_samples)
+
+        def draw(some: slice) -> None:
+            scores = full(queries[some])
+            wanted = scores.gather(1, teacher_list[some])
+            strike_out(scores, queries[some], self._excluded())
+            counts = counts_of_lower(scores, wanted, below[some])
+            if not self.paper:
+                counts = self._published_counts(counts, teacher_list[some], teacher_valid[some])
+            generator = torch.Generator(queries.device).manual_seed(seed + some.start)
+            ids[some] = draw_by_count(counts, self.n_samples, self.tau, self.k + 1, generator).clamp_(min=0)
+
         parts = list(blocks(n, scorer.n_items, queries.device))
         grain = parts[0].stop
         own = slice(0, n) if scorer.sharing is None else scorer.sharing.slice_of(n, grain)
-        drawn = [queries.new_zeros(0, self.n_samples)]
-        generator = torch.Generator(queries.device)
-        for some in parts[own.start // grain : -(-own.stop // grain)]:
-            scores = scorer.full(queries[some])
-            wanted = scores.gather(1, teacher_list[some])
-            below = missing[some] if self.paper else teacher_valid[some]
-            counts = counts_of_lower(scores, wanted, below)
-            if not self.paper:
-                counts += is_in(torch.arange(scorer.n_items, device=scores.device).expand_as(scores), teacher_list[some])
-                counts.clamp_(max=MAX_COUNT)
-            log_weights = counts / self.tau
-            log_weights[:, 0] = -torch.inf
-            if self.mask_train:
-                assert self.train_items is not None
-                row, column = self.train_items.pairs(queries[some])
-                log_weights[row, column] = -torch.inf
-            ids = sample_without_replacement(log_weights, self.n_samples, generator.manual_seed(seed + some.start))
-            drawn.append(ids.masked_fill_(log_weights.gather(1, ids) == -torch.inf, 0))
-        ids = torch.cat(drawn)
-        ids = ids if scorer.sharing is None else scorer.sharing.gather(ids, n, grain)
+        in_blocks(draw, parts[own.start // grain : -(-own.stop // grain)], queries.device, scorer.has_vectors)
+        ids = ids if scorer.sharing is None else scorer.sharing.gather(ids[own], n, grain)
         return ids, ids != 0
+
+    @staticmethod
+    def _published_counts(lower: Tensor, teacher_list: Tensor, teacher_valid: Tensor) -> Tensor:
+        """Those of items lower than each one, int32 ``[B, I]``, with the item itself, as far as the published code counts."""
+        listed = teacher_list.masked_fill(~teacher_valid, 0)  # the pad is never drawn
+        own = torch.zeros_like(lower).scatter_(1, listed, 1)
+        return (lower + own).clamp_(max=int(MAX_COUNT)).masked_fill_(lower < 0, -1)
 
     def _weigh(self, epoch: int, overlap: Tensor, list_overlap: Tensor, rate: Tensor) -> None:
         """gamma of every query, and the epoch's figures: shares of :meth:`_sets_of`, float ``[U]``."""

@@ -35,6 +35,7 @@ class UnKD(Distiller):
         candidates: length of each group's list. tau: T.
     """
 
+    in_lanes = True
     mask_train = True
     needs_set_scores = False
 
