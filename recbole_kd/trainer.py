@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_kd.analysis.train_fit import train_ndcg
 from recbole_kd.data.sequences import universe_of
 from recbole_kd.data.teacher_loader import TeacherAwareLoader, query_items, train_items
+from recbole_kd.data.train_batches import TrainBatches
 from recbole_kd.determinism import repeatable
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import TrainingError
@@ -122,6 +123,7 @@ class KDTrainer(RankingEvaluation):
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
         self._shards: Shards | None = None
+        self._prepared: Any = None
         self._norms = [] if ranks is None else share_norms(model, ranks.add_up)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ class KDTrainer(RankingEvaluation):
             TrainingError: a loss is not a finite number; names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
-        if self._loader is None or train_data not in (self._loader.loader, getattr(self._shards, "loader", None)):
+        if self._prepared is not train_data:
             self.prepare(train_data)
         if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step):
             return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
@@ -183,7 +185,8 @@ class KDTrainer(RankingEvaluation):
             TeacherError: the teacher was made on another split.
         """
         if self.ranks is not None:
-            self._shards = Shards(train_data, self.ranks)
+            self._shards = Shards(TrainBatches(train_data), self.ranks)
+        self._prepared = train_data
         if self.distiller is None:
             return
         if self.ranks is not None:
@@ -219,7 +222,7 @@ class KDTrainer(RankingEvaluation):
         self._epoch = epoch_idx
         self._times = getattr(train_data, "times", 1)
         if self.distiller is None:
-            losses = super()._train_epoch(self._shards or train_data, epoch_idx, loss_func or self._base_loss, show_progress)
+            losses = super()._train_epoch(self._shards or TrainBatches(train_data), epoch_idx, loss_func or self._base_loss, show_progress)
             losses = self._over_ranks(losses)
             self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
         else:

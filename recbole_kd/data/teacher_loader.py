@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_kd.data.sequences import SequenceDataset
+from recbole_kd.data.train_batches import batches_of
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.part import Part, PartInteraction, part_of
 from recbole_kd.ragged import Ragged
@@ -76,7 +77,7 @@ class TeacherAwareLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[KDInteraction]:
-        for interaction in self.loader:
+        for interaction in batches_of(self.loader):
             queries, part = interaction[self._query_field], part_of(interaction)
             items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
             batch = self.batch_of(queries, *items)
