@@ -35,7 +35,8 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def recbole_parts(data: TinyData, model: str, folder: Path, **given: Any) -> tuple[Any, Any, Any, Any, Any]:
     """What every RecBole script begins with; nothing of ours but the keys."""
-    keys = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10, "metric_decimal_place": 10, "valid_metric": "NDCG@10"}
+    sizes = {"kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10} if given.get("kd", "RCEKD") == "RCEKD" else {}
+    keys = {"kd": "RCEKD", **sizes, "metric_decimal_place": 10, "valid_metric": "NDCG@10"}
     config = Config(
         model=model, dataset=data.name, config_dict={**SMALL, "data_path": data.data_path, "checkpoint_dir": str(folder), **keys, **given}
     )
