@@ -111,6 +111,20 @@ def encoder_of(kind: type) -> Encoder | None:
     return found
 
 
+def softmax_of(model: nn.Module) -> nn.CrossEntropyLoss | None:
+    """The module that a model's own loss hands its scores of the whole catalogue, ``[B, n_items]``; None where there is none such.
+
+    RecBole's sequential models call theirs ``loss_fct``. A subclass that changes its loss may hand over something else.
+    """
+    parent = next((kind for kind in type(model).__mro__ if kind in ENCODERS), None)
+    if parent is None or encoder_of(type(model)) is None:
+        return None
+    if getattr(type(model), "calculate_loss", None) is not getattr(parent, "calculate_loss", None):
+        return None
+    found = getattr(model, "loss_fct", None)
+    return found if type(found) is nn.CrossEntropyLoss else None
+
+
 def has_vectors(kind: type) -> bool:
     """Is the score of a model class a dot product of vectors that a scorer can hand out?"""
     return vector_function(kind) is not None or encoder_of(kind) is not None
