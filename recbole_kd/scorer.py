@@ -33,6 +33,7 @@ from recbole_kd.candidate_index import CandidateIndex
 from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
+from recbole_kd.prefixes import encode_prefixes
 from recbole_kd.ragged import Ragged
 from recbole_kd.sharing import Sharing
 from recbole_kd.step import Batch, remembered
@@ -206,6 +207,8 @@ class Scorer:
         if places is not None:
             assert self._batch is not None
             return self._encoder.in_step(self.model, self._batch.interaction)[places]
+        if self.rows is not None and self._encoder.positions is not None and not self.model.training and len(queries) > 1:
+            return encode_prefixes(partial(self._encoder.positions, self.model), self.rows, queries)
         return torch.cat([self._encoder.queries(self.model, self._interaction(some)) for some in queries.split(HISTORIES_PER_CALL)])
 
     def _vectors(self, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,21 @@ class RowFields:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """Histories to encode, shortest first, and where the vectors of ``B`` queries stand in them.
+
+    Attributes:
+        encoded: int64 ``[C]``, queries. widths: int64 ``[C]``, columns that their histories need.
+        place: int64 ``[B]``, the history of each query, by its number in ``encoded``. column: int64 ``[B]``, its position there.
+    """
+
+    encoded: Tensor
+    widths: Tensor
+    place: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True)
 class Rows:
     """Histories by query: that of q is ``items[begins[q]:ends[q]]``, of which a model sees the latest ``max_length``.
 
@@ -63,16 +78,19 @@ class Rows:
         columns = ("users", "begins", "ends", "targets")
         return replace(self, **{name: getattr(self, name)[queries] for name in columns}, n_whole=0)
 
-    def interaction(self, queries: Tensor) -> Interaction:
+    def interaction(self, queries: Tensor, width: int | None = None) -> Interaction:
         """Rows as RecBole's sequential models take them: int64 ``[B]`` -> histories ``[B, max_length]``, right padded, and the rest.
 
         An empty history, the pad's, is one pad item long: RecBole's models look up the last position.
+
+        Args:
+            width: columns of the histories, at least the longest one; ``max_length`` when None.
         """
         where = queries.to(self.users.device)
         ends, targets = self.ends[where], self.targets[where]
         begins = torch.maximum(self.begins[where], ends - self.fields.max_length)
         lengths = ends - begins
-        across = torch.arange(self.fields.max_length)
+        across = torch.arange(self.fields.max_length if width is None else width)
         past = across >= lengths.unsqueeze(1)
         at = (begins.unsqueeze(1) + across).clamp(max=len(self.items) - 1)
         columns = {
@@ -84,6 +102,29 @@ class Rows:
         if self.with_times:
             columns |= {RAW_TIME: self.times[targets], self.fields.times: self.times[at].masked_fill(past, 0)}
         return Interaction(columns)
+
+    def passes(self, queries: Tensor) -> Passes:
+        """Which of some queries, int64 ``[B]``, have to be encoded for the vectors of all, by a causal model with positions from 0.
+
+        What such a model makes of a history's position depends on what stands before it in its window. So a query whose window begins where
+        a longer one does is a position of that one. Past ``max_length`` every window begins elsewhere and has a pass of its own; so has a
+        query that is asked at another time than that of the item after it.
+        """
+        where = queries.to(self.users.device)
+        ends, targets = self.ends[where], self.targets[where]
+        begins = torch.maximum(self.begins[where], ends - self.fields.max_length)
+        lengths = ends - begins
+        longest = torch.zeros(len(self.items) + 1, dtype=torch.int64).scatter_reduce(0, begins, lengths, "amax")[begins]
+        inside = (lengths > 0) & (lengths < longest) & ((targets == ends) | (not self.with_times))
+        encoded = (~inside).nonzero().squeeze(1)
+        widths = lengths.masked_fill(lengths == 0, self.fields.max_length)[encoded]  # what stands alone sees its padding, in SASRec
+        widths, order = widths.sort(stable=True)
+        encoded = encoded[order]
+        number = torch.arange(len(encoded))
+        carries = lengths[encoded] == longest[encoded]
+        carrier = torch.zeros(len(self.items) + 1, dtype=torch.int64).scatter(0, begins[encoded][carries], number[carries])
+        place = carrier[begins].index_copy(0, encoded, number)
+        return Passes(where[encoded], widths, place, lengths.clamp(min=1) - 1)
 
     def seen_items(self) -> Ragged:
         """The items of each history that a model sees, and its target."""
