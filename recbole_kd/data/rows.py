@@ -87,21 +87,24 @@ class Rows:
             width: columns of the histories, at least the longest one; ``max_length`` when None.
         """
         where = queries.to(self.users.device)
+        return Interaction({**self._ends(where), **self._histories(where, self.fields.max_length if width is None else width)})
+
+    def _ends(self, where: Tensor) -> dict[str, Tensor]:
+        """The columns of a number a row."""
         ends, targets = self.ends[where], self.targets[where]
+        lengths = torch.minimum(ends - self.begins[where], torch.tensor(self.fields.max_length)).clamp(min=1)
+        columns = {self.fields.user: self.users[where], self.fields.item: self.items[targets], self.fields.length: lengths}
+        return columns | ({RAW_TIME: self.times[targets]} if self.with_times else {})
+
+    def _histories(self, where: Tensor, width: int) -> dict[str, Tensor]:
+        """The columns of ``width`` numbers a row."""
+        ends = self.ends[where]
         begins = torch.maximum(self.begins[where], ends - self.fields.max_length)
-        lengths = ends - begins
-        across = torch.arange(self.fields.max_length if width is None else width)
-        past = across >= lengths.unsqueeze(1)
+        across = torch.arange(width)
+        past = across >= (ends - begins).unsqueeze(1)
         at = (begins.unsqueeze(1) + across).clamp(max=len(self.items) - 1)
-        columns = {
-            self.fields.user: self.users[where],
-            self.fields.item: self.items[targets],
-            self.fields.history: self.items[at].masked_fill(past, 0),
-            self.fields.length: lengths.clamp(min=1),
-        }
-        if self.with_times:
-            columns |= {RAW_TIME: self.times[targets], self.fields.times: self.times[at].masked_fill(past, 0)}
-        return Interaction(columns)
+        columns = {self.fields.history: self.items[at].masked_fill(past, 0)}
+        return columns | ({self.fields.times: self.times[at].masked_fill(past, 0)} if self.with_times else {})
 
     def passes(self, queries: Tensor) -> Passes:
         """Which of some queries, int64 ``[B]``, have to be encoded for the vectors of all, by a causal model with positions from 0.
@@ -133,3 +136,30 @@ class Rows:
         row = torch.repeat_interleave(torch.arange(len(self)), lengths)
         place = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row] + begins[row]
         return Ragged.from_pairs(np.asarray(row), np.asarray(self.items[place]), len(self))
+
+
+class HistoryRows(Interaction):
+    """All rows of a data set; histories are made when they are looked up, for they are prefixes times ``max_length`` numbers."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(rows._ends(torch.arange(len(rows))))
+        self.rows = rows
+        self._made = {rows.fields.history, rows.fields.times} if rows.with_times else {rows.fields.history}
+
+    def __contains__(self, item: object) -> bool:
+        return super().__contains__(item) or item in self._made
+
+    @property
+    def columns(self) -> list[str]:
+        return [*super().columns, *sorted(self._made - set(self.interaction))]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            if index in self.interaction or index not in self._made:
+                return super().__getitem__(index)
+            return self.rows._histories(torch.arange(len(self)), self.rows.fields.max_length)[index]
+        found, where = super().__getitem__(index), torch.arange(len(self))[index]
+        made = self.rows._histories(where.reshape(-1), self.rows.fields.max_length)
+        for name in self._made - set(self.interaction):
+            found[name] = made[name].view(*where.shape, -1)
+        return found
