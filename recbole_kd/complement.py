@@ -73,6 +73,19 @@ def rest_above(queries: Tensor, items: Tensor, rows: Rows, below: Tensor, factor
     return result
 
 
+def rest_above_rows(scores: Tensor, places: Tensor, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+    """The same for score rows that are there already: no product, and one more tensor of their size, their gradient.
+
+    Args:
+        scores: float ``[R, n_items]``, the pad item's first. places: int64 ``[B]``, the row of each of ``rows.queries``.
+
+    Returns:
+        ``[]``, differentiable once in ``scores`` and ``below``.
+    """
+    result: Tensor = _RestAboveRows.apply(scores, places, below.float(), factors, rows)
+    return result
+
+
 def rest_above_of(full: Callable[[Tensor], Tensor], n_items: int, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
     """The same for scores from anywhere: ``full`` gives queries ``[b]`` -> scores of all items ``[b, n_items]``, and is asked again for the
     gradient."""
@@ -108,6 +121,26 @@ class _RestAbove(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_queries, d_items, d_below = (gradient * grad for gradient in ctx.saved_tensors)
         return d_queries, d_items, d_below, None, None
+
+
+class _RestAboveRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, places: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> Tensor:
+        d_scores, rest, d_below = torch.zeros_like(scores), below.new_empty(len(below), 1), torch.empty_like(below)
+        for part, row, item in rows.chunks(scores.shape[1]):
+            some = scores.index_select(0, places[part]).float() / math.log(2)
+            _strike_out(some, row, item, rows.listed[part])
+            rest[part], shares, scale = _exponentials(some, below[part], factors[part], shifts=True)
+            d_below[part] = -shares
+            d_scores.index_add_(0, places[part], some.mul_(scale).to(scores.dtype))
+        ctx.save_for_backward(d_scores, d_below)
+        return (factors * softplus(rest - below)).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_scores, d_below = (gradient * grad for gradient in ctx.saved_tensors)
+        return d_scores, None, d_below, None, None
 
 
 def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> tuple[Tensor, ...]:
@@ -147,23 +180,33 @@ def _of_rows(
     n_items, rest = len(items), below.new_empty(len(below), 1)
     in_bits = queries / math.log(2)
     d_queries, d_below = torch.empty_like(queries), torch.empty_like(below)
-    tiny, least = torch.finfo(queries.dtype).tiny, torch.finfo(queries.dtype).min
     buffer: Tensor | None = None
     for part, row, item in rows.chunks(n_items):
         own = in_bits[part]
         buffer = own.new_empty(len(own), n_items) if buffer is None else buffer[: len(own)]
         scores = torch.mm(own, items.T, out=buffer)
-        scores[:, 0] = -torch.inf
-        scores[row, item] = -torch.inf
-        scores.scatter_(1, rows.listed[part], -torch.inf)
-        if shifts:
-            top = scores.amax(dim=1, keepdim=True).clamp_(min=least)  # without a rest: 2 ** (-inf - a number) is 0
-            scores.sub_(top)
-        exponentials = torch.exp2(scores, out=scores)
-        sums = exponentials.sum(dim=1, keepdim=True)
-        torch.mul(top + sums.log2() if shifts else sums.log2(), math.log(2), out=rest[part])
-        shares = torch.mul(torch.sigmoid(rest[part] - below[part]), factors[part], out=d_below[part])
-        scale = shares.sum(dim=1, keepdim=True) / sums.clamp_(min=tiny)
-        torch.mm(exponentials, items, out=d_queries[part]).mul_(scale)
-        d_by_factor.addmm_((queries[part] * scale).T, exponentials)
+        _strike_out(scores, row, item, rows.listed[part])
+        rest[part], d_below[part], scale = _exponentials(scores, below[part], factors[part], shifts)
+        torch.mm(scores, items, out=d_queries[part]).mul_(scale)
+        d_by_factor.addmm_((queries[part] * scale).T, scores)
     return rest, d_queries, d_below.neg_()
+
+
+def _strike_out(scores: Tensor, row: Tensor, item: Tensor, listed: Tensor) -> None:
+    """What is not of the rest, in place: the pad item, pairs (row, item) and int64 ``[b, n]`` listed items."""
+    scores[:, 0] = -torch.inf
+    scores[row, item] = -torch.inf
+    scores.scatter_(1, listed, -torch.inf)
+
+
+def _exponentials(scores: Tensor, below: Tensor, factors: Tensor, shifts: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """log E ``[b, 1]``, minus the gradient by ``below``, and what the exponentials, which replace the scores ``[b, I]`` in units of ln 2,
+    are to be multiplied by for the gradient by the scores, ``[b, 1]``."""
+    if shifts:
+        least = torch.finfo(scores.dtype).min
+        top = scores.amax(dim=1, keepdim=True).clamp_(min=least)  # without a rest: 2 ** (-inf - a number) is 0
+        scores.sub_(top)
+    sums = torch.exp2(scores, out=scores).sum(dim=1, keepdim=True)
+    rest = (top + sums.log2() if shifts else sums.log2()) * math.log(2)
+    shares = torch.sigmoid(rest - below) * factors
+    return rest, shares, shares.sum(dim=1, keepdim=True) / sums.clamp_(min=torch.finfo(scores.dtype).tiny)

@@ -36,6 +36,43 @@ def full_cross_entropy(
     return result
 
 
+def full_cross_entropy_of_rows(
+    scores: Tensor, places: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float = 1.0
+) -> Tensor:
+    """The same of score rows that are there already: no product, and one more tensor of their size, their gradient.
+
+    Args:
+        scores: float ``[B, 1 + I]``, the pad item's first. places: int64 ``[Q]``, the row of each query.
+        weights, teacher: as in :func:`full_cross_entropy`, of the queries.
+
+    Returns:
+        float32 ``[]``, differentiable in scores.
+    """
+    result: Tensor = _OfRows.apply(scores, places, weights, teacher, temperature)
+    return result
+
+
+class _OfRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, places: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float
+    ) -> Tensor:
+        total, d_scores = torch.zeros((), device=scores.device), torch.zeros_like(scores)
+        with torch.autocast(device_type=scores.device.type, enabled=False):
+            for rows in blocks(len(places), scores.shape[1] - 1, scores.device, CPU_BLOCK_BYTES):
+                some = scores.index_select(0, places[rows])[:, 1:].float() / temperature
+                total += _slopes(some, teacher(rows).float(), weights[rows].float(), temperature).sum()
+                d_scores[:, 1:].index_add_(0, places[rows], some.to(scores.dtype))
+        ctx.save_for_backward(d_scores)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (d_scores,) = ctx.saved_tensors
+        return grad * d_scores, None, None, None, None
+
+
 class _FullCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

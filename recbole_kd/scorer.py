@@ -33,11 +33,12 @@ from recbole_kd.candidate_index import CandidateIndex
 from recbole_kd.data.rows import QUERY, Rows
 from recbole_kd.errors import ConfigError
 from recbole_kd.gather import gathered_dot
+from recbole_kd.prefixes import encode_prefixes
 from recbole_kd.ragged import Ragged
 from recbole_kd.sharing import Sharing
 from recbole_kd.step import Batch, remembered
 from recbole_kd.topk import DotProducts, top_k_in_blocks
-from recbole_kd.vectors import cached_names, encoder_of, vector_function
+from recbole_kd.vectors import cached_names, encoder_of, softmax_of, vector_function
 
 PAIRS_PER_CALL = 2**18
 """How many (query, item) rows a model without full_sort_predict scores in one predict call."""
@@ -76,6 +77,7 @@ class Scorer:
         self._tables: tuple[Tensor, Tensor] | None = None
         self._items: Tensor | None = None
         self._batch: Batch | None = None
+        self._logits: Tensor | None = None
         self._sharing = False
         self._is_frozen = False
         self.sharing: Sharing | None = None
@@ -112,7 +114,8 @@ class Scorer:
 
     @contextmanager
     def step(self, interaction: Interaction | None = None) -> Iterator[None]:
-        """Within it the model encodes once: the base loss and every KD term share the vectors and their dropout mask.
+        """Within it the model encodes once: the base loss and every KD term share the vectors and their dropout mask, and the scores of the
+        whole catalogue where the base loss is a softmax over it.
 
         Graph models call ``self.forward(...)`` in calculate_loss, HSTU ``self.encode(...)``, sequential models ``self.forward(...)`` of the
         batch's columns; for the length of the step that call is remembered by its arguments.
@@ -125,14 +128,25 @@ class Scorer:
             own = self.model.__dict__.get(name)
             setattr(self.model, name, remembered(getattr(self.model, name), unless=lambda: self._is_frozen))
         self._sharing, self._batch = True, self._batch_of(interaction)
+        softmax = None if self._batch is None else softmax_of(self.model)
+        hook = None if softmax is None else softmax.register_forward_pre_hook(self._keep_logits)
         try:
             yield
         finally:
+            if hook is not None:
+                hook.remove()
             if name is not None:
                 delattr(self.model, name)
                 if own is not None:
                     setattr(self.model, name, own)
-            self._sharing, self._tables, self._items, self._batch = False, None, None, None
+            self._sharing, self._tables, self._items, self._batch, self._logits = False, None, None, None, None
+
+    def _keep_logits(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        """Of the base loss's softmax. In half precision they are no substitute for products in float32."""
+        logits = given[0]
+        assert self._batch is not None
+        if logits.shape == (len(self._batch.ids), self.n_items) and logits.dtype in (torch.float32, torch.float64):
+            self._logits = logits
 
     def _batch_of(self, interaction: Interaction | None) -> Batch | None:
         field = QUERY if self.rows is not None else self.model.USER_ID
@@ -198,6 +212,8 @@ class Scorer:
         if places is not None:
             assert self._batch is not None
             return self._encoder.in_step(self.model, self._batch.interaction)[places]
+        if self.rows is not None and self._encoder.positions is not None and not self.model.training and len(queries) > 1:
+            return encode_prefixes(partial(self._encoder.positions, self.model), self.rows, queries)
         return torch.cat([self._encoder.queries(self.model, self._interaction(some)) for some in queries.split(HISTORIES_PER_CALL)])
 
     def _vectors(self, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,8 +247,23 @@ class Scorer:
         rows = queries.repeat_interleave(items.shape[1])
         return self._predict(rows, items.reshape(-1)).view_as(items)
 
+    def known_rows(self, queries: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Scores of the whole catalogue that this step's base loss has made, differentiable, and the row of each query in them.
+
+        Args:
+            queries: int64 ``[B]``.
+
+        Returns:
+            float ``[rows, n_items]``, pad item included, and int64 ``[B]``; None where there are none of all these queries.
+        """
+        places = None if self._logits is None else self._places(queries)
+        return None if self._logits is None or places is None else (self._logits, places)
+
     def full(self, queries: Tensor) -> Tensor:
         """Scores of each query at every item, pad item included: int64 ``[B]`` -> float ``[B, n_items]``, differentiable."""
+        known = self.known_rows(queries)
+        if known is not None:
+            return known[0].index_select(0, known[1])
         if self.has_vectors:
             query_vectors, item_table = self._vectors(queries)
             return query_vectors @ item_table.T

@@ -48,22 +48,38 @@ class Encoder:
         queries: model, rows -> float ``[B, d]``. in_step: the same for the rows of a training batch, where that has another way.
         shared: the method that base loss and ``in_step`` have in common; a training step calls it once.
         items: model -> float ``[n_items, d]``.
+        positions: model, rows -> float ``[B, L, d]``, the vectors of all prefixes by a causal model with positions from 0; or None.
     """
 
     queries: Callable[[Any, Interaction], Tensor]
     in_step: Callable[[Any, Interaction], Tensor]
     items: Callable[[Any], Tensor]
     shared: str = "forward"
+    positions: Callable[[Any, Interaction], Tensor] | None = None
 
 
-def _of_forward(*fields: str) -> Encoder:
-    """RecBole's usual form: forward(columns of the interaction) is the query vector, the item table is the embedding."""
+def _of_forward(*fields: str, last_of: str | None = None) -> Encoder:
+    """RecBole's usual form: forward(columns of the interaction) is the query vector, the item table is the embedding.
+
+    Args:
+        last_of: the module of a causal model of whose output, ``[B, L, d]`` or a list that ends in it, forward() takes the last position.
+    """
 
     def encode(model: Any, rows: Interaction) -> Tensor:
         vectors: Tensor = model.forward(*(rows[getattr(model, field)] for field in fields))
         return vectors
 
-    return Encoder(encode, encode, lambda model: model.item_embedding.weight)
+    def positions(model: Any, rows: Interaction) -> Tensor:
+        kept: list[Any] = []
+        handle = getattr(model, str(last_of)).register_forward_hook(lambda module, given, out: kept.append(out))
+        try:
+            encode(model, rows)
+        finally:
+            handle.remove()
+        found: Tensor = kept[0][-1] if isinstance(kept[0], list) else kept[0]
+        return found
+
+    return Encoder(encode, encode, lambda model: model.item_embedding.weight, positions=None if last_of is None else positions)
 
 
 _HSTU = Encoder(
@@ -71,12 +87,13 @@ _HSTU = Encoder(
     in_step=lambda model, rows: model.encode(rows)[0].last(),
     items=lambda model: model.item_vectors(),
     shared="encode",
+    positions=lambda model, rows: model.position_vectors(rows),
 )
 ENCODERS: dict[type, Encoder] = {
     HSTU: _HSTU,
     HSTUGeneral: _HSTU,
-    SASRec: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN"),
-    GRU4Rec: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN"),
+    SASRec: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN", last_of="trm_encoder"),
+    GRU4Rec: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN", last_of="dense"),
     NARM: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN"),
     LightSANs: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN"),
     NextItNet: _of_forward("ITEM_SEQ"),
@@ -85,7 +102,10 @@ ENCODERS: dict[type, Encoder] = {
 }
 """Models that encode a query when it is asked for. One line per model."""
 
-_KEPT = ("forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding", "encode", "queries", "item_vectors")
+_KEPT = (
+    "forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding", "encode", "queries", "item_vectors",
+    "position_vectors", "get_attention_mask", "gather_indexes",
+)  # fmt: skip
 
 
 def _served(kind: type, table: Any) -> Any:
@@ -109,6 +129,20 @@ def encoder_of(kind: type) -> Encoder | None:
     """The registered encoder of a model class, or None."""
     found: Encoder | None = _served(kind, ENCODERS)
     return found
+
+
+def softmax_of(model: nn.Module) -> nn.CrossEntropyLoss | None:
+    """The module that a model's own loss hands its scores of the whole catalogue, ``[B, n_items]``; None where there is none such.
+
+    RecBole's sequential models call theirs ``loss_fct``. A subclass that changes its loss may hand over something else.
+    """
+    parent = next((kind for kind in type(model).__mro__ if kind in ENCODERS), None)
+    if parent is None or encoder_of(type(model)) is None:
+        return None
+    if getattr(type(model), "calculate_loss", None) is not getattr(parent, "calculate_loss", None):
+        return None
+    found = getattr(model, "loss_fct", None)
+    return found if type(found) is nn.CrossEntropyLoss else None
 
 
 def has_vectors(kind: type) -> bool:

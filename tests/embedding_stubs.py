@@ -47,6 +47,9 @@ class VectorScorer:
     def ego_tables(self) -> tuple[Tensor, Tensor]:
         return self.users, self.items
 
+    def known_rows(self, queries: Tensor) -> None:
+        return None
+
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         return gathered_dot(self.users[queries], self.items, items)
 

@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from recbole_kd.cluster import own_devices
 from recbole_kd.command_line import main
+from recbole_kd.trainer import KDTrainer
 from recbole_kd.tuning.study import run_trial
 from tests.helpers import write_tiny
 
@@ -72,3 +75,17 @@ def gpus_of_a_run(base: dict[str, Any]) -> tuple[str, str, str, str]:
     before = os.environ["CUDA_VISIBLE_DEVICES"]
     trial = run_trial({**base, **own_devices()}, {})
     return before, os.environ["CUDA_VISIBLE_DEVICES"], ",".join(map(str, ray.get_gpu_ids())), trial.state
+
+
+def cut_after(epoch: int, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the which-th training of a run when it validates the given epoch."""
+    plain, seen = KDTrainer._valid_epoch, [0]
+
+    def cut(self: KDTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self._epoch == 0:
+            seen[0] += 1
+        if seen[0] == which and self._epoch == epoch:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(KDTrainer, "_valid_epoch", cut)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_kd import complement
 from recbole_kd.command_line import main
-from recbole_kd.complement import Rows, rest_above, rest_above_of
+from recbole_kd.complement import Rows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.distiller.hetcomp import HetComp
 from recbole_kd.distiller.table import resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
@@ -140,10 +140,15 @@ def test_the_rest_equals_its_definition_with_gradients(chunk: int, scale: float,
     def by_scores(q: Tensor, v: Tensor, b: Tensor) -> Tensor:
         return rest_above_of(lambda ids: q[ids - 2] @ v.T, len(items), rows, b, factors)
 
-    value, gradients = with_gradients(by_scores, queries, items, below)
-    assert float(value) == pytest.approx(float(exact), rel=1e-5)
-    for found, wanted in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(found.double(), wanted, **tolerance)
+    def by_known_rows(q: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        places = torch.randperm(len(q), generator=torch.Generator().manual_seed(0))
+        return rest_above_rows((q @ v.T)[places], places.argsort(), rows, b, factors)
+
+    for other in (by_scores, by_known_rows):
+        value, gradients = with_gradients(other, queries, items, below)
+        assert float(value) == pytest.approx(float(exact), rel=1e-5)
+        for found, wanted in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(found.double(), wanted, **tolerance)
 
 
 @pytest.mark.parametrize("n_items", [2, 3, 40])
@@ -153,6 +158,7 @@ def test_huge_scores_and_no_rest_stay_finite(n_items: int) -> None:
     for function in (
         lambda q, v, b: rest_above(q, v, rows, b, factors),
         lambda q, v, b: rest_above_of(lambda ids: q[ids - 2] @ v.T, n_items, rows, b, factors),
+        lambda q, v, b: rest_above_rows(q @ v.T, rows.queries - 2, rows, b, factors),
     ):
         value, gradients = with_gradients(function, queries, items, 1e4 * below)
         assert torch.isfinite(value) and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

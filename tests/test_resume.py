@@ -17,9 +17,8 @@ from recbole_kd import resume, training
 from recbole_kd.command_line import main
 from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.safe_load import load_checkpoint
-from recbole_kd.trainer import KDTrainer
 from tests.helpers import write_tiny
-from tests.runs import results, run, words
+from tests.runs import cut_after, results, run, words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,20 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = load_checkpoint(result["folder"] / "MF.pth")["state_dict"]
     return state
-
-
-def cut_after(epoch: int, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupt the which-th training of a run when it validates the given epoch."""
-    plain, seen = KDTrainer._valid_epoch, [0]
-
-    def cut(self: KDTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self._epoch == 0:
-            seen[0] += 1
-        if seen[0] == which and self._epoch == epoch:
-            raise KeyboardInterrupt
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(KDTrainer, "_valid_epoch", cut)
 
 
 @pytest.mark.parametrize(("stage", "which"), [("teacher", 1), ("student", 2), ("distilled", 3)])

@@ -382,3 +382,26 @@ def test_an_online_sequential_teacher_is_rebuilt(tmp_path: Path) -> None:
         assert main(command(tmp_path, "MF", "SASRec", "CE", "--setting=sequential", f"--teacher_store={store}")) == 0
         outcomes.append(results(tmp_path)[-1]["distilled"]["test"])
     assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "HSTU"])
+def test_histories_are_made_when_they_are_looked_up(tiny_dataset: TinyData, model: str) -> None:
+    """A training part holds a few numbers a row, whatever the maximum length."""
+    case = build_case(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=10)
+    part = case.loaders.train._dataset
+    rows, kept = part.rows, part.inter_feat
+    assert all(kept.interaction[name].dim() == 1 for name in kept.interaction)
+    every = rows.interaction(torch.arange(len(rows)))
+    names = {*every.columns, "kd_query"}
+    assert set(kept.columns) == names and all(name in kept for name in names) and "other" not in kept and len(kept) == len(rows)
+    for name in every.columns:
+        assert torch.equal(kept[name], every[name])
+    for index in (torch.tensor([5, 0, 7]), [3, 3], slice(2, 9), 4):
+        some = kept[index]
+        assert set(some.columns) == names
+        for name in every.columns:
+            assert torch.equal(some[name], every[name][index])
+    kept["item_id_list"] = kept["item_id_list"] + 1
+    assert torch.equal(kept[[6]]["item_id_list"], every["item_id_list"][[6]] + 1)
+    with pytest.raises(KeyError):
+        kept["other"]

@@ -17,7 +17,7 @@ from recbole.utils import FeatureSource, FeatureType, get_model
 from torch import Tensor
 
 from recbole_kd.data.hstu_dataset import RAW_TIME, HSTUDataset, HSTUGeneralDataset
-from recbole_kd.data.rows import QUERY, RowFields, Rows
+from recbole_kd.data.rows import QUERY, HistoryRows, RowFields, Rows
 from recbole_kd.errors import ConfigError, DataError
 
 
@@ -49,7 +49,7 @@ class SequenceDataset(HSTUDataset):
         for field in (rows.fields.history, rows.fields.times):
             new.set_field_property(field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, rows.fields.max_length)
         new.set_field_property(rows.fields.length, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-        new.inter_feat = rows.interaction(torch.arange(len(rows)))
+        new.inter_feat = HistoryRows(rows)
         return new
 
     def training_rows(self) -> Rows:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.ranges import check_positive
 from recbole_kd.loss import cross_entropy
-from recbole_kd.loss_full import full_cross_entropy
+from recbole_kd.loss_full import full_cross_entropy, full_cross_entropy_of_rows
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.topk import blocks
@@ -24,7 +24,7 @@ class FullCE(Distiller):
     :math:`L = \sum_{rows} L_{CE}(u; I)`. The published code (github woriazzc/RCEKD) has no class of its own for it; its class ``KD`` with
     K the size of the catalogue is the same loss. Score rows are made a block of queries at a time and not kept
     (:func:`recbole_kd.loss_full.full_cross_entropy`; for a student whose score is no dot product, the backward pass makes them again).
-    One batch costs O(B I (d_T + 3 d_S)).
+    One batch costs O(B I (d_T + 3 d_S)), or O(B I d_T) beside a base loss that is a softmax over the catalogue: its score rows are used.
 
     Args:
         temperature: of the softmax of both models.
@@ -50,6 +50,9 @@ class FullCE(Distiller):
         def teacher(rows: slice) -> Tensor:
             return self.teacher_scores.full(queries[rows])[:, 1:]
 
+        known = scorer.known_rows(queries)
+        if known is not None:
+            return self.reduce_total(full_cross_entropy_of_rows(*known, weights, teacher, self.temperature), weights)
         total = full_cross_entropy(scorer.query_vectors(queries), scorer.item_table()[1:], weights, teacher, self.temperature)
         return self.reduce_total(total, weights)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.complement import Rows, rest_above, rest_above_of
+from recbole_kd.complement import Rows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.loss_hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
@@ -152,7 +152,10 @@ class HetComp(Distiller):
         terms = make(scores[:, :m], scores[:, m:], valid[:, :m], valid[:, m:])
         rows = Rows(batch.queries, listed, self.train_items)
         factors = terms.factors * batch.weights.unsqueeze(1)
-        if scorer.has_vectors:
+        known = scorer.known_rows(batch.queries)
+        if known is not None:
+            of_rest = rest_above_rows(*known, rows, terms.below, factors)
+        elif scorer.has_vectors:
             of_rest = rest_above(scorer.query_vectors(batch.queries), scorer.item_table(), rows, terms.below, factors)
         else:
             of_rest = rest_above_of(scorer.full, scorer.n_items, rows, terms.below, factors)

@@ -162,6 +162,10 @@ class HSTU(_Autoregressive, SequentialRecommender):
     def queries(self, interaction: Any) -> Tensor:
         return self.forward(*self._history(interaction))
 
+    def position_vectors(self, interaction: Any) -> Tensor:
+        """Unit vectors of all positions of the rows, float ``[B, L, d]``: of the history up to there, asked when the next item came."""
+        return self.encoder(*self._history(interaction)).padded()
+
 
 class HSTUGeneral(_Autoregressive, GeneralRecommender):
     """HSTU where the query is a user: its vector encodes the user's training history, on any split and with the masks of general models.
