@@ -101,9 +101,10 @@ class RankingEvaluation(Trainer):
         return needs == {"rec.topk"} and has_vectors(type(self.model))
 
     def _load_best(self, path: str) -> None:
-        checkpoint = load_checkpoint(path, self.device)
+        checkpoint = load_checkpoint(path, self.device, mmap=True)  # most of it are the optimiser's moments, which nobody reads
         self.model.load_state_dict(checkpoint["state_dict"])
-        self.model.load_other_parameter(checkpoint.get("other_parameter"))
+        other = checkpoint.get("other_parameter") or {}
+        self.model.load_other_parameter({key: value.clone() if torch.is_tensor(value) else value for key, value in other.items()})
         self.logger.info(f"Loading model structure and parameters from {path}")
 
     def _rank(self, eval_data: Any, show_progress: bool) -> None:

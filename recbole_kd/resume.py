@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import pickle
 import random
+import shutil
+import tempfile
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,8 @@ SHARE_OF_TIME = 0.1
 class TrainingState:
     """Last-epoch state on disk: weights, optimiser, early stopping, histories and every random generator.
 
-    The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically.
+    The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically. A copy of the best
+    checkpoint so far lies beside it, under a name that the state holds, so that both are always of the same epoch.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +37,8 @@ class TrainingState:
         self._loader: Any = None
         self._written_at = -float("inf")
         self._cost = 0.0
+        self._best: str | None = None
+        self._best_is_of: tuple[int, ...] = ()
 
     def attach(self, trainer: KDTrainer, loader: Any) -> None:
         self._loader = loader
@@ -48,9 +54,11 @@ class TrainingState:
         if started - self._written_at < self._cost / SHARE_OF_TIME:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._keep_best(Path(trainer.saved_model_file))
         temporary = self.path.with_suffix(f".{os.getpid()}")
         torch.save(self._collect(trainer, epoch), temporary)
         os.replace(temporary, self.path)
+        self._forget_others(self._best)
         self._written_at = perf_counter()
         self._cost = self._written_at - started
 
@@ -58,6 +66,28 @@ class TrainingState:
         """Forget the state of a training that is finished."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
+        self._forget_others(None)
+
+    def _keep_best(self, checkpoint: Path) -> None:
+        """Copy the best checkpoint, file to file: with its optimiser it is three times the model, and is not read into memory for this."""
+        if not checkpoint.is_file():
+            return
+        stat = checkpoint.stat()
+        version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if version != self._best_is_of:
+            handle, name = tempfile.mkstemp(prefix=self._best_prefix, dir=self.path.parent)
+            os.close(handle)
+            shutil.copyfile(checkpoint, name)
+            self._best, self._best_is_of = Path(name).name, version
+
+    def _forget_others(self, kept: str | None) -> None:
+        for path in self.path.parent.glob(f"{glob.escape(self._best_prefix)}*"):
+            if path.name != kept:
+                path.unlink(missing_ok=True)
+
+    @property
+    def _best_prefix(self) -> str:
+        return f"{self.path.name}.best-"
 
     def _collect(self, trainer: KDTrainer, epoch: int) -> dict[str, Any]:
         distiller = trainer.distiller
@@ -74,7 +104,7 @@ class TrainingState:
             "best_valid_result": None if trainer.best_valid_result is None else {k: float(v) for k, v in trainer.best_valid_result.items()},
             "histories": {name: list(getattr(trainer, name)) for name in HISTORIES},
             "train_loss": {int(k): float(v) for k, v in trainer.train_loss_dict.items()},
-            "best_file": _read_bytes(trainer.saved_model_file),
+            "best_file": self._best,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy_rng": [numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *map(float, numpy_state[2:])],
@@ -90,11 +120,13 @@ class TrainingState:
         """Put the saved state back into a fresh trainer.
 
         Raises:
-            TrainingError: the file is damaged.
+            TrainingError: the file is damaged, or the best checkpoint beside it is gone.
         """
         try:
             state = torch.load(self.path, map_location=trainer.device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            if state["best_file"] is not None:
+                shutil.copyfile(self.path.with_name(state["best_file"]), trainer.saved_model_file)
+        except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"{self.path} cannot be continued from ({reason}): delete it, or run with --resume=False") from None
         trainer.start_epoch = state["epoch"] + 1
@@ -109,19 +141,10 @@ class TrainingState:
         trainer.train_loss_dict = state["train_loss"]
         for name, values in state["histories"].items():
             setattr(trainer, name, values)
-        if len(state["best_file"]):
-            Path(trainer.saved_model_file).write_bytes(state["best_file"].cpu().numpy().tobytes())
         _restore_generators(state, loader)
 
 
 HISTORIES = ("history", "kd_loss", "epoch_seconds", "kd_seconds")
-
-
-def _read_bytes(path: str) -> torch.Tensor:
-    """The best checkpoint so far travels inside the state, so that both are always of the same epoch."""
-    if not os.path.isfile(path):
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.from_numpy(np.fromfile(path, dtype=np.uint8))
 
 
 def _restore_generators(state: dict[str, Any], loader: Any) -> None:

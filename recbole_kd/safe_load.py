@@ -29,11 +29,14 @@ _PICKLE_MODULE.Unpickler = RestrictedUnpickler  # type: ignore[attr-defined]
 _PICKLE_MODULE.load = _refuse_plain_load  # type: ignore[attr-defined]
 
 
-def load_checkpoint(path: PathOrFile, map_location: Any = None) -> dict[str, Any]:
+def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of RecBole's Trainer, as ``torch.load`` would, without running what the file asks for.
 
     ``other_parameter`` entries that hold a layer (SASRecF, GRU4RecF, FDSA, DIN, DIEN) are left out: the same weights
     are in ``state_dict``.
+
+    Args:
+        mmap: tensors stay in the file until they are read; it must be left as it is while they are used. Of a path only.
 
     Raises:
         TeacherError: the file asks for a name outside the list, or is damaged, or is no checkpoint.
@@ -43,7 +46,7 @@ def load_checkpoint(path: PathOrFile, map_location: Any = None) -> dict[str, Any
     if hasattr(path, "read"):
         return _read(name, lambda: _torch_load(path, map_location))
     with open(path, "rb") as file:
-        return _read(name, lambda: _torch_load(file, map_location))
+        return _read(name, lambda: _torch_load(file, map_location, path if mmap else None))
 
 
 def load_pickle(file: BinaryIO) -> Any:
@@ -91,8 +94,8 @@ def _name_of(path: PathOrFile) -> str:
     return str(getattr(path, "name", "the given file")) if hasattr(path, "read") else str(path)
 
 
-def _torch_load(file: Any, map_location: Any) -> dict[str, Any]:
-    """Read through ``torch.load``, after a look at the archive itself.
+def _torch_load(file: Any, map_location: Any, mapped: Any = None) -> dict[str, Any]:
+    """Read through ``torch.load``, after a look at the archive itself; from a path in place of the file, it is memory-mapped.
 
     Raises:
         ValueError: the file is not an archive that torch.save wrote.
@@ -105,7 +108,8 @@ def _torch_load(file: Any, map_location: Any) -> dict[str, Any]:
     if "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
         raise _RefusedError("TorchScript code")
     file.seek(start)
-    loaded = torch.load(file, map_location=map_location, pickle_module=_PICKLE_MODULE, weights_only=False)
+    source: Any = {"f": file} if mapped is None else {"f": mapped, "mmap": True}
+    loaded = torch.load(**source, map_location=map_location, pickle_module=_PICKLE_MODULE, weights_only=False)
     if not isinstance(loaded, dict):
         raise ValueError(f"it holds a {type(loaded).__name__}, not a dictionary")
     return _restore(loaded)

@@ -153,13 +153,13 @@ def test_scorer_predict_and_full_sort_agree(own_dataset: TinyData) -> None:
 def test_the_loss_falls_and_features_are_trained_unless_frozen(own_dataset: TinyData, tmp_path: Path) -> None:
     for freeze in (False, True):
         case = featured(own_dataset, freeze_features=freeze, epochs=4)
-        before = {name: features.table() for name, features in case.model._features.items()}
+        before = {name: table.detach().clone() for name, table in case.model.tables.items()}
         model, figures = train_alone(case.config, case.splits, tmp_path / f"w{freeze}", tmp_path / f"s{freeze}", resume=False)
         assert figures["epochs"] == 4 and 0 <= figures["test"]["ndcg@10"] <= 1
         names = set(model.state_dict())
         assert ("tables.of_visual" in names) is not freeze
         if not freeze:
-            assert not torch.equal(model.tables["of_visual"].detach(), before["visual"])
+            assert not torch.equal(model.tables["of_visual"].detach(), before["of_visual"])
         first, last = (float(build_loss(m, case)) for m in (build_model(case.config, case.splits), model))
         assert last < first
 

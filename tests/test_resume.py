@@ -49,7 +49,7 @@ def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, mo
     assert resumed["distilled"]["epochs"] == 6 and resumed["distilled"]["best_epoch"] == whole["distilled"]["best_epoch"]
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name])
-    assert not list((broken / "cache").rglob("*.pt"))
+    assert not list((broken / "cache").rglob("*.pt")) and not list((broken / "cache").rglob("*.best-*"))
 
 
 def cut_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +137,18 @@ def test_a_damaged_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     capsys.readouterr()
     assert main([*words(tmp_path, kd_compare="False"), "--resume=True"]) == 2
     assert f"error: {state} cannot be continued from" in capsys.readouterr().err
+
+
+def test_a_state_whose_best_checkpoint_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with monkeypatch.context() as patched:
+        cut_after(2, 2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path, kd_compare="False"))
+    (best,) = (tmp_path / "cache" / "distilled").glob("*.pt.best-*")  # one, however many epochs were the best so far
+    best.unlink()
+    capsys.readouterr()
+    assert main([*words(tmp_path, kd_compare="False"), "--resume=True"]) == 2
+    assert "cannot be continued from" in capsys.readouterr().err
 
 
 def test_without_resume_it_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

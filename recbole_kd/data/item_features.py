@@ -57,18 +57,14 @@ class ItemFeatures:
     def table(self) -> Tensor:
         """Of all items, float32 ``[n_items, width]``."""
         table = torch.empty(self.n_items, self.width)
-        for items in self.blocks():
+        for items in item_blocks(self.n_items, self.width):
             table[items] = self.take(items)
         return table
-
-    def blocks(self) -> Iterator[Tensor]:
-        """All items in consecutive blocks of ids, each small enough to be held as features."""
-        return iter(torch.arange(self.n_items).split(max(1, BLOCK_BYTES // (4 * self.width))))
 
     def _mean(self, tokens: Sequence[str]) -> Tensor:
         """The mean row, float32 ``[width]``; every number that will be used is looked at on the way."""
         total, count = torch.zeros(self.width, dtype=torch.float64), 0
-        for items in self.blocks():
+        for items in item_blocks(self.n_items, self.width):
             items = items[self.rows[items] >= 0]
             values = self._values[self.rows[items]].double()
             bad = (~torch.isfinite(values)).any(dim=1)
@@ -81,6 +77,11 @@ class ItemFeatures:
             total += values.sum(dim=0)
             count += len(items)
         return (total / count).float()
+
+
+def item_blocks(n_items: int, width: int) -> Iterator[Tensor]:
+    """All item ids in consecutive blocks, int64 ``[B]``, each small enough to be held as float32 features of a width."""
+    return iter(torch.arange(n_items).split(max(1, BLOCK_BYTES // (4 * width))))
 
 
 def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_kd.data.features import load_item_features
+from recbole_kd.data.item_features import ItemFeatures, item_blocks
 from recbole_kd.model.bm3_loss import View, bm3_loss, norm_regulariser, normalised_graph
 from recbole_kd.model.graph import symmetric_product
 
@@ -53,15 +54,19 @@ class BM3(GeneralRecommender):
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
         nn.init.xavier_normal_(self.predictor.weight)
-        self._features = load_item_features(config, dataset)
-        self.modalities = list(self._features)
+        given = load_item_features(config, dataset)
+        self.modalities = list(given)
+        self._widths = {name: features.width for name, features in given.items()}
+        self._features: dict[str, ItemFeatures] = {}  # of frozen modalities alone: a mapped file's pages count as memory, too
         self.tables = nn.ParameterDict()
         self.projections = nn.ModuleDict()
-        for name, features in self._features.items():
+        for name, features in given.items():
             projection = nn.Linear(features.width, self.embedding_dim)
             nn.init.xavier_normal_(projection.weight)
             self.projections[f"of_{name}"] = projection
-            if not config["freeze_features"]:
+            if config["freeze_features"]:
+                self._features[name] = features
+            else:
                 self.tables[f"of_{name}"] = nn.Parameter(features.table())
         self.restore_user_e: Tensor | None = None
         self.restore_item_e: Tensor | None = None
@@ -109,8 +114,9 @@ class BM3(GeneralRecommender):
         """
         pairs = sp.diags(1.0 / np.maximum(np.diff(self._pairs.indptr), 1)) @ self._pairs
         vectors = {}
-        for name, features in self._features.items():
-            items = torch.cat([self.project(name, block.to(self.predictor.weight.device)) for block in features.blocks()])
+        for name in self.modalities:
+            blocks = item_blocks(self.n_items, self._widths[name])
+            items = torch.cat([self.project(name, block.to(self.predictor.weight.device)) for block in blocks])
             users = torch.from_numpy((pairs @ items.cpu().numpy()).astype(np.float32)).to(items.device)
             vectors[name] = (self.predictor(users), self.predictor(items))
         return vectors
