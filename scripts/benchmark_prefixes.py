@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,7 @@ from benchmark_sequences import LEAVE_ONE_OUT, make_trainer
 
 from recbole_kd.data.sequences import universe_of
 from recbole_kd.scorer import HISTORIES_PER_CALL, Scorer
+from recbole_kd.script import SentenceParser, exit_code
 
 MODELS = {
     "HSTU": {"n_layers": 4, "n_heads": 2, "embedding_size": 64, "attention_size": 32, "linear_size": 32},
@@ -50,15 +50,17 @@ def encode_both(model: str, length: int, n_users: int, repeats: int) -> dict[str
     return {**figures, "passes": passes, "histories": len(rows)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def run(argv: list[str]) -> int:
+    """Print the figures of each model."""
+    parser = SentenceParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--users", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for model in MODELS:
         print(model, encode_both(model, arguments.length, arguments.users, arguments.repeats))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(run))
