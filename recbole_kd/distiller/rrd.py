@@ -36,7 +36,6 @@ class RRD(Distiller):
         sort: put the interesting items in the teacher's order; without it the objective is that of a random order.
     """
 
-    in_lanes = True
     mask_train = True
     needs_set_scores = False
 
