@@ -31,8 +31,8 @@ Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_
 MAX_COUNT = 50.0
 """The published code clamps its counts here; the paper does not."""
 
-QUERIES_PER_DRAW = 2**17
-"""Item sets are drawn for so many queries at a time: the lists that they are drawn from are never there for all of a million."""
+QUERIES_PER_DRAW = 2**13
+"""Item sets are drawn for so many queries at a time: the lists that they are drawn from are never there for all of many."""
 
 
 class RCEKD(Distiller):
