@@ -78,6 +78,27 @@ def test_the_shipped_grids_are_valid_and_their_settings_are_known() -> None:
             check_distiller(s["kd"], {**values, **s}, 5000, 25000)
 
 
+def test_runs_that_shipped_grids_share_are_those_of_the_other_grid() -> None:
+    grids = {path.stem: read_grid(path) for path in (properties_dir() / "reproduce").glob("*.yaml")}
+    shared = [task for name, grid in grids.items() for task in grid.tasks if task.grid != name]
+    assert shared
+    for task in shared:
+        assert task in grids[task.grid].tasks
+
+
+def test_a_run_of_another_grid_is_read_from_its_folder_and_named_by_its_command(tmp_path: Path) -> None:
+    runs = {"RCE-KD": {"from": "other-grid"}, "vanilla CE": {"kd_variant": "vanilla_ce"}}
+    grid = read_grid(write_grid(tmp_path, runs=runs, seeds=[0]))
+    for task in grid.tasks:
+        made = {**made_up(0.3, 0.1, 0.2), "settings": task.settings, "command": f"make {task.grid}"}
+        file = tmp_path / {"RCE-KD": "other-grid", "vanilla CE": "tiny-grid"}[task.run] / task.file_name
+        file.parent.mkdir()
+        file.write_text(json.dumps(made))
+    assert [outcome.state for outcome in run_grid(grid, tmp_path, {}, command="")] == ["skipped", "skipped"]
+    section = grid_section(grid, read_results(grid, tmp_path))
+    assert "| RCE-KD " in section and "Made by `make other-grid` and `make tiny-grid` at" in section
+
+
 def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
     grid = read_grid(write_grid(tmp_path))
     assert [(task.run, task.seed) for task in grid.tasks] == [("RCE-KD", 0), ("vanilla CE", 0), ("RCE-KD", 1)]

@@ -19,7 +19,8 @@ class Task:
     """One run of a grid.
 
     Attributes:
-        grid, run: names. seed: of the student. settings: what run_recbole_kd takes, seed included.
+        grid, run: names; the grid is that whose folder holds the result. seed: of the student. settings: what run_recbole_kd takes, seed
+            included.
     """
 
     grid: str
@@ -55,7 +56,8 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a grid: ``config`` common to all runs, ``seeds``, ``runs`` (name -> settings, with ``seeds`` of their own where they differ).
+    """Read a grid: ``config`` common to all runs, ``seeds``, ``runs`` (name -> settings, with ``seeds`` of their own where they differ, and
+    ``from`` where the run of that name and these settings belongs to another grid: its results are shared).
 
     Raises:
         ConfigError: not a grid; one sentence.
@@ -71,8 +73,9 @@ def read_grid(path: Path) -> Grid:
     tasks = []
     for name, own in content["runs"].items():
         own = dict(own or {})
+        belongs_to = str(own.pop("from", path.stem))
         for seed in own.pop("seeds", seeds):
-            tasks.append(Task(path.stem, str(name), int(seed), {**common, **own, "seed": int(seed)}))
+            tasks.append(Task(belongs_to, str(name), int(seed), {**common, **own, "seed": int(seed)}))
     tasks.sort(key=lambda task: task.seed)  # a table of one seed is complete before the next seed begins
     _check_names(path, tasks)
     reference = content.get("reference")

@@ -53,7 +53,7 @@ def run_grid(
     ray_address: str | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> Iterator[Outcome]:
-    """Run what is not done yet and write ``results/GRID/RUN-seedN.json`` as each task finishes.
+    """Run what is not done yet and write ``results/GRID/RUN-seedN.json`` as each task finishes, GRID being the one it belongs to.
 
     Args:
         local: keys of LOCAL for every run. command: stands in each result. ray_address: of a cluster; ``resources``: ``cpu`` and ``gpu`` of
@@ -62,10 +62,9 @@ def run_grid(
     Raises:
         ConfigError: a result is there that was made with other settings.
     """
-    folder = results / grid.name
     waiting = []
     for task in grid.tasks:
-        if _is_done(task, folder / task.file_name):
+        if _is_done(task, results / task.grid / task.file_name):
             yield Outcome(task, "skipped")
         else:
             waiting.append(task)
@@ -74,8 +73,7 @@ def run_grid(
         if result is None:
             yield Outcome(task, "failed", error)
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / task.file_name, _record(task, result, command))
+        write_json(results / task.grid / task.file_name, _record(task, result, command))
         yield Outcome(task, "done")
 
 
@@ -87,7 +85,7 @@ def read_results(grid: Grid, results: Path) -> dict[tuple[str, int], dict[str, A
     """
     found = {}
     for task in grid.tasks:
-        path = results / grid.name / task.file_name
+        path = results / task.grid / task.file_name
         if _is_done(task, path):
             found[task.run, task.seed] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -99,6 +99,11 @@ def commits(results: Results) -> list[str]:
     return sorted({str(r["versions"].get("commit", "unknown")) for r in results.values()})
 
 
+def commands(results: Results) -> list[str]:
+    """Those that made the results: several where the grid shares runs of others."""
+    return list(dict.fromkeys(str(r["command"]) for r in results.values()))
+
+
 def grid_section(grid: Grid, results: Results) -> str:
     """A grid's part of results/README.md."""
     if not results:
@@ -110,5 +115,5 @@ def grid_section(grid: Grid, results: Results) -> str:
         lines += [f"Best other row: {best}.", ""]
     if missing:
         lines += [f"Not run yet: {', '.join(missing)}.", ""]
-    lines += [f"Made by `{_first(results)['command']}` at commit {', '.join(commits(results))}.", ""]
+    lines += [f"Made by {' and '.join(f'`{command}`' for command in commands(results))} at commit {', '.join(commits(results))}.", ""]
     return "\n".join(lines)
