@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,30 +25,12 @@ from recbole_kd.model.terms import share_norms, terms_of_rows
 from recbole_kd.parallel import Ranks, Shards
 from recbole_kd.part import part_of
 from recbole_kd.resume import TrainingState
+from recbole_kd.scalars import without_recbole_scalars
 from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.fingerprint import data_fingerprint, digest
+from recbole_kd.teacher.fingerprint import data_fingerprint
 
 SMALL_MODEL = 2**20
 """Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
-
-
-@contextmanager
-def without_recbole_scalars() -> Iterator[None]:
-    """RecBole's trainers open a writer below ./log_tensorboard when they are made: what appears there inside the block is removed.
-
-    The folder there is named after the log file, so all runs of one working folder open the same one: only one at a time may.
-    """
-    root = Path("log_tensorboard").absolute()
-    lock = Path(tempfile.gettempdir()) / f"recbole_kd-{os.getuid()}-{digest(str(root).encode())}.lock"
-    with FileLock(str(lock)):
-        before = set(root.rglob("*"))
-        yield
-        new = {path for path in root.rglob("*") if path not in before}
-        for path in sorted(new, key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-        with contextlib.suppress(OSError):  # not there, or not empty
-            root.rmdir()
 
 
 class KDTrainer(RankingEvaluation):

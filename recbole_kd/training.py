@@ -22,9 +22,10 @@ from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
 from recbole_kd.parallel import Ranks, several
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
+from recbole_kd.scalars import without_recbole_scalars
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.trainer import KDTrainer, without_recbole_scalars
+from recbole_kd.trainer import KDTrainer
 from recbole_kd.trajectory import Trajectory
 
 

@@ -20,7 +20,7 @@ from recbole_kd.command_line import main
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.model.graph import accelerate
-from recbole_kd.trainer import without_recbole_scalars
+from recbole_kd.scalars import without_recbole_scalars
 from tests.helpers import SMALL, TinyData
 from tests.runs import results, run, words
 
