@@ -32,7 +32,8 @@ MAX_COUNT = 50.0
 """The published code clamps its counts here; the paper does not."""
 
 QUERIES_PER_DRAW = 2**13
-"""Item sets are drawn for so many queries at a time: the ranked lists that they are drawn from are never there for all queries of a large data set."""
+"""Item sets are drawn for so many queries at a time: the ranked lists that they are drawn from are never there for all of a large data
+set's."""
 
 
 class RCEKD(Distiller):
