@@ -110,6 +110,7 @@ def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
     [
         ({"sedes": [1]}, "unknown key sedes"),
         ({"runs": None}, "no mapping `runs`"),
+        ({"metric": "ndcg"}, "metric='ndcg' of .* is none of recall@10, ndcg@10, recall@20, ndcg@20"),
         ({"reference": "RCE"}, "reference='RCE' of .* is none of its runs: RCE-KD, vanilla CE"),
         ({"runs": {"A b": {}, "a  B": {}}, "reference": None}, "'A b' and 'a  B' .* would write the same file a-b-seed0.json"),
     ],
@@ -238,6 +239,17 @@ def test_each_published_metric_has_its_column() -> None:
     for row, recall, ndcg in ((teacher, "0.1830", ""), (ours, "", "0.2500")):
         cells = dict(zip(names, (cell.strip() for cell in row.split("|")), strict=True))
         assert (cells["published recall@20"], cells["published ndcg@20"]) == (recall, ndcg)
+
+
+def test_gains_are_of_the_grids_metric() -> None:
+    result = made_up(0.3, 0.1, 0.2)
+    for side in ("student", "distilled"):
+        result[side]["test"] = {**result[side]["test"], "ndcg@10": 0.4}
+        result[side]["valid"] = {**result[side]["valid"], "ndcg@10": 0.7}
+    table = grid_table(grid_of("ours", metric="ndcg@10"), {("ours", 0): result})
+    header, *_, ours = table.splitlines()
+    assert "valid ndcg@10" in header and "published ndcg@10" in header
+    assert " 0.7000 " in ours and "+0.0 %" in ours
 
 
 def test_what_was_not_run_is_named() -> None:

@@ -11,7 +11,10 @@ from typing import Any
 from recbole_kd.arguments import read_config_file
 from recbole_kd.errors import ConfigError
 
-KEYS = {"title", "config", "seeds", "runs", "reference", "published"}
+KEYS = {"title", "config", "seeds", "runs", "reference", "published", "metric"}
+
+METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
+"""Columns of a table."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Grid:
 
     Attributes:
         title: of the table. tasks: in the order of the file. reference: the run whose t-test against every other is reported.
-        published: the paper's numbers, row name -> metric -> value.
+        published: the paper's numbers, row name -> metric -> value. metric: the one of METRICS that gains and tests are of, that which the
+            trainings are stopped by.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Grid:
     tasks: list[Task]
     reference: str | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metric: str = "ndcg@20"
 
     @property
     def runs(self) -> list[str]:
@@ -81,7 +86,10 @@ def read_grid(path: Path) -> Grid:
     reference = content.get("reference")
     if reference is not None and reference not in content["runs"]:
         raise ConfigError(f"reference={reference!r} of {path} is none of its runs: {', '.join(map(str, content['runs']))}")
-    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, content.get("published") or {})
+    metric = content.get("metric", Grid.metric)
+    if metric not in METRICS:
+        raise ConfigError(f"metric={metric!r} of {path} is none of {', '.join(METRICS)}")
+    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, content.get("published") or {}, metric)
 
 
 def _check_names(path: Path, tasks: list[Task]) -> None:

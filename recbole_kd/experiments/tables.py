@@ -9,10 +9,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 from tabulate import tabulate
 
-from recbole_kd.experiments.grid import Grid
-
-METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
-MAIN = "ndcg@20"
+from recbole_kd.experiments.grid import METRICS, Grid
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -27,10 +24,10 @@ def grid_table(grid: Grid, results: Results) -> str:
     for run, figures in by_run.items():
         if figures:
             p_value = _p_value(by_run.get(grid.reference or ""), figures, run, grid)
-            rows.append([*_row(run, figures, grid), *_against(alone, figures), p_value])
+            rows.append([*_row(run, figures, grid), *_against(alone, figures, grid), p_value])
     last = [f"p ({grid.reference} against it)"] if grid.reference else []
     published = [f"published {metric}" for metric in _published_metrics(grid)]
-    headers = ["", "seeds", f"valid {MAIN}", *METRICS, *published, "epochs", "s/epoch", "over student", *last]
+    headers = ["", "seeds", f"valid {grid.metric}", *METRICS, *published, "epochs", "s/epoch", "over student", *last]
     rows = [(row + [""] * len(headers))[: len(headers)] for row in rows]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
@@ -40,8 +37,8 @@ def _first(results: Results) -> Mapping[str, Any]:
 
 
 def _published_metrics(grid: Grid) -> list[str]:
-    """Those that the grid has a published number of, in the order of METRICS; MAIN where it has none."""
-    return [metric for metric in METRICS if any(metric in row for row in grid.published.values())] or [MAIN]
+    """Those that the grid has a published number of, in the order of METRICS; the grid's metric where it has none."""
+    return [metric for metric in METRICS if any(metric in row for row in grid.published.values())] or [grid.metric]
 
 
 def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
@@ -51,7 +48,7 @@ def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> lis
     return [
         name,
         ", ".join(map(str, sorted(figures))),
-        _spread([f["valid"][MAIN] for f in figures.values()]),
+        _spread([f["valid"][grid.metric] for f in figures.values()]),
         *(_spread([f["test"][metric] for f in figures.values()]) for metric in METRICS),
         *("" if number is None else f"{number:.4f}" for number in published),
         f"{mean(epochs):.0f}" if epochs else "",
@@ -63,12 +60,12 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mapping[str, Any]]) -> list[str]:
+def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
     """Relative gain over the student alone of the same seeds."""
     shared = sorted(set(alone) & set(figures))
     if not shared:
         return [""]
-    base, own = (mean(side[seed]["test"][MAIN] for seed in shared) for side in (alone, figures))
+    base, own = (mean(side[seed]["test"][grid.metric] for seed in shared) for side in (alone, figures))
     return [f"{100 * (own / base - 1):+.1f} %"]
 
 
@@ -77,7 +74,7 @@ def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping
     shared = sorted(set(reference or {}) & set(figures))
     if reference is None or run == grid.reference or len(shared) < 2:
         return ""
-    pairs = [(reference[seed]["test"][MAIN], figures[seed]["test"][MAIN]) for seed in shared]
+    pairs = [(reference[seed]["test"][grid.metric], figures[seed]["test"][grid.metric]) for seed in shared]
     ours, theirs = zip(*pairs, strict=True)
     if ours == theirs:
         return "1"
@@ -87,7 +84,7 @@ def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping
 def best_baseline(grid: Grid, results: Results) -> str | None:
     """The run, other than the reference, with the highest mean test metric."""
     means = {
-        run: mean(r["distilled"]["test"][MAIN] for (name, _), r in results.items() if name == run)
+        run: mean(r["distilled"]["test"][grid.metric] for (name, _), r in results.items() if name == run)
         for run in grid.runs
         if run != grid.reference and any(name == run for name, _ in results)
     }
