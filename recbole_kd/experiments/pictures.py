@@ -1,0 +1,89 @@
+"""Pictures of a grid's results: what each run came to, and how it got there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.grid import Grid
+from recbole_kd.experiments.tables import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PLAIN, OWN = "#9aa5b1", "#1f6feb"
+"""Colours of teacher and student alone, and of the grid's reference (of all runs where it has none)."""
+
+OTHER = "#7fb3ff"
+
+Bars = Sequence[tuple[str, list[float]]]
+
+
+def bars(grid: Grid, results: Results) -> Bars:
+    """(row, its test metric by seed) of teacher, student alone and each run that is there, in the table's order."""
+    metric = grid.metric
+    first = next(iter(results.values()))
+    alone = {seed: r["student"]["test"][metric] for (_, seed), r in results.items() if r["student"] is not None}
+    rows = [("teacher", [first["teacher"]["test"][metric]]), ("student alone", list(alone.values()))]
+    rows += [(run, [r["distilled"]["test"][metric] for (name, _), r in results.items() if name == run]) for run in grid.runs]
+    return [(name, values) for name, values in rows if values]
+
+
+def curves(grid: Grid, results: Results) -> dict[str, list[float]]:
+    """Validation metric after each epoch of each run's first seed, where the result holds it."""
+    found: dict[str, list[float]] = {}
+    for run in grid.runs:
+        seeds = sorted(seed for name, seed in results if name == run)
+        history: Mapping[str, Any] = results[run, seeds[0]]["distilled"].get("history") or {} if seeds else {}
+        if f"valid_{grid.metric}" in history:
+            found[run] = list(history[f"valid_{grid.metric}"])
+    return found
+
+
+def draw_grid(grid: Grid, results: Results, path: Path) -> None:
+    """Write an SVG: test metrics as bars (mean and deviation over seeds, published numbers as diamonds), validation by epoch beside them.
+
+    The same results give the same bytes.
+
+    Args:
+        results: at least one.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("Pictures need matplotlib: pip install matplotlib") from None
+    rows, lines = bars(grid, results), curves(grid, results)
+    with matplotlib.rc_context({"svg.hashsalt": grid.name, "svg.fonttype": "none", "path.simplify_threshold": 1.0, "font.size": 9}):
+        figure = Figure(figsize=(11, 1.6 + 0.32 * len(rows)), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        _draw_bars(left, grid, rows)
+        for number, (run, values) in enumerate(lines.items()):
+            right.plot(values, label=run, linewidth=1.2, linestyle=("-", "--", ":")[number // 10 % 3])
+        right.set(xlabel="epoch", title=f"validation {grid.metric}, first seed")
+        if lines:
+            right.legend(fontsize=7)
+        figure.suptitle(grid.title)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_bars(axes: Axes, grid: Grid, rows: Bars) -> None:
+    for place, (name, values) in enumerate(rows):
+        is_run = name in grid.runs
+        colour = PLAIN if not is_run else OWN if grid.reference in (None, name) else OTHER
+        spread = stdev(values) if len(values) > 1 else 0.0
+        axes.barh(place, mean(values), xerr=spread or None, color=colour)
+        published = grid.published.get(name, {}).get(grid.metric)
+        if published is not None:
+            axes.plot(published, place, marker="D", markersize=5, markerfacecolor="white", markeredgecolor="black")
+        axes.text(max(mean(values) + spread, published or 0.0), place, f"  {mean(values):.4f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.16)
+    axes.set(title=f"test {grid.metric}" + (" (diamonds: published)" if grid.published else ""))
