@@ -88,6 +88,7 @@ def test_runs_that_shipped_grids_share_are_those_of_the_other_grid() -> None:
 
 def test_a_run_of_another_grid_is_read_from_its_folder_and_named_by_its_command(tmp_path: Path) -> None:
     runs = {"RCE-KD": {"from": "other-grid"}, "vanilla CE": {"kd_variant": "vanilla_ce"}}
+    write_grid(tmp_path).rename(tmp_path / "other-grid.yaml")
     grid = read_grid(write_grid(tmp_path, runs=runs, seeds=[0]))
     for task in grid.tasks:
         made = {**made_up(0.3, 0.1, 0.2), "settings": task.settings, "command": f"make {task.grid}"}
@@ -110,6 +111,10 @@ def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
     [
         ({"sedes": [1]}, "unknown key sedes"),
         ({"runs": None}, "no mapping `runs`"),
+        (
+            {"runs": {"RCE-KD": {"from": "elsewhere"}}},
+            "from: elsewhere of the run 'RCE-KD' of .* is no grid beside it: there is no elsewhere.yaml",
+        ),
         ({"metric": "ndcg"}, "metric='ndcg' of .* is none of recall@10, ndcg@10, recall@20, ndcg@20"),
         ({"reference": "RCE"}, "reference='RCE' of .* is none of its runs: RCE-KD, vanilla CE"),
         ({"runs": {"A b": {}, "a  B": {}}, "reference": None}, "'A b' and 'a  B' .* would write the same file a-b-seed0.json"),

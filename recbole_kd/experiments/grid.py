@@ -79,6 +79,8 @@ def read_grid(path: Path) -> Grid:
     for name, own in content["runs"].items():
         own = dict(own or {})
         belongs_to = str(own.pop("from", path.stem))
+        if not path.with_name(f"{belongs_to}.yaml").is_file():
+            raise ConfigError(f"from: {belongs_to} of the run {name!r} of {path} is no grid beside it: there is no {belongs_to}.yaml")
         for seed in own.pop("seeds", seeds):
             tasks.append(Task(belongs_to, str(name), int(seed), {**common, **own, "seed": int(seed)}))
     tasks.sort(key=lambda task: task.seed)  # a table of one seed is complete before the next seed begins

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.grid import Grid
-from recbole_kd.experiments.tables import Results
+from recbole_kd.experiments.tables import Results, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,23 +23,17 @@ Bars = Sequence[tuple[str, list[float]]]
 
 
 def bars(grid: Grid, results: Results) -> Bars:
-    """(row, its test metric by seed) of teacher, student alone and each run that is there, in the table's order."""
-    metric = grid.metric
-    first = next(iter(results.values()))
-    alone = {seed: r["student"]["test"][metric] for (_, seed), r in results.items() if r["student"] is not None}
-    rows = [("teacher", [first["teacher"]["test"][metric]]), ("student alone", list(alone.values()))]
-    rows += [(run, [r["distilled"]["test"][metric] for (name, _), r in results.items() if name == run]) for run in grid.runs]
-    return [(name, values) for name, values in rows if values]
+    """(row, its test metric by seed) of each row of the table."""
+    return [(name, [f["test"][grid.metric] for f in figures.values()]) for name, figures in rows_of(grid, results).items()]
 
 
 def curves(grid: Grid, results: Results) -> dict[str, list[float]]:
     """Validation metric after each epoch of each run's first seed, where the result holds it."""
-    found: dict[str, list[float]] = {}
-    for run in grid.runs:
-        seeds = sorted(seed for name, seed in results if name == run)
-        history: Mapping[str, Any] = results[run, seeds[0]]["distilled"].get("history") or {} if seeds else {}
-        if f"valid_{grid.metric}" in history:
-            found[run] = list(history[f"valid_{grid.metric}"])
+    key, found = f"valid_{grid.metric}", {}
+    for name, figures in rows_of(grid, results).items():
+        history: Mapping[str, Any] = figures[min(figures)].get("history") or {}
+        if name in grid.runs and key in history:
+            found[name] = list(history[key])
     return found
 
 

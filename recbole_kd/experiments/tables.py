@@ -13,18 +13,26 @@ from recbole_kd.experiments.grid import METRICS, Grid
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
+ALONE = "student alone"
+
+
+def rows_of(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Row -> seed -> figures of the teacher, the student alone and each run, those that are there, in the table's order."""
+    rows: dict[str, dict[int, Mapping[str, Any]]] = {"teacher": {0: _first(results)["teacher"]}} if results else {}
+    rows[ALONE] = {seed: r["student"] for (_, seed), r in results.items() if r["student"] is not None}
+    rows |= {run: {seed: r["distilled"] for (name, seed), r in results.items() if name == run} for run in grid.runs}
+    return {name: figures for name, figures in rows.items() if figures}
+
 
 def grid_table(grid: Grid, results: Results) -> str:
     """Rows: the teacher, the student alone, each run. Test metrics of the epoch best by validation, mean and deviation over seeds."""
-    rows = [_row("teacher", {0: _first(results)["teacher"]}, grid)] if results else []
-    alone = {seed: r["student"] for (_, seed), r in results.items() if r["student"] is not None}
-    if alone:
-        rows.append(_row("student alone", alone, grid))
-    by_run = {run: {seed: r["distilled"] for (name, seed), r in results.items() if name == run} for run in grid.runs}
-    for run, figures in by_run.items():
-        if figures:
-            p_value = _p_value(by_run.get(grid.reference or ""), figures, run, grid)
-            rows.append([*_row(run, figures, grid), *_against(alone, figures, grid), p_value])
+    rows = []
+    found = rows_of(grid, results)
+    for name, figures in found.items():
+        row = _row(name, figures, grid)
+        if name in grid.runs:
+            row += [*_against(found.get(ALONE, {}), figures, grid), _p_value(found.get(grid.reference or ""), figures, name, grid)]
+        rows.append(row)
     last = [f"p ({grid.reference} against it)"] if grid.reference else []
     published = [f"published {metric}" for metric in _published_metrics(grid)]
     headers = ["", "seeds", f"valid {grid.metric}", *METRICS, *published, "epochs", "s/epoch", "over student", *last]
@@ -83,11 +91,8 @@ def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping
 
 def best_baseline(grid: Grid, results: Results) -> str | None:
     """The run, other than the reference, with the highest mean test metric."""
-    means = {
-        run: mean(r["distilled"]["test"][grid.metric] for (name, _), r in results.items() if name == run)
-        for run in grid.runs
-        if run != grid.reference and any(name == run for name, _ in results)
-    }
+    rows = {name: figures for name, figures in rows_of(grid, results).items() if name in grid.runs and name != grid.reference}
+    means = {name: mean(f["test"][grid.metric] for f in figures.values()) for name, figures in rows.items()}
     return max(means, key=lambda run: means[run]) if means else None
 
 
