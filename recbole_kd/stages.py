@@ -66,10 +66,11 @@ def settings_of(config: Any) -> dict[str, Any]:
     """The values of a Config that decide what a training comes to, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
+    unset = () if config["max_minutes"] is not None else ("max_minutes",)  # models that were kept before there was a cap are still the same
     return {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in WITHOUT_EFFECT and key not in unread and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
+        if key not in (*WITHOUT_EFFECT, *unset) and key not in unread and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
     }
 
 

@@ -33,6 +33,10 @@ SMALL_MODEL = 2**20
 """Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
 
 
+class _TimeIsUp(Exception):
+    """Leaves RecBole's loop, which has no end of its own but the last epoch and the patience."""
+
+
 class KDTrainer(RankingEvaluation):
     """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
 
@@ -86,6 +90,7 @@ class KDTrainer(RankingEvaluation):
         self.state = TrainingState(state_file) if state_file is not None else None
         self.sums = config["loss_reduction"] == "sum" and not sums_itself(model)
         self.adds_up = adds_up(model)
+        self.max_seconds: float | None = None if config["max_minutes"] is None else 60.0 * config["max_minutes"]
         self.best_epoch = -1
         self.track = track
         self.history: list[dict[str, float]] = []
@@ -138,7 +143,7 @@ class KDTrainer(RankingEvaluation):
         """
         if self._prepared is not train_data:
             self.prepare(train_data)
-        if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step):
+        if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()):
             return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
         if self.state is not None:
             self.state.attach(self, train_data)
@@ -151,9 +156,29 @@ class KDTrainer(RankingEvaluation):
                 callback_fn(epoch, score)
             if self.state is not None and (self.ranks is None or self.ranks.leads):
                 self.state.save(self, epoch)
+            if self._time_is_up():
+                raise _TimeIsUp
 
-        result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
+        try:
+            result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
+        except _TimeIsUp:
+            self.logger.info(f"max_minutes={self.config['max_minutes']} are up after {len(self.epoch_seconds)} epochs")
+            result = self.best_valid_score, self.best_valid_result
         return result
+
+    def _time_is_up(self) -> bool:
+        """The same in every process: the mean of their clocks counts."""
+        if self.max_seconds is None:
+            return False
+        spent = sum(self.epoch_seconds)
+        return (spent if self.ranks is None else self.ranks.sum([spent])[0] / self.ranks.world) >= self.max_seconds
+
+    @property
+    def stopped_by(self) -> str:
+        """The key that ended the training: ``epochs``, ``stopping_step`` or ``max_minutes``."""
+        if self.cur_step > self.stopping_step:
+            return "stopping_step"
+        return "epochs" if len(self.epoch_seconds) >= self.epochs else "max_minutes"
 
     def prepare(self, train_data: Any) -> None:
         """Show the training data to the distiller and wrap it in a teacher-aware loader; :meth:`fit` does so itself.

@@ -16,7 +16,7 @@ from recbole_kd.analysis.ranks import rank_curve
 from recbole_kd.build import build_distiller
 from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, make_loaders
 from recbole_kd.data.sequences import stage_parts, universe_of
-from recbole_kd.errors import TrainingError
+from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation import RankingEvaluation
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
@@ -107,6 +107,7 @@ def _alone(
     if kind.__name__ == "Trainer":
         trainer: Any = KDTrainer(config, model, checkpoint=work / "best.pth", scalars=scalars, state_file=state_file, ranks=ranks)
     else:
+        _refuse_cap(config, kind.__name__)
         with without_recbole_scalars():
             trainer = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
             trainer.tensorboard.close()
@@ -114,8 +115,21 @@ def _alone(
     _fit(trainer, config, loaders, resume, trajectory)
     figures = _figures(trainer, model, loaders, config)
     if isinstance(trainer, KDTrainer):
-        figures.update(epochs=len(trainer.epoch_seconds), best_epoch=trainer.best_epoch)
+        figures.update(epochs=len(trainer.epoch_seconds), best_epoch=trainer.best_epoch, stopped_by=trainer.stopped_by)
     return model, figures
+
+
+def _refuse_cap(config: Any, trainer: str) -> None:
+    """RecBole's own trainers, each with a loop of its own, know no cap.
+
+    Raises:
+        ConfigError: ``max_minutes`` is set.
+    """
+    if config["max_minutes"] is not None:
+        raise ConfigError(
+            f"max_minutes={config['max_minutes']} is not possible with {config['model']}, which RecBole trains with its {trainer}: "
+            "leave it out, or set epochs"
+        )
 
 
 def processes_of(config: Any) -> int:
@@ -178,6 +192,7 @@ def _distilled(
         **figures,
         "epochs": len(seconds),
         "best_epoch": trainer.best_epoch,
+        "stopped_by": trainer.stopped_by,
         "kd_loss": trainer.kd_loss,
         "seconds_per_epoch": _mean(seconds),
         "kd_seconds_per_epoch": _mean(kd_seconds),

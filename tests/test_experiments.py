@@ -264,6 +264,15 @@ def test_what_was_not_run_is_named() -> None:
     assert grid_section(grid, {}).endswith("Not run yet.\n")
 
 
+def test_a_training_that_the_clock_ended_is_named() -> None:
+    result = made_up(0.3, 0.2, 0.25)
+    result["distilled"]["stopped_by"] = "max_minutes"
+    section = grid_section(grid_of("a", seeds=(0,)), {("a", 0): result})
+    assert "Ended by its cap of minutes, not by its patience: a (seed 0, 3 epochs)." in section
+    result["distilled"]["stopped_by"] = "stopping_step"
+    assert "cap of minutes" not in grid_section(grid_of("a", seeds=(0,)), {("a", 0): result})
+
+
 def test_dynamics_are_read_from_the_histories() -> None:
     from recbole_kd.experiments.dynamics import at_share, dynamics_section
 

@@ -82,6 +82,23 @@ def test_a_training_that_had_ended_is_not_trained_on(epochs: str, patience: str,
         assert torch.equal(value, weights(resumed)[name])
 
 
+def test_a_training_that_the_clock_had_ended_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, str | None] = {"epochs": "8", "max_minutes": "1e-9", "kd_compare": "False"}
+    monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)
+    with monkeypatch.context() as patched:
+        cut_before_figures(patched)
+        with pytest.raises(KeyboardInterrupt):
+            main(words(tmp_path, **changes))
+    resumed = run(tmp_path, "--resume=True", **changes)
+    assert resumed["teacher"]["stopped_by"] == "epochs", "the student's cap is not the teacher's"
+    assert resumed["distilled"]["stopped_by"] == "max_minutes" and resumed["distilled"]["epochs"] == len(resumed["distilled"]["kd_loss"]) == 1
+
+
+def test_a_cap_is_refused_where_recbole_trains_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path, **{"teacher": "EASE", "teacher.max_minutes": "5", "teacher.embedding_size": None})) == 2
+    assert "max_minutes=5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("cut", [3, 4])
 def test_item_sets_of_several_epochs(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, str | None] = {"epochs": "7", "kd_refresh": "2", "kd_compare": "False"}

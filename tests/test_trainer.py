@@ -198,7 +198,25 @@ def test_early_stopping(tiny_dataset: TinyData, teacher_folder: str, tmp_path: P
     scores = iter([0.3, 0.2, 0.25, 0.1, 0.1, 0.9])
     trainer._valid_epoch = lambda *_, **__: (next(scores), {"ndcg@10": 0.0})  # type: ignore[method-assign]
     best, _ = trainer.fit(train_data, valid_data)
-    assert best == 0.3 and trainer.best_epoch == 0 and len(trainer.kd_loss) == 5
+    assert best == 0.3 and trainer.best_epoch == 0 and len(trainer.kd_loss) == 5 and trainer.stopped_by == "stopping_step"
+
+
+def test_a_cap_of_minutes_ends_a_training(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=0.0, max_minutes=1)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    scores = iter([0.3, 0.2, 0.25, 0.1])
+    trainer._valid_epoch = lambda *_, **__: (next(scores), {"ndcg@10": 0.0})  # type: ignore[method-assign]
+    plain = trainer._timed_epoch
+
+    def slow(*args: Any) -> Any:
+        losses = plain(*args)
+        trainer.epoch_seconds[-1] = 25.0
+        return losses
+
+    trainer._timed_epoch = slow  # type: ignore[method-assign]
+    assert trainer.fit(train_data, valid_data) == (0.3, {"ndcg@10": 0.0})
+    assert len(trainer.kd_loss) == 3 and trainer.best_epoch == 0 and trainer.stopped_by == "max_minutes"
 
 
 def test_item_sets_are_refreshed_as_often_as_asked(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any) -> None:

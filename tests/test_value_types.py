@@ -93,6 +93,8 @@ def test_the_metrics_are_those_of_recbole() -> None:
         ("eval_batch_size=0", "at least 1"),
         ("eval_step=0", "at least 1"),
         ("stopping_step=-1", "at least 0"),
+        ("max_minutes=0", "greater than 0"),
+        ("max_minutes=an hour", "a number or None"),
         ("embedding_size=0", "at least 1"),
         ("embedding_size=[64]", "a whole number"),
         ("n_layers=-1", "at least 0"),

@@ -96,6 +96,16 @@ def best_baseline(grid: Grid, results: Results) -> str | None:
     return max(means, key=lambda run: means[run]) if means else None
 
 
+def capped_rows(grid: Grid, results: Results) -> list[str]:
+    """The rows of which a training was ended by ``max_minutes``, with the epochs that it came to."""
+    return [
+        f"{name} (seed {seed}, {figures['epochs']} epochs)"
+        for name, by_seed in rows_of(grid, results).items()
+        for seed, figures in by_seed.items()
+        if figures.get("stopped_by") == "max_minutes"
+    ]
+
+
 def commits(results: Results) -> list[str]:
     """The commits that made the results."""
     return sorted({str(r["versions"].get("commit", "unknown")) for r in results.values()})
@@ -115,6 +125,9 @@ def grid_section(grid: Grid, results: Results) -> str:
     best = best_baseline(grid, results)
     if grid.reference and best:
         lines += [f"Best other row: {best}.", ""]
+    capped = capped_rows(grid, results)
+    if capped:
+        lines += [f"Ended by its cap of minutes, not by its patience: {', '.join(capped)}.", ""]
     if missing:
         lines += [f"Not run yet: {', '.join(missing)}.", ""]
     lines += [f"Made by {' and '.join(f'`{command}`' for command in commands(results))} at commit {', '.join(commits(results))}.", ""]
