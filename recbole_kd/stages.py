@@ -70,7 +70,10 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in (*WITHOUT_EFFECT, *unset) and key not in unread and not key.startswith(("teacher_", "MODEL_")) and isinstance(value, plain)
+        if key not in (*WITHOUT_EFFECT, *unset)
+        and key not in unread
+        and not key.startswith(("teacher_", "MODEL_"))
+        and isinstance(value, plain)
     }
 
 

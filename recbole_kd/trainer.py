@@ -33,7 +33,7 @@ SMALL_MODEL = 2**20
 """Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
 
 
-class _TimeIsUp(Exception):
+class _TimeIsUpError(Exception):
     """Leaves RecBole's loop, which has no end of its own but the last epoch and the patience."""
 
 
@@ -157,11 +157,11 @@ class KDTrainer(RankingEvaluation):
             if self.state is not None and (self.ranks is None or self.ranks.leads):
                 self.state.save(self, epoch)
             if self._time_is_up():
-                raise _TimeIsUp
+                raise _TimeIsUpError
 
         try:
             result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
-        except _TimeIsUp:
+        except _TimeIsUpError:
             self.logger.info(f"max_minutes={self.config['max_minutes']} are up after {len(self.epoch_seconds)} epochs")
             result = self.best_valid_score, self.best_valid_result
         return result

@@ -91,7 +91,9 @@ def test_a_training_that_the_clock_had_ended_is_not_trained_on(tmp_path: Path, m
             main(words(tmp_path, **changes))
     resumed = run(tmp_path, "--resume=True", **changes)
     assert resumed["teacher"]["stopped_by"] == "epochs", "the student's cap is not the teacher's"
-    assert resumed["distilled"]["stopped_by"] == "max_minutes" and resumed["distilled"]["epochs"] == len(resumed["distilled"]["kd_loss"]) == 1
+    assert (
+        resumed["distilled"]["stopped_by"] == "max_minutes" and resumed["distilled"]["epochs"] == len(resumed["distilled"]["kd_loss"]) == 1
+    )
 
 
 def test_a_cap_is_refused_where_recbole_trains_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
