@@ -18,6 +18,7 @@ from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, 
 from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation import RankingEvaluation
+from recbole_kd.model.by_length import encode_by_length
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
 from recbole_kd.parallel import Ranks, several
@@ -35,6 +36,7 @@ def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     parts = stage_parts(config, splits.parts)
     model = get_model(config["model"])(config, parts[0]).to(config["device"])
     accelerate(model)
+    encode_by_length(model)
     initialise(model, config["init_std"])
     getLogger().info(conversion_words(model, config))
     if "eval_batch_size" not in config.external_config_dict:

@@ -18,14 +18,18 @@ LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "
 PREFIX_BATCHES = 8
 
 
-def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:
-    """A trainer on a made data set, with RCE-KD under a random general teacher or without a distiller."""
+def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, Any], by_length: bool = True) -> tuple[Any, Any]:
+    """A trainer on a made data set, with RCE-KD under a random general teacher or without a distiller.
+
+    ``by_length=False``: the model encodes its batches as RecBole does, padding included.
+    """
     from benchmark_data import random_teacher
     from recbole.utils import get_model, init_seed
 
     from recbole_kd import KDTrainer, build_distiller
     from recbole_kd.config import make_config
     from recbole_kd.data.preparation import make_loaders, split_data
+    from recbole_kd.model.by_length import encode_by_length
     from recbole_kd.property_layers import student_layers
     from recbole_kd.request import without_negatives
 
@@ -36,6 +40,8 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
     splits = split_data(config)
     loaders = make_loaders(config, splits)
     network = get_model(model)(config, loaders.train._dataset).to(config["device"])
+    if by_length:
+        encode_by_length(network)
     teacher = random_teacher(splits.n_users + 1, splits.n_items + 1)
     distiller = build_distiller(config, network, teacher, loaders.train) if kd else None
     trainer = KDTrainer(config, network, distiller)
@@ -83,11 +89,14 @@ def time_sequences(name: str, small: str, folder: Path, repeats: int) -> dict[st
     prefixes = prefix_epoch_seconds({**files, "dataset": f"{name}-whole"}, teacher)
     plain, kd = epoch_seconds([make_trainer("HSTUGeneral", each, published, {**PUBLISHED, **student}) for each in (False, True)], repeats)
     of_sasrec = {"eval_args": LEAVE_ONE_OUT, "train_batch_size": 256, "n_layers": 1, "n_heads": 1}
-    sasrec, sasrec_kd = epoch_seconds(
-        [make_trainer("SASRec", each, {**files, "dataset": f"{small}-whole"}, of_sasrec) for each in (False, True)], repeats
+    histories = {**files, "dataset": f"{small}-whole"}
+    sasrec, sasrec_kd, padded = epoch_seconds(
+        [make_trainer("SASRec", kd, histories, of_sasrec, grouped) for kd, grouped in ((False, True), (True, True), (False, False))],
+        repeats,
     )
     return {
         "hstu_8x4_epoch": large, "hstu_8x4_epoch_by_prefix": prefixes, "times_faster_than_by_prefix": prefixes / large,
         "hstu_1x2_epoch": plain, "hstu_1x2_kd_epoch": kd, "hstu_kd_ratio": kd / plain,
         "sasrec_1x1_epoch": sasrec, "sasrec_1x1_kd_epoch": sasrec_kd, "sasrec_kd_ratio": sasrec_kd / sasrec,
+        "sasrec_1x1_epoch_padded": padded, "sasrec_times_faster_than_padded": padded / sasrec,
     }  # fmt: skip
