@@ -41,7 +41,8 @@ def in_groups(encode: Callable[[Tensor, Tensor], Tensor], items: Tensor, lengths
     """``encode(items, lengths)`` of groups of rows of like length, each cut to its longest, in the order of the rows.
 
     Args:
-        encode: int64 ``[b, L]``, int64 ``[b]`` -> float ``[b, d]``, row by row. items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.
+        encode: int64 ``[b, L]``, int64 ``[b]`` -> float ``[b, d]``, each row for itself.
+        items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.
     """
     sizes, order = torch.sort(lengths, descending=True, stable=True)
     cuts = _cuts(sizes)
