@@ -1,6 +1,6 @@
 """Histories of like length are encoded together, so that a CPU does not work through the padding of RecBole's rows.
 
-RecBole pads every history to MAX_ITEM_LIST_LENGTH; of Amazon Beauty's rows of 50 places 6 of 7 are padding.
+RecBole pads every history to MAX_ITEM_LIST_LENGTH; of Amazon Beauty's rows of 50 places 5 of 6 are padding.
 """
 
 from __future__ import annotations
