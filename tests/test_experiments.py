@@ -16,7 +16,7 @@ import pytest
 
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.experiments import runner
-from recbole_kd.experiments.grid import read_grid
+from recbole_kd.experiments.grid import Task, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section, grid_table
 from recbole_kd.property_files import properties_dir
@@ -120,6 +120,20 @@ def test_a_grid_runs_through_the_script_and_is_not_run_again(
     assert reproduce.main(words) == 0
     assert capsys.readouterr().out.count("skipped") == 3
     assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_result_is_kept_without_the_places_of_its_teachers_and_assistant() -> None:
+    members = [{"model": name, "path": f"/cache/{name}"} for name in ("MF", "LightGCN")]
+    result = {
+        "teacher": {"cached": True, "members": members},
+        "assistant": {"test": {}, "path": "/cache/assistant"},
+        "kd_options": {"kd_weight": 1.0, "cache_dir": "/cache"},
+        "distilled": {"history": {}},
+        "folder": "/saved",
+    }
+    kept = runner._record(Task("g", "run", 0, {}), result, "command")
+    assert "/cache" not in str(kept) and "/saved" not in str(kept)
+    assert [member["model"] for member in kept["teacher"]["members"]] == ["MF", "LightGCN"] and kept["assistant"] == {"test": {}}
 
 
 def test_a_task_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

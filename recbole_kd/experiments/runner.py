@@ -155,12 +155,18 @@ def _is_done(task: Task, path: Path) -> bool:
 def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, Any]:
     """A result as it is kept: without the places of the machine that made it."""
     kept = {key: value for key, value in result.items() if key not in ("folder", "command")}
-    kept["teacher"] = {key: value for key, value in kept["teacher"].items() if key != "path"}
+    kept |= {stage: _without_paths(kept[stage]) for stage in ("teacher", "assistant") if kept.get(stage)}
     kept["kd_options"] = {key: value for key, value in kept["kd_options"].items() if key not in LOCAL}
     distilled = dict(kept["distilled"])
     history = distilled.get("history") or {}
     distilled["history"] = {name: [_short(value) for value in values] for name, values in history.items()}
     return {"grid": task.grid, "run": task.run, "settings": dict(task.settings), **kept, "distilled": distilled, "command": command}
+
+
+def _without_paths(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a teacher, and of each where there are several, without the folder of its cache."""
+    members = {"members": [_without_paths(member) for member in figures["members"]]} if "members" in figures else {}
+    return {key: value for key, value in figures.items() if key != "path"} | members
 
 
 def _short(value: Any) -> Any:
