@@ -13,8 +13,8 @@ import torch
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
 from torch import Tensor
 
-LENGTH_RATIO = 1.5
-"""The longest history of a group is at most so many times as long as its shortest."""
+from recbole_kd.model.hstu_layout import like_lengths
+
 CAUSAL = (SASRec, GRU4Rec)
 """Models whose ``forward(item_seq, item_seq_len)`` takes right-padded rows, each for itself, with positions that count from the first."""
 
@@ -45,16 +45,6 @@ def in_groups(encode: Callable[[Tensor, Tensor], Tensor], items: Tensor, lengths
         items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.
     """
     sizes, order = torch.sort(lengths, descending=True, stable=True)
-    cuts = _cuts(sizes)
-    vectors = torch.cat([encode(items[rows, : int(lengths[rows[0]])], lengths[rows]) for rows in order.tensor_split(cuts)])
+    groups = [order[first:stop] for first, stop in like_lengths(sizes.clamp(min=1).numpy())]
+    vectors = torch.cat([encode(items[rows, : int(lengths[rows[0]])], lengths[rows]) for rows in groups])
     return vectors.index_select(0, order.argsort())
-
-
-def _cuts(sizes: Tensor) -> list[int]:
-    """Where a new group begins among falling sizes, but for the first."""
-    falling, starts, first = sizes.clamp(min=1).tolist(), [], 0
-    for at, size in enumerate(falling):
-        if falling[first] > LENGTH_RATIO * size:
-            starts.append(at)
-            first = at
-    return starts

@@ -62,12 +62,12 @@ class Layout:
         place = torch.arange(len(rank), device=sizes.device) - starts[rank]
         last = torch.full_like(lengths, -1)
         last[order] = starts + sizes - 1
-        groups = tuple(_group(first, stop, on_host, sizes, starts, rank, place) for first, stop in _cuts(on_host, n_heads))
+        groups = tuple(_group(first, stop, on_host, sizes, starts, rank, place) for first, stop in like_lengths(on_host, n_heads))
         return cls(row, place + (lengths - kept)[row], place, last, groups)
 
 
-def _cuts(sizes: np.ndarray, n_heads: int) -> Iterator[tuple[int, int]]:
-    """Runs of histories, sorted by falling length, that are padded together."""
+def like_lengths(sizes: np.ndarray, n_heads: int = 1) -> Iterator[tuple[int, int]]:
+    """Runs (first, stop) of histories that are padded together: int64 ``[B]`` lengths of at least 1, the longest first."""
     first = 0
     while first < len(sizes):
         longest = int(sizes[first])
