@@ -60,7 +60,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
         except KDError:
             _leave_nothing(stage.folder)
             raise
-        result = {**_result(plan), **figures, "versions": versions(), "command": command}
+        result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
         write_json(stage.folder / "result.json", result)
         getLogger().info(f"Result in {stage.folder / 'result.json'}")
     return {**result, "folder": str(stage.folder)}

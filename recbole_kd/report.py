@@ -51,9 +51,10 @@ def peak_rss_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def versions() -> dict[str, str]:
-    """Versions that a result depends on, and the commit where the code is a checkout."""
-    found = {"python": platform.python_version(), "recbole_kd": __version__, "commit": _commit()}
+def versions(device: torch.device) -> dict[str, str]:
+    """Versions that a result depends on, the commit where the code is a checkout, and the device: ``cpu``, or a GPU's name."""
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found = {"python": platform.python_version(), "recbole_kd": __version__, "commit": _commit(), "device": on}
     for name in ("torch", "recbole", "numpy", "scipy", "ray"):
         try:
             found[name] = version(name)

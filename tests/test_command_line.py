@@ -44,7 +44,7 @@ def test_result_holds_the_contract(first: dict[str, Any]) -> None:
     assert distilled["seconds_per_epoch"] > distilled["kd_seconds_per_epoch"] > 0 and distilled["peak_rss_mb"] > 100
     assert first["student"]["parameters"] == distilled["parameters"] == (31 + 41) * 4
     assert distilled["bytes"] == 4 * distilled["parameters"]
-    assert not first["teacher"]["cached"] and {"python", "torch", "recbole", "recbole_kd", "commit"} <= first["versions"].keys()
+    assert not first["teacher"]["cached"] and {"python", "torch", "recbole", "recbole_kd", "commit", "device"} <= first["versions"].keys()
     every = [value for stage in ("teacher", "student", "distilled") for value in (first[stage]["valid"] | first[stage]["test"]).values()]
     assert any(value != round(value, 4) for value in every)
     assert first["command"].startswith("python run_recbole_kd.py --model=MF")

@@ -114,7 +114,11 @@ def test_a_grid_runs_through_the_script_and_is_not_run_again(
     assert all(len(values) == 2 for values in history.values())
     assert len(result["distilled"]["teacher_ranks"]["start"]) == 40
     table = (tmp_path / "results" / "tiny-grid.md").read_text()
-    assert "| RCE-KD" in table and "| student alone" in table and result["versions"]["commit"] in table
+    assert (
+        "| RCE-KD" in table
+        and "| student alone" in table
+        and f"at commit {result['versions']['commit']}, on {result['versions']['device']}." in table
+    )
     before = [file.stat().st_mtime_ns for file in files]
     capsys.readouterr()
     assert reproduce.main(words) == 0

@@ -111,6 +111,11 @@ def commits(results: Results) -> list[str]:
     return sorted({str(r["versions"].get("commit", "unknown")) for r in results.values()})
 
 
+def devices(results: Results) -> list[str]:
+    """The devices that made the results; results from before this was kept were made on a CPU."""
+    return sorted({str(r["versions"].get("device", "cpu")) for r in results.values()})
+
+
 def commands(results: Results) -> list[str]:
     """Those that made the results: several where the grid shares runs of others."""
     return list(dict.fromkeys(str(r["command"]) for r in results.values()))
@@ -130,5 +135,6 @@ def grid_section(grid: Grid, results: Results) -> str:
         lines += [f"Ended by its cap of minutes, not by its patience: {', '.join(capped)}.", ""]
     if missing:
         lines += [f"Not run yet: {', '.join(missing)}.", ""]
-    lines += [f"Made by {' and '.join(f'`{command}`' for command in commands(results))} at commit {', '.join(commits(results))}.", ""]
+    made_by = " and ".join(f"`{command}`" for command in commands(results))
+    lines += [f"Made by {made_by} at commit {', '.join(commits(results))}, on {' and '.join(devices(results))}.", ""]
     return "\n".join(lines)
