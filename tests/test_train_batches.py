@@ -60,6 +60,52 @@ def test_batches_are_recboles(given: dict[str, Any], tiny_dataset: TinyData) -> 
             assert mine[name].dtype == values.dtype and torch.equal(mine[name], values), name
 
 
+class Elsewhere:
+    """Scores on a GPU: they are brought to the CPU before anything else is done with them."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        self.scores = scores
+
+    def cpu(self) -> torch.Tensor:
+        return self.scores
+
+
+class ModelElsewhere:
+    """A model on another device, with random scores."""
+
+    device = torch.device("meta")
+
+    def __init__(self) -> None:
+        self.given: list[torch.Tensor] = []
+        self.modes: list[str] = []
+
+    def eval(self) -> None:
+        self.modes.append("eval")
+
+    def train(self) -> None:
+        self.modes.append("train")
+
+    def predict(self, interaction: Any) -> Elsewhere:
+        assert interaction["item_id"].device == self.device and not torch.is_grad_enabled()
+        self.given.append(torch.rand(len(interaction)))
+        return Elsewhere(self.given[-1])
+
+
+def test_dynamic_negatives_of_a_model_on_a_gpu(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, _ = loader_of(tiny_dataset, CASES[3])
+    model = ModelElsewhere()
+    loader.get_model(model)
+    drawn_from: list[torch.Tensor] = []
+    plain = loader._sampler.sample_by_user_ids
+    monkeypatch.setattr(loader._sampler, "sample_by_user_ids", lambda *args: drawn_from.append(plain(*args)) or drawn_from[-1])
+    batches = list(batches_of(loader))
+    assert len(batches) == len(model.given) >= 2 and model.modes == ["eval", "train"] * len(batches)
+    for batch, candidates, scores in zip(batches, drawn_from, model.given, strict=True):
+        hardest = scores.view(3, -1).argmax(dim=0)
+        assert torch.equal(batch["neg_item_id"], candidates.view(3, -1)[hardest, torch.arange(len(hardest))])
+    assert loader.model is model
+
+
 def test_negatives_are_looked_up_at_once(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
     loader, _ = loader_of(tiny_dataset, {"model": "BPR"})
     calls: list[int] = []

@@ -39,6 +39,11 @@ class TrainBatches:
 
 def batches_of(loader: Any) -> Iterator[Interaction]:
     """The batches of a training loader; one that is not RecBole's plain one, or has worker processes, iterates by itself."""
+    with dynamic_negatives_of_a_gpu(loader):
+        yield from _batches_of(loader)
+
+
+def _batches_of(loader: Any) -> Iterator[Interaction]:
     batches = iter(loader)
     indices = getattr(batches, "_sampler_iter", None)  # torch's, in a loader without workers
     if type(loader) is not TrainDataLoader or loader.num_workers or indices is None:
@@ -47,6 +52,42 @@ def batches_of(loader: Any) -> Iterator[Interaction]:
     with quick_negatives(loader._sampler):
         for index in indices:
             yield loader.collate_fn(index)
+
+
+class _ScoresOnCpu:
+    """What RecBole asks a model for when it chooses dynamic negatives."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.device = model, model.device
+
+    def eval(self) -> None:
+        self._model.eval()
+
+    def train(self) -> None:
+        self._model.train()
+
+    @torch.no_grad()
+    def predict(self, interaction: Interaction) -> Tensor:
+        scores: Tensor = self._model.predict(interaction).cpu()
+        return scores
+
+
+@contextmanager
+def dynamic_negatives_of_a_gpu(loader: Any) -> Iterator[None]:
+    """Within it ``train_neg_sample_args: {dynamic: True}`` works for a model on a GPU.
+
+    RecBole looks the hardest candidates up in a table on the CPU by places on the model's device, which torch refuses
+    (``AbstractDataLoader._neg_sampling``).
+    """
+    model = getattr(loader, "model", None)  # get_model() put it there, for dynamic negatives only
+    if model is None or torch.device(model.device).type == "cpu":
+        yield
+        return
+    loader.model = _ScoresOnCpu(model)
+    try:
+        yield
+    finally:
+        loader.model = model
 
 
 @contextmanager
