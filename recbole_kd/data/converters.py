@@ -52,7 +52,7 @@ def _of_labels(title: str, file: str) -> Known:
 
 _KNOWN = {
     "citeulike": Known(
-        "CiteULike-t: users with 5 or more articles, split 8:1:1 in the order collected",
+        "CiteULike-t: users with 5 or more articles, split 8:1:1 in the order of its lists (by article id)",
         form="counted",
         needs="users.dat",
         file="users.dat",
