@@ -110,11 +110,19 @@ def plain_attention(block: HSTUBlock, x: Tensor, times: Tensor, asked: Tensor) -
 
 
 @pytest.mark.parametrize("biases", [(), ("position",), ("position", "time"), ("time",)])
-def test_groups_and_hand_written_gradients_equal_the_plain_attention(biases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cpu", "other"])
+def test_groups_and_hand_written_gradients_equal_the_plain_attention(
+    device: str, biases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hstu_layout, "PAIRS_PER_GROUP", 100)  # one or two rows a group
+    if device == "other":
+        monkeypatch.setattr(hstu_layout, "like_lengths", hstu_layout.full_groups)
+        monkeypatch.setattr(hstu_layout, "ACCELERATOR_PAIRS_PER_GROUP", 500)  # three rows of length 9, then the rest
     encoder = make(biases)
     lengths = [9, 1, 4, 9, 7, 2, 9, 3]
     items, sizes, times, asked = some_rows(lengths)
+    groups = hstu_layout.Layout.of(sizes, 9, 2).groups
+    assert len(groups) == (7 if device == "cpu" else 2)
     weight = torch.randn(sum(lengths), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     encoded = encoder(items, sizes, times, asked)
     (encoded.positions * weight).sum().backward()

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 LENGTH_RATIO = 1.5
-"""The longest history of a group is less than so many times as long as its shortest."""
+"""On a CPU the longest history of a group is less than so many times as long as its shortest: padding costs more than another group."""
 PAIRS_PER_GROUP = 2**20
 """At most so many (head, query position, key position) triples are held at a time; a single history may exceed it."""
+ACCELERATOR_PAIRS_PER_GROUP = 2**25
+"""The same on other devices, where small groups only wait for their launch: nothing else divides a batch."""
 N_BUCKETS = 128
 """Time differences fall into buckets 0 to 128."""
 
@@ -62,7 +64,8 @@ class Layout:
         place = torch.arange(len(rank), device=sizes.device) - starts[rank]
         last = torch.full_like(lengths, -1)
         last[order] = starts + sizes - 1
-        groups = tuple(_group(first, stop, on_host, sizes, starts, rank, place) for first, stop in like_lengths(on_host, n_heads))
+        runs = like_lengths(on_host, n_heads) if lengths.device.type == "cpu" else full_groups(on_host, n_heads)
+        groups = tuple(_group(first, stop, on_host, sizes, starts, rank, place) for first, stop in runs)
         return cls(row, place + (lengths - kept)[row], place, last, groups)
 
 
@@ -75,6 +78,15 @@ def like_lengths(sizes: np.ndarray, n_heads: int = 1) -> Iterator[tuple[int, int
         fit = max(1, PAIRS_PER_GROUP // (n_heads * longest * longest))
         stop = min(alike, first + fit)
         yield first, stop
+        first = stop
+
+
+def full_groups(sizes: np.ndarray, n_heads: int) -> Iterator[tuple[int, int]]:
+    """As :func:`like_lengths` for devices other than a CPU: as few runs as their memory allows."""
+    first = 0
+    while first < len(sizes):
+        stop = first + max(1, ACCELERATOR_PAIRS_PER_GROUP // (n_heads * int(sizes[first]) ** 2))
+        yield first, min(stop, len(sizes))
         first = stop
 
 
