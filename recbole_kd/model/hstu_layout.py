@@ -64,29 +64,21 @@ class Layout:
         place = torch.arange(len(rank), device=sizes.device) - starts[rank]
         last = torch.full_like(lengths, -1)
         last[order] = starts + sizes - 1
-        runs = like_lengths(on_host, n_heads) if lengths.device.type == "cpu" else full_groups(on_host, n_heads)
+        runs = like_lengths(on_host, n_heads, on_cpu=lengths.device.type == "cpu")
         groups = tuple(_group(first, stop, on_host, sizes, starts, rank, place) for first, stop in runs)
         return cls(row, place + (lengths - kept)[row], place, last, groups)
 
 
-def like_lengths(sizes: np.ndarray, n_heads: int = 1) -> Iterator[tuple[int, int]]:
+def like_lengths(sizes: np.ndarray, n_heads: int = 1, *, on_cpu: bool = True) -> Iterator[tuple[int, int]]:
     """Runs (first, stop) of histories that are padded together: int64 ``[B]`` lengths of at least 1, the longest first."""
+    ratio, pairs = (LENGTH_RATIO, PAIRS_PER_GROUP) if on_cpu else (np.inf, ACCELERATOR_PAIRS_PER_GROUP)
     first = 0
     while first < len(sizes):
         longest = int(sizes[first])
-        alike = int(np.searchsorted(-sizes, -longest / LENGTH_RATIO, side="left"))
-        fit = max(1, PAIRS_PER_GROUP // (n_heads * longest * longest))
+        alike = int(np.searchsorted(-sizes, -longest / ratio, side="left"))
+        fit = max(1, pairs // (n_heads * longest * longest))
         stop = min(alike, first + fit)
         yield first, stop
-        first = stop
-
-
-def full_groups(sizes: np.ndarray, n_heads: int) -> Iterator[tuple[int, int]]:
-    """As :func:`like_lengths` for devices other than a CPU: as few runs as their memory allows."""
-    first = 0
-    while first < len(sizes):
-        stop = first + max(1, ACCELERATOR_PAIRS_PER_GROUP // (n_heads * int(sizes[first]) ** 2))
-        yield first, min(stop, len(sizes))
         first = stop
 
 
