@@ -13,7 +13,7 @@ from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.property_layers import student_layers
 from recbole_kd.scorer import Scorer
-from recbole_kd.stages import Stage, distilled_settings, entry_of, identity, settings_of, workshop
+from recbole_kd.stages import Stage, data_of, distilled_settings, entry_of, identity, settings_of, workshop
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
@@ -85,7 +85,7 @@ def ensure_assistant(
                 model, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume)
                 manifest = {
                     "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
-                    "data": stage.splits.fingerprint, "report": figures,
+                    "data": data_of(stage, name), "report": figures,
                 }  # fmt: skip
                 rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
                 export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=stage.ray_address)

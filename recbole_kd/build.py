@@ -183,7 +183,7 @@ def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tupl
         rows = dataset.training_rows()
         return Scorer(student, rows), asked_as(teacher, rows.users, dataset.query_ids)
     scorer = Scorer(student)
-    if N_USERS in teacher.manifest and teacher.manifest[N_USERS] == scorer.n_queries:
+    if any(member.manifest.get(N_USERS) == scorer.n_queries for member in teacher.members):
         users = torch.arange(scorer.n_queries)
         return scorer, asked_as(teacher, users, users)
     return scorer, teacher

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
-from recbole_kd.data.sequences import stage_parts, universe_of
+from recbole_kd.data.sequences import reads_histories, stage_parts, universe_of
 from recbole_kd.errors import KDError, LostProcessError, TeacherError
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
@@ -24,7 +24,7 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
-from recbole_kd.teacher.fingerprint import settings_digest
+from recbole_kd.teacher.fingerprint import settings_digest, without_histories
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.several import SeveralTeachers
 from recbole_kd.training import train_alone, train_distilled
@@ -81,8 +81,13 @@ def settings_alone(config: Any) -> dict[str, Any]:
     return {key: value for key, value in settings_of(config).items() if not key.startswith("kd")}
 
 
+def data_of(stage: Stage, name: str) -> dict[str, Any]:
+    """What identifies the data for a model of this name: their order counts for a model of histories alone."""
+    return dict(stage.splits.fingerprint) if reads_histories(name) else without_histories(stage.splits.fingerprint)
+
+
 def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
-    digest = settings_digest({"format": CACHE_FORMAT, "settings": settings, "data": stage.splits.fingerprint})
+    digest = settings_digest({"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)})
     return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
 
 
@@ -118,7 +123,7 @@ def ensure_teacher(
                     config, stage.splits, work, stage.folder / "tensorboard-teacher" / name, resume=stage.resume, trajectory=trajectory
                 )
                 manifest = {
-                    "model": name, "dataset": config["dataset"], "settings": settings, "data": stage.splits.fingerprint, "report": figures,
+                    "model": name, "dataset": config["dataset"], "settings": settings, "data": data_of(stage, name), "report": figures,
                 }  # fmt: skip
                 earlier: Iterable[int] = ()
                 if trajectory is not None:
@@ -247,5 +252,7 @@ def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
 
 
 def identity(teacher: TeacherScores) -> dict[str, Any]:
-    """What a teacher's manifest says of how it was made."""
-    return {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
+    """What a teacher's manifest says of how it was made; of a teacher of histories also the order of its data."""
+    histories = [(member.manifest.get("data") or {}).get("histories") for member in teacher.members]
+    made = {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
+    return {**made, "histories": histories} if any(histories) else made

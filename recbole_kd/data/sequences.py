@@ -174,6 +174,12 @@ def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
     return (whole if getattr(kind, "trains_by_user", False) else whole.plain(), *parts[1:])
 
 
+def reads_histories(model: str) -> bool:
+    """Does a model of this name learn from the order of a user's interactions?"""
+    kind = get_model(model)
+    return issubclass(kind, SequentialRecommender) or getattr(kind, "trains_by_user", False)
+
+
 def universe_of(train: Any) -> Rows | None:
     """What a trained model is asked about from outside (see :mod:`recbole_kd.scorer`); None where its queries are users.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_kd.data.hstu_dataset import RAW_ROW, RAW_TIME
+
 CAUSES = {
     "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
     "items": "the filtering of the data (item_inter_num_interval, val_interval, ...) or the file itself differs",
@@ -16,6 +18,7 @@ CAUSES = {
     "train": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
     "valid": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
     "test": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "histories": "the times of the interactions, or the file's order where it has none, differ, which a model of histories learns from",
 }
 
 
@@ -41,6 +44,17 @@ def _pairs_digest(dataset: Any) -> str:
     return digest(pairs.tobytes())
 
 
+def _order_digest(dataset: Any) -> str | None:
+    """Of each user's items in order, with their times where the data have any; None where the data set does not keep the order."""
+    columns = dataset.inter_feat
+    if RAW_TIME not in columns or RAW_ROW not in columns:
+        return None
+    users, items, times, rows = (np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW))
+    order = np.lexsort((rows, times, users))
+    kept = (users, items, times) if dataset.has_times else (users, items)
+    return digest(*(column[order].astype(np.int64).tobytes() for column in kept))
+
+
 def _tokens_digest(dataset: Any, field: str) -> str:
     tokens = dataset.field2id_token[field]
     return digest("\x1f".join(str(token) for token in tokens).encode())
@@ -55,7 +69,8 @@ def data_fingerprint(
         train, valid, test: RecBole datasets (or loaders) of the three phases; full: the data set before the split. Those given count.
 
     Returns:
-        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have.
+        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have. ``histories`` are of the
+        training part, where its data set keeps the order.
     """
     phases = {"train": train, "valid": valid, "test": test, "interactions": full}
     datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}
@@ -70,7 +85,13 @@ def data_fingerprint(
     }
     for name, dataset in datasets.items():
         result[name] = {"count": len(dataset.inter_feat), "pairs": _pairs_digest(dataset)}
-    return result
+    order = _order_digest(datasets["train"]) if "train" in datasets else None
+    return result if order is None else {**result, "histories": order}
+
+
+def without_histories(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint of the same data for a model that reads no histories."""
+    return {name: part for name, part in fingerprint.items() if name != "histories"}
 
 
 def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,9 @@ from recbole_kd.teacher.mapped import N_USERS
 from recbole_kd.teacher.modalities import modalities_of, read_modalities
 from recbole_kd.teacher.online import OnlineScores
 
+HISTORY_ARGUMENTS = ("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD")
+"""RecBole's keys of the data that change neither ids nor split, but how a model is shown a history: each has its own."""
+
 
 def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "cpu") -> TeacherScores:
     """Load a teacher's scores and check that they belong to this data.
@@ -89,6 +92,7 @@ def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
     before_split = here["train"]["count"] == (own.get("interactions") or {}).get("count")
     if before_split and not hasattr(dataset, "_dataset") and manifest.get("store") != "online":
         here["interactions"] = here.pop("train")
+        here.pop("histories", None)
     _Manifest(manifest).check_data(here)
 
 
@@ -145,7 +149,7 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
     if not isinstance(checkpoint.get("config"), Config) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise TeacherError(f"{path} is not a checkpoint of RecBole's Trainer: give one, or a teacher folder, as --teacher_path")
     config, train = checkpoint["config"], getattr(dataset, "_dataset", dataset)
-    for key in ("dataset", "eval_args", "repeatable", *dataset_arguments):
+    for key in ("dataset", "eval_args", *(key for key in dataset_arguments if key not in HISTORY_ARGUMENTS)):
         if config[key] != train.config[key]:
             raise TeacherError(
                 f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split "
