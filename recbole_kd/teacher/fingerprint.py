@@ -50,7 +50,8 @@ def _order_digest(dataset: Any) -> str | None:
     if RAW_TIME not in columns or RAW_ROW not in columns:
         return None
     users, items, times, rows = (np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW))
-    order = np.lexsort((rows, times, users))
+    fractions = np.asarray(columns[dataset.time_field]) if dataset.has_times else times  # of times that are no whole seconds
+    order = np.lexsort((rows, fractions, times, users))
     kept = (users, items, times) if dataset.has_times else (users, items)
     return digest(*(column[order].astype(np.int64).tobytes() for column in kept))
 
