@@ -117,7 +117,8 @@ class HSTUGeneralDataset(_OneRowPerUser, _RawTimes):
         Times that RecBole has squeezed into [0, 1] are left to it, for a split that is its own.
         """
         columns = self.inter_feat
-        exact = by == self.time_field and RAW_TIME in columns and torch.equal(columns[by], columns[RAW_TIME].to(columns[by].dtype))
+        by_time = by == self.time_field and by in columns and RAW_TIME in columns
+        exact = by_time and torch.equal(columns[by], columns[RAW_TIME].to(columns[by].dtype))
         super().sort(RAW_TIME if exact else by, ascending)
 
     def plain(self) -> Any:
