@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from recbole_kd.data.split_seed import split_seed
 from recbole_kd.safe_load import PathOrFile, load_checkpoint, load_pickle
 
 
@@ -27,7 +28,7 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
 
     checkpoint = load_checkpoint(model_file)
     config = checkpoint["config"]
-    init_seed(config["seed"], config["reproducibility"])
+    init_seed(split_seed(config), config["reproducibility"])
     init_logger(config)
     getLogger().info(config)
     dataset = create_dataset(config)

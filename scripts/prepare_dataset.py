@@ -25,7 +25,7 @@ def _parser() -> SentenceParser:
     )
     add = parser.add_argument
     add("name", metavar="NAME", help="a known data set, or any name together with --form")
-    add("--raw", type=Path, required=True, metavar="DIR", help="folder with the raw files")
+    add("--raw", type=Path, default=Path(), metavar="DIR", help="folder with the raw files (default: this one)")
     add(
         "--out",
         type=Path,

@@ -81,23 +81,6 @@ def test_a_general_student_of_several_teachers(tiny_dataset: TinyData, tmp_path:
     assert [member["model"] for member in results(tmp_path)[-1]["teacher"]["members"]] == teachers.split(",")
 
 
-@pytest.mark.parametrize(("model", "normalize"), [("MF", False), ("SASRec", False), ("HSTU", False), ("SASRec", True)])
-def test_seconds_close_together_keep_their_order(tmp_path: Path, model: str, normalize: bool) -> None:
-    """Seconds since 1970 are 128 apart in RecBole's float32; the file is in no order."""
-    rows = [(user, item, 1_400_000_000 + 3_000_000 * user + 20 * ((7 * item) % 11)) for item in range(11) for user in range(6)]
-    text = "".join(f"u{user}\ti{item}\t{time}\n" for user, item, time in rows)
-    (tmp_path / "close").mkdir()
-    (tmp_path / "close" / "close.inter").write_text(f"user_id:token\titem_id:token\ttimestamp:float\n{text}", encoding="utf-8")
-    given = {**SEQUENTIAL, "normalize_all": normalize, "topk": [2], "valid_metric": "NDCG@2"}
-    train, valid, test = split_data(build_config(TinyData(str(tmp_path), "close"), model, **given)).parts
-    token = train.field2id_token["item_id"]
-    latest = sorted(range(11), key=lambda item: (7 * item) % 11)
-    for part, place in ((test, -1), (valid, -2)):
-        assert {token[item] for item in part.inter_feat["item_id"].tolist()} == {f"i{latest[place]}"}
-    of_first_user = train.inter_feat["item_id"][train.inter_feat["user_id"] == 1]
-    assert [token[item] for item in of_first_user.tolist()] == [f"i{item}" for item in latest[:-2]]
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tiny_dataset: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SASRec as RecBole's own training leaves it, histories of up to 50 items."""

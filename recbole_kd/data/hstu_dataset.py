@@ -111,16 +111,6 @@ class HSTUGeneralDataset(_OneRowPerUser, _RawTimes):
         if "LS" in (self.config["eval_args"]["split"] or {}):
             self._take_the_order_for_time()
 
-    def sort(self, by: Any, ascending: Any = True) -> None:
-        """As RecBole sorts, but whole seconds by themselves: its float32 holds those since 1970 to 128 only.
-
-        Times that RecBole has squeezed into [0, 1] are left to it, for a split that is its own.
-        """
-        columns = self.inter_feat
-        by_time = by == self.time_field and by in columns and RAW_TIME in columns
-        exact = by_time and torch.equal(columns[by], columns[RAW_TIME].to(columns[by].dtype))
-        super().sort(RAW_TIME if exact else by, ascending)
-
     def plain(self) -> Any:
         """A copy that is RecBole's own data set again: by interaction, without the columns that keep the order."""
         other = self.by_row()

@@ -14,6 +14,7 @@ from torch import nn
 from recbole_kd.data.hstu_dataset import HSTUGeneralDataset
 from recbole_kd.data.protocol import follow_paper_protocol
 from recbole_kd.data.sequences import stage_parts
+from recbole_kd.data.split_seed import split_seed
 from recbole_kd.data.teacher_loader import train_items
 from recbole_kd.errors import DataError
 from recbole_kd.teacher.fingerprint import data_fingerprint
@@ -55,12 +56,12 @@ class Loaders:
 def split_data(config: Any) -> Splits:
     """Load the data set that a config names and split it as its eval_args say.
 
-    The split has a seed of its own (``split_seed``): a random split must be the same for the teacher and for every seed of the student.
+    The split has a seed of its own (``split_seed``, else ``seed``): a random one must be the same for the teacher and all seeds of the student.
 
     Raises:
         DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
     """
-    init_seed(config["split_seed"], config["reproducibility"])
+    init_seed(split_seed(config), config["reproducibility"])
     try:
         dataset = HSTUGeneralDataset(config)
         parts = tuple(dataset.build())

@@ -14,6 +14,7 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config import make_config
 from recbole_kd.data.sequences import stage_parts, universe_of
+from recbole_kd.data.split_seed import split_seed
 from recbole_kd.errors import TeacherError
 from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.scorer import Scorer
@@ -128,11 +129,6 @@ def _rebuilt(config: Any, dataset: Any, device: torch.device | str) -> tuple[tor
     return model, Scorer(model, universe_of(train))
 
 
-def _split_seed(config: Config) -> Any:
-    """RecBole splits by ``seed``, a run of ours by ``split_seed``."""
-    return config["seed"] if config["split_seed"] is None else config["split_seed"]
-
-
 def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) -> None:
     try:
         model.load_state_dict(state)
@@ -155,9 +151,9 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
                 f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split "
                 "differ, train it with the same data settings"
             )
-    if config["eval_args"]["order"] == "RO" and _split_seed(config) != _split_seed(train.config):
+    if config["eval_args"]["order"] == "RO" and split_seed(config) != split_seed(train.config):
         raise TeacherError(
-            f"The teacher {path} was trained on a random split of seed {_split_seed(config)}, here it is {_split_seed(train.config)}: "
+            f"The teacher {path} was trained on a random split of seed {split_seed(config)}, here it is {split_seed(train.config)}: "
             "it has seen what this run tests on, train it with the same seed of the split"
         )
     config["device"] = torch.device(device)
