@@ -56,7 +56,8 @@ class Loaders:
 def split_data(config: Any) -> Splits:
     """Load the data set that a config names and split it as its eval_args say.
 
-    The split has a seed of its own (``split_seed``, else ``seed``): a random one must be the same for the teacher and all seeds of the student.
+    The split has a seed of its own (``split_seed``, else ``seed``): a random split must be the same for the teacher and for every seed of
+    the student.
 
     Raises:
         DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
