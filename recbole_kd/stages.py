@@ -11,6 +11,8 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
 from safetensors.torch import save_file
 
 from recbole_kd.cache import CACHE_FORMAT, locked
@@ -87,7 +89,10 @@ def data_of(stage: Stage, name: str) -> dict[str, Any]:
 
 
 def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
-    digest = settings_digest({"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)})
+    made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)}
+    if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
+        made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
+    digest = settings_digest(made)
     return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
 
 

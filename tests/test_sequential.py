@@ -301,6 +301,18 @@ def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
     assert fast["ndcg@5"] == pytest.approx(float((1 / (above + 2).log2())[above < 5].sum()) / n_users)
 
 
+@pytest.mark.parametrize("protocol", ["recbole", "paper"])
+def test_at_test_a_history_holds_the_validation_item_except_in_the_paper(tiny_dataset: TinyData, protocol: str) -> None:
+    loaders = build_case(tiny_dataset, "SASRec", eval_protocol=protocol, MAX_ITEM_LIST_LENGTH=50).loaders
+    valid, test = loaders.valid._dataset.inter_feat, loaders.test._dataset.inter_feat
+    columns = ("user_id", "item_id_list", "item_length", "item_id")
+    asked = {user: row for user, *row in zip(*(valid[field].tolist() for field in columns), strict=True)}
+    assert len(test) > 0
+    for user, items, length, _ in zip(*(test[field].tolist() for field in columns), strict=True):
+        before, n, item = asked[user]
+        assert items[:length] == before[:n] + ([item] if protocol == "recbole" else [])
+
+
 def test_a_history_longer_than_the_maximum_keeps_the_latest(tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "SASRec", MAX_ITEM_LIST_LENGTH=3)
     whole = build_case(tiny_dataset, "SASRec", MAX_ITEM_LIST_LENGTH=50)

@@ -84,7 +84,10 @@ class _Sequences:
 
 
 def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, ...]:
-    """The parts of a leave-one-out split as rows of a sequential model. Histories at test hold the validation item, as RecBole's do.
+    """The parts of a leave-one-out split as rows of a sequential model.
+
+    Histories at test hold the validation item, as RecBole's do; under ``eval_protocol: paper`` the training items alone, as in the
+    published code, so that a model of histories knows of a user what a model of users does.
 
     Args:
         config: of the model; its ``MAX_ITEM_LIST_LENGTH`` counts. parts: (train, valid, test), or the training part alone.
@@ -110,7 +113,8 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
         raise DataError(f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the filters")
     train.universe = make.universe(train.rows)
     _number_queries(train, getattr(get_model(config["model"]), "trains_by_user", False))
-    later = [SequenceDataset.over(part, config, make.held_out(phase)) for phase, part in enumerate(parts) if phase]
+    known = {phase: 1 if config["eval_protocol"] == "paper" else phase for phase in (1, 2)}
+    later = [SequenceDataset.over(part, config, make.held_out(phase, known[phase])) for phase, part in enumerate(parts) if phase]
     return (train, *later)
 
 
@@ -133,11 +137,11 @@ class _RowMaker:
         at = place[(rank > 0) & (rank < self.sequences.counts[0][self.sequences.users])]
         return self._rows(self.sequences.users[at], at, at)
 
-    def held_out(self, phase: int) -> Rows:
-        """The item of a phase as the target of all before it."""
+    def held_out(self, phase: int, n_known: int) -> Rows:
+        """The item of a phase as the target of the items of the first ``n_known`` phases."""
         users = np.flatnonzero(self.sequences.counts[phase])
-        at = self.sequences.starts[users] + self.sequences.counts[:phase].sum(0)[users]
-        return self._rows(users, at, at)
+        ends, targets = (self.sequences.starts[users] + self.sequences.counts[:n].sum(0)[users] for n in (n_known, phase))
+        return self._rows(users, ends, targets)
 
     def universe(self, prefixes: Rows) -> Rows:
         """Each user's whole training history, asked at its last item's time, and then the prefixes."""
