@@ -42,7 +42,7 @@ def check_keys(
     Args:
         what: the kind of key, as the error says it: "key", "key of the teacher LightGCN".
         hint: one more thing to know, added to the fix.
-        may_allow: False for keys that `--allow_unknown` never lets through (kd_* and teacher.*).
+        may_allow: False for keys that `--allow_unknown` never lets through (kd_*).
         prefix: what stands before the key on the command line, "teacher." for a teacher's key.
 
     Raises:

@@ -235,12 +235,18 @@ def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset:
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
-    allowed = values.get("allow_unknown") or ()
     known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL, *GIVEN_KEYS}
-    check_keys(values, known, what="key", allow=[allowed] if isinstance(allowed, str) else list(allowed))
+    check_keys(values, known, what="key", allow=_allowed(values))
     check_values({k: v for k, v in values.items() if not k.startswith("kd_")}, defaults)
     check_run_keys({**layers("overall")[0], **values})
     _check_finite(values)
+
+
+def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys with this prefix that the user lets through, without it."""
+    allowed = values.get("allow_unknown") or ()
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -> None:
@@ -252,7 +258,7 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
         known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
-        check_keys(given, known, what=f"key of the teacher {name}", may_allow=False, prefix="teacher.")
+        check_keys(given, known, what=f"key of the teacher {name}", allow=_allowed(values, "teacher."), prefix="teacher.")
         check_values(given, defaults, prefix="teacher.")
         _check_finite(given)
 

@@ -20,12 +20,13 @@ from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
 from recbole_kd.data.sequences import reads_histories, stage_parts, universe_of
 from recbole_kd.errors import KDError, LostProcessError, TeacherError
+from recbole_kd.own_source import own_source
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
-from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
+from recbole_kd.teacher.files import WEIGHTS, contents_digest, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest, without_histories
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.several import SeveralTeachers
@@ -44,7 +45,7 @@ WITHOUT_EFFECT = frozenset(
 """Keys that do not change what a training comes to; they are left out of its digest."""
 
 
-IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher")
+IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents")
 """Keys of a teacher's manifest that say how it was made."""
 
 
@@ -92,7 +93,8 @@ def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) ->
     made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)}
     if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
         made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
-    digest = settings_digest(made)
+    source = own_source(get_model(name))
+    digest = settings_digest(made if source is None else {**made, "source": source})
     return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
 
 
@@ -196,6 +198,8 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     """A teacher that the user names by path, and what is known of it."""
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
+    if not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
+        teacher.manifest["contents"] = contents_digest(Path(path).expanduser())
     unknown = {"valid": None, "test": None, "parameters": 0, "bytes": 0, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
 

@@ -106,6 +106,9 @@ def test_one_sentence(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_key_of_ones_own_passes_when_allowed(tmp_path: Path) -> None:
     assert run(tmp_path, "--my_key=3", "--allow_unknown=my_key", kd_compare="False")["kd"] == "RCEKD"
+    named = {"kd_compare": "False", "teacher.my_width": "8"}
+    assert main([*words(tmp_path, **named), "--allow_unknown=my_width"]) == 2
+    assert run(tmp_path, "--allow_unknown=[my_key, teacher.my_width]", **named)["kd"] == "RCEKD"
 
 
 def test_a_broken_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

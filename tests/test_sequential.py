@@ -105,6 +105,15 @@ def test_without_a_time_column_the_files_order_counts(tmp_path: Path) -> None:
     assert histories == {tuple(f"i{(3 * step + user) % 7}" for step in range(5)) for user in range(6)}
 
 
+def test_a_time_column_that_is_not_read_is_not_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--setting=sequential", "--load_col={inter: [user_id, item_id]}")
+    given = [word for word in command(tmp_path, "MF", "LightGCN", "CE") if not word.startswith("--load_col")]
+    assert main([*given, *more]) == 2
+    said = capsys.readouterr().err
+    assert "order of a user's items is that of timestamp" in said and "TIME_FIELD" in said and "Traceback" not in said
+    assert main([*given, *more, "--TIME_FIELD=order_of_the_file"]) == 0
+
+
 # -- queries -------------------------------------------------------------------------------------------------------------
 
 

@@ -246,6 +246,15 @@ def test_a_saved_teacher_has_an_assistant_too(tmp_path: Path) -> None:
     assert again["assistant"]["cached"] and again["distilled"]["test"] == first["distilled"]["test"]
 
 
+def test_two_checkpoints_of_one_model_have_an_assistant_each(tmp_path: Path) -> None:
+    own = {"teacher": None, "teacher.epochs": None, "teacher.embedding_size": None, "kd_n_negatives": "5", "kd_assistant_size": "6"}
+    made = [run(tmp_path, seed=seed, split_seed="0")["folder"] for seed in ("1", "2")]
+    named = {**OURS, **own, "split_seed": "0", "kd_assistant_epochs": "1", "epochs": "1"}
+    runs = [run(tmp_path, **named, teacher_path=str(Path(folder) / "MF.pth")) for folder in (made[0], made[1], made[0])]
+    assert [result["assistant"]["cached"] for result in runs] == [False, False, True]
+    assert runs[0]["assistant"]["kd_loss"] != runs[1]["assistant"]["kd_loss"]
+
+
 def test_a_dense_teacher_and_a_student_without_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(tmp_path, **OURS, teacher_store="dense", kd_distance="sinkhorn", kd_n_negatives="5", kd_n_iterations="5")
     assert result["assistant"]["kd_loss"][0] > 0

@@ -6,6 +6,7 @@ RecBole finds them by the model's name (``create_dataset`` looks up ``<model>Dat
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
+
+from recbole_kd.errors import DataError
 
 RAW_TIME = "raw_time"
 """int64 field: the time column in whole seconds, before RecBole squeezes it into [0, 1] and float32; without such a column the row."""
@@ -75,10 +78,28 @@ class _RawTimes(Dataset):
             self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def _take_the_order_for_time(self) -> None:
-        """Where there is no time column, the row is the time."""
+        """Where there is no time column, the row is the time.
+
+        Raises:
+            DataError: the file has the time column, and ``load_col`` leaves it out.
+        """
         if self.time_field is not None and self.time_field not in self.inter_feat:
+            self._refuse_unread_time()
             self.inter_feat[self.time_field] = self.inter_feat[RAW_TIME].astype(np.float64)
             self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+
+    def _refuse_unread_time(self) -> None:
+        file = Path(self.dataset_path) / f"{self.dataset_name}.inter"
+        if not file.is_file():
+            return
+        with file.open(encoding=self.config["encoding"]) as lines:
+            names = [column.split(":")[0] for column in lines.readline().strip().split(self.config["field_separator"])]
+        if self.time_field in names:
+            raise DataError(
+                f"The order of a user's items is that of {self.time_field}, which {file} has and load_col={self.config['load_col']} leaves "
+                f"out: add it, as in --load_col='{{inter: [{self.uid_field}, {self.iid_field}, {self.time_field}]}}', or for the order of "
+                "the file set TIME_FIELD to a name that is no column"
+            )
 
 
 class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
