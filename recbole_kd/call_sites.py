@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from recbole_kd.data.preparation import make_loaders, split_data
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.safe_load import PathOrFile, load_checkpoint, load_pickle
 
@@ -24,16 +25,21 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     from logging import getLogger
 
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, init_logger, init_seed
+    from recbole.utils import ModelType, get_model, init_logger, init_seed
 
     checkpoint = load_checkpoint(model_file)
     config = checkpoint["config"]
     init_seed(split_seed(config), config["reproducibility"])
     init_logger(config)
     getLogger().info(config)
-    dataset = create_dataset(config)
+    if config["eval_protocol"] is not None and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        splits = split_data(config)  # of a run: RecBole's own sequential data set knows neither the order of a file nor published splits
+        dataset, loaders = splits.dataset, make_loaders(config, splits)
+        train_data, valid_data, test_data = loaders.train, loaders.valid, loaders.test
+    else:
+        dataset = create_dataset(config)
+        train_data, valid_data, test_data = data_preparation(config, dataset)
     getLogger().info(dataset)
-    train_data, valid_data, test_data = data_preparation(config, dataset)
     # Seeded again as at training time, so that whatever the model draws when it is built is drawn alike.
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, train_data._dataset).to(config["device"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from recbole.quick_start import load_data_and_model
 from recbole.trainer import Trainer
+from recbole.utils.case_study import full_sort_topk
 
 from recbole_kd.data.preparation import split_data
 from tests.helpers import TinyData, build_config
@@ -22,6 +24,24 @@ def test_a_student_of_any_seed_is_tested_on_its_own_split(tmp_path: Path, seed: 
     config, model, _, _, _, test = load_data_and_model(result["folder"] / "MF.pth")
     again = Trainer(config, model).evaluate(test, load_best_model=False)
     assert dict(again) == pytest.approx(result["distilled"]["test"])
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "HSTU"])
+@pytest.mark.parametrize("columns", ["[user_id, item_id, timestamp]", "[user_id, item_id]"])
+def test_a_sequential_student_is_tested_on_its_own_rows(tmp_path: Path, model: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With times, and in the order of the file, which RecBole's own data set cannot read."""
+    dropped = ("--eval_args", "--embedding_size", "--load_col", "--kd_n", "--kd_c")
+    monkeypatch.setattr("tests.runs.SHORT", [word for word in SHORT if not word.startswith(dropped)])
+    more = (f"--load_col={{inter: {columns}}}", *(() if "time" in columns else ("--TIME_FIELD=place",)))
+    result = run(tmp_path, *more, "--kd_compare=False", model=model, kd="CE", teacher="LightGCN")
+    config, student, dataset, _, _, test = load_data_and_model(result["folder"] / f"{model}.pth")
+    assert dict(Trainer(config, student).evaluate(test, load_best_model=False)) == pytest.approx(result["distilled"]["test"])
+    users = dataset.token2id(dataset.uid_field, ["u1", "u2"])
+    _, items = full_sort_topk(users, student, test, k=3, device=config["device"])
+    rows = test._dataset.inter_feat
+    asked = torch.stack([student.full_sort_predict(rows[(rows[dataset.uid_field] == user).nonzero()[0]]).view(-1) for user in users])
+    asked[:, 0] = -torch.inf
+    assert torch.equal(items, asked.topk(3).indices)
 
 
 def test_a_split_without_a_seed_of_its_own_takes_the_run_s(tiny_dataset: TinyData) -> None:
