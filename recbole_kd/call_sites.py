@@ -9,13 +9,12 @@ import types
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from recbole_kd.data.preparation import make_loaders, split_data
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.safe_load import PathOrFile, load_checkpoint, load_pickle
 
 
 def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any, Any]:
-    """RecBole's ``load_data_and_model``, reading through :func:`load_checkpoint`.
+    """RecBole's ``load_data_and_model``, reading through :func:`load_checkpoint`; what a run left is given the loaders of that run.
 
     Returns the config, the model, the data set and the train, valid and test loaders.
 
@@ -25,15 +24,17 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     from logging import getLogger
 
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import ModelType, get_model, init_logger, init_seed
+    from recbole.utils import get_model, init_logger, init_seed
+
+    from recbole_kd.data.preparation import make_loaders, split_data
 
     checkpoint = load_checkpoint(model_file)
     config = checkpoint["config"]
     init_seed(split_seed(config), config["reproducibility"])
     init_logger(config)
     getLogger().info(config)
-    if config["eval_protocol"] is not None and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        splits = split_data(config)  # of a run: RecBole's own sequential data set knows neither the order of a file nor published splits
+    if config["eval_protocol"] is not None:  # of a run: RecBole's data sets know neither its protocol nor the order of a file
+        splits = split_data(config)
         dataset, loaders = splits.dataset, make_loaders(config, splits)
         train_data, valid_data, test_data = loaders.train, loaders.valid, loaders.test
     else:

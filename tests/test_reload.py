@@ -11,6 +11,7 @@ from recbole.trainer import Trainer
 from recbole.utils.case_study import full_sort_topk
 
 from recbole_kd.data.preparation import split_data
+from recbole_kd.trainer import KDTrainer
 from tests.helpers import TinyData, build_config
 from tests.runs import SHORT, run
 
@@ -24,6 +25,12 @@ def test_a_student_of_any_seed_is_tested_on_its_own_split(tmp_path: Path, seed: 
     config, model, _, _, _, test = load_data_and_model(result["folder"] / "MF.pth")
     again = Trainer(config, model).evaluate(test, load_best_model=False)
     assert dict(again) == pytest.approx(result["distilled"]["test"])
+
+
+def test_a_student_of_the_paper_s_protocol_is_tested_by_it(tmp_path: Path) -> None:
+    result = run(tmp_path, "--eval_protocol=paper", "--kd_compare=False")
+    config, model, _, _, _, test = load_data_and_model(result["folder"] / "MF.pth")
+    assert dict(KDTrainer(config, model).evaluate(test, load_best_model=False)) == pytest.approx(result["distilled"]["test"])
 
 
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "HSTU"])
