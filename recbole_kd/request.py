@@ -16,7 +16,7 @@ from recbole_kd.arguments import nest_prefix, read_config_file, split_config_fil
 from recbole_kd.build import check_index, check_run_keys, known_kd_keys, no_teacher_index
 from recbole_kd.catalogue import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
-from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
+from recbole_kd.data.converters import KNOWN_DATASETS, not_prepared
 from recbole_kd.data.features import GIVEN_KEYS
 from recbole_kd.distiller.base import Distiller, no_modalities
 from recbole_kd.distiller.table import distiller_class
@@ -268,9 +268,9 @@ def _check_dataset(dataset: str, data_path: str) -> None:
     folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
     if any(folder.glob(f"{dataset}*.inter")):
         return
-    command = prepare_command(dataset)
-    if command:
-        raise DataError(f"The data set {dataset} is not prepared in {folder}: run `{command}`")
+    known = not_prepared(dataset, folder)
+    if known:
+        raise known
     there = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
     close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
     meant = f"did you mean {close[0]}? Else " if close else ""
