@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_a_table_with_labels_becomes_the_same_split(tmp_path: Path) -> None:
         "1004",
         "1005",
     ]
+
+
+def test_gzipped_json_is_read_as_it_stands(tmp_path: Path) -> None:
+    plain, packed = write_json(tmp_path / "plain"), write_json(tmp_path / "packed")
+    for name in ("train.json", "val.json", "test.json"):
+        (packed / f"{name}.gz").write_bytes(gzip.compress((packed / name).read_bytes()))
+        (packed / name).unlink()
+    files = [prepare("tiktok", Options(raw=raw), tmp_path / f"out-{raw.name}")["files"] for raw in (plain, packed)]
+    assert files[0] == files[1]
+    (packed / "val.json.gz").write_bytes((packed / "val.json.gz").read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"val\.json\.gz is not JSON"):
+        prepare("tiktok", Options(raw=packed), tmp_path / "again")
 
 
 def change(folder: Path, name: str, text: str) -> None:
