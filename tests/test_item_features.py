@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_kd.data.feature_files import FeatureMatrix, read_matrix
-from recbole_kd.data.features import load_item_features, record_features
+from recbole_kd.data.features import encoders_in, load_item_features, record_features
 from recbole_kd.data.item_features import ItemFeatures
 from recbole_kd.errors import ConfigError, DataError
 
@@ -217,6 +217,12 @@ def test_a_digest_is_that_of_the_content_and_of_the_ids(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="put the old files back, or train it again"):
         load_item_features(config, dataset)
     assert record_features(FakeConfig(model="MF", item_features={"visual": "gone.npy"}), dataset) == {}
+
+
+def test_encoders_are_read_off_the_digests() -> None:
+    assert encoders_in({"visual": "0123456789abcdef"}) is None and encoders_in({}) is None
+    assert encoders_in({"text": "tfidf-0123456789abcdef"}) == "tfidf"
+    assert encoders_in({"text": "tfidf-01", "sentence": "minilm-23", "visual": "45"}) == ["minilm", "tfidf"]
 
 
 def test_an_ids_file_may_be_named(tmp_path: Path) -> None:
