@@ -80,6 +80,8 @@ def make_plan(request: Request) -> Plan:
     teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
     distilled, options = _distilled(request, splits, teacher_name, {})
     method = distiller_class(request.kd)
+    if saved:
+        method.check_teacher(saved[0])
     _check_processes(alone, request.kd, method, [str(config["model"]) for config in (alone, *teachers)])
     assistant = None
     if method.assistant:

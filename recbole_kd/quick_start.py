@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.assistant import ensure_assistant
+from recbole_kd.data.features import encoders_in
 from recbole_kd.errors import KDError
 from recbole_kd.log import logging_to
 from recbole_kd.plan import Plan, make_plan
@@ -98,6 +99,7 @@ def _train(plan: Plan, stage: Stage, after_epoch: Callable[[int, float], None] |
     figures: dict[str, Any] = {"teacher": of_teacher}
     if plan.features or plan.saved:
         figures["item_features"] = plan.features or (teacher.manifest.get("settings") or {}).get("item_feature_digests") or {}
+    figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
     figures["student"] = ensure_student_alone(plan.alone, stage) if plan.distilled["kd_compare"] else None
     if plan.assistant is not None:
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]

@@ -18,6 +18,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from recbole_kd import call_sites
+from recbole_kd.data.converters import not_prepared
 from recbole_kd.errors import ConfigError
 from recbole_kd.property_files import properties_dir, read_yaml
 from recbole_kd.unpickler import allow_model_class
@@ -63,6 +64,7 @@ def register(model_classes: Iterable[type] | None = None) -> None:
     """
     call_sites.install()
     _wrap_property_files()
+    _wrap_download()
     if model_classes is None:
         for name, (family, module) in _OUR_MODELS.items():
             _register_class(getattr(importlib.import_module(module), name), family)
@@ -162,6 +164,25 @@ def _wrap_property_files() -> None:
 
     load._of_recbole_kd = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load
+
+
+def _wrap_download() -> None:
+    """Let RecBole download nothing for our models under the name of a data set that we prepare: it knows another one as netflix."""
+    from recbole.data.dataset import Dataset
+
+    original = Dataset._download
+    if getattr(original, "_of_recbole_kd", False):
+        return
+
+    @functools.wraps(original)
+    def download(self: Any) -> None:
+        refusal = not_prepared(self.dataset_name, self.dataset_path)
+        if refusal and self.config["model"] in _OUR_MODELS:
+            raise refusal
+        original(self)
+
+    download._of_recbole_kd = True  # type: ignore[attr-defined]
+    Dataset._download = download
 
 
 def registered_names() -> list[str]:

@@ -96,8 +96,8 @@ def result_table(result: Mapping[str, Any]) -> str:
     rows: list[list[str]] = []
     for metric in columns[-1][1]["test"]:
         rows.append([f"test {metric}", *(_metric(figures["test"], metric) for _, figures in columns)])
-    rows.append(["parameters", *(f"{figures['parameters']:,}" for _, figures in columns)])
-    rows.append(["size on disk", *(_human_bytes(figures["bytes"]) for _, figures in columns)])
+    rows.append(["parameters", *(_count(figures["parameters"]) for _, figures in columns)])
+    rows.append(["size on disk", *(_human_bytes(figures["bytes"]) if figures["bytes"] else "-" for _, figures in columns)])
     rows.append(["inference, us per user", *(_micros(figures["inference_us_per_user"]) for _, figures in columns)])
     headers = ["", *(title for title, _ in columns)]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns)))
@@ -105,6 +105,11 @@ def result_table(result: Mapping[str, Any]) -> str:
 
 def _metric(metrics: Mapping[str, float] | None, name: str) -> str:
     return f"{metrics[name]:.4f}" if metrics and name in metrics else "-"
+
+
+def _count(value: int | None) -> str:
+    """A model has parameters: none stands for a saved teacher of which nothing is known."""
+    return f"{value:,}" if value else "-"
 
 
 def _micros(value: float | None) -> str:

@@ -16,15 +16,16 @@ from recbole_kd.arguments import nest_prefix, read_config_file, split_config_fil
 from recbole_kd.build import check_index, check_run_keys, known_kd_keys, no_teacher_index
 from recbole_kd.catalogue import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.config import MERGED, make_config
-from recbole_kd.data.converters import KNOWN_DATASETS, prepare_command
+from recbole_kd.data.converters import KNOWN_DATASETS, not_prepared
 from recbole_kd.data.features import GIVEN_KEYS
-from recbole_kd.distiller.base import Distiller, no_modalities
+from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.model.published import with_decay_for_mean
 from recbole_kd.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
 from recbole_kd.teacher.export import DTYPES, STORES, no_factors, resolve_store
+from recbole_kd.teacher.load import HISTORY_ARGUMENTS
 from recbole_kd.value_types import check_values
 from recbole_kd.vectors import has_vectors
 
@@ -45,6 +46,8 @@ SHARED = frozenset(
     }
 )  # fmt: skip
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
+OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed"} - set(HISTORY_ARGUMENTS))
+"""Keys that no teacher has of its own: all models of a run share one data set and one split."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
         raise ConfigError(
             "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
         )
+    values["teacher"] = _teacher_names(values.get("teacher"))
     model, kd, dataset = public_name(str(values["model"])), str(values["kd"]), str(values["dataset"])
     teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
     _check_texts(values)
@@ -163,12 +167,23 @@ def make_request(values: Mapping[str, Any]) -> Request:
     _check_std(values)
     _check_student_keys(values, model, kd, dataset, setting)
     check_index(values, kd, student)
+    cls.check_student(student)
     _check_teacher_keys(values, dataset, setting)
     _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
     own = layers("overall")[0]
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
     return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _teacher_names(given: Any) -> str | None:
+    """One or several names, with commas or as a list, joined by commas."""
+    names = given.split(",") if isinstance(given, str) else given
+    if not given:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ConfigError(f"teacher={given!r} is not a name: write --teacher=LightGCN, or several with commas, --teacher=MF,LightGCN")
+    return ",".join(name.strip() for name in names)
 
 
 def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
@@ -182,6 +197,9 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
             raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
             raise ConfigError(no_modalities(f"--kd={kd}", name))
+        kept = values.get("teacher_svd") is not None or (has_vectors(taught) and store != "dense")
+        if "embeddings" in method.requires and not kept:
+            raise ConfigError(no_embeddings(f"--kd={kd}", name, store))
     if len(names) > 1 and not method.several:
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):
@@ -200,6 +218,10 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
         return
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
         raise ConfigError(f"teacher_svd={width!r} is not allowed: it must be a whole number >= 1, or empty")
+    if str(values.get("teacher_path")).endswith(".pth"):
+        raise ConfigError(
+            f"teacher_svd={width} is not possible with a checkpoint (--teacher_path=*.pth): name its model as --teacher instead"
+        )
     if values.get("teacher_path"):
         raise ConfigError(
             f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `python scripts/convert_teacher.py "
@@ -255,6 +277,15 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
     if given and values.get("teacher_path"):
         raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
+    if values.get("teacher") and values.get("teacher_path"):
+        raise ConfigError(
+            f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the teacher: leave one out"
+        )
+    shared = sorted(OF_THE_SPLIT & set(given))
+    if shared:
+        raise ConfigError(
+            f"teacher.{shared[0]} is not possible: data and split of a run are one for all its models; set --{shared[0]}, or leave it out"
+        )
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
         known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
@@ -274,9 +305,9 @@ def _check_dataset(dataset: str, data_path: str) -> None:
     folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
     if any(folder.glob(f"{dataset}*.inter")):
         return
-    command = prepare_command(dataset)
-    if command:
-        raise DataError(f"The data set {dataset} is not prepared in {folder}: run `{command}`")
+    known = not_prepared(dataset, folder)
+    if known:
+        raise known
     there = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
     close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
     meant = f"did you mean {close[0]}? Else " if close else ""

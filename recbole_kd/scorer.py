@@ -38,7 +38,7 @@ from recbole_kd.ragged import Ragged
 from recbole_kd.sharing import Sharing
 from recbole_kd.step import Batch, remembered
 from recbole_kd.topk import DotProducts, top_k_in_blocks
-from recbole_kd.vectors import cached_names, encoder_of, softmax_of, vector_function
+from recbole_kd.vectors import cached_names, encoder_of, no_tables, softmax_of, vector_function
 
 PAIRS_PER_CALL = 2**18
 """How many (query, item) rows a model without full_sort_predict scores in one predict call."""
@@ -232,8 +232,7 @@ class Scorer:
         tables = [getattr(self.model, name, None) for name in ("user_embedding", "item_embedding")]
         query, item = (table.weight if isinstance(table, nn.Embedding) else None for table in tables)
         if query is None or item is None or (len(query), len(item)) != (self.n_queries, self.n_items):
-            why = ", which encodes histories," if self._encoder is not None else ""
-            raise ConfigError(f"{type(self.model).__name__}{why} has no user_embedding and item_embedding with a row per user and item")
+            raise ConfigError(no_tables(type(self.model)))
         return query, item
 
     # -- scores -----------------------------------------------------------------------------------------------------

@@ -148,3 +148,9 @@ def softmax_of(model: nn.Module) -> nn.CrossEntropyLoss | None:
 def has_vectors(kind: type) -> bool:
     """Is the score of a model class a dot product of vectors that a scorer can hand out?"""
     return vector_function(kind) is not None or encoder_of(kind) is not None
+
+
+def no_tables(kind: type) -> str:
+    """What is said of a model class without a table of its queries."""
+    why = ", which encodes histories," if encoder_of(kind) is not None else ""
+    return f"{kind.__name__}{why} has no user_embedding and item_embedding with a row per user and item"

@@ -34,6 +34,11 @@ def run(argv: list[str]) -> int:
     given = _parser().parse_args(argv)
     if given.out.resolve() == given.teacher.resolve():
         raise ConfigError(f"--out={given.out} is the teacher itself: name another folder")
+    if given.teacher.suffix == ".pth":
+        raise TeacherError(
+            f"{given.teacher} is a RecBole checkpoint, which holds a model and no scores: give it as --teacher_path as it is, or let a "
+            "run train the model (--teacher=NAME, with --teacher_svd and --teacher_dtype) and give the folder that it leaves in the cache"
+        )
     manifest = read_manifest(given.teacher)
     if manifest["store"] == "online":
         raise TeacherError(f"{given.teacher} keeps a model and no scores: export the teacher with teacher_store=factors or dense first")

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from recbole_kd.arguments import parse_arguments
 from recbole_kd.command_line import main
 from recbole_kd.data.preparation import Loaders
 from recbole_kd.errors import TrainingError
+from recbole_kd.request import make_request, merge_sources
 from recbole_kd.training import _fit
 from tests.helpers import write_tiny
 from tests.runs import run, words
 
+VECTORS: dict[str, str | None] = {"kd": "DE", **dict.fromkeys(("kd_k", "kd_n_samples", "kd_candidates"))}
 CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     # id: (keys set or left out, further words, what the sentence must hold)
     "unknown-model": ({"model": "MFF"}, [], ["MFF", "MF"]),
@@ -68,6 +71,34 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
         ["nowhere"],
     ),
     "teacher-both": ({"teacher_path": "nowhere"}, [], ["teacher.epochs", "teacher_path"]),
+    "teacher-and-path": (
+        {"teacher_path": "nowhere", "teacher.epochs": None, "teacher.embedding_size": None},
+        [],
+        ["teacher=LightGCN", "teacher_path=nowhere", "leave one out"],
+    ),
+    "teacher-list": ({"teacher": "[MF, LightGCN]"}, [], ["--teacher=MF,LightGCN names 2"]),
+    "teacher-mapping": ({"teacher": "{a: MF}"}, [], ["teacher={'a': 'MF'}", "--teacher=MF,LightGCN"]),
+    "split-of-teacher": ({}, ["--teacher.eval_args={order: RO}"], ["teacher.eval_args", "--eval_args"]),
+    "data-of-teacher": ({}, ["--teacher.dataset=ml-100k"], ["teacher.dataset", "--dataset"]),
+    "columns-of-teacher": ({}, ["--teacher.load_col={inter: [user_id, item_id]}"], ["teacher.load_col", "--load_col"]),
+    "checkpoint-svd": (
+        {"teacher": None, "teacher_path": "LightGCN.pth", "teacher.epochs": None, "teacher.embedding_size": None},
+        ["--teacher_svd=3"],
+        ["teacher_svd=3", "--teacher instead"],
+    ),
+    "teacher-without-vectors": (
+        {**VECTORS, "teacher": "EASE", "teacher.embedding_size": None},
+        [],
+        ["DE needs the teacher's embeddings and EASE (dense store) has none"],
+    ),
+    "dense-vectors": ({**VECTORS, "teacher_store": "dense"}, [], ["DE needs the teacher's embeddings and LightGCN (dense store) has none"]),
+    "NeuMF-vectors": ({**VECTORS, "model": "NeuMF"}, [], ["DE needs the vectors of the student and NeuMF has none"]),
+    "MultiVAE-vectors": ({**VECTORS, "model": "MultiVAE"}, [], ["DE needs the vectors of the student and MultiVAE has none"]),
+    "SASRec-tables": (
+        {**VECTORS, "kd": "FreqD", "model": "SASRec", "eval_args.order": None, "embedding_size": None},
+        [],
+        ["FreqD filters the student's own tables: SASRec, which encodes histories, has no user_embedding"],
+    ),
     "no-factors": ({"teacher": "EASE", "teacher.embedding_size": None}, ["--teacher_store=factors"], ["EASE", "dense"]),
     "config-missing": ({}, ["--config_files=none.yaml"], ["none.yaml"]),
     "no-validation": ({}, ["--eval_args.split={RS: [0.9, 0.0, 0.1]}"], ["validation", "tiny"]),
@@ -102,6 +133,30 @@ def test_one_sentence(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert word in said
     assert not (tmp_path / "saved").exists()
     assert files_in(tmp_path) == []
+
+
+def test_teachers_may_be_a_list(tmp_path: Path) -> None:
+    given = merge_sources(
+        None, None, parse_arguments(words(tmp_path, kd="HetComp", teacher="[MF, LightGCN]", kd_n_samples=None, kd_candidates=None))
+    )
+    assert make_request(given).teachers == ["MF", "LightGCN"]
+
+
+def test_a_saved_teacher_that_lacks_what_the_method_needs_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run(tmp_path, kd_compare="False", teacher_store="dense")["teacher"]["path"]
+    capsys.readouterr()
+    made = set(tmp_path.rglob("*"))
+    saved = {**VECTORS, "teacher": None, "teacher_path": path, "teacher.epochs": None, "teacher.embedding_size": None}
+    assert main(words(tmp_path, **saved)) == 2
+    assert "DE needs the teacher's embeddings and LightGCN (dense store) has none" in sentence(capsys)
+    assert set(tmp_path.rglob("*")) == made
+
+
+def test_factors_of_any_teacher_have_vectors(tmp_path: Path) -> None:
+    changes = {**VECTORS, "teacher": "EASE", "teacher.embedding_size": None, "teacher.epochs": None, "kd_compare": "False", "epochs": "1"}
+    assert run(tmp_path, "--teacher_svd=3", **changes)["distilled"]["kd_loss"][0] > 0
 
 
 def test_a_key_of_ones_own_passes_when_allowed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_kd.data.feature_files import FeatureMatrix, read_matrix
-from recbole_kd.data.features import load_item_features, record_features
+from recbole_kd.data.features import encoders_in, load_item_features, record_features
 from recbole_kd.data.item_features import ItemFeatures
 from recbole_kd.errors import ConfigError, DataError
 
@@ -63,6 +63,17 @@ def test_without_ids_a_token_is_the_number_of_its_row(tmp_path: Path) -> None:
     assert torch.equal(features.table()[1:], torch.from_numpy(VALUES[[2, 0]]))
 
 
+def test_tokens_with_leading_zeros_are_numbers_where_no_two_are_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", VALUES)
+    features = ItemFeatures("visual", read_matrix("visual", tmp_path / "f.npy"), ["[PAD]", "02", "00"])
+    assert torch.equal(features.table()[1:], torch.from_numpy(VALUES[[2, 0]]))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_token(tmp_path: Path) -> None:
+    path = with_ids(tmp_path, ids="\ufeffa\nb\nc\nd\n")
+    assert read_matrix("visual", path).ids == ["a", "b", "c", "d"]
+
+
 def test_the_matrix_stays_on_disk_and_is_never_changed(tmp_path: Path) -> None:
     path = with_ids(tmp_path)
     before = path.read_bytes()
@@ -95,7 +106,7 @@ def refused(values: np.ndarray, ids: str | None = "a\nb\nc\nd\n", tokens: list[s
 
 
 def with_nan(row: int, value: float = float("nan")) -> np.ndarray:
-    values = VALUES.copy()
+    values = VALUES.astype(np.float64)
     values[row, 1] = value
     return values
 
@@ -103,6 +114,16 @@ def with_nan(row: int, value: float = float("nan")) -> np.ndarray:
 def uneven(folder: Path) -> None:
     pd.DataFrame({"item_id": ["a", "b"], "x": [[1.0, 2.0], [1.0]]}).to_parquet(folder / "f.parquet")
     read_matrix("visual", folder / "f.parquet")
+
+
+def parquet(columns: dict[str, list[Any]]) -> Any:
+    """Rows of the items a and b, read from Parquet."""
+
+    def make(folder: Path) -> None:
+        pd.DataFrame({"item_id": ["a", "b"], **columns}).to_parquet(folder / "f.parquet")
+        ItemFeatures("visual", read_matrix("visual", folder / "f.parquet"), ["[PAD]", "a", "b"])
+
+    return make
 
 
 BAD = {
@@ -117,6 +138,22 @@ BAD = {
     "one axis": (refused(VALUES.ravel()), r"have the shape \(12,\) and type float32"),
     "whole numbers": (refused(VALUES.astype(np.int64)), "type int64: they must be a matrix"),
     "objects": (refused(VALUES.astype(object)), "are no readable .npy matrix"),
+    "structs": (parquet({"x": [{"p": 1.0}, {"p": 2.0}]}), r"hold struct<p: double> in the column x, from item 'a' on"),
+    "lists of texts": (parquet({"x": [["1"], ["x"]]}), "hold list<.*string> in the column x, from item 'a' on"),
+    "lists of uneven lists": (parquet({"x": [[[1.0]], [[1.0, 2.0]]]}), "in the column x, from item 'a' on"),
+    "a list beside a number": (parquet({"x": [1.0, 2.0], "y": [[1.0], [2.0]]}), "hold list<.*double> in the column y, from item 'a' on"),
+    "texts": (parquet({"x": ["1", "2"]}), "hold string in the column x, from item 'a' on"),
+    "no numbers": (parquet({}), "have no column of numbers"),
+    "no list": (parquet({"x": [None, [1.0]]}), "have 0 numbers for item 'a': every row must have some"),
+    "a later row without a list": (parquet({"x": [[1.0], None]}), "have 0 numbers for item 'b' and 1 for the first"),
+    "no item": (parquet({"item_id": ["a", None], "x": [1.0, 2.0]}), "have no item_id in row 1"),
+    "too large in a list": (
+        parquet({"x": [[1.0], [1e300]]}),
+        r"of item 'b' \(row 1\) hold a number that is not finite in single precision",
+    ),
+    "too large in a column": (parquet({"x": [1.0, 1e300]}), r"of item 'b' \(row 1\) hold a number that is not finite in single precision"),
+    "too large": (refused(with_nan(1, 1e300)), r"of item 'b' \(row 1\) hold a number that is not finite in single"),
+    "one row for two": (refused(VALUES, None, ["[PAD]", "1", "3", "01", "001"]), "the items '1' and '01' would both have row 1"),
     "uneven": (uneven, "have 1 numbers for item 'b' and 2 for the first"),
 }
 
@@ -180,6 +217,12 @@ def test_a_digest_is_that_of_the_content_and_of_the_ids(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="put the old files back, or train it again"):
         load_item_features(config, dataset)
     assert record_features(FakeConfig(model="MF", item_features={"visual": "gone.npy"}), dataset) == {}
+
+
+def test_encoders_are_read_off_the_digests() -> None:
+    assert encoders_in({"visual": "0123456789abcdef"}) is None and encoders_in({}) is None
+    assert encoders_in({"text": "tfidf-0123456789abcdef"}) == "tfidf"
+    assert encoders_in({"text": "tfidf-01", "sentence": "minilm-23", "visual": "45"}) == ["minilm", "tfidf"]
 
 
 def test_an_ids_file_may_be_named(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_the_encoder_and_the_digest_stand_in_the_result_and_in_the_cache(tmp_pat
     assert main(command) == 0
     result = json.loads(next((tmp_path / "saved").glob("*/result.json")).read_text())
     digest = result["item_features"]["text"]
-    assert digest.startswith("tfidf-")
+    assert digest.startswith("tfidf-") and result["text_encoder"] == "tfidf"
     assert (tmp_path / "cache" / "features" / f"ml-100k-{digest}" / "text.npy").is_file()
     manifest = json.loads(next((tmp_path / "cache" / "teacher").glob("*/manifest.json")).read_text())
     assert manifest["settings"]["item_feature_digests"] == {"text": digest}

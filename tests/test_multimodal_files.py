@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,18 @@ def test_a_table_with_labels_becomes_the_same_split(tmp_path: Path) -> None:
     ]
 
 
+def test_gzipped_json_is_read_as_it_stands(tmp_path: Path) -> None:
+    plain, packed = write_json(tmp_path / "plain"), write_json(tmp_path / "packed")
+    for name in ("train.json", "val.json", "test.json"):
+        (packed / f"{name}.gz").write_bytes(gzip.compress((packed / name).read_bytes()))
+        (packed / name).unlink()
+    files = [prepare("tiktok", Options(raw=raw), tmp_path / f"out-{raw.name}")["files"] for raw in (plain, packed)]
+    assert files[0] == files[1]
+    (packed / "val.json.gz").write_bytes((packed / "val.json.gz").read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"val\.json\.gz is not JSON"):
+        prepare("tiktok", Options(raw=packed), tmp_path / "again")
+
+
 def change(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
 
@@ -150,3 +164,29 @@ def test_netflix_is_never_downloaded(tmp_path: Path, capsys: Any, monkeypatch: A
     said = capsys.readouterr().err
     assert "The data set netflix is not prepared in" in said and "scripts/prepare_dataset.py netflix" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", ["BM3", "HSTU", "MF"])
+def test_recboles_own_run_downloads_no_other_netflix_for_our_models(model: str, tmp_path: Path, monkeypatch: Any) -> None:
+    from recbole.quick_start import run_recbole
+
+    monkeypatch.setattr(sys, "argv", ["test"])
+    monkeypatch.setattr("recbole.data.dataset.dataset.download_url", lambda *_: pytest.fail("a download was begun"))
+    monkeypatch.setattr("recbole.data.dataset.dataset.decide_download", lambda *_: True)
+    with pytest.raises(
+        DataError, match=r"The data set netflix is not prepared in .*netflix: run `python scripts/prepare_dataset\.py netflix"
+    ):
+        run_recbole(model=model, dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recboles_own_models_may_have_recboles_netflix(tmp_path: Path, monkeypatch: Any) -> None:
+    from recbole.quick_start import run_recbole
+
+    def begun(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["test"])
+    monkeypatch.setattr("recbole.data.dataset.dataset.decide_download", begun)
+    with pytest.raises(KeyboardInterrupt):
+        run_recbole(model="BPR", dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False})

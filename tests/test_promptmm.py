@@ -255,7 +255,7 @@ def command(folder: Path, **changes: str | None) -> list[str]:
 def test_bm3_teaches_by_the_methods_of_the_papers_table(kd: str, student: str, tmp_path: Path) -> None:
     assert main(command(tmp_path, kd=kd, model=student, kd_compare="False")) == 0
     result = results(tmp_path)[-1]
-    assert result["teacher_model"] == "BM3" and set(result["item_features"]) == {"visual", "text"}
+    assert result["teacher_model"] == "BM3" and set(result["item_features"]) == {"visual", "text"} and result["text_encoder"] is None
     assert all(np.isfinite(result["distilled"]["kd_loss"])) and result["distilled"]["kd_loss"][-1] > 0
 
 

@@ -176,3 +176,10 @@ def test_the_script_refuses_a_model(tmp_path: Path, capsys: Any) -> None:
     write_json(tmp_path / "online" / "manifest.json", {"format": FORMAT, "store": "online", "n_queries": 3, "n_items": 3, **settings})
     assert script().main([str(tmp_path / "online"), f"--out={tmp_path / 'x'}", "--svd=3"]) == 2
     assert "no scores" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_converted_and_the_way_is_said(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "LightGCN.pth").write_bytes(b"")
+    assert script().main([str(tmp_path / "LightGCN.pth"), f"--out={tmp_path / 'small'}", "--svd=3"]) == 2
+    said = capsys.readouterr().err
+    assert "holds a model and no scores: give it as --teacher_path" in said and "--teacher=NAME" in said

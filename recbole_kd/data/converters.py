@@ -110,6 +110,12 @@ def prepare_command(name: str) -> str | None:
     return f"python scripts/prepare_dataset.py {name} --raw=<folder with {known.needs}> --out=dataset/"
 
 
+def not_prepared(name: str, folder: Path | str) -> DataError | None:
+    """What is said of a known data set that is not in its folder; None for any other name."""
+    command = prepare_command(name)
+    return DataError(f"The data set {name} is not prepared in {folder}: run `{command}`") if command else None
+
+
 def prepare(name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True) -> dict[str, Any]:
     """Convert, check and write `<out>/<name>/`; returns the manifest that stands there as prepared.json."""
     _check_name(name)

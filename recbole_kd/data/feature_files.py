@@ -118,28 +118,60 @@ def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"The {modality} features {path} are damaged ({_one_line(error)}): write the file again") from None
-    ids = [str(token) for token in table[PARQUET_IDS].to_pylist()] if PARQUET_IDS in table.column_names else None
-    columns = [table[name].combine_chunks() for name in table.column_names if name != PARQUET_IDS]
-    if len(columns) == 1 and pyarrow.types.is_nested(columns[0].type):
-        return _stacked(modality, path, columns[0], ids), ids
-    try:
-        return torch.from_numpy(np.stack([column.to_numpy(zero_copy_only=False).astype(np.float32) for column in columns], axis=1)), ids
-    except (ValueError, TypeError):
-        raise DataError(f"The {modality} features {path} must have columns of numbers, or one of lists, beside {PARQUET_IDS}") from None
+    ids = _parquet_ids(modality, path, table[PARQUET_IDS].to_pylist()) if PARQUET_IDS in table.column_names else None
+    columns = {name: table[name].combine_chunks() for name in table.column_names if name != PARQUET_IDS}
+    is_list = pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list
+    lists = len(columns) == 1 and any(kind(column.type) for kind in is_list for column in columns.values())
+    for name, column in columns.items():
+        if not _is_number(column.type.value_type if lists else column.type):
+            raise DataError(
+                f"The {modality} features {path} hold {column.type} in the column {name}, from {_whose(ids, 0)} on: they must have columns "
+                f"of numbers, or one of lists of numbers, beside {PARQUET_IDS}"
+            )
+    if lists:
+        return _stacked(modality, path, next(iter(columns.values())), ids), ids
+    if not columns:
+        raise DataError(f"The {modality} features {path} have no column of numbers, nor one of lists of numbers, beside {PARQUET_IDS}")
+    with np.errstate(over="ignore"):  # what overflows is refused where an item has it
+        return torch.from_numpy(np.stack([_as_floats(column) for column in columns.values()], axis=1)), ids
+
+
+def _is_number(kind: Any) -> bool:
+    """Is it one of pyarrow's types of numbers? Imported by now."""
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind))
+
+
+def _as_floats(column: Any) -> np.ndarray:
+    floats: np.ndarray = column.to_numpy(zero_copy_only=False).astype(np.float32)
+    return floats
+
+
+def _whose(ids: list[str] | None, row: int) -> str:
+    return f"row {row}" if ids is None else f"item {ids[row]!r}" if row < len(ids) else "the first row"
+
+
+def _parquet_ids(modality: str, path: Path, tokens: list[Any]) -> list[str]:
+    if None in tokens:
+        raise DataError(
+            f"The {modality} features {path} have no {PARQUET_IDS} in row {tokens.index(None)}: leave the row out, or name its item"
+        )
+    return [str(token) for token in tokens]
 
 
 def _stacked(modality: str, path: Path, column: Any, ids: list[str] | None) -> Tensor:
-    """A column of lists as a matrix; the lists must be of one length."""
+    """A column of lists of numbers as a matrix; the lists must be of one length."""
     rows = column.to_pylist()
     width = len(rows[0] or ()) if rows else 0
     wrong = next((place for place, row in enumerate(rows) if row is None or len(row) != width), None)
     if wrong is not None:
-        item = repr(ids[wrong]) if ids is not None else f"row {wrong}"
         raise DataError(
-            f"The {modality} features {path} have {len(rows[wrong] or ())} numbers for item {item} and {width} for the first: "
-            "all rows must be equally wide"
+            f"The {modality} features {path} have {len(rows[wrong] or ())} numbers for {_whose(ids, wrong)}"
+            + (f" and {width} for the first: all rows must be equally wide" if wrong else ": every row must have some")
         )
-    return torch.tensor(np.array(rows, dtype=np.float32))
+    with np.errstate(over="ignore"):
+        return torch.tensor(np.array(rows, dtype=np.float32))
 
 
 _READERS: dict[str, Callable[[str, Path], tuple[Tensor, list[str] | None]]] = {
@@ -151,7 +183,7 @@ _READERS: dict[str, Callable[[str, Path], tuple[Tensor, list[str] | None]]] = {
 
 def _read_ids(modality: str, path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         words = _one_line(error)
         raise DataError(f"The ids {path} of the {modality} features cannot be read ({words}): give a text file, a token a line") from None

@@ -38,13 +38,19 @@ class Source:
     read: Callable[[], FeatureMatrix]
 
 
+def encoders_in(digests: Mapping[str, str]) -> str | list[str] | None:
+    """The text encoders that made features of these digests, as ``text_encoder`` names them; None where all were read from files."""
+    names = sorted({encoder for encoder, dash, _ in (digest.partition("-") for digest in digests.values()) if dash})
+    return names if len(names) > 1 else names[0] if names else None
+
+
 def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
     """The features of each modality, in the order of the data set's item ids.
 
     ``item_features: {modality: path}`` names files, in the data set's folder or from the current one; ``{path: ..., ids: ...}`` in place of
     a path also names the file of the items' tokens (see :mod:`recbole_kd.data.feature_files`). Where it is empty, features are made from
     the words of the data set's ``.item`` file by ``text_encoder``. An item without features has the mean of the others: a warning counts
-    them.
+    them. The digests are noted in the configuration, where a checkpoint keeps them, and compared with those noted before.
 
     Raises:
         ConfigError: a key is no mapping of names to paths, or names no encoder. DataError: the features are missing or wrong.
@@ -57,6 +63,7 @@ def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
         raise DataError(
             f"The item features are {digests} and were {recorded} when this model was made: put the old files back, or train it again"
         )
+    config["item_feature_digests"] = digests  # RecBole's own run keeps them in its checkpoint
     features = {}
     for name, source in sources.items():
         features[name] = ItemFeatures(name, source.read(), tokens)

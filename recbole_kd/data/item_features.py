@@ -66,15 +66,15 @@ class ItemFeatures:
         total, count = torch.zeros(self.width, dtype=torch.float64), 0
         for items in item_blocks(self.n_items, self.width):
             items = items[self.rows[items] >= 0]
-            values = self._values[self.rows[items]].double()
+            values = self._values[self.rows[items]].float()  # as take() reads them: float64 may overflow
             bad = (~torch.isfinite(values)).any(dim=1)
             if bad.any():
                 first = int(items[bad][0])
                 raise DataError(
                     f"The {self.modality} features of item {str(tokens[first])!r} (row {int(self.rows[first])}) hold a number that is not "
-                    f"finite, as do those of {int(bad.sum()) - 1} more around it: leave the row out, or repair it"
+                    f"finite in single precision, as do those of {int(bad.sum()) - 1} more around it: leave the row out, or repair it"
                 )
-            total += values.sum(dim=0)
+            total += values.double().sum(dim=0)
             count += len(items)
         return (total / count).float()
 
@@ -89,6 +89,7 @@ def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.
     n_rows = len(matrix.values)
     rows = np.full(len(tokens), -1, dtype=np.int64)
     places = None if matrix.ids is None else {token: row for row, token in enumerate(matrix.ids)}
+    taken: dict[int, str] = {}
     for item in range(1, len(tokens)):
         token = str(tokens[item])
         if places is not None:
@@ -100,6 +101,11 @@ def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.
             )
         elif int(token) >= n_rows:
             raise DataError(f"The {modality} features have {n_rows} rows, and item {token!r} would be row {int(token)}: it is not whole")
+        elif taken.setdefault(int(token), token) != token:
+            raise DataError(
+                f"The {modality} features have no ids, and the items {taken[int(token)]!r} and {token!r} would both have row {int(token)}: "
+                "put the items' tokens, one a line, into a file of the same name that ends in .ids"
+            )
         else:
             rows[item] = int(token)
     return rows

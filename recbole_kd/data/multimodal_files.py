@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,9 @@ class _Json:
 def _users(path: Path) -> Iterator[tuple[str, list[str]]]:
     """User and items of one file; numbers as text."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        raw = path.read_bytes()
+        content = json.loads((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig"))
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} must be a JSON object: user -> list of items.")

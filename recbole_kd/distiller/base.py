@@ -82,6 +82,14 @@ class DistillBatch:
         return float(self.weights.sum()) / len(self.weights) if own is None else own
 
 
+def no_embeddings(method: str, teacher: str, store: str) -> str:
+    """What is said of a teacher without vectors."""
+    return (
+        f"{method} needs the teacher's embeddings and {teacher} ({store} store) has none; take a teacher whose score is a dot product, "
+        "such as MF or LightGCN, in a store of factors, or make factors of this one's scores with --teacher_svd=64"
+    )
+
+
 def no_modalities(method: str, teacher: str) -> str:
     """What is said of a teacher without modalities."""
     return f"{method} needs scores of the teacher's modalities and {teacher} has none: take a teacher of item features, such as BM3"
@@ -145,19 +153,7 @@ class Distiller(nn.Module, ABC):
 
     def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__()
-        if "embeddings" in self.requires and teacher.embeddings() is None:
-            raise TeacherError(
-                f"{type(self).__name__} needs the teacher's embeddings and {teacher.name} ({teacher.store} store) has none; "
-                "take a teacher whose score is a dot product, such as MF or LightGCN"
-            )
-        missing = [member.name for member in teacher.members if "trajectory" in self.requires and member.earlier is None]
-        if missing:
-            raise TeacherError(
-                f"{type(self).__name__} needs the checkpoints of the teacher's training and {', '.join(missing)} has none: train it with "
-                f"--teacher=<model> --kd={type(self).__name__}, which keeps them in the teacher's folder"
-            )
-        if "modalities" in self.requires and not teacher.modalities:
-            raise TeacherError(no_modalities(type(self).__name__, teacher.name))
+        self.check_teacher(teacher)
         self.student_scorer = student
         self.teacher_scores = teacher
         self.train_items: Ragged | None = None
@@ -174,6 +170,32 @@ class Distiller(nn.Module, ABC):
         Raises:
             ConfigError: one sentence that names the ``kd_*`` key.
         """
+
+    @classmethod
+    def check_student(cls, model: type) -> None:
+        """Refuse a student's class that cannot give what the method reads of it, before anything is trained.
+
+        Raises:
+            ConfigError: one sentence that names the model.
+        """
+
+    @classmethod
+    def check_teacher(cls, teacher: TeacherScores) -> None:
+        """Refuse a teacher that lacks what :attr:`requires` names.
+
+        Raises:
+            TeacherError: one sentence that names the teacher.
+        """
+        if "embeddings" in cls.requires and teacher.embeddings() is None:
+            raise TeacherError(no_embeddings(cls.__name__, teacher.name, teacher.store))
+        missing = [member.name for member in teacher.members if "trajectory" in cls.requires and member.earlier is None]
+        if missing:
+            raise TeacherError(
+                f"{cls.__name__} needs the checkpoints of the teacher's training and {', '.join(missing)} has none: train it with "
+                f"--teacher=<model> --kd={cls.__name__}, which keeps them in the teacher's folder"
+            )
+        if "modalities" in cls.requires and not teacher.modalities:
+            raise TeacherError(no_modalities(cls.__name__, teacher.name))
 
     def begin_training(self, train_items: Ragged) -> None:
         """Called once before the first epoch with the training items of each query."""

@@ -16,6 +16,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.loss_embedding import annealed_temperature, gumbel_noise, gumbel_selection
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.vectors import has_vectors
 
 Side = Literal["users", "items"]
 SIDES: tuple[Side, Side] = ("users", "items")
@@ -37,17 +38,25 @@ class EmbeddingDistiller(Distiller):
     def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__(student, teacher, seed=seed)
         if not student.has_vectors:
-            model = type(getattr(student, "model", student)).__name__
-            raise ConfigError(
-                f"{type(self).__name__} needs the vectors of the student and {model} has none that it could read; "
-                "take a student whose score is a dot product, such as MF or LightGCN"
-            )
+            raise self._no_vectors(type(getattr(student, "model", student)))
         found = teacher.embeddings()
         assert found is not None  # the base class has refused
         self.teacher_vectors: dict[Side, Tensor] = {side: t.to(student.device).float() for side, t in zip(SIDES, found, strict=True)}
         with student.frozen():
             self.student_width = student.item_table().shape[1]
         self.teacher_width = found[0].shape[1]
+
+    @classmethod
+    def check_student(cls, model: type) -> None:
+        if not has_vectors(model):
+            raise cls._no_vectors(model)
+
+    @classmethod
+    def _no_vectors(cls, model: type) -> ConfigError:
+        return ConfigError(
+            f"{cls.__name__} needs the vectors of the student and {model.__name__} has none that it could read; "
+            "take a student whose score is a dot product, such as MF or LightGCN"
+        )
 
     @abstractmethod
     def total(self, batch: DistillBatch) -> Tensor:

@@ -20,6 +20,7 @@ from recbole_kd.loss_embedding import kept_at_random, unit_rows
 from recbole_kd.ragged import Ragged
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.vectors import encoder_of, no_tables
 
 
 class FreqD(EmbeddingDistiller):
@@ -59,11 +60,17 @@ class FreqD(EmbeddingDistiller):
         try:
             width = student.ego_tables()[0].shape[1]
         except ConfigError as error:
-            raise ConfigError(f"FreqD filters the student's own tables: {error}; take MF or LightGCN") from None
+            raise _not_its_own(str(error)) from None
         start = torch.Generator().manual_seed(seed)
         user, item = (FilteredExperts(n_experts, width, self.teacher_width, dropout, start) for _ in SIDES)
         self.user_projector, self.item_projector = user.to(student.device), item.to(student.device)
         self.graphs: dict[Side, WeightedGraph] = {}
+
+    @classmethod
+    def check_student(cls, model: type) -> None:
+        super().check_student(model)
+        if encoder_of(model) is not None:
+            raise _not_its_own(no_tables(model))
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
@@ -117,3 +124,7 @@ class FreqD(EmbeddingDistiller):
         weights = torch.cat([values.new_full((len(ids),), 1 - self.strength), values * self.strength])[order]
         sizes = torch.bincount(position, minlength=len(ids))
         return torch.cat([ids, columns])[order], weights, sizes.cumsum(0) - sizes
+
+
+def _not_its_own(why: str) -> ConfigError:
+    return ConfigError(f"FreqD filters the student's own tables: {why}; take MF or LightGCN")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recbole_kd.config import make_config
 from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.errors import TeacherError
+from recbole_kd.report import size_of
 from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -138,7 +140,8 @@ def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) 
 
 
 def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> OnlineScores:
-    """RecBole's own checkpoint. It carries no fingerprint, so the configurations of the data are compared."""
+    """RecBole's own checkpoint. It carries no fingerprint, so the configurations of the data are compared, and the digests of item features
+    where it has them."""
     if not path.is_file():
         raise TeacherError(f"No teacher at {path}: check --teacher_path, or train one with --teacher=<model>")
     checkpoint = load_checkpoint(path, map_location=torch.device(device))
@@ -156,12 +159,30 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
             f"The teacher {path} was trained on a random split of seed {split_seed(config)}, here it is {split_seed(train.config)}: "
             "it has seen what this run tests on, train it with the same seed of the split"
         )
+    return _of_checkpoint(path, checkpoint, train, device)
+
+
+def _of_checkpoint(path: Path, checkpoint: Mapping[str, Any], train: Any, device: torch.device | str) -> OnlineScores:
+    """The model of a checkpoint whose data is this."""
+    config = checkpoint["config"]
     config["device"] = torch.device(device)
+    recorded = config["item_feature_digests"]
     model: Any
     model, scorer = _rebuilt(config, train, device)
     _load_weights(model, checkpoint["state_dict"], path)
     model.load_other_parameter(checkpoint.get("other_parameter"))
+    read = config["item_feature_digests"]
+    if read and not recorded:
+        getLogger().warning(
+            f"The teacher {path} has no digest of its item features: names and widths of {', '.join(read)} were compared with the files "
+            "that are here, their content could not be"
+        )
+    manifest = {
+        "model": config["model"],
+        "settings": {"item_feature_digests": read} if read else {},
+        "report": size_of(model),
+    }
     further = {} if scorer.rows is None else {N_USERS: scorer.rows.n_whole}
-    scores = OnlineScores(scorer, {"model": config["model"], "settings": {}, **further})
+    scores = OnlineScores(scorer, {**manifest, **further})
     scores.modalities = modalities_of(model)
     return scores
