@@ -13,7 +13,6 @@ from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
-from safetensors.torch import save_file
 
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.features import FEATURE_KEYS
@@ -25,7 +24,7 @@ from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
-from recbole_kd.teacher.files import WEIGHTS, write_json, written_whole
+from recbole_kd.teacher.files import WEIGHTS, save_weights, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest, without_histories
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.several import SeveralTeachers
@@ -213,7 +212,7 @@ def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
         with workshop(entry) as work:
             model, figures = train_alone(config, stage.splits, work, stage.folder / "tensorboard-student", resume=stage.resume)
             with written_whole(entry) as temporary:
-                save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary / WEIGHTS)
+                save_weights(temporary / WEIGHTS, model)
                 write_json(temporary / REPORT, {**figures, "settings": settings})
     return {**figures, "cached": False}
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
 
@@ -60,6 +61,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state as safetensors, which know no sharing: what a model has under two names (GCMC, FEARec) is written twice."""
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        whole = tensor.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        tensors[name] = whole.clone() if place in places else whole
+        places.add(place)
+    save_file(tensors, path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

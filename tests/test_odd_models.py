@@ -1,0 +1,29 @@
+"""Models of RecBole that share tensors or read columns that a transform adds: the command trains, keeps and reloads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import run
+
+QUICK: dict[str, str | None] = {
+    "kd": "CD",
+    "kd_k": None,
+    "kd_n_samples": None,
+    "kd_candidates": None,
+    "embedding_size": None,
+    "epochs": "1",
+    "teacher.epochs": "1",
+}
+
+
+@pytest.mark.parametrize("model", ["GCMC", "FEARec"])
+def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
+    setting = "sequential" if model == "FEARec" else "general"
+    changes = {**QUICK, "model": model, "teacher": model, "setting": setting, "teacher.embedding_size": None, "teacher_store": "online"}
+    found = run(tmp_path, **changes)
+    again = run(tmp_path, **changes)
+    assert again["teacher"]["cached"] and again["student"]["cached"]
+    assert again["distilled"]["test"] == found["distilled"]["test"]
