@@ -77,6 +77,18 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "cache-no-folder": ({"cache_dir": "/dev/null/x"}, [], ["cache_dir=/dev/null/x", "writable"]),
     "output-no-folder": ({"output_dir": "/dev/null/x"}, [], ["output_dir=/dev/null/x", "writable"]),
     "allow-unknown-type": ({}, ["--allow_unknown=3"], ["allow_unknown=3", "key"]),
+    "constructor": ({"model": "NeuMF", "embedding_size": None}, ["--mlp_hidden_size=[]"], ["NeuMF", "IndexError", "keys"]),
+    "heads": (
+        {"model": "SASRec", "embedding_size": None, "eval_args.order": None},
+        ["--hidden_size=15", "--n_heads=2"],
+        ["SASRec", "hidden size (15)", "heads (2)"],
+    ),
+    "heads-of-teacher": (
+        {"model": "MF", "teacher": "GRU4Rec,SASRec", "kd": "HetComp", "setting": "sequential", "eval_args.order": None}
+        | dict.fromkeys(("kd_n_samples", "kd_candidates", "teacher.embedding_size")),
+        ["--teacher.hidden_size=15"],
+        ["SASRec", "hidden size (15)", "heads (2)"],
+    ),
     "infinite": ({}, ["--learning_rate=.inf"], ["learning_rate"]),
 }
 
@@ -189,3 +201,17 @@ def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixt
     scores.write_bytes(scores.read_bytes()[:-100])
     assert main(words(tmp_path, **saved)) == 2
     assert "scores.safetensors" in sentence(capsys)
+
+
+@pytest.mark.parametrize("teacher", ["LightGCN", "EASE"])
+def test_a_user_of_all_items(teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_tiny(tmp_path / "data", "tiny")
+    changes: dict[str, str | None] = {"teacher": teacher, **({"teacher.embedding_size": None} if teacher == "EASE" else {})}
+    with (Path(file.data_path) / "tiny" / "tiny.inter").open("a", encoding="utf-8") as rows:
+        rows.writelines(f"all\ti{item}\t{item}\n" for item in range(40))
+    assert main(words(tmp_path, **changes)) == 2
+    said = sentence(capsys)
+    assert "'all'" in said and "all 40 items" in said and "--user_inter_num_interval=[0,39]" in said
+    assert files_in(tmp_path) == []
+    run(tmp_path, "--user_inter_num_interval=[0,39]", kd_compare="False", **changes)

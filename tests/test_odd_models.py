@@ -27,3 +27,12 @@ def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
     again = run(tmp_path, **changes)
     assert again["teacher"]["cached"] and again["student"]["cached"]
     assert again["distilled"]["test"] == found["distilled"]["test"]
+
+
+@pytest.mark.parametrize("model", ["BERT4Rec", "SHAN"])
+def test_columns_of_a_transform_are_known(model: str, tmp_path: Path) -> None:
+    changes = {**QUICK, "model": model, "teacher": model, "teacher.embedding_size": None, "teacher_store": "online"}
+    changes |= {"epochs": "2", "learning_rate": "0.02"}
+    found = run(tmp_path, "--kd_weight=0", **changes)
+    taught = run(tmp_path, "--kd_weight=100", **changes)
+    assert taught["teacher"]["cached"] and taught["distilled"]["kd_loss"][-1] < found["distilled"]["kd_loss"][-1]
