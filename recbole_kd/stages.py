@@ -40,7 +40,8 @@ WITHOUT_EFFECT = frozenset(
         "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
     }
 )  # fmt: skip
-"""Keys that do not change what a training comes to; they are left out of its digest."""
+"""Keys that do not change what a training comes to; they are left out of its digest. Of ``worker`` that is true of 0 alone (see
+:func:`_of_workers`)."""
 
 
 IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher")
@@ -78,8 +79,14 @@ def settings_of(config: Any) -> dict[str, Any]:
     }
 
 
+def _of_workers(config: Any) -> dict[str, Any]:
+    """The data loader's processes, where there are any: each draws negatives from a generator of its own. Without them nothing is said, so
+    that what was kept before this counted is still found."""
+    return {"worker": config["worker"]} if config["worker"] else {}
+
+
 def settings_alone(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in settings_of(config).items() if not key.startswith("kd")}
+    return {key: value for key, value in settings_of(config).items() if not key.startswith("kd")} | _of_workers(config)
 
 
 def data_of(stage: Stage, name: str) -> dict[str, Any]:
@@ -252,7 +259,7 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Call
 
 def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
     """What decides what a distillation comes to."""
-    return {**settings_of(config), "teacher": identity(teacher)}
+    return {**settings_of(config), **_of_workers(config), "teacher": identity(teacher)}
 
 
 def identity(teacher: TeacherScores) -> dict[str, Any]:

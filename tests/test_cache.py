@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -137,3 +138,14 @@ def test_the_best_checkpoint_of_a_training_to_continue_is_no_leftover(resume: st
     best.with_name(best.name.partition(".")[0] + ".99999999").write_text("half")
     run(tmp_path, f"--resume={resume}")
     assert {path.suffix for path in (tmp_path / "cache" / "distilled").iterdir()} == {".lock"}
+
+
+def test_the_loaders_processes_are_part_of_what_is_kept(tmp_path: Path) -> None:
+    """They draw other negatives than the process itself; without them an entry is that of before this counted."""
+    plain, several = run(tmp_path), run(tmp_path, "--worker=1")
+    assert not several["teacher"]["cached"] and not several["student"]["cached"]
+    assert several["teacher"]["path"] != plain["teacher"]["path"]
+    again = run(tmp_path, "--worker=0")
+    assert again["teacher"]["cached"] and again["student"]["cached"]
+    settings = json.loads((Path(plain["teacher"]["path"]) / "manifest.json").read_text())["settings"]
+    assert "worker" not in settings
