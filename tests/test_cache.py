@@ -47,16 +47,16 @@ def test_two_runs_make_an_entry_once(tmp_path: Path) -> None:
     entry, log = tmp_path / "cache" / "teacher" / "entry", tmp_path / "log"
     command = [sys.executable, "-c", textwrap.dedent(WORKER).format(source=str(SOURCE)), str(entry), str(log)]
     runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    for run in runs:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-    for run in runs:
-        assert run.stdin is not None
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    for run in runs:
-        run.communicate(timeout=30)
-        assert run.returncode == 0
+    for process in runs:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in runs:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in runs:
+        process.communicate(timeout=30)
+        assert process.returncode == 0
     assert log.read_text().split() == ["made", "used", "used"]
 
 
