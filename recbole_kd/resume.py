@@ -41,7 +41,7 @@ class TrainingState:
         self._best_is_of: tuple[int, ...] = ()
 
     def attach(self, trainer: KDTrainer, loader: Any) -> None:
-        """Before a training's first epoch: whoever trains here holds the entry, so that half-written files are those of a killed process."""
+        """Before a training's first epoch. Whoever trains here holds the entry: half-written files are those of a killed process."""
         self._loader = loader
         if trainer.ranks is None or trainer.ranks.leads:
             self._forget_half_written()

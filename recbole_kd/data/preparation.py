@@ -12,6 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 from torch import nn
 
+from recbole_kd.data.atomic_check import check_atomic_files, file_in_another_encoding
 from recbole_kd.data.hstu_dataset import HSTUGeneralDataset
 from recbole_kd.data.protocol import follow_paper_protocol
 from recbole_kd.data.sequences import stage_parts
@@ -64,9 +65,12 @@ def split_data(config: Any) -> Splits:
         DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
     """
     init_seed(split_seed(config), config["reproducibility"])
+    check_atomic_files(config)
     try:
         dataset = HSTUGeneralDataset(config)
         parts = tuple(dataset.build())
+    except UnicodeDecodeError as error:
+        raise file_in_another_encoding(config) or DataError(f"The data set {config['dataset']} cannot be read: {error}") from error
     except ValueError as error:
         raise DataError(f"RecBole cannot prepare the data set {config['dataset']}: {' '.join(str(error).split())}") from error
     for name, part in zip(("training", "validation", "test"), parts, strict=True):

@@ -132,7 +132,8 @@ class Study:
             raise ConfigError(f"{path} is damaged ({error}): delete it, or name another study with --study=NAME") from None
         if not same:
             raise ConfigError(
-                f"The study {self.folder} was made with other keys or another search space: give it the same, or name another with --study=NAME"
+                f"The study {self.folder} was made with other keys or another search space: give it the same, "
+                "or name another with --study=NAME"
             )
         return [trial for trial in trials if trial.state == "done"]
 
