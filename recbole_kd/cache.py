@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import getLogger
@@ -21,7 +23,8 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the entry's lock: of two runs that need the same model one trains it and the other waits."""
+    """Hold the entry's lock: of two runs that need the same model one trains it and the other waits. What a killed one left of writing the
+    entry is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(folder) + ".lock")
     try:
@@ -30,6 +33,14 @@ def locked(folder: Path) -> Iterator[None]:
         getLogger().info(f"Waiting for another run that is making {folder}")
         lock.acquire()
     try:
+        _forget_half_written(folder)
         yield
     finally:
         lock.release()
+
+
+def _forget_half_written(folder: Path) -> None:
+    """Remove the temporary folders of an entry (:func:`recbole_kd.teacher.files.written_whole`); who holds its lock alone writes them."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
+        if path.name.rpartition("-")[2].isdigit():
+            shutil.rmtree(path, ignore_errors=True)

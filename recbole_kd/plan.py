@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.utils import get_model, get_trainer
+from recbole.utils import ModelType, get_model, get_trainer
 
 from recbole_kd.assistant import assistant_values, width_of
 from recbole_kd.build import check_distiller
 from recbole_kd.cache import cache_folder
 from recbole_kd.cluster import connect
 from recbole_kd.data.features import record_features
-from recbole_kd.data.preparation import Splits, split_data
+from recbole_kd.data.preparation import Splits, check_negatives, split_data
+from recbole_kd.data.sequences import SequenceDataset, stage_parts
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.table import distiller_class
 from recbole_kd.errors import ConfigError
 from recbole_kd.evaluation import check_protocol
+from recbole_kd.fresh import fresh_model
 from recbole_kd.model.terms import can_be_shared
 from recbole_kd.property_layers import public_name
 from recbole_kd.request import Request
@@ -29,6 +32,9 @@ from recbole_kd.teacher.base import TeacherScores
 
 N_CHECKPOINTS = 3
 """Of a teacher's training, for a method that needs its trajectory and has no ``kd_n_checkpoints``."""
+
+ROWS_TO_TRY = 10_000
+"""Interactions over which a model is built to hear what its constructor says."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def make_plan(request: Request) -> Plan:
     for config in (alone, *teachers):
         _check_cutoffs(config, splits.n_items)
         check_protocol(config)
+        check_negatives(config, splits)
         features.update(record_features(config, splits.dataset))
     saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
@@ -87,6 +94,7 @@ def make_plan(request: Request) -> Plan:
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
         assistant, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, width_of(of_teacher)))
+    _check_models(splits, teachers, [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config])
     needed = checkpoints_needed(method, options)
     return Plan(request, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features)
 
@@ -112,6 +120,36 @@ def _check_writable(key: str, folder: Path) -> None:
 def _check_cutoffs(config: Any, n_items: int) -> None:
     if max(config["topk"]) > n_items:
         raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+
+
+def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
+    """Build once what is trained after another model: what a constructor says of its keys is said before that training.
+
+    Raises:
+        ConfigError: one of them cannot be built.
+    """
+    built: list[dict[str, Any]] = []
+    for config in (*teachers[1:], *students):
+        if get_model(config["model"]).type == ModelType.TRADITIONAL:
+            continue  # building it is training it
+        own = {key: value for key, value in config.final_config_dict.items() if not key.startswith("kd")}
+        if own not in built:
+            built.append(own)
+            trial = copy.copy(config)  # building writes into a Config
+            trial.final_config_dict = copy.deepcopy(config.final_config_dict)
+            part = stage_parts(trial, splits.parts)[0]
+            try:
+                fresh_model(trial, _few_rows(part))
+            except ConfigError:
+                fresh_model(trial, part)  # few rows may be too few for it
+
+
+def _few_rows(part: Any) -> Any:
+    """A training part with all its users and items but few interactions: a graph of all may take a constructor long."""
+    if not isinstance(part, SequenceDataset):
+        part = copy.copy(part)
+        part.inter_feat = part.inter_feat[:ROWS_TO_TRY]
+    return part
 
 
 def _check_processes(config: Any, kd: str, method: type[Distiller], models: list[str]) -> None:

@@ -41,7 +41,12 @@ class TrainingState:
         self._best_is_of: tuple[int, ...] = ()
 
     def attach(self, trainer: KDTrainer, loader: Any) -> None:
+        """Before a training's first epoch. Whoever trains here holds the entry: half-written files are those of a killed process."""
         self._loader = loader
+        if trainer.ranks is None or trainer.ranks.leads:
+            self._forget_half_written()
+            if not self.exists():
+                self._forget_others(None)
 
     def save(self, trainer: KDTrainer, epoch: int) -> None:
         """Write the state after an epoch, unless the last writing is too recent for its cost.
@@ -67,6 +72,7 @@ class TrainingState:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
         self._forget_others(None)
+        self._forget_half_written()
 
     def _keep_best(self, checkpoint: Path) -> None:
         """Copy the best checkpoint, file to file: with its optimiser it is three times the model, and is not read into memory for this."""
@@ -83,6 +89,11 @@ class TrainingState:
     def _forget_others(self, kept: str | None) -> None:
         for path in self.path.parent.glob(f"{glob.escape(self._best_prefix)}*"):
             if path.name != kept:
+                path.unlink(missing_ok=True)
+
+    def _forget_half_written(self) -> None:
+        for path in self.path.parent.glob(f"{glob.escape(self.path.stem)}.*"):
+            if path.suffix[1:].isdigit():
                 path.unlink(missing_ok=True)
 
     @property

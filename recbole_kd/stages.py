@@ -13,7 +13,6 @@ from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
-from safetensors.torch import save_file
 
 from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.features import FEATURE_KEYS
@@ -26,7 +25,7 @@ from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
-from recbole_kd.teacher.files import WEIGHTS, contents_digest, write_json, written_whole
+from recbole_kd.teacher.files import WEIGHTS, contents_digest, save_weights, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest, without_histories
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.several import SeveralTeachers
@@ -36,7 +35,7 @@ from recbole_kd.trajectory import Trajectory
 REPORT = "report.json"
 WITHOUT_EFFECT = frozenset(
     {
-        "show_progress", "state", "gpu_id", "use_gpu", "worker", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
+        "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
         "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
         "nproc", "local_rank", "single_spec",
         "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
@@ -69,7 +68,8 @@ def settings_of(config: Any) -> dict[str, Any]:
     """The values of a Config that decide what a training comes to, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
-    unset = () if config["max_minutes"] is not None else ("max_minutes",)  # models that were kept before there was a cap are still the same
+    # models that were kept before these counted are still the same; worker processes draw negatives of their own
+    unset = [key for key in ("max_minutes", "worker") if not config[key]]
     return {
         key: value
         for key, value in config.final_config_dict.items()
@@ -198,7 +198,7 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     """A teacher that the user names by path, and what is known of it."""
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
-    if not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
+    if path.endswith(".pth") or not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
         teacher.manifest["contents"] = contents_digest(Path(path).expanduser())
     unknown = {"valid": None, "test": None, "parameters": 0, "bytes": 0, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
@@ -217,7 +217,7 @@ def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
         with workshop(entry) as work:
             model, figures = train_alone(config, stage.splits, work, stage.folder / "tensorboard-student", resume=stage.resume)
             with written_whole(entry) as temporary:
-                save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary / WEIGHTS)
+                save_weights(temporary / WEIGHTS, model)
                 write_json(temporary / REPORT, {**figures, "settings": settings})
     return {**figures, "cached": False}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import get_trainer, init_seed
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,6 +18,7 @@ from recbole_kd.data.preparation import Loaders, Splits, evaluation_batch_size, 
 from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation import RankingEvaluation
+from recbole_kd.fresh import fresh_model
 from recbole_kd.model.by_length import encode_by_length
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
@@ -34,7 +35,7 @@ def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     """A fresh model and its loaders, seeded as RecBole's run_recbole does."""
     init_seed(config["seed"], config["reproducibility"])
     parts = stage_parts(config, splits.parts)
-    model = get_model(config["model"])(config, parts[0]).to(config["device"])
+    model = fresh_model(config, parts[0])
     accelerate(model)
     encode_by_length(model)
     initialise(model, config["init_std"])

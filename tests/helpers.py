@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole.utils import get_model, init_seed
+from recbole.utils import init_seed
 
 from recbole_kd.catalogue import default_setting
 from recbole_kd.config import make_config
 from recbole_kd.data.preparation import Loaders, Splits, make_loaders, split_data
 from recbole_kd.data.sequences import SequenceDataset, stage_parts
+from recbole_kd.fresh import fresh_model
 from recbole_kd.property_layers import student_layers
 from recbole_kd.request import without_negatives
 from recbole_kd.scorer import Scorer
@@ -87,7 +88,7 @@ class Case:
 def build_model(config: Any, splits: Splits) -> Any:
     """A fresh model, seeded."""
     init_seed(config["seed"], True)
-    return get_model(config["model"])(config, stage_parts(config, splits.parts)[0]).to(config["device"])
+    return fresh_model(config, stage_parts(config, splits.parts)[0])
 
 
 def scorer_of(case: Case) -> Scorer:

@@ -108,6 +108,18 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "cache-no-folder": ({"cache_dir": "/dev/null/x"}, [], ["cache_dir=/dev/null/x", "writable"]),
     "output-no-folder": ({"output_dir": "/dev/null/x"}, [], ["output_dir=/dev/null/x", "writable"]),
     "allow-unknown-type": ({}, ["--allow_unknown=3"], ["allow_unknown=3", "key"]),
+    "constructor": ({"model": "NeuMF", "embedding_size": None}, ["--mlp_hidden_size=[]"], ["NeuMF", "IndexError", "keys"]),
+    "heads": (
+        {"model": "SASRec", "embedding_size": None, "eval_args.order": None},
+        ["--hidden_size=15", "--n_heads=2"],
+        ["SASRec", "hidden size (15)", "heads (2)"],
+    ),
+    "heads-of-teacher": (
+        {"model": "MF", "teacher": "GRU4Rec,SASRec", "kd": "HetComp", "setting": "sequential", "eval_args.order": None}
+        | dict.fromkeys(("kd_n_samples", "kd_candidates", "teacher.embedding_size")),
+        ["--teacher.hidden_size=15"],
+        ["SASRec", "hidden size (15)", "heads (2)"],
+    ),
     "infinite": ({}, ["--learning_rate=.inf"], ["learning_rate"]),
 }
 
@@ -247,3 +259,64 @@ def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixt
     scores.write_bytes(scores.read_bytes()[:-100])
     assert main(words(tmp_path, **saved)) == 2
     assert "scores.safetensors" in sentence(capsys)
+
+
+@pytest.mark.parametrize("teacher", ["LightGCN", "EASE"])
+def test_a_user_of_all_items(teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_tiny(tmp_path / "data", "tiny")
+    changes: dict[str, str | None] = {"teacher": teacher, **({"teacher.embedding_size": None} if teacher == "EASE" else {})}
+    with (Path(file.data_path) / "tiny" / "tiny.inter").open("a", encoding="utf-8") as rows:
+        rows.writelines(f"all\ti{item}\t{item}\n" for item in range(40))
+    assert main(words(tmp_path, **changes)) == 2
+    said = sentence(capsys)
+    assert "'all'" in said and "all 40 items" in said and "--user_inter_num_interval=[0,39]" in said
+    assert files_in(tmp_path) == []
+    run(tmp_path, "--user_inter_num_interval=[0,39]", kd_compare="False", **changes)
+
+
+LOADED = "{inter: [user_id, item_id, timestamp], item: [item_id, title]}"
+TITLES = "item_id:token\ttitle:token_seq\n" + "".join(f"i{item}\tthe caf\u00e9 {item}\n" for item in range(40))
+DATA_CASES: dict[str, tuple[str, str, dict[str, str | None], list[str]]] = {
+    # id: (in the file, what takes its place, keys, what the sentence must hold)
+    "no-user": ("user_id:", "uid:", {}, ["tiny.inter", "user_id", "uid, item_id, timestamp", "--USER_ID_FIELD"]),
+    "no-item": ("item_id:", "iid:", {"load_col": None}, ["tiny.inter", "item_id", "--ITEM_ID_FIELD"]),
+    "byte-order-mark": ("user_id:", "\ufeffuser_id:", {}, ["tiny.inter", "byte order mark", "--encoding=utf-8-sig"]),
+    "no-types": (":token", "", {}, ["tiny.inter", "user_id", "name:type"]),
+    "separator": ("\t", ",", {}, ["tiny.inter", "field_separator"]),
+    "not-utf-8": ("u3\t", "\u00e9\t", {}, ["tiny.inter", "0xe9", "--encoding"]),
+    "absent-column": (
+        "",
+        "",
+        {"load_col": "{inter: [user_id, item_id, tmestamp]}"},
+        ["load_col", "tmestamp", "user_id, item_id, timestamp"],
+    ),
+    "load-no-item": ("", "", {"load_col": "{inter: [user_id, timestamp]}"}, ["load_col", "item_id", "add it"]),
+    "load-text": ("", "", {"load_col": "{inter: user_id}"}, ["load_col.inter='user_id'", "list"]),
+    "unload-item": ("", "", {"load_col": "null", "unload_col": "{inter: [item_id]}"}, ["unload_col", "item_id"]),
+    "two-parts": ("", "", {"benchmark_filename": "[train, test]"}, ["benchmark_filename=['train', 'test']", "3", "[train, valid, test]"]),
+    "items-not-utf-8": ("", "", {"load_col": LOADED}, ["tiny.item", "0xe9", "--encoding"]),
+    "texts-not-utf-8": ("", "", {"teacher": "BM3"}, ["tiny.item", "0xe9", "--encoding"]),
+}
+
+
+@pytest.mark.parametrize("case", DATA_CASES)
+def test_files_of_a_data_set(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    old, new, changes, expected = DATA_CASES[case]
+    file = Path(write_tiny(tmp_path / "data", "tiny").data_path) / "tiny" / "tiny.inter"
+    encoding = "latin-1" if case == "not-utf-8" else "utf-8"
+    content = file.read_text(encoding="utf-8")
+    file.write_text(content.replace(old, new) if old else content, encoding=encoding)
+    file.with_suffix(".item").write_text(TITLES, encoding="latin-1")
+    assert main(words(tmp_path, **changes)) == 2
+    said = sentence(capsys)
+    for word in expected:
+        assert word in said
+    assert files_in(tmp_path) == []
+
+
+def test_a_byte_order_mark_may_be_named(tmp_path: Path) -> None:
+    file = Path(write_tiny(tmp_path / "data", "tiny").data_path) / "tiny" / "tiny.inter"
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    run(tmp_path, "--encoding=utf-8-sig", kd_compare="False")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from recbole_kd.command_line import main as run_main
+from recbole_kd.tuning import hyperopt
 from recbole_kd.tuning import study as study_module
 from recbole_kd.tuning.command import main
 from recbole_kd.tuning.hyperopt import hyperopt_space
@@ -66,6 +67,37 @@ def test_the_other_algorithms_search_ranges_the_same_way_twice(tmp_path: Path, m
         found.append([t["settings"] for t in trials(folder)])
     assert found[0] == found[1] and len(found[0]) == 25
     assert all(type(s["kd_k"]) is int and 3 <= s["kd_k"] <= 30 and 0.5 <= s["kd_weight"] <= 50 for s in found[0])
+
+
+@pytest.mark.parametrize("algo", ["random", "exhaustive"])
+def test_finished_trials_are_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], algo: str
+) -> None:
+    space, more = "kd_k choice [3, 5, 8, 9]\nkd_weight choice [0.5, 50.1]\n", (f"--algo={algo}", "--max_evals=4")
+    plain, settings_run, cut = hyperopt.run_trial, list[Any](), [3]
+
+    def counted(base: Any, settings: dict[str, Any]) -> Trial:
+        if len(settings_run) + 1 == cut[0]:
+            raise KeyboardInterrupt
+        settings_run.append(dict(settings))
+        return plain(base, settings)
+
+    monkeypatch.setattr(hyperopt, "run_trial", counted)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, space, *more)
+    first = trials(tmp_path)
+    cut[0] = 99
+    assert search(tmp_path, space, *more, "--resume=True") == 0
+    resumed = trials(tmp_path)
+    assert len(first) == 2 and resumed[:2] == first
+    assert len(settings_run) == len(resumed) == len({json.dumps(settings) for settings in settings_run}) > 2
+    assert search(tmp_path, space, *more, "--resume=True") == 0
+    assert trials(tmp_path) == resumed and len(settings_run) == len(resumed)
+    for other, words_ in ((space, ["--learning_rate=0.1"]), (space.replace("0.5", "0.6"), [])):
+        capsys.readouterr()
+        assert search(tmp_path, other, *more, "--resume=True", *words_) == 2
+        said = capsys.readouterr().err
+        assert "saved/s was made with other keys" in said and "--study=NAME" in said and trials(tmp_path) == resumed
 
 
 def test_a_trial_that_fails_fails_alone_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

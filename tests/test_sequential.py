@@ -257,7 +257,7 @@ def test_a_sequential_student_needs_its_data(tiny_dataset: TinyData) -> None:
 # -- training and evaluation ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", STUDENTS)
+@pytest.mark.parametrize("model", [*STUDENTS, "SHAN"])
 def test_weight_0_is_recboles_own_training(tiny_dataset: TinyData, model: str, tmp_path: Path) -> None:
     ends = []
     for kd in (False, True):

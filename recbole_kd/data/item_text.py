@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_kd.cache import locked
+from recbole_kd.data.atomic_check import BYTE_ORDER_MARK, marked, not_text
 from recbole_kd.data.feature_files import IDS_SUFFIX, FeatureMatrix, read_matrix
 from recbole_kd.data.text_encoders import ENCODERS, Text
 from recbole_kd.errors import DataError
@@ -31,10 +32,19 @@ def read_item_text(path: Path, item_field: str, separator: str = "\t", encoding:
             f"Item features are needed and {path} is not there to make them from: give item_features={{modality: path}}, or put the items' "
             "text into that file"
         )
+    try:
+        return _read_rows(path, item_field, separator, encoding)
+    except UnicodeDecodeError as error:
+        raise not_text(path, error) from None
+
+
+def _read_rows(path: Path, item_field: str, separator: str, encoding: str) -> dict[str, Text]:
     with open(path, encoding=encoding, newline="") as stream:
         rows = csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
         header = [name.partition(":")[::2] for name in next(rows, [])]
         names = [name for name, _ in header]
+        if names and names[0].startswith(BYTE_ORDER_MARK):
+            raise marked(path)
         columns = [place for place, (name, kind) in enumerate(header) if kind in WORDS and name != item_field]
         if item_field not in names or not columns:
             raise DataError(f"{path} has no column {item_field}:token, or no column of words (token, token_seq) beside it")

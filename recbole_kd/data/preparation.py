@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 from torch import nn
 
+from recbole_kd.data.atomic_check import check_atomic_files, file_in_another_encoding
 from recbole_kd.data.hstu_dataset import HSTUGeneralDataset
 from recbole_kd.data.protocol import follow_paper_protocol
 from recbole_kd.data.sequences import stage_parts
@@ -63,9 +65,12 @@ def split_data(config: Any) -> Splits:
         DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
     """
     init_seed(split_seed(config), config["reproducibility"])
+    check_atomic_files(config)
     try:
         dataset = HSTUGeneralDataset(config)
         parts = tuple(dataset.build())
+    except UnicodeDecodeError as error:
+        raise file_in_another_encoding(config) or DataError(f"The data set {config['dataset']} cannot be read: {error}") from error
     except ValueError as error:
         raise DataError(f"RecBole cannot prepare the data set {config['dataset']}: {' '.join(str(error).split())}") from error
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
@@ -76,6 +81,32 @@ def split_data(config: Any) -> Splits:
             )
     train, valid, test = parts
     return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset))
+
+
+def check_negatives(config: Any, splits: Splits) -> None:
+    """Refuse what RecBole's sampler of negative items refuses only when a training begins.
+
+    Raises:
+        DataError: a user has interacted with all items, and the model may not be given one again (``repeatable``).
+    """
+    if config["repeatable"]:
+        return
+    users, items = (np.concatenate([np.asarray(part.inter_feat[field]) for part in splits.parts]) for field in _id_fields(splits))
+    if np.bincount(users).max() < splits.n_items:
+        return
+    pairs = np.unique(users.astype(np.int64) * (splits.n_items + 1) + items)
+    full = np.flatnonzero(np.bincount(pairs // (splits.n_items + 1)) == splits.n_items)
+    if len(full):
+        token = splits.dataset.id2token(splits.dataset.uid_field, int(full[0]))
+        raise DataError(
+            f"User {str(token)!r} of {config['dataset']} has interacted with all {splits.n_items} items ({len(full)} such users), which "
+            "leaves no negative item to draw: leave such users out, "
+            f"--user_inter_num_interval=[0,{splits.n_items - 1}]"
+        )
+
+
+def _id_fields(splits: Splits) -> tuple[str, str]:
+    return splits.dataset.uid_field, splits.dataset.iid_field
 
 
 def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None) -> Loaders:

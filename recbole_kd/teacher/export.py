@@ -23,6 +23,7 @@ from recbole_kd.teacher.files import (
     WEIGHTS,
     of_epoch,
     read_tensors,
+    save_weights,
     write_json,
     written_whole,
 )
@@ -95,7 +96,7 @@ def export_teacher(
 def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None, ray_address: str | None) -> None:
     with scorer.frozen():
         if kind == "online":
-            save_file({name: t.contiguous().cpu() for name, t in scorer.model.state_dict().items()}, path)
+            save_weights(path, scorer.model)
         elif kind == "factors":
             _write_factors(scorer, path, DTYPES[dtype])
         else:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
 
@@ -70,6 +71,18 @@ def contents_digest(path: Path) -> str:
         with file.open("rb") as stream:
             sha.update(hashlib.file_digest(stream, "sha256").digest())
     return sha.hexdigest()[:16]
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state as safetensors, which know no sharing: what a model has under two names (GCMC, FEARec) is written twice."""
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        whole = tensor.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        tensors[name] = whole.clone() if place in places else whole
+        places.add(place)
+    save_file(tensors, path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from recbole.config import Config
-from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config import make_config
 from recbole_kd.data.sequences import stage_parts, universe_of
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.errors import TeacherError
+from recbole_kd.fresh import fresh_model
 from recbole_kd.report import size_of
 from recbole_kd.safe_load import load_checkpoint
 from recbole_kd.scorer import Scorer
@@ -127,7 +127,7 @@ def _rebuilt(config: Any, dataset: Any, device: torch.device | str) -> tuple[tor
     """A fresh model over the training part as it trained on it, and what will score it."""
     given = getattr(dataset, "_dataset", dataset)
     train = stage_parts(config, [getattr(given, "split_part", given)])[0]
-    model = get_model(config["model"])(config, train).to(device)
+    model = fresh_model(config, train).to(device)
     return model, Scorer(model, universe_of(train))
 
 

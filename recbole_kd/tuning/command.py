@@ -27,6 +27,7 @@ Search the keys of a distillation, on the validation metric.
   --max_evals=20                 trials (of a grid: of every combination so many)
   --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
   --search_seed=0                of what is drawn
+  --resume=True                  continue an interrupted study: trials that are done are not repeated
   --KEY=VALUE --config_files=    as of run_recbole_kd.py: what holds for all trials
 
   with --tool=Hyperopt, RecBole's HyperTuning
@@ -40,7 +41,6 @@ Search the keys of a distillation, on the validation metric.
   --cpus_per_trial=1 --gpus_per_trial=0 --max_concurrent=0       fractions are allowed; 0: as many as there is room for
   --ray_address=local            local, auto or HOST:PORT of a cluster
   --max_failures=3               times that a trial whose node was lost is run again
-  --resume=True                  continue an interrupted study
 """
 
 _NUMBER = (int, float)

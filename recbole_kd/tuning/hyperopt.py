@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.tuning.space import Parameter, Space
-from recbole_kd.tuning.study import Study, Trial, absolute, run_trial
+from recbole_kd.tuning.study import Study, Trial, absolute, as_json, run_trial
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
 EARLY_STOP = 10
@@ -42,10 +42,11 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
     """Search as RecBole's ``run_hyper.py`` does; the trials stand in the study, and the HyperTuning is returned.
 
     Args:
-        options: ``algo``, ``max_evals``, ``early_stop``, ``display_file``, ``search_seed``.
+        options: ``algo``, ``max_evals``, ``early_stop``, ``display_file``, ``search_seed``; and ``resume``: a trial that the study's record
+            has as done is taken from it when it is drawn again, which it is, for the draws are seeded.
 
     Raises:
-        ConfigError: the algorithm cannot search this space, or hyperopt is missing.
+        ConfigError: the algorithm cannot search this space, hyperopt is missing, or the record is of another search.
     """
     from recbole.trainer import HyperTuning
 
@@ -60,8 +61,10 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
             "--tool=Hyperopt needs hyperopt: run `pip install hyperopt==0.2.5` (later versions break RecBole's search)"
         ) from None
     early_stop = options["early_stop"] or (2**31 if algo == "exhaustive" else EARLY_STOP)
+    study.space = space.plain()
+    finished = study.finished() if options.get("resume") else None
     tuning = HyperTuning(
-        partial(_objective, study, space),
+        partial(_objective, study, space, finished),
         space=hyperopt_space(space),
         display_file=options["display_file"],
         algo=algo,
@@ -73,15 +76,29 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
     return tuning
 
 
-def _objective(study: Study, space: Space, drawn: Mapping[str, Any], _files: Any = None) -> dict[str, Any]:
-    """One trial; what RecBole's HyperTuning expects of it. RecBole's own objective also hands the TEST metric on as the score."""
+def _objective(
+    study: Study, space: Space, finished: Sequence[Trial] | None, drawn: Mapping[str, Any], _files: Any = None
+) -> dict[str, Any]:
+    """One trial; what RecBole's HyperTuning expects of it. RecBole's own objective also hands the TEST metric on as the score.
+
+    Args:
+        finished: trials of a search that is continued; None for a new one.
+    """
     settings = space.settings(drawn, study.base.get("kd"))
-    known = next((trial for trial in study.trials if trial.settings == settings), None)
-    trial = known or run_trial(absolute(study.base), settings)
-    if known is None:
+    known = _of(settings, study.trials)
+    trial = known or _of(settings, finished or ())
+    if trial is None:
+        trial = run_trial({**absolute(study.base), "resume": finished is not None}, settings)
         study.trials.append(trial)
         study.write()
+    elif known is None:
+        study.trials.append(trial)
     return _as_recbole(trial, study)
+
+
+def _of(settings: Mapping[str, Any], trials: Sequence[Trial]) -> Trial | None:
+    """The trial of these settings among some."""
+    return next((trial for trial in trials if as_json(trial.settings) == as_json(settings)), None)
 
 
 def _as_recbole(trial: Trial, study: Study) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from recbole_kd.errors import ConfigError
 from recbole_kd.quick_start import run_request
 from recbole_kd.request import make_request, merge_sources
+from recbole_kd.stages import WITHOUT_EFFECT
 from recbole_kd.teacher.files import write_json
 
 FAILED = -1e9
@@ -85,12 +86,13 @@ class Study:
     """Trials that were run for one base configuration.
 
     Attributes:
-        base: the common keys as the user gave them. folder: of the study's files.
+        base: the common keys as the user gave them. folder: of the study's files. space: that is searched, as JSON values.
     """
 
     base: Mapping[str, Any]
     folder: Path
     trials: list[Trial] = field(default_factory=list)
+    space: Mapping[str, Any] | None = None
 
     @property
     def best(self) -> Trial | None:
@@ -101,7 +103,8 @@ class Study:
     def write(self) -> None:
         """trials.json and, once a trial is done, best.yaml: ``run_recbole_kd.py --config_files=best.yaml`` repeats that trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / TRIALS, {"base": dict(self.base), "trials": [asdict(trial) for trial in self.trials]})
+        space = {} if self.space is None else {"space": dict(self.space)}
+        write_json(self.folder / TRIALS, {"base": dict(self.base), **space, "trials": [asdict(trial) for trial in self.trials]})
         if self.best is None:
             return
         content = merge_sources(None, dict(self.base), self.best.settings)
@@ -111,6 +114,28 @@ class Study:
         temporary = self.folder / f".{BEST}"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.folder / BEST)
+
+    def finished(self) -> list[Trial]:
+        """The trials that an interrupted search of this base and space has done, from its record; none where there is no record.
+
+        Raises:
+            ConfigError: the record is damaged, or of another search.
+        """
+        path = self.folder / TRIALS
+        if not path.is_file():
+            return []
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            trials = [Trial(**fields) for fields in record["trials"]]
+            same = _what_counts(record["base"]) == _what_counts(self.base) and record.get("space", self.space) == as_json(self.space)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is damaged ({error}): delete it, or name another study with --study=NAME") from None
+        if not same:
+            raise ConfigError(
+                f"The study {self.folder} was made with other keys or another search space: give it the same, "
+                "or name another with --study=NAME"
+            )
+        return [trial for trial in trials if trial.state == "done"]
 
     def table(self) -> str:
         """All trials, the best first."""
@@ -128,6 +153,16 @@ class Study:
             for trial in sorted(self.trials, key=lambda trial: (trial.state != "done", -trial.objective))
         ]
         return tabulate(rows, headers=[*keys, "state", "epochs", f"valid {metric}", f"test {metric}", "reason"], disable_numparse=True)
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from a JSON file."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _what_counts(base: Mapping[str, Any]) -> Any:
+    """The keys of a base that change what a trial comes to."""
+    return as_json({key: value for key, value in base.items() if key not in WITHOUT_EFFECT - {"worker"}})
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,38 @@
+"""Models of RecBole that share tensors or read columns that a transform adds: the command trains, keeps and reloads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import run
+
+QUICK: dict[str, str | None] = {
+    "kd": "CD",
+    "kd_k": None,
+    "kd_n_samples": None,
+    "kd_candidates": None,
+    "embedding_size": None,
+    "epochs": "1",
+    "teacher.epochs": "1",
+}
+
+
+@pytest.mark.parametrize("model", ["GCMC", "FEARec"])
+def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
+    setting = "sequential" if model == "FEARec" else "general"
+    changes = {**QUICK, "model": model, "teacher": model, "setting": setting, "teacher.embedding_size": None, "teacher_store": "online"}
+    found = run(tmp_path, **changes)
+    again = run(tmp_path, **changes)
+    assert again["teacher"]["cached"] and again["student"]["cached"]
+    assert again["distilled"]["test"] == found["distilled"]["test"]
+
+
+@pytest.mark.parametrize("model", ["BERT4Rec", "SHAN"])
+def test_columns_of_a_transform_are_known(model: str, tmp_path: Path) -> None:
+    changes = {**QUICK, "model": model, "teacher": model, "teacher.embedding_size": None, "teacher_store": "online"}
+    changes |= {"epochs": "2", "learning_rate": "0.02"}
+    found = run(tmp_path, "--kd_weight=0", **changes)
+    taught = run(tmp_path, "--kd_weight=100", **changes)
+    assert taught["teacher"]["cached"] and taught["distilled"]["kd_loss"][-1] < found["distilled"]["kd_loss"][-1]
