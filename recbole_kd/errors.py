@@ -28,3 +28,7 @@ class TrainingError(KDError, RuntimeError):
 
 class LostProcessError(TrainingError):
     """One of several processes that trained together was lost; what was kept of the training can be continued."""
+
+
+class StorageError(KDError):
+    """There is no room on a disk; what was kept of a training can be continued."""

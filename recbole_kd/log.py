@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import colorlog
 from recbole.utils.logger import RemoveColorFilter, log_colors_config
+
+
+class _File(logging.FileHandler):
+    """A log whose disk is full loses lines; what else finds no room there says so, once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -24,7 +37,7 @@ def logging_to(path: Path, state: str | None = None) -> Iterator[None]:
     to_screen.setFormatter(
         colorlog.ColoredFormatter("%(log_color)s%(asctime)-15s %(levelname)s  %(message)s", date, log_colors=log_colors_config)
     )
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file = _File(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", date))
     to_file.addFilter(RemoveColorFilter())
     root = logging.getLogger()

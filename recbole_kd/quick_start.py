@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from recbole_kd.plan import Plan, make_plan
 from recbole_kd.report import versions
 from recbole_kd.request import Request, make_request, merge_sources
 from recbole_kd.stages import Stage, distill, ensure_student_alone, ensure_teachers
+from recbole_kd.storage import full_disk_is_said
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.files import write_json
 
@@ -52,19 +54,25 @@ def run_recbole_kd(
 def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
     plan = make_plan(request)
-    stage = _stage(plan, plan.teacher_name)
-    with logging_to(stage.folder / "run.log", plan.alone["state"]):
-        for name, files in request.files.items():
-            getLogger().info(f"Property files of the {name}: {', '.join(files)}")
-        try:
-            figures = _train(plan, stage, after_epoch)
-        except KDError:
-            _leave_nothing(stage.folder)
-            raise
-        result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
-        write_json(stage.folder / "result.json", result)
-        getLogger().info(f"Result in {stage.folder / 'result.json'}")
+    with _room_in(plan.output):
+        stage = _stage(plan, plan.teacher_name)
+        with logging_to(stage.folder / "run.log", plan.alone["state"]):
+            for name, files in request.files.items():
+                getLogger().info(f"Property files of the {name}: {', '.join(files)}")
+            try:
+                with _room_in(stage.folder):
+                    figures = _train(plan, stage, after_epoch)
+                    result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
+                    write_json(stage.folder / "result.json", result)
+            except KDError:
+                _leave_nothing(stage.folder)
+                raise
+            getLogger().info(f"Result in {stage.folder / 'result.json'}")
     return {**result, "folder": str(stage.folder)}
+
+
+def _room_in(place: Path) -> AbstractContextManager[None]:
+    return full_disk_is_said(place, "free some, or name other places with --output_dir and --cache_dir, and run again with --resume=True")
 
 
 def make_teachers(request: Request) -> list[Path]:
@@ -76,9 +84,10 @@ def make_teachers(request: Request) -> list[Path]:
     plan = make_plan(request)
     if plan.saved:
         return []
-    stage = _stage(plan, f"{request.teacher}-alone")
-    with logging_to(stage.folder / "run.log", plan.alone["state"]):
-        _, figures = _teachers(plan, stage)
+    with _room_in(plan.output):
+        stage = _stage(plan, f"{request.teacher}-alone")
+        with logging_to(stage.folder / "run.log", plan.alone["state"]):
+            _, figures = _teachers(plan, stage)
     return [Path(member["path"]) for member in figures.get("members", [figures])]
 
 

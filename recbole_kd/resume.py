@@ -59,10 +59,18 @@ class TrainingState:
         if started - self._written_at < self._cost / SHARE_OF_TIME:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._keep_best(Path(trainer.saved_model_file))
+        before = self._best
         temporary = self.path.with_suffix(f".{os.getpid()}")
-        torch.save(self._collect(trainer, epoch), temporary)
-        os.replace(temporary, self.path)
+        try:
+            self._keep_best(Path(trainer.saved_model_file))
+            torch.save(self._collect(trainer, epoch), temporary)
+            os.replace(temporary, self.path)
+        except Exception:  # no room: the state before this one can be continued
+            temporary.unlink(missing_ok=True)
+            if self._best not in (None, before):
+                self.path.with_name(str(self._best)).unlink(missing_ok=True)
+            self._best, self._best_is_of = before, ()
+            raise
         self._forget_others(self._best)
         self._written_at = perf_counter()
         self._cost = self._written_at - started
@@ -83,7 +91,11 @@ class TrainingState:
         if version != self._best_is_of:
             handle, name = tempfile.mkstemp(prefix=self._best_prefix, dir=self.path.parent)
             os.close(handle)
-            shutil.copyfile(checkpoint, name)
+            try:
+                shutil.copyfile(checkpoint, name)
+            except OSError:
+                os.unlink(name)
+                raise
             self._best, self._best_is_of = Path(name).name, version
 
     def _forget_others(self, kept: str | None) -> None:

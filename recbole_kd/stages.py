@@ -18,7 +18,7 @@ from recbole_kd.cache import CACHE_FORMAT, locked
 from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
 from recbole_kd.data.sequences import reads_histories, stage_parts, universe_of
-from recbole_kd.errors import KDError, LostProcessError, TeacherError
+from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.own_source import own_source
 from recbole_kd.resume import TrainingState
 from recbole_kd.scorer import Scorer
@@ -33,6 +33,8 @@ from recbole_kd.training import train_alone, train_distilled
 from recbole_kd.trajectory import Trajectory
 
 REPORT = "report.json"
+CHECKPOINT, STATE = "best.pth", "state.pt"
+"""Of a training in its workshop."""
 WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
@@ -100,11 +102,18 @@ def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) ->
 
 @contextmanager
 def workshop(entry: Path) -> Iterator[Path]:
-    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not."""
+    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not, and one
+    that found the disk full keeps what it can be continued from."""
     work = entry.with_name(entry.name + ".work")
     try:
         yield work
     except LostProcessError:
+        raise
+    except StorageError:
+        if (work / STATE).is_file():
+            (work / CHECKPOINT).unlink(missing_ok=True)  # it may be half written; the state has its own
+        else:
+            shutil.rmtree(work, ignore_errors=True)
         raise
     except KDError:
         shutil.rmtree(work, ignore_errors=True)
@@ -246,7 +255,7 @@ def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Call
     with locked(entry):
         try:
             _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume, after_epoch=after_epoch)
-        except LostProcessError:
+        except (LostProcessError, StorageError):
             raise
         except KDError:
             TrainingState(state_file).remove()

@@ -26,6 +26,7 @@ from recbole_kd.parallel import Ranks, several
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
 from recbole_kd.scalars import without_recbole_scalars
 from recbole_kd.scorer import Scorer
+from recbole_kd.storage import full_disk_is_said
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.trainer import KDTrainer
 from recbole_kd.trajectory import Trajectory
@@ -69,8 +70,10 @@ def _fit(
     if trajectory is not None:
         trajectory.follow(trainer, resumed)
     callback = after if trajectory is None else trajectory.after_epoch
+    place = Path(trainer.saved_model_file).parent
     try:
-        trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
+        with full_disk_is_said(place, f"free some, and continue the training of {config['model']} with --resume=True"):
+            trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
     except ValueError as error:  # RecBole's own trainers say no more than this
         if str(error) != "Training loss is nan":
             raise

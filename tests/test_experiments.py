@@ -21,7 +21,7 @@ from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section, grid_table
 from recbole_kd.property_files import properties_dir
 from tests.helpers import write_tiny
-from tests.made_results import figures, grid_of, made_up, write_grid
+from tests.made_results import TINY, figures, grid_of, made_up, write_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import reproduce
@@ -85,12 +85,29 @@ def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
         ),
         ({"metric": "ndcg"}, "metric='ndcg' of .* is none of recall@10, ndcg@10, recall@20, ndcg@20"),
         ({"reference": "RCE"}, "reference='RCE' of .* is none of its runs: RCE-KD, vanilla CE"),
+        ({"seeds": 0}, r"seeds=0 of .* list of whole numbers, such as \[0, 1\]"),
+        ({"seeds": []}, r"seeds=\[\] of .* list of whole numbers"),
+        ({"seeds": ["a"]}, r"seeds=\['a'\] of .* list of whole numbers"),
+        ({"runs": [{"RCE-KD": {}}]}, "no mapping `runs`"),
+        ({"runs": {"RCE-KD": [1]}}, r"runs.RCE-KD=\[1\] of .* must be a mapping"),
+        ({"runs": {"RCE-KD": {"seeds": 1}}}, "runs.RCE-KD.seeds=1 of .* list of whole numbers"),
+        ({"config": None}, "The run 'RCE-KD' of .* has no model: give it"),
+        ({"config": {key: value for key, value in TINY.items() if key != "teacher"}}, "has no teacher: give it"),
+        ({"config": "epochs"}, "config='epochs' of .* must be a mapping"),
+        ({"published": [0.1]}, r"published=\[0.1\] of .* must be a mapping"),
+        ({"published": {"RCE-KD": 0.1}}, "published.RCE-KD=0.1 of .* must be a mapping"),
         ({"runs": {"A b": {}, "a  B": {}}, "reference": None}, "'A b' and 'a  B' .* would write the same file a-b-seed0.json"),
     ],
 )
-def test_a_wrong_grid_is_refused_in_one_sentence(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_wrong_grid_is_refused_in_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_grid(tmp_path, **changes)
     with pytest.raises(ConfigError, match=words):
-        read_grid(write_grid(tmp_path, **changes))
+        read_grid(path)
+    assert reproduce.main([str(path), f"--results={tmp_path / 'results'}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and not (tmp_path / "results").exists()
 
 
 # -- running ------------------------------------------------------------------------------------------------------------
@@ -196,6 +213,9 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="was made with other settings than the grid has now"):
         list(run_grid(grid, tmp_path, {}, command=""))
     with pytest.raises(ConfigError, match="was made with other settings"):
+        read_results(grid, tmp_path)
+    file.write_text("{")
+    with pytest.raises(ConfigError, match=r"is no result .* delete it"):
         read_results(grid, tmp_path)
 
 

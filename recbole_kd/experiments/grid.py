@@ -74,15 +74,19 @@ def read_grid(path: Path) -> Grid:
     if unknown or not isinstance(content.get("runs"), Mapping):
         wrong = f"unknown key {sorted(unknown)[0]}" if unknown else "no mapping `runs`"
         raise ConfigError(f"{path} is not a grid ({wrong}): it holds {', '.join(sorted(KEYS))}")
-    common, seeds = content.get("config") or {}, content.get("seeds", [0])
+    common, seeds = _mapping(path, "config", content.get("config")), _seeds(path, "seeds", content.get("seeds", [0]))
+    published = {
+        name: _mapping(path, f"published.{name}", row) for name, row in _mapping(path, "published", content.get("published")).items()
+    }
     tasks = []
-    for name, own in content["runs"].items():
-        own = dict(own or {})
+    for name, given in content["runs"].items():
+        own = _mapping(path, f"runs.{name}", given)
         belongs_to = str(own.pop("from", path.stem))
         if not path.with_name(f"{belongs_to}.yaml").is_file():
             raise ConfigError(f"from: {belongs_to} of the run {name!r} of {path} is no grid beside it: there is no {belongs_to}.yaml")
-        for seed in own.pop("seeds", seeds):
-            tasks.append(Task(belongs_to, str(name), int(seed), {**common, **own, "seed": int(seed)}))
+        for seed in _seeds(path, f"runs.{name}.seeds", own.pop("seeds", seeds)):
+            tasks.append(Task(belongs_to, str(name), seed, {**common, **own, "seed": seed}))
+    _check_complete(path, tasks)
     tasks.sort(key=lambda task: task.seed)  # a table of one seed is complete before the next seed begins
     _check_names(path, tasks)
     reference = content.get("reference")
@@ -91,7 +95,28 @@ def read_grid(path: Path) -> Grid:
     metric = content.get("metric", Grid.metric)
     if metric not in METRICS:
         raise ConfigError(f"metric={metric!r} of {path} is none of {', '.join(METRICS)}")
-    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, content.get("published") or {}, metric)
+    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, published, metric)
+
+
+def _mapping(path: Path, key: str, value: Any) -> dict[Any, Any]:
+    """A copy of a mapping; none is an empty one."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={value!r} of {path} is not allowed: it must be a mapping of keys to values")
+    return dict(value or {})
+
+
+def _seeds(path: Path, key: str, value: Any) -> list[int]:
+    if not isinstance(value, list) or not value or any(type(seed) is not int for seed in value):
+        raise ConfigError(f"{key}={value!r} of {path} is not allowed: it must be a list of whole numbers, such as [0, 1]")
+    return value
+
+
+def _check_complete(path: Path, tasks: list[Task]) -> None:
+    """Each task must say what is distilled into what, how, on which data."""
+    for task in tasks:
+        for keys in (("model",), ("teacher", "teacher_path"), ("kd",), ("dataset",)):
+            if not any(task.settings.get(key) for key in keys):
+                raise ConfigError(f"The run {task.run!r} of {path} has no {keys[0]}: give it, or write it into `config` for all runs")
 
 
 def _check_names(path: Path, tasks: list[Task]) -> None:

@@ -146,7 +146,10 @@ def _outcome(ask: Callable[[], Any]) -> tuple[dict[str, Any] | None, str]:
 def _is_done(task: Task, path: Path) -> bool:
     if not path.is_file():
         return False
-    made_with = json.loads(path.read_text(encoding="utf-8")).get("settings")
+    try:
+        made_with = json.loads(path.read_text(encoding="utf-8")).get("settings")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is no result ({error}): delete it, and the run is run again") from None
     if made_with != json.loads(json.dumps(dict(task.settings))):
         raise ConfigError(f"{path} was made with other settings than the grid has now: delete it, or give the run another name")
     return True

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
+from recbole_kd.storage import full_disk_is_said
 
 MANIFEST = "manifest.json"
 SCORES = "scores.safetensors"
@@ -38,12 +39,17 @@ def of_epoch(name: str, epoch: int) -> str:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not."""
+    """A temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not.
+
+    Raises:
+        StorageError: there is no room for it.
+    """
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with full_disk_is_said(folder, "free some, or name another place, and run again with --resume=True"):
+            temporary.mkdir(parents=True)
+            yield temporary
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
