@@ -281,6 +281,8 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         raise ConfigError(
             f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the teacher: leave one out"
         )
+    if "model" in given:
+        raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
     shared = sorted(OF_THE_SPLIT & set(given))
     if shared:
         raise ConfigError(

@@ -13,8 +13,12 @@ from recbole.data import create_dataset
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_kd.data.item_features import ItemFeatures
+from recbole_kd.data.preparation import split_data
+from recbole_kd.data.text_encoders import ENCODERS
 from recbole_kd.errors import DataError
 from recbole_kd.model.bm3 import BM3
+from recbole_kd.model.bm3_loss import View, bm3_loss
 from recbole_kd.scorer import Scorer
 from recbole_kd.training import train_alone
 from tests.helpers import Case, TinyData, build_case, build_config, build_model, write_tiny
@@ -190,3 +194,84 @@ def test_any_number_of_modalities_and_a_missing_one(own_dataset: TinyData) -> No
     assert one.model.modalities == ["text"]
     with pytest.raises(DataError, match=r"own\.item is not there to make them from: give item_features="):
         featured(own_dataset, item_features=None)
+
+
+# -- targets and features ----------------------------------------------------------------------------------------------
+
+
+def views_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, View], Interaction]:
+    """What one batch hands the loss, by the name of the view; items come twice."""
+    kept: dict[str, View] = {}
+
+    def record(user: View, item: View, modalities: dict[str, View], cl_weight: float) -> Tensor:
+        kept.update({"user": user, "item": item, **modalities})
+        return bm3_loss(user, item, modalities, cl_weight)
+
+    monkeypatch.setattr("recbole_kd.model.bm3.bm3_loss", record)
+    batch = Interaction({"user_id": torch.arange(1, 29), "item_id": torch.arange(1, 15).repeat(2)})
+    case.model.calculate_loss(batch)
+    return kept, batch
+
+
+def whole_vectors(model: BM3, batch: Interaction) -> dict[str, Tensor]:
+    """The vectors of a batch before predictor and dropout."""
+    with torch.no_grad():
+        users, items = model.forward()
+        own = {"user": users[batch["user_id"]], "item": items[batch["item_id"]]}
+        return {**own, **{name: model.project(name, batch["item_id"]) for name in model.modalities}}
+
+
+def test_dropout_falls_on_the_targets_alone_one_mask_an_entity(own_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An online vector is the predictor's of the whole one; a target is the whole one with a share of its numbers gone, the others scaled."""
+    case = featured(own_dataset, dropout_prob=0.25, embedding_size=32)
+    case.model.train()
+    views, batch = views_of(case, monkeypatch)
+    whole = whole_vectors(case.model, batch)
+    assert list(views) == ["user", "item", "visual", "text"]
+    for name, view in views.items():
+        assert torch.allclose(view.online, case.model.predictor(whole[name]), atol=1e-6), name
+        assert view.online.requires_grad and not view.target.requires_grad
+        gone = view.target == 0
+        assert torch.allclose(view.target, (whole[name] / 0.75).masked_fill(gone, 0.0), atol=1e-6), name
+        assert 0.15 < float(gone[:14].float().mean()) < 0.35, name
+        if name != "user":
+            assert torch.equal(gone[:14], gone[14:]), name
+    case.model.eval()
+    views, batch = views_of(case, monkeypatch)
+    assert all(torch.allclose(views[name].target, whole[name], atol=1e-6) for name in views)
+
+
+def test_a_training_makes_and_reads_its_features_once(own_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of words, by an encoder; over three epochs, and not again for a second model."""
+    items = "".join(f"i{item}\tword{item % 7} word{item % 5} word{item % 3}\n" for item in range(40))
+    (Path(own_dataset.data_path) / "own" / "own.item").write_text("item_id:token\ttitle:token_seq\n" + items)
+    calls = {"made": 0, "read": 0}
+    encode, read = ENCODERS["tfidf"].encode, ItemFeatures.__init__
+
+    def count_made(texts: Any) -> Any:
+        calls["made"] += 1
+        return encode(texts)
+
+    def count_read(self: ItemFeatures, *args: Any) -> None:
+        calls["read"] += 1
+        read(self, *args)
+
+    monkeypatch.setitem(ENCODERS, "tfidf", ENCODERS["tfidf"]._replace(encode=count_made))
+    monkeypatch.setattr(ItemFeatures, "__init__", count_read)
+    config = build_config(own_dataset, "BM3", epochs=3, freeze_features=True, cache_dir=str(tmp_path / "cache"))
+    splits = split_data(config)
+    for models in (1, 2):
+        _, figures = train_alone(config, splits, tmp_path / f"w{models}", tmp_path / f"s{models}", resume=False)
+        assert figures["epochs"] == 3 and calls == {"made": 1, "read": models}
+
+
+def test_frozen_features_stay_in_their_file(own_dataset: TinyData) -> None:
+    """What is written into the file later is what the model projects: it holds no copy."""
+    model = featured(own_dataset, freeze_features=True).model
+    path = Path(own_dataset.data_path) / own_dataset.name / "text.npy"
+    before = model.project("text", torch.tensor([3])).detach()
+    values = np.load(path, mmap_mode="r+")
+    values += 1
+    values.flush()
+    expected = before + model.projections["of_text"].weight.detach().sum(dim=1)
+    assert torch.allclose(model.project("text", torch.tensor([3])).detach(), expected, atol=1e-5)

@@ -84,6 +84,20 @@ def test_the_matrix_stays_on_disk_and_is_never_changed(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["npy", "float16", "safetensors"])
+def test_rows_are_read_from_the_file_when_they_are_asked_for(kind: str, tmp_path: Path) -> None:
+    """What is written into the file later is what is read: nothing was copied."""
+    path = write(tmp_path, kind)
+    features = ItemFeatures("visual", read_matrix("visual", path), TOKENS)
+    content = path.read_bytes()
+    last = np.float16(11).tobytes() if kind == "float16" else np.float32(11).tobytes()
+    place = content.rindex(last)
+    with open(path, "r+b") as stream:
+        stream.seek(place)
+        stream.write((np.float16 if kind == "float16" else np.float32)(77).tobytes())
+    assert features.take(torch.tensor([2])).tolist() == [[9.0, 10.0, 77.0]]
+
+
 def test_items_without_features_have_the_mean_and_are_counted(tmp_path: Path, caplog: Any) -> None:
     features = ItemFeatures("visual", read_matrix("visual", with_ids(tmp_path)), [*TOKENS, "new", "newer"])
     assert features.missing == ["new", "newer"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +153,20 @@ def test_the_loss_is_the_sum_of_its_terms_over_the_rows() -> None:
     assert twice == pytest.approx(float(distiller(batch(negatives)).detach()), rel=1e-6)
     distiller.reduction = "mean"
     assert float(distiller(batch(negatives)).detach()) == pytest.approx(twice / 3, rel=1e-5)
+
+
+def test_every_epoch_draws_negatives_anew_and_asks_the_modalities_about_them() -> None:
+    distiller, scorer = made()
+    drawn, positives = [distiller.item_sets["negatives"].clone()], [distiller._drawn_positive.clone()]
+    for epoch in range(1, 6):
+        distiller.begin_epoch(epoch)
+        drawn.append(distiller.item_sets["negatives"].clone())
+        positives.append(distiller._drawn_positive.clone())
+        negatives = torch.tensor([5, 6, 7])
+        assert float(distiller(batch(negatives)).detach()) == pytest.approx(float(by_hand(distiller, scorer, negatives).detach()), rel=1e-4)
+    for before, after in pairwise(drawn):
+        assert {tuple(sorted(row)) for row in before[1:4].tolist()} != {tuple(sorted(row)) for row in after[1:4].tolist()}
+    assert len({tuple(row.tolist()) for row in positives}) > 1
 
 
 def test_terms_can_be_switched_off_and_modalities_weighed_equally() -> None:
