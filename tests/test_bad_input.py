@@ -236,6 +236,8 @@ def test_a_teacher_that_cannot_be_kept_leaves_nothing(
 
 def test_nan_in_a_trainer_of_recboles_own() -> None:
     class Diverges:
+        saved_model_file = "NCL.pth"
+
         def fit(self, *_: Any, **__: Any) -> None:
             raise ValueError("Training loss is nan")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import write_tiny
 from tests.runs import run
 
 QUICK: dict[str, str | None] = {
@@ -36,3 +37,14 @@ def test_columns_of_a_transform_are_known(model: str, tmp_path: Path) -> None:
     found = run(tmp_path, "--kd_weight=0", **changes)
     taught = run(tmp_path, "--kd_weight=100", **changes)
     assert taught["teacher"]["cached"] and taught["distilled"]["kd_loss"][-1] < found["distilled"]["kd_loss"][-1]
+
+
+@pytest.mark.parametrize("model", ["SASRecF", "FDSA"])
+def test_a_layer_beside_the_weights_is_not_pickled(model: str, tmp_path: Path) -> None:
+    """With it would go the data set, which a checkpoint that is read safely may not hold."""
+    items = "".join(f"i{item}\tc{item % 3} c{item % 4}\n" for item in range(40))
+    folder = Path(write_tiny(tmp_path / "data", "tiny").data_path) / "tiny"
+    (folder / "tiny.item").write_text("item_id:token\tclass:token_seq\n" + items)
+    columns = "{inter: [user_id, item_id, timestamp], item: [item_id, class]}"
+    changes = {**QUICK, "model": model, "load_col": columns, "kd_compare": "False"}
+    assert run(tmp_path, **changes, setting="sequential")["distilled"]["epochs"] == 1
