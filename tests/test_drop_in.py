@@ -30,10 +30,10 @@ def test_the_sequential_script_of_the_readme_runs(tiny_dataset: TinyData, tmp_pa
         block for block in README.read_text(encoding="utf-8").split("```python\n")[1:] if "import make_loaders" in block.split("```")[0]
     )
     small = {
-        "data_path": tiny_dataset.data_path, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 5, "kd_k": 5, "kd_n_samples": 5,
+        "data_path": tiny_dataset.data_path, "kd_k": 5, "kd_n_samples": 5,
         "kd_candidates": 10, "topk": [5], "valid_metric": "NDCG@5", "state": "ERROR", "show_progress": False,
     }  # fmt: skip
-    code = script.split("```")[0].replace("ml-100k", tiny_dataset.name).replace("keys = {", "keys = {**small, ")
+    code = script.split("```")[0].replace("ml-100k", tiny_dataset.name).replace("keys |= {", "keys |= {**small, ")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["script.py"])
     found: dict[str, Any] = {"small": small}
