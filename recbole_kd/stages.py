@@ -209,7 +209,7 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     teacher.check_data(splits.fingerprint)
     if path.endswith(".pth") or not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
         teacher.manifest["contents"] = contents_digest(Path(path).expanduser())
-    unknown = {"valid": None, "test": None, "parameters": 0, "bytes": 0, "inference_us_per_user": None}
+    unknown = {"valid": None, "test": None, "parameters": None, "bytes": None, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
 
 
