@@ -162,7 +162,7 @@ def as_json(value: Any) -> Any:
 
 def _what_counts(base: Mapping[str, Any]) -> Any:
     """The keys of a base that change what a trial comes to."""
-    return as_json({key: value for key, value in base.items() if key not in WITHOUT_EFFECT - {"worker"}})
+    return as_json({key: value for key, value in base.items() if key not in WITHOUT_EFFECT})
 
 
 def _short(value: Any) -> str:
