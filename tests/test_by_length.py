@@ -27,9 +27,20 @@ def sequential(data: TinyData, model: str, **more: Any) -> Case:
     return build_case(data, model, MAX_ITEM_LIST_LENGTH=20, setting="sequential", **more)
 
 
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
-def test_vectors_losses_and_gradients_are_recboles(model: str, tiny_dataset: TinyData) -> None:
-    case = sequential(tiny_dataset, model, **NO_DROPOUT)
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("SASRec", {}),
+        ("SASRec", {"n_layers": 1, "n_heads": 1}),
+        ("SASRec", {"n_layers": 3, "n_heads": 4, "hidden_act": "relu"}),
+        ("GRU4Rec", {}),
+    ],
+)
+def test_vectors_losses_and_gradients_are_recboles(model: str, more: dict[str, Any], tiny_dataset: TinyData) -> None:
+    case = sequential(tiny_dataset, model, **NO_DROPOUT, **more)
+    with torch.no_grad():
+        for parameter in case.model.parameters():  # biases too: RecBole starts them at nought
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
     plain, grouped = case.model.train(), copy.deepcopy(case.model)
     encode_by_length(grouped)
     batch = next(iter(case.loaders.train))
