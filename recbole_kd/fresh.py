@@ -38,5 +38,6 @@ def _keep_modules_out_of_checkpoints(model: Any) -> None:
     """DIN, FDSA, SASRecF, GRU4RecF and DIEN name a layer as what a checkpoint keeps beside the weights: with it goes the whole data set, as
     a pickle that is refused when the best epoch is read. The layer's weights are in the state already."""
     names = getattr(model, "other_parameter_name", ())
-    if any(isinstance(getattr(model, name, None), nn.Module) for name in names):
-        model.other_parameter_name = [name for name in names if not isinstance(getattr(model, name, None), nn.Module)]
+    kept = [name for name in names if not isinstance(getattr(model, name, None), nn.Module)]
+    if len(kept) < len(names):
+        model.other_parameter_name = kept

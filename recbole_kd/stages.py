@@ -15,6 +15,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
 from recbole_kd.cache import CACHE_FORMAT, locked
+from recbole_kd.data.feature_files import file_digest
 from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
 from recbole_kd.data.sequences import reads_histories, stage_parts, universe_of
@@ -25,7 +26,7 @@ from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
-from recbole_kd.teacher.files import WEIGHTS, contents_digest, save_weights, write_json, written_whole
+from recbole_kd.teacher.files import WEIGHTS, save_weights, write_json, written_whole
 from recbole_kd.teacher.fingerprint import settings_digest, without_histories
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.several import SeveralTeachers
@@ -208,7 +209,8 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
     if path.endswith(".pth") or not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
-        teacher.manifest["contents"] = contents_digest(Path(path).expanduser())
+        place = Path(path).expanduser()
+        teacher.manifest["contents"] = file_digest(*([place] if place.is_file() else sorted(place.glob("*.safetensors"))))
     unknown = {"valid": None, "test": None, "parameters": None, "bytes": None, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
 

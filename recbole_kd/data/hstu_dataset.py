@@ -16,6 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
+from recbole_kd.data.atomic_check import header_of
 from recbole_kd.errors import DataError
 
 RAW_TIME = "raw_time"
@@ -90,11 +91,7 @@ class _RawTimes(Dataset):
 
     def _refuse_unread_time(self) -> None:
         file = Path(self.dataset_path) / f"{self.dataset_name}.inter"
-        if not file.is_file():
-            return
-        with file.open(encoding=self.config["encoding"]) as lines:
-            names = [column.split(":")[0] for column in lines.readline().strip().split(self.config["field_separator"])]
-        if self.time_field in names:
+        if file.is_file() and self.time_field in header_of(file, self.config):
             raise DataError(
                 f"The order of a user's items is that of {self.time_field}, which {file} has and load_col={self.config['load_col']} leaves "
                 f"out: add it, as in --load_col='{{inter: [{self.uid_field}, {self.iid_field}, {self.time_field}]}}', or for the order of "

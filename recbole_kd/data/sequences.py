@@ -113,8 +113,8 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
         raise DataError(f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the filters")
     train.universe = make.universe(train.rows)
     _number_queries(train, getattr(get_model(config["model"]), "trains_by_user", False))
-    known = {phase: 1 if config["eval_protocol"] == "paper" else phase for phase in (1, 2)}
-    later = [SequenceDataset.over(part, config, make.held_out(phase, known[phase])) for phase, part in enumerate(parts) if phase]
+    paper = config["eval_protocol"] == "paper"
+    later = [SequenceDataset.over(part, config, make.held_out(n, 1 if paper else n)) for n, part in enumerate(parts) if n]
     return (train, *later)
 
 

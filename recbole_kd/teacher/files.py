@@ -5,7 +5,6 @@ Safetensors and JSON hold numbers and text only: reading them executes no code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -68,15 +67,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def contents_digest(path: Path) -> str:
-    """Digest of a checkpoint, or of the tensors in a teacher's folder."""
-    sha = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            sha.update(hashlib.file_digest(stream, "sha256").digest())
-    return sha.hexdigest()[:16]
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
