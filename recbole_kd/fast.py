@@ -16,6 +16,9 @@ from torch import Tensor
 
 from recbole_kd.lanes import in_halves, n_lanes
 
+MOST_VALUES = 2**26
+"""A table of a 32-bit number for each value that may be drawn is made for so many at most."""
+
 
 @cache
 def kernels() -> Any:
@@ -95,6 +98,38 @@ def draw_by_count(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor 
     return ids
 
 
+def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor] | None:
+    """As :func:`recbole_kd.sampling.first_distinct`, of values below :data:`MOST_VALUES`."""
+    if kernels() is None or drawn.device.type != "cpu" or drawn.numel() == 0 or n == 0:
+        return None
+    least, most = (int(value) for value in drawn.aminmax())
+    if least < 0 or most >= MOST_VALUES:
+        return None
+    found, counts = torch.empty(len(drawn), n, dtype=torch.int64), torch.empty(len(drawn), dtype=torch.int64)
+    arrays = [values.contiguous().numpy() for values in (drawn, found, counts)]
+
+    def work(rows: slice) -> None:
+        some, into, number = (array[rows] for array in arrays)
+        draw_kernels().first_distinct(some, most + 1, into, number)
+
+    in_halves(work, len(drawn), n_lanes() > 1)
+    return found, counts
+
+
+def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numbers: Tensor) -> Tensor | None:
+    """As :meth:`recbole_kd.sampling.Outside.item`."""
+    if kernels() is None or keys.device.type != "cpu" or numbers.numel() == 0:
+        return None
+    ids = torch.empty(numbers.shape, dtype=torch.int64)
+    arrays = [values.contiguous().numpy() for values in (queries, numbers, ids)]
+
+    def work(rows: slice) -> None:
+        draw_kernels().items_outside(keys.numpy(), starts.numpy(), span, *(array[rows] for array in arrays))
+
+    in_halves(work, len(queries), n_lanes() > 1)
+    return ids
+
+
 def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor | None:
     """As the plain path of :mod:`recbole_kd.loss_full`: float32 ``[B]`` losses; ``scores`` float32 ``[B, n]`` become slopes."""
     if kernels() is None or scores.device.type != "cpu" or teacher.device.type != "cpu" or scores.numel() == 0:
@@ -107,6 +142,31 @@ def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: f
 
     in_halves(work, len(scores), n_lanes() > 1)
     return losses
+
+
+def softmax_sums(scores: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of float32 ``[B, n]`` each row's maximum and the sum of exp(score - maximum), float32 ``[B]`` each, where the maxima are finite."""
+    if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.numel() == 0:
+        return None
+    tops = scores.amax(1)
+    if not bool(tops.isfinite().all()):
+        return None
+    sums = torch.empty_like(tops)
+    arrays = [values.numpy() for values in (scores, tops, sums)]
+    in_halves(lambda rows: row_kernels().sums_of_exp(*(array[rows] for array in arrays)), len(scores), n_lanes() > 1)
+    return tops, sums
+
+
+def softmax_slopes(scores: Tensor, tops: Tensor, sums: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """``scale * (softmax(scores) - one_hot(targets))``, float32 ``[B, n]``, where :func:`softmax_sums` gave maxima and sums."""
+    slopes = torch.empty_like(scores)
+    arrays = [values.numpy() for values in (scores, tops, sums, targets)]
+
+    def work(rows: slice) -> None:
+        row_kernels().softmax_slopes(*(array[rows] for array in arrays), scale, slopes.numpy()[rows])
+
+    in_halves(work, len(scores), n_lanes() > 1)
+    return slopes
 
 
 def _serves(scores: Tensor) -> bool:

@@ -112,3 +112,48 @@ def draw_by_count(counts: Any, uniform: Any, discounts: Any, ids: Any) -> None:
         draw_levels(left, uniform[row], discounts, levels, chosen)
         for drawn in range(n):
             ids[row, drawn] = columns[starts[levels[drawn]] + chosen[drawn]] if levels[drawn] >= 0 else -1
+
+
+@njit(nogil=True, cache=True)
+def first_distinct(drawn: Any, n_values: int, found: Any, counts: Any) -> None:
+    """The first different values of each row, in the order in which they came.
+
+    Args:
+        drawn: int64 ``[R, m]``, in [0, n_values).
+        found: int64 ``[R, n]``, written; -1 where a row has fewer. counts: int64 ``[R]``, how many each has, written.
+    """
+    seen = np.full(n_values, -1, np.int32)
+    for row in range(len(drawn)):
+        count = 0
+        for value in drawn[row]:
+            if count == found.shape[1]:
+                break
+            if seen[value] != row:
+                seen[value] = row
+                found[row, count] = value
+                count += 1
+        found[row, count:] = -1
+        counts[row] = count
+
+
+@njit(nogil=True, cache=True)
+def items_outside(keys: Any, starts: Any, span: int, queries: Any, numbers: Any, ids: Any) -> None:
+    """Ids of the given numbers, see :class:`recbole_kd.sampling.Outside`.
+
+    Args:
+        keys: int64, sorted. starts: int64, where each query's begin. queries: int64 ``[R]``. numbers: int64 ``[R, n]``, negative: none.
+        ids: int64 ``[R, n]``, written.
+    """
+    for row in range(len(queries)):
+        query = queries[row]
+        first, end = starts[query], starts[query + 1]
+        for column in range(numbers.shape[1]):
+            number = numbers[row, column]
+            low, high = first, end
+            while low < high:
+                middle = (low + high) // 2
+                if keys[middle] <= query * span + number:
+                    low = middle + 1
+                else:
+                    high = middle
+            ids[row, column] = number + 1 + low - first if number >= 0 else 0

@@ -10,6 +10,9 @@ from numba import njit
 
 from recbole_kd.kernels_exp import exp_below_one
 
+SUMMED = 1024
+"""So many numbers are summed in float32 before the sum goes on in float64."""
+
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def full_slopes(scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights: Any, factor: float, losses: Any) -> None:
@@ -40,3 +43,28 @@ def full_slopes(scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights
         scale, scale_other = weights[b] * factor / total, weights[b] * factor / total_other
         for j in range(n):
             row[j] = row[j] * scale - likely[j] * scale_other
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def sums_of_exp(scores: Any, tops: Any, sums: Any) -> None:
+    """The sum of exp(score - top) of each row: float32 ``[B, n]``, finite maxima float32 ``[B]`` -> float32 ``[B]``, written."""
+    n = scores.shape[1]
+    for b in range(len(scores)):
+        row, top = scores[b], tops[b]
+        total: Any = 0.0
+        for first in range(0, n, SUMMED):
+            part = np.float32(0)
+            for j in range(first, min(first + SUMMED, n)):
+                part += exp_below_one(row[j] - top)
+            total += part
+        sums[b] = total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def softmax_slopes(scores: Any, tops: Any, sums: Any, targets: Any, scale: float, slopes: Any) -> None:
+    """``scale * (softmax(row) - one_hot(target))`` of each row, see :func:`sums_of_exp`: int64 ``[B]`` -> float32 ``[B, n]``, written."""
+    for b in range(len(scores)):
+        row, slope, top, factor = scores[b], slopes[b], tops[b], np.float32(scale / sums[b])
+        for j in range(scores.shape[1]):
+            slope[j] = exp_below_one(row[j] - top) * factor
+        slope[targets[b]] -= np.float32(scale)

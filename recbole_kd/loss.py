@@ -127,8 +127,7 @@ def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Gen
     Returns:
         int64 ``[B, n]`` column indices in the order of drawing.
     """
-    uniform = torch.empty_like(log_weights).exponential_(generator=generator)
-    keys = log_weights - uniform.log()
+    keys = torch.empty_like(log_weights).exponential_(generator=generator).log_().neg_().add_(log_weights)
     compiled = fast.top_k(keys, n)
     return keys.topk(n, dim=-1).indices if compiled is None else compiled[0]
 

@@ -14,6 +14,7 @@ from typing import Any
 from recbole_kd.assistant import ensure_assistant
 from recbole_kd.data.features import encoders_in
 from recbole_kd.errors import KDError
+from recbole_kd.huge_pages import prefer_huge_pages
 from recbole_kd.log import logging_to
 from recbole_kd.plan import Plan, make_plan
 from recbole_kd.report import versions
@@ -53,6 +54,7 @@ def run_recbole_kd(
 
 def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
+    prefer_huge_pages()
     plan = make_plan(request)
     with _room_in(plan.output):
         stage = _stage(plan, plan.teacher_name)
@@ -81,6 +83,7 @@ def make_teachers(request: Request) -> list[Path]:
     Raises:
         KDError: see :func:`run_recbole_kd`.
     """
+    prefer_huge_pages()
     plan = make_plan(request)
     if plan.saved:
         return []

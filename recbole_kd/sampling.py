@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from recbole_kd import fast
 from recbole_kd.loss import sample_without_replacement
 from recbole_kd.ragged import Ragged
 
@@ -70,6 +71,9 @@ def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor]:
     Returns:
         int64 ``[R, n]``, -1 where a row has fewer, and how many each row has (at most n), int64 ``[R]``.
     """
+    compiled = fast.first_distinct(drawn, n)
+    if compiled is not None:
+        return compiled
     ordered, places = drawn.sort(dim=1, stable=True)
     again = torch.zeros_like(drawn, dtype=torch.bool)
     again.scatter_(1, places[:, 1:], ordered[:, 1:] == ordered[:, :-1])
@@ -172,6 +176,9 @@ class Outside:
 
     def item(self, queries: Tensor, numbers: Tensor) -> Tensor:
         """Ids of the given numbers: int64 ``[R]`` and ``[R, n]`` -> int64 ``[R, n]``, 0 where a number is negative."""
+        compiled = fast.items_outside(self.keys, self.starts, self.span, queries, numbers)
+        if compiled is not None:
+            return compiled
         below = torch.searchsorted(self.keys, queries.unsqueeze(1) * self.span + numbers.clamp(min=0), right=True)
         return (numbers + 1 + below - self.starts[queries].unsqueeze(1)).masked_fill_(numbers < 0, 0)
 

@@ -22,6 +22,7 @@ from recbole_kd.fresh import fresh_model
 from recbole_kd.model.by_length import encode_by_length
 from recbole_kd.model.graph import accelerate
 from recbole_kd.model.published import conversion_words, initialise
+from recbole_kd.model.softmax_loss import fuse_softmax
 from recbole_kd.parallel import Ranks, several
 from recbole_kd.report import inference_us_per_user, peak_rss_mb, size_of
 from recbole_kd.scalars import without_recbole_scalars
@@ -39,6 +40,7 @@ def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     model = fresh_model(config, parts[0])
     accelerate(model)
     encode_by_length(model)
+    fuse_softmax(model)
     initialise(model, config["init_std"])
     getLogger().info(conversion_words(model, config))
     if "eval_batch_size" not in config.external_config_dict:

@@ -21,7 +21,7 @@ PREFIX_BATCHES = 8
 def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, Any], by_length: bool = True) -> tuple[Any, Any]:
     """A trainer on a made data set, with RCE-KD under a random general teacher or without a distiller.
 
-    ``by_length=False``: the model encodes its batches as RecBole does, padding included.
+    ``by_length=False``: the model trains as RecBole's does, padding included.
     """
     from benchmark_data import random_teacher
     from recbole.utils import get_model, init_seed
@@ -30,6 +30,7 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
     from recbole_kd.config import make_config
     from recbole_kd.data.preparation import make_loaders, split_data
     from recbole_kd.model.by_length import encode_by_length
+    from recbole_kd.model.softmax_loss import fuse_softmax
     from recbole_kd.property_layers import student_layers
     from recbole_kd.request import without_negatives
 
@@ -42,6 +43,7 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
     network = get_model(model)(config, loaders.train._dataset).to(config["device"])
     if by_length:
         encode_by_length(network)
+        fuse_softmax(network)
     teacher = random_teacher(splits.n_users + 1, splits.n_items + 1)
     distiller = build_distiller(config, network, teacher, loaders.train) if kd else None
     trainer = KDTrainer(config, network, distiller)

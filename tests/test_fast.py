@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from recbole_kd import fast, topk
 from recbole_kd.loss import is_in, sample_without_replacement
+from recbole_kd.ragged import Ragged
+from recbole_kd.sampling import Outside, first_distinct
 
 CELLS = [-torch.inf, -3e38, -2.5, -1.0, -1e-38, -0.0, 0.0, 1e-38, 0.5, 1.0, 3e38]
 
@@ -81,6 +83,33 @@ def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch)
     plain = results()
     assert len(calls) == 3
     assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
+
+
+def draws_outside(seed: int, n_rows: int, n_items: int, n: int) -> list[torch.Tensor]:
+    """Values of repeated draws, the first different ones, and items outside of random sets, some of which leave nothing outside."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, n_items, (n_rows, 2 * n), generator=generator)
+    rows = torch.rand(n_rows, n_items - 1, generator=generator) < torch.rand(n_rows, 1, generator=generator).round(decimals=1)
+    counts = rows.sum(1)
+    sets = Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), rows.nonzero()[:, 1] + 1)
+    outside, queries = Outside(sets, n_items), torch.randperm(n_rows, generator=generator)
+    return [*first_distinct(drawn, n), outside.draw(queries, n, generator), outside.draw_distinct(queries, n, generator)]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (7, 30, 5), (40, 400, 9), (3, 5, 8)])
+def test_draws_are_those_of_the_plain_path(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = [draws_outside(seed, *shape) for seed in range(5)]
+    calls: list[str] = []
+    monkeypatch.setattr(fast, "kernels", lambda: calls.append("asked"))
+    plain = [draws_outside(seed, *shape) for seed in range(5)]
+    assert len(calls) >= 15
+    assert all(torch.equal(a, b) for ours, theirs in zip(compiled, plain, strict=True) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_values_too_high_for_a_table_and_negative_ones_take_the_plain_path() -> None:
+    for drawn in (torch.tensor([[fast.MOST_VALUES, 3]]), torch.tensor([[-1, 3]]), torch.empty(0, 2, dtype=torch.int64)):
+        assert fast.first_distinct(drawn, 2) is None
+    assert first_distinct(torch.tensor([[fast.MOST_VALUES, 3, 3]]), 2)[0].tolist() == [[fast.MOST_VALUES, 3]]
 
 
 def test_strided_and_gradient_carrying_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

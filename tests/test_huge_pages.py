@@ -1,0 +1,30 @@
+"""Large tensors are asked for in huge pages before the first of them is made, unless the environment has its own word."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+NAME = "THP_MEM_ALLOC_ENABLE"
+
+
+def test_a_run_asks_for_them_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole_kd import quick_start
+
+    monkeypatch.delenv(NAME, raising=False)
+    seen: list[str | None] = []
+
+    def stop(_: object) -> None:
+        seen.append(os.environ.get(NAME))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quick_start, "make_plan", stop)
+    for entry in (quick_start.run_request, quick_start.make_teachers):
+        monkeypatch.delenv(NAME, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            entry(None)  # type: ignore[arg-type]
+    monkeypatch.setenv(NAME, "0")
+    with pytest.raises(KeyboardInterrupt):
+        quick_start.run_request(None)  # type: ignore[arg-type]
+    assert seen == ["1", "1", "0"]
