@@ -16,7 +16,7 @@ import pytest
 
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.experiments import runner
-from recbole_kd.experiments.grid import Task, read_grid
+from recbole_kd.experiments.grid import Grid, Task, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section, grid_table
 from recbole_kd.property_files import properties_dir
@@ -241,6 +241,17 @@ def test_mean_deviation_gain_and_p_value() -> None:
     # differences .02 .01 .03: t = mean / (sd / sqrt 3) = 3.464, two degrees of freedom, p = .0742
     assert lines["other"][10] == "0.074"
     assert lines["teacher"][1] == "0.3000" and lines["student alone"][0] == "0, 1, 2"
+
+
+def test_a_run_is_compared_with_its_own_student_alone() -> None:
+    settings = {"ours": {"weight_decay": 0.1, "kd_weight": 3}, "other": {"epochs": 5}, "third": {"weight_decay": 0.1, "teacher_store": "dense"}}
+    grid = Grid("g", "G", [Task("g", run, 0, {"seed": 0, **own}) for run, own in settings.items()], reference="ours")
+    results = {(run, 0): made_up(0.3, alone, 0.2) for run, alone in (("other", 0.16), ("ours", 0.1), ("third", 0.1))}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in grid_table(grid, results).splitlines()[2:]]
+    of = {row[0]: row for row in rows}
+    assert [row[0] for row in rows[1:3]] == ["student alone", "student alone, default weight_decay, epochs=5"]
+    assert (of["student alone"][2], of["student alone, default weight_decay, epochs=5"][2]) == ("0.1000", "0.1600")
+    assert (of["ours"][10], of["other"][10], of["third"][10]) == ("+100.0 %", "+25.0 %", "+100.0 %")
 
 
 def test_each_published_metric_has_its_column() -> None:

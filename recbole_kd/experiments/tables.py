@@ -17,11 +17,33 @@ ALONE = "student alone"
 
 
 def rows_of(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Row -> seed -> figures of the teacher, the student alone and each run, those that are there, in the table's order."""
+    """Row -> seed -> figures of the teacher, the students alone and each run, those that are there, in the table's order."""
     rows: dict[str, dict[int, Mapping[str, Any]]] = {"teacher": {0: _first(results)["teacher"]}} if results else {}
-    rows[ALONE] = {seed: r["student"] for (_, seed), r in results.items() if r["student"] is not None}
+    rows |= _students_alone(grid, results)
     rows |= {run: {seed: r["distilled"] for (name, seed), r in results.items() if name == run} for run in grid.runs}
     return {name: figures for name, figures in rows.items() if figures}
+
+
+def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """A row for each training of a student alone: the runs of a grid share one, unless some have training keys of their own."""
+    rows: dict[str, dict[int, Mapping[str, Any]]] = {}
+    tasks = sorted(grid.tasks, key=lambda task: task.run != (grid.reference or grid.runs[0]))
+    first = _training_keys(tasks[0].settings) if tasks else {}
+    for task in tasks:
+        figures = results.get((task.run, task.seed), {}).get("student")
+        if figures is None:
+            continue
+        own = _training_keys(task.settings)
+        changed = [key for key in {**first, **own} if first.get(key) != own.get(key)]
+        label = ", ".join([ALONE, *(f"{key}={own[key]}" if key in own else f"default {key}" for key in changed)])
+        same = next((row for row, by_seed in rows.items() if by_seed.get(task.seed, {}).get("test") == figures["test"]), label)
+        rows.setdefault(same, {})[task.seed] = figures
+    return rows
+
+
+def _training_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a student alone: without the method's, the teacher's and the seed."""
+    return {key: value for key, value in settings.items() if not key.startswith(("kd", "teacher")) and key != "seed"}
 
 
 def grid_table(grid: Grid, results: Results) -> str:
@@ -31,7 +53,8 @@ def grid_table(grid: Grid, results: Results) -> str:
     for name, figures in found.items():
         row = _row(name, figures, grid)
         if name in grid.runs:
-            row += [*_against(found.get(ALONE, {}), figures, grid), _p_value(found.get(grid.reference or ""), figures, name, grid)]
+            alone = {seed: r["student"] for (run, seed), r in results.items() if run == name and r["student"] is not None}
+            row += [*_against(alone, figures, grid), _p_value(found.get(grid.reference or ""), figures, name, grid)]
         rows.append(row)
     last = [f"p ({grid.reference} against it)"] if grid.reference else []
     published = [f"published {metric}" for metric in _published_metrics(grid)]
@@ -69,7 +92,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
-    """Relative gain over the student alone of the same seeds."""
+    """Relative gain over the run's own student alone of the same seeds."""
     shared = sorted(set(alone) & set(figures))
     if not shared:
         return [""]
