@@ -244,7 +244,11 @@ def test_mean_deviation_gain_and_p_value() -> None:
 
 
 def test_a_run_is_compared_with_its_own_student_alone() -> None:
-    settings = {"ours": {"weight_decay": 0.1, "kd_weight": 3}, "other": {"epochs": 5}, "third": {"weight_decay": 0.1, "teacher_store": "dense"}}
+    settings = {
+        "ours": {"weight_decay": 0.1, "kd_weight": 3},
+        "other": {"epochs": 5},
+        "third": {"weight_decay": 0.1, "teacher_store": "dense"},
+    }
     grid = Grid("g", "G", [Task("g", run, 0, {"seed": 0, **own}) for run, own in settings.items()], reference="ours")
     results = {(run, 0): made_up(0.3, alone, 0.2) for run, alone in (("other", 0.16), ("ours", 0.1), ("third", 0.1))}
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in grid_table(grid, results).splitlines()[2:]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
@@ -13,13 +13,13 @@ from recbole_kd import fast
 from recbole_kd.vectors import softmax_of
 
 
-def fuse_softmax(model: nn.Module) -> None:
-    """Let a model whose own loss is a softmax over all items take :func:`softmax_loss` for it, in place; others are left as they are.
+def fuse_softmax(model: Any) -> None:
+    """Let a model on a CPU whose own loss is a softmax over all items take :func:`softmax_loss` for it, in place; others stay as they are.
 
     ``loss_fct`` stays torch's module, hooks and all: only what it computes with is another function, to the same loss up to rounding.
     """
     loss = softmax_of(model)
-    if loss is not None:
+    if loss is not None and torch.device(model.device).type == "cpu":
         loss.forward = softmax_loss  # type: ignore[assignment, method-assign]
 
 
@@ -44,9 +44,11 @@ def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:
 
 def _names_a_column_a_row(targets: Tensor, scores: Tensor) -> bool:
     """What the kernel takes unchecked."""
-    if scores.dim() != 2 or targets.shape != scores.shape[:1] or targets.dtype != torch.int64 or not scores.is_contiguous():
+    if scores.device.type != "cpu" or scores.dim() != 2 or not scores.is_contiguous():
         return False
-    return len(targets) > 0 and int(targets.min()) >= 0 and int(targets.max()) < scores.shape[1]
+    if targets.shape != scores.shape[:1] or targets.dtype != torch.int64 or not len(targets):
+        return False
+    return int(targets.min()) >= 0 and int(targets.max()) < scores.shape[1]
 
 
 class _SoftmaxLoss(torch.autograd.Function):
