@@ -1,4 +1,4 @@
-"""The softmax over all items of RecBole's sequential models, in a third of the passes over memory, on a CPU."""
+"""The softmax over all items of RecBole's sequential models, on a CPU with its gradient as the only tensor that it makes."""
 
 from __future__ import annotations
 
