@@ -89,7 +89,8 @@ def make_plan(request: Request) -> Plan:
     method = distiller_class(request.kd)
     if saved:
         method.check_teacher(saved[0])
-    _check_processes(alone, request.kd, method, [str(config["model"]) for config in (alone, *teachers)])
+    for config in (alone, *teachers):
+        _check_processes(config, request.kd, method)
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
@@ -152,17 +153,17 @@ def _few_rows(part: Any) -> Any:
     return part
 
 
-def _check_processes(config: Any, kd: str, method: type[Distiller], models: list[str]) -> None:
+def _check_processes(config: Any, kd: str, method: type[Distiller]) -> None:
     n = config["nproc"] or 1
     if n == 1:
         return
-    for name in models:
-        plain = get_trainer(get_model(name).type, name).__name__ == "Trainer"  # others are trained by one process, as RecBole does
-        if plain and not can_be_shared(get_model(name)):
-            raise ConfigError(
-                f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
-                "several processes may not add up to it, take nproc=1"
-            )
+    name = str(config["model"])
+    plain = get_trainer(get_model(name).type, name).__name__ == "Trainer"  # others are trained by one process, as RecBole does
+    if plain and not can_be_shared(get_model(name)):
+        raise ConfigError(
+            f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
+            "several processes may not add up to it, take nproc=1"
+        )
     if method.needs_items:
         raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
     if config["enable_scaler"] or config["enable_amp"]:

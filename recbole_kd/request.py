@@ -161,9 +161,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     if values.get("teacher"):
         _check_teachers(values, kd, cls, setting)
     _check_svd(values, kd, cls, setting)
-    for key, allowed in CHOICES.items():
-        if key in values and values[key] not in allowed:
-            raise unknown_name_error(key, str(values[key]), allowed)
+    _check_choices(values, "")
     _check_std(values)
     _check_student_keys(values, model, kd, dataset, setting)
     check_index(values, kd, student)
@@ -174,6 +172,12 @@ def make_request(values: Mapping[str, Any]) -> Request:
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
     return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _check_choices(values: Mapping[str, Any], prefix: str) -> None:
+    for key, allowed in CHOICES.items():
+        if key in values and values[key] not in allowed:
+            raise unknown_name_error(prefix + key, str(values[key]), allowed)
 
 
 def _teacher_names(given: Any) -> str | None:
@@ -293,6 +297,7 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
         check_keys(given, known, what=f"key of the teacher {name}", allow=_allowed(values, "teacher."), prefix="teacher.")
         check_values(given, defaults, prefix="teacher.")
+        _check_choices(given, "teacher.")
         _check_finite(given)
 
 

@@ -144,6 +144,7 @@ class KDTrainer(RankingEvaluation):
         if self._prepared is not train_data:
             self.prepare(train_data)
         if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()):
+            self.eval_collector.data_collect(train_data)  # as RecBole's fit does, for metrics that need counts
             return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
         if self.state is not None:
             self.state.attach(self, train_data)
@@ -270,7 +271,7 @@ class KDTrainer(RankingEvaluation):
     def _kd_loss(self, batch: DistillBatch) -> Tensor:
         """The distiller's loss, unweighted; of a part of a batch so scaled that the parts add up."""
         assert self.distiller is not None
-        if not batch.share:
+        if not batch.share or not len(batch.queries):  # a batch of the per-user loader may be the pad alone
             return torch.zeros((), device=self.device)
         loss: Tensor = self.distiller(batch)
         return loss if self.distiller.reduction == "sum" else loss * batch.share

@@ -205,7 +205,7 @@ def _distilled(
         "seconds_per_epoch": _mean(seconds),
         "kd_seconds_per_epoch": _mean(kd_seconds),
         "peak_rss_mb": peak_rss_mb(),
-        "history": {name: [epoch.get(name) for epoch in trainer.history] for name in (trainer.history[0] if trainer.history else ())},
+        "history": _by_name(trainer.history),
     }
 
 
@@ -221,6 +221,11 @@ class _RankCurves:
 
     def after_training(self) -> dict[str, Any]:
         return {} if self.start is None else {"teacher_ranks": {"start": self.start, "end": rank_curve(self.scorer, self.lists)}}
+
+
+def _by_name(epochs: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """Each figure's values by epoch, None where an epoch has none, as validation every other epoch."""
+    return {name: [epoch.get(name) for epoch in epochs] for name in dict.fromkeys(name for epoch in epochs for name in epoch)}
 
 
 def _mean(values: list[float]) -> float | None:

@@ -79,6 +79,8 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "teacher-list": ({"teacher": "[MF, LightGCN]"}, [], ["--teacher=MF,LightGCN names 2"]),
     "teacher-mapping": ({"teacher": "{a: MF}"}, [], ["teacher={'a': 'MF'}", "--teacher=MF,LightGCN"]),
     "model-of-teacher": ({}, ["--teacher.model=BPR"], ["teacher.model=BPR", "--teacher"]),
+    "choice-of-teacher": ({}, ["--teacher.loss_reduction=Sum"], ["teacher.loss_reduction", "'Sum'", "sum"]),
+    "processes-of-teacher": ({"teacher": "SGL"}, ["--teacher.nproc=2"], ["nproc=2 is not possible with SGL"]),
     "split-of-teacher": ({}, ["--teacher.eval_args={order: RO}"], ["teacher.eval_args", "--eval_args"]),
     "data-of-teacher": ({}, ["--teacher.dataset=ml-100k"], ["teacher.dataset", "--dataset"]),
     "columns-of-teacher": ({}, ["--teacher.load_col={inter: [user_id, item_id]}"], ["teacher.load_col", "--load_col"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,15 @@ def test_modality_vectors_are_means_of_the_training_items(own_dataset: TinyData)
         expected = model.predictor(model.project("text", own).mean(dim=0))
         assert torch.allclose(users[3], expected, atol=1e-5)
         assert torch.allclose(items[own], model.predictor(model.project("text", own)), atol=1e-6)
+
+
+def test_an_item_that_a_user_has_twice_counts_once(own_dataset: TinyData) -> None:
+    case = featured(own_dataset)
+    part = copy.copy(case.splits.parts[0])
+    part.inter_feat = part.inter_feat[torch.cat([torch.arange(len(part.inter_feat)), torch.zeros(3, dtype=torch.int64)])]
+    doubled = BM3(case.config, part)
+    doubled.load_state_dict(case.model.state_dict())
+    torch.testing.assert_close(doubled.modality_vectors()["text"], case.model.modality_vectors()["text"])
 
 
 def test_any_number_of_modalities_and_a_missing_one(own_dataset: TinyData) -> None:

@@ -258,6 +258,23 @@ def test_a_run_is_compared_with_its_own_student_alone() -> None:
     assert (of["ours"][10], of["other"][10], of["third"][10]) == ("+100.0 %", "+25.0 %", "+100.0 %")
 
 
+def test_students_alone_of_the_same_keys_and_other_figures_have_their_own_rows() -> None:
+    results = {(run, 0): made_up(0.3, alone, 0.2) for run, alone in (("ours", 0.1), ("other", 0.16))}
+    names = [line.split("|")[1].strip() for line in grid_table(grid_of("ours", "other", seeds=(0,)), results).splitlines()[2:]]
+    assert names == ["teacher", "student alone", "student alone, of other", "ours", "other"]
+
+
+def test_a_side_without_the_metric_has_empty_cells() -> None:
+    result = made_up(0.3, 0.1, 0.2)
+    result["teacher"].update(valid=None, test=None)
+    result["distilled"]["test"] = {"ndcg@10": 0.2}
+    grid = grid_of("ours", "other", seeds=(0,), reference="other")
+    _, _, teacher, _, ours, other = grid_table(grid, {("ours", 0): result, ("other", 0): made_up(0.3, 0.1, 0.2)}).splitlines()
+    assert set(teacher.replace("|", " ").split()) == {"teacher", "0", "3", "0.50"}
+    assert "%" not in ours and "+100.0 %" in other
+    assert "Best other row" not in grid_section(grid, {("ours", 0): result})
+
+
 def test_each_published_metric_has_its_column() -> None:
     grid = grid_of("ours", published={"teacher": {"recall@20": 0.183}, "ours": {"ndcg@20": 0.25}})
     header, _, teacher, _, ours = grid_table(grid, {("ours", 0): made_up(0.3, 0.1, 0.2)}).splitlines()

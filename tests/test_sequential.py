@@ -94,6 +94,12 @@ def test_a_split_with_more_to_ask_is_refused(tiny_dataset: TinyData) -> None:
         make_loaders(config, split_data(config))
 
 
+def test_a_shuffled_split_is_refused(tiny_dataset: TinyData) -> None:
+    config = build_config(tiny_dataset, "SASRec", eval_args={**LEAVE_ONE_OUT, "order": "RO"})
+    with pytest.raises(ConfigError, match=r"order=RO is not possible with SASRec, .* set eval_args=\{order: TO\}"):
+        make_loaders(config, split_data(config))
+
+
 def test_without_a_time_column_the_files_order_counts(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     lines = [f"u{user}\ti{(3 * step + user) % 7}" for step in range(5) for user in range(6)]

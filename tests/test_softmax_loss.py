@@ -90,6 +90,8 @@ def test_only_a_softmax_over_all_items_is_replaced_and_a_copy_keeps_it(tiny_data
     pairwise = build_case(tiny_dataset, "SASRec", setting="sequential", loss_type="BPR", train_neg_sample_args={"distribution": "uniform"})
     elsewhere = build_case(tiny_dataset, "SASRec", setting="sequential").model
     elsewhere.device = torch.device("meta")
-    for other in (pairwise.model, elsewhere, build_case(tiny_dataset, "MF").model):
+    smoothed = build_case(tiny_dataset, "SASRec", setting="sequential").model
+    smoothed.loss_fct = nn.CrossEntropyLoss(label_smoothing=0.1)
+    for other in (pairwise.model, elsewhere, smoothed, build_case(tiny_dataset, "MF").model):
         fuse_softmax(other)
         assert "forward" not in getattr(other, "loss_fct", nn.Module()).__dict__

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from recbole_kd.scorer import Scorer
 from recbole_kd.stages import settings_of
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.blocks import Layout, write_blocks
-from recbole_kd.teacher.convert import write_dense
+from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import STORES, export_teacher
 from recbole_kd.teacher.files import (
     FORMAT,
@@ -142,6 +145,31 @@ def test_a_dense_store_from_factors_is_that_of_the_model(cases: Callable[[str], 
     assert converted.store == "dense" and converted.manifest == own.manifest
     queries = torch.arange(own.n_queries)
     torch.testing.assert_close(converted.full(queries), own.full(queries), rtol=1e-6 if dtype == "fp32" else 1e-3, atol=1e-6)
+
+
+def test_a_dense_store_has_no_trajectory(cases: Callable[[str], Case], tmp_path: Path) -> None:
+    case = cases("LightGCN")
+    factors = load_teacher(exported(case, tmp_path / "factors", "factors"), case.loaders.train)
+    factors.manifest["trajectory"] = [1, 2]
+    write_dense(factors, tmp_path / "converted")
+    assert load_teacher(tmp_path / "converted", case.loaders.train).earlier is None
+
+
+@pytest.mark.parametrize("way", ["factors", "dense", "from factors", "truncated"])
+def test_what_fp16_cannot_hold_is_refused(cases: Callable[[str], Case], tmp_path: Path, way: str) -> None:
+    model = copy.deepcopy(cases("LightGCN").model)
+    with torch.no_grad():
+        model.user_embedding.weight.mul_(1e6)
+        model.item_embedding.weight.mul_(1e6)
+    case = replace(cases("LightGCN"), model=model)
+    with pytest.raises(ConfigError, match=r"teacher_dtype=fp16 cannot hold .* take teacher_dtype=fp32"):
+        if way in ("factors", "dense"):
+            exported(case, tmp_path / "teacher", way, "fp16")
+        else:
+            factors = load_teacher(exported(case, tmp_path / "full", "factors"), case.loaders.train)
+            make = partial(write_truncated, width=2) if way == "truncated" else write_dense
+            make(factors, tmp_path / "teacher", dtype="fp16")
+    assert not (tmp_path / "teacher" / MANIFEST).exists()
 
 
 @pytest.mark.parametrize(("store", "name"), REFUSED)

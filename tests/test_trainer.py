@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def test_kd_loss_is_reported_without_its_weight(tiny_dataset: TinyData, teacher_
         trainer.fit(train_data, valid_data)
         first[weight] = trainer.kd_loss[0]
     assert first[1.0] > 0 and first[0.0] == pytest.approx(first[1.0]) and first[1e-3] == pytest.approx(first[1.0])
+
+
+@pytest.mark.parametrize("kd", ["CE", "RCEKD"])
+def test_a_batch_of_the_pad_alone_has_no_kd_loss(kd: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    given = {"epochs": 1, "kd": kd, "kd_k": 5, "train_batch_size": 1}  # RecBole's per-user loader lists the pad as a user
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MultiVAE", tmp_path, **given)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    trainer.fit(train_data, valid_data)
+    assert math.isfinite(trainer.kd_loss[0]) and trainer.kd_loss[0] > 0
 
 
 def test_a_mistyped_key_in_a_recbole_project_is_refused(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:

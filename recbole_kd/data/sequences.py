@@ -94,13 +94,14 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
 
     Raises:
         DataError: a user has more than one validation or test item, or nobody has two training items.
-        ConfigError: these parts do not come from :func:`recbole_kd.data.preparation.split_data`.
+        ConfigError: these parts do not come from :func:`recbole_kd.data.preparation.split_data`, or the split has shuffled them.
     """
     if not isinstance(parts[0], HSTUGeneralDataset):
         raise ConfigError(
             f"{config['model']} needs the order of each user's items, which a {type(parts[0]).__name__} does not keep "
             "(fix: make the data with recbole_kd.data.preparation.split_data and make_loaders)"
         )
+    _check_order(config["model"], parts[0])
     sequences = _Sequences.of(parts)
     if (sequences.counts[1:] > 1).any():
         raise DataError(
@@ -176,6 +177,14 @@ def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
     if not isinstance(whole, HSTUGeneralDataset):
         return tuple(parts)
     return (whole if getattr(kind, "trains_by_user", False) else whole.plain(), *parts[1:])
+
+
+def _check_order(model: str, part: Any) -> None:
+    if part.benchmark_filename_list is None and part.config["eval_args"]["order"] == "RO":
+        raise ConfigError(
+            f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items: it shuffles them before "
+            "they are split, set eval_args={order: TO}"
+        )
 
 
 def reads_histories(model: str) -> bool:

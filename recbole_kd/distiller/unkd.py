@@ -10,13 +10,16 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.popularity import group_sizes, popularity_groups
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
+from recbole_kd.distiller.ranges import check_at_least, check_between
 from recbole_kd.loss_ranking import pairwise_loss
 from recbole_kd.ragged import Ragged
 from recbole_kd.sampling import draw_unequal_places, reach
 from recbole_kd.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.topk import blocks, strike_out, top_k
+
+LEAST_TAU = 0.2
+"""At half of it one pair in ten thousand has two places, at a third none: pairs of equal places would be drawn again for ever."""
 
 
 class UnKD(Distiller):
@@ -63,7 +66,7 @@ class UnKD(Distiller):
         check_at_least("n_samples", options["n_samples"], 1, "a number of pairs")
         check_at_least("candidates", options["candidates"], 2, "a list from which pairs can be drawn")
         check_at_least("lamda", options["lamda"], 0, "an exponent")
-        check_positive("tau", options["tau"], "a temperature")
+        check_at_least("tau", options["tau"], LEAST_TAU, "a temperature at which two draws come to differ")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

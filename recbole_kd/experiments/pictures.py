@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.grid import Grid
-from recbole_kd.experiments.tables import Results, rows_of
+from recbole_kd.experiments.tables import Results, rows_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,9 @@ Bars = Sequence[tuple[str, list[float]]]
 
 def bars(grid: Grid, results: Results) -> Bars:
     """(row, its test metric by seed) of each row of the table."""
-    return [(name, [f["test"][grid.metric] for f in figures.values()]) for name, figures in rows_of(grid, results).items()]
+    found = {name: [value_of(f, "test", grid.metric) for f in figures.values()] for name, figures in rows_of(grid, results).items()}
+    measured = {name: [value for value in values if value is not None] for name, values in found.items()}
+    return [(name, values) for name, values in measured.items() if values]
 
 
 def curves(grid: Grid, results: Results) -> dict[str, list[float]]:

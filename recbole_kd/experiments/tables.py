@@ -37,6 +37,8 @@ def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping
         changed = [key for key in {**first, **own} if first.get(key) != own.get(key)]
         label = ", ".join([ALONE, *(f"{key}={own[key]}" if key in own else f"default {key}" for key in changed)])
         same = next((row for row, by_seed in rows.items() if by_seed.get(task.seed, {}).get("test") == figures["test"]), label)
+        if same == label and task.seed in rows.get(label, {}) and rows[label][task.seed]["test"] != figures["test"]:
+            same = f"{label}, of {task.run}"  # trained anew with the same keys, to other figures
         rows.setdefault(same, {})[task.seed] = figures
     return rows
 
@@ -79,22 +81,37 @@ def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> lis
     return [
         name,
         ", ".join(map(str, sorted(figures))),
-        _spread([f["valid"][grid.metric] for f in figures.values()]),
-        *(_spread([f["test"][metric] for f in figures.values()]) for metric in METRICS),
+        _spread([value_of(f, "valid", grid.metric) for f in figures.values()]),
+        *(_spread([value_of(f, "test", metric) for f in figures.values()]) for metric in METRICS),
         *("" if number is None else f"{number:.4f}" for number in published),
         f"{mean(epochs):.0f}" if epochs else "",
         f"{mean(seconds):.2f}" if seconds else "",
     ]
 
 
-def _spread(values: Sequence[float]) -> str:
+def value_of(figures: Mapping[str, Any], part: str, metric: str) -> float | None:
+    """A metric of one side of a result; None where it was not measured: a saved teacher, several, other ``metrics`` or ``topk``."""
+    return (figures[part] or {}).get(metric)
+
+
+def _spread(found: Sequence[float | None]) -> str:
+    values = [value for value in found if value is not None]
+    if not values:
+        return ""
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _measured(seeds: Sequence[int], one: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], grid: Grid) -> bool:
+    """Have both the grid's metric at all these seeds?"""
+    return all(value_of(side[seed], "test", grid.metric) is not None for seed in seeds for side in (one, other))
 
 
 def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
     """Relative gain over the run's own student alone of the same seeds."""
     shared = sorted(set(alone) & set(figures))
     if not shared:
+        return [""]
+    if not _measured(shared, alone, figures, grid):
         return [""]
     base, own = (mean(side[seed]["test"][grid.metric] for seed in shared) for side in (alone, figures))
     return [f"{100 * (own / base - 1):+.1f} %"]
@@ -104,6 +121,8 @@ def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping
     """Two-sided paired t-test over the seeds that both have; needs two."""
     shared = sorted(set(reference or {}) & set(figures))
     if reference is None or run == grid.reference or len(shared) < 2:
+        return ""
+    if not _measured(shared, reference, figures, grid):
         return ""
     pairs = [(reference[seed]["test"][grid.metric], figures[seed]["test"][grid.metric]) for seed in shared]
     ours, theirs = zip(*pairs, strict=True)
@@ -115,7 +134,10 @@ def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping
 def best_baseline(grid: Grid, results: Results) -> str | None:
     """The run, other than the reference, with the highest mean test metric."""
     rows = {name: figures for name, figures in rows_of(grid, results).items() if name in grid.runs and name != grid.reference}
-    means = {name: mean(f["test"][grid.metric] for f in figures.values()) for name, figures in rows.items()}
+    measured = {
+        name: [value for f in figures.values() if (value := value_of(f, "test", grid.metric)) is not None] for name, figures in rows.items()
+    }
+    means = {name: mean(values) for name, values in measured.items() if values}
     return max(means, key=lambda run: means[run]) if means else None
 
 

@@ -46,6 +46,7 @@ class BM3(GeneralRecommender):
         self.dropout: float = config["dropout_prob"]
         pairs = dataset.inter_matrix(form="coo")
         self._pairs = sp.csr_matrix((np.ones(pairs.nnz, dtype=np.float32), (pairs.row, pairs.col)), shape=(self.n_users, self.n_items))
+        self._pairs.data[:] = 1  # an item that a user has twice counts once
         self._graph = normalised_graph(pairs.row, pairs.col, self.n_users, self.n_items)
         self._graph_on_device: Tensor | None = None
         self.user_embedding = nn.Embedding(self.n_users, self.embedding_dim)

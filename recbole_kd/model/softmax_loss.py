@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
@@ -19,8 +19,13 @@ def fuse_softmax(model: Any) -> None:
     ``loss_fct`` stays torch's module, hooks and all: only what it computes with is another function, to the same loss up to rounding.
     """
     loss = softmax_of(model)
-    if loss is not None and torch.device(model.device).type == "cpu":
+    if loss is not None and _is_plain(loss) and torch.device(model.device).type == "cpu":
         loss.forward = softmax_loss  # type: ignore[assignment, method-assign]
+
+
+def _is_plain(loss: nn.CrossEntropyLoss) -> bool:
+    """Has it torch's default options?"""
+    return loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0.0 and loss.ignore_index < 0
 
 
 def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recbole_kd.cluster import connect
 from recbole_kd.errors import TeacherError
+from recbole_kd.teacher.rounding import rounded
 
 IN_FLIGHT = 2
 """Blocks that each worker may be ahead of the writing."""
@@ -110,7 +111,7 @@ class BlockFile:
         with open(self.partial, "r+b") as handle:
             for name, offset in self.layout.offsets().items():
                 dtype, width = self.layout.columns[name]
-                block = tables[name].detach().to("cpu", dtype).contiguous()
+                block = rounded(tables[name], dtype)
                 if block.shape != (rows.stop - rows.start, width):
                     raise TeacherError(f"{self.path} got a block of {name} of {tuple(block.shape)}, not {rows.stop - rows.start} x {width}")
                 handle.seek(offset + rows.start * width * dtype.itemsize)

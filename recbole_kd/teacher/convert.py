@@ -14,6 +14,7 @@ from recbole_kd.teacher.blocks import Layout, write_blocks
 from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
 from recbole_kd.teacher.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
 from recbole_kd.teacher.modalities import write_vectors
+from recbole_kd.teacher.rounding import rounded
 from recbole_kd.teacher.truncated import truncated
 from recbole_kd.topk import BLOCK_BYTES
 
@@ -41,6 +42,7 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
     """
     step = max(1, BLOCK_BYTES // (4 * teacher.n_items))
     content = {**teacher.manifest, "store": "dense", "dtype": dtype}
+    content.pop("trajectory", None)
     with written_whole(folder) as temporary:
         write_vectors(teacher.modalities, temporary, DTYPES[dtype])
         layout = Layout({"scores": (DTYPES[dtype], teacher.n_items)}, teacher.n_queries, step)
@@ -63,7 +65,7 @@ def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str
         ConfigError: see there.
     """
     queries, items, energy = truncated(teacher, width)
-    tensors = {name: t.to("cpu", DTYPES[dtype]).contiguous() for name, t in (("query_vectors", queries), ("item_vectors", items))}
+    tensors = {name: rounded(t, DTYPES[dtype]) for name, t in (("query_vectors", queries), ("item_vectors", items))}
     k = min(FIDELITY_K, teacher.n_items - 1)
     sample = torch.linspace(1, teacher.n_queries - 1, min(FIDELITY_QUERIES, teacher.n_queries - 1), dtype=torch.float64).long()
     overlap = mean_overlap(teacher.top_k(sample, k)[0], sample, tensors)

@@ -30,6 +30,7 @@ from recbole_kd.teacher.files import (
 from recbole_kd.teacher.fingerprint import digest
 from recbole_kd.teacher.mapped import N_USERS
 from recbole_kd.teacher.modalities import write_modalities
+from recbole_kd.teacher.rounding import rounded
 from recbole_kd.topk import BLOCK_BYTES
 from recbole_kd.vectors import cached_names
 
@@ -125,7 +126,7 @@ def check_store(scorer: Scorer, kind: str) -> None:
 def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
     queries, items = scorer.tables()
     tensors = {"query_vectors": queries, "item_vectors": items}
-    save_file({name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in tensors.items()}, path)
+    save_file({name: rounded(t, dtype).clone() for name, t in tensors.items()}, path)
 
 
 class FullRows:

@@ -17,6 +17,7 @@ from recbole_kd.errors import TeacherError
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.factors import FactorScores
 from recbole_kd.teacher.files import MODALITIES, read_tensors
+from recbole_kd.teacher.rounding import rounded
 
 _TABLES = ("query_vectors", "item_vectors")
 
@@ -41,7 +42,7 @@ def write_vectors(modalities: Mapping[str, TeacherScores], folder: Path, dtype: 
         vectors = scores.embeddings()
         assert vectors is not None, "modalities are factors"
         for table, values in zip(_TABLES, vectors, strict=True):
-            tensors[f"{name}.{table}"] = values.to("cpu", dtype).contiguous()
+            tensors[f"{name}.{table}"] = rounded(values, dtype)
     if tensors:
         save_file(tensors, folder / MODALITIES)
 
