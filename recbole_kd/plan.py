@@ -29,6 +29,7 @@ from recbole_kd.property_layers import public_name
 from recbole_kd.request import Request
 from recbole_kd.stages import saved_teacher
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.vectors import has_vectors
 
 N_CHECKPOINTS = 3
 """Of a teacher's training, for a method that needs its trajectory and has no ``kd_n_checkpoints``."""
@@ -83,6 +84,7 @@ def make_plan(request: Request) -> Plan:
         check_protocol(config)
         check_negatives(config, splits)
         features.update(record_features(config, splits.dataset))
+    _check_export(teachers, run)
     saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
     distilled, options = _distilled(request, splits, teacher_name, {})
@@ -116,6 +118,17 @@ def _check_writable(key: str, folder: Path) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{key}={folder} cannot be written to: {there} is no writable folder, name another one")
+
+
+def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
+    """What an export would say after a teacher's training (ConfigError)."""
+    address, svd = run["teacher_ray_address"], run["teacher_svd"]
+    for config in teachers:
+        name, width = public_name(str(config["model"])), width_of(config.final_config_dict)
+        if address and config["device"].type != "cpu":
+            raise ConfigError(f"teacher_ray_address={address} makes blocks on CPUs and the teacher is on {config['device']}: leave it out")
+        if svd and width is not None and has_vectors(get_model(config["model"])) and svd >= width:
+            raise ConfigError(f"teacher_svd={svd} is not possible with {name}: its scores can be cut to widths from 1 to {width - 1}")
 
 
 def _check_cutoffs(config: Any, n_items: int) -> None:

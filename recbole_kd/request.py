@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.arguments import nest_prefix, read_config_file, split_config_files
@@ -24,7 +25,7 @@ from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.model.published import with_decay_for_mean
 from recbole_kd.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
-from recbole_kd.teacher.export import DTYPES, STORES, no_factors, resolve_store
+from recbole_kd.teacher.export import DTYPES, STORES, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
 from recbole_kd.value_types import check_values
 from recbole_kd.vectors import has_vectors
@@ -48,6 +49,9 @@ SHARED = frozenset(
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
 OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed"} - set(HISTORY_ARGUMENTS))
 """Keys that no teacher has of its own: all models of a run share one data set and one split."""
+
+OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown"})
+"""Keys that are read of the run alone, beside those that begin with ``teacher_``."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,7 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         if values.get("teacher_store") == "factors" and not has_vectors(taught):
             raise no_factors(name)
         store = _store_of(taught, values)
+        _check_kept(name, taught, store, values.get("teacher_ray_address"))
         if values.get("kd_index_teacher") is True and store != "factors":
             raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
@@ -208,6 +213,17 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
         raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
+
+
+def _check_kept(name: str, taught: type, store: str, address: str | None) -> None:
+    """What the export of a teacher would say, after its training."""
+    if store == "online" and taught.type == ModelType.TRADITIONAL:  # type: ignore[attr-defined]
+        raise no_online_store(name)
+    if address and store != "dense":
+        raise ConfigError(
+            f"teacher_ray_address={address} has no effect on {name} in a store of kind {store}: workers make the blocks of a dense one, "
+            "set teacher_store=dense, or leave it out"
+        )
 
 
 def _store_of(taught: type, values: Mapping[str, Any]) -> str:
@@ -287,6 +303,9 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         )
     if "model" in given:
         raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
+    of_run = sorted(key for key in given if key in OF_THE_RUN or str(key).startswith("teacher_"))
+    if of_run:
+        raise ConfigError(f"teacher.{of_run[0]} has no effect: it is a key of the whole run, set --{of_run[0]}, or leave it out")
     shared = sorted(OF_THE_SPLIT & set(given))
     if shared:
         raise ConfigError(

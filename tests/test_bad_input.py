@@ -10,7 +10,7 @@ import pytest
 from recbole_kd.arguments import parse_arguments
 from recbole_kd.command_line import main
 from recbole_kd.data.preparation import Loaders
-from recbole_kd.errors import TrainingError
+from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.request import make_request, merge_sources
 from recbole_kd.training import _fit
 from tests.helpers import write_tiny
@@ -79,6 +79,14 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "teacher-list": ({"teacher": "[MF, LightGCN]"}, [], ["--teacher=MF,LightGCN names 2"]),
     "teacher-mapping": ({"teacher": "{a: MF}"}, [], ["teacher={'a': 'MF'}", "--teacher=MF,LightGCN"]),
     "model-of-teacher": ({}, ["--teacher.model=BPR"], ["teacher.model=BPR", "--teacher"]),
+    "online-teacher": (
+        {"teacher": "EASE", "teacher.epochs": None, "teacher.embedding_size": None},
+        ["--teacher_store=online"],
+        ["teacher_store=online cannot keep EASE"],
+    ),
+    "address-of-factors": ({}, ["--teacher_ray_address=local"], ["teacher_ray_address=local has no effect on LightGCN", "factors"]),
+    "svd-too-wide": ({}, ["--teacher_svd=8"], ["teacher_svd=8 is not possible with LightGCN", "from 1 to 7"]),
+    "run-key-of-teacher": ({}, ["--teacher.resume=True"], ["teacher.resume has no effect", "--resume"]),
     "choice-of-teacher": ({}, ["--teacher.loss_reduction=Sum"], ["teacher.loss_reduction", "'Sum'", "sum"]),
     "processes-of-teacher": ({"teacher": "SGL"}, ["--teacher.nproc=2"], ["nproc=2 is not possible with SGL"]),
     "split-of-teacher": ({}, ["--teacher.eval_args={order: RO}"], ["teacher.eval_args", "--eval_args"]),
@@ -231,8 +239,13 @@ def test_a_teacher_that_cannot_be_kept_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(words(tmp_path, teacher="ItemKNN", teacher_store="online", **{"teacher.embedding_size": None})) == 2
-    assert "teacher_store=dense" in sentence(capsys)
+
+    def refuse(*_: object) -> None:
+        raise ConfigError("take teacher_dtype=fp32")
+
+    monkeypatch.setattr("recbole_kd.teacher.export.rounded", refuse)
+    assert main(words(tmp_path)) == 2
+    assert "teacher_dtype=fp32" in sentence(capsys)
     assert {path.name for path in files_in(tmp_path) if path.suffix != ".lock"} == {"run.log"}
 
 

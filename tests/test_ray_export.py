@@ -221,7 +221,7 @@ def test_a_run_whose_dense_teacher_is_made_by_workers(tmp_path: Path, two_worker
 
 
 def test_no_cluster_is_said_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words(tmp_path), "--teacher_ray_address=nowhere"]) == 2
+    assert main([*words(tmp_path, teacher="NeuMF"), "--teacher_ray_address=nowhere"]) == 2
     assert "ray_address='nowhere': no Ray cluster answers there" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 

@@ -120,7 +120,12 @@ def check_store(scorer: Scorer, kind: str) -> None:
         raise no_factors(name)
     other = set(getattr(scorer.model, "other_parameter_name", ())) - set(cached_names(scorer.model))
     if kind == "online" and (other or not list(scorer.model.parameters())):
-        raise ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")
+        raise no_online_store(name)
+
+
+def no_online_store(name: str) -> ConfigError:
+    """The error of a model that a store of weights cannot hold."""
+    return ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")
 
 
 def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
