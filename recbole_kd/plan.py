@@ -29,6 +29,8 @@ from recbole_kd.property_layers import public_name
 from recbole_kd.request import Request
 from recbole_kd.stages import saved_teacher
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import check_address
+from recbole_kd.teacher.truncated import check_width
 from recbole_kd.vectors import has_vectors
 
 N_CHECKPOINTS = 3
@@ -92,7 +94,11 @@ def make_plan(request: Request) -> Plan:
     if saved:
         method.check_teacher(saved[0])
     for config in (alone, *teachers):
-        _check_processes(config, request.kd, method)
+        _check_processes(config)
+    if method.needs_items and (alone["nproc"] or 1) > 1:
+        raise ConfigError(
+            f"nproc={alone['nproc']} is not possible with kd={request.kd}, whose loss compares all of a batch's rows: take nproc=1"
+        )
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
@@ -125,10 +131,9 @@ def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
     address, svd = run["teacher_ray_address"], run["teacher_svd"]
     for config in teachers:
         name, width = public_name(str(config["model"])), width_of(config.final_config_dict)
-        if address and config["device"].type != "cpu":
-            raise ConfigError(f"teacher_ray_address={address} makes blocks on CPUs and the teacher is on {config['device']}: leave it out")
-        if svd and width is not None and has_vectors(get_model(config["model"])) and svd >= width:
-            raise ConfigError(f"teacher_svd={svd} is not possible with {name}: its scores can be cut to widths from 1 to {width - 1}")
+        check_address(address, config["device"])
+        if svd and width is not None and has_vectors(get_model(config["model"])):
+            check_width(svd, width - 1, name)
 
 
 def _check_cutoffs(config: Any, n_items: int) -> None:
@@ -166,7 +171,7 @@ def _few_rows(part: Any) -> Any:
     return part
 
 
-def _check_processes(config: Any, kd: str, method: type[Distiller]) -> None:
+def _check_processes(config: Any) -> None:
     n = config["nproc"] or 1
     if n == 1:
         return
@@ -177,8 +182,6 @@ def _check_processes(config: Any, kd: str, method: type[Distiller]) -> None:
             f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
             "several processes may not add up to it, take nproc=1"
         )
-    if method.needs_items:
-        raise ConfigError(f"nproc={n} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
     if config["enable_scaler"] or config["enable_amp"]:
         raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
     if config["device"].type == "cuda" and torch.cuda.device_count() < n:

@@ -11,6 +11,7 @@ from recbole_kd.arguments import parse_arguments
 from recbole_kd.command_line import main
 from recbole_kd.data.preparation import Loaders
 from recbole_kd.errors import ConfigError, TrainingError
+from recbole_kd.plan import make_plan
 from recbole_kd.request import make_request, merge_sources
 from recbole_kd.training import _fit
 from tests.helpers import write_tiny
@@ -247,6 +248,12 @@ def test_a_teacher_that_cannot_be_kept_leaves_nothing(
     assert main(words(tmp_path)) == 2
     assert "teacher_dtype=fp32" in sentence(capsys)
     assert {path.name for path in files_in(tmp_path) if path.suffix != ".lock"} == {"run.log"}
+
+
+def test_processes_of_a_teacher_are_no_matter_of_the_method(tmp_path: Path) -> None:
+    given = [word for word in words(tmp_path, kd="DE", **{"teacher.nproc": "2"}) if not word.startswith("--kd_")]
+    plan = make_plan(make_request(merge_sources(None, None, parse_arguments(given))))
+    assert (plan.teachers[0]["nproc"], plan.distilled["nproc"]) == (2, 1)
 
 
 def test_nan_in_a_trainer_of_recboles_own() -> None:

@@ -19,7 +19,7 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.topk import blocks, strike_out, top_k
 
 LEAST_TAU = 0.2
-"""At half of it one pair in ten thousand has two places, at a third none: pairs of equal places would be drawn again for ever."""
+"""At .1 one pair in some ten thousand has two places, below .06 none: pairs of equal places would be drawn again for ever."""
 
 
 class UnKD(Distiller):

@@ -123,6 +123,12 @@ def check_store(scorer: Scorer, kind: str) -> None:
         raise no_online_store(name)
 
 
+def check_address(ray_address: str | None, device: torch.device) -> None:
+    """Refuse workers of a cluster for a teacher on another device than theirs (ConfigError)."""
+    if ray_address is not None and device.type != "cpu":
+        raise ConfigError(f"teacher_ray_address={ray_address} makes blocks on CPUs and the teacher is on {device}: leave it out")
+
+
 def no_online_store(name: str) -> ConfigError:
     """The error of a model that a store of weights cannot hold."""
     return ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")
@@ -153,8 +159,7 @@ class FullRows:
 
 def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | None, ray_address: str | None) -> None:
     """The score matrix, block by block. In ``work`` an interrupted one of the same weights is continued."""
-    if ray_address is not None and scorer.device.type != "cpu":
-        raise ConfigError(f"teacher_ray_address={ray_address} makes blocks on CPUs and the teacher is on {scorer.device}: leave it out")
+    check_address(ray_address, scorer.device)
     step = max(1, BLOCK_BYTES // (4 * scorer.n_items))
     layout = Layout({"scores": (dtype, scorer.n_items)}, scorer.n_queries, step)
     place = path if work is None else work / path.name

@@ -41,9 +41,14 @@ def truncated(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, float
     """
     vectors = teacher.embeddings()
     most = min(teacher.n_queries, teacher.n_items) - 1 if vectors is None else min(vectors[1].shape[1], *map(len, vectors)) - 1
-    if not 1 <= width <= most:
-        raise ConfigError(f"teacher_svd={width} is not possible with {teacher.name}: its scores can be cut to widths from 1 to {most}")
+    check_width(width, most, teacher.name)
     return _of_scores(teacher, width) if vectors is None else _of_vectors(*vectors, width)
+
+
+def check_width(width: int, most: int, name: str) -> None:
+    """Refuse a width that a teacher's scores cannot be cut to (ConfigError)."""
+    if not 1 <= width <= most:
+        raise ConfigError(f"teacher_svd={width} is not possible with {name}: its scores can be cut to widths from 1 to {most}")
 
 
 def _of_vectors(queries: Tensor, items: Tensor, width: int) -> tuple[Tensor, Tensor, float]:
