@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from recbole_kd.data.preparation import make_loaders
+from recbole_kd.distiller.rcekd import RCEKD
+from recbole_kd.distiller.table import distiller_options, resolve_options
+from recbole_kd.errors import ConfigError
 from recbole_kd.model.published import conversion_words, initialise, reduction_of, with_decay_for_mean
 from recbole_kd.property_layers import distiller_layers, names_in, student_layers, teacher_layers
 from recbole_kd.trainer import KDTrainer
@@ -107,11 +110,21 @@ def test_published_values_of_a_pair(name: str) -> None:
     dataset, student, teacher = name.split("-")
     values, files = distiller_layers("RCEKD", dataset, student, teacher)
     assert f"distiller/RCEKD-{name}" in files
-    keys = ("train_batch_size", "kd_weight", "kd_temperature", "kd_k", "kd_n_samples", "kd_candidates", "kd_beta", "weight_decay")
+    keys = ("train_batch_size", "kd_weight", "kd_temperature", "kd_k", "kd_n_samples", "kd_code_candidates", "kd_beta", "weight_decay")
     batch, weight, *rest = PUBLISHED[name]
     # HSTU's own loss is a mean, where the published KD loss is a sum over the users of a batch
     assert tuple(values[key] for key in keys) == (batch, weight * batch if student == "HSTU" else weight, *rest)
     assert values["learning_rate"] == 0.001 and values["kd_tau"] == 10
+
+
+def test_the_published_candidates_are_those_of_the_code_alone() -> None:
+    values = distiller_layers("RCEKD", "gowalla", "MF", "MF")[0]
+    given = {key[3:]: value for key, value in values.items() if key[3:] in distiller_options(RCEKD)}
+    assert given["candidates"] is None and given["code_candidates"] == 100
+    sampled = {**given, "n_samples": 101}
+    RCEKD.check(30, 40981, resolve_options(RCEKD, {**sampled, "faithful": "paper"}))
+    with pytest.raises(ConfigError, match=r"kd_n_samples=101.*between 1 and 100"):
+        RCEKD.check(30, 40981, resolve_options(RCEKD, sampled))
 
 
 def test_every_published_pair_has_its_file() -> None:

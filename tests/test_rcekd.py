@@ -440,6 +440,7 @@ def test_figures_of_an_epoch() -> None:
         ({"k": 41}, "kd_k=41"),
         ({"n_samples": 0}, "kd_n_samples=0"),
         ({"candidates": 0}, "kd_candidates=0"),
+        ({"candidates": None, "code_candidates": 0}, "kd_code_candidates=0"),
         ({"candidates": "all", "n_samples": 41}, "kd_n_samples=41"),
         ({"candidates": None, "n_samples": 41}, "kd_n_samples=41"),
         ({"beta": math.inf}, "kd_beta=inf"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.distiller.gamma import GammaRule, check_gamma, gamma_weights
 from recbole_kd.distiller.listed import listed_cross_entropy
-from recbole_kd.distiller.ranges import check_between, check_positive
+from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
 from recbole_kd.lists import Lists
 from recbole_kd.loss import (
     counts_below,
@@ -52,7 +52,7 @@ class RCEKD(Distiller):
     ..                     ``paper``                                   ``code``
     =====================  ==========================================  =================================================
     training items         left out of every list                      kept in every list
-    candidates             all items                                   the student's top 200 (``candidates``)
+    candidates             all items                                   the student's top ``code_candidates``
     weight of candidate j  z_j = Q2 items the student ranks below j    Q^T items at or below j among the candidates, <= 50
     overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`              :math:`|Q^T \cap sample| / |Q^T|`
     mean over              distinct users of the batch                 rows of the batch
@@ -60,7 +60,8 @@ class RCEKD(Distiller):
 
     Args:
         k: K, length of both lists. n_samples: L. candidates: how many of the student's best items can be sampled, or ``all``; by
-            ``faithful`` when empty. beta: of gamma. tau: temperature of the SAMPLING. temperature: of the SOFTMAX.
+            ``faithful`` when empty. code_candidates: those of ``code``, mxK of the published code, cut to the catalogue. beta: of gamma.
+            tau: temperature of the SAMPLING. temperature: of the SOFTMAX.
         variant: ``rce``; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T (the same thing); ``wo_t`` CE on
             Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole catalogue.
         gamma: rule, see :func:`recbole_kd.distiller.gamma.gamma_weights`; with gamma_constant and gamma_epochs (Tmax).
@@ -79,6 +80,7 @@ class RCEKD(Distiller):
         k: int = 50,
         n_samples: int = 50,
         candidates: int | Literal["all"] | None = None,
+        code_candidates: int = 200,
         beta: float = 3.0,
         tau: float = 10.0,
         temperature: float = 1.0,
@@ -93,7 +95,7 @@ class RCEKD(Distiller):
         super().__init__(student, teacher, seed=seed)
         self.k, self.n_samples, self.tau, self.temperature = k, n_samples, tau, temperature
         self.paper = faithful == "paper"
-        self.candidates = candidates if candidates is not None else ("all" if self.paper else 200)
+        self.candidates = candidates if candidates is not None else ("all" if self.paper else code_candidates)
         self.mask_train = self.paper if mask_train is None else mask_train
         self.variant = variant
         self.gamma_rule = "fixed" if variant == "const" else gamma
@@ -111,7 +113,8 @@ class RCEKD(Distiller):
         paper = options["faithful"] == "paper"
         candidates = options["candidates"]
         if candidates is None:
-            candidates = "all" if paper else min(200, n_items)
+            check_at_least("code_candidates", options["code_candidates"], 1, "a number of items")
+            candidates = "all" if paper else min(options["code_candidates"], n_items)
         room = n_items if candidates == "all" else int(candidates)
         check_between("k", options["k"], 1, n_items, "the size of the catalogue")
         check_between("candidates", room, 1, n_items, "the size of the catalogue")
