@@ -19,6 +19,7 @@ from recbole_kd.data.feature_files import file_digest
 from recbole_kd.data.features import FEATURE_KEYS
 from recbole_kd.data.preparation import Splits
 from recbole_kd.data.sequences import reads_histories, stage_parts, universe_of
+from recbole_kd.data.side_columns import named_files
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.own_source import own_source
 from recbole_kd.resume import TrainingState
@@ -96,8 +97,8 @@ def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) ->
     made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)}
     if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
         made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
-    source = own_source(get_model(name))
-    digest = settings_digest(made if source is None else {**made, "source": source})
+    beside = {"source": own_source(get_model(name)), "columns": stage.splits.side, "files": named_files(settings)}
+    digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
     return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
 
 

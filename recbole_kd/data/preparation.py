@@ -16,6 +16,7 @@ from recbole_kd.data.atomic_check import check_atomic_files, file_in_another_enc
 from recbole_kd.data.hstu_dataset import HSTUGeneralDataset
 from recbole_kd.data.protocol import follow_paper_protocol
 from recbole_kd.data.sequences import stage_parts
+from recbole_kd.data.side_columns import side_digest
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.data.teacher_loader import train_items
 from recbole_kd.errors import DataError
@@ -28,12 +29,14 @@ class Splits:
 
     Attributes:
         dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of them trains on is
-            made from them (:func:`recbole_kd.data.sequences.stage_parts`). fingerprint: of all of them.
+            made from them (:func:`recbole_kd.data.sequences.stage_parts`). fingerprint: of all of them. side: digest of the other columns
+            (:func:`recbole_kd.data.side_columns.side_digest`).
     """
 
     dataset: Any
     parts: tuple[Any, Any, Any]
     fingerprint: dict[str, Any]
+    side: str | None = None
 
     @property
     def n_users(self) -> int:
@@ -80,7 +83,7 @@ def split_data(config: Any) -> Splits:
                 "give that part a share of the split, or loosen the filters"
             )
     train, valid, test = parts
-    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset))
+    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset), side_digest(dataset))
 
 
 def check_negatives(config: Any, splits: Splits) -> None:

@@ -45,15 +45,19 @@ def _pairs_digest(dataset: Any) -> str:
 
 
 def _order_digest(dataset: Any) -> str | None:
-    """Of each user's items in order, with their times where the data have any; None where the data set does not keep the order."""
+    """Of each user's items in order, with their times where the data have any, and of RecBole's order, whose float32 seconds are 128 apart,
+    where it is another one; None where the data set does not keep the order."""
     columns = dataset.inter_feat
     if RAW_TIME not in columns or RAW_ROW not in columns:
         return None
     users, items, times, rows = (np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW))
     fractions = np.asarray(columns[dataset.time_field]) if dataset.has_times else times  # of times that are no whole seconds
     order = np.lexsort((rows, fractions, times, users))
-    kept = (users, items, times) if dataset.has_times else (users, items)
-    return digest(*(column[order].astype(np.int64).tobytes() for column in kept))
+    kept = [column[order] for column in ((users, items, times) if dataset.has_times else (users, items))]
+    recboles = np.lexsort((rows, fractions, users))
+    if not np.array_equal(items[order], items[recboles]):
+        kept.append(items[recboles])
+    return digest(*(column.astype(np.int64).tobytes() for column in kept))
 
 
 def _tokens_digest(dataset: Any, field: str) -> str:

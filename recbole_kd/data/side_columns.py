@@ -1,0 +1,45 @@
+"""What a model may read beside users, items and times: other columns of a data set, vectors loaded with it, files that keys name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_kd.data.feature_files import file_digest
+from recbole_kd.data.hstu_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.teacher.fingerprint import digest
+
+
+def side_digest(dataset: Any) -> str | None:
+    """Digest of the columns that a data set loaded beside ids and times (``load_col``) and of its ``preload_weight``; None without any.
+
+    Args:
+        dataset: RecBole's, built. The order of its interactions does not matter.
+    """
+    found = [part for name, column in _columns(dataset) for part in (name.encode(), np.ascontiguousarray(column).tobytes())]
+    return digest(*found) if found else None
+
+
+def _columns(dataset: Any) -> Iterator[tuple[str, np.ndarray]]:
+    read_elsewhere = {dataset.uid_field, dataset.iid_field, dataset.time_field, RAW_TIME, RAW_ROW}
+    for table in ("inter_feat", "user_feat", "item_feat"):
+        columns = getattr(dataset, table, None)
+        if columns is None:
+            continue
+        rows = _by_pair(dataset) if table == "inter_feat" else slice(None)
+        yield from ((f"{table} {name}", np.asarray(columns[name])[rows]) for name in sorted({*columns.columns} - read_elsewhere))
+    yield from ((f"preloaded {name}", np.asarray(weight)) for name, weight in sorted(dataset._preloaded_weight.items()))
+
+
+def _by_pair(dataset: Any) -> np.ndarray:
+    users, items = (np.asarray(dataset.inter_feat[field]) for field in (dataset.uid_field, dataset.iid_field))
+    return np.lexsort((items, users))
+
+
+def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that name a file (NeuMF's ``mf_pretrain_path``) -> digest of what it holds."""
+    paths = {key: Path(value).expanduser() for key, value in settings.items() if key.endswith("_path") and isinstance(value, str) and value}
+    return {key: file_digest(path) for key, path in paths.items() if path.is_file()}
