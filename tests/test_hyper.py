@@ -35,7 +35,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 
 def test_six_trials_on_validation_and_the_best_file_repeats_its_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = "kd_k choice [3, 5, 8]\nkd_weight choice [0.5, 50]\n"
-    assert search(tmp_path, space, f"--output_file={tmp_path / 'hyper.result'}") == 0
+    assert search(tmp_path, space, f"--output_file={tmp_path / 'made' / 'hyper.result'}") == 0
     found = trials(tmp_path)
     assert len(found) == 6 and {(t["settings"]["kd_k"], t["settings"]["kd_weight"]) for t in found} == {
         (k, w) for k in (3, 5, 8) for w in (0.5, 50)
@@ -44,7 +44,8 @@ def test_six_trials_on_validation_and_the_best_file_repeats_its_trial(tmp_path: 
     best = max(found, key=lambda t: t["score"])
     printed = capsys.readouterr().out
     assert "Best configuration" in printed and f"{best['score']:.4f}" in printed
-    assert "Valid result:" in (tmp_path / "hyper.result").read_text() and "Test result:" in (tmp_path / "hyper.result").read_text()
+    written = (tmp_path / "made" / "hyper.result").read_text()
+    assert "Valid result:" in written and "Test result:" in written
     assert len(list((tmp_path / "cache" / "teacher").glob("*.lock"))) == 1  # one teacher for all
     assert run_main([f"--config_files={tmp_path / 'saved' / 's' / 'best.yaml'}"]) == 0
     again = results(tmp_path)[-1]
@@ -73,7 +74,8 @@ def test_the_other_algorithms_search_ranges_the_same_way_twice(tmp_path: Path, m
 def test_finished_trials_are_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], algo: str
 ) -> None:
-    space, more = "kd_k choice [3, 5, 8, 9]\nkd_weight choice [0.5, 50.1]\n", (f"--algo={algo}", "--max_evals=4")
+    space, more = "kd_k choice [3, 5, 8, 9]\nkd_weight choice [0.5, 50.1]\n", [f"--algo={algo}"]
+    more += ["--max_evals=4"] if algo == "random" else ["--early_stop=4"]
     plain, settings_run, cut = hyperopt.run_trial, list[Any](), [3]
 
     def counted(base: Any, settings: dict[str, Any]) -> Trial:
@@ -93,6 +95,9 @@ def test_finished_trials_are_not_repeated(
     assert len(settings_run) == len(resumed) == len({json.dumps(settings) for settings in settings_run}) > 2
     assert search(tmp_path, space, *more, "--resume=True") == 0
     assert trials(tmp_path) == resumed and len(settings_run) == len(resumed)
+    capsys.readouterr()
+    assert search(tmp_path, space, *more) == 2
+    assert "is there already: continue it with --resume=True" in capsys.readouterr().err and trials(tmp_path) == resumed
     for other, words_ in ((space, ["--learning_rate=0.1"]), (space.replace("0.5", "0.6"), [])):
         capsys.readouterr()
         assert search(tmp_path, other, *more, "--resume=True", *words_) == 2
@@ -132,6 +137,9 @@ def test_a_metric_to_be_minimised(tmp_path: Path) -> None:
         (["--algo=all"], "Unknown algo 'all'"),
         (["--tool=Tune"], "Unknown tool 'Tune'"),
         (["--max_evals=0"], "max_evals=0 is not allowed: it must be a number of at least 1"),
+        (["--max_evals=5"], "max_evals=5 has no effect with algo=exhaustive, which tries every combination"),
+        (["--scheduler=FIFO"], "scheduler=FIFO has no effect with tool=Hyperopt: leave it out, or take --tool=Ray"),
+        (["--tool=Ray", "--algo=bayes"], "algo=bayes has no effect with tool=Ray: leave it out, or take --tool=Hyperopt"),
         (["--kd_kk=3"], "did you mean 'kd_k'"),
         (["--params_file=nowhere.hyper"], "nowhere.hyper cannot be read"),
     ],
@@ -147,6 +155,20 @@ def test_bad_words_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_an_exhaustive_search_needs_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search(tmp_path, "kd_beta uniform 1,3\n") == 2
     assert "algo=exhaustive needs a choice for every key and kd_beta has a range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algo", ["exhaustive", "random"])
+def test_choices_between_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
+    def run_trial(base: Any, settings: dict[str, Any], after_epoch: Any = None) -> Trial:
+        return Trial(settings, "done", 0.1, True, 3, "ndcg@10", {"ndcg@10": 0.1}, {"ndcg@10": 0.2})
+
+    monkeypatch.setattr("recbole_kd.tuning.hyperopt.run_trial", run_trial)
+    more = ["--algo=random", "--max_evals=9"] if algo == "random" else []
+    cuts: list[Any] = [[10], [10, 20]]
+    assert search(tmp_path, "topk choice [[10], [10, 20]]\nkd_weight choice [1, 2]\n", *more) == 0
+    found = [trial["settings"] for trial in trials(tmp_path)]
+    assert {json.dumps(s["topk"]) for s in found} == {json.dumps(cut) for cut in cuts}
+    assert all(s["topk"] in cuts and s["kd_weight"] in (1, 2) for s in found)
 
 
 def test_natural_ends_become_logarithms_for_hyperopt() -> None:

@@ -157,15 +157,22 @@ def test_nothing_answers_at_an_address() -> None:
 
 @pytest.mark.slow
 def test_a_study_of_two_trials(tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert search(tmp_path, "kd_k: {grid: [5, 41]}\n", "--max_evals=1", "--scheduler=FIFO") == 0
+    grid = "kd_k: {grid: [41, 5]}\n"  # the first cannot be, and neither can the default
+    assert search(tmp_path, grid, "--max_evals=1", "--scheduler=FIFO") == 0
     found = {t["settings"]["kd_k"]: t for t in trials(tmp_path)}
     assert found[5]["state"] == "done" and found[5]["epochs"] == 3 and found[5]["score"] == found[5]["valid"]["ndcg@10"]
     assert found[41]["state"] == "failed" and "kd_k=41 is not possible" in found[41]["reason"]
     assert "kd_k=41 is not possible" in capsys.readouterr().out
-    assert search(tmp_path, "kd_k: {grid: [5, 41]}\n") == 2
+    same = ["--max_evals=1", "--scheduler=FIFO", "--resume=True"]
+    assert search(tmp_path, grid) == 2
     assert "continue it with --resume=True" in capsys.readouterr().err
-    assert search(tmp_path, "kd_k: {grid: [5, 8]}\n", "--resume=True") == 2
-    assert "was made for another search space" in capsys.readouterr().err
+    assert search(tmp_path, "kd_k: {grid: [5, 8]}\n", *same) == 2
+    assert "was made for another search space: give it the same" in capsys.readouterr().err
+    assert search(tmp_path, grid, *same, "--learning_rate=0.5") == 2
+    assert "was made with other keys (learning_rate=None, not 0.5)" in capsys.readouterr().err
+    assert search(tmp_path, grid, "--max_evals=2", *same[1:]) == 2
+    assert "was made by another search (max_evals=1, not 2)" in capsys.readouterr().err
+    assert search(tmp_path, grid, *same) == 0 and {t["settings"]["kd_k"]: t for t in trials(tmp_path)} == found
 
 
 CONDITIONAL = """

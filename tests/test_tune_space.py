@@ -97,6 +97,14 @@ def test_what_belongs_to_another_method_has_no_say(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_settings_that_a_trial_may_have(tmp_path: Path) -> None:
+    text = "kd_k: {choice: [50, 5]}\nkd_weight: {uniform: [1, 2]}\nmethods:\n  RRD: {kd_n_samples: 7}\nseed: 3\n"
+    space = read_space(written(tmp_path, text))
+    assert list(space.trials_of("CE")) == [{"seed": 3, "kd": "CE", "kd_k": k, "kd_weight": w} for k, w in ((50, 1), (5, 2))]
+    assert [found["kd_n_samples"] for found in space.trials_of("RRD")] == [7, 7]
+    assert list(Space([], {"seed": 3}).trials_of("CE")) == [{"seed": 3, "kd": "CE"}]
+
+
 def test_a_grid_has_each_combination_once(tmp_path: Path) -> None:
     text = "kd: {grid: [RCEKD, RRD]}\nmethods: {RCEKD: {kd_beta: {grid: [1, 3]}}, RRD: {kd_k: {grid: [20, 30, 40]}}}\n"
     grid = read_space(written(tmp_path, text)).grid(None)

@@ -24,7 +24,7 @@ Search the keys of a distillation, on the validation metric.
   python scripts/run_hyper_kd.py --tool=Ray --params_file=space.yaml --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
   --params_file=FILE             search space, YAML or RecBole's .hyper; else properties/tune/<kd>.yaml, or any.yaml
-  --max_evals=20                 trials (of a grid: of every combination so many)
+  --max_evals=20                 trials (of a grid: of every combination so many); exhaustive tries every combination once
   --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
   --search_seed=0                of what is drawn
   --resume=True                  continue an interrupted study: trials that are done are not repeated
@@ -58,6 +58,15 @@ AT_LEAST: dict[str, float] = {
     "gpus_per_trial": 0, "max_concurrent": 0, "max_failures": 0,
 }  # fmt: skip
 
+OF_A_TOOL = {
+    "Hyperopt": ("algo", "early_stop", "output_file", "display_file"),
+    "Ray": (
+        "searcher", "scheduler", "grace_period", "reduction_factor", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "ray_address",
+        "max_failures",
+    ),
+}  # fmt: skip
+"""Keys that one tool alone reads."""
+
 CHOICES = {"tool": ("Hyperopt", "Ray"), "algo": ALGORITHMS, "searcher": SEARCHERS, "scheduler": SCHEDULERS}
 
 
@@ -78,9 +87,23 @@ def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     for key, allowed in CHOICES.items():
         if options[key] not in allowed:
             raise unknown_name_error(key, options[key], allowed)
+    _refuse_without_effect(values, options)
     base = {key: value for key, value in values.items() if key not in DEFAULTS}
     options["resume"] = base.pop("resume", False)
     return options, base
+
+
+def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    tool = options["tool"]
+    for other, keys in OF_A_TOOL.items():
+        named = next((key for key in keys if values.get(key) is not None), None)
+        if other != tool and named is not None:
+            raise ConfigError(f"{named}={values[named]} has no effect with tool={tool}: leave it out, or take --tool={other}")
+    if tool == "Hyperopt" and options["algo"] == "exhaustive" and values.get("max_evals") is not None:
+        raise ConfigError(
+            f"max_evals={values['max_evals']} has no effect with algo=exhaustive, which tries every combination: leave it out, "
+            "or take --algo=random"
+        )
 
 
 def find_space(options: Mapping[str, Any], base: Mapping[str, Any]) -> Space:

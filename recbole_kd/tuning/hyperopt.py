@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.tuning.space import Parameter, Space
-from recbole_kd.tuning.study import Study, Trial, absolute, as_json, run_trial
+from recbole_kd.tuning.study import TRIALS, Study, Trial, absolute, as_json, run_trial
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
 EARLY_STOP = 10
@@ -27,7 +29,7 @@ def _drawn(parameter: Parameter) -> Any:
 
     name, values = parameter.name, parameter.values
     if parameter.kind in ("choice", "grid"):
-        return hp.choice(name, list(values))
+        return hp.choice(name, [_as_text(value) for value in values])
     if parameter.kind == "loguniform":
         return hp.loguniform(name, *np.log(values))
     if parameter.kind == "int":
@@ -38,6 +40,17 @@ def _drawn(parameter: Parameter) -> Any:
     return draws[parameter.kind](name, *values)
 
 
+def _as_text(value: Any) -> Any:
+    """A listed value as RecBole's exhaustive search can hold it: lists and mappings as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def from_text(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """What was drawn of :func:`hyperopt_space`, lists and mappings as they stand in the space."""
+    texts = {p.name: {_as_text(v): v for v in p.values if isinstance(v, list | dict)} for p in space.parameters}
+    return {name: texts[name].get(value, value) if texts.get(name) else value for name, value in drawn.items()}
+
+
 def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -> Any:
     """Search as RecBole's ``run_hyper.py`` does; the trials stand in the study, and the HyperTuning is returned.
 
@@ -46,7 +59,7 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
             has as done is taken from it when it is drawn again, which it is, for the draws are seeded.
 
     Raises:
-        ConfigError: the algorithm cannot search this space, hyperopt is missing, or the record is of another search.
+        ConfigError: the algorithm cannot search this space, hyperopt is missing, the study is there already, or is another one.
     """
     from recbole.trainer import HyperTuning
 
@@ -62,6 +75,11 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
         ) from None
     early_stop = options["early_stop"] or (2**31 if algo == "exhaustive" else EARLY_STOP)
     study.space = space.plain()
+    if not options.get("resume"):
+        study.refuse_if_there(study.folder / TRIALS)
+    for file in (options["output_file"], options["display_file"]):
+        if file:
+            Path(file).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)
     finished = study.finished() if options.get("resume") else None
     tuning = HyperTuning(
         partial(_objective, study, space, finished),
@@ -84,7 +102,7 @@ def _objective(
     Args:
         finished: trials of a search that is continued; None for a new one.
     """
-    settings = space.settings(drawn, study.base.get("kd"))
+    settings = space.settings(from_text(space, drawn), study.base.get("kd"))
     known = _of(settings, study.trials)
     trial = known or _of(settings, finished or ())
     if trial is None:

@@ -19,13 +19,16 @@ from recbole_kd.teacher.files import write_json
 from recbole_kd.teacher.fingerprint import settings_digest
 from recbole_kd.tuning.folders import pack, unpack
 from recbole_kd.tuning.space import Parameter, Space
-from recbole_kd.tuning.study import FAILED, Study, Trial, absolute, objective, run_trial
+from recbole_kd.tuning.study import FAILED, Study, Trial, absolute, as_json, objective, run_trial, what_counts
 
 SCHEDULERS = ("ASHA", "FIFO")
 SEARCHERS = ("random", "hyperopt", "optuna")
 METRIC = "objective"
 GRID = "grid"
 STUDY_FILE = "study.json"
+
+FIXED = ("max_evals", "search_seed", "searcher", "scheduler", "grace_period", "reduction_factor", "max_concurrent", "max_failures")
+"""Keys of a search that Ray keeps when it continues it."""
 
 NODE_CACHE = "node_cache"
 """Key of a study's base: a node whose environment has RECBOLE_KD_CACHE keeps its teachers there, as the user named no cache."""
@@ -49,7 +52,7 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     teachers = _teachers_once(for_workers, space, resources)
     trainable = _trainable(for_workers, space, teachers, resources, options)
     tuner = _restored(study, trainable) if known else _fresh(study, space, trainable, base, options)
-    write_json(study.folder / STUDY_FILE, space.plain())
+    write_json(study.folder / STUDY_FILE, _record(study, space, options))
     study.trials[:] = [_as_trial(result, space, study) for result in tuner.fit()]
 
 
@@ -59,13 +62,30 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
 def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool:
     """Is there a study to continue?"""
     file = study.folder / STUDY_FILE
+    if not options["resume"]:
+        study.refuse_if_there(file)
     if not file.is_file():
         return False
-    if not options["resume"]:
-        raise ConfigError(f"The study {study.folder} is there already: continue it with --resume=True, or name another with --study=NAME")
-    if json.loads(file.read_text(encoding="utf-8")) != json.loads(json.dumps(space.plain())):
-        raise ConfigError(f"The study {study.folder} was made for another search space: name another with --study=NAME")
+    made, wanted = json.loads(file.read_text(encoding="utf-8")), _record(study, space, options)
+    for part, words in (("space", "for another search space"), ("base", "with other keys"), ("search", "by another search")):
+        if made.get(part) != wanted[part]:
+            raise ConfigError(
+                f"The study {study.folder} was made {words}{_difference(made.get(part), wanted[part])}: give it the same, "
+                "or name another with --study=NAME"
+            )
     return True
+
+
+def _record(study: Study, space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study is: Ray goes on with all of it as it began."""
+    return {"space": as_json(space.plain()), "base": what_counts(study.base), "search": {key: options[key] for key in FIXED}}
+
+
+def _difference(made: Any, wanted: Mapping[str, Any]) -> str:
+    """The first key that differs, with both values."""
+    made = made or {}
+    key = next((key for key in (*wanted, *made) if made.get(key) != wanted.get(key)), None)
+    return "" if key is None or key in ("parameters", "fixed") else f" ({key}={made.get(key)!r}, not {wanted.get(key)!r})"
 
 
 def _fresh(study: Study, space: Space, trainable: Any, base: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -267,7 +287,7 @@ def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str
     """Train the study's teachers on the cluster, once, before any trial: their folders below the cache, and an object with their files."""
     import ray
 
-    wanted = [{**space.fixed, "kd": method} for method in space.methods(base.get("kd"))]
+    wanted = [list(space.trials_of(method)) for method in space.methods(base.get("kd"))]
     options = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 3, "max_calls": 1, "num_returns": 2}
     header, packed = ray.remote(**options)(_make_and_pack).remote(dict(base), wanted)  # type: ignore[call-overload]
     found = ray.get(header)
@@ -276,13 +296,24 @@ def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str
     return found["folders"], packed
 
 
-def _make_and_pack(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
+def _teachers_of_one(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> list[Path]:
+    """Teachers of the first of these settings that a run could have: of others a trial will fail alone, with its reason."""
+    for settings in wanted[:-1]:
+        try:
+            return make_teachers(_request(base, settings))
+        except ConfigError:
+            continue
+    return make_teachers(_request(base, wanted[-1]))
+
+
+def _make_and_pack(base: Mapping[str, Any], wanted: list[list[dict[str, Any]]]) -> tuple[dict[str, Any], Any]:
+    """Args: ``wanted``, of each method settings that a trial may have."""
     folders: dict[str, Path] = {}
     base = _on_this_node(base)
+    own = {**base, **own_devices(), "resume": True, "show_progress": False}
     try:
         for settings in wanted:
-            request = _request({**base, **own_devices(), "resume": True, "show_progress": False}, settings)
-            folders.update({str(path): path for path in make_teachers(request)})
+            folders.update({str(path): path for path in _teachers_of_one(own, settings)})
     except KDError as error:
         return {"error": str(error), "folders": []}, {}
     packed = pack(list(folders.values()), Path(base["cache_dir"]))

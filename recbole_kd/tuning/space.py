@@ -101,6 +101,12 @@ class Space:
         searched = [str(value) for parameter in self.parameters if parameter.key == "kd" for value in parameter.values]
         return searched or [str(self.fixed.get("kd", kd))]
 
+    def trials_of(self, method: str) -> Iterator[dict[str, Any]]:
+        """Settings that a trial of the method may have: the first example of each key, then the second, to the last."""
+        own = [(p.key, p.examples) for p in self.parameters if p.key != "kd" and p.method in (None, method)]
+        for n in range(max([1, *(len(examples) for _, examples in own)])):
+            yield {**self.fixed, "kd": method, **{key: examples[min(n, len(examples) - 1)] for key, examples in own}}
+
     def grid(self, kd: str | None) -> list[dict[str, Any]]:
         """All combinations of the ``grid`` values, each once whatever another method's would be; one empty combination without any."""
         searched = [parameter for parameter in self.parameters if parameter.kind == "grid"]

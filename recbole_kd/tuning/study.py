@@ -115,6 +115,17 @@ class Study:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.folder / BEST)
 
+    def refuse_if_there(self, record: Path) -> None:
+        """A new study takes no finished one's place.
+
+        Raises:
+            ConfigError: its record is a file.
+        """
+        if record.is_file():
+            raise ConfigError(
+                f"The study {self.folder} is there already: continue it with --resume=True, or name another with --study=NAME"
+            )
+
     def finished(self) -> list[Trial]:
         """The trials that an interrupted search of this base and space has done, from its record; none where there is no record.
 
@@ -127,7 +138,7 @@ class Study:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             trials = [Trial(**fields) for fields in record["trials"]]
-            same = _what_counts(record["base"]) == _what_counts(self.base) and record.get("space", self.space) == as_json(self.space)
+            same = what_counts(record["base"]) == what_counts(self.base) and record.get("space", self.space) == as_json(self.space)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged ({error}): delete it, or name another study with --study=NAME") from None
         if not same:
@@ -160,7 +171,7 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _what_counts(base: Mapping[str, Any]) -> Any:
+def what_counts(base: Mapping[str, Any]) -> Any:
     """The keys of a base that change what a trial comes to."""
     return as_json({key: value for key, value in base.items() if key not in WITHOUT_EFFECT})
 
