@@ -1,4 +1,4 @@
-"""The teacher assistant: between teacher and student in width, distilled from the one and teacher of the other."""
+"""The teacher assistant: between teacher and student in size, distilled from the one and teacher of the other."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ NEUTRAL: dict[str, Any] = {"kd_assistant_size": None, **dict.fromkeys(KEYS), "kd
 """What decides nothing in the assistant's own training has one value there, so that equal assistants are trained once."""
 
 
-def assistant_values(student: Mapping[str, Any], teacher_width: int | None) -> dict[str, Any]:
+def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
     """What the assistant's configuration has other than the distilled student's.
 
-    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's.
+    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's; where these are of one width and one model
+    (HSTU of 8 blocks over HSTU of 1), so is its depth.
 
     Args:
-        student: values of the distilled student's configuration. teacher_width: length of the teacher's vectors, None when it has none.
+        student: values of the distilled student's configuration. teacher: of the teacher's, as far as they are known.
 
     Raises:
         ConfigError: there is no width to take, or the student's model has none.
@@ -49,11 +50,19 @@ def assistant_values(student: Mapping[str, Any], teacher_width: int | None) -> d
         raise ConfigError(
             f"--kd={student['kd']} makes its assistant by another embedding_size and {name} has no such key: take MF or LightGCN"
         )
+    teacher_width = width_of(teacher)
     if size is None and teacher_width is None:
         raise ConfigError(f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in between")
     width = size if size is not None else round(math.sqrt(own * (teacher_width or own)))
     given = {key: student[option] for option, key in KEYS.items() if student.get(option) is not None}
-    return {"embedding_size": width, **given, **NEUTRAL}
+    return {"embedding_size": width, **(_depth_between(student, teacher) if width == own else {}), **given, **NEUTRAL}
+
+
+def _depth_between(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, int]:
+    depths = [values.get("n_layers") for values in (student, teacher)]
+    if teacher.get("model") != student["model"] or not all(isinstance(depth, int) for depth in depths):
+        return {}
+    return {"n_layers": round(math.sqrt(math.prod(depths)))}  # type: ignore[arg-type]
 
 
 def width_of(settings: Mapping[str, Any]) -> int | None:

@@ -95,6 +95,7 @@ def make_plan(request: Request) -> Plan:
         method.check_teacher(saved[0])
     for config in (alone, *teachers):
         _check_processes(config)
+        _check_reduction(config)
     if method.needs_items and (alone["nproc"] or 1) > 1:
         raise ConfigError(
             f"nproc={alone['nproc']} is not possible with kd={request.kd}, whose loss compares all of a batch's rows: take nproc=1"
@@ -102,7 +103,7 @@ def make_plan(request: Request) -> Plan:
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
-        assistant, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, width_of(of_teacher)))
+        assistant, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher))
     _check_models(splits, teachers, [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config])
     needed = checkpoints_needed(method, options)
     return Plan(request, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features)
@@ -176,8 +177,7 @@ def _check_processes(config: Any) -> None:
     if n == 1:
         return
     name = str(config["model"])
-    plain = get_trainer(get_model(name).type, name).__name__ == "Trainer"  # others are trained by one process, as RecBole does
-    if plain and not can_be_shared(get_model(name)):
+    if _has_plain_trainer(name) and not can_be_shared(get_model(name)):  # others are trained by one process, as RecBole does
         raise ConfigError(
             f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
             "several processes may not add up to it, take nproc=1"
@@ -186,3 +186,16 @@ def _check_processes(config: Any) -> None:
         raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
     if config["device"].type == "cuda" and torch.cuda.device_count() < n:
         raise ConfigError(f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many")
+
+
+def _check_reduction(config: Any) -> None:
+    name = str(config["model"])
+    if config["loss_reduction"] == "sum" and not _has_plain_trainer(name):
+        raise ConfigError(
+            f"loss_reduction=sum has no effect on {public_name(name)}, which RecBole trains by a trainer of its own: leave it out, "
+            "or set mean"
+        )
+
+
+def _has_plain_trainer(name: str) -> bool:
+    return bool(get_trainer(get_model(name).type, name).__name__ == "Trainer")

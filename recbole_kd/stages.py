@@ -156,11 +156,13 @@ def ensure_teacher(
 
 def _ensure_truncated(config: Any, stage: Stage, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
-    whole, figures = ensure_teacher(config, stage, store)
     name = config["model"]
     entry = entry_of(stage, "teacher", name, {**settings_alone(config), "store": store, "dtype": dtype, "svd": width})
     with locked(entry):
-        if not entry.is_dir():
+        trained = False
+        if not entry.is_dir():  # where the cache has it, the whole one is not needed
+            whole, figures = ensure_teacher(config, stage, store)
+            trained = not figures["cached"]
             getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
             write_truncated(whole, entry, width, dtype)
         teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
@@ -169,7 +171,7 @@ def _ensure_truncated(config: Any, stage: Stage, store: str, dtype: str, width: 
         f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
         f"{fidelity['energy']:.4f} of its scores' squares"
     )
-    return teacher, {**figures, "path": str(entry), "fidelity": fidelity}
+    return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry), "fidelity": fidelity}
 
 
 def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:

@@ -89,6 +89,7 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "svd-too-wide": ({}, ["--teacher_svd=8"], ["teacher_svd=8 is not possible with LightGCN", "from 1 to 7"]),
     "run-key-of-teacher": ({}, ["--teacher.resume=True"], ["teacher.resume has no effect", "--resume"]),
     "choice-of-teacher": ({}, ["--teacher.loss_reduction=Sum"], ["teacher.loss_reduction", "'Sum'", "sum"]),
+    "reduction-of-teacher": ({"teacher": "NCL"}, ["--teacher.loss_reduction=sum"], ["loss_reduction=sum has no effect on NCL"]),
     "processes-of-teacher": ({"teacher": "SGL"}, ["--teacher.nproc=2"], ["nproc=2 is not possible with SGL"]),
     "split-of-teacher": ({}, ["--teacher.eval_args={order: RO}"], ["teacher.eval_args", "--eval_args"]),
     "data-of-teacher": ({}, ["--teacher.dataset=ml-100k"], ["teacher.dataset", "--dataset"]),

@@ -208,14 +208,23 @@ def test_impossible_options(option: str, value: Any) -> None:
 # -- the assistant -----------------------------------------------------------------------------------------------------
 
 
+def test_an_assistant_of_one_width_is_in_between_in_depth() -> None:
+    student = {"model": "HSTUGeneral", "dataset": "tiny", "kd": "TARec", "embedding_size": 64, "n_layers": 1}
+    teacher = {"model": "HSTUGeneral", "embedding_size": 64, "n_layers": 8}
+    assert assistant_values(student, teacher) == {"embedding_size": 64, "n_layers": 3, **NEUTRAL}
+    assert assistant_values(student, {**teacher, "embedding_size": 256}) == {"embedding_size": 128, **NEUTRAL}
+    assert assistant_values(student, {**teacher, "model": "LightGCN"}) == {"embedding_size": 64, **NEUTRAL}
+    assert assistant_values({**student, "kd_assistant_size": 32}, teacher) == {"embedding_size": 32, **NEUTRAL}
+
+
 def test_what_an_assistant_has_other_than_the_student() -> None:
     student = {"model": "MF", "dataset": "tiny", "kd": "TARec", "embedding_size": 20, "kd_assistant_epochs": 7, "kd_assistant_weight": None}
-    assert assistant_values(student, 400) == {"embedding_size": 89, "epochs": 7, **NEUTRAL}
-    assert assistant_values({**student, "kd_assistant_size": 64}, None)["embedding_size"] == 64
+    assert assistant_values(student, {"embedding_size": 400}) == {"embedding_size": 89, "epochs": 7, **NEUTRAL}
+    assert assistant_values({**student, "kd_assistant_size": 64}, {})["embedding_size"] == 64
     with pytest.raises(ConfigError, match="needs kd_assistant_size"):
-        assistant_values(student, None)
+        assistant_values(student, {})
     with pytest.raises(ConfigError, match="NeuMF has no such key"):
-        assistant_values({**student, "model": "NeuMF"}, 400)
+        assistant_values({**student, "model": "NeuMF"}, {"embedding_size": 400})
     assert width_of({"embedding_size": 8}) == 8 and width_of({}) is None
 
 

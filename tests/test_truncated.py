@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,7 +106,11 @@ def test_a_run_keeps_its_teacher_truncated(tmp_path: Path) -> None:
     assert small["distilled"]["kd_loss"] != whole["distilled"]["kd_loss"]
     stored = read_tensors(Path(small["teacher"]["path"]) / SCORES)
     assert {t.shape[1] for t in stored.values()} == {3}
+    for entry in (tmp_path / "cache" / "teacher").iterdir():
+        if str(entry) != small["teacher"]["path"]:
+            shutil.rmtree(entry, ignore_errors=True)
     again = run(tmp_path, "--kd_compare=False", "--teacher_svd=3")
+    assert again["teacher"]["cached"] and not Path(whole["teacher"]["path"]).exists(), "a truncated teacher needs no whole one"
     assert again["teacher"]["path"] == small["teacher"]["path"] and again["distilled"]["kd_loss"] == small["distilled"]["kd_loss"]
 
 

@@ -58,7 +58,8 @@ class TARec(Distiller):
     Args:
         k: K. n_negatives: m. temperature: tau. distance: see above; epsilon and n_iterations are those of ``sinkhorn``.
         teacher_share: s, the loss is (1 - s) W(assistant, student) + s W(teacher, student); 0.5 is the mean of the two.
-        assistant_size: its embedding_size; when empty the geometric mean of the student's and the teacher's.
+        assistant_size: its embedding_size; when empty the geometric mean of the student's and the teacher's;
+            where both are one model of one width, its n_layers instead.
         assistant_epochs, assistant_stopping_step, assistant_learning_rate, assistant_weight: of its training; when empty the student's.
     """
 
