@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 import recbole_kd  # noqa: F401  (registers)
+from recbole_kd import register as registration
+from recbole_kd import unpickler
 from tests.helpers import TinyData, write_tiny
 
 
@@ -27,3 +30,17 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     """30 users, 40 items, a checkerboard with holes, timestamps: a data set that every model trains on in milliseconds."""
     return write_tiny(tmp_path_factory.mktemp("data"), "tiny")
+
+
+@pytest.fixture
+def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Models that a test registers are forgotten after it."""
+    monkeypatch.setattr(registration, "_registered", dict(registration._registered))
+    monkeypatch.setattr(unpickler, "_REGISTERED_MODELS", dict(unpickler._REGISTERED_MODELS))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        module = sys.modules[name]
+        alias = module.__name__ != name or not hasattr(module, "__file__")  # RecBole's own modules stay: they were only imported
+        if name.startswith("recbole.model.") and alias:
+            del sys.modules[name]

@@ -15,8 +15,6 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 import recbole_kd
-from recbole_kd import register as registration
-from recbole_kd import unpickler
 from recbole_kd.scorer import Scorer
 from recbole_kd.vectors import vectors
 from tests.helpers import TinyData, build_case
@@ -71,13 +69,8 @@ class OwnModel(GeneralRecommender):
 
 
 @pytest.fixture
-def own_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_model(own_models: None) -> None:
     """OwnModel, registered for one test."""
-    monkeypatch.setattr(registration, "_registered", dict(registration._registered))
-    monkeypatch.setattr(unpickler, "_REGISTERED_MODELS", dict(unpickler._REGISTERED_MODELS))
-    alias = "recbole.model.general_recommender.ownmodel"
-    monkeypatch.setitem(sys.modules, alias, sys)  # so that the alias is taken away again
-    del sys.modules[alias]
     recbole_kd.register.register([OwnModel])
 
 
@@ -94,7 +87,7 @@ def test_a_model_of_ones_own_is_student_and_teacher(tiny_dataset: TinyData, tmp_
 
 
 @pytest.mark.usefixtures("own_model")
-def test_one_line_says_that_its_score_is_a_dot_product(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_line_says_that_its_score_is_a_dot_product(tiny_dataset: TinyData) -> None:
     model = build_case(tiny_dataset, "OwnModel", own_scale=2.0).model
     users = torch.arange(1, 6)
     plain = Scorer(model)

@@ -39,8 +39,8 @@ def test_a_class_without_a_file_counts_by_its_code() -> None:
     assert own_source(made("2.0")) != own_source(made("3.0"))
 
 
+@pytest.mark.usefixtures("own_models")
 def test_an_edited_model_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registration, "_registered", dict(registration._registered))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     module, cached = None, []

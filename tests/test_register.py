@@ -189,17 +189,13 @@ def test_what_is_no_model_is_refused() -> None:
         registration.register([dict])
 
 
-def test_ones_own_model_is_registered_and_its_checkpoints_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_models")
+def test_ones_own_model_is_registered_and_its_checkpoints_are_read() -> None:
     from recbole.model.abstract_recommender import SequentialRecommender
     from recbole.utils import get_model
 
     from recbole_kd import unpickler
 
-    monkeypatch.setattr(registration, "_registered", dict(registration._registered))
-    monkeypatch.setattr(unpickler, "_REGISTERED_MODELS", dict(unpickler._REGISTERED_MODELS))
-    alias = "recbole.model.sequential_recommender.myownencoder"
-    monkeypatch.setitem(sys.modules, alias, sys)  # so that the alias is taken away again
-    del sys.modules[alias]
     own = type("MyOwnEncoder", (SequentialRecommender,), {"__module__": "__main__"})
     registration.register([own])
     assert get_model("MyOwnEncoder") is own
