@@ -18,7 +18,7 @@ from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.experiments import runner
 from recbole_kd.experiments.grid import Grid, Task, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
-from recbole_kd.experiments.tables import grid_section, grid_table
+from recbole_kd.experiments.tables import grid_section, grid_table, rows_of
 from recbole_kd.property_files import properties_dir
 from tests.helpers import write_tiny
 from tests.made_results import TINY, figures, grid_of, made_up, write_grid
@@ -262,6 +262,13 @@ def test_students_alone_of_the_same_keys_and_other_figures_have_their_own_rows()
     results = {(run, 0): made_up(0.3, alone, 0.2) for run, alone in (("ours", 0.1), ("other", 0.16))}
     names = [line.split("|")[1].strip() for line in grid_table(grid_of("ours", "other", seeds=(0,)), results).splitlines()[2:]]
     assert names == ["teacher", "student alone", "student alone, of other", "ours", "other"]
+
+
+def test_teachers_of_a_grid_have_their_own_rows() -> None:
+    results = {(run, seed): made_up(0.3 if run == "ours" else 0.4, 0.1, 0.2) for run in ("other", "ours") for seed in (0, 1)}
+    found = rows_of(grid_of("other", "ours", reference="ours"), results)
+    assert list(found) == ["teacher", "teacher of other", "student alone", "other", "ours"]
+    assert [found[name][0]["test"]["ndcg@20"] for name in ("teacher", "teacher of other")] == [0.3, 0.4]
 
 
 def test_a_side_without_the_metric_has_empty_cells() -> None:

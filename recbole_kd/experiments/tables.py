@@ -9,7 +9,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 from tabulate import tabulate
 
-from recbole_kd.experiments.grid import METRICS, Grid
+from recbole_kd.experiments.grid import METRICS, Grid, Task
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -17,17 +17,31 @@ ALONE = "student alone"
 
 
 def rows_of(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Row -> seed -> figures of the teacher, the students alone and each run, those that are there, in the table's order."""
-    rows: dict[str, dict[int, Mapping[str, Any]]] = {"teacher": {0: _first(results)["teacher"]}} if results else {}
-    rows |= _students_alone(grid, results)
+    """Row -> seed -> figures of the teachers, the students alone and each run, those that are there, in the table's order."""
+    rows = _teachers(grid, results) | _students_alone(grid, results)
     rows |= {run: {seed: r["distilled"] for (name, seed), r in results.items() if name == run} for run in grid.runs}
     return {name: figures for name, figures in rows.items() if figures}
+
+
+def _teachers(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """A row for each teacher: the runs of a grid share one, unless some have another."""
+    rows: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for task in _reference_first(grid):
+        figures = results.get((task.run, task.seed), {}).get("teacher")
+        known = [(row[0]["valid"], row[0]["test"]) for row in rows.values()]
+        if figures is not None and (figures["valid"], figures["test"]) not in known:
+            rows[f"teacher of {task.run}" if rows else "teacher"] = {0: figures}
+    return rows
+
+
+def _reference_first(grid: Grid) -> list[Task]:
+    return sorted(grid.tasks, key=lambda task: task.run != (grid.reference or grid.runs[0]))
 
 
 def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
     """A row for each training of a student alone: the runs of a grid share one, unless some have training keys of their own."""
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
-    tasks = sorted(grid.tasks, key=lambda task: task.run != (grid.reference or grid.runs[0]))
+    tasks = _reference_first(grid)
     first = _training_keys(tasks[0].settings) if tasks else {}
     for task in tasks:
         figures = results.get((task.run, task.seed), {}).get("student")
@@ -63,10 +77,6 @@ def grid_table(grid: Grid, results: Results) -> str:
     headers = ["", "seeds", f"valid {grid.metric}", *METRICS, *published, "epochs", "s/epoch", "over student", *last]
     rows = [(row + [""] * len(headers))[: len(headers)] for row in rows]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
-
-
-def _first(results: Results) -> Mapping[str, Any]:
-    return next(iter(results.values()))
 
 
 def _published_metrics(grid: Grid) -> list[str]:
