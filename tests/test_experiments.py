@@ -272,11 +272,12 @@ def test_teachers_of_a_grid_have_their_own_rows() -> None:
 
 
 def test_a_side_without_the_metric_has_empty_cells() -> None:
-    result = made_up(0.3, 0.1, 0.2)
-    result["teacher"].update(valid=None, test=None)
+    result, of_other = made_up(0.3, 0.1, 0.2), made_up(0.3, 0.1, 0.2)
+    for made in (result, of_other):
+        made["teacher"].update(valid=None, test=None)
     result["distilled"]["test"] = {"ndcg@10": 0.2}
     grid = grid_of("ours", "other", seeds=(0,), reference="other")
-    _, _, teacher, _, ours, other = grid_table(grid, {("ours", 0): result, ("other", 0): made_up(0.3, 0.1, 0.2)}).splitlines()
+    _, _, teacher, _, ours, other = grid_table(grid, {("ours", 0): result, ("other", 0): of_other}).splitlines()
     assert set(teacher.replace("|", " ").split()) == {"teacher", "0", "3", "0.50"}
     assert "%" not in ours and "+100.0 %" in other
     assert "Best other row" not in grid_section(grid, {("ours", 0): result})
