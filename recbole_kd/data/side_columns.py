@@ -17,7 +17,7 @@ def side_digest(dataset: Any) -> str | None:
     """Digest of the columns that a data set loaded beside ids and times (``load_col``) and of its ``preload_weight``; None without any.
 
     Args:
-        dataset: RecBole's, built. The order of its interactions does not matter.
+        dataset: RecBole's, built.
     """
     found = [part for name, column in _columns(dataset) for part in (name.encode(), np.ascontiguousarray(column).tobytes())]
     return digest(*found) if found else None
@@ -27,16 +27,9 @@ def _columns(dataset: Any) -> Iterator[tuple[str, np.ndarray]]:
     read_elsewhere = {dataset.uid_field, dataset.iid_field, dataset.time_field, RAW_TIME, RAW_ROW}
     for table in ("inter_feat", "user_feat", "item_feat"):
         columns = getattr(dataset, table, None)
-        if columns is None:
-            continue
-        rows = _by_pair(dataset) if table == "inter_feat" else slice(None)
-        yield from ((f"{table} {name}", np.asarray(columns[name])[rows]) for name in sorted({*columns.columns} - read_elsewhere))
+        names = () if columns is None else columns.columns
+        yield from ((f"{table} {name}", np.asarray(columns[name])) for name in sorted({*names} - read_elsewhere))  # type: ignore[index]
     yield from ((f"preloaded {name}", np.asarray(weight)) for name, weight in sorted(dataset._preloaded_weight.items()))
-
-
-def _by_pair(dataset: Any) -> np.ndarray:
-    users, items = (np.asarray(dataset.inter_feat[field]) for field in (dataset.uid_field, dataset.iid_field))
-    return np.lexsort((items, users))
 
 
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:

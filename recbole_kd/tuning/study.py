@@ -123,7 +123,7 @@ class Study:
         """
         if record.is_file():
             raise ConfigError(
-                f"The study {self.folder} is there already: continue it with --resume=True, or name another with --study=NAME"
+                f"The study {self.folder} is there already: continue it with --resume=True, delete it, or name another with --study=NAME"
             )
 
     def finished(self) -> list[Trial]:
