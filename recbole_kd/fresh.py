@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import Any
 
 from recbole.data.transform import construct_transform
 from recbole.utils import get_model
 from torch import nn
 
-from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.errors import ConfigError, KDError, TrainingError
 
 
 def fresh_model(config: Any, train: Any) -> nn.Module:
@@ -26,12 +27,22 @@ def fresh_model(config: Any, train: Any) -> nn.Module:
     except KDError:
         raise
     except Exception as error:  # whatever a model's constructor says of its keys
-        words = " ".join(str(error).split()) or "without a word"
-        raise ConfigError(
-            f"{config['model']} cannot be built with these keys ({type(error).__name__}: {words}): change the key that this names"
-        ) from error
+        raise ConfigError(f"{config['model']} cannot be built with these keys ({_said(error)}): change the key that this names") from error
     _keep_modules_out_of_checkpoints(model)
     return model.to(config["device"])
+
+
+def failed_first_loss(model: nn.Module, error: Exception) -> TrainingError:
+    """The error of a model that cannot take the loss of its first batch, in its own words; where it failed is logged at DEBUG."""
+    getLogger().debug(f"The first loss of {type(model).__name__} failed", exc_info=error)
+    return TrainingError(
+        f"{type(model).__name__} cannot take its loss on these data with these keys ({_said(error)}): change what this names, or see with "
+        "--state=DEBUG where it failed"
+    )
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'without a word'}"
 
 
 def _keep_modules_out_of_checkpoints(model: Any) -> None:

@@ -17,8 +17,9 @@ from recbole_kd.data.teacher_loader import TeacherAwareLoader, query_items, trai
 from recbole_kd.data.train_batches import TrainBatches
 from recbole_kd.determinism import repeatable
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.errors import TrainingError
+from recbole_kd.errors import KDError, TrainingError
 from recbole_kd.evaluation import RankingEvaluation
+from recbole_kd.fresh import failed_first_loss
 from recbole_kd.lanes import torch_on_one_thread
 from recbole_kd.model.published import adds_up, summed, sums_itself
 from recbole_kd.model.terms import share_norms, terms_of_rows
@@ -258,7 +259,7 @@ class KDTrainer(RankingEvaluation):
         part, factor = part_of(interaction), 1.0
         for norms in self._norms:
             norms.counts = part is None or part.counts
-        loss = self.model.calculate_loss(interaction)
+        loss = self._models_loss(interaction)
         whole = interaction if part is None else part.whole
         if part is not None and not self.adds_up:
             factor = part.share(terms_of_rows(self.model, whole))
@@ -267,6 +268,14 @@ class KDTrainer(RankingEvaluation):
         if self.sums:
             factor = summed(factor, len(whole) // self._times)
         return tuple(term * factor for term in loss) if isinstance(loss, tuple) else loss * factor
+
+    def _models_loss(self, interaction: Any) -> Any:
+        try:
+            return self.model.calculate_loss(interaction)
+        except Exception as error:
+            if self.epoch_seconds or isinstance(error, KDError | torch.OutOfMemoryError):
+                raise  # a training that has begun may be continued
+            raise failed_first_loss(self.model, error) from error
 
     def _kd_loss(self, batch: DistillBatch) -> Tensor:
         """The distiller's loss, unweighted; of a part of a batch so scaled that the parts add up."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from recbole_kd.command_line import main
 from tests.helpers import write_tiny
-from tests.runs import run
+from tests.runs import run, words
 
 QUICK: dict[str, str | None] = {
     "kd": "CD",
@@ -37,6 +38,13 @@ def test_columns_of_a_transform_are_known(model: str, tmp_path: Path) -> None:
     found = run(tmp_path, "--kd_weight=0", **changes)
     taught = run(tmp_path, "--kd_weight=100", **changes)
     assert taught["teacher"]["cached"] and taught["distilled"]["kd_loss"][-1] < found["distilled"]["kd_loss"][-1]
+
+
+def test_a_loss_that_a_model_cannot_take_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SASRecCPR re-ranks 100 items or more; the catalogue has 40."""
+    assert main(words(tmp_path, **{**QUICK, "model": "SASRecCPR", "setting": "sequential"})) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "SASRecCPR cannot take its loss" in said and "selected index k out of range" in said and "--state=DEBUG" in said
 
 
 @pytest.mark.parametrize("model", ["SASRecF", "FDSA"])
