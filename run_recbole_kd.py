@@ -2,7 +2,7 @@
 
 import sys
 
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
 
 if __name__ == "__main__":
     sys.exit(main())

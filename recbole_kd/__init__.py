@@ -9,21 +9,21 @@ In an existing RecBole project three lines turn a training into a distillation::
 
 from __future__ import annotations
 
-from recbole_kd import compat
+from recbole_kd.integration import compat
 
 compat.apply()
 
-from recbole_kd import register as _register  # noqa: E402  (RecBole must not be imported before the bridge)
+from recbole_kd.integration import register as _register  # noqa: E402  (RecBole must not be imported before the bridge)
 
 _register.register()
 
-from recbole_kd.build import build_distiller  # noqa: E402
-from recbole_kd.distiller.table import DISTILLERS  # noqa: E402
+from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402
 from recbole_kd.errors import ConfigError, DataError, KDError, TeacherError, TrainingError  # noqa: E402
-from recbole_kd.quick_start import run_recbole_kd  # noqa: E402
-from recbole_kd.scorer import Scorer  # noqa: E402
+from recbole_kd.pipeline.quick_start import run_recbole_kd  # noqa: E402
+from recbole_kd.scoring.scorer import Scorer  # noqa: E402
 from recbole_kd.teacher.load import load_teacher  # noqa: E402
-from recbole_kd.trainer import KDTrainer  # noqa: E402
+from recbole_kd.training.build_distiller import build_distiller  # noqa: E402
+from recbole_kd.training.trainer import KDTrainer  # noqa: E402
 from recbole_kd.version import __version__  # noqa: E402
 
 __all__ = [

@@ -109,14 +109,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     known, rest = parser.parse_known_args(argv)
-    from recbole_kd.arguments import parse_arguments
+    from recbole_kd.config.parsing import parse_arguments
 
     return known, parse_arguments(rest)
 
 
 def methods(words: str) -> list[str]:
     """The named methods."""
-    from recbole_kd.distiller.table import DISTILLERS
+    from recbole_kd.distiller.registry import DISTILLERS
 
     return list(DISTILLERS) if words == "all" else words.split(",")
 

@@ -46,7 +46,7 @@ class Case:
 
 def known_options(kd: str, options: dict[str, Any]) -> dict[str, Any]:
     """Those of the given options that this method knows: one command may time several methods."""
-    from recbole_kd.build import known_kd_keys
+    from recbole_kd.training.build_distiller import known_kd_keys
 
     known = known_kd_keys(kd)
     return {key: value for key, value in options.items() if not key.startswith("kd_") or key in known}
@@ -57,10 +57,10 @@ def build(case: Case) -> tuple[Any, Any]:
     from recbole.utils import get_model, get_trainer, init_seed
 
     from recbole_kd import KDTrainer, build_distiller
-    from recbole_kd.config import make_config
-    from recbole_kd.data.preparation import evaluation_batch_size, make_loaders, split_data
-    from recbole_kd.model.graph import accelerate
-    from recbole_kd.property_layers import student_layers
+    from recbole_kd.acceleration.lightgcn_propagation import accelerate
+    from recbole_kd.config.property_layers import student_layers
+    from recbole_kd.config.recbole_config import make_config
+    from recbole_kd.data.split_and_loaders import evaluation_batch_size, make_loaders, split_data
 
     files = {"data_path": case.folder, "benchmark_filename": ["train", "valid", "test"], "load_col": {"inter": ["user_id", "item_id"]}}
     usual = {"embedding_size": case.width, "train_batch_size": 2048, "show_progress": False, "seed": 0, "normalize_all": False}
@@ -126,7 +126,7 @@ def time_together(case: Case, repeats: int) -> dict[str, Any]:
 
 def once(case: Case) -> dict[str, Any]:
     """A first epoch and an evaluation, by phase, with the time and the memory of all that comes before, in a process of its own."""
-    from recbole_kd.report import peak_rss_mb
+    from recbole_kd.pipeline.report import peak_rss_mb
 
     started = perf_counter()
     trainer, loaders = build(case)
@@ -141,7 +141,7 @@ def once(case: Case) -> dict[str, Any]:
 
 def memory_of(case: Case) -> float:
     """Peak resident MiB of two epochs and one evaluation, in this process."""
-    from recbole_kd.report import peak_rss_mb
+    from recbole_kd.pipeline.report import peak_rss_mb
 
     trainer, loaders = build(case)
     for epoch in range(2):

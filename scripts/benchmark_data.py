@@ -133,7 +133,7 @@ def write_teacher(made: Made, width: int) -> None:
     """
     import torch
 
-    from recbole_kd.teacher.blocks import Layout, write_blocks
+    from recbole_kd.teacher.block_writer import Layout, write_blocks
 
     n_users, n_items, _ = counts_of(made.size)
     needed = 4 * width * (n_users + n_items + 2)
@@ -151,8 +151,8 @@ def write_teacher(made: Made, width: int) -> None:
 
 def read_teacher(made: Made) -> Any:
     """The written teacher, memory-mapped, with a trajectory of two earlier checkpoints."""
-    from recbole_kd.teacher.factors import FactorScores
-    from recbole_kd.teacher.files import read_tensors
+    from recbole_kd.storage.files import read_tensors
+    from recbole_kd.teacher.stores.factors import FactorScores
 
     users, items = (read_tensors(made.vectors(name))[name] for name in TABLES)
     teacher = FactorScores(users, items)
@@ -164,7 +164,7 @@ def random_teacher(n_users: int, n_items: int, width: int = OTHER_WIDTH) -> Any:
     """A random factor teacher in memory; sizes with the pad."""
     import torch
 
-    from recbole_kd.teacher.factors import FactorScores
+    from recbole_kd.teacher.stores.factors import FactorScores
 
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(n, width, generator=generator) * 0.1 for n in (n_users, n_items))

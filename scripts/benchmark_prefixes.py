@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from benchmark_sequences import LEAVE_ONE_OUT, make_trainer
 
-from recbole_kd.data.sequences import universe_of
-from recbole_kd.scorer import HISTORIES_PER_CALL, Scorer
-from recbole_kd.script import SentenceParser, exit_code
+from recbole_kd.cli.script import SentenceParser, exit_code
+from recbole_kd.data.histories.sequence_dataset import universe_of
+from recbole_kd.scoring.scorer import HISTORIES_PER_CALL, Scorer
 
 MODELS = {
     "HSTU": {"n_layers": 4, "n_heads": 2, "embedding_size": 64, "attention_size": 32, "linear_size": 32},

@@ -27,12 +27,12 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
     from recbole.utils import get_model, init_seed
 
     from recbole_kd import KDTrainer, build_distiller
-    from recbole_kd.config import make_config
-    from recbole_kd.data.preparation import make_loaders, split_data
-    from recbole_kd.model.by_length import encode_by_length
-    from recbole_kd.model.softmax_loss import fuse_softmax
-    from recbole_kd.property_layers import student_layers
-    from recbole_kd.request import without_negatives
+    from recbole_kd.acceleration.fused_softmax import fuse_softmax
+    from recbole_kd.acceleration.length_groups import encode_by_length
+    from recbole_kd.config.property_layers import student_layers
+    from recbole_kd.config.recbole_config import make_config
+    from recbole_kd.data.split_and_loaders import make_loaders, split_data
+    from recbole_kd.pipeline.request import without_negatives
 
     values = {**data, "show_progress": False, "seed": 0, "normalize_all": False, **given, **(METHOD if kd else {})}
     name = values.pop("dataset")

@@ -9,11 +9,11 @@ from pathlib import Path
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from recbole_kd.cli.script import SentenceParser, exit_code
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.script import SentenceParser, exit_code
+from recbole_kd.storage.files import SCORES, read_manifest, read_tensors
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import DTYPES, scores_from
-from recbole_kd.teacher.files import SCORES, read_manifest, read_tensors
 from recbole_kd.teacher.modalities import read_modalities
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_kd.script import SentenceParser, exit_code
-from recbole_kd.teacher.lists import export_lists
+from recbole_kd.cli.script import SentenceParser, exit_code
+from recbole_kd.teacher.ranked_lists import export_lists
 
 
 def _parser() -> SentenceParser:
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _end(given: argparse.Namespace) -> int:
-    from recbole_kd.teacher.files import read_manifest
+    from recbole_kd.storage.files import read_manifest
 
     n_queries: int = read_manifest(given.teacher)["n_queries"]
     return n_queries if given.queries is None else given.first + given.queries

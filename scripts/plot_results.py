@@ -9,11 +9,11 @@ from pathlib import Path
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from recbole_kd.cli.script import SentenceParser, exit_code
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.grid import read_grid
-from recbole_kd.experiments.pictures import draw_grid
+from recbole_kd.experiments.plots import draw_grid
 from recbole_kd.experiments.runner import read_results
-from recbole_kd.script import SentenceParser, exit_code
 
 
 def run(argv: list[str]) -> int:

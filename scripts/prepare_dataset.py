@@ -10,9 +10,9 @@ from pathlib import Path
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_kd.data.converters import KNOWN_DATASETS, prepare, summary
-from recbole_kd.data.forms import FORMS, Options
-from recbole_kd.script import SentenceParser, exit_code
+from recbole_kd.cli.script import SentenceParser, exit_code
+from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, prepare, summary
+from recbole_kd.data.preparing.raw_layouts import FORMS, Options
 
 
 def _parser() -> SentenceParser:

@@ -9,12 +9,12 @@ from pathlib import Path
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_kd.cache import cache_folder
-from recbole_kd.experiments.dynamics import dynamics_section
+from recbole_kd.cli.script import SentenceParser, exit_code
+from recbole_kd.experiments.epoch_curves import dynamics_section
 from recbole_kd.experiments.grid import Grid, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section
-from recbole_kd.script import SentenceParser, exit_code
+from recbole_kd.storage.cache import cache_folder
 
 
 def _parser() -> SentenceParser:

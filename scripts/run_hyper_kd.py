@@ -9,7 +9,7 @@ from pathlib import Path
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_kd.tuning.command import main
+from recbole_kd.cli.tune import main
 
 if __name__ == "__main__":
     sys.exit(main())

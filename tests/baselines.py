@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import Distiller
-from recbole_kd.distiller.table import resolve_options
-from recbole_kd.ragged import Ragged
+from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.ops.ragged import Ragged
 from tests.stubs import TableScorer, batch_for, dense, no_train_items, padded
 
 

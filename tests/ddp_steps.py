@@ -12,11 +12,11 @@ from unittest.mock import patch
 
 import torch
 
-from recbole_kd.build import build_distiller
-from recbole_kd.parallel import Ranks, several
-from recbole_kd.topk import BLOCK_BYTES
-from recbole_kd.trainer import KDTrainer
-from recbole_kd.training import _prepare
+from recbole_kd.distributed.data_parallel import Ranks, several
+from recbole_kd.ops.topk import BLOCK_BYTES
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.train import _prepare
+from recbole_kd.training.trainer import KDTrainer
 
 
 class Recorder(KDTrainer):
@@ -48,7 +48,7 @@ def record(
     Args:
         block_bytes: of what is ranked and drawn at a time, where it is not the usual.
     """
-    with patch("recbole_kd.topk.BLOCK_BYTES", block_bytes or BLOCK_BYTES):
+    with patch("recbole_kd.ops.topk.BLOCK_BYTES", block_bytes or BLOCK_BYTES):
         return _record(config, splits, teacher, folder, ranks, evaluate)
 
 

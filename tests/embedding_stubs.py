@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
-from recbole_kd.gather import gathered_dot
-from recbole_kd.ragged import Ragged
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.topk import top_k_in_blocks
+from recbole_kd.ops.gathered_dot import gathered_dot
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import top_k_in_blocks
+from recbole_kd.teacher.stores.factors import FactorScores
 
 
 def reference(name: str) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_kd.build import build_distiller
-from recbole_kd.report import peak_rss_mb
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.pipeline.report import peak_rss_mb
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import TinyData, build_case
 
 METHOD = {"kd": "RCEKD", "kd_k": 50, "kd_n_samples": 50, "kd_candidates": 200, "seed": 0, "dataset": "long"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from recbole_kd.cluster import own_devices
-from recbole_kd.command_line import main
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.cli.run import main
+from recbole_kd.distributed.ray_cluster import own_devices
+from recbole_kd.training.trainer import KDTrainer
 from recbole_kd.tuning.study import run_trial
 from tests.helpers import write_tiny
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_kd.data.teacher_loader import TeacherAwareLoader
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.ragged import Ragged
-from recbole_kd.teacher.dense import DenseScores
-from recbole_kd.topk import top_k_in_blocks
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import top_k_in_blocks
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.training.teacher_loader import TeacherAwareLoader
 
 
 class TableScorer:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_kd.analysis.ranks import rank_curve, ranks_of
-from recbole_kd.analysis.train_fit import ndcg, train_ndcg
-from recbole_kd.ragged import Ragged
+from recbole_kd.evaluation.teacher_rank_curve import rank_curve, ranks_of
+from recbole_kd.evaluation.train_ndcg import ndcg, train_ndcg
+from recbole_kd.ops.ragged import Ragged
 from tests.stubs import TableScorer, padded
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_kd.arguments import nest_prefix, parse_arguments, read_config_file, split_config_files
+from recbole_kd.config.parsing import nest_prefix, parse_arguments, read_config_file, split_config_files
 from recbole_kd.errors import ConfigError
 
 SCALARS = st.one_of(st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False), st.booleans())

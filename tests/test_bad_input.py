@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from recbole_kd.arguments import parse_arguments
-from recbole_kd.command_line import main
-from recbole_kd.data.preparation import Loaders
+from recbole_kd.cli.run import main
+from recbole_kd.config.parsing import parse_arguments
+from recbole_kd.data.split_and_loaders import Loaders
 from recbole_kd.errors import ConfigError, TrainingError
-from recbole_kd.plan import make_plan
-from recbole_kd.request import make_request, merge_sources
-from recbole_kd.training import _fit
+from recbole_kd.pipeline.plan import make_plan
+from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.training.train import _fit
 from tests.helpers import write_tiny
 from tests.runs import run, words
 

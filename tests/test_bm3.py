@@ -14,14 +14,14 @@ from recbole.data import create_dataset
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_kd.data.item_features import ItemFeatures
-from recbole_kd.data.preparation import split_data
-from recbole_kd.data.text_encoders import ENCODERS
+from recbole_kd.data.item_features.aligned import ItemFeatures
+from recbole_kd.data.item_features.text_encoders import ENCODERS
+from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.errors import DataError
 from recbole_kd.model.bm3 import BM3
 from recbole_kd.model.bm3_loss import View, bm3_loss
-from recbole_kd.scorer import Scorer
-from recbole_kd.training import train_alone
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.training.train import train_alone
 from tests.helpers import Case, TinyData, build_case, build_config, build_model, write_tiny
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "bm3.json").read_text())

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-from recbole_kd import resume as resume_module
-from recbole_kd.cache import cache_folder, locked
-from recbole_kd.command_line import main
-from recbole_kd.data.preparation import evaluation_batch_size
+from recbole_kd.cli.run import main
+from recbole_kd.data.split_and_loaders import evaluation_batch_size
+from recbole_kd.storage.cache import cache_folder, locked
+from recbole_kd.training import resume_state as resume_module
 from tests.helpers import TinyData, build_case
 from tests.runs import cut_after, run, words
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd.build import build_distiller, check_run_keys
-from recbole_kd.candidate_index import CandidateIndex, cells_for
 from recbole_kd.distiller.base import Distiller
-from recbole_kd.distiller.table import DISTILLERS, distiller_class
+from recbole_kd.distiller.registry import DISTILLERS, distiller_class
 from recbole_kd.errors import ConfigError
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.dense import DenseScores
-from recbole_kd.topk import DotProducts, top_k_in_blocks
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.scoring.candidate_index import CandidateIndex, cells_for
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.training.build_distiller import build_distiller, check_run_keys
 from tests.helpers import TinyData, build_case
 from tests.runs import refusal, run
 
@@ -67,7 +67,7 @@ def test_all_cells_give_the_exact_lists(excluding: bool) -> None:
 def test_some_cells_give_most_of_each_list_in_order_and_say_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, items = tables()
     asked = torch.arange(len(queries))
-    monkeypatch.setattr("recbole_kd.candidate_index.PAIRS_PER_SEARCH", 1000)
+    monkeypatch.setattr("recbole_kd.scoring.candidate_index.PAIRS_PER_SEARCH", 1000)
     index = CandidateIndex(nlist=64, nprobe=4)
     ids, scores = ranked(index, queries, items, asked, 30)
     exact = top_k_in_blocks(DotProducts(queries, items), asked, len(items), 30)[0]

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import chisquare
 
 from recbole_kd.distiller.cd import CD
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.ragged import Ragged
+from recbole_kd.ops.ragged import Ragged
 from tests.baselines import ids, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
 
 

@@ -11,17 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recbole_kd import fast, loss_full
 from recbole_kd.distiller import full_ce
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.ce import CE
 from recbole_kd.distiller.full_ce import FullCE
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.loss import cross_entropy
-from recbole_kd.loss_full import full_cross_entropy
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.factors import FactorScores
+from recbole_kd.losses import catalogue_cross_entropy
+from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy
+from recbole_kd.losses.cross_entropy import cross_entropy
+from recbole_kd.ops import compiled
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.teacher.stores.factors import FactorScores
 from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
 from tests.helpers import TinyData, build_case
 from tests.stubs import batch_for
@@ -77,7 +78,7 @@ def test_full_ce_gives_a_models_own_gradient(model: str, tiny_dataset: TinyData,
     distiller = FullCE(scorer, teacher)
     queries = torch.tensor([1, 4, 9])
     batch = DistillBatch(queries, torch.ones(3))
-    for module in (full_ce, loss_full):
+    for module in (full_ce, catalogue_cross_entropy):
         monkeypatch.setattr(module, "blocks", lambda *_: [slice(0, 1), slice(1, 3)])
     with scorer.step():
         loss = distiller(batch)
@@ -113,8 +114,8 @@ def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_full_cross_entropy_equals_autograd(scale: float, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(fast, "kernels", lambda: None)
-    monkeypatch.setattr(loss_full, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
+        monkeypatch.setattr(compiled, "kernels", lambda: None)
+    monkeypatch.setattr(catalogue_cross_entropy, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
     generator = torch.Generator().manual_seed(0)
     ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
     theirs = [t.detach().clone().requires_grad_() for t in ours]
@@ -135,10 +136,10 @@ def test_the_kernel_of_full_rows_equals_the_plain_path(scores: np.ndarray, tempe
     teacher, weights = torch.from_numpy(scores[::-1, ::-1].copy()), torch.arange(1.0, len(scores) + 1)
     ours = torch.from_numpy(scores) / temperature
     theirs = ours.double()  # in float32 the plain path loses digits of the teacher's quotients that the kernel keeps
-    losses = fast.full_slopes(ours, teacher, weights, temperature)
+    losses = compiled.full_slopes(ours, teacher, weights, temperature)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "kernels", lambda: None)
-        expected = loss_full._slopes(theirs, teacher.double(), weights.double(), temperature)
+        patch.setattr(compiled, "kernels", lambda: None)
+        expected = catalogue_cross_entropy._slopes(theirs, teacher.double(), weights.double(), temperature)
     torch.testing.assert_close(losses, expected.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-6 * max(1, 4 / temperature))
 
@@ -148,13 +149,13 @@ def test_a_score_that_is_no_number_is_not_hidden_by_the_kernel(which: int) -> No
     pytest.importorskip("numba")
     sides = torch.randn(2, 3, 40)
     sides[which, 1, 7] = torch.nan
-    losses = fast.full_slopes(sides[0], sides[1], torch.ones(3), 1.0)
+    losses = compiled.full_slopes(sides[0], sides[1], torch.ones(3), 1.0)
     assert losses is not None and losses.isnan().tolist() == [False, True, False]
     assert sides[0].isnan().any(1).tolist() == [False, True, False]
 
 
 def test_the_kernels_exponential_is_exact_to_two_in_ten_million() -> None:
-    kernels_exp = pytest.importorskip("recbole_kd.kernels_exp")
+    kernels_exp = pytest.importorskip("recbole_kd.ops.kernels.exp")
     below = np.concatenate([-np.logspace(-8, 2.5, 4000), [0.0, -86.9, -87.1, -np.inf]]).astype(np.float32)
     found = np.array([kernels_exp.exp_below_one(value) for value in below])
     exact = np.exp(below.astype(np.float64))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
 from tests.runs import results, run, words
 
 ROOT = Path(__file__).resolve().parent.parent

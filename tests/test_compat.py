@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recbole_kd import compat
+from recbole_kd.integration import compat
 
 PATCHES = {patch.name: patch for patch in compat.PATCHES}
 

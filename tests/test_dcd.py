@@ -10,7 +10,7 @@ import torch
 
 from recbole_kd.distiller import dcd as module
 from recbole_kd.distiller.dcd import DCD, LEAST_WEIGHT
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.errors import ConfigError
 from tests.baselines import ids, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
 

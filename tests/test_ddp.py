@@ -19,15 +19,15 @@ import pytest
 import torch
 from recbole.utils import init_seed
 
-from recbole_kd.build import build_distiller
-from recbole_kd.command_line import main
-from recbole_kd.data.teacher_loader import TeacherAwareLoader
-from recbole_kd.distiller.table import DISTILLERS, distiller_class
+from recbole_kd.cli.run import main
+from recbole_kd.distiller.registry import DISTILLERS, distiller_class
+from recbole_kd.distributed.data_parallel import Ranks, Shards, several
+from recbole_kd.distributed.loss_terms import BY_ROWS as MEANS
+from recbole_kd.distributed.loss_terms import SharedNorms
 from recbole_kd.errors import TrainingError
-from recbole_kd.model.terms import BY_ROWS as MEANS
-from recbole_kd.model.terms import SharedNorms
-from recbole_kd.parallel import Ranks, Shards, several
-from recbole_kd.teacher.factors import FactorScores
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from tests import ddp_steps
 from tests.helpers import TinyData, build_case, build_config, write_tiny
 from tests.runs import run, words
@@ -77,7 +77,7 @@ def test_shards_keep_a_users_rows_and_its_negatives_together(tiny_dataset: TinyD
 
 def first_losses(case: Any, folder: Path, ranks: Ranks | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the first batch: base and KD loss, and their gradient."""
-    from recbole_kd.trainer import KDTrainer
+    from recbole_kd.training.trainer import KDTrainer
 
     np.random.seed(5)
     distiller = build_distiller(case.config, case.model, teacher_of(case), case.loaders.train)
@@ -131,7 +131,7 @@ def test_means_over_rows_and_queries(tiny_dataset: TinyData, tmp_path: Path, mod
 
 def base_loss(case: Any, folder: Path, ranks: Ranks | None) -> tuple[float, torch.Tensor]:
     """Of the first batch, without a teacher; and its gradient."""
-    from recbole_kd.trainer import KDTrainer
+    from recbole_kd.training.trainer import KDTrainer
 
     trainer = KDTrainer(case.config, case.model, checkpoint=folder / "a.pth", scalars=folder / "s")
     trainer._times = getattr(case.loaders.train, "times", 1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd.distiller import experts as module
+from recbole_kd.distiller import expert_networks as module
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.experts import ExpertMixture
+from recbole_kd.distiller.expert_networks import ExpertMixture
 from recbole_kd.errors import ConfigError
 from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from scipy import stats
 
-from recbole_kd import resume
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.derrd import DERRD
 from recbole_kd.errors import ConfigError
-from recbole_kd.ragged import Ragged
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.training import resume_state as resume
+from recbole_kd.training.trainer import KDTrainer
 from tests.embedding_stubs import VectorScorer, batch_of_rows, random_pair
 from tests.runs import run, words
 from tests.stubs import batch_for, no_train_items

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from recbole_kd.determinism import repeatable
+from recbole_kd.training.determinism import repeatable
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # gradients of rows that are asked for over and over: added up atomically by several threads, unless told otherwise
 PROBE = """
 import hashlib, torch
-from recbole_kd.determinism import repeatable
+from recbole_kd.training.determinism import repeatable
 torch.set_num_threads(2)
 generator = torch.Generator().manual_seed(0)
 table = torch.randn(50, 128, generator=generator, requires_grad=True)

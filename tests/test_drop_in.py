@@ -15,8 +15,8 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 import recbole_kd
-from recbole_kd.scorer import Scorer
-from recbole_kd.vectors import vectors
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import vectors
 from tests.helpers import TinyData, build_case
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -71,7 +71,7 @@ class OwnModel(GeneralRecommender):
 @pytest.fixture
 def own_model(own_models: None) -> None:
     """OwnModel, registered for one test."""
-    recbole_kd.register.register([OwnModel])
+    recbole_kd.integration.register.register([OwnModel])
 
 
 @pytest.mark.usefixtures("own_model")
@@ -91,7 +91,7 @@ def test_one_line_says_that_its_score_is_a_dot_product(tiny_dataset: TinyData) -
     model = build_case(tiny_dataset, "OwnModel", own_scale=2.0).model
     users = torch.arange(1, 6)
     plain = Scorer(model)
-    recbole_kd.vectors.vectors.register(OwnModel, lambda model: (model.scale * model.people.weight, model.things.weight))
+    recbole_kd.scoring.vector_models.vectors.register(OwnModel, lambda model: (model.scale * model.people.weight, model.things.weight))
     with_vectors = Scorer(model)
     assert not plain.has_vectors and with_vectors.has_vectors and vectors.dispatch(OwnModel) is not vectors.dispatch(object)
     assert torch.allclose(plain.full(users), with_vectors.full(users), atol=1e-6)

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import recbole_kd
-from recbole_kd.arguments import read_config_file
-from recbole_kd.build import check_distiller
-from recbole_kd.data.teacher_loader import TeacherAwareLoader
+from recbole_kd.config.parsing import read_config_file
+from recbole_kd.config.property_dir import properties_dir
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding import EmbeddingDistiller
-from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
+from recbole_kd.distiller.embedding_base import EmbeddingDistiller
+from recbole_kd.distiller.registry import distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.property_files import properties_dir
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.dense import DenseScores
-from recbole_kd.teacher.factors import FactorScores
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.training.build_distiller import check_distiller
+from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from tests.embedding_stubs import random_pair
 from tests.helpers import TinyData, build_case
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 
-from recbole_kd.data.preparation import make_loaders
-from recbole_kd.data.protocol import follow_paper_protocol
-from recbole_kd.data.teacher_loader import train_items
+from recbole_kd.data.paper_protocol import follow_paper_protocol
+from recbole_kd.data.split_and_loaders import make_loaders
 from recbole_kd.errors import ConfigError
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.training.teacher_loader import train_items
+from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import Case, TinyData, build_case, build_config
 
 METRICS = ["Recall", "NDCG", "Hit", "MRR", "Precision", "MAP"]
@@ -109,7 +109,7 @@ def test_both_protocols_equal_a_naive_computation(tiny_dataset: TinyData, protoc
 
 def naive_by(case: Case, part: int, protocol: str) -> dict[str, float]:
     """The naive computation over the model's own predict, whatever kind it is."""
-    from recbole_kd.scorer import Scorer
+    from recbole_kd.scoring.scorer import Scorer
 
     scorer, users = Scorer(case.model), torch.arange(case.splits.dataset.user_num)
     with scorer.frozen():

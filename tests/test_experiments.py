@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
+from recbole_kd.config.property_dir import properties_dir
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.experiments import runner
 from recbole_kd.experiments.grid import Grid, Task, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section, grid_table, rows_of
-from recbole_kd.property_files import properties_dir
 from tests.helpers import write_tiny
 from tests.made_results import TINY, figures, grid_of, made_up, write_grid
 
@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_shipped_grids_are_valid_and_their_settings_are_known() -> None:
-    from recbole_kd.build import check_distiller
-    from recbole_kd.property_layers import distiller_layers
+    from recbole_kd.config.property_layers import distiller_layers
+    from recbole_kd.training.build_distiller import check_distiller
 
     paths = sorted((properties_dir() / "reproduce").glob("*.yaml"))
     assert paths
@@ -320,7 +320,7 @@ def test_a_training_that_the_clock_ended_is_named() -> None:
 
 
 def test_dynamics_are_read_from_the_histories() -> None:
-    from recbole_kd.experiments.dynamics import at_share, dynamics_section
+    from recbole_kd.experiments.epoch_curves import at_share, dynamics_section
 
     grid = grid_of("ours", seeds=(0,))
     assert [at_share([1.0, 2.0, 3.0, 4.0, 5.0], share) for share in (2, 20, 60, 100)] == [1.0, 1.0, 3.0, 5.0]

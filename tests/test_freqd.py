@@ -10,14 +10,14 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recbole_kd import cooccurrence
-from recbole_kd.cooccurrence import WeightedGraph, nearest_neighbours, normalised_graph
-from recbole_kd.distiller import filtered_experts as experts_module
-from recbole_kd.distiller.filtered_experts import FilteredExperts, FilterRows
+from recbole_kd.distiller import graph_filtered_experts as experts_module
 from recbole_kd.distiller.freqd import FreqD
+from recbole_kd.distiller.graph_filtered_experts import FilteredExperts, FilterRows
 from recbole_kd.errors import ConfigError
-from recbole_kd.loss_embedding import kept_at_random
-from recbole_kd.ragged import Ragged
+from recbole_kd.losses.embedding import kept_at_random
+from recbole_kd.ops import cooccurrence_graph
+from recbole_kd.ops.cooccurrence_graph import WeightedGraph, nearest_neighbours, normalised_graph
+from recbole_kd.ops.ragged import Ragged
 from tests.embedding_stubs import assert_equals_published, batch_of_rows, load_networks, random_pair, reference, vector_pair, with_pad
 
 
@@ -58,7 +58,7 @@ def naive_neighbours(matrix: np.ndarray, n: int) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("budget", [1, 60, 2**22])
 def test_neighbours_are_those_that_share_most(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cooccurrence, "PRODUCTS_PER_BLOCK", budget)
+    monkeypatch.setattr(cooccurrence_graph, "PRODUCTS_PER_BLOCK", budget)
     matrix = (np.random.default_rng(0).random((15, 9)) < 0.25).astype(np.int32)
     matrix[3] = 0  # shares nothing
     matrix[7] = matrix[8]

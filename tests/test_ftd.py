@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_kd import loss_embedding as module
 from recbole_kd.distiller.ftd import FTD
-from recbole_kd.loss_embedding import full_topology_distance, gram_norm, unit_rows
+from recbole_kd.losses import embedding as module
+from recbole_kd.losses.embedding import full_topology_distance, gram_norm, unit_rows
 from tests.embedding_stubs import assert_equals_published, reference, vector_pair
 
 

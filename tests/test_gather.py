@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_kd import gather
-from recbole_kd.gather import gathered_dot
+from recbole_kd.ops import gathered_dot as gather_module
+from recbole_kd.ops.gathered_dot import gathered_dot
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,10 +26,10 @@ def plain(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 @pytest.mark.parametrize("chunk_bytes", [1, 300, 2**25])
 @pytest.mark.parametrize("path", ["cpu", "any device"])
 def test_equals_the_plain_gather(chunk_bytes: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(gather_module, "CHUNK_BYTES", chunk_bytes)
     if path == "any device":
-        monkeypatch.setattr(gather, "_backward_cpu", gather._backward)
-        monkeypatch.setattr(gather, "_has_sampled_product", lambda: False)
+        monkeypatch.setattr(gather_module, "_backward_cpu", gather_module._backward)
+        monkeypatch.setattr(gather_module, "_has_sampled_product", lambda: False)
     queries, items, chosen = inputs()
     expected = plain(queries, items, chosen)
     weights = torch.randn(expected.shape)
@@ -53,16 +53,16 @@ def test_both_backward_paths_equal_autograd(data: st.DataObject) -> None:
     chosen = torch.randint(0, n_items, (n, k), generator=generator)
     leaves = queries.clone().requires_grad_(), items.clone().requires_grad_()
     expected = torch.autograd.grad(plain(*leaves, chosen), leaves, grad)
-    for backward in (gather._backward, gather._backward_cpu):
+    for backward in (gathered_dot._backward, gathered_dot._backward_cpu):
         for found, wanted in zip(backward(grad, queries, items, chosen), expected, strict=True):
             torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(gather._forward(queries, items, chosen), plain(queries, items, chosen))
+    torch.testing.assert_close(gathered_dot._forward(queries, items, chosen), plain(queries, items, chosen))
 
 
 @pytest.mark.parametrize("wrong", [-1, 20])
 @pytest.mark.parametrize("sampled", [True, False])
 def test_an_item_that_is_not_there_is_refused(wrong: int, sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "_has_sampled_product", lambda: sampled)
+    monkeypatch.setattr(gather_module, "_has_sampled_product", lambda: sampled)
     queries, items, chosen = inputs()
     chosen[4, 3] = wrong
     with pytest.raises(IndexError):
@@ -73,13 +73,13 @@ def test_a_torch_without_a_sampled_product_gathers(monkeypatch: pytest.MonkeyPat
     def missing(*_: object) -> Tensor:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(gather, "_sampled_product", missing)
-    gather._has_sampled_product.cache_clear()
+    monkeypatch.setattr(gather_module, "_sampled_product", missing)
+    gathered_dot._has_sampled_product.cache_clear()
     try:
         queries, items, chosen = inputs()
         torch.testing.assert_close(gathered_dot(queries, items, chosen), plain(queries, items, chosen))
     finally:
-        gather._has_sampled_product.cache_clear()
+        gathered_dot._has_sampled_product.cache_clear()
 
 
 def test_an_empty_set_has_a_gradient_of_zero() -> None:

@@ -7,7 +7,7 @@ import copy
 import torch
 from recbole.model.general_recommender import LightGCN
 
-from recbole_kd.model.graph import accelerate
+from recbole_kd.acceleration.lightgcn_propagation import accelerate
 from tests.helpers import TinyData, build_case
 
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd import complement
-from recbole_kd.command_line import main
-from recbole_kd.complement import Rows, rest_above, rest_above_of, rest_above_rows
+from recbole_kd.cli.run import main
 from recbole_kd.distiller.hetcomp import HetComp
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.loss_hetcomp import Terms, coarse_terms, fine_terms, list_distance, merged_lists
-from recbole_kd.ragged import Ragged
-from recbole_kd.teacher.dense import DenseScores
-from recbole_kd.teacher.several import SeveralTeachers
+from recbole_kd.losses import unlisted_logsumexp
+from recbole_kd.losses.hetcomp import Terms, coarse_terms, fine_terms, list_distance, merged_lists
+from recbole_kd.losses.unlisted_logsumexp import Rows, rest_above, rest_above_of, rest_above_rows
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.teacher.stores.ensemble import SeveralTeachers
 from tests.runs import results, run, words
 from tests.stubs import TableScorer, batch_for, dense, no_train_items, padded
 
@@ -124,10 +124,10 @@ def with_gradients(function: Any, *tensors: Tensor, **more: Any) -> tuple[Tensor
 @pytest.mark.parametrize("chunk", [1, 1000, 10**9], ids=["row by row", "in chunks", "at once"])
 @pytest.mark.parametrize("scale", [0.3, 1.7, 8.0])
 def test_the_rest_equals_its_definition_with_gradients(chunk: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(complement, "CPU_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(unlisted_logsumexp, "CPU_CHUNK_BYTES", chunk)
     queries, items, rows, below, factors = a_case(scale)
     longest = float(queries.norm(dim=1).amax() * items.norm(dim=1).amax()) / np.log(2)
-    assert bool(longest > complement.SAFE_BITS) is (scale == 8.0), "with and without the shift"
+    assert bool(longest > unlisted_logsumexp.SAFE_BITS) is (scale == 8.0), "with and without the shift"
     tolerance = {"rtol": 2e-4 if scale == 8.0 else 2e-5, "atol": 1e-5 * scale}
     value, gradients = with_gradients(lambda q, v, b: rest_above(q, v, rows, b, factors), queries, items, below)
     exact, expected = with_gradients(
@@ -165,8 +165,8 @@ def test_huge_scores_and_no_rest_stay_finite(n_items: int) -> None:
 
 
 def test_the_dot_product_path_equals_the_other(tiny_dataset: Any, tmp_path: Path) -> None:
-    from recbole_kd.data.teacher_loader import train_items
-    from recbole_kd.scorer import Scorer
+    from recbole_kd.scoring.scorer import Scorer
+    from recbole_kd.training.teacher_loader import train_items
     from tests.helpers import build_case
 
     case = build_case(tiny_dataset, "MF")

@@ -17,16 +17,16 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_kd import register as registration
-from recbole_kd.data import hstu_dataset
-from recbole_kd.data.histories import Histories, padded_histories
-from recbole_kd.data.hstu_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.config.property_dir import properties_dir, read_yaml
+from recbole_kd.data.histories import ordered_dataset
+from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.data.histories.user_histories import Histories, padded_histories
 from recbole_kd.errors import ConfigError
+from recbole_kd.integration import register as registration
+from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.model import hstu
 from recbole_kd.model.hstu import HSTU, HSTUGeneral
-from recbole_kd.model.hstu_layout import Layout, time_buckets
-from recbole_kd.property_files import properties_dir, read_yaml
-from recbole_kd.safe_load import load_checkpoint
+from recbole_kd.model.hstu_packing import Layout, time_buckets
 from tests.helpers import TinyData
 
 FACES = {"HSTU": HSTU, "HSTUGeneral": HSTUGeneral}
@@ -126,8 +126,8 @@ def test_both_faces_read_one_property_file(model: str) -> None:
 def test_a_taken_data_set_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import recbole.data.dataset as theirs
 
-    assert theirs.HSTUDataset is hstu_dataset.HSTUDataset
-    registration._register_dataset(hstu_dataset.HSTUDataset)
+    assert theirs.HSTUDataset is ordered_dataset.HSTUDataset
+    registration._register_dataset(ordered_dataset.HSTUDataset)
     foreign = type("KGSeqDataset", (SequentialDataset,), {})
     with pytest.raises(ConfigError, match="'KGSeqDataset' is taken by recbole"):
         registration._register_dataset(foreign)

@@ -14,10 +14,10 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_kd.model import hstu_layout
+from recbole_kd.model import hstu_packing
 from recbole_kd.model.hstu_encoder import Encoded, HSTUBlock, HSTUEncoder, HSTUSizes, unit
-from recbole_kd.model.hstu_layout import Layout
-from recbole_kd.model.hstu_loss import UniformNegatives, sampled_softmax
+from recbole_kd.model.hstu_packing import Layout
+from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "hstu.json").read_text())
 SIZES = ("max_length", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size")
@@ -115,15 +115,15 @@ def plain_attention(block: HSTUBlock, x: Tensor, times: Tensor, asked: Tensor) -
 def test_groups_and_hand_written_gradients_equal_the_plain_attention(
     device: str, biases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hstu_layout, "PAIRS_PER_GROUP", 100)  # one or two rows a group
+    monkeypatch.setattr(hstu_packing, "PAIRS_PER_GROUP", 100)  # one or two rows a group
     if device == "other":
-        there = partial(hstu_layout.like_lengths, on_cpu=False)
-        monkeypatch.setattr(hstu_layout, "like_lengths", lambda sizes, n_heads, **_: there(sizes, n_heads))
-        monkeypatch.setattr(hstu_layout, "ACCELERATOR_PAIRS_PER_GROUP", 500)  # three rows of length 9, then the rest
+        there = partial(hstu_packing.like_lengths, on_cpu=False)
+        monkeypatch.setattr(hstu_packing, "like_lengths", lambda sizes, n_heads, **_: there(sizes, n_heads))
+        monkeypatch.setattr(hstu_packing, "ACCELERATOR_PAIRS_PER_GROUP", 500)  # three rows of length 9, then the rest
     encoder = make(biases)
     lengths = [9, 1, 4, 9, 7, 2, 9, 3]
     items, sizes, times, asked = some_rows(lengths)
-    groups = hstu_layout.Layout.of(sizes, 9, 2).groups
+    groups = hstu_packing.Layout.of(sizes, 9, 2).groups
     assert len(groups) == (7 if device == "cpu" else 2)
     weight = torch.randn(sum(lengths), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     encoded = encoder(items, sizes, times, asked)
@@ -208,7 +208,7 @@ def test_a_long_history_keeps_its_latest_items() -> None:
 def test_time_buckets() -> None:
     layout = Layout.of(torch.tensor([3]), 9, 1)
     times = torch.tensor([0, 1, 10**6])
-    (bucket,) = hstu_layout.time_buckets(layout, times, torch.tensor([1, 10**6, 2**62]))
+    (bucket,) = hstu_packing.time_buckets(layout, times, torch.tensor([1, 10**6, 2**62]))
     ln = np.log(np.maximum(1, np.abs([[1, 0, 1 - 10**6], [10**6, 10**6 - 1, 0], [2**62, 2**62, 2**62 - 10**6]])))
     assert bucket[0].tolist() == np.minimum(np.floor(ln / 0.301), 128).astype(int).tolist()
 
@@ -338,7 +338,7 @@ def test_negatives_are_uniform_over_the_items() -> None:
 
 
 def test_negatives_of_a_position_depend_on_nothing_but_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_kd.model.hstu_loss.NEGATIVES_PER_BLOCK", 40)  # blocks of 5 positions
+    monkeypatch.setattr("recbole_kd.model.sampled_softmax.NEGATIVES_PER_BLOCK", 40)  # blocks of 5 positions
 
     def table(mine: Tensor | None, *sizes: int) -> Tensor:
         np.random.seed(1)

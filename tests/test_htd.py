@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd import loss_embedding as module
 from recbole_kd.distiller.htd import HTD
 from recbole_kd.errors import ConfigError
-from recbole_kd.loss_embedding import group_means, grouped_topology_distance, unit_rows
+from recbole_kd.losses import embedding as module
+from recbole_kd.losses.embedding import group_means, grouped_topology_distance, unit_rows
 from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
 
 

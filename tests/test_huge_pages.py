@@ -10,7 +10,7 @@ NAME = "THP_MEM_ALLOC_ENABLE"
 
 
 def test_a_run_asks_for_them_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recbole_kd import quick_start
+    from recbole_kd.pipeline import quick_start
 
     monkeypatch.delenv(NAME, raising=False)
     seen: list[str | None] = []

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from recbole_kd.command_line import main as run_main
+from recbole_kd.cli.run import main as run_main
+from recbole_kd.cli.tune import main
 from recbole_kd.tuning import hyperopt
 from recbole_kd.tuning import study as study_module
-from recbole_kd.tuning.command import main
 from recbole_kd.tuning.hyperopt import hyperopt_space
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import Study, Trial

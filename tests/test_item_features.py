@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recbole_kd.data.feature_files import FeatureMatrix, read_matrix
-from recbole_kd.data.features import encoders_in, load_item_features, record_features
-from recbole_kd.data.item_features import ItemFeatures
+from recbole_kd.data.item_features.aligned import ItemFeatures
+from recbole_kd.data.item_features.configured import encoders_in, load_item_features, record_features
+from recbole_kd.data.item_features.matrix_files import FeatureMatrix, read_matrix
 from recbole_kd.errors import ConfigError, DataError
 
 VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_kd.data.converters import prepare
-from recbole_kd.data.features import load_item_features, record_features
-from recbole_kd.data.forms import Options
-from recbole_kd.data.item_text import TextFeatures, read_item_text
-from recbole_kd.data.text_encoders import encoders_of, minilm, sentence_of, terms_of, tfidf
+from recbole_kd.data.item_features.configured import load_item_features, record_features
+from recbole_kd.data.item_features.from_text import TextFeatures, read_item_text
+from recbole_kd.data.item_features.text_encoders import encoders_of, minilm, sentence_of, terms_of, tfidf
+from recbole_kd.data.preparing.prepare import prepare
+from recbole_kd.data.preparing.raw_layouts import Options
 from recbole_kd.errors import ConfigError, DataError
 from tests.test_item_features import setup
 
@@ -160,7 +160,7 @@ def test_the_encoder_and_the_digest_stand_in_the_result_and_in_the_cache(tmp_pat
     """ml-100k as it stands inside RecBole: nothing is written there, and the second run finds all it needs."""
     import recbole
 
-    from recbole_kd.command_line import main
+    from recbole_kd.cli.run import main
 
     shipped = Path(recbole.__file__).parent / "dataset_example"
     before = {path: path.stat().st_mtime_ns for path in shipped.rglob("*")}

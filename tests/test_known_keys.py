@@ -1,6 +1,6 @@
 """Unknown keys and names are refused with the close matches; the list of RecBole's keys is RecBole's.
 
-After an upgrade of RecBole: `python tests/test_known_keys.py` writes recbole_kd/recbole_keys.py anew.
+After an upgrade of RecBole: `python tests/test_known_keys.py` writes recbole_kd/config/recbole_keys.py anew.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.errors import ConfigError
-from recbole_kd.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 
 KEYS_FILE = Path(__file__).parents[1] / "recbole_kd" / "recbole_keys.py"
 CONFIG_NAMES = {
@@ -121,7 +121,7 @@ def test_recbole_keys_are_those_of_the_installed_recbole() -> None:
     found = set(recbole_keys())
     assert found == RECBOLE_KEYS, (
         f"missing {sorted(found - RECBOLE_KEYS)}, too many {sorted(RECBOLE_KEYS - found)}: "
-        "run `python tests/test_known_keys.py` to write recbole_kd/recbole_keys.py anew"
+        "run `python tests/test_known_keys.py` to write recbole_kd/config/recbole_keys.py anew"
     )
 
 

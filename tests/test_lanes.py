@@ -7,9 +7,9 @@ import threading
 import pytest
 import torch
 
-from recbole_kd import topk
-from recbole_kd.lanes import in_halves, n_lanes, side_by_side, torch_on_one_thread
-from recbole_kd.topk import DotProducts, top_k_in_blocks
+from recbole_kd.ops import topk
+from recbole_kd.ops.threads import in_halves, n_lanes, side_by_side, torch_on_one_thread
+from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 
 
 def test_every_part_is_done_once_on_one_thread_without_gradient() -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd import fast, lists
-from recbole_kd.gather import gathered_dot
-from recbole_kd.lists import Lists, cross_entropy_of_scores, cross_entropy_of_vectors
-from recbole_kd.loss import cross_entropy
+from recbole_kd.losses import list_cross_entropy
+from recbole_kd.losses.cross_entropy import cross_entropy
+from recbole_kd.losses.list_cross_entropy import Lists, cross_entropy_of_scores, cross_entropy_of_vectors
+from recbole_kd.ops import compiled
+from recbole_kd.ops.gathered_dot import gathered_dot
 
-compiled = pytest.mark.skipif(fast.kernels() is None, reason="numba is not installed")
+compiled = pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
 
 
 def case(seed: int, scale: float = 1.0, d: int = 5, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Lists]:
@@ -73,7 +74,7 @@ def test_nan_is_not_hidden() -> None:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(lists, "PAIRS_PER_LANE", 1)
+    monkeypatch.setattr(list_cross_entropy, "PAIRS_PER_LANE", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -96,5 +97,5 @@ def test_other_devices_types_and_missing_kernels_take_the_plain_way(monkeypatch:
     vectors, items, queries, of = case(2)
     assert cross_entropy_of_vectors(vectors.double(), items.double(), queries, of) is None
     assert cross_entropy_of_vectors(vectors.to("meta"), items.to("meta"), queries, of) is None
-    monkeypatch.setattr(fast, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
     assert cross_entropy_of_vectors(vectors, items, queries, of) is None

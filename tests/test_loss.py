@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from recbole_kd.loss import (
+from recbole_kd.losses.cross_entropy import (
     counts_below,
     counts_of_lower,
     cross_entropy,

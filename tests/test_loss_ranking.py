@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_kd import loss_ranking
-from recbole_kd.loss_ranking import discrepancy_weights, listwise_loss, pairwise_loss, pointwise_loss, share_above, soft_binary_loss
+from recbole_kd.losses import ranking as loss_ranking
+from recbole_kd.losses.ranking import discrepancy_weights, listwise_loss, pairwise_loss, pointwise_loss, share_above, soft_binary_loss
 from tests.baselines import naive_listwise
 
 

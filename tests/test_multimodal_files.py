@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_kd.command_line import main
-from recbole_kd.data.converters import prepare
-from recbole_kd.data.forms import Options
+from recbole_kd.cli.run import main
+from recbole_kd.data.preparing.prepare import prepare
+from recbole_kd.data.preparing.raw_layouts import Options
 from recbole_kd.errors import DataError
 from scripts.prepare_dataset import main as prepare_main
 from tests.test_prepare_dataset import rows_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
 from tests.helpers import write_tiny
 from tests.runs import run, words
 

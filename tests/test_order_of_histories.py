@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from recbole.quick_start import run_recbole
 
-from recbole_kd.command_line import main
-from recbole_kd.data.preparation import split_data
+from recbole_kd.cli.run import main
+from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.errors import TeacherError
 from recbole_kd.teacher.load import load_teacher
 from tests.helpers import SEQUENTIAL, TinyData, build_config

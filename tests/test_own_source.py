@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from recbole.model.general_recommender import BPR
 
-from recbole_kd import register as registration
+from recbole_kd.integration import register as registration
 from recbole_kd.model.mf import MF
-from recbole_kd.own_source import own_source
+from recbole_kd.storage.source_digest import own_source
 from tests.runs import run
 
 SOURCE = """

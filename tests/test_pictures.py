@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recbole_kd.errors import ConfigError
-from recbole_kd.experiments.pictures import bars, curves, draw_grid
+from recbole_kd.experiments.plots import bars, curves, draw_grid
 from tests.made_results import grid_of, made_up, write_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))

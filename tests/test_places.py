@@ -7,16 +7,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recbole_kd import fast, places
-from recbole_kd.places import best_values, count_above, counts_above, ids_at
+from recbole_kd.ops import compiled
+from recbole_kd.ops import order_statistics as places
+from recbole_kd.ops.order_statistics import best_values, count_above, counts_above, ids_at
 
 
 @pytest.fixture(params=["compiled", "plain"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The compiled path, where numba is there, and the plain one."""
     if request.param == "plain":
-        monkeypatch.setattr(fast, "kernels", lambda: None)
-    elif fast.kernels() is None:
+        monkeypatch.setattr(compiled, "kernels", lambda: None)
+    elif compiled.kernels() is None:
         pytest.skip("numba is not installed")
     return str(request.param)
 

@@ -18,13 +18,14 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_kd.data import atomic, converters
-from recbole_kd.data.converters import KNOWN_DATASETS, prepare, prepare_command
-from recbole_kd.data.filters import first_per_pair, k_core
-from recbole_kd.data.forms import Options
-from recbole_kd.data.interactions import Collector, Row
-from recbole_kd.data.raw_files import Lines
-from recbole_kd.data.splits import hold_out, ratio_split
+from recbole_kd.data.preparing import atomic_writer as atomic
+from recbole_kd.data.preparing import prepare as converters
+from recbole_kd.data.preparing.filters import first_per_pair, k_core
+from recbole_kd.data.preparing.interactions import Collector, Row
+from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, prepare, prepare_command
+from recbole_kd.data.preparing.raw_files import Lines
+from recbole_kd.data.preparing.raw_layouts import Options
+from recbole_kd.data.preparing.split_rules import hold_out, ratio_split
 from recbole_kd.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd.arguments import parse_arguments
-from recbole_kd.command_line import main
-from recbole_kd.data.features import record_features
+from recbole_kd.cli.run import main
+from recbole_kd.config.parsing import parse_arguments
+from recbole_kd.data.item_features.configured import record_features
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.promptmm import PromptMM, _one_of
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.loss_decoupled import binary_divergence, decoupled_divergence, positive_shares
-from recbole_kd.quick_start import make_teachers
-from recbole_kd.ragged import Ragged
-from recbole_kd.request import make_request, merge_sources
-from recbole_kd.scorer import Scorer
-from recbole_kd.stages import settings_of
+from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence, positive_shares
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.pipeline.quick_start import make_teachers
+from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.stages import settings_of
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_kd.data.preparation import make_loaders
+from recbole_kd.config.property_layers import distiller_layers, names_in, student_layers, teacher_layers
+from recbole_kd.data.split_and_loaders import make_loaders
 from recbole_kd.distiller.rcekd import RCEKD
-from recbole_kd.distiller.table import distiller_options, resolve_options
+from recbole_kd.distiller.registry import distiller_options, resolve_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.model.published import conversion_words, initialise, reduction_of, with_decay_for_mean
-from recbole_kd.property_layers import distiller_layers, names_in, student_layers, teacher_layers
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.model.loss_reduction import conversion_words, initialise, reduction_of, with_decay_for_mean
+from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import TinyData, build_case, build_config, build_model
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_kd.ragged import Ragged
+from recbole_kd.ops.ragged import Ragged
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,8 +11,8 @@ import torch
 from scipy.stats import chisquare
 
 from recbole_kd.distiller.rankdistil import RankDistil
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.distiller.rrd import RRD
-from recbole_kd.distiller.table import resolve_options
 from recbole_kd.errors import ConfigError
 from tests.baselines import loss_of, naive_listwise, random_scores, random_train, started, train_items_of
 

@@ -17,17 +17,17 @@ import ray
 import torch
 from safetensors.torch import save_file
 
-from recbole_kd.command_line import main
-from recbole_kd.data.sequences import universe_of
+from recbole_kd.cli.run import main
+from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.blocks import BlockFile, Layout, write_blocks
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.files import FORMAT, MANIFEST, SCORES, read_tensors, write_json
+from recbole_kd.teacher.block_writer import BlockFile, Layout, write_blocks
 from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import FullRows, export_teacher
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.teacher.files import FORMAT, MANIFEST, SCORES, read_tensors, write_json
-from recbole_kd.teacher.lists import ABOUT, LISTS, ListRows, export_lists
 from recbole_kd.teacher.load import load_teacher
+from recbole_kd.teacher.ranked_lists import ABOUT, LISTS, ListRows, export_lists
+from recbole_kd.teacher.stores.factors import FactorScores
 from tests.helpers import TinyData, build_case
 from tests.runs import run, words
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from recbole_kd.distiller import rcekd as module
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.gamma import gamma_weights
 from recbole_kd.distiller.rcekd import RCEKD
-from recbole_kd.distiller.table import distiller_class, distiller_options, resolve_options
+from recbole_kd.distiller.rcekd_gamma import gamma_weights
+from recbole_kd.distiller.registry import distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.loss import cross_entropy
-from recbole_kd.ragged import Ragged
-from recbole_kd.teacher.dense import DenseScores
-from recbole_kd.teacher.factors import FactorScores
+from recbole_kd.losses.cross_entropy import cross_entropy
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.teacher.stores.factors import FactorScores
 from tests.stubs import TableScorer, batch_for, dense, no_train_items, padded
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "rcekd.json").read_text())["cases"]

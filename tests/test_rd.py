@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_kd.distiller.rd import RD
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.errors import ConfigError
 from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import recbole_kd  # noqa: F401  (registers)
-from recbole_kd import register as registration
 from recbole_kd.errors import ConfigError
+from recbole_kd.integration import register as registration
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {
@@ -69,9 +69,9 @@ print("FOUND" + json.dumps(found))
 
 
 def test_recboles_models_are_the_same_with_and_without(tmp_path: Path) -> None:
-    import recbole_kd.compat
+    import recbole_kd.integration.compat
 
-    probe = PROBE.format(compat=recbole_kd.compat.__file__)
+    probe = PROBE.format(compat=recbole_kd.integration.compat.__file__)
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     processes = []
     for way in ("bridge", "recbole_kd"):
@@ -140,8 +140,8 @@ def test_recboles_functions_know_mf(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_property_file_lies_below_files_dict_and_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.config import Config
 
+    from recbole_kd.config.property_dir import properties_dir, read_yaml
     from recbole_kd.model.mf import MF
-    from recbole_kd.property_files import properties_dir, read_yaml
 
     ours = read_yaml(properties_dir() / "model" / "MF.yaml")
     file = tmp_path / "own.yaml"
@@ -194,12 +194,12 @@ def test_ones_own_model_is_registered_and_its_checkpoints_are_read() -> None:
     from recbole.model.abstract_recommender import SequentialRecommender
     from recbole.utils import get_model
 
-    from recbole_kd import unpickler
+    from recbole_kd.integration import restricted_unpickler
 
     own = type("MyOwnEncoder", (SequentialRecommender,), {"__module__": "__main__"})
     registration.register([own])
     assert get_model("MyOwnEncoder") is own
-    assert unpickler._model_class(unpickler._Reference("__main__", "MyOwnEncoder")) is own
+    assert restricted_unpickler._model_class(restricted_unpickler._Reference("__main__", "MyOwnEncoder")) is own
 
 
 def _in_worker(pickled: bytes, connection: Any) -> None:

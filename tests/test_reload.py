@@ -10,8 +10,8 @@ from recbole.quick_start import load_data_and_model
 from recbole.trainer import Trainer
 from recbole.utils.case_study import full_sort_topk
 
-from recbole_kd.data.preparation import split_data
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.data.split_and_loaders import split_data
+from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import TinyData, build_config
 from tests.runs import SHORT, run
 

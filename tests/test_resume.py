@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_kd import resume, training
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
 from recbole_kd.distiller.rcekd import RCEKD
-from recbole_kd.safe_load import load_checkpoint
+from recbole_kd.integration.safe_load import load_checkpoint
+from recbole_kd.training import resume_state as resume
+from recbole_kd.training import train as training
 from tests.helpers import write_tiny
 from tests.runs import cut_after, results, run, words
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_kd import resume
-from recbole_kd.command_line import main
-from recbole_kd.safe_load import load_checkpoint
+from recbole_kd.cli.run import main
+from recbole_kd.integration.safe_load import load_checkpoint
+from recbole_kd.training import resume_state as resume
 from tests.runs import cut_after, run, words
 
 LENGTHS: dict[str, str | None] = {"MAX_ITEM_LIST_LENGTH": "10", "teacher.MAX_ITEM_LIST_LENGTH": "12"}

@@ -10,8 +10,8 @@ import torch
 from scipy.stats import chisquare
 
 from recbole_kd.distiller import rrd as module
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.distiller.rrd import RRD
-from recbole_kd.distiller.table import resolve_options
 from recbole_kd.errors import ConfigError
 from tests.baselines import (
     ids,

@@ -18,8 +18,8 @@ import scipy.sparse as sp
 import torch
 
 import recbole_kd  # noqa: F401  (registers and installs)
-from recbole_kd import call_sites, safe_load, unpickler
 from recbole_kd.errors import TeacherError
+from recbole_kd.integration import pickle_call_sites, restricted_unpickler, safe_load
 
 SETTINGS = {
     "epochs": 1,
@@ -196,7 +196,7 @@ def test_the_model_class_must_be_a_model(runs: dict[str, Any], tmp_path: Path) -
         ("recbole.model.no_such_module", "X"),
     ):
         with pytest.raises((LookupError, ImportError)):
-            unpickler._model_class(unpickler._Reference(module, name))
+            restricted_unpickler._model_class(restricted_unpickler._Reference(module, name))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 0.5, 0.99])
@@ -359,13 +359,13 @@ def test_the_libraries_own_functions_stay() -> None:
     import recbole.trainer.trainer as trainer
 
     before = (torch.load, pickle.load, np.load, trainer.torch)
-    call_sites.install()
+    pickle_call_sites.install()
     assert (torch.load, pickle.load, np.load, trainer.torch) == before
     assert torch.load.__module__ == "torch.serialization"
     assert trainer.torch.load is not torch.load and trainer.torch.nn is torch.nn
     assert recbole.data.utils.pickle.load is not pickle.load and recbole.data.utils.pickle.dump is pickle.dump
     assert recbole.quick_start.load_data_and_model is quick_start.load_data_and_model
-    assert quick_start.load_data_and_model is call_sites.load_data_and_model
+    assert quick_start.load_data_and_model is pickle_call_sites.load_data_and_model
 
 
 def test_no_call_site_is_left() -> None:
@@ -376,4 +376,4 @@ def test_no_call_site_is_left() -> None:
         name = ".".join(("recbole", *file.relative_to(root).with_suffix("").parts))
         text = file.read_text(encoding="utf-8")
         if any(call in text for call in ("torch.load(", "pickle.load(", "allow_pickle=True")):
-            assert name in call_sites._CALL_SITES or name == "recbole.quick_start.quick_start", name
+            assert name in pickle_call_sites._CALL_SITES or name == "recbole.quick_start.quick_start", name

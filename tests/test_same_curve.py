@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import recbole_kd
-from recbole_kd import fast
+from recbole_kd.ops import compiled
 from tests.helpers import TinyData
 from tests.runs import run
 from tests.test_trainer import recbole_parts
@@ -50,7 +50,7 @@ def curve(data: TinyData, folder: Path, teacher: str, given: dict[str, Any]) -> 
     return steps, scores
 
 
-@pytest.mark.skipif(fast.kernels() is None, reason="numba is not installed")
+@pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_and_validation_are_those_of_the_plain_path(
     method: str,
@@ -61,7 +61,7 @@ def test_losses_and_validation_are_those_of_the_plain_path(
 ) -> None:
     given = {"kd": method.split()[0], **METHODS[method]}
     steps, scores = curve(tiny_dataset, tmp_path, teacher, given)
-    monkeypatch.setattr(fast, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
     plain_steps, plain_scores = curve(tiny_dataset, tmp_path, teacher, given)
     assert len(steps) == len(plain_steps) > 8
     torch.testing.assert_close(torch.tensor(steps), torch.tensor(plain_steps), rtol=1e-6 * len(steps), atol=1e-6)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from recbole_kd import sampling
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import (
+from recbole_kd.ops import sampling
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import (
     Outside,
     distinct_below,
     draw_better_places,

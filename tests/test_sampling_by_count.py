@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from recbole_kd import fast, sampling_by_count
-from recbole_kd.loss import counts_of_lower
-from recbole_kd.sampling_by_count import draw_by_count
+from recbole_kd.losses.cross_entropy import counts_of_lower
+from recbole_kd.ops import compiled, sampling_by_count
+from recbole_kd.ops.sampling_by_count import draw_by_count
 
-compiled = pytest.mark.skipif(fast.kernels() is None, reason="numba is not installed")
+compiled = pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -14,18 +14,18 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
 import recbole_kd
-from recbole_kd.build import build_distiller
-from recbole_kd.command_line import main
-from recbole_kd.data.preparation import make_loaders, split_data
-from recbole_kd.data.sequences import universe_of
-from recbole_kd.data.teacher_loader import query_items, train_items
+from recbole_kd.cli.run import main
+from recbole_kd.data.fingerprint import data_fingerprint, without_histories
+from recbole_kd.data.histories.sequence_dataset import universe_of
+from recbole_kd.data.split_and_loaders import make_loaders, split_data
 from recbole_kd.errors import ConfigError, DataError
-from recbole_kd.evaluation import RankingEvaluation
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.teacher.fingerprint import data_fingerprint, without_histories
-from recbole_kd.teacher.mapped import N_USERS, asked_as
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.teacher_loader import query_items, train_items
+from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import SEQUENTIAL, Case, TinyData, build_case, build_config, build_model, scorer_of, write_tiny
 from tests.runs import results, words
 
@@ -300,7 +300,7 @@ def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
     case = build_case(data, model, eval_protocol=protocol, metrics=["Recall", "NDCG"], topk=[1, 5], valid_metric="NDCG@5")
     trainer = OurRanking(case.config, case.model)
     fast = trainer.evaluate(case.loaders.test, load_best_model=False)
-    monkeypatch.setattr("recbole_kd.evaluation.has_vectors", lambda kind: False)
+    monkeypatch.setattr("recbole_kd.evaluation.full_ranking.has_vectors", lambda kind: False)
     assert fast == pytest.approx(trainer.evaluate(case.loaders.test, load_best_model=False))
     rows, train = case.loaders.test._dataset.rows, train_items(case.loaders.train)
     scores = case.model.full_sort_predict(rows.interaction(torch.arange(len(rows)))).detach().view(len(rows), -1)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_kd.data.preparation import split_data
-from recbole_kd.data.side_columns import named_files
+from recbole_kd.data.side_information import named_files
+from recbole_kd.data.split_and_loaders import split_data
 from tests.helpers import TinyData, build_config, write_tiny
 from tests.runs import run
 

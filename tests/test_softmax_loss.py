@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from recbole_kd import fast
-from recbole_kd.model.softmax_loss import fuse_softmax, softmax_loss
+from recbole_kd.acceleration.fused_softmax import fuse_softmax, softmax_loss
+from recbole_kd.ops import compiled
 from tests.helpers import TinyData, build_case
 
-needs_numba = pytest.mark.skipif(fast.kernels() is None, reason="numba is not installed")
+needs_numba = pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
 
 
 def loss_and_gradient(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ def test_items_that_cannot_be_have_no_gradient() -> None:
 @needs_numba
 def test_the_kernel_makes_one_tensor_of_the_size_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = torch.randn(4, 50), torch.tensor([0, 49, 7, 7])
-    monkeypatch.setattr("recbole_kd.model.softmax_loss.cross_entropy", None)
+    monkeypatch.setattr("recbole_kd.acceleration.fused_softmax.cross_entropy", None)
     assert loss_and_gradient(scores, targets)[1].shape == scores.shape
 
 
@@ -77,7 +77,7 @@ def test_a_target_that_is_no_item_is_refused_as_by_torch(target: int) -> None:
 
 
 def test_without_numba_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
     scores, targets = torch.randn(4, 50), torch.tensor([0, 49, 7, 7])
     assert torch.equal(softmax_loss(scores, targets), cross_entropy(scores, targets))
 

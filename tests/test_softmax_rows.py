@@ -9,12 +9,12 @@ import torch
 from recbole.model.sequential_recommender import SASRec
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_kd.build import build_distiller
-from recbole_kd.model.softmax_loss import fuse_softmax
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.trainer import KDTrainer
-from recbole_kd.vectors import softmax_of
+from recbole_kd.acceleration.fused_softmax import fuse_softmax
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import softmax_of
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import Case, TinyData, build_case
 
 STUDENTS = ("SASRec", "GRU4Rec", "NARM", "STAMP", "LightSANs", "NextItNet", "Caser")

@@ -12,10 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 import recbole_kd.teacher.export
-from recbole_kd import resume, stages
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
 from recbole_kd.errors import StorageError
-from recbole_kd.storage import full_disk_is_said
+from recbole_kd.pipeline import stages
+from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.training import resume_state as resume
 from tests.runs import run, words
 
 TORCH = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")

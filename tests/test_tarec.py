@@ -12,15 +12,15 @@ from scipy.optimize import linprog
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from recbole_kd import resume
-from recbole_kd.assistant import NEUTRAL, assistant_values, width_of
-from recbole_kd.command_line import main
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.cli.run import main
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.distiller.tarec import TARec
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.loss_wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
-from recbole_kd.ragged import Ragged
-from recbole_kd.trainer import KDTrainer
+from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.pipeline.assistant import NEUTRAL, assistant_values, width_of
+from recbole_kd.training import resume_state as resume
+from recbole_kd.training.trainer import KDTrainer
 from tests.runs import results, run, words
 from tests.stubs import TableScorer, batch_for, dense, no_train_items, padded
 
@@ -95,7 +95,7 @@ def test_sinkhorns_gradient_is_that_of_its_value() -> None:
 def test_sinkhorn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     p, q, positions = distributions()
     whole = sinkhorn(p, q, positions, 0.05, 20)
-    monkeypatch.setattr("recbole_kd.loss_wasserstein.BLOCK_BYTES", 1)
+    monkeypatch.setattr("recbole_kd.losses.wasserstein.BLOCK_BYTES", 1)
     torch.testing.assert_close(sinkhorn(p, q, positions, 0.05, 20), whole)
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd.data.teacher_loader import KDInteraction, TeacherAwareLoader, train_items
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.scorer import Scorer
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
+from recbole_kd.training.teacher_loader import KDInteraction, TeacherAwareLoader, train_items
 from tests.helpers import Case, TinyData, build_case
 
 
@@ -144,7 +144,7 @@ def test_a_kept_set_is_not_asked_again(tiny_dataset: TinyData) -> None:
 def test_the_teacher_is_asked_in_blocks(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
     case = build_case(tiny_dataset, "MF")
     expected, _ = wrapped(case)
-    monkeypatch.setattr("recbole_kd.data.teacher_loader.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7)))
+    monkeypatch.setattr("recbole_kd.training.teacher_loader.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7)))
     loader, _ = wrapped(case)
     assert isinstance(loader.teacher, Recorded)
     assert {rows for rows, _ in loader.teacher.asked} == {7, 31 % 7}

@@ -22,16 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import recbole_kd
-from recbole_kd.data.preparation import split_data
-from recbole_kd.data.teacher_loader import train_items
+from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.errors import ConfigError, DataError, TeacherError
-from recbole_kd.scorer import Scorer
-from recbole_kd.stages import settings_of
-from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.blocks import Layout, write_blocks
-from recbole_kd.teacher.convert import write_dense, write_truncated
-from recbole_kd.teacher.export import STORES, export_teacher
-from recbole_kd.teacher.files import (
+from recbole_kd.pipeline.stages import settings_of
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.files import (
     FORMAT,
     MANIFEST,
     SCORES,
@@ -40,7 +35,12 @@ from recbole_kd.teacher.files import (
     write_json,
     written_whole,
 )
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.block_writer import Layout, write_blocks
+from recbole_kd.teacher.convert import write_dense, write_truncated
+from recbole_kd.teacher.export import STORES, export_teacher
 from recbole_kd.teacher.load import load_teacher
+from recbole_kd.training.teacher_loader import train_items
 from tests.helpers import Case, TinyData, build_case, build_config, write_tiny
 
 MODELS = ("LightGCN", "MF", "NeuMF", "MultiVAE", "EASE")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_kd import topk
-from recbole_kd.ragged import Ragged
-from recbole_kd.topk import blocks, top_k, top_k_in_blocks
+from recbole_kd.ops import topk
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import blocks, top_k, top_k_in_blocks
 
 tied_rows = st.integers(2, 12).flatmap(
     lambda n: st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=n, max_size=n), min_size=1, max_size=5)

@@ -11,8 +11,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
-from recbole_kd.data import train_batches
-from recbole_kd.data.train_batches import TrainBatches, batches_of
+from recbole_kd.data import vectorised_batches as train_batches
+from recbole_kd.data.vectorised_batches import TrainBatches, batches_of
 from tests.helpers import SMALL, TinyData
 
 CASES: list[dict[str, Any]] = [

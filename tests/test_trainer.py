@@ -17,11 +17,11 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor, nn
 
 import recbole_kd
-from recbole_kd.command_line import main
+from recbole_kd.acceleration.lightgcn_propagation import accelerate
+from recbole_kd.cli.run import main
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.model.graph import accelerate
-from recbole_kd.scalars import without_recbole_scalars
+from recbole_kd.training.tensorboard import without_recbole_scalars
 from tests.helpers import SMALL, TinyData
 from tests.runs import results, run, words
 
@@ -244,7 +244,7 @@ OUTSIDE = '''
 """A method from outside the package."""
 
 from recbole_kd.distiller.base import Distiller
-from recbole_kd.loss import cross_entropy
+from recbole_kd.losses.cross_entropy import cross_entropy
 
 
 class Mine(Distiller):
@@ -272,7 +272,7 @@ class Mine(Distiller):
 def test_torch_has_one_thread_where_lanes_do_the_work(
     model: str, in_lanes: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("recbole_kd.trainer.SMALL_MODEL", most)
+    monkeypatch.setattr("recbole_kd.training.trainer.SMALL_MODEL", most)
     monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_lanes", in_lanes)
     config, student, train_data, _, _ = recbole_parts(tiny_dataset, model, tmp_path)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))

@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_kd import resume
-from recbole_kd.command_line import main
+from recbole_kd.cli.run import main
+from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.errors import TeacherError
-from recbole_kd.scorer import Scorer
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.files import MANIFEST
 from recbole_kd.teacher.export import export_teacher
-from recbole_kd.teacher.files import MANIFEST
-from recbole_kd.teacher.fingerprint import data_fingerprint
 from recbole_kd.teacher.load import load_teacher
-from recbole_kd.trainer import KDTrainer
-from recbole_kd.trajectory import KEPT_PER_CHECKPOINT, Trajectory, evenly_spaced
+from recbole_kd.training import resume_state as resume
+from recbole_kd.training.trainer import KDTrainer
+from recbole_kd.training.trajectory import KEPT_PER_CHECKPOINT, Trajectory, evenly_spaced
 from tests.helpers import TinyData, build_case
 from tests.runs import results, run, words
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from recbole_kd.errors import ConfigError
-from recbole_kd.teacher import convert, truncated
+from recbole_kd.storage.files import FORMAT, SCORES, read_manifest, read_tensors, write_json
+from recbole_kd.teacher import convert
+from recbole_kd.teacher import truncated_svd as truncated
 from recbole_kd.teacher.convert import write_truncated
-from recbole_kd.teacher.dense import DenseScores
 from recbole_kd.teacher.export import scores_from
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.teacher.files import FORMAT, SCORES, read_manifest, read_tensors, write_json
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.teacher.stores.factors import FactorScores
 from tests.runs import refusal, run
 
 
@@ -44,7 +45,7 @@ def test_it_is_the_nearest_of_its_rank(width: int, dense: bool, monkeypatch: pyt
     queries, items = vectors()
     scores = queries @ items.T
     monkeypatch.setattr(truncated, "ROWS", 7)
-    monkeypatch.setattr("recbole_kd.topk.BLOCK_BYTES", 4 * 90 * 11)
+    monkeypatch.setattr("recbole_kd.ops.topk.BLOCK_BYTES", 4 * 90 * 11)
     q, v, energy = truncated.truncated(DenseScores(scores) if dense else FactorScores(queries, items), width)
     assert q.shape == (60, width) and v.shape == (90, width) and q.dtype == v.dtype == torch.float32
     inner = scores[1:, 1:]

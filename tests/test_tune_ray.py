@@ -18,15 +18,15 @@ import pytest
 import ray
 import yaml
 
-from recbole_kd.cluster import connect, own_devices
-from recbole_kd.command_line import main as run_main
+from recbole_kd.cli.run import main as run_main
+from recbole_kd.cli.tune import main
+from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError
-from recbole_kd.teacher.files import SCORES
+from recbole_kd.storage.files import SCORES
 from recbole_kd.tuning import ray_tune
-from recbole_kd.tuning.command import main
-from recbole_kd.tuning.folders import pack, unpack
 from recbole_kd.tuning.space import Space, read_space
 from recbole_kd.tuning.study import FAILED, Study, Trial
+from recbole_kd.tuning.teacher_transfer import pack, unpack
 from tests.runs import gpus_of_a_run, results, words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +135,7 @@ def test_teachers_reach_a_node_once(tmp_path: Path) -> None:
 
 
 def test_a_worker_keeps_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from recbole_kd.request import make_request, merge_sources
+    from recbole_kd.pipeline.request import make_request, merge_sources
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     base = {"model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "ml-100k", **own_devices()}

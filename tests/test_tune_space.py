@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from recbole_kd.build import check_distiller
-from recbole_kd.distiller.table import DISTILLERS
+from recbole_kd.cli.tune import find_space, search_options
+from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.config.property_layers import distiller_layers
+from recbole_kd.distiller.registry import DISTILLERS
 from recbole_kd.errors import ConfigError
-from recbole_kd.property_files import properties_dir
-from recbole_kd.property_layers import distiller_layers
-from recbole_kd.tuning.command import find_space, search_options
+from recbole_kd.training.build_distiller import check_distiller
 from recbole_kd.tuning.space import Parameter, Space, check_space, read_space
 
 SHIPPED = sorted((properties_dir() / "tune").glob("*"))
@@ -51,7 +51,7 @@ def test_a_shipped_space_names_known_keys_with_allowed_values(path: Path) -> Non
 
 def test_a_method_without_a_space_takes_that_of_any(monkeypatch: pytest.MonkeyPatch) -> None:
     options, base = search_options({**BASE, "kd": "mine.module:Mine"})
-    monkeypatch.setattr("recbole_kd.tuning.command.check_space", lambda space, base: None)
+    monkeypatch.setattr("recbole_kd.cli.tune.check_space", lambda space, base: None)
     assert {parameter.key for parameter in find_space(options, base).parameters} == {"learning_rate", "kd_weight"}
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_kd.distiller import unkd as module
-from recbole_kd.distiller.popularity import group_sizes, popularity_groups
-from recbole_kd.distiller.table import resolve_options
+from recbole_kd.distiller.popularity_groups import group_sizes, popularity_groups
+from recbole_kd.distiller.registry import resolve_options
 from recbole_kd.distiller.unkd import UnKD
 from recbole_kd.errors import ConfigError
-from recbole_kd.ragged import Ragged
+from recbole_kd.ops.ragged import Ragged
 from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_of_pairs
 
 CASES = references("unkd")

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_kd.arguments import parse_arguments, read_config_file
+from recbole_kd.config.known_keys import RECBOLE_KEYS
+from recbole_kd.config.parsing import parse_arguments, read_config_file
+from recbole_kd.config.recbole_schema import RANKING_METRICS, VALUE_METRICS, check_values
 from recbole_kd.errors import ConfigError
-from recbole_kd.known_keys import RECBOLE_KEYS
-from recbole_kd.value_types import RANKING_METRICS, VALUE_METRICS, check_values
 
 
 def recbole_folder() -> Path:

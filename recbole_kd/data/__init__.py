@@ -1,1 +1,1 @@
-"""Data sets: preparing them, and what a distillation reads beside the interactions."""
+"""Data sets: splits, loaders, fingerprints, item features, and raw files into atomic files."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from recbole_kd.distiller.table import DISTILLERS, distiller_class, distiller_options
+from recbole_kd.distiller.registry import DISTILLERS, distiller_class, distiller_options
 
 __all__ = ["DISTILLERS", "distiller_class", "distiller_options"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -56,7 +56,8 @@ class DistillBatch:
         positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they come. Filled for
             a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has none.
         rows: int64 ``[rows]``, the query of each positive; where there are positives.
-        share: of a part of a batch (:mod:`recbole_kd.part`), its share of the rows: what a mean over it counts in the mean over all.
+        share: of a part of a batch (:mod:`recbole_kd.distributed.batch_shard`), its share of the rows: what a mean over it
+        counts in the mean over all.
         whole_rows_per_query: rows by distinct queries of the batch that it is a part of; None where it is the whole.
     """
 
@@ -118,7 +119,7 @@ class Distiller(nn.Module, ABC):
 
     assistant: ClassVar[bool] = False
     """Is a teacher assistant, the student with another ``embedding_size``, distilled first and takes the teacher's place? Its
-    ``assistant_*`` options are those of :mod:`recbole_kd.assistant`."""
+    ``assistant_*`` options are those of :mod:`recbole_kd.pipeline.assistant`."""
 
     needs_items: ClassVar[bool] = False
     """Does forward() read the batch's positive and negative items?"""
@@ -130,8 +131,8 @@ class Distiller(nn.Module, ABC):
     """Item sets that every begin_epoch replaces: the old ones and their scores are let go before."""
 
     in_lanes: ClassVar[bool] = False
-    """Is nearly all of its work on a CPU done by compiled kernels and blocks side by side (:mod:`recbole_kd.lanes`)? The trainer of a small
-    student then leaves torch one thread."""
+    """Is nearly all of its work on a CPU done by compiled kernels and blocks side by side (:mod:`recbole_kd.ops.threads`)?
+    The trainer of a small student then leaves torch one thread."""
 
     needs_set_scores: bool = True
     """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
-from recbole_kd.loss_ranking import soft_binary_loss
-from recbole_kd.places import ids_at
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import draw_better_places
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.losses.ranking import soft_binary_loss
+from recbole_kd.ops.order_statistics import ids_at
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import draw_better_places
+from recbole_kd.ops.topk import DotProducts, blocks, in_blocks, strike_out
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import DotProducts, blocks, in_blocks, strike_out
 
 
 class CD(Distiller):

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.listed import listed_cross_entropy
-from recbole_kd.distiller.ranges import check_between, check_positive
-from recbole_kd.lists import Lists
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_between, check_positive
+from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
+from recbole_kd.losses.list_cross_entropy import Lists
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

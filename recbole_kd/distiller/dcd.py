@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_between, check_positive
+from recbole_kd.distiller.option_checks import check_between, check_positive
 from recbole_kd.errors import ConfigError
-from recbole_kd.loss import cross_entropy, sample_without_replacement
-from recbole_kd.loss_ranking import listwise_loss
-from recbole_kd.places import counts_above
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.losses.cross_entropy import cross_entropy, sample_without_replacement
+from recbole_kd.losses.ranking import listwise_loss
+from recbole_kd.ops.order_statistics import counts_above
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import blocks, in_blocks, strike_out
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks, in_blocks, strike_out
 
 LEAST_WEIGHT = 1e-5
 """Of an item that is not mis-estimated, so that there is always something to draw."""

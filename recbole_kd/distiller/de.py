@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding import ExpertDistiller
-from recbole_kd.distiller.ranges import check_at_least
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.embedding_base import ExpertDistiller
+from recbole_kd.distiller.option_checks import check_at_least
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

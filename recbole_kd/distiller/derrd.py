@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.ranges import check_at_least
+from recbole_kd.distiller.option_checks import check_at_least
 from recbole_kd.distiller.rrd import RRD
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

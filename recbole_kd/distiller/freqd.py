@@ -10,17 +10,17 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recbole_kd.cooccurrence import WeightedGraph, nearest_neighbours, normalised_graph
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding import SIDES, EmbeddingDistiller, Side
-from recbole_kd.distiller.filtered_experts import FilteredExperts, FilterRows
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_share
+from recbole_kd.distiller.embedding_base import SIDES, EmbeddingDistiller, Side
+from recbole_kd.distiller.graph_filtered_experts import FilteredExperts, FilterRows
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_share
 from recbole_kd.errors import ConfigError
-from recbole_kd.loss_embedding import kept_at_random, unit_rows
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.losses.embedding import kept_at_random, unit_rows
+from recbole_kd.ops.cooccurrence_graph import WeightedGraph, nearest_neighbours, normalised_graph
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import encoder_of, no_tables
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.vectors import encoder_of, no_tables
 
 
 class FreqD(EmbeddingDistiller):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding import SIDES, EmbeddingDistiller, Side
-from recbole_kd.loss_embedding import full_topology_distance
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.embedding_base import SIDES, EmbeddingDistiller, Side
+from recbole_kd.losses.embedding import full_topology_distance
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -17,7 +17,7 @@ class FTD(EmbeddingDistiller):
 
     :math:`L = \|\cos(T, T) - \cos(S, S)\|_F^2` over the batch's distinct users and items together, a sum as published (github
     SeongKu-Kang/Topology_Distillation_KDD21, model.py). There the matrices of all pairs are made; here they are not, which is the same
-    loss (:func:`recbole_kd.loss_embedding.full_topology_distance`). The student needs no network of its own. The number of pairs grows
+    loss (:func:`recbole_kd.losses.embedding.full_topology_distance`). The student needs no network of its own. The number of pairs grows
     with the square of the batch: a small kd_weight belongs to it.
     """
 

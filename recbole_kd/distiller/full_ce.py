@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_positive
-from recbole_kd.loss import cross_entropy
-from recbole_kd.loss_full import full_cross_entropy, full_cross_entropy_of_rows
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_positive
+from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy, full_cross_entropy_of_rows
+from recbole_kd.losses.cross_entropy import cross_entropy
+from recbole_kd.ops.topk import blocks
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks
 
 
 class FullCE(Distiller):
@@ -23,7 +23,8 @@ class FullCE(Distiller):
 
     :math:`L = \sum_{rows} L_{CE}(u; I)`. The published code (github woriazzc/RCEKD) has no class of its own for it; its class ``KD`` with
     K the size of the catalogue is the same loss. Score rows are made a block of queries at a time and not kept
-    (:func:`recbole_kd.loss_full.full_cross_entropy`; for a student whose score is no dot product, the backward pass makes them again).
+    (:func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy`; for a student whose score is no dot product, the
+    backward pass makes them again).
     One batch costs O(B I (d_T + 3 d_S)), or O(B I d_T) beside a base loss that is a softmax over the catalogue: its score rows are used.
 
     Args:

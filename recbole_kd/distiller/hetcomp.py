@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.complement import Rows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
-from recbole_kd.loss_hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.losses.hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
+from recbole_kd.losses.unlisted_logsumexp import Rows, rest_above, rest_above_of, rest_above_rows
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 SLACKENING = 0.995
@@ -27,8 +27,9 @@ class HetComp(Distiller):
     epochs the student's own top-K is compared with the next checkpoint's; where the distance has shrunk to 1 / threshold of what it was,
     or has grown, the query moves on. The threshold is :math:`\alpha \cdot 0.995^{epoch // p}`. Until all have arrived at the last
     checkpoint the loss is coarse, :math:`-2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]` over positives and list, E the sum over all items but
-    these and the training items (:func:`recbole_kd.loss_hetcomp.coarse_terms`); from then on it is fine, ListMLE of positives and of parts
-    of the list, each above that rest (:func:`recbole_kd.loss_hetcomp.fine_terms`).
+    these and the training items (:func:`recbole_kd.losses.hetcomp.coarse_terms`); from then on it is fine, ListMLE of positives
+    and of parts
+    of the list, each above that rest (:func:`recbole_kd.losses.hetcomp.fine_terms`).
 
     This follows github woriazzc/RCEKD (base loss kept, factor 2, all rows of a batch); the authors' own code
     (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, weighs the coarse loss .01 and the fine .005.

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding import SIDES, ExpertDistiller, Side
-from recbole_kd.distiller.ranges import check_at_least, check_share
-from recbole_kd.loss_embedding import cosine_distance_to, group_means, grouped_topology_distance
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.embedding_base import SIDES, ExpertDistiller, Side
+from recbole_kd.distiller.option_checks import check_at_least, check_share
+from recbole_kd.losses.embedding import cosine_distance_to, group_means, grouped_topology_distance
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

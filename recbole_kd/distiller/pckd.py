@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
-from recbole_kd.gather import gathered_dot
-from recbole_kd.loss import cross_entropy, sample_without_replacement
-from recbole_kd.ragged import Ragged
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.losses.cross_entropy import cross_entropy, sample_without_replacement
+from recbole_kd.ops.gathered_dot import gathered_dot
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
-from recbole_kd.loss_decoupled import binary_divergence, decoupled_divergence, positive_shares
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import Outside
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence, positive_shares
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import Outside
+from recbole_kd.ops.topk import blocks
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks
 
 
 class PromptMM(Distiller):
@@ -24,7 +24,7 @@ class PromptMM(Distiller):
     The RCE-KD paper's Table 15 disables PromptMM's distillation of embeddings and keeps the rest: for each positive (u, i)
 
     - pair: :math:`KL(Bern(\sigma(r^T_{ui} - r^T_{uj})) || Bern(\sigma(r^S_{ui} - r^S_{uj})))`, j the batch's negative;
-    - list: on the positive and ``n_negatives`` uniform ones, decoupled (:func:`recbole_kd.loss_decoupled.decoupled_divergence`):
+    - list: on the positive and ``n_negatives`` uniform ones, decoupled (:func:`recbole_kd.losses.decoupled.decoupled_divergence`):
       :math:`D(r) = \alpha TCKD + \beta NCKD` with the teacher's own scores r, and :math:`\sum_m w_m D(y_m)` with those of its modalities.
 
     :math:`w_m` is modality m's probability of the positive as a share of all modalities (``positive``), or 1/M (``equal``).

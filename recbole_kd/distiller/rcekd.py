@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
-from recbole_kd.distiller.gamma import GammaRule, check_gamma, gamma_weights
-from recbole_kd.distiller.listed import listed_cross_entropy
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
-from recbole_kd.lists import Lists
-from recbole_kd.loss import (
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.distiller.rcekd_gamma import GammaRule, check_gamma, gamma_weights
+from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
+from recbole_kd.losses.cross_entropy import (
     counts_below,
     counts_of_lower,
     cross_entropy,
     is_in,
     sample_without_replacement,
 )
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling_by_count import draw_by_count
-from recbole_kd.scorer import Scorer
+from recbole_kd.losses.list_cross_entropy import Lists
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling_by_count import draw_by_count
+from recbole_kd.ops.topk import blocks, in_blocks, strike_out
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks, in_blocks, strike_out
 
 Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"]
 
@@ -64,7 +64,7 @@ class RCEKD(Distiller):
             tau: temperature of the SAMPLING. temperature: of the SOFTMAX.
         variant: ``rce``; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T (the same thing); ``wo_t`` CE on
             Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole catalogue.
-        gamma: rule, see :func:`recbole_kd.distiller.gamma.gamma_weights`; with gamma_constant and gamma_epochs (Tmax).
+        gamma: rule, see :func:`recbole_kd.distiller.rcekd_gamma.gamma_weights`; with gamma_constant and gamma_epochs (Tmax).
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive
-from recbole_kd.loss_ranking import discrepancy_weights, pointwise_loss, share_above
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import Outside
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.losses.ranking import discrepancy_weights, pointwise_loss, share_above
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import Outside
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

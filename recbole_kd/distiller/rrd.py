@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_between, check_positive
-from recbole_kd.loss import sample_without_replacement
-from recbole_kd.loss_ranking import listwise_loss
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import Outside, union_of
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_between, check_positive
+from recbole_kd.losses.cross_entropy import sample_without_replacement
+from recbole_kd.losses.ranking import listwise_loss
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import Outside, union_of
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 

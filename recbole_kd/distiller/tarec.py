@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.ranges import check_at_least, check_between, check_positive, check_share
+from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive, check_share
 from recbole_kd.errors import TeacherError
-from recbole_kd.loss import masked_log_softmax, teacher_probabilities
-from recbole_kd.loss_wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import Outside, union_of
-from recbole_kd.scorer import Scorer
+from recbole_kd.losses.cross_entropy import masked_log_softmax, teacher_probabilities
+from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import Outside, union_of
+from recbole_kd.ops.topk import blocks
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks
 
 Distance = Literal["rank", "score", "sinkhorn"]
 
@@ -52,7 +52,8 @@ class TARec(Distiller):
     - ``score`` positions by upstream's scores, min-max scaled: :math:`\sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|`;
     - ``sinkhorn`` the same positions, entropic transport with the cost :math:`|x_i - x_j|`, O(n^2).
 
-    A run first distils the assistant from the teacher with this same loss (see :mod:`recbole_kd.assistant`), then the student from the
+    A run first distils the assistant from the teacher with this same loss (see :mod:`recbole_kd.pipeline.assistant`), then the
+    student from the
     assistant. Built by hand (:func:`recbole_kd.build_distiller`) it distils from the teacher that it is given: hand it the assistant.
 
     Args:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.popularity import group_sizes, popularity_groups
-from recbole_kd.distiller.ranges import check_at_least, check_between
-from recbole_kd.loss_ranking import pairwise_loss
-from recbole_kd.ragged import Ragged
-from recbole_kd.sampling import draw_unequal_places, reach
-from recbole_kd.scorer import Scorer
+from recbole_kd.distiller.option_checks import check_at_least, check_between
+from recbole_kd.distiller.popularity_groups import group_sizes, popularity_groups
+from recbole_kd.losses.ranking import pairwise_loss
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import draw_unequal_places, reach
+from recbole_kd.ops.topk import blocks, strike_out, top_k
+from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.topk import blocks, strike_out, top_k
 
 LEAST_TAU = 0.2
 """At .1 one pair in some ten thousand has two places, below .06 none: pairs of equal places would be drawn again for ever."""
@@ -25,7 +25,8 @@ LEAST_TAU = 0.2
 class UnKD(Distiller):
     r"""Unbiased distillation: the teacher's order within groups of equally popular items (Chen et al., WSDM 2023).
 
-    Items are cut into groups of about equal total popularity (:func:`recbole_kd.distiller.popularity.popularity_groups`). Each epoch, for
+    Items are cut into groups of about equal total popularity (:func:`recbole_kd.distiller.popularity_groups.popularity_groups`).
+    Each epoch, for
     each user and group, pairs of different places are drawn from the teacher's ranking of the group's items without training items by
     :math:`P(k) \propto e^{-k/T}`. :math:`L = -\sum_{rows} mean_{pairs} \log \sigma(r_{better} - r_{worse})`.
 

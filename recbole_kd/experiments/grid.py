@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.arguments import read_config_file
+from recbole_kd.config.parsing import read_config_file
 from recbole_kd.errors import ConfigError
 
 KEYS = {"title", "config", "seeds", "runs", "reference", "published", "metric"}

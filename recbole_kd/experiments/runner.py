@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from recbole_kd.cluster import connect, own_devices
+from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.grid import Grid, Task
-from recbole_kd.teacher.files import write_json
+from recbole_kd.storage.files import write_json
 
 LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
 """Keys that say where and how a run happens, not what it is; they stand in no result."""
@@ -39,7 +39,7 @@ class Outcome:
 
 def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
     """One run, in this process; also what a Ray worker executes."""
-    from recbole_kd.quick_start import run_recbole_kd
+    from recbole_kd.pipeline.quick_start import run_recbole_kd
 
     return run_recbole_kd(config_dict={"resume": True, "show_progress": False, **settings})
 

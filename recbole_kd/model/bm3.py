@@ -11,10 +11,10 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_kd.data.features import load_item_features
-from recbole_kd.data.item_features import ItemFeatures, item_blocks
+from recbole_kd.acceleration.lightgcn_propagation import symmetric_product
+from recbole_kd.data.item_features.aligned import ItemFeatures, item_blocks
+from recbole_kd.data.item_features.configured import load_item_features
 from recbole_kd.model.bm3_loss import View, bm3_loss, norm_regulariser, normalised_graph
-from recbole_kd.model.graph import symmetric_product
 
 
 class BM3(GeneralRecommender):
@@ -31,7 +31,7 @@ class BM3(GeneralRecommender):
 
     Property keys: ``n_layers``, ``dropout_prob`` (of the targets), ``reg_weight``, ``cl_weight``; ``freeze_features``: raw features stay as
     they are, on disk, and are read batch by batch, instead of being trained from there on (published). The features themselves:
-    :func:`recbole_kd.data.features.load_item_features`.
+    :func:`recbole_kd.data.item_features.configured.load_item_features`.
     """
 
     input_type = InputType.POINTWISE

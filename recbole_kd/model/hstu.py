@@ -10,12 +10,12 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_kd.data.histories import Histories, padded_histories
-from recbole_kd.data.hstu_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.data.histories.user_histories import Histories, padded_histories
+from recbole_kd.distributed.batch_shard import Part, part_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.hstu_encoder import TABLE_INITS, Encoded, HSTUEncoder, HSTUSizes
-from recbole_kd.model.hstu_loss import NEGATIVES, UniformNegatives, sampled_softmax
-from recbole_kd.part import Part, part_of
+from recbole_kd.model.sampled_softmax import NEGATIVES, UniformNegatives, sampled_softmax
 
 USERS_PER_BLOCK = 512
 _COUNTS = ("MAX_ITEM_LIST_LENGTH", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size", "n_negatives")

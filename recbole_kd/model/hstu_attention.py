@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_kd.model.hstu_layout import Group, Layout
+from recbole_kd.model.hstu_packing import Group, Layout
 
 
 @dataclass(frozen=True)

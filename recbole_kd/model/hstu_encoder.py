@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_kd.model.hstu_attention import Shape, pointwise_attention
-from recbole_kd.model.hstu_layout import N_BUCKETS, Layout, time_buckets
+from recbole_kd.model.hstu_packing import N_BUCKETS, Layout, time_buckets
 
 BEYOND = 10
 """The published code pads histories by so many places, and divides by the padded length."""

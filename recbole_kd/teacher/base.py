@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_kd.data.fingerprint import describe_mismatch
 from recbole_kd.errors import TeacherError
-from recbole_kd.ragged import Ragged
-from recbole_kd.teacher.fingerprint import describe_mismatch
-from recbole_kd.topk import top_k_in_blocks
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import top_k_in_blocks
 
 
 class TeacherScores(ABC):
-    """Frozen scores of a teacher for every query (see :mod:`recbole_kd.scorer`) at every item.
+    """Frozen scores of a teacher for every query (see :mod:`recbole_kd.scoring.scorer`) at every item.
 
     Args:
         n_queries, n_items: sizes with the pad (id 0) included, as RecBole counts them.

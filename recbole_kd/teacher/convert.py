@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_kd.ops.topk import BLOCK_BYTES
+from recbole_kd.storage.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.blocks import Layout, write_blocks
+from recbole_kd.teacher.block_writer import Layout, write_blocks
 from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
-from recbole_kd.teacher.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
 from recbole_kd.teacher.modalities import write_vectors
-from recbole_kd.teacher.rounding import rounded
-from recbole_kd.teacher.truncated import truncated
-from recbole_kd.topk import BLOCK_BYTES
+from recbole_kd.teacher.number_format import rounded
+from recbole_kd.teacher.truncated_svd import truncated
 
 FIDELITY_QUERIES = 10_000
 """The fidelity of truncated factors is measured on so many queries at most, evenly spaced."""
@@ -56,7 +56,7 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
 
 
 def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str = "fp32") -> None:
-    """Write a teacher's scores as factors of a smaller width (:func:`recbole_kd.teacher.truncated.truncated`), with its manifest.
+    """Write a teacher's scores as factors of a smaller width (:func:`recbole_kd.teacher.truncated_svd.truncated`), with its manifest.
 
     Its ``fidelity`` is the share of each query's top-50 that is kept, the rounding of ``fp16`` included, and ``energy``, the share of the
     scores' sum of squares.

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_kd.data.fingerprint import digest
 from recbole_kd.errors import ConfigError, TeacherError
-from recbole_kd.scorer import Scorer
-from recbole_kd.teacher.blocks import Layout, write_blocks
-from recbole_kd.teacher.dense import DenseScores
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.teacher.files import (
+from recbole_kd.ops.topk import BLOCK_BYTES
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import cached_names
+from recbole_kd.storage.files import (
     FORMAT,
     MANIFEST,
     SCORES,
@@ -27,12 +27,12 @@ from recbole_kd.teacher.files import (
     write_json,
     written_whole,
 )
-from recbole_kd.teacher.fingerprint import digest
-from recbole_kd.teacher.mapped import N_USERS
+from recbole_kd.teacher.block_writer import Layout, write_blocks
 from recbole_kd.teacher.modalities import write_modalities
-from recbole_kd.teacher.rounding import rounded
-from recbole_kd.topk import BLOCK_BYTES
-from recbole_kd.vectors import cached_names
+from recbole_kd.teacher.number_format import rounded
+from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.teacher.stores.remapped import N_USERS
 
 STORES = ("auto", "factors", "dense", "online")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -65,7 +65,8 @@ def export_teacher(
         store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the share of
             each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
         earlier: puts the weights of earlier checkpoints into the model, oldest first, and yields their epochs
-            (:meth:`recbole_kd.trajectory.Trajectory.replay`); each is written like the model itself. The manifest's ``trajectory`` lists
+            (:meth:`recbole_kd.training.trajectory.Trajectory.replay`); each is written like the model itself. The manifest's
+            ``trajectory`` lists
             them, and the model's own epoch last.
         work: folder in which the blocks of a dense store are kept until all are written, so that an interrupted export goes on from them.
         ray_address: of a cluster whose workers make the blocks of a dense store.

@@ -12,21 +12,21 @@ import torch
 from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_kd.config import make_config
-from recbole_kd.data.sequences import stage_parts, universe_of
+from recbole_kd.config.recbole_config import make_config
+from recbole_kd.data.fingerprint import data_fingerprint
+from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.errors import TeacherError
-from recbole_kd.fresh import fresh_model
-from recbole_kd.report import size_of
-from recbole_kd.safe_load import load_checkpoint
-from recbole_kd.scorer import Scorer
+from recbole_kd.integration.safe_load import load_checkpoint
+from recbole_kd.model.build_model import fresh_model
+from recbole_kd.pipeline.report import size_of
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
-from recbole_kd.teacher.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
-from recbole_kd.teacher.fingerprint import data_fingerprint
-from recbole_kd.teacher.mapped import N_USERS
 from recbole_kd.teacher.modalities import modalities_of, read_modalities
-from recbole_kd.teacher.online import OnlineScores
+from recbole_kd.teacher.stores.online import OnlineScores
+from recbole_kd.teacher.stores.remapped import N_USERS
 
 HISTORY_ARGUMENTS = ("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD")
 """RecBole's keys of the data that change neither ids nor split, but how a model is shown a history: each has its own."""

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
+from recbole_kd.storage.files import MODALITIES, read_tensors
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.factors import FactorScores
-from recbole_kd.teacher.files import MODALITIES, read_tensors
-from recbole_kd.teacher.rounding import rounded
+from recbole_kd.teacher.number_format import rounded
+from recbole_kd.teacher.stores.factors import FactorScores
 
 _TABLES = ("query_vectors", "item_vectors")
 

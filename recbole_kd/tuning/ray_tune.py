@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.cache import cache_folder
-from recbole_kd.cluster import connect, own_devices
+from recbole_kd.data.fingerprint import settings_digest
+from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError, KDError
-from recbole_kd.quick_start import make_teachers
-from recbole_kd.request import make_request, merge_sources
-from recbole_kd.teacher.files import write_json
-from recbole_kd.teacher.fingerprint import settings_digest
-from recbole_kd.tuning.folders import pack, unpack
+from recbole_kd.pipeline.quick_start import make_teachers
+from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.storage.cache import cache_folder
+from recbole_kd.storage.files import write_json
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import FAILED, Study, Trial, absolute, as_json, objective, run_trial, what_counts
+from recbole_kd.tuning.teacher_transfer import pack, unpack
 
 SCHEDULERS = ("ASHA", "FIFO")
 SEARCHERS = ("random", "hyperopt", "optuna")
@@ -38,7 +38,7 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     """Run or continue a study; its trials stand in it afterwards.
 
     Args:
-        options: see :data:`recbole_kd.tuning.command.DEFAULTS`; and ``resume``.
+        options: see :data:`recbole_kd.cli.tune.DEFAULTS`; and ``resume``.
 
     Raises:
         ConfigError: the study is there already, or is another one. KDError: the teacher cannot be trained.

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.arguments import parse_value, read_config_file
-from recbole_kd.distiller.table import distiller_class, resolve_options
+from recbole_kd.config.known_keys import unknown_name_error
+from recbole_kd.config.parsing import parse_value, read_config_file
+from recbole_kd.config.property_layers import layers
+from recbole_kd.distiller.registry import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.known_keys import unknown_name_error
-from recbole_kd.property_layers import layers
-from recbole_kd.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request, merge_sources
 
 LISTS = ("choice", "grid")
 RANGES = ("uniform", "loguniform", "quniform", "int", "logint")

@@ -13,10 +13,10 @@ import yaml
 from tabulate import tabulate
 
 from recbole_kd.errors import ConfigError
-from recbole_kd.quick_start import run_request
-from recbole_kd.request import make_request, merge_sources
-from recbole_kd.stages import WITHOUT_EFFECT
-from recbole_kd.teacher.files import write_json
+from recbole_kd.pipeline.quick_start import run_request
+from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.stages import WITHOUT_EFFECT
+from recbole_kd.storage.files import write_json
 
 FAILED = -1e9
 """The objective of a failed trial: below everything that a metric can be."""

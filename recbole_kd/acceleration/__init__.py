@@ -1,0 +1,1 @@
+"""CPU replacements for slow parts inside RecBole models."""

@@ -1,1 +1,0 @@
-"""Figures that explain a distillation; nothing here takes part in training."""

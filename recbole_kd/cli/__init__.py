@@ -1,0 +1,1 @@
+"""Command lines: one program, one verb a job."""

@@ -1,0 +1,157 @@
+"""The command line of a search: ``python scripts/run_hyper_kd.py --tool=Hyperopt --params_file=properties/tune/RCEKD.hyper ...``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.config.known_keys import unknown_name_error
+from recbole_kd.config.parsing import parse_arguments
+from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.pipeline.request import merge_sources
+from recbole_kd.tuning.hyperopt import ALGORITHMS, tune_with_hyperopt
+from recbole_kd.tuning.ray_tune import SCHEDULERS, SEARCHERS, tune_with_ray
+from recbole_kd.tuning.space import Space, check_space, read_space
+from recbole_kd.tuning.study import BEST, Study
+
+HELP = """\
+Search the keys of a distillation, on the validation metric.
+
+  python scripts/run_hyper_kd.py --tool=Hyperopt --algo=random --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
+  python scripts/run_hyper_kd.py --tool=Ray --params_file=space.yaml --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
+
+  --params_file=FILE             search space, YAML or RecBole's .hyper; else properties/tune/<kd>.yaml, or any.yaml
+  --max_evals=20                 trials (of a grid: of every combination so many); exhaustive tries every combination once
+  --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
+  --search_seed=0                of what is drawn
+  --resume=True                  continue an interrupted study: trials that are done are not repeated
+  --KEY=VALUE --config_files=    as of run_recbole_kd.py: what holds for all trials
+
+  with --tool=Hyperopt, RecBole's HyperTuning
+  --algo=exhaustive              exhaustive, random or bayes
+  --early_stop=10                trials without progress after which random and bayes end
+  --output_file=FILE             the trials as RecBole's run_hyper.py writes them; --display_file=FILE.html plots them
+
+  with --tool=Ray
+  --searcher=random              random, hyperopt or optuna
+  --scheduler=ASHA               ASHA (--grace_period=10 epochs, --reduction_factor=3) or FIFO
+  --cpus_per_trial=1 --gpus_per_trial=0 --max_concurrent=0       fractions are allowed; 0: as many as there is room for
+  --ray_address=local            local, auto or HOST:PORT of a cluster
+  --max_failures=3               times that a trial whose node was lost is run again
+"""
+
+_NUMBER = (int, float)
+DEFAULTS: dict[str, tuple[Any, tuple[type, ...]]] = {
+    "tool": ("Hyperopt", (str,)), "params_file": (None, (str, type(None))), "max_evals": (20, (int,)), "study": (None, (str, type(None))),
+    "search_seed": (0, (int,)), "algo": ("exhaustive", (str,)), "early_stop": (None, (int, type(None))),
+    "output_file": (None, (str, type(None))), "display_file": (None, (str, type(None))), "searcher": ("random", (str,)),
+    "scheduler": ("ASHA", (str,)), "grace_period": (10, (int,)), "reduction_factor": (3, _NUMBER), "cpus_per_trial": (1, _NUMBER),
+    "gpus_per_trial": (0, _NUMBER), "max_concurrent": (0, (int,)), "ray_address": ("local", (str,)), "max_failures": (3, (int,)),
+}  # fmt: skip
+"""Keys of the search itself: default and types."""
+
+AT_LEAST: dict[str, float] = {
+    "max_evals": 1, "search_seed": 0, "early_stop": 1, "grace_period": 1, "reduction_factor": 1.01, "cpus_per_trial": 0,
+    "gpus_per_trial": 0, "max_concurrent": 0, "max_failures": 0,
+}  # fmt: skip
+
+OF_A_TOOL = {
+    "Hyperopt": ("algo", "early_stop", "output_file", "display_file"),
+    "Ray": (
+        "searcher", "scheduler", "grace_period", "reduction_factor", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "ray_address",
+        "max_failures",
+    ),
+}  # fmt: skip
+"""Keys that one tool alone reads."""
+
+CHOICES = {"tool": ("Hyperopt", "Ray"), "algo": ALGORITHMS, "searcher": SEARCHERS, "scheduler": SCHEDULERS}
+
+
+def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keys of the search, defaults included, and those of the runs.
+
+    Raises:
+        ConfigError: a value of the search that cannot be.
+    """
+    options = {key: values.get(key, default) for key, (default, _) in DEFAULTS.items()}
+    for key, (_, types) in DEFAULTS.items():
+        value: Any = options[key]
+        least = AT_LEAST.get(key)
+        too_small = isinstance(value, int | float) and least is not None and value < least
+        if not isinstance(value, types) or isinstance(value, bool) or too_small:
+            words = "a text" if least is None else f"a number of at least {least}"
+            raise ConfigError(f"{key}={value!r} is not allowed: it must be {words}")
+    for key, allowed in CHOICES.items():
+        if options[key] not in allowed:
+            raise unknown_name_error(key, options[key], allowed)
+    _refuse_without_effect(values, options)
+    base = {key: value for key, value in values.items() if key not in DEFAULTS}
+    options["resume"] = base.pop("resume", False)
+    return options, base
+
+
+def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    tool = options["tool"]
+    for other, keys in OF_A_TOOL.items():
+        named = next((key for key in keys if values.get(key) is not None), None)
+        if other != tool and named is not None:
+            raise ConfigError(f"{named}={values[named]} has no effect with tool={tool}: leave it out, or take --tool={other}")
+    if tool == "Hyperopt" and options["algo"] == "exhaustive" and values.get("max_evals") is not None:
+        raise ConfigError(
+            f"max_evals={values['max_evals']} has no effect with algo=exhaustive, which tries every combination: leave it out, "
+            "or take --algo=random"
+        )
+
+
+def find_space(options: Mapping[str, Any], base: Mapping[str, Any]) -> Space:
+    """The search space that was named, or the method's own; checked."""
+    own = properties_dir() / "tune" / f"{base.get('kd')}.yaml"
+    space = read_space(options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")))
+    check_space(space, base)
+    return space
+
+
+def run_search(values: Mapping[str, Any]) -> Study:
+    """A whole search; see HELP for the keys.
+
+    Raises:
+        KDError: bad input; one sentence.
+    """
+    options, base = search_options(values)
+    space = find_space(options, base)
+    named = "-".join(str(base.get(key) or "saved").replace(",", "+") for key in ("model", "teacher", "kd", "dataset"))
+    output = Path(str(base.get("output_dir") or "saved")).expanduser()
+    study = Study(base, (output / (options["study"] or f"tune-{named.replace(':', '.')}")).resolve())
+    if options["tool"] == "Ray":
+        tune_with_ray(study, space, options)
+    else:
+        tuning = tune_with_hyperopt(study, space, options)
+        if options["output_file"]:
+            tuning.export_result(output_file=options["output_file"])
+    study.write()
+    return study
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when a trial was done, 1 when none was, 2 after a one-sentence error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    say: Callable[..., None] = print
+    try:
+        values = parse_arguments(words)
+        if values.get("help") or not words:
+            say(HELP, end="")
+            return 0
+        files = values.pop("config_files", None)
+        study = run_search(merge_sources(files, None, values))
+    except KDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    say(study.table())
+    if study.best is None:
+        print(f"error: none of {len(study.trials)} trials was done; the table gives the reasons", file=sys.stderr)
+        return 1
+    say(f"Best configuration: {study.folder / BEST} (run_recbole_kd.py --config_files={study.folder / BEST} repeats it)")
+    return 0

@@ -1,0 +1,1 @@
+"""Parse, validate and layer the user's keys; property files."""

@@ -1,0 +1,82 @@
+"""Which keys and names exist, and what to say about one that does not.
+
+RecBole returns None for a key it does not know, so a typo trains another model than the one asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from recbole_kd.config.recbole_keys import KEYS
+from recbole_kd.errors import ConfigError
+
+RECBOLE_KEYS: frozenset[str] = frozenset(KEYS)
+
+_LISTED = 40  # names shown in an error before it points to --list
+
+
+def close_names(name: str, names: Iterable[str]) -> list[str]:
+    """At most three of `names` that look like `name`, best first, without regard to case."""
+    by_lower: dict[str, str] = {}
+    for known in sorted(names):
+        by_lower.setdefault(known.lower(), known)
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
+    # A match far behind the best one is noise: CD beside RCEKD for RCKD.
+    return [by_lower[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.15]
+
+
+def check_keys(
+    given: Iterable[str],
+    known: Iterable[str],
+    *,
+    what: str,
+    allow: Iterable[str] = (),
+    hint: str | None = None,
+    may_allow: bool = True,
+    prefix: str = "",
+) -> None:
+    """Refuse the first key of `given` that is neither in `known` nor in `allow`.
+
+    Args:
+        what: the kind of key, as the error says it: "key", "key of the teacher LightGCN".
+        hint: one more thing to know, added to the fix.
+        may_allow: False for keys that `--allow_unknown` never lets through (kd_*).
+        prefix: what stands before the key on the command line, "teacher." for a teacher's key.
+
+    Raises:
+        ConfigError: with the close matches and the fix.
+    """
+    known = frozenset(known)
+    passed = known | frozenset(allow) if may_allow else known
+    for key in given:
+        if key not in passed:
+            raise ConfigError(_unknown_key(key, known, what, hint, may_allow, prefix))
+
+
+def _unknown_key(key: str, known: frozenset[str], what: str, hint: str | None, may_allow: bool, prefix: str) -> str:
+    close = close_names(key, known)
+    question = f": did you mean {_or(prefix + name for name in close)}?" if close else "."
+    fixes = [f"--{prefix}{close[0]}=..." if close else f"remove {prefix}{key}"]
+    if hint:
+        fixes.append(hint)
+    if may_allow:
+        fixes.append(f"--allow_unknown={prefix}{key} lets it through")
+    return f"Unknown {what} '{prefix}{key}'{question} (fix: {'; '.join(fixes)})"
+
+
+def unknown_name_error(kind: str, name: object, names: Iterable[str]) -> ConfigError:
+    """The error to raise for a model, teacher, kd, dataset, setting or protocol that does not exist."""
+    names = sorted(names, key=str.lower)
+    shown = ", ".join(names[:_LISTED])
+    if len(names) > _LISTED:
+        shown += f" and {len(names) - _LISTED} more (--list shows all)"
+    close = close_names(str(name), names)
+    question = f"; did you mean {_or(close)}?" if close else f" (fix: --{kind.split()[0]}=one of them)."
+    return ConfigError(f"Unknown {kind} '{name}': allowed are {shown or 'none'}{question}")
+
+
+def _or(names: Iterable[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"

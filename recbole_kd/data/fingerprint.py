@@ -1,0 +1,110 @@
+"""Fingerprints: is this teacher made on this data and split, with these settings?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
+
+CAUSES = {
+    "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
+    "items": "the filtering of the data (item_inter_num_interval, val_interval, ...) or the file itself differs",
+    "interactions": "the interactions or their filtering differ",
+    "train": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "valid": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "test": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "histories": "the times of the interactions, or the file's order where it has none, differ, which a model of histories learns from",
+}
+
+
+def digest(*parts: bytes) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the parts."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
+    return sha.hexdigest()[:16]
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Digest of a mapping of plain values; the order of keys does not matter."""
+    return digest(json.dumps(settings, sort_keys=True, default=str).encode())
+
+
+def _pairs_digest(dataset: Any) -> str:
+    # a data frame until RecBole splits the data set, an Interaction from then on
+    users = np.asarray(dataset.inter_feat[dataset.uid_field])
+    items = np.asarray(dataset.inter_feat[dataset.iid_field])
+    pairs = np.sort(users.astype(np.int64) * int(dataset.item_num) + items.astype(np.int64))
+    return digest(pairs.tobytes())
+
+
+def _order_digest(dataset: Any) -> str | None:
+    """Of each user's items in order, with their times where the data have any, and of RecBole's order, whose float32 seconds are 128 apart,
+    where it is another one; None where the data set does not keep the order."""
+    columns = dataset.inter_feat
+    if RAW_TIME not in columns or RAW_ROW not in columns:
+        return None
+    users, items, times, rows = (np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW))
+    fractions = np.asarray(columns[dataset.time_field]) if dataset.has_times else times  # of times that are no whole seconds
+    order = np.lexsort((rows, fractions, times, users))
+    kept = [column[order] for column in ((users, items, times) if dataset.has_times else (users, items))]
+    recboles = np.lexsort((rows, fractions, users))
+    if not np.array_equal(items[order], items[recboles]):
+        kept.append(items[recboles])
+    return digest(*(column.astype(np.int64).tobytes() for column in kept))
+
+
+def _tokens_digest(dataset: Any, field: str) -> str:
+    tokens = dataset.field2id_token[field]
+    return digest("\x1f".join(str(token) for token in tokens).encode())
+
+
+def data_fingerprint(
+    train: Any | None = None, valid: Any | None = None, test: Any | None = None, full: Any | None = None
+) -> dict[str, Any]:
+    """What identifies the data a model was made on: id maps, counts and the split.
+
+    Args:
+        train, valid, test: RecBole datasets (or loaders) of the three phases; full: the data set before the split. Those given count.
+
+    Returns:
+        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have. ``histories`` are of the
+        training part, where its data set keeps the order.
+    """
+    phases = {"train": train, "valid": valid, "test": test, "interactions": full}
+    datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}
+    # of a part made for one model, the part of the split that it comes from
+    datasets = {name: getattr(dataset, "split_part", dataset) for name, dataset in datasets.items()}
+    any_dataset = next(iter(datasets.values()))
+    result: dict[str, Any] = {
+        "n_users": int(any_dataset.user_num),
+        "n_items": int(any_dataset.item_num),
+        "users": _tokens_digest(any_dataset, any_dataset.uid_field),
+        "items": _tokens_digest(any_dataset, any_dataset.iid_field),
+    }
+    for name, dataset in datasets.items():
+        result[name] = {"count": len(dataset.inter_feat), "pairs": _pairs_digest(dataset)}
+    order = _order_digest(datasets["train"]) if "train" in datasets else None
+    return result if order is None else {**result, "histories": order}
+
+
+def without_histories(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint of the same data for a model that reads no histories."""
+    return {name: part for name, part in fingerprint.items() if name != "histories"}
+
+
+def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """One clause that names the first difference of two data fingerprints with its likely cause; None when they agree."""
+    for part, cause in CAUSES.items():
+        if part in own and part in other and own[part] != other[part]:
+            count = {"users": "n_users", "items": "n_items"}.get(part)
+            left = f"{own.get(count)} ids, {own[part]}" if count else own[part]
+            right = f"{other.get(count)} ids, {other[part]}" if count else other[part]
+            return f"its {part} are {left}, here they are {right}; {cause}"
+    return None

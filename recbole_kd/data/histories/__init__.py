@@ -1,0 +1,1 @@
+"""Histories of users as the queries of sequential models."""

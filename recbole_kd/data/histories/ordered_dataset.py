@@ -1,0 +1,143 @@
+"""RecBole data sets for HSTU: times as whole seconds beside RecBole's float32, and training by user instead of by row.
+
+RecBole finds them by the model's name (``create_dataset`` looks up ``<model>Dataset``).
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+from torch import Tensor
+
+from recbole_kd.data.atomic_file_checks import header_of
+from recbole_kd.errors import DataError
+
+RAW_TIME = "raw_time"
+"""int64 field: the time column in whole seconds, before RecBole squeezes it into [0, 1] and float32; without such a column the row."""
+RAW_ROW = "raw_row"
+"""int64 field: the interaction's place in the file after filtering."""
+
+
+class _OneRowPerUser:
+    """A training part that is iterated by user, over each user's latest row; ``inter_feat`` keeps all rows, for masks and samplers."""
+
+    inter_feat: Any
+    uid_field: str
+    user_rows: Tensor | None = None
+
+    def iterate_by_user(self) -> None:
+        """From now on length and rows are those of the users; rows must be in order inside a user."""
+        users = np.asarray(self.inter_feat[self.uid_field])
+        _, from_end = np.unique(users[::-1], return_index=True)
+        self.user_rows = torch.from_numpy(len(users) - 1 - from_end)
+
+    def by_row(self) -> Any:
+        """A copy that is iterated by interaction, as other models train: one split serves an HSTU teacher and its student."""
+        other = copy.copy(self)
+        other.user_rows = None
+        return other
+
+    def __len__(self) -> int:
+        return len(self.inter_feat) if self.user_rows is None else len(self.user_rows)
+
+    def __getitem__(self, index: Any, join: bool = True) -> Any:
+        rows = index if self.user_rows is None else self.user_rows[index]
+        return super().__getitem__(rows, join)  # type: ignore[misc]
+
+
+class _RawTimes(Dataset):
+    """Adds the fields RAW_TIME and, where ``with_rows``, RAW_ROW to the interactions."""
+
+    with_rows = False
+
+    @property
+    def has_times(self) -> bool:
+        """Does the data have a numerical time column?"""
+        return bool(self._has_times)
+
+    def _normalize(self) -> None:
+        self._keep_raw_times()
+        super()._normalize()
+
+    def _keep_raw_times(self) -> None:
+        frame = self.inter_feat
+        rows = np.arange(len(frame), dtype=np.int64)
+        self._has_times = self.time_field in frame and self.field2type[self.time_field] == FeatureType.FLOAT
+        frame[RAW_TIME] = np.rint(frame[self.time_field].to_numpy(np.float64)).astype(np.int64) if self._has_times else rows
+        added = [RAW_TIME]
+        if self.with_rows:
+            frame[RAW_ROW] = rows
+            added.append(RAW_ROW)
+        for field in added:  # RecBole turns a token field, and no other, into int64
+            self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+    def _take_the_order_for_time(self) -> None:
+        """Where there is no time column, the row is the time.
+
+        Raises:
+            DataError: the file has the time column, and ``load_col`` leaves it out.
+        """
+        if self.time_field is not None and self.time_field not in self.inter_feat:
+            self._refuse_unread_time()
+            self.inter_feat[self.time_field] = self.inter_feat[RAW_TIME].astype(np.float64)
+            self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+
+    def _refuse_unread_time(self) -> None:
+        file = Path(self.dataset_path) / f"{self.dataset_name}.inter"
+        if file.is_file() and self.time_field in header_of(file, self.config):
+            raise DataError(
+                f"The order of a user's items is that of {self.time_field}, which {file} has and load_col={self.config['load_col']} leaves "
+                f"out: add it, as in --load_col='{{inter: [{self.uid_field}, {self.iid_field}, {self.time_field}]}}', or for the order of "
+                "the file set TIME_FIELD to a name that is no column"
+            )
+
+
+class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
+    """RecBole's sequential data set, trained on the longest prefix of each user: the model learns from all its positions in one pass.
+
+    Validation and test rows are RecBole's. Data without a time column are taken in the file's order.
+    """
+
+    def _keep_raw_times(self) -> None:
+        super()._keep_raw_times()
+        self._take_the_order_for_time()
+
+    def build(self) -> list[Any]:
+        parts: list[Any] = super().build()
+        if self.benchmark_filename_list is None:  # prepared files say themselves what a row is
+            parts[0].iterate_by_user()
+        return parts
+
+
+class HSTUGeneralDataset(_OneRowPerUser, _RawTimes):
+    """RecBole's general data set with the order inside a user kept through any split; the training part is iterated by user.
+
+    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its parts.
+    """
+
+    with_rows = True
+
+    def _keep_raw_times(self) -> None:
+        super()._keep_raw_times()
+        if "LS" in (self.config["eval_args"]["split"] or {}):
+            self._take_the_order_for_time()
+
+    def plain(self) -> Any:
+        """A copy that is RecBole's own data set again: by interaction, without the columns that keep the order."""
+        other = self.by_row()
+        columns = self.inter_feat.interaction
+        other.inter_feat = Interaction({name: columns[name] for name in columns if name not in (RAW_TIME, RAW_ROW)})
+        other.split_part = self
+        return other
+
+    def build(self) -> list[Any]:
+        parts: list[Any] = super().build()
+        parts[0].iterate_by_user()
+        return parts

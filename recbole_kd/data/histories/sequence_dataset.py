@@ -1,0 +1,204 @@
+"""The data of a sequential model, made from the one general split that all models of a run share.
+
+RecBole's own sequential data set divides prefixes, not interactions, so that a user of three items has no validation item there and one
+here. Users of four items and more have the same rows in both (tested). What a row holds is in
+:mod:`recbole_kd.data.histories.history_rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import FeatureSource, FeatureType, get_model
+from torch import Tensor
+
+from recbole_kd.data.histories.history_rows import QUERY, HistoryRows, RowFields, Rows
+from recbole_kd.data.histories.ordered_dataset import RAW_TIME, HSTUDataset, HSTUGeneralDataset
+from recbole_kd.errors import ConfigError, DataError
+
+
+class SequenceDataset(HSTUDataset):
+    """One part of a split as a sequential model trains or is evaluated on it: a row is a history and its target.
+
+    Attributes:
+        rows: of this part. split_part: the interactions it comes from.
+        universe: of a training part, what a stored teacher is asked about, see :mod:`recbole_kd.scoring.scorer`.
+        query_ids: of a training part, the place in ``universe`` of each query in training, int64; id 0 is the pad.
+    """
+
+    rows: Rows
+    split_part: Any
+    universe: Rows
+    query_ids: Tensor
+    query_field = QUERY
+
+    @classmethod
+    def over(cls, part: Any, config: Any, rows: Rows) -> SequenceDataset:
+        """The rows of a part, with RecBole's names for their columns."""
+        new = cls.__new__(cls)
+        new.__dict__.update(part.__dict__)
+        for name in ("field2type", "field2source", "field2seqlen"):
+            setattr(new, name, dict(getattr(part, name)))
+        new.config, new.rows, new.split_part, new.user_rows = config, rows, part, None
+        new.max_item_list_len, new.item_list_length_field = rows.fields.max_length, rows.fields.length
+        new.item_id_list_field = rows.fields.history
+        for field in (rows.fields.history, rows.fields.times):
+            new.set_field_property(field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, rows.fields.max_length)
+        new.set_field_property(rows.fields.length, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        new.inter_feat = HistoryRows(rows)
+        return new
+
+    def training_rows(self) -> Rows:
+        """The rows of the queries in training, the pad first."""
+        return self.universe.take(self.query_ids)
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """All users' interactions in order, train before valid before test.
+
+    Attributes:
+        users, items, times, phases: int64 ``[N]``, by user. starts: int64 ``[n_users + 1]``. counts: int64 ``[3, n_users]``, by phase.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Sequence[Any]) -> _Sequences:
+        n_users = parts[0].user_num
+        uid, iid = parts[0].uid_field, parts[0].iid_field
+        columns = [np.concatenate([np.asarray(part.inter_feat[field]) for part in parts]) for field in (uid, iid, RAW_TIME)]
+        users, items, times = columns
+        order = np.argsort(users, kind="stable")  # a part is in order inside a user
+        counts = np.stack([np.bincount(np.asarray(part.inter_feat[uid]), minlength=n_users) for part in parts])
+        starts = np.concatenate([[0], counts.sum(0).cumsum()])
+        return cls(users[order], items[order], times[order], starts, counts)
+
+
+def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, ...]:
+    """The parts of a leave-one-out split as rows of a sequential model.
+
+    Histories at test hold the validation item, as RecBole's do; under ``eval_protocol: paper`` the training items alone, as in the
+    published code, so that a model of histories knows of a user what a model of users does.
+
+    Args:
+        config: of the model; its ``MAX_ITEM_LIST_LENGTH`` counts. parts: (train, valid, test), or the training part alone.
+
+    Raises:
+        DataError: a user has more than one validation or test item, or nobody has two training items.
+        ConfigError: these parts do not come from :func:`recbole_kd.data.split_and_loaders.split_data`, or the split has shuffled them.
+    """
+    if not isinstance(parts[0], HSTUGeneralDataset):
+        raise ConfigError(
+            f"{config['model']} needs the order of each user's items, which a {type(parts[0]).__name__} does not keep "
+            "(fix: make the data with recbole_kd.data.split_and_loaders.split_data and make_loaders)"
+        )
+    _check_order(config["model"], parts[0])
+    sequences = _Sequences.of(parts)
+    if (sequences.counts[1:] > 1).any():
+        raise DataError(
+            f"{config['model']} is asked for one item after a history, and this split of {config['dataset']} leaves some users more: "
+            "set eval_args.split={LS: valid_and_test}, which --setting=sequential does by itself"
+        )
+    make = _RowMaker(config, parts[0], sequences)
+    train = SequenceDataset.over(parts[0], config, make.prefixes())
+    if len(train.rows) == 0:
+        raise DataError(f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the filters")
+    train.universe = make.universe(train.rows)
+    _number_queries(train, getattr(get_model(config["model"]), "trains_by_user", False))
+    paper = config["eval_protocol"] == "paper"
+    later = [SequenceDataset.over(part, config, make.held_out(n, 1 if paper else n)) for n, part in enumerate(parts) if n]
+    return (train, *later)
+
+
+class _RowMaker:
+    """Rows of one model over the sequences of a split."""
+
+    def __init__(self, config: Any, part: Any, sequences: _Sequences) -> None:
+        self.fields, self.with_times, self.sequences = RowFields.of(config), bool(part.has_times), sequences
+
+    def _rows(self, users: np.ndarray, ends: np.ndarray, targets: np.ndarray) -> Rows:
+        items, times = (torch.from_numpy(column.astype(np.int64)) for column in (self.sequences.items, self.sequences.times))
+        columns = {"users": users, "begins": self.sequences.starts[users], "ends": ends, "targets": targets}
+        places = {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
+        return Rows(self.fields, items, times, with_times=self.with_times, n_whole=0, **places)
+
+    def prefixes(self) -> Rows:
+        """Every training item but a user's first as the target of all before it."""
+        place = np.arange(len(self.sequences.users))
+        rank = place - self.sequences.starts[self.sequences.users]
+        at = place[(rank > 0) & (rank < self.sequences.counts[0][self.sequences.users])]
+        return self._rows(self.sequences.users[at], at, at)
+
+    def held_out(self, phase: int, n_known: int) -> Rows:
+        """The item of a phase as the target of the items of the first ``n_known`` phases."""
+        users = np.flatnonzero(self.sequences.counts[phase])
+        ends, targets = (self.sequences.starts[users] + self.sequences.counts[:n].sum(0)[users] for n in (n_known, phase))
+        return self._rows(users, ends, targets)
+
+    def universe(self, prefixes: Rows) -> Rows:
+        """Each user's whole training history, asked at its last item's time, and then the prefixes."""
+        starts, lengths = self.sequences.starts[:-1], self.sequences.counts[0]
+        ends = np.where(lengths > 0, starts + lengths, 0)
+        whole = self._rows(np.where(lengths > 0, np.arange(len(lengths)), 0), ends, np.maximum(ends - 1, 0))
+        columns = ("users", "begins", "ends", "targets")
+        joined = {name: torch.cat([getattr(whole, name), getattr(prefixes, name)]) for name in columns}
+        return Rows(whole.fields, whole.items, whole.times, **joined, with_times=self.with_times, n_whole=len(lengths))
+
+
+def _number_queries(train: SequenceDataset, by_user: bool) -> None:
+    """Give each training row its id as a query: of a model that trains by user the user, of others its place, counted from 1."""
+    n_users, n_rows, users = train.user_num, len(train.rows), train.rows.users
+    if by_user:
+        train.iterate_by_user()
+        assert train.user_rows is not None
+        train.query_ids = torch.arange(n_users).scatter(0, users[train.user_rows], n_users + train.user_rows)
+        train.inter_feat[QUERY] = users
+    else:
+        train.query_ids = torch.cat([torch.zeros(1, dtype=torch.int64), n_users + torch.arange(n_rows)])
+        train.inter_feat[QUERY] = torch.arange(1, n_rows + 1)
+    train.set_field_property(QUERY, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+
+def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
+    """The parts of a run's split as the configuration's model trains on them: by row, by user, or as histories."""
+    kind = get_model(config["model"])
+    if issubclass(kind, SequentialRecommender):
+        return sequence_parts(config, parts)
+    whole = parts[0]
+    if not isinstance(whole, HSTUGeneralDataset):
+        return tuple(parts)
+    return (whole if getattr(kind, "trains_by_user", False) else whole.plain(), *parts[1:])
+
+
+def _check_order(model: str, part: Any) -> None:
+    if part.benchmark_filename_list is None and part.config["eval_args"]["order"] == "RO":
+        raise ConfigError(
+            f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items: it shuffles them before "
+            "they are split, set eval_args={order: TO}"
+        )
+
+
+def reads_histories(model: str) -> bool:
+    """Does a model of this name learn from the order of a user's interactions?"""
+    kind = get_model(model)
+    return issubclass(kind, SequentialRecommender) or getattr(kind, "trains_by_user", False)
+
+
+def universe_of(train: Any) -> Rows | None:
+    """What a trained model is asked about from outside (see :mod:`recbole_kd.scoring.scorer`); None where its queries are users.
+
+    Args:
+        train: the training part, or its loader, that the model was trained on.
+    """
+    rows: Rows | None = getattr(getattr(train, "_dataset", train), "universe", None)
+    return rows

@@ -1,0 +1,1 @@
+"""Features of items (matrices, texts) aligned with the items of a data set."""

@@ -1,0 +1,138 @@
+"""The item features that a configuration names, for a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import get_model
+
+from recbole_kd.data.item_features.aligned import ItemFeatures
+from recbole_kd.data.item_features.from_text import TextFeatures, read_item_text
+from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX, FeatureMatrix, file_digest, read_matrix
+from recbole_kd.data.item_features.text_encoders import ENCODERS, encoders_of
+from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.storage.cache import cache_folder
+
+GIVEN_KEYS = ("item_features", "text_encoder")
+"""Keys of a run: the data's, so that teacher and student share them."""
+
+FEATURE_KEYS = (*GIVEN_KEYS, "item_feature_digests")
+"""Keys that say something to models that read item features, and to no others."""
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one modality comes from.
+
+    Attributes:
+        digest: of its content. read: reads or makes it.
+    """
+
+    digest: str
+    read: Callable[[], FeatureMatrix]
+
+
+def encoders_in(digests: Mapping[str, str]) -> str | list[str] | None:
+    """The text encoders that made features of these digests, as ``text_encoder`` names them; None where all were read from files."""
+    names = sorted({encoder for encoder, dash, _ in (digest.partition("-") for digest in digests.values()) if dash})
+    return names if len(names) > 1 else names[0] if names else None
+
+
+def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
+    """The features of each modality, in the order of the data set's item ids.
+
+    ``item_features: {modality: path}`` names files, in the data set's folder or from the current one; ``{path: ..., ids: ...}`` in place of
+    a path also names the file of the items' tokens (see :mod:`recbole_kd.data.item_features.matrix_files`). Where it is empty,
+    features are made from
+    the words of the data set's ``.item`` file by ``text_encoder``. An item without features has the mean of the others: a warning counts
+    them. The digests are noted in the configuration, where a checkpoint keeps them, and compared with those noted before.
+
+    Raises:
+        ConfigError: a key is no mapping of names to paths, or names no encoder. DataError: the features are missing or wrong.
+    """
+    tokens = dataset.field2id_token[dataset.iid_field]
+    sources = _sources(config, dataset)
+    digests = {name: source.digest for name, source in sources.items()}
+    recorded = config["item_feature_digests"]
+    if recorded and recorded != digests:
+        raise DataError(
+            f"The item features are {digests} and were {recorded} when this model was made: put the old files back, or train it again"
+        )
+    config["item_feature_digests"] = digests  # RecBole's own run keeps them in its checkpoint
+    features = {}
+    for name, source in sources.items():
+        features[name] = ItemFeatures(name, source.read(), tokens)
+        missing = features[name].missing
+        if missing:
+            shown = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
+            getLogger().warning(
+                f"{len(missing)} of {len(tokens) - 1} items have no {name} features and are given the mean of all others: {shown}"
+            )
+    return features
+
+
+def record_features(config: Any, dataset: Any) -> dict[str, str]:
+    """Note the digests of the features in a configuration, so that they are part of all that is kept under its digest.
+
+    Returns:
+        modality -> digest; of features made from text it begins with the encoder. Empty where the model reads no item features.
+    """
+    if not getattr(get_model(config["model"]), "reads_item_features", False):
+        return {}
+    digests = {name: source.digest for name, source in _sources(config, dataset).items()}
+    config["item_feature_digests"] = digests
+    return digests
+
+
+def _sources(config: Any, dataset: Any) -> dict[str, Source]:
+    place = dataset.config  # a rebuilt model's own configuration does not know where the data lies here
+    folder, given = Path(place["data_path"]), config["item_features"]
+    if given is not None:
+        return {name: _of_file(name, value, folder) for name, value in _checked(given).items()}
+    encoders = encoders_of(config["text_encoder"] or "tfidf")
+    tokens = dataset.field2id_token[dataset.iid_field][1:]
+    path = folder / f"{place['dataset']}.item"
+    texts = read_item_text(path, dataset.iid_field, place["field_separator"], place["encoding"] or "utf-8")
+    cache = cache_folder(place["cache_dir"])
+    made = {ENCODERS[name].modality: TextFeatures(texts, tokens, name) for name in encoders}
+    return {modality: Source(text.digest, lambda text=text: text.matrix(cache, place["dataset"])) for modality, text in made.items()}  # type: ignore[misc]
+
+
+def _of_file(name: str, value: Mapping[str, str] | str, folder: Path) -> Source:
+    paths = {"path": value} if isinstance(value, str) else dict(value)
+    path = _found(paths["path"], folder)
+    ids = _found(paths["ids"], folder) if paths.get("ids") else None
+    if not path.is_file() or (ids is not None and not ids.is_file()):
+        read_matrix(name, path)  # says what is wrong with the path
+        raise DataError(f"The ids {ids} of the {name} features are not there: give a text file with an item token a line")
+    beside = ids or path.with_suffix(IDS_SUFFIX)
+    return Source(file_digest(path, *([beside] if beside.is_file() else [])), lambda: read_matrix(name, path, ids))
+
+
+def _found(path: str, folder: Path) -> Path:
+    """A path as it stands, or inside the data set's folder where it is there."""
+    inside = folder / Path(path).expanduser()
+    return inside if inside.is_file() else Path(path).expanduser()
+
+
+def _checked(given: Any) -> Mapping[str, Any]:
+    """item_features, with names that can name a part of a model and values that are paths."""
+    fine = isinstance(given, Mapping) and given
+    for name, value in given.items() if fine else ():
+        path = value.get("path") if isinstance(value, Mapping) and set(value) <= {"path", "ids"} else value
+        texts = [path, *([value["ids"]] if isinstance(value, Mapping) and "ids" in value else [])]
+        if not (isinstance(name, str) and name.isidentifier() and all(isinstance(text, str) and text for text in texts)):
+            fine = False
+    if not fine:
+        raise ConfigError(
+            f"item_features={given!r} is not allowed: write {{visual: image.npy, text: {{path: text.npy, ids: items.txt}}}}, names of "
+            "letters and digits with a path each"
+        )
+    checked: Mapping[str, Any] = given
+    return checked

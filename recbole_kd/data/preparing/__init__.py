@@ -1,0 +1,1 @@
+"""Raw files into RecBole's atomic files."""

@@ -1,0 +1,211 @@
+"""From published raw files to a prepared data set: the known data sets, the checks, the folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.data.item_features.matrix_files import write_matrix
+from recbole_kd.data.preparing import raw_files
+from recbole_kd.data.preparing.atomic_writer import new_folder, write_inter, write_item, write_manifest
+from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
+from recbole_kd.errors import ConfigError, DataError
+
+Counts = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published data set. `published` counts are checked; `reported` ones are only shown."""
+
+    description: str
+    form: str
+    needs: str
+    file: str | None = None
+    attributes: str | None = None
+    published: Mapping[str, int] = field(default_factory=dict)
+    reported: str = ""
+
+
+def _of_json(title: str, counts: str) -> Known:
+    """A multi-modal data set as PromptMM and MMSSL publish theirs."""
+    return Known(
+        f"{title}, multi-modal: published split, features of the items",
+        form="json",
+        needs="train.json, val.json, test.json, image_feat.npy, text_feat.npy",
+        reported=f"The RCE-KD paper reports {counts}.",
+    )
+
+
+def _of_labels(title: str, file: str) -> Known:
+    """A multi-modal data set as MMRec publishes its."""
+    return Known(
+        f"{title}, multi-modal: published split, features of the items",
+        form="labelled",
+        needs=f"{file}, image_feat.npy and text_feat.npy",
+        file=file,
+    )
+
+
+_KNOWN = {
+    "citeulike": Known(
+        "CiteULike-t: users with 5 or more articles, split 8:1:1 in the order of its lists (by article id)",
+        form="counted",
+        needs="users.dat",
+        file="users.dat",
+        published={
+            "users": 5_219,
+            "items": 25_181,
+            "interactions": 125_580,
+            "train": 98_405,
+            "valid": 12_451,
+            "test": 14_724,
+        },
+    ),
+    "gowalla": Known(
+        "Gowalla: the LightGCN split, one ninth of train held out (or check-ins with --form=checkins)",
+        form="lightgcn",
+        needs="train.txt and test.txt",
+        published={
+            "users": 29_858,
+            "items": 40_981,
+            "interactions": 1_027_370,
+            "trainall": 810_128,
+            "test": 217_242,
+        },
+    ),
+    "yelp2018": Known(
+        "Yelp 2018: ratings of 4 and more, 10-core, split 8:1:1 by time",
+        form="ratings",
+        needs="yelp2018.txt",
+        file="yelp2018.txt",
+        reported="The RCE-KD paper reports 41,801 users, 26,512 items, 1,022,604 interactions.",
+    ),
+    "beauty": Known(
+        "Amazon Beauty: 5-core sequences in time order, for leave-one-out",
+        form="sequence",
+        needs="Beauty.txt",
+        file="Beauty.txt",
+        attributes="Beauty_item2attributes.json",
+        published={"users": 22_363, "items": 12_101, "interactions": 198_502},
+    ),
+    "netflix": _of_json("Netflix", "43,739 users, 17,239 items, 609,341 interactions"),
+    "tiktok": _of_json("TikTok", "14,343 users, 8,690 items, 276,637 interactions"),
+    "electronics": _of_json("Amazon Electronics", "41,691 users, 21,479 items, 359,165 interactions"),
+    "baby": _of_labels("Amazon Baby", "baby.inter"),
+    "sports": _of_labels("Amazon Sports", "sports.inter"),
+    "clothing": _of_labels("Amazon Clothing", "clothing.inter"),
+}
+
+KNOWN_DATASETS: dict[str, str] = {name: known.description for name, known in _KNOWN.items()}
+
+
+def prepare_command(name: str) -> str | None:
+    """The command line that prepares a known data set, for an error message; None for any other name."""
+    if (known := _KNOWN.get(name)) is None:
+        return None
+    return f"python scripts/prepare_dataset.py {name} --raw=<folder with {known.needs}> --out=dataset/"
+
+
+def not_prepared(name: str, folder: Path | str) -> DataError | None:
+    """What is said of a known data set that is not in its folder; None for any other name."""
+    command = prepare_command(name)
+    return DataError(f"The data set {name} is not prepared in {folder}: run `{command}`") if command else None
+
+
+def prepare(name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True) -> dict[str, Any]:
+    """Convert, check and write `<out>/<name>/`; returns the manifest that stands there as prepared.json."""
+    _check_name(name)
+    known = _KNOWN.get(name)
+    form = _form(name, known, form)
+    check_options(form, options)
+    if known is not None and form == known.form:
+        options = _with_defaults(options, known)
+    converted = FORMS[form].convert(options)
+    if len(converted.inter) == 0:
+        raise DataError(f"No interaction of {name} is left: the raw file is empty or the filters drop every row.")
+    counts = _counts(converted)
+    if check_counts and known is not None and form == known.form:
+        _check_counts(name, counts, known.published)
+    manifest: dict[str, Any] = {
+        "format_version": 1,
+        "name": name,
+        "form": form,
+        "settings": converted.settings,
+        "split": converted.split_rule,
+        "sources": {path.name: raw_files.sha256(path) for path in converted.sources},
+        "counts": counts,
+    }
+    with new_folder(out / name) as folder:
+        manifest["files"] = _write(name, converted, folder)
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """The counts as a small table, one line per part."""
+    lines = [f"{manifest['name']:<14}{'users':>12}{'items':>12}{'interactions':>15}"]
+    for part, counts in manifest["counts"].items():
+        lines.append(f"{part:<14}{counts['users']:>12,}{counts['items']:>12,}{counts['interactions']:>15,}")
+    known = _KNOWN.get(manifest["name"])
+    if known is not None and known.reported:
+        lines.append(known.reported)
+    return "\n".join(lines)
+
+
+def _counts(converted: Converted) -> Counts:
+    parts = {part: converted.inter.take(mask).counts() for part, mask in converted.parts.items()}
+    return {"all": converted.inter.counts(), **parts}
+
+
+def _check_counts(name: str, counts: Counts, published: Mapping[str, int]) -> None:
+    for what, expected in published.items():
+        found = counts["all"][what] if what in counts["all"] else counts[what]["interactions"]
+        if found != expected:
+            label = what if what in counts["all"] else f"{what} interactions"
+            raise DataError(
+                f"{name} has {found:,} {label} where the published data has {expected:,}: "
+                "check the raw files, or add --expect=none to accept them."
+            )
+
+
+def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
+    """Write every file of the data set; returns each file's SHA-256."""
+    write_inter(folder / f"{name}.inter", converted.inter)
+    for part, mask in converted.parts.items():
+        write_inter(folder / f"{name}.{part}.inter", converted.inter.take(mask))
+    if converted.attributes is not None:
+        write_item(folder / f"{name}.item", converted.attributes, converted.attributes_name)
+    for modality, matrix in converted.features.items():
+        write_matrix(folder / f"{name}.{modality}.npy", matrix)
+    return {path.name: raw_files.sha256(path) for path in sorted(folder.iterdir())}
+
+
+def _check_name(name: str) -> None:
+    if name == "ml-100k":
+        raise ConfigError("RecBole always reads ml-100k from its own package: give this data set another name.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ConfigError(f"{name!r} cannot name a data set: use letters, digits, '_', '-' and '.'.")
+
+
+def _form(name: str, known: Known | None, form: str | None) -> str:
+    if form is None and known is None:
+        raise ConfigError(
+            f"{name!r} is not one of {', '.join(_KNOWN)}{close_match(name, _KNOWN)}: "
+            f"for your own data add --form=, one of {', '.join(FORMS)}."
+        )
+    chosen = form or (known.form if known else "")
+    if chosen not in FORMS:
+        raise ConfigError(f"--form={chosen} is unknown{close_match(chosen, FORMS)}: use one of {', '.join(FORMS)}.")
+    return chosen
+
+
+def _with_defaults(options: Options, known: Known) -> Options:
+    """Fill in the file names of a known data set; its attributes only beside its own file, and if there."""
+    attributes = options.attributes
+    if known.attributes and options.file is None and (options.raw / known.attributes).is_file():
+        attributes = attributes or known.attributes
+    return replace(options, file=options.file or known.file, attributes=attributes)

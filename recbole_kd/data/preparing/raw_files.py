@@ -1,0 +1,265 @@
+"""Published raw files, read line by line; a malformed line is refused with its file and number."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recbole_kd.data.preparing.interactions import Located, Row
+from recbole_kd.errors import ConfigError, DataError
+
+# A header is recognised only by these words: an unknown word in a rating column is a malformed line.
+_RATING_HEADERS = frozenset({"rating", "ratings", "stars", "score"})
+_BAR_EVERY = 1 << 14
+_BAR_DELAY = 2.0  # seconds: short work shows no bar
+
+
+def there(folder: Path, name: str) -> bool:
+    """Would :func:`find_file` find it?"""
+    return (folder / name).is_file() or (folder / f"{name}.gz").is_file()
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """`folder/name`, or its gzip twin."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{name} (or {name}.gz) is not in {folder}: give the folder that holds it as --raw=DIR.")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Lines:
+    """The lines of a text file, gzipped or not, with the number of the one being read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.number = path, 0
+
+    def error(self, problem: str) -> DataError:
+        """The problem as one sentence that begins with file:line."""
+        return DataError(f"{self.path}:{self.number}: {problem}.")
+
+    def __iter__(self) -> Iterator[str]:
+        size = self.path.stat().st_size
+        with (
+            open(self.path, "rb") as raw,
+            tqdm(total=size, desc=self.path.name, unit="B", unit_scale=True, delay=_BAR_DELAY, disable=None) as bar,
+        ):
+            for line in self._decoded(raw):
+                if self.number % _BAR_EVERY == 0:
+                    bar.update(raw.tell() - bar.n)
+                yield line
+
+    def _decoded(self, raw: io.BufferedReader) -> Iterator[str]:
+        gzipped = self.path.suffix == ".gz"
+        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if gzipped else raw
+        try:
+            # Decoding line by line keeps the number exact when a byte is wrong.
+            for self.number, line in enumerate(stream, start=1):
+                yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise self.error("this is not UTF-8 text") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise self.error("the gzip file is damaged here") from None
+
+
+class ParquetRows:
+    """Chosen columns of a Parquet file, a batch at a time; errors name the row."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow.parquet as parquet  # optional: only Parquet input needs it
+        except ImportError:
+            raise ConfigError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow.") from None
+        self.path, self.number = path, 0
+        try:
+            self._file = parquet.ParquetFile(path)
+        except Exception as error:  # pyarrow raises several unrelated classes for a damaged file
+            raise DataError(f"{path} is not a readable Parquet file ({type(error).__name__}).") from None
+        self.columns: list[str] = list(self._file.schema_arrow.names)
+
+    def error(self, problem: str) -> DataError:
+        """The problem as one sentence that begins with the file and the row."""
+        return DataError(f"{self.path}, row {self.number}: {problem}.")
+
+    def records(self, columns: list[str]) -> Iterator[list[Any]]:
+        """The values of `columns`, row by row."""
+        total = self._file.metadata.num_rows
+        with tqdm(total=total, desc=self.path.name, unit="row", delay=_BAR_DELAY, disable=None) as bar:
+            for batch in self._file.iter_batches(columns=columns):
+                # By name: iter_batches keeps the file's order of columns.
+                values = [batch.column(name).to_pylist() for name in columns]
+                for record in zip(*values, strict=True):
+                    self.number += 1
+                    yield list(record)
+                bar.update(batch.num_rows)
+
+
+class DelimitedRows:
+    """Chosen columns of a csv or tsv file whose first line names the columns."""
+
+    def __init__(self, path: Path, delimiter: str) -> None:
+        self._lines = Lines(path)
+        self._reader = csv.reader(iter(self._lines), delimiter=delimiter)
+        self.columns: list[str] = next(self._rows(), [])
+
+    def error(self, problem: str) -> DataError:
+        """The problem as one sentence that begins with file:line."""
+        return self._lines.error(problem)
+
+    def records(self, columns: list[str]) -> Iterator[list[Any]]:
+        """The values of `columns`, row by row."""
+        chosen = [self.columns.index(name) for name in columns]
+        for row in self._rows():
+            if len(row) != len(self.columns):
+                raise self.error(f"expected {len(self.columns)} columns, found {len(row)}")
+            yield [row[position] for position in chosen]
+
+    def _rows(self) -> Iterator[list[str]]:
+        try:
+            yield from (row for row in self._reader if row)
+        except csv.Error as error:
+            raise self.error(str(error)) from None
+
+
+def open_table(path: Path) -> ParquetRows | DelimitedRows:
+    """A table reader chosen by the file's name."""
+    name = path.name.removesuffix(".gz")
+    if name.endswith((".parquet", ".pq")):
+        return ParquetRows(path)
+    if name.endswith((".csv", ".tsv")):
+        return DelimitedRows(path, "," if name.endswith(".csv") else "\t")
+    raise ConfigError(f"{path.name} is no known kind of table: a name ending in .csv, .tsv or .parquet is needed.")
+
+
+def finite(value: Any) -> float:
+    """The value as a finite number; ValueError or TypeError if it is none."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def seconds(value: Any) -> float:
+    """A number, an ISO date or a date-time as seconds; UTC where no zone is given.
+
+    ValueError or TypeError if it is none of them.
+    """
+    if isinstance(value, str):
+        try:
+            return finite(value)
+        except ValueError:
+            value = datetime.fromisoformat(value.strip())
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return finite(value)
+
+
+def _time(value: Any, source: Located) -> float:
+    try:
+        return seconds(value)
+    except (ValueError, TypeError, OverflowError):
+        raise source.error(f"the time {value!r} is neither a number nor an ISO date") from None
+
+
+def _rating(value: Any, source: Located) -> float:
+    try:
+        return finite(value)
+    except (ValueError, TypeError, OverflowError):
+        raise source.error(f"the rating {value!r} is not a number") from None
+
+
+def counted_lists(lines: Lines, min_items: int) -> Iterator[Row]:
+    """Line u = "n item item ..." of user u, counted from 0; users below `min_items` are left out.
+
+    The position is the time. An item that a user lists twice counts once, at its first place.
+    """
+    for user, line in enumerate(lines):
+        count, *listed = line.split() or [""]
+        if not count.isdecimal() or int(count) != len(listed):
+            raise lines.error(f"expected a count and that many items, found {count!r} and {len(listed)} items")
+        items = dict.fromkeys(listed)
+        if len(items) >= min_items:
+            yield from (Row(str(user), item, position) for position, item in enumerate(items))
+
+
+def sequences(lines: Lines, *, repeats: bool, empty: bool) -> Iterator[Row]:
+    """Line = "user item item ..."; the position is the time.
+
+    `repeats` keeps an item that stands twice in a line; `empty` accepts a user without items.
+    """
+    seen: set[str] = set()
+    for line in lines:
+        if not (fields := line.split()):
+            continue
+        user, *items = fields
+        if user in seen:
+            raise lines.error(f"user {user!r} already has a line")
+        if not items and not empty:
+            raise lines.error(f"user {user!r} has no items")
+        seen.add(user)
+        kept = items if repeats else dict.fromkeys(items)
+        yield from (Row(user, item, position) for position, item in enumerate(kept))
+
+
+def check_ins(lines: Lines) -> Iterator[Row]:
+    """Line = user, ISO time, latitude, longitude, location, parted by tabs."""
+    for line in lines:
+        fields = line.rstrip("\r\n").split("\t")
+        if len(fields) != 5:
+            raise lines.error(f"expected user, time, latitude, longitude, location; found {len(fields)} fields")
+        yield Row(fields[0], fields[4], _time(fields[1], lines))
+
+
+def ratings(lines: Lines, min_rating: float) -> Iterator[Row]:
+    """Line = user, item, rating, time, parted by commas, tabs or blanks; low ratings are left out."""
+    delimiter: str | None = None
+    for line in lines:
+        text = line.strip()
+        if lines.number == 1:
+            delimiter = next((mark for mark in (",", "\t") if mark in text), None)
+        if not text:
+            continue
+        fields = [part.strip() for part in text.split(delimiter, 3)]
+        if len(fields) != 4:
+            raise lines.error(f"expected user, item, rating, time; found {len(fields)} fields")
+        if lines.number == 1 and fields[2].lower() in _RATING_HEADERS:
+            continue
+        rating, when = _rating(fields[2], lines), _time(fields[3], lines)
+        if rating >= min_rating:
+            yield Row(fields[0], fields[1], when, rating)
+
+
+def table_rows(
+    table: ParquetRows | DelimitedRows,
+    user: str,
+    item: str,
+    time_column: str | None,
+    rating_column: str | None,
+    min_rating: float | None,
+) -> Iterator[Row]:
+    """Rows of a table; without a time column the row's place in the file is the time."""
+    columns = [user, item] + [name for name in (time_column, rating_column) if name]
+    for place, (user_id, item_id, *rest) in enumerate(table.records(columns)):
+        if user_id is None or item_id is None:
+            raise table.error("an id is empty")
+        when = _time(rest[0], table) if time_column else float(place)
+        rating = _rating(rest[-1], table) if rating_column else 0.0
+        if min_rating is None or rating >= min_rating:
+            yield Row(str(user_id), str(item_id), when, rating)

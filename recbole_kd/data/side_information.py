@@ -1,0 +1,38 @@
+"""What a model may read beside users, items and times: other columns of a data set, vectors loaded with it, files that keys name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_kd.data.fingerprint import digest
+from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.data.item_features.matrix_files import file_digest
+
+
+def side_digest(dataset: Any) -> str | None:
+    """Digest of the columns that a data set loaded beside ids and times (``load_col``) and of its ``preload_weight``; None without any.
+
+    Args:
+        dataset: RecBole's, built.
+    """
+    found = [part for name, column in _columns(dataset) for part in (name.encode(), np.ascontiguousarray(column).tobytes())]
+    return digest(*found) if found else None
+
+
+def _columns(dataset: Any) -> Iterator[tuple[str, np.ndarray]]:
+    read_elsewhere = {dataset.uid_field, dataset.iid_field, dataset.time_field, RAW_TIME, RAW_ROW}
+    for table in ("inter_feat", "user_feat", "item_feat"):
+        columns = getattr(dataset, table, None)
+        names = () if columns is None else columns.columns
+        yield from ((f"{table} {name}", np.asarray(columns[name])) for name in sorted({*names} - read_elsewhere))  # type: ignore[index]
+    yield from ((f"preloaded {name}", np.asarray(weight)) for name, weight in sorted(dataset._preloaded_weight.items()))
+
+
+def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that name a file (NeuMF's ``mf_pretrain_path``) -> digest of what it holds."""
+    paths = {key: Path(value).expanduser() for key, value in settings.items() if key.endswith("_path") and isinstance(value, str) and value}
+    return {key: file_digest(path) for key, path in paths.items() if path.is_file()}

@@ -1,0 +1,165 @@
+"""Load and split a data set once for all stages of a run, and make each stage's loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import init_seed
+from torch import nn
+
+from recbole_kd.data.atomic_file_checks import check_atomic_files, file_in_another_encoding
+from recbole_kd.data.fingerprint import data_fingerprint
+from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
+from recbole_kd.data.histories.sequence_dataset import stage_parts
+from recbole_kd.data.paper_protocol import follow_paper_protocol
+from recbole_kd.data.side_information import side_digest
+from recbole_kd.data.split_seed import split_seed
+from recbole_kd.errors import DataError
+from recbole_kd.training.teacher_loader import train_items
+
+
+@dataclass
+class Splits:
+    """A data set and its three phases.
+
+    Attributes:
+        dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of them trains on is
+            made from them (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`). fingerprint: of all of them. side:
+            digest of the other columns
+            (:func:`recbole_kd.data.side_information.side_digest`).
+    """
+
+    dataset: Any
+    parts: tuple[Any, Any, Any]
+    fingerprint: dict[str, Any]
+    side: str | None = None
+
+    @property
+    def n_users(self) -> int:
+        """Users without the pad."""
+        return int(self.dataset.user_num) - 1
+
+    @property
+    def n_items(self) -> int:
+        """Items without the pad."""
+        return int(self.dataset.item_num) - 1
+
+
+@dataclass
+class Loaders:
+    """RecBole loaders of the three phases."""
+
+    train: Any
+    valid: Any
+    test: Any
+
+
+def split_data(config: Any) -> Splits:
+    """Load the data set that a config names and split it as its eval_args say.
+
+    The split has a seed of its own (``split_seed``, else ``seed``): a random split must be the same for the teacher and for every seed of
+    the student.
+
+    Raises:
+        DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
+    """
+    init_seed(split_seed(config), config["reproducibility"])
+    check_atomic_files(config)
+    try:
+        dataset = HSTUGeneralDataset(config)
+        parts = tuple(dataset.build())
+    except UnicodeDecodeError as error:
+        raise file_in_another_encoding(config) or DataError(f"The data set {config['dataset']} cannot be read: {error}") from error
+    except ValueError as error:
+        raise DataError(f"RecBole cannot prepare the data set {config['dataset']}: {' '.join(str(error).split())}") from error
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if len(part.inter_feat) == 0:
+            raise DataError(
+                f"The data set {config['dataset']} leaves no {name} interactions under eval_args={config['eval_args']}: "
+                "give that part a share of the split, or loosen the filters"
+            )
+    train, valid, test = parts
+    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset), side_digest(dataset))
+
+
+def check_negatives(config: Any, splits: Splits) -> None:
+    """Refuse what RecBole's sampler of negative items refuses only when a training begins.
+
+    Raises:
+        DataError: a user has interacted with all items, and the model may not be given one again (``repeatable``).
+    """
+    if config["repeatable"]:
+        return
+    users, items = (np.concatenate([np.asarray(part.inter_feat[field]) for part in splits.parts]) for field in _id_fields(splits))
+    if np.bincount(users).max() < splits.n_items:
+        return
+    pairs = np.unique(users.astype(np.int64) * (splits.n_items + 1) + items)
+    full = np.flatnonzero(np.bincount(pairs // (splits.n_items + 1)) == splits.n_items)
+    if len(full):
+        token = splits.dataset.id2token(splits.dataset.uid_field, int(full[0]))
+        raise DataError(
+            f"User {str(token)!r} of {config['dataset']} has interacted with all {splits.n_items} items ({len(full)} such users), which "
+            "leaves no negative item to draw: leave such users out, "
+            f"--user_inter_num_interval=[0,{splits.n_items - 1}]"
+        )
+
+
+def _id_fields(splits: Splits) -> tuple[str, str]:
+    return splits.dataset.uid_field, splits.dataset.iid_field
+
+
+def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None) -> Loaders:
+    """The loaders of one stage; the model's own sampling and batch sizes apply.
+
+    Args:
+        parts: the stage's own, where they are made already (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
+    """
+    parts = stage_parts(config, splits.parts) if parts is None else parts
+    samplers = create_samplers(config, splits.dataset, list(parts))
+    phases = ("train", "valid", "test")
+    made = [
+        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        for phase, part, sampler in zip(phases, parts, samplers, strict=True)
+    ]
+    loaders = Loaders(*made)
+    if config["eval_protocol"] == "paper":
+        for loader in (loaders.valid, loaders.test):
+            follow_paper_protocol(loader, train_items(splits.parts[0]))
+    return loaders
+
+
+def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:
+    """``eval_batch_size`` for full ranking from a memory budget. RecBole counts rows for a sequential model, scores for others.
+
+    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row is counted three
+    times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
+
+    Returns:
+        A multiple of n_items, for at least one user and at most all. Only where a single user's rows of a model without full_sort_predict
+        exceed the budget it is less: RecBole then scores a user in several calls.
+    """
+    budget = memory_mb * 2**20 // 4
+    ranks = type(model).full_sort_predict is not _base_full_sort(model)
+    if isinstance(model, SequentialRecommender):
+        return max(1, min(budget // (3 * n_items), n_users))
+    users = budget // (3 * n_items) if ranks else budget // (n_items * _activation_width(model))
+    rows = max(1, min(users, n_users)) * n_items
+    return rows if ranks else max(1, min(rows, budget // _activation_width(model)))
+
+
+def _base_full_sort(model: Any) -> Any:
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    return AbstractRecommender.full_sort_predict
+
+
+def _activation_width(model: nn.Module) -> int:
+    """Numbers that one scored row holds while it passes the model: the outputs of its layers."""
+    widths = [m.embedding_dim for m in model.modules() if isinstance(m, nn.Embedding)]
+    widths += [2 * m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    return max(1, sum(widths))

@@ -1,0 +1,128 @@
+"""Expert networks behind which a graph filter stands, evaluated for some rows of the filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from recbole_kd.distiller.expert_networks import linear_start, rows_at_a_time
+from recbole_kd.losses.embedding import kept_at_random
+
+
+@dataclass(frozen=True)
+class FilterRows:
+    """Rows of a sparse matrix, one after the other.
+
+    Attributes:
+        columns: int64 ``[m]``. weights: float32 ``[m]``. starts: int64 ``[n]``, first entry of each row.
+    """
+
+    columns: Tensor
+    weights: Tensor
+    starts: Tensor
+
+    def times(self, table: Tensor) -> Tensor:
+        """Product with a table, float ``[N, d]`` -> ``[n, d]``."""
+        return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
+
+    def transposed(self, n_columns: int) -> FilterRows:
+        """The same entries by column, as ``n_columns`` rows."""
+        sizes = torch.bincount(self.columns, minlength=n_columns)
+        row = torch.zeros_like(self.columns)
+        row[self.starts[1:]] = 1  # no row is empty: each entity is its own neighbour
+        order = torch.argsort(self.columns, stable=True)
+        return FilterRows(row.cumsum(0)[order], self.weights[order], sizes.cumsum(0) - sizes)
+
+
+class FilteredExperts(nn.Module):
+    r"""Mean of E networks :math:`d_s \to d_t \to d_t` with dropout before each layer, then the graph filter.
+
+    The filter is linear, as the second layer is: it is applied to the hidden units, so that the second, wide layer runs on the batch's
+    entities alone and not on their neighbours.
+
+    Args:
+        n_experts: E. width_in, width_out: d_s, d_t. dropout: share dropped. generator: of the start, on the CPU.
+    """
+
+    def __init__(self, n_experts: int, width_in: int, width_out: int, dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.n_experts, self.dropout = n_experts, dropout
+        self.weight_1, self.bias_1 = linear_start(n_experts, width_in, width_out, generator)
+        self.weight_2, self.bias_2 = linear_start(n_experts, width_out, width_out, generator)
+
+    def forward(self, vectors: Tensor, rows: FilterRows, generator: torch.Generator) -> Tensor:
+        """Rows of H P(S).
+
+        Args:
+            vectors: float ``[N, d_s]``, student vectors of the entities that H's rows name. rows: of H, n of them; columns are rows of
+                ``vectors``. generator: of the dropout.
+
+        Returns:
+            float ``[n, d_t]``.
+        """
+        dropout = self.dropout if self.training else 0.0
+        row_sums = rows.times(vectors.new_ones(len(vectors), 1))
+        result = row_sums @ self.bias_2.mean(dim=0, keepdim=True)
+        scaled = FilterRows(rows.columns, rows.weights / ((1 - dropout) * self.n_experts), rows.starts)
+        back = scaled.transposed(len(vectors))
+        for e in range(self.n_experts):
+            inputs = vectors
+            if dropout:
+                kept = kept_at_random((len(vectors), vectors.shape[1]), 1 - dropout, generator)
+                inputs = vectors * (kept.view(torch.uint8) / (1 - dropout))
+            hidden = _FilteredHidden.apply(inputs, self.weight_1[e], self.bias_1[e], scaled, back, dropout, generator)
+            result = torch.addmm(result, hidden, self.weight_2[e])
+        return result
+
+
+class _FilteredHidden(torch.autograd.Function):
+    """H drop(relu(x W + b)): x ``[N, d_s]``, W ``[d_s, h]``, b ``[h]``, H ``[n, N]`` -> ``[n, h]``. Dropped units are not scaled up.
+
+    Kept for the backward pass are one byte a unit, whether it is alive, and no unit.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        rows: FilterRows,
+        back: FilterRows,
+        dropout: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        hidden = inputs.new_empty(len(inputs), len(bias))
+        alive = torch.empty_like(hidden, dtype=torch.bool)
+        step = rows_at_a_time(len(bias), inputs.device)
+        for start in range(0, len(inputs), step):
+            part = slice(start, start + step)
+            torch.addmm(bias, inputs[part], weight, out=hidden[part])
+            torch.gt(hidden[part], 0, out=alive[part])
+            if dropout:
+                alive[part] &= kept_at_random(tuple(alive[part].shape), 1 - dropout, generator)
+            hidden[part].mul_(alive[part].view(torch.uint8))  # several times faster than by a bool
+        ctx.save_for_backward(inputs, weight, alive, back.columns, back.weights, back.starts)
+        return rows.times(hidden)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, alive, columns, weights, starts = ctx.saved_tensors
+        grad = grad.contiguous()
+        d_inputs, d_weight, d_bias = torch.empty_like(inputs), torch.zeros_like(weight), weight.new_zeros(weight.shape[1])
+        step = rows_at_a_time(weight.shape[1], inputs.device)
+        firsts = [*starts[::step].tolist(), len(columns)]
+        for block, start in enumerate(range(0, len(inputs), step)):
+            part, entries = slice(start, start + step), slice(firsts[block], firsts[block + 1])
+            rows = FilterRows(columns[entries], weights[entries], starts[part] - firsts[block])
+            d_hidden = rows.times(grad).mul_(alive[part].view(torch.uint8))
+            d_weight.addmm_(inputs[part].T, d_hidden)
+            d_bias += d_hidden.sum(dim=0)
+            torch.mm(d_hidden, weight.T, out=d_inputs[part])
+        return d_inputs, d_weight, d_bias, None, None, None, None

@@ -1,0 +1,1 @@
+"""Data-parallel ranks, batch shards and the Ray connection."""

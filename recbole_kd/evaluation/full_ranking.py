@@ -1,0 +1,163 @@
+"""Full-ranking evaluation: RecBole's metrics, fast for dot-product models, under RecBole's protocol or the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.trainer import Trainer
+from recbole.utils import set_color
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_kd.data.histories.history_rows import Rows
+from recbole_kd.data.paper_protocol import FULL_ONLY
+from recbole_kd.errors import ConfigError
+from recbole_kd.integration.safe_load import load_checkpoint
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import has_vectors
+
+USER_MEANS = frozenset({"recall", "ndcg", "hit", "mrr", "precision", "map"})
+"""Metrics of RecBole that are means over users, so that a mean over more users (who count 0) is the same sum over another number."""
+
+QUERIES_PER_TICK = 4096
+"""Users between two moves of the progress bar."""
+
+
+def check_protocol(config: Any) -> None:
+    """Refuse what ``eval_protocol: paper`` has no meaning for (ConfigError): sampled catalogues, metrics that are no means over users."""
+    if config["eval_protocol"] != "paper":
+        return
+    if any(mode != "full" for mode in _modes(config["eval_args"]["mode"])):
+        raise ConfigError(FULL_ONLY)
+    for name in config["metrics"]:
+        if name.lower() not in USER_MEANS:
+            raise ConfigError(f"eval_protocol=paper has no mean over all users for {name}: choose metrics among {sorted(USER_MEANS)}")
+
+
+def _modes(mode: Any) -> list[str]:
+    """RecBole's mode is one word, or one for each phase."""
+    return [str(word) for word in mode.values()] if isinstance(mode, dict) else [str(mode)]
+
+
+class RankingEvaluation(Trainer):
+    """A RecBole trainer's evaluation, to be put before it among the bases of a class.
+
+    Models whose score is a dot product are ranked in blocks that stay in the cache (RecBole: one matrix per batch, a mask of the same
+    size and a sort); all others by RecBole's own loop. The metrics are RecBole's in both cases. ``eval_protocol: paper`` averages
+    over all users and counts only a strictly better validation score as an improvement, where RecBole takes a tie for one.
+    """
+
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> dict[str, float] | None:
+        """As RecBole's; see there."""
+        self._check_protocol(eval_data)
+        if not self._ranks_vectors(eval_data):
+            return self._over_all_users(super().evaluate(eval_data, load_best_model, model_file, show_progress), eval_data)
+        if load_best_model:
+            self._load_best(model_file or self.saved_model_file)
+        self.model.eval()
+        self._rank(eval_data, show_progress)
+        result = self._over_all_users(self.evaluator.evaluate(self.eval_collector.get_data_struct()), eval_data)
+        self.wandblogger.log_eval_metrics(result, head="eval")
+        return result
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        if self.config["eval_protocol"] == "paper" and score == self.best_valid_score:
+            score = float(np.nextafter(score, -np.inf if self.valid_metric_bigger else np.inf))
+        return score, result
+
+    def _check_protocol(self, eval_data: Any) -> None:
+        if self.config["eval_protocol"] == "paper" and eval_data and not hasattr(eval_data, "all_users"):
+            raise ConfigError(
+                "eval_protocol=paper needs loaders that leave out training items only: make them with "
+                "recbole_kd.data.split_and_loaders.make_loaders, or set eval_protocol=recbole"
+            )
+
+    def _over_all_users(self, result: Any, eval_data: Any) -> Any:
+        """Means over the users of the loader to means over all users, where the loader is marked so."""
+        everyone = getattr(eval_data, "all_users", None)
+        if everyone is None or result is None:
+            return result
+        check_protocol(self.config)
+        share = (len(eval_data._dataset) if eval_data.is_sequential else len(eval_data.uid_list)) / everyone
+        return type(result)((name, value * share) for name, value in result.items())
+
+    # -- dot-product models -----------------------------------------------------------------------------------------------
+
+    def _ranks_vectors(self, eval_data: Any) -> bool:
+        if not isinstance(eval_data, FullSortEvalDataLoader) or not self.config["single_spec"]:
+            return False
+        if eval_data.is_sequential and _rows_of(eval_data) is None:
+            return False
+        needs = {key for key, value in vars(self.eval_collector.register).items() if key.startswith(("rec.", "data.")) and value}
+        return needs == {"rec.topk"} and has_vectors(type(self.model))
+
+    def _load_best(self, path: str) -> None:
+        checkpoint = load_checkpoint(path, self.device, mmap=True)  # most of it are the optimiser's moments, which nobody reads
+        self.model.load_state_dict(checkpoint["state_dict"])
+        other = checkpoint.get("other_parameter") or {}
+        self.model.load_other_parameter({key: value.clone() if torch.is_tensor(value) else value for key, value in other.items()})
+        self.logger.info(f"Loading model structure and parameters from {path}")
+
+    def _rank(self, eval_data: Any, show_progress: bool) -> None:
+        """Rank every user, or row, of the loader and hand RecBole's collector what its metrics need."""
+        rows, k = _rows_of(eval_data), max(self.config["topk"])
+        users = eval_data.uid_list if rows is None else torch.arange(len(rows))
+        names = ("uid2history_item", "uid2positive_item")
+        history, positives = self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
+        scorer, found = Scorer(self.model, rows), []
+        with scorer.frozen():
+            own_users = users[self._own_part(len(users))]
+            full = DotProducts(*scorer.tables_for(own_users.to(self.device)))
+            for some in _in_turns(own_users, show_progress):
+                at = some.to(self.device)
+                ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)
+                hits = positives.contains(at, ids).int()
+                counts = positives.counts()[at].int().unsqueeze(1)
+                found.append(torch.cat([hits, counts], dim=1))
+        own = torch.cat(found) if found else torch.empty(0, k + 1, dtype=torch.int32, device=self.device)
+        self.eval_collector.data_struct.update_tensor("rec.topk", self._of_all_parts(own, len(users)))
+
+    def _own_part(self, n_users: int) -> slice:
+        """The users that this process ranks: all, unless several share the work."""
+        return slice(0, n_users)
+
+    def _of_all_parts(self, rows: Tensor, n_users: int) -> Tensor:
+        """The rows of all users, from those of each process's part."""
+        return rows
+
+    def _items_of_rows(self, eval_data: Any, rows: Rows) -> tuple[Ragged | None, Ragged]:
+        """What is left out of the ranking of each row of a sequential loader, and its target."""
+        history: Ragged | None = getattr(eval_data, "row_history", None)
+        targets = Ragged(torch.arange(len(rows) + 1), rows.items[rows.targets])
+        return None if history is None else history.to(self.device), targets.to(self.device)
+
+    def _items_of(self, eval_data: Any, name: str) -> Ragged:
+        """A loader's lists of items by user; kept on the loader, which is used once per epoch."""
+        kept = eval_data.__dict__.setdefault("_kd_lists", {})
+        if name not in kept:
+            users = eval_data.uid_list
+            lists = getattr(eval_data, name)[users.tolist()]
+            rows = np.repeat(users.numpy(), [len(items) for items in lists])
+            kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(self.device)
+        ragged: Ragged = kept[name]
+        return ragged
+
+
+def _rows_of(loader: Any) -> Rows | None:
+    """The histories that a sequential loader of ours evaluates; None of other loaders."""
+    rows: Rows | None = getattr(loader._dataset, "rows", None)
+    return rows
+
+
+def _in_turns(users: Tensor, show_progress: bool) -> Iterator[Tensor]:
+    turns = users.split(QUERIES_PER_TICK)
+    yield from tqdm(turns, ncols=100, desc=set_color("Evaluate   ", "pink")) if show_progress and len(turns) > 1 else turns

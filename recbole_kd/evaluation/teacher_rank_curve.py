@@ -1,0 +1,40 @@
+"""Where a student ranks what its teacher ranks first (RCE-KD, Figures 2 and 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_kd.ops.topk import blocks
+from recbole_kd.scoring.scorer import Scorer
+
+
+def ranks_of(scores: Tensor, items: Tensor) -> Tensor:
+    """Ranks of chosen items among all, 1 = best, by counting: float ``[B, I]``, int64 ``[B, K]`` -> int64 ``[B, K]``.
+
+    Equal scores share the better rank.
+    """
+    ordered, order = scores.gather(1, items).sort(dim=1)
+    place = torch.searchsorted(ordered, scores.contiguous())  # how many chosen items are lower, for each item
+    counts = torch.zeros(len(scores), items.shape[1] + 1, dtype=torch.int64, device=scores.device)
+    counts.scatter_add_(1, place, torch.ones_like(place))
+    above = counts[:, 1:].flip(1).cumsum(1).flip(1)  # items higher than the m-th lowest of the chosen
+    return torch.empty_like(items).scatter_(1, order, above + 1)
+
+
+@torch.no_grad()
+def rank_curve(student: Scorer, teacher_lists: Tensor) -> list[float]:
+    """Mean over the users of the student's rank of the teacher's k-th item, for each k.
+
+    Args:
+        teacher_lists: int64 ``[n_queries, K]``, best first; row 0 is the pad's. Ranks are among all items, the pad left out.
+    """
+    queries = torch.arange(1, student.n_queries, device=student.device)
+    total = torch.zeros(teacher_lists.shape[1], dtype=torch.float64, device=student.device)
+    with student.frozen():
+        for rows in blocks(len(queries), 4 * student.n_items, student.device):
+            scores = student.full(queries[rows])
+            scores[:, 0] = -torch.inf
+            total += ranks_of(scores, teacher_lists[queries[rows]]).sum(0)
+    curve: list[float] = (total / len(queries)).tolist()
+    return curve

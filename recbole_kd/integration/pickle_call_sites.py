@@ -1,0 +1,108 @@
+"""Puts the safe readers where RecBole reads pickles; ``torch.load`` itself stays the function it is."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from recbole_kd.data.split_seed import split_seed
+from recbole_kd.integration.safe_load import PathOrFile, load_checkpoint, load_pickle
+
+
+def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """RecBole's ``load_data_and_model``, reading through :func:`load_checkpoint`; what a run left is given the loaders of that run.
+
+    Returns the config, the model, the data set and the train, valid and test loaders.
+
+    Raises:
+        TeacherError: the file is damaged or asks for a name outside the list.
+    """
+    from logging import getLogger
+
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_logger, init_seed
+
+    from recbole_kd.data.split_and_loaders import make_loaders, split_data
+
+    checkpoint = load_checkpoint(model_file)
+    config = checkpoint["config"]
+    init_seed(split_seed(config), config["reproducibility"])
+    init_logger(config)
+    getLogger().info(config)
+    if config["eval_protocol"] is not None:  # of a run: RecBole's data sets know neither its protocol nor the order of a file
+        splits = split_data(config)
+        dataset, loaders = splits.dataset, make_loaders(config, splits)
+        train_data, valid_data, test_data = loaders.train, loaders.valid, loaders.test
+    else:
+        dataset = create_dataset(config)
+        train_data, valid_data, test_data = data_preparation(config, dataset)
+    getLogger().info(dataset)
+    # Seeded again as at training time, so that whatever the model draws when it is built is drawn alike.
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    model.load_state_dict(checkpoint["state_dict"])
+    model.load_other_parameter(checkpoint.get("other_parameter"))
+    return config, model, dataset, train_data, valid_data, test_data
+
+
+class _Proxy(types.ModuleType):
+    """Stands for a module inside one other module: every attribute is the real one, except those given."""
+
+    def __init__(self, real: types.ModuleType, **replaced: Any) -> None:
+        super().__init__(real.__name__, real.__doc__)
+        self.__dict__.update(replaced, _real=real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_real"], name)
+
+
+def _load_for_torch(f: PathOrFile, map_location: Any = None, **_options: Any) -> dict[str, Any]:
+    return load_checkpoint(f, map_location)
+
+
+def _load_for_pickle(file: BinaryIO, **_options: Any) -> Any:
+    return load_pickle(file)
+
+
+def _load_for_numpy(file: Any, *_args: Any, **_options: Any) -> Any:
+    import numpy as np
+
+    return np.load(file, allow_pickle=False)
+
+
+# Every module of RecBole 1.2.1 that reads a pickle: its global name, and what the name's load becomes there.
+_CALL_SITES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "recbole.trainer.trainer": ("torch", _load_for_torch),
+    "recbole.model.general_recommender.convncf": ("torch", _load_for_torch),
+    "recbole.model.general_recommender.nais": ("torch", _load_for_torch),
+    "recbole.model.general_recommender.neumf": ("torch", _load_for_torch),
+    "recbole.model.general_recommender.ract": ("torch", _load_for_torch),
+    "recbole.model.sequential_recommender.s3rec": ("torch", _load_for_torch),
+    "recbole.model.context_aware_recommender.kd_dagfm": ("torch", _load_for_torch),
+    "recbole.model.general_recommender.ldiffrec": ("np", _load_for_numpy),
+    "recbole.data.utils": ("pickle", _load_for_pickle),
+}
+
+
+def install() -> None:
+    """Put the reader at RecBole's call sites; ``torch.load``, ``pickle.load`` and ``numpy.load`` stay as they are."""
+    import torch
+
+    anomaly = torch.is_anomaly_enabled()
+    _replace_readers()
+    torch.autograd.set_detect_anomaly(anomaly)  # RecBole's SINE, a neighbour of S3Rec, switches it on when it is imported
+
+
+def _replace_readers() -> None:
+    for module_name, (global_name, load) in _CALL_SITES.items():
+        module = importlib.import_module(module_name)
+        real = getattr(module, global_name)
+        if not isinstance(real, _Proxy):
+            setattr(module, global_name, _Proxy(real, load=load))
+    importlib.import_module("recbole.quick_start.quick_start")
+    for module_name in ("recbole.quick_start.quick_start", "recbole.quick_start"):
+        sys.modules[module_name].load_data_and_model = load_data_and_model  # type: ignore[attr-defined]

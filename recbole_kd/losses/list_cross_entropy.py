@@ -1,0 +1,132 @@
+"""Cross-entropies on a list of items of each query: one compiled pass from vectors to loss, the same sums in plain torch beside it.
+
+No RecBole import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_kd.losses.cross_entropy import masked_log_softmax, teacher_probabilities
+from recbole_kd.ops import compiled
+from recbole_kd.ops.threads import in_halves, n_lanes
+
+PAIRS_PER_LANE = 2**15
+"""Below twice so many query-item pairs a second thread is not worth its start."""
+
+ROWS_AT_A_TIME = 2**16
+"""Queries whose teacher's softmax is taken at once; it takes several tables on the way."""
+
+
+@dataclass
+class Lists:
+    r"""Each query's list, cut into parts: :math:`\sum_p s_{up} L_{CE}(u; J_{up})` (RCE-KD, Eq. 9, has two parts).
+
+    Attributes:
+        chosen: int64 ``[U, n]``, item ids. valid: bool ``[U, n]``, the items that count.
+        target: float32 ``[U, n]``, the teacher's softmax over the valid items of each part; 0 elsewhere.
+        ends: column at which each part ends. shares: float32 ``[U, P]``, weights of the parts.
+    """
+
+    chosen: Tensor
+    valid: Tensor
+    target: Tensor
+    ends: list[int]
+    shares: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], shares: Tensor | None, temperature: float) -> Lists:
+        """From the teacher's scores, float ``[U, n]``; all parts weigh 1 when shares is None."""
+        target = torch.empty_like(teacher)
+        for start in range(0, len(teacher), ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            for part in _parts(ends):
+                target[rows, part] = teacher_probabilities(teacher[rows, part], valid[rows, part], temperature)
+        weights = torch.ones(len(chosen), len(ends), device=chosen.device) if shares is None else shares
+        return cls(chosen, valid, target, ends, weights)
+
+
+def _parts(ends: list[int]) -> list[slice]:
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def cross_entropy_of_scores(student: Tensor, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor:
+    """The sum over the parts: float ``[B, n]`` student scores of the lists of int64 ``[B]`` queries -> float ``[B]``."""
+    valid, target, shares = lists.valid[queries], lists.target[queries], lists.shares[queries]
+    total = student.new_zeros(len(queries))
+    for p, part in enumerate(_parts(lists.ends)):
+        log_student = masked_log_softmax(student[:, part] / temperature, valid[:, part])
+        total = total - shares[:, p] * (target[:, part] * log_student).sum(1)
+    return total
+
+
+def cross_entropy_of_vectors(vectors: Tensor, items: Tensor, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor | None:
+    """The same for a student whose scores are dot products, from vectors to loss in one pass; None where the kernels do not serve.
+
+    Args:
+        vectors: float32 ``[B, d]``, of the queries. items: float32 ``[n_items, d]``. queries: int64 ``[B]``.
+
+    Returns:
+        float32 ``[B]``, differentiable in vectors and items.
+    """
+    if compiled.kernels() is None or vectors.device.type != "cpu" or not vectors.dtype == items.dtype == torch.float32:
+        return None
+    result: Tensor = _Listed.apply(vectors.contiguous(), items.contiguous(), queries.contiguous(), lists, 1.0 / temperature)
+    return result
+
+
+class _Listed(torch.autograd.Function):
+    """Rows are done in two halves, whatever the number of threads: sums of gradients have one order."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, items: Tensor, queries: Tensor, lists: Lists, factor: float) -> Tensor:
+        loss, slopes = torch.empty(len(queries)), torch.empty(len(queries), lists.chosen.shape[1])
+        tables = [t.contiguous().numpy() for t in (lists.chosen, lists.target, lists.valid)]
+        ends, shares = torch.tensor(lists.ends).numpy(), lists.shares.contiguous().numpy()
+
+        def work(half: slice) -> None:
+            compiled.kernels().listed_cross_entropy(
+                vectors.detach()[half].numpy(), items.detach().numpy(), queries[half].numpy(), *tables, ends, shares,
+                np.float32(factor), loss.numpy()[half], slopes.numpy()[half],
+            )  # fmt: skip
+
+        in_halves(work, len(queries), _worth_two(slopes))
+        ctx.save_for_backward(vectors, items, queries, lists.chosen, slopes)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        vectors, items, queries, chosen, slopes = (t.detach() for t in ctx.saved_tensors)
+        weights, chosen = grad.contiguous().numpy(), chosen.contiguous().numpy()
+        d_vectors = torch.empty_like(vectors)
+        sums = torch.zeros_like(items), _scratch(items)
+
+        def work(half: slice) -> None:
+            compiled.kernels().listed_gradients(
+                vectors[half].numpy(), items.numpy(), queries[half].numpy(), chosen, slopes[half].numpy(),
+                weights[half], d_vectors[half].numpy(), sums[int(half.start > 0)].numpy(),
+            )  # fmt: skip
+
+        in_halves(work, len(queries), _worth_two(slopes))
+        return d_vectors, sums[0].add_(sums[1]), None, None, None
+
+
+def _worth_two(pairs: Tensor) -> bool:
+    return n_lanes() > 1 and pairs.numel() >= 2 * PAIRS_PER_LANE
+
+
+_kept: list[Tensor] = []
+
+
+def _scratch(like: Tensor) -> Tensor:
+    """Zeros in memory that is used again and again: fresh pages of a table's size cost more than the sums that go into them."""
+    if not _kept or _kept[0].shape != like.shape:
+        _kept[:] = [torch.empty_like(like)]
+    return _kept[0].zero_()

@@ -1,0 +1,132 @@
+"""Sampled softmax over positions, in chunks: the ``[P, R]`` scores of a batch are never held at once, nor any ``[P, R, d]`` tensor.
+
+The gradient of each chunk is taken while its scores are at hand, so the backward pass only scales it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_kd.ops.gathered_dot import gathered_dot
+
+SCORES_PER_CHUNK = 2**21
+NEGATIVES_PER_BLOCK = 2**18
+NEGATIVES = ("own", "shared")
+
+
+class UniformNegatives:
+    """Draws for the positions of a batch, from the first on: called with n, those of the next n.
+
+    They are uniform over the items 1 to n_items - 1, those of the history too, and the same rows of one table whatever n, the device's
+    launches and the number of processes among which the batch is shared out: a block of the table has a generator of its own.
+
+    Args:
+        mine: bool ``[P]``, which of the batch's positions are asked for, where the others are another process's; None: all.
+    """
+
+    def __init__(self, n_items: int, n_negatives: int, device: torch.device, mine: Tensor | None = None) -> None:
+        self._n_items, self._n_negatives, self._generator = n_items, n_negatives, torch.Generator(device)
+        self._seed = int(np.random.randint(2**62))  # numpy's stream is alike in every process; torch's knows of dropout
+        self._positions = None if mine is None else mine.nonzero().squeeze(1)
+        self._rows_per_block = max(1, NEGATIVES_PER_BLOCK // n_negatives)
+        self._taken = 0
+
+    def __call__(self, n: int) -> Tensor:
+        """int64 ``[n, R]``."""
+        device, height = self._generator.device, self._rows_per_block
+        start, self._taken = self._taken, self._taken + n
+        rows = torch.arange(start, self._taken, device=device) if self._positions is None else self._positions[start : self._taken]
+        if n == 0:
+            return torch.empty(0, self._n_negatives, dtype=torch.int64, device=device)
+        first, last = int(rows[0]) // height, int(rows[-1]) // height
+        ends = torch.searchsorted(rows, torch.arange(first, last + 2, device=device) * height).tolist()
+        return torch.cat([self._block(b)[rows[i:j] - b * height] for b, i, j in zip(range(first, last + 1), ends, ends[1:], strict=False)])
+
+    def top(self) -> Tensor:
+        """One row for all positions, int64 ``[R]``."""
+        generator = self._generator.manual_seed(self._seed)
+        return torch.randint(1, self._n_items, (self._n_negatives,), generator=generator, device=generator.device)
+
+    def _block(self, number: int) -> Tensor:
+        self._generator.manual_seed(self._seed + number)
+        shape = (self._rows_per_block, self._n_negatives)
+        return torch.randint(1, self._n_items, shape, generator=self._generator, device=self._generator.device)
+
+
+def sampled_softmax(
+    queries: Tensor,
+    items: Tensor,
+    positives: Tensor,
+    negatives: Tensor | Callable[[int], Tensor],
+    temperature: float,
+    scores_per_chunk: int = SCORES_PER_CHUNK,
+) -> Tensor:
+    r"""Mean over positions of :math:`-\log \frac{e^{s_+/t}}{e^{s_+/t} + \sum_j e^{s_j/t}}`; a negative that is the positive does not count.
+
+    Args:
+        queries: float ``[P, d]``. items: float ``[I, d]``. positives: int64 ``[P]``.
+        negatives: int64 ``[P, R]``, each position's own; or int64 ``[R]``, shared by all; or a function that draws own ones.
+
+    Returns:
+        float ``[]``, once differentiable in queries and items; zero where there is no position.
+    """
+    if len(positives) == 0:
+        return (queries.sum() + items.sum()) * 0.0
+    result: Tensor = _SampledSoftmax.apply(queries, items, positives, negatives, temperature, scores_per_chunk)
+    return result
+
+
+def _chunk_loss(queries: Tensor, items: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """The sum over a chunk's positions."""
+    if negatives.dim() == 1:
+        positive = (queries * items[positives]).sum(1, keepdim=True)
+        scores = torch.cat([positive, queries @ items[negatives].T], dim=1)
+    else:
+        scores = gathered_dot(queries, items, torch.cat([positives.unsqueeze(1), negatives], dim=1))
+    scores = scores / temperature
+    same = negatives == positives.unsqueeze(1)
+    scores = scores.masked_fill(torch.nn.functional.pad(same, (1, 0)), -torch.inf)
+    return (scores.logsumexp(1) - scores[:, 0]).sum()
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        positives: Tensor,
+        negatives: Tensor | Callable[[int], Tensor],
+        temperature: float,
+        scores_per_chunk: int,
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        n, n_negatives = len(positives), (negatives(0) if callable(negatives) else negatives).shape[-1]
+        step = max(1, scores_per_chunk // (n_negatives + 1))
+        d_queries, d_items = torch.empty_like(queries), torch.zeros_like(items)
+        total = queries.new_zeros(())
+        table = items.detach().requires_grad_(wanted)
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            drawn = negatives(rows.stop - start) if callable(negatives) else negatives if negatives.dim() == 1 else negatives[rows]
+            with torch.set_grad_enabled(wanted):
+                chunk = queries[rows].detach().requires_grad_(wanted)
+                loss = _chunk_loss(chunk, table, positives[rows], drawn, temperature)
+            if wanted:
+                d_queries[rows], more = torch.autograd.grad(loss, (chunk, table))
+                d_items += more
+            total += loss.detach()
+        ctx.save_for_backward(d_queries.div_(n), d_items.div_(n))
+        return total / n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_queries, d_items = ctx.saved_tensors
+        return grad * d_queries, grad * d_items, None, None, None, None

@@ -1,0 +1,190 @@
+"""The compiled kernels behind torch tensors; each function gives None where they do not serve, and the caller takes its plain path.
+
+They serve tensors on a CPU when numba is there (the extra ``fast``). Rankings, places and memberships are those of the plain paths, bit by
+bit. No RecBole import.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_kd.ops.threads import in_halves, n_lanes
+
+MOST_VALUES = 2**26
+"""A table of a 32-bit number for each value that may be drawn is made for so many at most."""
+
+
+@cache
+def kernels() -> Any:
+    """The module of compiled kernels, None without numba."""
+    try:
+        from recbole_kd.ops.kernels import ranking as compiled
+    except ImportError:
+        return None
+    return compiled
+
+
+@cache
+def row_kernels() -> Any:
+    """The module of kernels for rows of a whole catalogue; only where there are :func:`kernels`."""
+    from recbole_kd.ops.kernels import softmax as compiled
+
+    return compiled
+
+
+@cache
+def draw_kernels() -> Any:
+    """The module of kernels for draws; only where there are :func:`kernels`."""
+    from recbole_kd.ops.kernels import sampling as compiled
+
+    return compiled
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    """As :func:`recbole_kd.ops.topk.top_k`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or len(scores) == 0:
+        return None
+    scores = scores.detach().contiguous()
+    size = math.isqrt(scores.shape[1] // k)
+    n_groups = scores.shape[1] // size
+    highest = scores[:, : size * n_groups].unflatten(1, (size, n_groups)).amax(1) if size > 1 else scores
+    if not bool(highest.amax() < torch.inf):  # also False of NaN
+        return None
+    ids = torch.empty(len(scores), k, dtype=torch.int64)
+    values = torch.empty(len(scores), k)
+    kernels().top_rows(scores.numpy(), highest.numpy(), size, k, ids.numpy(), values.numpy())
+    return ids, values
+
+
+def columns_at(scores: Tensor, places: Tensor) -> Tensor | None:
+    """As :func:`recbole_kd.ops.order_statistics.ids_at`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if not _serves(scores):
+        return None
+    ids = torch.empty_like(places)
+    kernels().columns_at(scores.detach().contiguous().numpy(), places.contiguous().numpy(), ids.numpy())
+    return ids
+
+
+def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
+    """As :func:`recbole_kd.ops.order_statistics.counts_above`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if not _serves(scores):
+        return None
+    above = torch.empty_like(columns)
+    kernels().counts_above(scores.detach().contiguous().numpy(), columns.contiguous().numpy(), most, above.numpy())
+    return above
+
+
+def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor | None:
+    """As :func:`recbole_kd.losses.cross_entropy.counts_of_lower`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    if not _serves(scores) or wanted.dtype != torch.float32 or not bool((wanted.isfinite() | ~wanted_valid).all()):
+        return None
+    counts = torch.empty(scores.shape, dtype=torch.int32)
+    draw_kernels().counts_of_lower(*(part.detach().contiguous().numpy() for part in (scores, wanted, wanted_valid)), counts.numpy())
+    return counts
+
+
+def draw_by_count(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor | None:
+    """As the plain path of :mod:`recbole_kd.ops.sampling_by_count`, of int32 counts."""
+    if kernels() is None or counts.device.type != "cpu" or counts.dtype != torch.int32:
+        return None
+    ids = torch.empty(uniform.shape[:2], dtype=torch.int64)
+    draw_kernels().draw_by_count(counts.contiguous().numpy(), uniform.numpy(), discounts.numpy(), ids.numpy())
+    return ids
+
+
+def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor] | None:
+    """As :func:`recbole_kd.ops.sampling.first_distinct`, of values below :data:`MOST_VALUES`."""
+    if kernels() is None or drawn.device.type != "cpu" or drawn.numel() == 0 or n == 0:
+        return None
+    least, most = (int(value) for value in drawn.aminmax())
+    if least < 0 or most >= MOST_VALUES:
+        return None
+    found, counts = torch.empty(len(drawn), n, dtype=torch.int64), torch.empty(len(drawn), dtype=torch.int64)
+    arrays = [values.contiguous().numpy() for values in (drawn, found, counts)]
+
+    def work(rows: slice) -> None:
+        some, into, number = (array[rows] for array in arrays)
+        draw_kernels().first_distinct(some, most + 1, into, number)
+
+    in_halves(work, len(drawn), n_lanes() > 1)
+    return found, counts
+
+
+def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numbers: Tensor) -> Tensor | None:
+    """As :meth:`recbole_kd.ops.sampling.Outside.item`."""
+    if kernels() is None or keys.device.type != "cpu" or numbers.numel() == 0:
+        return None
+    ids = torch.empty(numbers.shape, dtype=torch.int64)
+    arrays = [values.contiguous().numpy() for values in (queries, numbers, ids)]
+
+    def work(rows: slice) -> None:
+        draw_kernels().items_outside(keys.numpy(), starts.numpy(), span, *(array[rows] for array in arrays))
+
+    in_halves(work, len(queries), n_lanes() > 1)
+    return ids
+
+
+def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor | None:
+    """Return float32 ``[B]`` losses and turn ``scores``, float32 ``[B, n]``, into slopes.
+
+    The plain path is in :mod:`recbole_kd.losses.catalogue_cross_entropy`.
+    """
+    if kernels() is None or scores.device.type != "cpu" or teacher.device.type != "cpu" or scores.numel() == 0:
+        return None
+    losses, factor = torch.empty(len(scores)), np.float32(1 / temperature)
+    arrays = [values.detach().numpy() for values in (scores, teacher, scores.amax(1), teacher.amax(1), weights)]
+
+    def work(rows: slice) -> None:
+        row_kernels().full_slopes(*(array[rows] for array in arrays), factor, losses.numpy()[rows])
+
+    in_halves(work, len(scores), n_lanes() > 1)
+    return losses
+
+
+def softmax_sums(scores: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of float32 ``[B, n]`` each row's maximum and the sum of exp(score - maximum), float32 ``[B]`` each, where the maxima are finite."""
+    if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.numel() == 0:
+        return None
+    tops = scores.amax(1)
+    if not bool(tops.isfinite().all()):
+        return None
+    sums = torch.empty_like(tops)
+    arrays = [values.numpy() for values in (scores, tops, sums)]
+    in_halves(lambda rows: row_kernels().sums_of_exp(*(array[rows] for array in arrays)), len(scores), n_lanes() > 1)
+    return tops, sums
+
+
+def softmax_slopes(scores: Tensor, tops: Tensor, sums: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """``scale * (softmax(scores) - one_hot(targets))``, float32 ``[B, n]``, where :func:`softmax_sums` gave maxima and sums."""
+    slopes = torch.empty_like(scores)
+    arrays = [values.numpy() for values in (scores, tops, sums, targets)]
+
+    def work(rows: slice) -> None:
+        row_kernels().softmax_slopes(*(array[rows] for array in arrays), scale, slopes.numpy()[rows])
+
+    in_halves(work, len(scores), n_lanes() > 1)
+    return slopes
+
+
+def _serves(scores: Tensor) -> bool:
+    if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.numel() == 0:
+        return False
+    return bool(scores.amax() < torch.inf)  # also False of NaN
+
+
+def is_in(items: Tensor, other: Tensor) -> Tensor | None:
+    """As :func:`recbole_kd.losses.cross_entropy.is_in`, of int64 ids; negative ones are nobody."""
+    if kernels() is None or items.device.type != "cpu" or items.dtype != torch.int64 or other.dtype != torch.int64:
+        return None
+    if items.numel() == 0 or other.numel() == 0:
+        return torch.zeros_like(items, dtype=torch.bool)
+    n_ids = max(int(items.max()), int(other.max()), 0) + 1
+    found = torch.empty(items.shape, dtype=torch.bool)
+    kernels().members(items.contiguous().numpy(), other.contiguous().numpy(), n_ids, found.numpy())
+    return found

@@ -1,0 +1,313 @@
+"""Kernels compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held. See :mod:`recbole_kd.ops.compiled`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from recbole_kd.ops.kernels.exp import exp_below_one
+
+BUCKETS = 1024
+
+LOWEST_KEY = np.int32(-(2**31))
+INFINITE_KEY = np.int32(0x7F800000)
+MINUS_INFINITE_KEY = np.int32(-(2**31) + 2**23)
+"""Of :func:`order_key`."""
+
+
+@njit(nogil=True, cache=True)
+def order_key(bits: Any) -> Any:
+    """int32 of the order of the float32 whose bits are given; negative and positive zero are the same, NaN are beyond the infinities.
+
+    A minimum or maximum of such integers becomes vector instructions, that of floats, whose NaN have rules, does not (eight times slower).
+    """
+    return bits if bits >= 0 else np.int32(LOWEST_KEY - bits)
+
+
+@njit(nogil=True, cache=True)
+def of_key(key: Any) -> Any:
+    """The float32 of an :func:`order_key`."""
+    bits = key
+    if key < 0:
+        bits = np.int32(LOWEST_KEY - key)
+    return np.int32(bits).view(np.float32)
+
+
+@njit(nogil=True, cache=True)
+def span(scores: Any) -> tuple[Any, Any]:
+    """The lowest score of a row, and the factor from a distance to it to a bucket: see :func:`bucket_of`. -inf and NaN are left out."""
+    bits = scores.view(np.int32)
+    low, top = INFINITE_KEY, MINUS_INFINITE_KEY
+    for column in range(len(scores)):
+        key = order_key(bits[column])
+        ranked = MINUS_INFINITE_KEY < key < INFINITE_KEY
+        low = min(low, key if ranked else INFINITE_KEY)
+        top = max(top, key if ranked else MINUS_INFINITE_KEY)
+    if top <= low:
+        return of_key(low), np.float32(0)
+    return of_key(low), np.float32(BUCKETS - 1) / (of_key(top) - of_key(low))
+
+
+@njit(nogil=True, cache=True)
+def bucket_of(score: Any, low: Any, scale: Any) -> Any:
+    """0 to BUCKETS - 1, never lower for a higher score; one outside the :func:`span` is in the first or the last."""
+    step = (score - low) * scale
+    if not step > 0:  # inf * 0, of a span beyond float32, comes here
+        return np.int16(0)
+    return np.int16(min(step, np.float32(BUCKETS - 1)))
+
+
+@njit(nogil=True, cache=True)
+def into_buckets(scores: Any, counts: Any, where: Any) -> None:
+    """Cut a row into ``BUCKETS`` equal steps between its lowest and its highest score; a higher bucket has higher scores.
+
+    Args:
+        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN are in bucket -1.
+    """
+    low, scale = span(scores)
+    counts[:] = 0
+    for column in range(len(scores)):
+        if scores[column] > -np.inf:
+            bucket = bucket_of(scores[column], low, scale)
+            where[column] = bucket
+            counts[bucket] += 1
+        else:
+            where[column] = -1
+
+
+@njit(nogil=True, cache=True)
+def threshold(highest: Any, k: int, counts: Any, where: Any) -> Any:
+    """A score that at least k of the group maxima reach, as high as ``BUCKETS`` equal steps between them tell.
+
+    Args:
+        highest: float32 ``[G]``, G >= k, no NaN, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``, scratch.
+    """
+    into_buckets(highest, counts, where)
+    lowest, reached = BUCKETS - 1, counts[BUCKETS - 1]
+    while reached < k and lowest > 0:
+        lowest -= 1
+        reached += counts[lowest]
+    if lowest == 0:
+        return np.float32(-np.inf)
+    least = np.float32(np.inf)
+    for g in range(len(highest)):
+        if where[g] >= lowest:
+            least = min(least, highest[g])
+    return least
+
+
+@njit(nogil=True, cache=True, inline="always")
+def sort_key(score: float, bits: int, column: int) -> Any:
+    """int64 that orders (score descending, column ascending); ``bits`` are those of the float32. -0.0 counts as 0.0."""
+    key = np.int64(bits) if score != 0 else np.int64(0)
+    if key < 0:
+        key = np.int64(-(2**31)) - key
+    return ((-key) << 32) | column
+
+
+@njit(nogil=True, cache=True)
+def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any) -> None:
+    """The k best columns of each row, best first, equal scores by column.
+
+    Group g holds the columns g, g + G, ... g + (size - 1) G; what stands at the end of a row is in no group. The k best are all among
+    the scores that reach the threshold of the maxima.
+
+    Args:
+        scores: float32 ``[B, n]``. highest: float32 ``[B, G]``, maxima of groups, G >= k, ``size * G`` <= n; no NaN, no +inf.
+        ids: int64 ``[B, k]`` and values: float32 ``[B, k]``, written.
+    """
+    n, n_groups = scores.shape[1], highest.shape[1]
+    keys = np.empty(n, np.int64)
+    counts, where = np.empty(BUCKETS, np.int32), np.empty(n_groups, np.int16)
+    bits = scores.view(np.int32)
+    for row in range(len(scores)):
+        least = threshold(highest[row], k, counts, where)
+        found = 0
+        for g in range(n_groups):
+            if highest[row, g] >= least:
+                for column in range(g, size * n_groups, n_groups):
+                    if scores[row, column] >= least:
+                        keys[found] = sort_key(scores[row, column], bits[row, column], column)
+                        found += 1
+        for column in range(size * n_groups, n):
+            if scores[row, column] >= least:
+                keys[found] = sort_key(scores[row, column], bits[row, column], column)
+                found += 1
+        best = keys[:found]
+        best.sort()
+        for place in range(k):
+            column = best[place] & 0xFFFFFFFF
+            ids[row, place] = column
+            values[row, place] = scores[row, column]
+
+
+@njit(nogil=True, cache=True)
+def columns_at(scores: Any, places: Any, ids: Any) -> None:
+    """The columns that stand at places of each row's ranking (score descending, then column); 0 for a place that nothing stands at.
+
+    Args:
+        scores: float32 ``[B, n]``, no +inf; -inf and NaN are not ranked. places: int64 ``[B, p]``, 0 = best, negative for none.
+        ids: int64 ``[B, p]``, written.
+    """
+    n, bits = scores.shape[1], scores.view(np.int32)
+    counts, where, keys = np.empty(BUCKETS, np.int32), np.empty(n, np.int16), np.empty(n, np.int64)
+    for row in range(len(scores)):
+        into_buckets(scores[row], counts, where)
+        ranked = counts.sum()
+        for p in range(places.shape[1]):
+            place = places[row, p]
+            ids[row, p] = 0
+            if place < 0 or place >= ranked:
+                continue
+            bucket, above = BUCKETS - 1, 0
+            while above + counts[bucket] <= place:
+                above += counts[bucket]
+                bucket -= 1
+            found = 0
+            for column in range(n):
+                if where[column] == bucket:
+                    keys[found] = sort_key(scores[row, column], bits[row, column], column)
+                    found += 1
+            best = keys[:found]
+            best.sort()
+            ids[row, p] = best[place - above] & 0xFFFFFFFF
+
+
+@njit(nogil=True, cache=True)
+def counts_above(scores: Any, columns: Any, most: int, above: Any) -> None:
+    """How many of a row's scores are higher than those at some of its columns, ``most`` for that many or more.
+
+    Args:
+        scores: float32 ``[B, n]``, no +inf and no NaN; -inf is not counted. columns: int64 ``[B, m]``. above: int64 ``[B, m]``, written.
+    """
+    n = scores.shape[1]
+    counts, where = np.empty(BUCKETS, np.int32), np.empty(n, np.int16)
+    higher, end, kept = np.empty(BUCKETS, np.int64), np.empty(BUCKETS, np.int64), np.empty(n, np.float32)
+    for row in range(len(scores)):
+        into_buckets(scores[row], counts, where)
+        lowest, total = BUCKETS, np.int64(0)
+        while lowest > 0 and total < most:
+            lowest -= 1
+            higher[lowest] = end[lowest] = total
+            total += counts[lowest]
+        for column in range(n):
+            bucket = where[column]
+            if bucket >= lowest:
+                kept[end[bucket]] = scores[row, column]
+                end[bucket] += 1
+        for m in range(columns.shape[1]):
+            score, bucket = scores[row, columns[row, m]], where[columns[row, m]]
+            if bucket < lowest:
+                above[row, m] = min(total, most)
+                continue
+            count = higher[bucket]
+            for place in range(higher[bucket], end[bucket]):
+                count += kept[place] > score
+            above[row, m] = min(count, most)
+
+
+@njit(nogil=True, cache=True)
+def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
+    """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
+
+    Args:
+        items: int64 ``[B, n]``, ids below n_ids. other: int64 ``[B, m]``, ids below n_ids; negative ones are nobody.
+        found: bool ``[B, n]``, written.
+    """
+    seen = np.full(n_ids, -1, np.int32)
+    for row in range(len(items)):
+        for i in range(other.shape[1]):
+            if other[row, i] >= 0:
+                seen[other[row, i]] = row
+        for i in range(items.shape[1]):
+            found[row, i] = items[row, i] >= 0 and seen[items[row, i]] == row
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: float, scores: Any) -> None:
+    """``factor`` times the dot product of each query with the items of its row: see :func:`listed_cross_entropy`."""
+    for b in range(len(rows)):
+        query = queries[b]
+        for j in range(chosen.shape[1]):
+            item = items[chosen[rows[b], j]]
+            product = np.float32(0)
+            for c in range(len(query)):
+                product += query[c] * item[c]
+            scores[b, j] = product * factor
+
+
+@njit(nogil=True, cache=True)
+def highest_valid(scores: Any, valid: Any) -> Any:
+    """The highest of the valid scores, float32 ``[n]``: -inf without any, NaN with one."""
+    bits, best = scores.view(np.int32), MINUS_INFINITE_KEY
+    for j in range(len(scores)):
+        best = max(best, order_key(bits[j]) if valid[j] else LOWEST_KEY)
+    return of_key(best)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
+    """Cross-entropy on one list; ``scores`` float32 ``[n]`` become softmax minus target, 0 where not valid. An empty list gives 0.
+
+    Scores without a finite maximum give NaN throughout: they are not hidden.
+    """
+    if not valid.any():
+        scores[:] = 0
+        return np.float32(0)
+    top = highest_valid(scores, valid)
+    total, cross = np.float32(0), np.float32(0)
+    for j in range(len(scores)):
+        above = scores[j] - top if valid[j] else np.float32(0)
+        likely = exp_below_one(above) if valid[j] else np.float32(0)
+        cross += target[j] * above
+        total += likely
+        scores[j] = likely
+    loss = np.float32(math.log(total)) - cross
+    if not abs(loss) < np.inf:
+        scores[:] = np.float32(np.nan)
+        return np.float32(np.nan)
+    share = np.float32(1) / total
+    for j in range(len(scores)):
+        scores[j] = scores[j] * share - target[j]
+    return loss
+
+
+@njit(nogil=True, cache=True)
+def listed_cross_entropy(
+    queries: Any, items: Any, rows: Any, chosen: Any, target: Any, valid: Any, ends: Any, shares: Any, factor: float, loss: Any, slopes: Any
+) -> None:
+    """Weighted cross-entropies on consecutive parts of each query's list, and their slopes in the scores.
+
+    Args:
+        queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, whose lists they are.
+        chosen: int64 ``[U, n]``, target: float32 ``[U, n]``, 0 where not valid and summing to 1 over each part, valid: bool ``[U, n]``.
+        ends: int64 ``[P]``, where each part ends. shares: float32 ``[U, P]``, weights of the parts. factor: 1 / temperature.
+        loss: float32 ``[B]`` and slopes: float32 ``[B, n]``, written.
+    """
+    listed_scores(queries, items, rows, chosen, factor, slopes)
+    for b in range(len(rows)):
+        row, start = rows[b], 0
+        loss[b] = 0
+        for p in range(len(ends)):
+            part = slopes[b, start : ends[p]]
+            loss[b] += shares[row, p] * part_cross_entropy(part, target[row, start : ends[p]], valid[row, start : ends[p]])
+            for j in range(len(part)):
+                part[j] *= shares[row, p] * factor
+            start = ends[p]
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def listed_gradients(queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any) -> None:
+    """Gradients from slopes: d_queries float32 ``[B, d]`` is written, d_items float32 ``[I, d]`` is added to; weights: float32 ``[B]``."""
+    for b in range(len(rows)):
+        query, d_query = queries[b], d_queries[b]
+        d_query[:] = 0
+        for j in range(chosen.shape[1]):
+            slope, column = slopes[b, j] * weights[b], chosen[rows[b], j]
+            item, d_item = items[column], d_items[column]
+            for c in range(len(query)):
+                d_query[c] += slope * item[c]
+                d_item[c] += slope * query[c]

@@ -1,0 +1,70 @@
+"""Kernels for rows of a whole catalogue, compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from recbole_kd.ops.kernels.exp import exp_below_one
+
+SUMMED = 1024
+"""So many numbers are summed in float32 before the sum goes on in float64."""
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def full_slopes(scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights: Any, factor: float, losses: Any) -> None:
+    """Weighted cross-entropy of each row, and its slopes in the dot products.
+
+    Args:
+        scores: float32 ``[B, n]``, the student's dot products times ``factor``; the slopes are written over them.
+        teacher: float32 ``[B, n]``, scores. tops, teacher_tops: float32 ``[B]``, their maxima, NaN where a row holds one.
+        weights: float32 ``[B]``. factor: 1 / temperature. losses: float32 ``[B]``, written.
+    """
+    n = scores.shape[1]
+    likely = np.empty(n, np.float32)
+    for b in range(len(scores)):
+        row, other, top, top_other = scores[b], teacher[b], tops[b], teacher_tops[b]
+        if not (abs(top) < np.inf and abs(top_other) < np.inf):
+            losses[b], row[:] = np.nan, np.nan
+            continue
+        total, total_other, cross = np.float32(0), np.float32(0), np.float32(0)
+        for j in range(n):
+            below = row[j] - top
+            share, share_other = exp_below_one(below), exp_below_one((other[j] - top_other) * factor)
+            total += share
+            total_other += share_other
+            cross += share_other * below
+            row[j] = share
+            likely[j] = share_other
+        losses[b] = weights[b] * (np.float32(math.log(total)) - cross / total_other)
+        scale, scale_other = weights[b] * factor / total, weights[b] * factor / total_other
+        for j in range(n):
+            row[j] = row[j] * scale - likely[j] * scale_other
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def sums_of_exp(scores: Any, tops: Any, sums: Any) -> None:
+    """The sum of exp(score - top) of each row: float32 ``[B, n]``, finite maxima float32 ``[B]`` -> float32 ``[B]``, written."""
+    n = scores.shape[1]
+    for b in range(len(scores)):
+        row, top = scores[b], tops[b]
+        total: Any = 0.0
+        for first in range(0, n, SUMMED):
+            part = np.float32(0)
+            for j in range(first, min(first + SUMMED, n)):
+                part += exp_below_one(row[j] - top)
+            total += part
+        sums[b] = total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def softmax_slopes(scores: Any, tops: Any, sums: Any, targets: Any, scale: float, slopes: Any) -> None:
+    """``scale * (softmax(row) - one_hot(target))`` of each row, see :func:`sums_of_exp`: int64 ``[B]`` -> float32 ``[B, n]``, written."""
+    for b in range(len(scores)):
+        row, slope, top, factor = scores[b], slopes[b], tops[b], np.float32(scale / sums[b])
+        for j in range(scores.shape[1]):
+            slope[j] = exp_below_one(row[j] - top) * factor
+        slope[targets[b]] -= np.float32(scale)

@@ -1,0 +1,89 @@
+"""Order statistics of score rows: what stands at a place, and how many stand above. No RecBole import.
+
+On a CPU numpy's partition is faster than torch's topk where only values are wanted (1.0 against 2.0 s for the best 3000 of 25,181 in 5,219
+rows).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_kd.ops import compiled
+from recbole_kd.ops.topk import top_k
+
+FEW_PLACES = 8
+"""Up to so many places a row are looked up by value, more by sorting the list."""
+
+
+def best_values(scores: Tensor, k: int) -> Tensor:
+    """The k highest scores of each row, ascending: float32 ``[B, n]`` -> float32 ``[B, k]``."""
+    if scores.device.type != "cpu":
+        return scores.topk(k, dim=1).values.flip(1)
+    kept = np.partition(scores.numpy(), scores.shape[1] - k, axis=1)[:, -k:].copy()
+    kept.sort(axis=1)
+    return torch.from_numpy(kept)
+
+
+def count_above(best: Tensor, scores: Tensor) -> Tensor:
+    """How many of a row's best scores are higher than each of the given ones; equal scores are not.
+
+    Args:
+        best: float ``[B, k]`` ascending, see :func:`best_values`. scores: float ``[B, n]``.
+
+    Returns:
+        int64 ``[B, n]``, at most k.
+    """
+    return best.shape[1] - torch.searchsorted(best, scores.contiguous(), right=True)
+
+
+def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor:
+    """How many of a row's scores are higher than those at some of its columns.
+
+    Args:
+        scores: float32 ``[B, n]``, ``-inf`` where a column is not ranked. columns: int64 ``[B, m]``. most: in 1..n.
+
+    Returns:
+        int64 ``[B, m]``, at most ``most``.
+    """
+    found = compiled.counts_above(scores, columns, most)
+    return count_above(best_values(scores, most), scores.gather(1, columns)) if found is None else found
+
+
+def ids_at(scores: Tensor, places: Tensor) -> Tensor:
+    """What stands at the given places of each row's ranking, ties by id.
+
+    Args:
+        scores: float32 ``[B, n]``, ``-inf`` where a column is not ranked.
+        places: int64 ``[B, p]``, 0 = best; negative means none.
+
+    Returns:
+        int64 ``[B, p]`` column ids; 0 where the place is negative or not ranked.
+    """
+    depth = int(places.max()) + 1 if places.numel() else 0
+    if depth <= 0:
+        return torch.zeros_like(places)
+    found = compiled.columns_at(scores, places) if places.shape[1] <= FEW_PLACES else None
+    if found is not None:
+        return found
+    asked = places.clamp(min=0)
+    if scores.device.type != "cpu" or places.shape[1] > FEW_PLACES or depth == scores.shape[1]:
+        ids, values = top_k(scores, depth)
+        found, values = ids.gather(1, asked), values.gather(1, asked)
+    else:
+        found, values = _ids_by_value(scores, asked, depth)
+    return found.masked_fill_((places < 0) | (values == -torch.inf), 0)
+
+
+def _ids_by_value(scores: Tensor, places: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """ids and scores at the places: the value from a partial sort, the id by looking for the value."""
+    best = best_values(scores, depth + 1).flip(1)
+    values = best.gather(1, places)
+    equal = (values == best.gather(1, places + 1)) | ((places > 0) & (values == best.gather(1, (places - 1).clamp(min=0))))
+    columns = [torch.from_numpy((scores == values[:, p : p + 1]).numpy().argmax(1)) for p in range(places.shape[1])]
+    found = torch.stack(columns, dim=1)
+    tied = (equal & (values > -torch.inf)).any(1).nonzero().squeeze(1)
+    if len(tied):
+        found[tied] = top_k(scores[tied], depth)[0].gather(1, places[tied])
+    return found, values

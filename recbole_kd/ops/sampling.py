@@ -1,0 +1,203 @@
+"""Draws without loops over rows: places of a ranked list, and items outside a set. No RecBole import.
+
+``R`` rows are queries. A draw takes every random number from the generator it is given, on the device of its tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recbole_kd.losses.cross_entropy import sample_without_replacement
+from recbole_kd.ops import compiled
+from recbole_kd.ops.ragged import Ragged
+
+RANDOM_BITS = 24
+"""A uniform float32 number is a multiple of 2**-24."""
+
+LARGE = 2**62
+"""Whole numbers are drawn below it and reduced by a remainder: the bias is below 1e-13."""
+
+
+def reach(tau: float) -> int:
+    """No draw of :func:`draw_places` goes beyond so many places: the rest has a probability below 2**-24."""
+    return math.ceil(tau * RANDOM_BITS * math.log(2)) + 1
+
+
+def draw_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
+    r"""Independent places of ranked lists, with replacement: :math:`P(k) \propto e^{-k/\tau}, k = 0..length-1`.
+
+    By the inverse of the truncated geometric distribution function, so every row may have a length of its own.
+
+    Args:
+        lengths: int64 ``[R]``, >= 1 where the row's places are used. n: places a row.
+
+    Returns:
+        int64 ``[R, n]``.
+    """
+    uniform = torch.rand(len(lengths), n, generator=generator, device=lengths.device)
+    last = (lengths - 1).clamp(min=0).unsqueeze(1)
+    whole = -torch.expm1(-lengths.clamp(min=1).to(uniform.dtype) / tau).unsqueeze(1)
+    return torch.minimum((-tau * torch.log1p(-uniform * whole)).long(), last)
+
+
+def draw_unequal_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs of two different places, each place as in :func:`draw_places`: pairs of equal places are drawn again.
+
+    Args:
+        lengths: int64 ``[R]``; a row shorter than 2 has no pair and comes back as zeros.
+
+    Returns:
+        the better (smaller) and the worse place, int64 ``[R, n]`` each.
+    """
+    pairs = torch.zeros(2, len(lengths), n, dtype=torch.int64, device=lengths.device)
+    equal = (lengths >= 2).unsqueeze(1).expand(-1, n).nonzero()
+    while len(equal):
+        row, column = equal.unbind(1)
+        drawn = draw_places(lengths[row], 2, tau, generator)
+        pairs[:, row, column] = drawn.T
+        equal = equal[drawn[:, 0] == drawn[:, 1]]
+    return pairs.amin(0), pairs.amax(0)
+
+
+def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The first n different values of each row, in the order in which they came.
+
+    Args:
+        drawn: int64 ``[R, m]``.
+
+    Returns:
+        int64 ``[R, n]``, -1 where a row has fewer, and how many each row has (at most n), int64 ``[R]``.
+    """
+    fast = compiled.first_distinct(drawn, n)
+    if fast is not None:
+        return fast
+    ordered, places = drawn.sort(dim=1, stable=True)
+    again = torch.zeros_like(drawn, dtype=torch.bool)
+    again.scatter_(1, places[:, 1:], ordered[:, 1:] == ordered[:, :-1])
+    number = (~again).cumsum(1)
+    row, column = (~again & (number <= n)).nonzero().unbind(1)
+    found = torch.full((len(drawn), n), -1, dtype=torch.int64, device=drawn.device)
+    found[row, number[row, column] - 1] = drawn[row, column]
+    return found, number[:, -1].clamp(max=n)
+
+
+def log_weight_of_better(lengths: Tensor, width: int, tau: float) -> Tensor:
+    """Log-probability, up to a constant, that a place is the better of two draws of :func:`draw_places`: float ``[R, width]``.
+
+    With q = exp(-1/tau) and m places from k to the end: q^(2k) (1 + q - 2 q^m), -inf beyond a row's length.
+    """
+    place = torch.arange(width, device=lengths.device)
+    left = (lengths.unsqueeze(1) - place).clamp(min=1).to(torch.float32)
+    weight = -torch.expm1(-left / tau) - math.exp(-1 / tau) * torch.expm1(-(left - 1) / tau)
+    logs = weight.log() - 2 * place / tau
+    return logs.masked_fill_(place >= lengths.unsqueeze(1), -torch.inf)
+
+
+def draw_better_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
+    """n different places a row, each the better of two draws of :func:`draw_places` (CD's ranking-based sampling).
+
+    Draws are made until n different ones are there. Where a few more draws than n do not suffice, Gumbel noise completes the row, which is
+    the same distribution: what comes next is chosen in proportion to its weight among the places that are not taken.
+
+    Args:
+        lengths: int64 ``[R]``.
+
+    Returns:
+        int64 ``[R, n]``, -1 where a list is shorter than n.
+    """
+    n_drawn = 2 * n + 2
+    drawn = draw_places(lengths, 2 * n_drawn, tau, generator).view(len(lengths), n_drawn, 2).amin(2)
+    found, count = first_distinct(drawn, n)
+    found[lengths == 0] = -1
+    short = (count < torch.clamp(lengths, max=n)).nonzero().squeeze(1)
+    width = int(lengths[short].max()) if len(short) else 0
+    for rows in short.split(max(1, 2**22 // max(width, 1))):
+        weights = log_weight_of_better(lengths[rows], max(width, n), tau)
+        known = found[rows]
+        row, column = (known >= 0).nonzero().unbind(1)
+        weights[row, known[row, column]] = torch.inf  # Gumbel noise does not move these: they stay chosen
+        chosen = sample_without_replacement(weights, n, generator)
+        found[rows] = chosen.masked_fill(weights.gather(1, chosen) == -torch.inf, -1)
+    return found
+
+
+def distinct_below(limits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n different whole numbers a row, uniform in [0, limit) without replacement.
+
+    Args:
+        limits: int64 ``[R]``.
+
+    Returns:
+        int64 ``[R, n]``, -1 where the limit is smaller than n.
+    """
+    found = torch.full((len(limits), n), -1, dtype=torch.int64, device=limits.device)
+    if n == 0:
+        return found
+    narrow = limits < 4 * n
+    few = narrow.nonzero().squeeze(1)
+    if len(few):
+        noise = torch.rand(len(few), 4 * n, generator=generator, device=limits.device)
+        noise.masked_fill_(torch.arange(4 * n, device=limits.device) >= limits[few].unsqueeze(1), 2.0)
+        values, places = noise.topk(n, dim=1, largest=False)
+        found[few] = places.masked_fill_(values == 2.0, -1)
+    todo = (~narrow).nonzero().squeeze(1)
+    while len(todo):
+        n_drawn = n + 16 + n * n // int(limits[todo].min())
+        drawn = torch.randint(LARGE, (len(todo), n_drawn), generator=generator, device=limits.device)
+        drawn.remainder_(limits[todo].unsqueeze(1))
+        numbers, count = first_distinct(drawn, n)
+        done = count == n  # by symmetry, drawing a row again does not favour any number
+        found[todo[done]] = numbers[done]
+        todo = todo[~done]
+    return found
+
+
+class Outside:
+    """For each query all items that are NOT in its set, numbered by id: uniform draws without rejection and without a mask.
+
+    The r-th item outside a sorted set e_0 < e_1 < ... is r + #{j: e_j - j <= r}: one binary search in the flat, sorted keys.
+
+    Args:
+        excluded: the sets, by query. n_items: the size of the catalogue with the pad, which is never drawn.
+    """
+
+    def __init__(self, excluded: Ragged, n_items: int) -> None:
+        counts = excluded.counts()
+        row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        place = torch.arange(len(row), device=row.device) - excluded.starts[row]
+        self.starts = excluded.starts
+        self.span = n_items
+        self.keys = row * self.span + (excluded.items - 1 - place)
+        self.room = (n_items - 1) - counts
+        """How many items are outside, int64 ``[n_queries]``."""
+
+    def item(self, queries: Tensor, numbers: Tensor) -> Tensor:
+        """Ids of the given numbers: int64 ``[R]`` and ``[R, n]`` -> int64 ``[R, n]``, 0 where a number is negative."""
+        found = compiled.items_outside(self.keys, self.starts, self.span, queries, numbers)
+        if found is not None:
+            return found
+        below = torch.searchsorted(self.keys, queries.unsqueeze(1) * self.span + numbers.clamp(min=0), right=True)
+        return (numbers + 1 + below - self.starts[queries].unsqueeze(1)).masked_fill_(numbers < 0, 0)
+
+    def draw(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """n uniform items a query, with replacement: int64 ``[R, n]``; 0 for a query without any item outside."""
+        room = self.room[queries].unsqueeze(1)
+        numbers = torch.randint(LARGE, (len(queries), n), generator=generator, device=queries.device).remainder_(room.clamp(min=1))
+        return self.item(queries, numbers.masked_fill_(room == 0, -1))
+
+    def draw_distinct(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """n different uniform items a query: int64 ``[R, n]``; 0 fills up where fewer are outside."""
+        return self.item(queries, distinct_below(self.room[queries], n, generator))
+
+
+def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
+    """Sets enlarged by a table of ids ``[n_queries, n]`` in which 0 stands for nothing."""
+    row = torch.repeat_interleave(torch.arange(len(listed), device=listed.device), sets.counts())
+    more = torch.arange(len(listed), device=listed.device).unsqueeze(1).expand_as(listed)
+    real = listed > 0
+    keys = torch.unique(torch.cat([row * n_items + sets.items, more[real] * n_items + listed[real]]))
+    counts = torch.bincount(keys // n_items, minlength=len(listed))
+    return Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % n_items)

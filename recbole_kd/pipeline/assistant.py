@@ -1,0 +1,104 @@
+"""The teacher assistant: between teacher and student in size, distilled from the one and teacher of the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from logging import getLogger
+from typing import Any
+
+from recbole_kd.config.property_layers import student_layers
+from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
+from recbole_kd.errors import ConfigError
+from recbole_kd.pipeline.model_choices import recbole_defaults
+from recbole_kd.pipeline.stages import Stage, data_of, distilled_settings, entry_of, identity, settings_of, workshop
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.cache import locked
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.load import load_teacher
+from recbole_kd.training.train import train_distilled
+
+KEYS = {
+    "kd_assistant_epochs": "epochs",
+    "kd_assistant_stopping_step": "stopping_step",
+    "kd_assistant_learning_rate": "learning_rate",
+    "kd_assistant_weight": "kd_weight",
+}
+"""The assistant's own value of a key; where it is empty, the student's holds."""
+
+NEUTRAL: dict[str, Any] = {"kd_assistant_size": None, **dict.fromkeys(KEYS), "kd_teacher_share": 0.0, "kd_compare": True}
+"""What decides nothing in the assistant's own training has one value there, so that equal assistants are trained once."""
+
+
+def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """What the assistant's configuration has other than the distilled student's.
+
+    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's; where these are of one width and one model
+    (HSTU of 8 blocks over HSTU of 1), so is its depth.
+
+    Args:
+        student: values of the distilled student's configuration. teacher: of the teacher's, as far as they are known.
+
+    Raises:
+        ConfigError: there is no width to take, or the student's model has none.
+    """
+    name, own, size = student["model"], student.get("embedding_size"), student.get("kd_assistant_size")
+    # RecBole's Config takes any key: what counts is whether the model's property files name it
+    keys = {**recbole_defaults(name, student["dataset"]), **student_layers(name, student["dataset"])[0]}
+    if not isinstance(own, int) or "embedding_size" not in keys:
+        raise ConfigError(
+            f"--kd={student['kd']} makes its assistant by another embedding_size and {name} has no such key: take MF or LightGCN"
+        )
+    teacher_width = width_of(teacher)
+    if size is None and teacher_width is None:
+        raise ConfigError(f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in between")
+    width = size if size is not None else round(math.sqrt(own * (teacher_width or own)))
+    given = {key: student[option] for option, key in KEYS.items() if student.get(option) is not None}
+    return {"embedding_size": width, **(_depth_between(student, teacher) if width == own else {}), **given, **NEUTRAL}
+
+
+def _depth_between(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, int]:
+    depths = [values.get("n_layers") for values in (student, teacher)]
+    if teacher.get("model") != student["model"] or not all(isinstance(depth, int) for depth in depths):
+        return {}
+    return {"n_layers": round(math.sqrt(math.prod(depths)))}  # type: ignore[arg-type]
+
+
+def width_of(settings: Mapping[str, Any]) -> int | None:
+    """Width of a teacher with these settings."""
+    width = settings.get("embedding_size")
+    return width if isinstance(width, int) else None
+
+
+def ensure_assistant(
+    config: Any, stage: Stage, teacher: TeacherScores, store: str = "auto", dtype: str = "fp32"
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """The assistant's scores and figures: from the cache, or distilled from the teacher, exported and put there.
+
+    Args:
+        config: the assistant's.
+    """
+    name = config["model"]
+    entry = entry_of(stage, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
+    with locked(entry):
+        cached = entry.is_dir()
+        if not cached:
+            getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
+            with workshop(entry) as work:
+                files: dict[str, Any] = {
+                    "checkpoint": work / "best.pth",
+                    "scalars": stage.folder / "tensorboard-assistant",
+                    "state_file": work / "state.pt",
+                }
+                model, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume)
+                manifest = {
+                    "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
+                    "data": data_of(stage, name), "report": figures,
+                }  # fmt: skip
+                rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=stage.ray_address)
+        assistant = load_teacher(entry, stage.splits.parts[0], config["device"])
+    assistant.check_data(stage.splits.fingerprint)
+    assistant.taught_by = teacher
+    return assistant, {**assistant.manifest["report"], "cached": cached, "path": str(entry)}

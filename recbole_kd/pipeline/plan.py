@@ -1,0 +1,201 @@
+"""A request with its data: whatever can be wrong with it is said before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import ModelType, get_model, get_trainer
+
+from recbole_kd.config.property_layers import public_name
+from recbole_kd.data.histories.sequence_dataset import SequenceDataset, stage_parts
+from recbole_kd.data.item_features.configured import record_features
+from recbole_kd.data.split_and_loaders import Splits, check_negatives, split_data
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.registry import distiller_class
+from recbole_kd.distributed.loss_terms import can_be_shared
+from recbole_kd.distributed.ray_cluster import connect
+from recbole_kd.errors import ConfigError
+from recbole_kd.evaluation.full_ranking import check_protocol
+from recbole_kd.model.build_model import fresh_model
+from recbole_kd.pipeline.assistant import assistant_values, width_of
+from recbole_kd.pipeline.request import Request
+from recbole_kd.pipeline.stages import saved_teacher
+from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.storage.cache import cache_folder
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.export import check_address
+from recbole_kd.teacher.truncated_svd import check_width
+from recbole_kd.training.build_distiller import check_distiller
+
+N_CHECKPOINTS = 3
+"""Of a teacher's training, for a method that needs its trajectory and has no ``kd_n_checkpoints``."""
+
+ROWS_TO_TRY = 10_000
+"""Interactions over which a model is built to hear what its constructor says."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, on what, and where it is kept.
+
+    Attributes:
+        cache: folder of finished models. output: where the run's folder will be.
+        alone, distilled: Configs of the student. teachers: Configs, none where the user names a saved teacher.
+        saved: that teacher's scores and figures. teacher_name: as RecBole calls it, several joined by commas.
+        assistant: Config of the assistant, for a method that has one.
+        n_checkpoints: that the method needs of a teacher's training. features: digests of the item features that the models read.
+    """
+
+    request: Request
+    cache: Path
+    output: Path
+    splits: Splits
+    alone: Any
+    distilled: Any
+    teachers: list[Any]
+    saved: tuple[TeacherScores, dict[str, Any]] | None
+    teacher_name: str
+    assistant: Any | None
+    n_checkpoints: int
+    features: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(request: Request) -> Plan:
+    """Read the data, load a saved teacher, check all there is to check.
+
+    Raises:
+        KDError: bad input; one sentence.
+    """
+    run = request.run
+    cache, output = cache_folder(run["cache_dir"]), Path(run["output_dir"]).expanduser()
+    for key, place in (("cache_dir", cache), ("output_dir", output)):
+        _check_writable(key, place)
+    if run["teacher_ray_address"]:
+        connect(run["teacher_ray_address"])
+    alone, teachers = request.student_config(), request.teacher_model_configs()
+    splits = split_data(alone)
+    features: dict[str, str] = {}
+    for config in (alone, *teachers):
+        _check_cutoffs(config, splits.n_items)
+        check_protocol(config)
+        check_negatives(config, splits)
+        features.update(record_features(config, splits.dataset))
+    _check_export(teachers, run)
+    saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])
+    teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
+    distilled, options = _distilled(request, splits, teacher_name, {})
+    method = distiller_class(request.kd)
+    if saved:
+        method.check_teacher(saved[0])
+    for config in (alone, *teachers):
+        _check_processes(config)
+        _check_reduction(config)
+    if method.needs_items and (alone["nproc"] or 1) > 1:
+        raise ConfigError(
+            f"nproc={alone['nproc']} is not possible with kd={request.kd}, whose loss compares all of a batch's rows: take nproc=1"
+        )
+    assistant = None
+    if method.assistant:
+        of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
+        assistant, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher))
+    _check_models(splits, teachers, [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config])
+    needed = checkpoints_needed(method, options)
+    return Plan(request, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features)
+
+
+def _distilled(request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Config of the distilled student, or with changes of its assistant, and the method's checked options."""
+    config = request.distilled_config(teacher_name, changes)
+    record_features(config, splits.dataset)
+    return config, check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
+
+
+def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:
+    """How many checkpoints of a teacher's training the method needs."""
+    return int(options.get("n_checkpoints", N_CHECKPOINTS)) if "trajectory" in method.requires else 0
+
+
+def _check_writable(key: str, folder: Path) -> None:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={folder} cannot be written to: {there} is no writable folder, name another one")
+
+
+def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
+    """What an export would say after a teacher's training (ConfigError)."""
+    address, svd = run["teacher_ray_address"], run["teacher_svd"]
+    for config in teachers:
+        name, width = public_name(str(config["model"])), width_of(config.final_config_dict)
+        check_address(address, config["device"])
+        if svd and width is not None and has_vectors(get_model(config["model"])):
+            check_width(svd, width - 1, name)
+
+
+def _check_cutoffs(config: Any, n_items: int) -> None:
+    if max(config["topk"]) > n_items:
+        raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+
+
+def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
+    """Build once what is trained after another model: what a constructor says of its keys is said before that training.
+
+    Raises:
+        ConfigError: one of them cannot be built.
+    """
+    built: list[dict[str, Any]] = []
+    for config in (*teachers[1:], *students):
+        if get_model(config["model"]).type == ModelType.TRADITIONAL:
+            continue  # building it is training it
+        own = {key: value for key, value in config.final_config_dict.items() if not key.startswith("kd")}
+        if own not in built:
+            built.append(own)
+            trial = copy.copy(config)  # building writes into a Config
+            trial.final_config_dict = copy.deepcopy(config.final_config_dict)
+            part = stage_parts(trial, splits.parts)[0]
+            try:
+                fresh_model(trial, _few_rows(part))
+            except ConfigError:
+                fresh_model(trial, part)  # few rows may be too few for it
+
+
+def _few_rows(part: Any) -> Any:
+    """A training part with all its users and items but few interactions: a graph of all may take a constructor long."""
+    if not isinstance(part, SequenceDataset):
+        part = copy.copy(part)
+        part.inter_feat = part.inter_feat[:ROWS_TO_TRY]
+    return part
+
+
+def _check_processes(config: Any) -> None:
+    n = config["nproc"] or 1
+    if n == 1:
+        return
+    name = str(config["model"])
+    if _has_plain_trainer(name) and not can_be_shared(get_model(name)):  # others are trained by one process, as RecBole does
+        raise ConfigError(
+            f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
+            "several processes may not add up to it, take nproc=1"
+        )
+    if config["enable_scaler"] or config["enable_amp"]:
+        raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
+    if config["device"].type == "cuda" and torch.cuda.device_count() < n:
+        raise ConfigError(f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many")
+
+
+def _check_reduction(config: Any) -> None:
+    name = str(config["model"])
+    if config["loss_reduction"] == "sum" and not _has_plain_trainer(name):
+        raise ConfigError(
+            f"loss_reduction=sum has no effect on {public_name(name)}, which RecBole trains by a trainer of its own: leave it out, "
+            "or set mean"
+        )
+
+
+def _has_plain_trainer(name: str) -> bool:
+    return bool(get_trainer(get_model(name).type, name).__name__ == "Trainer")

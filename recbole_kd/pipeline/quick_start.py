@@ -1,0 +1,157 @@
+"""One distillation from beginning to end: a recipe that reads top to bottom."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.data.item_features.configured import encoders_in
+from recbole_kd.errors import KDError
+from recbole_kd.pipeline.assistant import ensure_assistant
+from recbole_kd.pipeline.huge_pages import prefer_huge_pages
+from recbole_kd.pipeline.plan import Plan, make_plan
+from recbole_kd.pipeline.report import versions
+from recbole_kd.pipeline.request import Request, make_request, merge_sources
+from recbole_kd.pipeline.run_log import logging_to
+from recbole_kd.pipeline.stages import Stage, distill, ensure_student_alone, ensure_teachers
+from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.storage.files import write_json
+from recbole_kd.teacher.base import TeacherScores
+
+
+def run_recbole_kd(
+    model: str | None = None,
+    teacher: str | None = None,
+    kd: str | None = None,
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train (or load) a teacher, train the student alone (or take it from the cache), distil the student, report all three.
+
+    Args:
+        model: the student's RecBole name. teacher: the teacher's. kd: the method. dataset: the data set.
+        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``; dict over files, as in RecBole.
+        command: is recorded in the result.
+
+    Returns:
+        The content of result.json (see the README); it also names its ``folder``.
+
+    Raises:
+        KDError: bad input or a training that cannot go on; one sentence.
+    """
+    named = {"model": model, "teacher": teacher, "kd": kd, "dataset": dataset}
+    values = merge_sources(config_file_list, config_dict, {k: v for k, v in named.items() if v is not None})
+    return run_request(make_request(values), command)
+
+
+def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+    """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
+    prefer_huge_pages()
+    plan = make_plan(request)
+    with _room_in(plan.output):
+        stage = _stage(plan, plan.teacher_name)
+        with logging_to(stage.folder / "run.log", plan.alone["state"]):
+            for name, files in request.files.items():
+                getLogger().info(f"Property files of the {name}: {', '.join(files)}")
+            try:
+                with _room_in(stage.folder):
+                    figures = _train(plan, stage, after_epoch)
+                    result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
+                    write_json(stage.folder / "result.json", result)
+            except KDError:
+                _leave_nothing(stage.folder)
+                raise
+            getLogger().info(f"Result in {stage.folder / 'result.json'}")
+    return {**result, "folder": str(stage.folder)}
+
+
+def _room_in(place: Path) -> AbstractContextManager[None]:
+    return full_disk_is_said(place, "free some, or name other places with --output_dir and --cache_dir, and run again with --resume=True")
+
+
+def make_teachers(request: Request) -> list[Path]:
+    """Train the request's teachers, or find them in the cache, and do no more; their folders. None for one that the user names by path.
+
+    Raises:
+        KDError: see :func:`run_recbole_kd`.
+    """
+    prefer_huge_pages()
+    plan = make_plan(request)
+    if plan.saved:
+        return []
+    with _room_in(plan.output):
+        stage = _stage(plan, f"{request.teacher}-alone")
+        with logging_to(stage.folder / "run.log", plan.alone["state"]):
+            _, figures = _teachers(plan, stage)
+    return [Path(member["path"]) for member in figures.get("members", [figures])]
+
+
+def _stage(plan: Plan, name: str) -> Stage:
+    run = plan.request.run
+    folder = _new_folder(plan.output, plan.request, name, plan.alone["seed"])
+    return Stage(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
+
+
+def _teachers(plan: Plan, stage: Stage) -> tuple[TeacherScores, dict[str, Any]]:
+    store, dtype, svd = (plan.request.run[f"teacher_{key}"] for key in ("store", "dtype", "svd"))
+    return plan.saved or ensure_teachers(plan.teachers, stage, store, dtype, plan.n_checkpoints, svd)
+
+
+def _train(plan: Plan, stage: Stage, after_epoch: Callable[[int, float], None] | None) -> dict[str, Any]:
+    """The stages one after the other; their figures, and what else of the result only they know."""
+    teacher, of_teacher = _teachers(plan, stage)
+    figures: dict[str, Any] = {"teacher": of_teacher}
+    if plan.features or plan.saved:
+        figures["item_features"] = plan.features or (teacher.manifest.get("settings") or {}).get("item_feature_digests") or {}
+    figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
+    figures["student"] = ensure_student_alone(plan.alone, stage) if plan.distilled["kd_compare"] else None
+    if plan.assistant is not None:
+        store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
+        teacher, figures["assistant"] = ensure_assistant(plan.assistant, stage, teacher, store, dtype)
+    figures["distilled"] = distill(plan.distilled, stage, teacher, after_epoch)
+    return figures
+
+
+def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
+    """A fresh folder for this run under output_dir, of the current folder by default."""
+    name = f"{request.model}-{teacher_name.replace(',', '+')}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = output / f"{name}-{stamp}-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _leave_nothing(folder: Path) -> None:
+    """A failed run keeps its log, which says why, and nothing that could be taken for a result."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != "run.log":
+            path.unlink()
+
+
+def _result(plan: Plan) -> dict[str, Any]:
+    """What was asked for, as result.json says it."""
+    request, config = plan.request, plan.distilled
+    return {
+        "dataset": request.dataset,
+        "setting": request.setting,
+        "model": request.model,
+        "teacher_model": plan.teacher_name,
+        "kd": request.kd,
+        "kd_weight": config["kd_weight"],
+        "seed": config["seed"],
+        "eval_protocol": request.run["eval_protocol"],
+        "valid_metric": config["valid_metric"],
+        "valid_metric_bigger": bool(config["valid_metric_bigger"]),
+        "kd_options": {key: value for key, value in config.final_config_dict.items() if key.startswith("kd_")},
+        "property_files": request.files,
+    }

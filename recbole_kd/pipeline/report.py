@@ -1,0 +1,116 @@
+"""What a run shows: the table on the screen and result.json."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from subprocess import DEVNULL, CalledProcessError, check_output
+from time import perf_counter
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.version import __version__
+
+TIMED_USERS = 512
+TIMED_K = 20
+
+
+def size_of(model: nn.Module) -> dict[str, int]:
+    """Parameters, and bytes of the weights as safetensors (RecBole's checkpoints also hold Adam's moments and cached tables)."""
+    weights = dict(model.state_dict())
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": sum(t.numel() * t.element_size() for t in weights.values()),
+    }
+
+
+def inference_us_per_user(scorer: Scorer) -> float:
+    """Microseconds to score the whole catalogue for one user and take the top 20, in a batch of 512; median of five."""
+    queries = torch.arange(1, min(scorer.n_queries, TIMED_USERS + 1), device=scorer.device)
+    k = min(TIMED_K, scorer.n_items - 1)
+    times = []
+    for _ in range(5):
+        started = perf_counter()
+        scorer.top_k(queries, k)[1].cpu()
+        times.append(perf_counter() - started)
+    return 1e6 * median(times) / len(queries)
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Versions that a result depends on, the commit where the code is a checkout, and the device: ``cpu``, or a GPU's name."""
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found = {"python": platform.python_version(), "recbole_kd": __version__, "commit": _commit(), "device": on}
+    for name in ("torch", "recbole", "numpy", "scipy", "ray"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return check_output(command, stderr=DEVNULL, text=True).strip()
+    except (OSError, CalledProcessError):
+        return "unknown"
+
+
+def _human_bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """Teacher, student alone and distilled student beside each other, test metrics."""
+    kd = result["kd"]
+    teachers = result["teacher"].get("members") or [{"model": result["teacher_model"], **result["teacher"]}]
+    columns = [
+        *((f"teacher {figures['model']}", figures) for figures in teachers),
+        (f"{result['model']} alone", result["student"]),
+        (f"assistant {result['model']}", result.get("assistant")),
+        (f"{result['model']} + {kd}", result["distilled"]),
+    ]
+    columns = [(title, figures) for title, figures in columns if figures is not None]
+    rows: list[list[str]] = []
+    for metric in columns[-1][1]["test"]:
+        rows.append([f"test {metric}", *(_metric(figures["test"], metric) for _, figures in columns)])
+    rows.append(["parameters", *(_count(figures["parameters"]) for _, figures in columns)])
+    rows.append(["size on disk", *(_human_bytes(figures["bytes"]) if figures["bytes"] else "-" for _, figures in columns)])
+    rows.append(["inference, us per user", *(_micros(figures["inference_us_per_user"]) for _, figures in columns)])
+    headers = ["", *(title for title, _ in columns)]
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns)))
+
+
+def _metric(metrics: Mapping[str, float] | None, name: str) -> str:
+    return f"{metrics[name]:.4f}" if metrics and name in metrics else "-"
+
+
+def _count(value: int | None) -> str:
+    """A model has parameters: none stands for a saved teacher of which nothing is known."""
+    return f"{value:,}" if value else "-"
+
+
+def _micros(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

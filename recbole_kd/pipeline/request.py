@@ -1,0 +1,344 @@
+"""What the user asked for, checked before anything is loaded or trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import ModelType
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
+from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
+from recbole_kd.config.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
+from recbole_kd.config.recbole_config import MERGED, make_config
+from recbole_kd.config.recbole_schema import check_values
+from recbole_kd.data.item_features.configured import GIVEN_KEYS
+from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared
+from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
+from recbole_kd.distiller.registry import distiller_class
+from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.model.loss_reduction import with_decay_for_mean
+from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, model_class, recbole_defaults, student_model
+from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.teacher.export import DTYPES, STORES, no_factors, no_online_store, resolve_store
+from recbole_kd.teacher.load import HISTORY_ARGUMENTS
+from recbole_kd.training.build_distiller import check_index, check_run_keys, known_kd_keys, no_teacher_index
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "setting": ("general", "sequential"),
+    "eval_protocol": ("recbole", "paper"),
+    "teacher_store": STORES,
+    "teacher_dtype": tuple(DTYPES),
+    "loss_reduction": ("sum", "mean"),
+}
+CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
+SHARED = frozenset(
+    {
+        *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
+        "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
+        "split_seed", "eval_protocol", "eval_memory_mb",
+        *GIVEN_KEYS,
+    }
+)  # fmt: skip
+"""Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
+OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed"} - set(HISTORY_ARGUMENTS))
+"""Keys that no teacher has of its own: all models of a run share one data set and one split."""
+
+OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown"})
+"""Keys that are read of the run alone, beside those that begin with ``teacher_``."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request.
+
+    Attributes:
+        teacher: the model to train as teacher, or several with commas; None for a saved one.
+        setting: ``general`` or ``sequential``; models are named as the user does, RecBole may know them by their face for the setting.
+        given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
+        run: run-level values, defaults included. files: the property files of ours that apply, by stage.
+    """
+
+    model: str
+    teacher: str | None
+    kd: str
+    dataset: str
+    setting: str
+    given: Mapping[str, Any]
+    teacher_given: Mapping[str, Any]
+    run: Mapping[str, Any]
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+    def student_config(self) -> Config:
+        """Of the student trained alone: no ``kd_*`` key has a say."""
+        defaults, self.files["student"] = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
+        given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
+        return self._config(self.model, defaults, given)
+
+    def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+        defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
+        return make_config(recbole_name(model, self.setting), self.dataset, defaults, given)
+
+    @property
+    def teachers(self) -> list[str]:
+        """The models to train as teachers."""
+        return self.teacher.split(",") if self.teacher else []
+
+    def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> Config:
+        """Of the distilled student (with changes: of its assistant); the pair's property file may set the student's keys too."""
+        defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
+        own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
+        self.files["distilled"] = applied + own_applied
+        given = {**self.given, **(changes or {})}
+        return self._config(self.model, {**defaults, **own, "kd": self.kd}, given)
+
+    def teacher_model_configs(self) -> list[Config]:
+        """Of each teacher, with a seed of its own; ``teacher.*`` keys are for all of them."""
+        given = {**{key: value for key, value in self.given.items() if key in SHARED}, **self.teacher_given}
+        configs = []
+        for name in self.teachers:
+            defaults, applied = teacher_layers(name, self.dataset, self.run["eval_protocol"], self.setting)
+            self.files["teacher"] = list(dict.fromkeys([*self.files.get("teacher", []), *applied]))
+            configs.append(self._config(name, {**defaults, "seed": 0}, given))
+        return configs
+
+
+def without_negatives(model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Property values, with no negatives drawn for a sequential model that is trained with RecBole's full softmax (``loss_type: CE``)."""
+    values = {**recbole_defaults(model, dataset), **defaults, **given}
+    softmax = values.get("loss_type") == "CE" and default_setting(model) == "sequential"
+    return {**defaults, "train_neg_sample_args": None} if softmax and "train_neg_sample_args" not in given else dict(defaults)
+
+
+def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings."""
+    merged: dict[str, Any] = {}
+    sources: list[Mapping[str, Any]] = [read_config_file(path) for path in split_config_files(config_files)]
+    for source in (*sources, config_dict or {}, arguments):
+        values: dict[str, Any] = dict(source)
+        for key in MERGED:
+            values, nested = nest_prefix(values, key, key)
+            if nested:
+                values[key] = {**(merged.get(key) or {}), **nested}
+        values, teacher = nest_prefix(values, "teacher")
+        if teacher:
+            values["teacher_config"] = {**merged.get("teacher_config", {}), **teacher}
+        merged.update(values)
+    return merged
+
+
+def make_request(values: Mapping[str, Any]) -> Request:
+    """Check names, keys, types and ranges of all that was given.
+
+    Raises:
+        ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not there.
+    """
+    values = dict(values)
+    for key in ("model", "dataset", "kd"):
+        if values.get(key) not in (None, "") and not isinstance(values[key], str):
+            raise ConfigError(
+                f"{key}={values[key]!r} is not a name: write it as text, --{key}='\"{values[key]}\"' where it looks like a number"
+            )
+        if not values.get(key):
+            raise ConfigError(
+                f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list"
+            )
+    if not values.get("teacher") and not values.get("teacher_path"):
+        raise ConfigError(
+            "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
+        )
+    values["teacher"] = _teacher_names(values.get("teacher"))
+    model, kd, dataset = public_name(str(values["model"])), str(values["kd"]), str(values["dataset"])
+    teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
+    _check_texts(values)
+    setting = str(values.get("setting") or default_setting(model))
+    if setting not in CHOICES["setting"]:
+        raise unknown_name_error("setting", setting, CHOICES["setting"])
+    student = student_model(model, setting)
+    cls = distiller_class(kd)
+    if values.get("teacher"):
+        _check_teachers(values, kd, cls, setting)
+    _check_svd(values, kd, cls, setting)
+    _check_choices(values, "")
+    _check_std(values)
+    _check_student_keys(values, model, kd, dataset, setting)
+    check_index(values, kd, student)
+    cls.check_student(student)
+    _check_teacher_keys(values, dataset, setting)
+    _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
+    own = layers("overall")[0]
+    run = {**own, **{key: value for key, value in values.items() if key in own}}
+    given = {key: value for key, value in values.items() if key not in CONTROL}
+    return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _check_choices(values: Mapping[str, Any], prefix: str) -> None:
+    for key, allowed in CHOICES.items():
+        if key in values and values[key] not in allowed:
+            raise unknown_name_error(prefix + key, str(values[key]), allowed)
+
+
+def _teacher_names(given: Any) -> str | None:
+    """One or several names, with commas or as a list, joined by commas."""
+    names = given.split(",") if isinstance(given, str) else given
+    if not given:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ConfigError(f"teacher={given!r} is not a name: write --teacher=LightGCN, or several with commas, --teacher=MF,LightGCN")
+    return ",".join(name.strip() for name in names)
+
+
+def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
+    names = str(values["teacher"]).split(",")
+    for name in names:
+        taught = model_class(name, "teacher", setting)
+        if values.get("teacher_store") == "factors" and not has_vectors(taught):
+            raise no_factors(name)
+        store = _store_of(taught, values)
+        _check_kept(name, taught, store, values.get("teacher_ray_address"))
+        if values.get("kd_index_teacher") is True and store != "factors":
+            raise no_teacher_index(name, store)
+        if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
+            raise ConfigError(no_modalities(f"--kd={kd}", name))
+        kept = values.get("teacher_svd") is not None or (has_vectors(taught) and store != "dense")
+        if "embeddings" in method.requires and not kept:
+            raise ConfigError(no_embeddings(f"--kd={kd}", name, store))
+    if len(names) > 1 and not method.several:
+        raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
+
+
+def _check_kept(name: str, taught: type, store: str, address: str | None) -> None:
+    """What the export of a teacher would say, after its training."""
+    if store == "online" and taught.type == ModelType.TRADITIONAL:  # type: ignore[attr-defined]
+        raise no_online_store(name)
+    if address and store != "dense":
+        raise ConfigError(
+            f"teacher_ray_address={address} has no effect on {name} in a store of kind {store}: workers make the blocks of a dense one, "
+            "set teacher_store=dense, or leave it out"
+        )
+
+
+def _store_of(taught: type, values: Mapping[str, Any]) -> str:
+    """The kind of store that a teacher's class comes to."""
+    return resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
+
+
+def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
+    """``teacher_svd``: a width, of teachers that are trained here and keep scores."""
+    width = values.get("teacher_svd")
+    if width is None:
+        return
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ConfigError(f"teacher_svd={width!r} is not allowed: it must be a whole number >= 1, or empty")
+    if str(values.get("teacher_path")).endswith(".pth"):
+        raise ConfigError(
+            f"teacher_svd={width} is not possible with a checkpoint (--teacher_path=*.pth): name its model as --teacher instead"
+        )
+    if values.get("teacher_path"):
+        raise ConfigError(
+            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `python scripts/convert_teacher.py "
+            f"{values['teacher_path']} --out=FOLDER --svd={width}` and give that folder"
+        )
+    if "trajectory" in method.requires:
+        raise ConfigError(
+            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: leave it out"
+        )
+    for name in str(values["teacher"]).split(","):
+        if _store_of(model_class(name, "teacher", setting), values) == "online":
+            raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Keys whose default is empty and so says nothing of their type."""
+    for key, what in (("teacher_path", "path"), ("cache_dir", "path"), ("teacher_ray_address", "address")):
+        if not isinstance(values.get(key), str | None):
+            raise ConfigError(f"{key}={values[key]!r} is no {what}: write it as text, --{key}='\"{values[key]}\"'")
+    allowed = values.get("allow_unknown")
+    if not (isinstance(allowed, str | None) or (isinstance(allowed, list) and all(isinstance(key, str) for key in allowed))):
+        raise ConfigError(f"allow_unknown={allowed!r} is not allowed: it must be a key or a list of keys, such as --allow_unknown=[my_key]")
+
+
+def _check_std(values: Mapping[str, Any]) -> None:
+    for prefix, given in (("", values), ("teacher.", values.get("teacher_config") or {})):
+        std = given.get("init_std") if isinstance(given, Mapping) else None
+        if std is not None and (isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf):
+            raise ConfigError(f"{prefix}init_std={std!r} is not a standard deviation: it must be a number greater than 0")
+
+
+def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
+    defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
+    kd_keys = known_kd_keys(kd)
+    check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
+    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL, *GIVEN_KEYS}
+    check_keys(values, known, what="key", allow=_allowed(values))
+    check_values({k: v for k, v in values.items() if not k.startswith("kd_")}, defaults)
+    check_run_keys({**layers("overall")[0], **values})
+    _check_finite(values)
+
+
+def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys with this prefix that the user lets through, without it."""
+    allowed = values.get("allow_unknown") or ()
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+
+def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -> None:
+    given = values.get("teacher_config") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
+    if given and values.get("teacher_path"):
+        raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
+    if values.get("teacher") and values.get("teacher_path"):
+        raise ConfigError(
+            f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the teacher: leave one out"
+        )
+    if "model" in given:
+        raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
+    of_run = sorted(key for key in given if key in OF_THE_RUN or str(key).startswith("teacher_"))
+    if of_run:
+        raise ConfigError(f"teacher.{of_run[0]} has no effect: it is a key of the whole run, set --{of_run[0]}, or leave it out")
+    shared = sorted(OF_THE_SPLIT & set(given))
+    if shared:
+        raise ConfigError(
+            f"teacher.{shared[0]} is not possible: data and split of a run are one for all its models; set --{shared[0]}, or leave it out"
+        )
+    for name in str(values["teacher"]).split(",") if given else []:
+        defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
+        known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
+        check_keys(given, known, what=f"key of the teacher {name}", allow=_allowed(values, "teacher."), prefix="teacher.")
+        check_values(given, defaults, prefix="teacher.")
+        _check_choices(given, "teacher.")
+        _check_finite(given)
+
+
+def _check_finite(values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value} is not allowed: it must be a finite number")
+
+
+def _check_dataset(dataset: str, data_path: str) -> None:
+    """The data set's folder must be there; RecBole would try to download, or fail far from here."""
+    folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
+    if any(folder.glob(f"{dataset}*.inter")):
+        return
+    known = not_prepared(dataset, folder)
+    if known:
+        raise known
+    there = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
+    close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
+    meant = f"did you mean {close[0]}? Else " if close else ""
+    raise DataError(
+        f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
+        f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table "
+        "--file=<csv> --user=<column> --item=<column>`"
+    )

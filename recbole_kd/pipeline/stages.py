@@ -1,0 +1,281 @@
+"""The stages of a distillation: teacher, student alone, distilled student. Each finished one is kept and not repeated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
+
+from recbole_kd.data.fingerprint import settings_digest, without_histories
+from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
+from recbole_kd.data.item_features.configured import FEATURE_KEYS
+from recbole_kd.data.item_features.matrix_files import file_digest
+from recbole_kd.data.side_information import named_files
+from recbole_kd.data.split_and_loaders import Splits
+from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.cache import CACHE_FORMAT, locked
+from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
+from recbole_kd.storage.source_digest import own_source
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.convert import write_dense, write_truncated
+from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.load import load_teacher
+from recbole_kd.teacher.stores.ensemble import SeveralTeachers
+from recbole_kd.training.resume_state import TrainingState
+from recbole_kd.training.train import train_alone, train_distilled
+from recbole_kd.training.trajectory import Trajectory
+
+REPORT = "report.json"
+CHECKPOINT, STATE = "best.pth", "state.pt"
+"""Of a training in its workshop."""
+WITHOUT_EFFECT = frozenset(
+    {
+        "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
+        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
+        "nproc", "local_rank", "single_spec",
+        "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+    }
+)  # fmt: skip
+"""Keys that do not change what a training comes to; they are left out of its digest."""
+
+
+IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents")
+"""Keys of a teacher's manifest that say how it was made."""
+
+
+@dataclass
+class Stage:
+    """One training: where it happens and what it leaves.
+
+    Attributes:
+        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
+        ray_address: of a cluster whose workers make the blocks of a dense teacher store.
+    """
+
+    splits: Splits
+    cache: Path
+    folder: Path
+    resume: bool
+    ray_address: str | None = None
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The values of a Config that decide what a training comes to, as plain JSON values."""
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
+    # models that were kept before these counted are still the same; worker processes draw negatives of their own
+    unset = [key for key in ("max_minutes", "worker") if not config[key]]
+    return {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in (*WITHOUT_EFFECT, *unset)
+        and key not in unread
+        and not key.startswith(("teacher_", "MODEL_"))
+        and isinstance(value, plain)
+    }
+
+
+def settings_alone(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in settings_of(config).items() if not key.startswith("kd")}
+
+
+def data_of(stage: Stage, name: str) -> dict[str, Any]:
+    """What identifies the data for a model of this name: their order counts for a model of histories alone."""
+    return dict(stage.splits.fingerprint) if reads_histories(name) else without_histories(stage.splits.fingerprint)
+
+
+def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
+    made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)}
+    if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
+        made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
+    beside = {"source": own_source(get_model(name)), "columns": stage.splits.side, "files": named_files(settings)}
+    digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
+    return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
+
+
+@contextmanager
+def workshop(entry: Path) -> Iterator[Path]:
+    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not, and one
+    that found the disk full keeps what it can be continued from."""
+    work = entry.with_name(entry.name + ".work")
+    try:
+        yield work
+    except LostProcessError:
+        raise
+    except StorageError:
+        if (work / STATE).is_file():
+            (work / CHECKPOINT).unlink(missing_ok=True)  # it may be half written; the state has its own
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    except KDError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def ensure_teacher(
+    config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """The teacher's scores and figures: from the cache, or trained, exported and put there. With so many checkpoints of its training."""
+    name = config["model"]
+    settings = settings_alone(config)
+    kept = {"trajectory": n_checkpoints} if n_checkpoints else {}
+    entry = entry_of(stage, "teacher", name, {**settings, "store": store, "dtype": dtype, **kept})
+    with locked(entry):
+        cached = entry.is_dir() or (store == "dense" and not kept and _from_factors(stage, name, settings, entry, dtype))
+        if not cached:
+            getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
+            with workshop(entry) as work:
+                trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
+                model, figures = train_alone(
+                    config, stage.splits, work, stage.folder / "tensorboard-teacher" / name, resume=stage.resume, trajectory=trajectory
+                )
+                manifest = {
+                    "model": name, "dataset": config["dataset"], "settings": settings, "data": data_of(stage, name), "report": figures,
+                }  # fmt: skip
+                earlier: Iterable[int] = ()
+                if trajectory is not None:
+                    figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
+                    earlier = trajectory.replay(model)
+                rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work, stage.ray_address)
+        teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
+    teacher.check_data(stage.splits.fingerprint)
+    return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
+
+
+def _ensure_truncated(config: Any, stage: Stage, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
+    """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
+    name = config["model"]
+    entry = entry_of(stage, "teacher", name, {**settings_alone(config), "store": store, "dtype": dtype, "svd": width})
+    with locked(entry):
+        trained = False
+        if not entry.is_dir():  # where the cache has it, the whole one is not needed
+            whole, figures = ensure_teacher(config, stage, store)
+            trained = not figures["cached"]
+            getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
+            write_truncated(whole, entry, width, dtype)
+        teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
+    fidelity = teacher.manifest["fidelity"]
+    getLogger().info(
+        f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
+        f"{fidelity['energy']:.4f} of its scores' squares"
+    )
+    return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry), "fidelity": fidelity}
+
+
+def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:
+    """Make a dense store from the same teacher's exact factors, where the cache has them: True when it did."""
+    for store in ("auto", "factors"):
+        source = entry_of(stage, "teacher", name, {**settings, "store": store, "dtype": "fp32"})
+        if source.is_dir():
+            teacher = load_teacher(source, stage.splits.parts[0])
+            if teacher.store == "factors":
+                getLogger().info(f"Writing the scores of the teacher {name} from its factors in {source}")
+                write_dense(teacher, entry, dtype, stage.ray_address)
+                return True
+    return False
+
+
+def ensure_teachers(
+    configs: Sequence[Any], stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0, svd: int | None = None
+) -> tuple[TeacherScores, dict[str, Any]]:
+    """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each.
+
+    Args:
+        svd: truncate their scores to factors of this width.
+    """
+    if svd is None:
+        found = [ensure_teacher(config, stage, store, dtype, n_checkpoints) for config in configs]
+    else:
+        found = [_ensure_truncated(config, stage, store, dtype, svd) for config in configs]
+    if len(found) == 1:
+        return found[0]
+    members = [{"model": teacher.name, **figures} for teacher, figures in found]
+    sums = {key: sum(figures[key] for figures in members) for key in ("parameters", "bytes", "inference_us_per_user")}
+    together = {"valid": None, "test": None, **sums, "cached": all(figures["cached"] for figures in members), "members": members}
+    return SeveralTeachers([teacher for teacher, _ in found]), together
+
+
+def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
+    """A teacher that the user names by path, and what is known of it."""
+    teacher = load_teacher(path, splits.parts[0], device)
+    teacher.check_data(splits.fingerprint)
+    if path.endswith(".pth") or not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
+        place = Path(path).expanduser()
+        teacher.manifest["contents"] = file_digest(*([place] if place.is_file() else sorted(place.glob("*.safetensors"))))
+    unknown = {"valid": None, "test": None, "parameters": None, "bytes": None, "inference_us_per_user": None}
+    return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
+
+
+def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
+    """Figures of the student trained alone: from the cache, or trained and put there."""
+    name = config["model"]
+    settings = settings_alone(config)
+    entry = entry_of(stage, "student", name, settings)
+    with locked(entry):
+        report = _read_report(entry)
+        if report is not None:
+            return {**report, "cached": True}
+        getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
+        with workshop(entry) as work:
+            model, figures = train_alone(config, stage.splits, work, stage.folder / "tensorboard-student", resume=stage.resume)
+            with written_whole(entry) as temporary:
+                save_weights(temporary / WEIGHTS, model)
+                write_json(temporary / REPORT, {**figures, "settings": settings})
+    return {**figures, "cached": False}
+
+
+def _read_report(entry: Path) -> dict[str, Any] | None:
+    path = entry / REPORT
+    if not path.is_file():
+        return None
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TeacherError(f"{path} is damaged ({error}); delete the folder {entry}") from None
+    report.pop("settings", None)
+    return report
+
+
+def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+    """Train the student under the teacher; its checkpoint stays in the run's folder."""
+    entry = entry_of(stage, "distilled", config["model"], distilled_settings(config, teacher))
+    state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
+    files: dict[str, Any] = {
+        "checkpoint": stage.folder / f"{config['model']}.pth",
+        "scalars": stage.folder / "tensorboard",
+        "state_file": state_file,
+    }
+    with locked(entry):
+        try:
+            _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume, after_epoch=after_epoch)
+        except (LostProcessError, StorageError):
+            raise
+        except KDError:
+            TrainingState(state_file).remove()
+            raise
+        TrainingState(state_file).remove()
+    return figures
+
+
+def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
+    """What decides what a distillation comes to."""
+    return {**settings_of(config), "teacher": identity(teacher)}
+
+
+def identity(teacher: TeacherScores) -> dict[str, Any]:
+    """What a teacher's manifest says of how it was made; of a teacher of histories also the order of its data."""
+    histories = [(member.manifest.get("data") or {}).get("histories") for member in teacher.members]
+    made = {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
+    return {**made, "histories": histories} if any(histories) else made

@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, locks, digests, the cache, disk-full errors."""

@@ -1,0 +1,1 @@
+"""Teacher stores: factors, dense matrix, frozen model, remapped queries, ensemble."""

@@ -1,0 +1,61 @@
+"""Factor store: query and item vectors, exact for teachers whose score is a dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_kd.ops.gathered_dot import gathered_dot
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.scoring.candidate_index import CandidateIndex
+from recbole_kd.teacher.base import TeacherScores
+
+
+class FactorScores(TeacherScores):
+    """Scores as dot products of stored vectors, ``U d + I d`` numbers instead of ``U I``.
+
+    Args:
+        query_vectors: ``[n_queries, d]``. item_vectors: ``[n_items, d]``; float32 or float16.
+    """
+
+    store = "factors"
+
+    def __init__(self, query_vectors: Tensor, item_vectors: Tensor, manifest: Mapping[str, Any] | None = None) -> None:
+        super().__init__(len(query_vectors), len(item_vectors), manifest)
+        self._queries = query_vectors
+        self._items = item_vectors
+        self.index: CandidateIndex | None = None
+        """Ranks approximately, where the catalogue is too large to be ranked whole."""
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._items.device != device or self._items.dtype != torch.float32:
+            self._queries = self._queries.to(device, torch.float32)
+            self._items = self._items.to(device, torch.float32)
+        return self._queries, self._items
+
+    @torch.no_grad()
+    def full(self, queries: Tensor) -> Tensor:
+        query_vectors, item_vectors = self._on(queries.device)
+        return query_vectors[queries] @ item_vectors.T
+
+    @torch.no_grad()
+    def at(self, queries: Tensor, items: Tensor) -> Tensor:
+        query_vectors, item_vectors = self._on(queries.device)
+        return gathered_dot(query_vectors[queries], item_vectors, items)
+
+    @torch.no_grad()
+    def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
+        tables = self._on(queries.device)
+        if self.index is None:
+            return top_k_in_blocks(DotProducts(*tables), queries, self.n_items, k, exclude)
+        found = self.index.top_k(*tables, queries, k, exclude)
+        self.index.close()
+        return found
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        query_vectors, item_vectors = self._on(self._items.device)
+        return query_vectors.detach(), item_vectors.detach()

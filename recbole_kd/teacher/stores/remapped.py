@@ -1,0 +1,83 @@
+"""A teacher asked under other ids: by a sequential student about its training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recbole_kd.errors import TeacherError
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import top_k_in_blocks
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.stores.ensemble import SeveralTeachers
+
+N_USERS = "n_users"
+"""Key in the manifest of a sequential teacher: how many of its queries, the first ones, are users with their whole training history."""
+
+
+class MappedScores(TeacherScores):
+    """The scores of a teacher for queries with other ids; the vectors and scores of repeated ids are not repeated.
+
+    Args:
+        teacher: the scores. ids: int64 ``[n_queries]``, the teacher's id of each query.
+    """
+
+    store = "mapped"
+
+    def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
+        super().__init__(len(ids), teacher.n_items, teacher.manifest)
+        self.store = teacher.store  # what it costs to ask it
+        self._teacher, self._ids = teacher, ids
+        self.earlier = _mapped(teacher.earlier, ids)
+        self.modalities = {name: MappedScores(scores, ids) for name, scores in teacher.modalities.items()}
+
+    def _of(self, queries: Tensor) -> Tensor:
+        self._ids = self._ids.to(queries.device)
+        return self._ids[queries]
+
+    def full(self, queries: Tensor) -> Tensor:
+        return self._teacher.full(self._of(queries))
+
+    def at(self, queries: Tensor, items: Tensor) -> Tensor:
+        return self._teacher.at(self._of(queries), items)
+
+    @torch.no_grad()
+    def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
+        if exclude is not None:  # its rows are of these queries, not of the teacher's
+            return top_k_in_blocks(self.full, queries, self.n_items, k, exclude)
+        distinct, place = self._of(queries).unique(return_inverse=True)
+        ids, scores = self._teacher.top_k(distinct, k)
+        return ids[place], scores[place]
+
+    def embeddings(self) -> tuple[Tensor, Tensor] | None:
+        found = self._teacher.embeddings()
+        return None if found is None else (found[0][self._ids.to(found[0].device)], found[1])
+
+
+def _mapped(earlier: Callable[[], list[TeacherScores]] | None, ids: Tensor) -> Callable[[], list[TeacherScores]] | None:
+    return None if earlier is None else lambda: [MappedScores(teacher, ids) for teacher in earlier()]
+
+
+def asked_as(teacher: TeacherScores, users: Tensor, histories: Tensor) -> TeacherScores:
+    """A teacher under the ids of a student's queries.
+
+    Args:
+        users: int64 ``[n_queries]``, the user of each query, for a general teacher. histories: int64 ``[n_queries]``, its place in the
+            universe (see :mod:`recbole_kd.scoring.scorer`), for a sequential one.
+
+    Raises:
+        TeacherError: the teacher answers about fewer queries.
+    """
+    if len(teacher.members) > 1:
+        return SeveralTeachers([asked_as(member, users, histories) for member in teacher.members])
+    ids = histories if N_USERS in teacher.manifest else users
+    if len(ids) and int(ids.max()) >= teacher.n_queries:
+        raise TeacherError(
+            f"The teacher {teacher.name} answers about {teacher.n_queries} queries and the student asks about query {int(ids.max())}: they "
+            "were made on different data or filters"
+        )
+    mapped = MappedScores(teacher, ids)
+    mapped.taught_by = None if teacher.taught_by is None else asked_as(teacher.taught_by, users, histories)
+    return mapped

@@ -1,0 +1,1 @@
+"""One training: loader, trainer, resume, trajectory."""

@@ -1,0 +1,194 @@
+"""Build a distiller from a RecBole configuration: the only place where ``kd_*`` keys become constructor arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from recbole_kd.config.known_keys import check_keys
+from recbole_kd.config.property_layers import distiller_layers, public_name
+from recbole_kd.data.histories.sequence_dataset import SequenceDataset
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.registry import distiller_class, distiller_options, resolve_options
+from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.model.loss_reduction import reduction_of
+from recbole_kd.scoring.candidate_index import INDEX_KINDS, CandidateIndex, load_faiss
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
+
+INDEX_KEYS = ("kd_candidate_index", "kd_index_teacher", "kd_nlist", "kd_nprobe")
+RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh", "kd_track", *INDEX_KEYS)
+"""``kd_*`` keys that are valid for every method."""
+
+RUN_DEFAULTS: Mapping[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True, "kd_track": []}
+
+TRACKED = ("train_ndcg", "teacher_ranks")
+"""What ``kd_track`` may name: NDCG@10 on the training interactions after each epoch; the student's ranks of the teacher's list before and
+after the training."""
+
+
+def known_kd_keys(kd: str) -> set[str]:
+    """All ``kd_*`` keys that a run with this method may set."""
+    return {*RUN_KEYS, *(f"kd_{name}" for name in distiller_options(distiller_class(kd)))}
+
+
+def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:
+    """The constructor arguments of a method, checked against a catalogue before anything is trained.
+
+    Args:
+        values: configuration with ``kd_*`` keys. n_queries, n_items: without the pad.
+
+    Raises:
+        ConfigError: a value of a wrong type or out of range.
+    """
+    cls = distiller_class(kd)
+    check_run_keys(values)
+    nlist = values.get("kd_nlist")
+    if nlist is not None and nlist > n_items:
+        raise ConfigError(f"kd_nlist={nlist} is more than the {n_items} items of the catalogue: take fewer cells")
+    options = resolve_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")})
+    cls.check(n_queries, n_items, options)
+    return options
+
+
+def check_run_keys(values: Mapping[str, Any]) -> None:
+    """Refuse run-level values that cannot be (ConfigError)."""
+    weight, refresh, compare = (values.get(key) for key in ("kd_weight", "kd_refresh", "kd_compare"))
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise ConfigError(f"kd_weight={weight!r} is not allowed: it must be a number >= 0 (lambda of L_base + lambda L_KD)")
+    if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
+        raise ConfigError(f"kd_refresh={refresh!r} is not allowed: it must be a whole number of epochs >= 1")
+    track = values.get("kd_track") or []
+    if not isinstance(track, list) or not set(map(str, track)) <= set(TRACKED):
+        raise ConfigError(f"kd_track={track!r} is not allowed: it must be a list of {', '.join(TRACKED)}, such as [train_ndcg]")
+    _check_index_keys(values)
+    if not isinstance(compare, bool):
+        raise ConfigError(f"kd_compare={compare!r} is not allowed: it must be True or False")
+
+
+def _check_index_keys(values: Mapping[str, Any]) -> None:
+    kind = index_kind(values)
+    if kind not in INDEX_KINDS:
+        raise ConfigError(f"kd_candidate_index={kind!r} is not allowed: choose one of {', '.join(INDEX_KINDS)}")
+    if not isinstance(values.get("kd_index_teacher", False), bool):
+        raise ConfigError(f"kd_index_teacher={values['kd_index_teacher']!r} is not allowed: it must be True or False")
+    if values.get("kd_index_teacher") and kind == "none":
+        raise ConfigError("kd_index_teacher=True has no effect without an index: set kd_candidate_index=ivf, or leave it out")
+    sizes = {key: values[key] for key in INDEX_KEYS[2:] if values.get(key) is not None}
+    for key, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key}={value!r} is not allowed: it must be a whole number of cells >= 1, or empty")
+        if kind == "none":
+            raise ConfigError(f"{key}={value} has no effect without an index: set kd_candidate_index=ivf, or leave it out")
+    if sizes.get("kd_nprobe", 0) > sizes.get("kd_nlist", math.inf):
+        raise ConfigError(f"kd_nprobe={sizes['kd_nprobe']} is more than kd_nlist={sizes['kd_nlist']}: a query can look at no more cells")
+    if kind != "none":
+        load_faiss(kind)
+
+
+def index_kind(values: Mapping[str, Any]) -> Any:
+    """``kd_candidate_index``, where empty stands for none."""
+    return values.get("kd_candidate_index") or "none"
+
+
+def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
+    """Refuse an index that the method or the student has no use for (ConfigError)."""
+    kind = index_kind(values)
+    if kind == "none":
+        return
+    if not distiller_class(kd).ranks_student:
+        raise ConfigError(f"kd_candidate_index={kind} has no effect with kd={kd}, which never ranks the student's items: leave it out")
+    if not has_vectors(student):
+        raise ConfigError(
+            f"kd_candidate_index={kind} is not possible with {public_name(student.__name__)}, whose score is no dot product of vectors: "
+            "take kd_candidate_index=none"
+        )
+
+
+def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, train_data: Any = None) -> Distiller:
+    """The distiller that a configuration names, for a student and a teacher.
+
+    Args:
+        config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ from the property file,
+            ``kd_*`` keys, and ``seed``.
+        student: the RecBole model to be trained. teacher: its scores, see :func:`recbole_kd.load_teacher`.
+        train_data: the student's training loader (:func:`recbole_kd.data.split_and_loaders.make_loaders`); a sequential student needs it.
+
+    Raises:
+        ConfigError: unknown method or option, a sequential student without its data.
+        TeacherError: the teacher's counts are not the student's.
+    """
+    kd = config["kd"]
+    if not kd:
+        raise ConfigError("the configuration names no method: set kd, such as kd='RCEKD'")
+    cls = distiller_class(kd)
+    given = getattr(config, "final_config_dict", config)
+    if isinstance(given, Mapping):
+        named = [key for key in given if isinstance(key, str) and key.startswith("kd_")]
+        check_keys(named, known_kd_keys(kd), what=f"key of the method {kd}", may_allow=False)
+    given_teacher = teacher
+    scorer, teacher = _asking(student, teacher, train_data)
+    if (scorer.n_queries, scorer.n_items) != (teacher.n_queries, teacher.n_items):
+        raise TeacherError(
+            f"The teacher {teacher.name} has {teacher.n_queries - 1} users and {teacher.n_items - 1} items, the student "
+            f"{scorer.n_queries - 1} and {scorer.n_items - 1}: they were made on different data or filters"
+        )
+    values: dict[str, Any] = dict(RUN_DEFAULTS)
+    values.update(distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0])
+    values.update({key: config[key] for key in known_kd_keys(kd) if key in config})
+    options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
+    check_index(values, kd, type(student))
+    scorer.index = _index(values, config["seed"])
+    _index_teacher(given_teacher, values, config["seed"])
+    distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
+    distiller.weight = float(values["kd_weight"])
+    distiller.refresh = values["kd_refresh"]
+    distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
+    return distiller
+
+
+def _index(values: Mapping[str, Any], seed: int | None) -> CandidateIndex | None:
+    kind = index_kind(values)
+    return None if kind == "none" else CandidateIndex(kind, values.get("kd_nlist"), values.get("kd_nprobe"), seed or 0)
+
+
+def _index_teacher(teacher: TeacherScores, values: Mapping[str, Any], seed: int | None) -> None:
+    """Give the teacher an index of its own where it is asked for (``kd_index_teacher``)."""
+    for member in teacher.members:
+        if isinstance(member, FactorScores):
+            member.index = _index(values, seed) if values.get("kd_index_teacher") else None
+        elif values.get("kd_index_teacher"):
+            raise no_teacher_index(member.name, member.store)
+
+
+def no_teacher_index(name: str, store: str) -> ConfigError:
+    """The error of an index asked of a teacher that keeps no vectors."""
+    return ConfigError(
+        f"kd_index_teacher=True is not possible with {name} in a store of kind {store}: take teacher_store=factors, for a teacher whose "
+        "score is a dot product, or leave it out"
+    )
+
+
+def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tuple[Scorer, TeacherScores]:
+    """Student and teacher under the ids of the student's queries (see :mod:`recbole_kd.scoring.scorer`)."""
+    dataset = getattr(train_data, "_dataset", train_data)
+    if isinstance(dataset, SequenceDataset):
+        rows = dataset.training_rows()
+        return Scorer(student, rows), asked_as(teacher, rows.users, dataset.query_ids)
+    scorer = Scorer(student)
+    if any(member.manifest.get(N_USERS) == scorer.n_queries for member in teacher.members):
+        users = torch.arange(scorer.n_queries)
+        return scorer, asked_as(teacher, users, users)
+    return scorer, teacher
+
+
+def _get(config: Any, key: str) -> Any:
+    """RecBole's Config has no ``get``; it gives None for a key that it does not know, a mapping does not."""
+    return config[key] if key in config else None  # noqa: SIM401

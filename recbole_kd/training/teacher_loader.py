@@ -1,0 +1,158 @@
+"""The teacher-aware dataloader: RecBole's training batches, each with what the distiller asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_kd.data.histories.sequence_dataset import SequenceDataset
+from recbole_kd.data.vectorised_batches import batches_of
+from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
+from recbole_kd.distributed.batch_shard import Part, PartInteraction, part_of
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import blocks
+from recbole_kd.teacher.base import TeacherScores
+
+
+def train_items(loader: Any) -> Ragged:
+    """The training items of each user, from a RecBole training loader (or data set)."""
+    dataset = getattr(loader, "_dataset", loader)
+    dataset = getattr(dataset, "split_part", dataset)  # a sequential model's rows, say, are made from it
+    users = dataset.inter_feat[dataset.uid_field].numpy()
+    items = dataset.inter_feat[dataset.iid_field].numpy()
+    return Ragged.from_pairs(np.asarray(users), np.asarray(items), dataset.user_num)
+
+
+def query_items(loader: Any) -> Ragged:
+    """The training items of each of the student's queries (see :mod:`recbole_kd.scoring.scorer`): of a user, or of a row's history."""
+    dataset = getattr(loader, "_dataset", loader)
+    return dataset.training_rows().seen_items() if isinstance(dataset, SequenceDataset) else train_items(loader)
+
+
+class KDInteraction(PartInteraction):
+    """An Interaction that carries a DistillBatch through ``to(device)``."""
+
+    kd: DistillBatch
+
+    @classmethod
+    def attach(cls, interaction: Interaction, kd: DistillBatch) -> KDInteraction:
+        result = cls(interaction.interaction)
+        result.kd, result.part = kd, part_of(interaction)
+        return result
+
+    def to(self, device: Any, selected_field: Any = None) -> KDInteraction:
+        return KDInteraction.attach(super().to(device, selected_field), self.kd.to(torch.device(device)))
+
+
+class TeacherAwareLoader:
+    """Wraps a RecBole training loader: iterating yields its batches as :class:`KDInteraction`.
+
+    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a set that the
+    distiller kept is not asked again.
+
+    Args:
+        loader: any RecBole training loader (pairwise, pointwise, or per user).
+        distiller: its ``item_sets`` are read by :meth:`ask_teacher`. teacher: the scores.
+    """
+
+    def __init__(self, loader: Any, distiller: Distiller, teacher: TeacherScores) -> None:
+        self.loader = loader
+        self.distiller = distiller
+        self.teacher = teacher
+        self._query_field = getattr(loader._dataset, "query_field", loader._dataset.uid_field)
+        self._by_user = getattr(loader._dataset, "user_rows", None) is not None
+        self._item_field = getattr(loader._dataset, "iid_field", None)
+        self._asked: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[KDInteraction]:
+        for interaction in batches_of(self.loader):
+            queries, part = interaction[self._query_field], part_of(interaction)
+            items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
+            batch = self.batch_of(queries, *items)
+            yield KDInteraction.attach(interaction, batch if part is None else self._in_whole(batch, part))
+
+    def batch_of(
+        self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None, owners: Tensor | None = None
+    ) -> DistillBatch:
+        """The distillation batch for the rows of a training batch: int64 ``[B]`` queries as the loader gives them.
+
+        Args:
+            positives, negatives: int64, the items of these rows, for a distiller that needs them.
+            owners: int64, the query of each positive; when None each row has one.
+        """
+        queries, counts = torch.unique(self._positive_rows(rows), return_counts=True)
+        real = queries != 0  # the per-user loader lists the pad
+        queries, counts = queries[real], counts[real]
+        at = queries.to(self.distiller.student_scorer.device)
+        sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
+        if positives is not None and owners is None:
+            owners = self._positive_rows(rows)
+        positives, negatives, owners = (None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners))
+        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
+
+    def _in_whole(self, batch: DistillBatch, part: Part) -> DistillBatch:
+        """The batch of a part, with what it counts in the whole."""
+        rows = self._positive_rows(part.whole[self._query_field])
+        rows = rows[rows != 0]
+        share = float(batch.weights.sum()) / len(rows) if part.counts and len(rows) else 0.0
+        return replace(batch, share=share, whole_rows_per_query=len(rows) / max(1, len(rows.unique())))
+
+    def _positive_rows(self, rows: Tensor) -> Tensor:
+        """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
+        times = getattr(self.loader, "times", 1)
+        return rows[: len(rows) // times]
+
+    def _items_of(self, interaction: Interaction, queries: Tensor) -> tuple[Tensor | None, ...]:
+        """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows.
+
+        A model that trains by user learns from all items of a history at once: they are the positives, with their queries as the third.
+        """
+        n_rows = len(queries)
+        if self._by_user and self.distiller.train_items is not None:
+            seen = self.distiller.train_items
+            place, items = seen.pairs(queries.to(seen.items.device))
+            return items, None, queries.to(place.device)[place]
+        if self._item_field not in interaction:  # the per-user loader
+            return ()
+        items = interaction[self._item_field]
+        n_positive = n_rows // getattr(self.loader, "times", 1)
+        column = getattr(self.loader, "neg_item_id", None)
+        if column is not None and column in interaction:
+            return items[:n_positive], interaction[column]
+        return items[:n_positive], items[n_positive:] if n_positive < n_rows else None
+
+    def let_go(self) -> None:
+        """Before the distiller draws anew: sets that are about to be replaced are not kept beside those that come."""
+        for name in self.distiller.drawn_sets:
+            self._asked.pop(name, None)
+
+    def ask_teacher(self) -> None:
+        """Get the teacher's scores of the distiller's current item sets; the trainer calls it at each epoch's start."""
+        asked: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, ids in self.distiller.item_sets.items():
+            known = self._asked.get(name)
+            asked[name] = known if known is not None and known[0] is ids else (ids, self._scores_of(ids))
+        self._asked = asked
+
+    def _scores_of(self, ids: Tensor) -> Tensor:
+        if not self.distiller.needs_set_scores:
+            return torch.empty(len(ids), 0, device=ids.device)
+        sharing, n = self.distiller.student_scorer.sharing, len(ids)
+        own = slice(0, n) if sharing is None else sharing.slice_of(n)
+        queries, mine = torch.arange(own.start, own.stop, device=ids.device), ids[own]
+        width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
+        parts = [self.teacher.at(queries[rows], mine[rows]) for rows in blocks(len(mine), width, ids.device)]
+        scores = torch.cat([torch.empty(0, ids.shape[1], device=ids.device), *parts])
+        return scores if sharing is None else sharing.gather(scores, n)

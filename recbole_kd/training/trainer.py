@@ -1,0 +1,338 @@
+"""KDTrainer: RecBole's Trainer plus a distiller. It has no training loop of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_kd.data.fingerprint import data_fingerprint
+from recbole_kd.data.histories.sequence_dataset import universe_of
+from recbole_kd.data.vectorised_batches import TrainBatches
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distributed.batch_shard import part_of
+from recbole_kd.distributed.data_parallel import Ranks, Shards
+from recbole_kd.distributed.loss_terms import share_norms, terms_of_rows
+from recbole_kd.errors import KDError, TrainingError
+from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.evaluation.train_ndcg import train_ndcg
+from recbole_kd.model.build_model import failed_first_loss
+from recbole_kd.model.loss_reduction import adds_up, summed, sums_itself
+from recbole_kd.ops.threads import torch_on_one_thread
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.training.determinism import repeatable
+from recbole_kd.training.resume_state import TrainingState
+from recbole_kd.training.teacher_loader import TeacherAwareLoader, query_items, train_items
+from recbole_kd.training.tensorboard import without_recbole_scalars
+
+SMALL_MODEL = 2**20
+"""Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
+
+
+class _TimeIsUpError(Exception):
+    """Leaves RecBole's loop, which has no end of its own but the last epoch and the patience."""
+
+
+class KDTrainer(RankingEvaluation):
+    """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
+
+    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient clipping, which RecBole
+    applies to the model alone and before unscaling, happens here at the optimiser's step: on unscaled gradients, over all that is trained.
+
+    Args:
+        config: RecBole's Config of the student. model: the student.
+        distiller: None trains the model alone, as RecBole's Trainer does.
+        checkpoint: file of the best epoch; scalars: folder of the TensorBoard scalars; RecBole's own places when None.
+        state_file: last-epoch state for resuming; not kept when None.
+        track: further figures of each epoch for :attr:`history`: ``train_ndcg``, NDCG@10 on the training interactions.
+        ranks: this process's place among several that train together, see :mod:`recbole_kd.distributed.data_parallel`.
+
+    Attributes:
+        history: figures of each epoch: the losses, the distiller's diagnostics, the validation score, what is tracked.
+    """
+
+    tensorboard: SummaryWriter
+
+    def __init__(
+        self,
+        config: Any,
+        model: nn.Module,
+        distiller: Distiller | None = None,
+        *,
+        checkpoint: Path | None = None,
+        scalars: Path | None = None,
+        state_file: Path | None = None,
+        track: Sequence[str] = (),
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.ranks = ranks
+        self.distiller = distiller.to(config["device"]) if distiller is not None else None
+        if scalars is None:
+            super().__init__(config, model)
+        else:
+            with without_recbole_scalars():
+                super().__init__(config, model)
+                self.tensorboard.close()
+            self.tensorboard = SummaryWriter(str(scalars))
+        self.clip: dict[str, Any] | None = config["clip_grad_norm"]
+        self.clip_grad_norm = None
+        if ranks is not None:
+            self.optimizer.register_step_pre_hook(ranks.add_gradients)  # before the clipping
+        if self.clip:
+            self.optimizer.register_step_pre_hook(self._clip_gradients)
+        if checkpoint is not None:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self.saved_model_file = str(checkpoint)
+        self.state = TrainingState(state_file) if state_file is not None else None
+        self.sums = config["loss_reduction"] == "sum" and not sums_itself(model)
+        self.adds_up = adds_up(model)
+        self.max_seconds: float | None = None if config["max_minutes"] is None else 60.0 * config["max_minutes"]
+        self.best_epoch = -1
+        self.track = track
+        self.history: list[dict[str, float]] = []
+        self.kd_loss: list[float] = []
+        self.epoch_seconds: list[float] = []
+        self.kd_seconds: list[float] = []
+        self.phase_seconds: dict[str, float] = {}
+        self._term = ""
+        self._times = 1
+        self._epoch = 0
+        self._resumed = False
+        self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._loader: TeacherAwareLoader | None = None
+        self._shards: Shards | None = None
+        self._prepared: Any = None
+        self._norms = [] if ranks is None else share_norms(model, ranks.add_up)
+
+    # -- set-up -------------------------------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """RecBole's optimiser over model and distiller; Adam in its fused form, one pass over memory where the plain one takes ten."""
+        own = [] if self.distiller is None else list(self.distiller.parameters())
+        params = kwargs.pop("params", None) or [*self.model.parameters(), *own]
+        optimizer: torch.optim.Optimizer = super()._build_optimizer(params=params, **kwargs)
+        if isinstance(optimizer, torch.optim.Adam) and not self.enable_scaler:
+            kept = {name: optimizer.defaults[name] for name in ("lr", "weight_decay")}
+            optimizer = type(optimizer)(params, **kept, fused=True)
+        return optimizer
+
+    def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(params, **(self.clip or {}))
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, Any]:
+        """As RecBole's; see there. With a state file the training can be continued by :meth:`resume`.
+
+        Raises:
+            TrainingError: a loss is not a finite number; names the epoch and the term.
+            TeacherError: the teacher was made on another split than this training data.
+        """
+        if self._prepared is not train_data:
+            self.prepare(train_data)
+        if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()):
+            self.eval_collector.data_collect(train_data)  # as RecBole's fit does, for metrics that need counts
+            return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
+        if self.state is not None:
+            self.state.attach(self, train_data)
+
+        def after_epoch(epoch: int, score: float) -> None:
+            if self.cur_step == 0:
+                self.best_epoch = epoch
+            self.history[-1][f"valid_{self.valid_metric}"] = float(score)
+            if callback_fn is not None:  # first: what it keeps of the epoch must be there when the training goes on after it
+                callback_fn(epoch, score)
+            if self.state is not None and (self.ranks is None or self.ranks.leads):
+                self.state.save(self, epoch)
+            if self._time_is_up():
+                raise _TimeIsUpError
+
+        try:
+            result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
+        except _TimeIsUpError:
+            self.logger.info(f"max_minutes={self.config['max_minutes']} are up after {len(self.epoch_seconds)} epochs")
+            result = self.best_valid_score, self.best_valid_result
+        return result
+
+    def _time_is_up(self) -> bool:
+        """The same in every process: the mean of their clocks counts."""
+        if self.max_seconds is None:
+            return False
+        spent = sum(self.epoch_seconds)
+        return (spent if self.ranks is None else self.ranks.sum([spent])[0] / self.ranks.world) >= self.max_seconds
+
+    @property
+    def stopped_by(self) -> str:
+        """The key that ended the training: ``epochs``, ``stopping_step`` or ``max_minutes``."""
+        if self.cur_step > self.stopping_step:
+            return "stopping_step"
+        return "epochs" if len(self.epoch_seconds) >= self.epochs else "max_minutes"
+
+    def prepare(self, train_data: Any) -> None:
+        """Show the training data to the distiller and wrap it in a teacher-aware loader; :meth:`fit` does so itself.
+
+        Raises:
+            TeacherError: the teacher was made on another split.
+        """
+        if self.ranks is not None:
+            self._shards = Shards(TrainBatches(train_data), self.ranks)
+        self._prepared = train_data
+        if self.distiller is None:
+            return
+        if self.ranks is not None:
+            self.distiller.student_scorer.sharing = self.ranks
+        teacher = self.distiller.teacher_scores
+        if "data" in teacher.manifest:
+            teacher.check_data(data_fingerprint(train=train_data))
+        self.distiller.begin_training(query_items(train_data))
+        self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
+
+    def resume(self, train_data: Any) -> bool:
+        """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
+        if self.state is None or not self.state.exists():
+            return False
+        self.prepare(train_data)  # first: what a distiller draws before training must not be drawn from the restored generators
+        self.state.restore(self, train_data)
+        self._resumed = True
+        return True
+
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
+        on_cpu = self.device.type == "cpu"
+        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_lanes()):
+            return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
+
+    def _works_in_lanes(self) -> bool:
+        """Are the distiller's lanes nearly all of the work, and torch's own operations small beside it?"""
+        if self.distiller is None or not self.distiller.in_lanes or not self.distiller.student_scorer.looks_up:
+            return False
+        return sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL_MODEL
+
+    def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
+        started = perf_counter()
+        self._epoch = epoch_idx
+        self._times = getattr(train_data, "times", 1)
+        if self.distiller is None:
+            losses = super()._train_epoch(self._shards or TrainBatches(train_data), epoch_idx, loss_func or self._base_loss, show_progress)
+            losses = self._over_ranks(losses)
+            self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
+        else:
+            assert self._loader is not None, "prepare() comes before training"
+            if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
+                self._loader.let_go()
+                self.distiller.begin_epoch(epoch_idx)
+            drawn = perf_counter()
+            self._loader.ask_teacher()
+            asked = perf_counter()
+            self.distiller.train()
+            self._kd_sum.zero_()
+            losses = self._over_ranks(super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress))
+            self.phase_seconds = {"item_sets": drawn - started, "teacher_scores": asked - drawn, "steps": perf_counter() - asked}
+            self.kd_seconds.append(asked - started)
+            self.kd_loss.append(self._over_ranks(float(self._kd_sum)))
+            self._log_distillation(epoch_idx, losses)
+        self.epoch_seconds.append(perf_counter() - started)
+        if "train_ndcg" in self.track:
+            self.history[-1]["train_ndcg@10"] = train_ndcg(
+                Scorer(self.model, universe_of(train_data)), train_items(train_data).to(self.device)
+            )
+        return losses
+
+    def _base_loss(self, interaction: Any) -> Any:
+        """The model's own loss, a Tensor or a tuple of them; summed over the rows where ``loss_reduction`` says so.
+
+        Of a part of a batch it is so scaled that all processes' parts add up to the batch's.
+        """
+        part, factor = part_of(interaction), 1.0
+        for norms in self._norms:
+            norms.counts = part is None or part.counts
+        loss = self._models_loss(interaction)
+        whole = interaction if part is None else part.whole
+        if part is not None and not self.adds_up:
+            factor = part.share(terms_of_rows(self.model, whole))
+        elif part is not None:
+            factor = float(part.counts)
+        if self.sums:
+            factor = summed(factor, len(whole) // self._times)
+        return tuple(term * factor for term in loss) if isinstance(loss, tuple) else loss * factor
+
+    def _models_loss(self, interaction: Any) -> Any:
+        try:
+            return self.model.calculate_loss(interaction)
+        except Exception as error:
+            if self.epoch_seconds or isinstance(error, KDError | torch.OutOfMemoryError):
+                raise  # a training that has begun may be continued
+            raise failed_first_loss(self.model, error) from error
+
+    def _kd_loss(self, batch: DistillBatch) -> Tensor:
+        """The distiller's loss, unweighted; of a part of a batch so scaled that the parts add up."""
+        assert self.distiller is not None
+        if not batch.share or not len(batch.queries):  # a batch of the per-user loader may be the pad alone
+            return torch.zeros((), device=self.device)
+        loss: Tensor = self.distiller(batch)
+        return loss if self.distiller.reduction == "sum" else loss * batch.share
+
+    def _losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """(base loss, weighted KD loss) of a batch; RecBole adds them and logs both."""
+        distiller = self.distiller
+        assert distiller is not None
+        with distiller.student_scorer.step(interaction):
+            self._term = "base loss"
+            base = self._base_loss(interaction)
+            if isinstance(base, tuple):
+                base = torch.stack(base).sum()
+            self._check_nan(base)
+            self._term = f"KD loss ({type(distiller).__name__})"
+            unweighted = self._kd_loss(interaction.kd)
+            self._kd_sum += unweighted.detach()
+            kd = distiller.weight * unweighted
+            self._check_nan(kd)
+        self._term = "sum of the losses"
+        return base, kd
+
+    # -- several processes ----------------------------------------------------------------------------------------------
+
+    def _over_ranks(self, losses: Any) -> Any:
+        """Sums over all processes of an epoch's losses, one or a tuple."""
+        if self.ranks is None:
+            return losses
+        sums = self.ranks.sum(list(losses) if isinstance(losses, tuple) else [losses])
+        return tuple(sums) if isinstance(losses, tuple) else sums[0]
+
+    def _own_part(self, n_users: int) -> slice:
+        return slice(0, n_users) if self.ranks is None else self.ranks.slice_of(n_users)
+
+    def _of_all_parts(self, rows: Tensor, n_users: int) -> Tensor:
+        return rows if self.ranks is None else self.ranks.gather(rows, n_users)
+
+    def _check_nan(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            name = type(self.model).__name__
+            term, fix = (self._term, "learning_rate or kd_weight, raise kd_temperature") if self.distiller else ("loss", "learning_rate")
+            raise TrainingError(
+                f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set clip_grad_norm={{'max_norm': 1.0}}"
+            )
+
+    def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:
+        assert self.distiller is not None
+        index = self.distiller.student_scorer.index
+        of_index = {} if index is None else index.figures()
+        figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics(), **of_index}
+        self.history.append(figures)
+        for name, value in figures.items():
+            self.tensorboard.add_scalar(f"KD/{name}", value, epoch)
+        words = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())
+        self.logger.info(f"epoch {epoch} distillation [{words}]")

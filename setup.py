@@ -1,0 +1,5 @@
+"""List the packages: those found below recbole_kd, and the property files, which lie beside it in a checkout."""
+
+from setuptools import find_packages, setup
+
+setup(packages=[*find_packages(include=["recbole_kd", "recbole_kd.*"]), "recbole_kd.properties"])
