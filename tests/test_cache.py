@@ -20,7 +20,7 @@ from recbole_kd.training import resume_state as resume_module
 from tests.helpers import TinyData, build_case
 from tests.runs import cut_after, run, words
 
-SOURCE = Path(__file__).resolve().parent.parent / "recbole_kd" / "cache.py"
+SOURCE = Path(__file__).resolve().parent.parent / "recbole_kd" / "storage" / "cache.py"
 # cache.py alone, without its package: a process that starts in a moment.
 WORKER = """
 import importlib.util, sys, time

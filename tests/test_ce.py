@@ -20,7 +20,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.losses import catalogue_cross_entropy
 from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
-from recbole_kd.ops import compiled
+from recbole_kd.ops import compiled as compiled_ops
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.factors import FactorScores
 from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
@@ -114,7 +114,7 @@ def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_full_cross_entropy_equals_autograd(scale: float, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(compiled, "kernels", lambda: None)
+        monkeypatch.setattr(compiled_ops, "kernels", lambda: None)
     monkeypatch.setattr(catalogue_cross_entropy, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
     generator = torch.Generator().manual_seed(0)
     ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
@@ -136,9 +136,9 @@ def test_the_kernel_of_full_rows_equals_the_plain_path(scores: np.ndarray, tempe
     teacher, weights = torch.from_numpy(scores[::-1, ::-1].copy()), torch.arange(1.0, len(scores) + 1)
     ours = torch.from_numpy(scores) / temperature
     theirs = ours.double()  # in float32 the plain path loses digits of the teacher's quotients that the kernel keeps
-    losses = compiled.full_slopes(ours, teacher, weights, temperature)
+    losses = compiled_ops.full_slopes(ours, teacher, weights, temperature)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "kernels", lambda: None)
+        patch.setattr(compiled_ops, "kernels", lambda: None)
         expected = catalogue_cross_entropy._slopes(theirs, teacher.double(), weights.double(), temperature)
     torch.testing.assert_close(losses, expected.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-6 * max(1, 4 / temperature))
@@ -149,7 +149,7 @@ def test_a_score_that_is_no_number_is_not_hidden_by_the_kernel(which: int) -> No
     pytest.importorskip("numba")
     sides = torch.randn(2, 3, 40)
     sides[which, 1, 7] = torch.nan
-    losses = compiled.full_slopes(sides[0], sides[1], torch.ones(3), 1.0)
+    losses = compiled_ops.full_slopes(sides[0], sides[1], torch.ones(3), 1.0)
     assert losses is not None and losses.isnan().tolist() == [False, True, False]
     assert sides[0].isnan().any(1).tolist() == [False, True, False]
 

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_kd.losses.cross_entropy import is_in, sample_without_replacement
-from recbole_kd.ops import compiled, topk
+from recbole_kd.ops import compiled as compiled_ops
+from recbole_kd.ops import topk
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside, first_distinct
 
 CELLS = [-torch.inf, -3e38, -2.5, -1.0, -1e-38, -0.0, 0.0, 1e-38, 0.5, 1.0, 3e38]
 
-pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
+pytestmark = pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")
 
 
 @settings(max_examples=300, deadline=None)
@@ -25,7 +26,7 @@ def test_top_k_equals_a_stable_sort(data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n))
     few = data.draw(st.lists(st.sampled_from(CELLS), min_size=1, max_size=6))
     rows = data.draw(st.lists(st.lists(st.sampled_from(few), min_size=n, max_size=n), min_size=1, max_size=3))
-    found = compiled.top_k(torch.tensor(rows), k)
+    found = compiled_ops.top_k(torch.tensor(rows), k)
     assert found is not None
     for row, ids, values in zip(torch.tensor(rows).tolist(), found[0].tolist(), found[1].tolist(), strict=True):
         assert ids == sorted(range(n), key=lambda i: (-row[i], i))[:k]
@@ -40,7 +41,7 @@ def test_top_k_equals_the_plain_path(k: int, scale: float) -> None:
     scores[torch.rand(scores.shape, generator=generator) < 0.01] = -torch.inf
     scores[3] = scores[3].sign()
     scores[4, k // 2 :] = -torch.inf
-    found = compiled.top_k(scores, k)
+    found = compiled_ops.top_k(scores, k)
     assert found is not None
     ids, values = topk._plain_top_k(scores, k)
     assert torch.equal(found[0], ids) and torch.equal(found[1], values)
@@ -50,10 +51,10 @@ def test_top_k_equals_the_plain_path(k: int, scale: float) -> None:
 def test_what_the_kernel_cannot_order_takes_the_plain_path(value: float) -> None:
     scores = torch.randn(3, 400)
     scores[1, 77] = value
-    assert compiled.top_k(scores, 5) is None
+    assert compiled_ops.top_k(scores, 5) is None
     ids, _ = topk.top_k(scores, 5)
     assert ids[1, 0] == 77
-    assert compiled.top_k(scores.double(), 5) is None
+    assert compiled_ops.top_k(scores.double(), 5) is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -64,7 +65,7 @@ def test_membership_equals_sets(data: st.DataObject) -> None:
     items = torch.tensor(data.draw(st.lists(st.lists(ids, min_size=n, max_size=n), min_size=n_rows, max_size=n_rows)), dtype=torch.int64)
     other = torch.tensor(data.draw(st.lists(st.lists(others, min_size=m, max_size=m), min_size=n_rows, max_size=n_rows)), dtype=torch.int64)
     items, other = items.view(n_rows, n), other.view(n_rows, m)
-    found = compiled.is_in(items, other)
+    found = compiled_ops.is_in(items, other)
     assert found is not None
     assert found.tolist() == [[i in set(row) for i in mine] for mine, row in zip(items.tolist(), other.tolist(), strict=True)]
 
@@ -79,7 +80,7 @@ def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
     compiled = results()
     calls: list[str] = []
-    monkeypatch.setattr(compiled, "kernels", lambda: calls.append("asked"))
+    monkeypatch.setattr(compiled_ops, "kernels", lambda: calls.append("asked"))
     plain = results()
     assert len(calls) == 3
     assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
@@ -100,16 +101,16 @@ def draws_outside(seed: int, n_rows: int, n_items: int, n: int) -> list[torch.Te
 def test_draws_are_those_of_the_plain_path(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = [draws_outside(seed, *shape) for seed in range(5)]
     calls: list[str] = []
-    monkeypatch.setattr(compiled, "kernels", lambda: calls.append("asked"))
+    monkeypatch.setattr(compiled_ops, "kernels", lambda: calls.append("asked"))
     plain = [draws_outside(seed, *shape) for seed in range(5)]
     assert len(calls) >= 15
     assert all(torch.equal(a, b) for ours, theirs in zip(compiled, plain, strict=True) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_values_too_high_for_a_table_and_negative_ones_take_the_plain_path() -> None:
-    for drawn in (torch.tensor([[compiled.MOST_VALUES, 3]]), torch.tensor([[-1, 3]]), torch.empty(0, 2, dtype=torch.int64)):
-        assert compiled.first_distinct(drawn, 2) is None
-    assert first_distinct(torch.tensor([[compiled.MOST_VALUES, 3, 3]]), 2)[0].tolist() == [[compiled.MOST_VALUES, 3]]
+    for drawn in (torch.tensor([[compiled_ops.MOST_VALUES, 3]]), torch.tensor([[-1, 3]]), torch.empty(0, 2, dtype=torch.int64)):
+        assert compiled_ops.first_distinct(drawn, 2) is None
+    assert first_distinct(torch.tensor([[compiled_ops.MOST_VALUES, 3, 3]]), 2)[0].tolist() == [[compiled_ops.MOST_VALUES, 3]]
 
 
 def test_strided_and_gradient_carrying_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

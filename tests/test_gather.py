@@ -53,10 +53,10 @@ def test_both_backward_paths_equal_autograd(data: st.DataObject) -> None:
     chosen = torch.randint(0, n_items, (n, k), generator=generator)
     leaves = queries.clone().requires_grad_(), items.clone().requires_grad_()
     expected = torch.autograd.grad(plain(*leaves, chosen), leaves, grad)
-    for backward in (gathered_dot._backward, gathered_dot._backward_cpu):
+    for backward in (gather_module._backward, gather_module._backward_cpu):
         for found, wanted in zip(backward(grad, queries, items, chosen), expected, strict=True):
             torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(gathered_dot._forward(queries, items, chosen), plain(queries, items, chosen))
+    torch.testing.assert_close(gather_module._forward(queries, items, chosen), plain(queries, items, chosen))
 
 
 @pytest.mark.parametrize("wrong", [-1, 20])
@@ -74,12 +74,12 @@ def test_a_torch_without_a_sampled_product_gathers(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(gather_module, "_sampled_product", missing)
-    gathered_dot._has_sampled_product.cache_clear()
+    gather_module._has_sampled_product.cache_clear()
     try:
         queries, items, chosen = inputs()
         torch.testing.assert_close(gathered_dot(queries, items, chosen), plain(queries, items, chosen))
     finally:
-        gathered_dot._has_sampled_product.cache_clear()
+        gather_module._has_sampled_product.cache_clear()
 
 
 def test_an_empty_set_has_a_gradient_of_zero() -> None:

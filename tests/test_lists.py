@@ -11,10 +11,10 @@ from torch import Tensor
 from recbole_kd.losses import list_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists, cross_entropy_of_scores, cross_entropy_of_vectors
-from recbole_kd.ops import compiled
+from recbole_kd.ops import compiled as compiled_ops
 from recbole_kd.ops.gathered_dot import gathered_dot
 
-compiled = pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
+compiled = pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")
 
 
 def case(seed: int, scale: float = 1.0, d: int = 5, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Lists]:
@@ -97,5 +97,5 @@ def test_other_devices_types_and_missing_kernels_take_the_plain_way(monkeypatch:
     vectors, items, queries, of = case(2)
     assert cross_entropy_of_vectors(vectors.double(), items.double(), queries, of) is None
     assert cross_entropy_of_vectors(vectors.to("meta"), items.to("meta"), queries, of) is None
-    monkeypatch.setattr(compiled, "kernels", lambda: None)
+    monkeypatch.setattr(compiled_ops, "kernels", lambda: None)
     assert cross_entropy_of_vectors(vectors, items, queries, of) is None

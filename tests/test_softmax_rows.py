@@ -99,7 +99,8 @@ def test_losses_and_gradients_are_the_same(
     computed = losses_and_gradients(trainer, batch)
     assert len(reused) == len(computed) > 5 and float(reused[1]) > 0.05
     for one, other in zip(reused, computed, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+        # by norm: single elements of a gradient are sums that cancel, whose float32 rounding differs between processors
+        assert float((one - other).norm()) <= 1e-6 * max(float(other.norm()), 1e-2)
 
 
 @pytest.mark.parametrize("kd", METHODS)

@@ -115,7 +115,7 @@ def test_pruning_changes_nothing(data: st.DataObject) -> None:
 
 def test_large_catalogues_are_pruned_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
-    monkeypatch.setattr(topk.fast, "kernels", lambda: None)
+    monkeypatch.setattr(topk.compiled, "kernels", lambda: None)
     plain = topk._pruned_top_k
     monkeypatch.setattr(topk, "_pruned_top_k", lambda scores, k: called.append(scores.shape[1]) or plain(scores, k))
     for n_items in (31, 32, 500):

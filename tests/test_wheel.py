@@ -19,7 +19,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     source = folder / "source"
     subprocess.run(["cp", "-r", "--", str(ROOT / "recbole_kd"), str(ROOT / "properties"), str(_made(source))], check=True)
-    subprocess.run(["cp", "--", *(str(ROOT / name) for name in ("pyproject.toml", "README.md", "LICENSE")), str(source)], check=True)
+    subprocess.run(
+        ["cp", "--", *(str(ROOT / name) for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")), str(source)], check=True
+    )
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "dist"), str(source)], check=True)
     (wheel,) = (folder / "dist").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
