@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import recbole_kd  # noqa: F401  (registers)
+from recbole_kd.integration import model_classes
 from recbole_kd.integration import register as registration
-from recbole_kd.integration import restricted_unpickler
 from tests.helpers import TinyData, write_tiny
 
 
@@ -36,7 +36,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models that a test registers are forgotten after it."""
     monkeypatch.setattr(registration, "_registered", dict(registration._registered))
-    monkeypatch.setattr(restricted_unpickler, "_REGISTERED_MODELS", dict(restricted_unpickler._REGISTERED_MODELS))
+    monkeypatch.setattr(model_classes, "_known", dict(model_classes._known))
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

@@ -194,12 +194,13 @@ def test_ones_own_model_is_registered_and_its_checkpoints_are_read() -> None:
     from recbole.model.abstract_recommender import SequentialRecommender
     from recbole.utils import get_model
 
-    from recbole_kd.integration import restricted_unpickler
+    from recbole_kd.integration import model_classes
+    from recbole_kd.integration.inert_objects import Reference
 
     own = type("MyOwnEncoder", (SequentialRecommender,), {"__module__": "__main__"})
     registration.register([own])
     assert get_model("MyOwnEncoder") is own
-    assert restricted_unpickler._model_class(restricted_unpickler._Reference("__main__", "MyOwnEncoder")) is own
+    assert model_classes.model_class(Reference("__main__", "MyOwnEncoder")) is own
 
 
 def _in_worker(pickled: bytes, connection: Any) -> None:

@@ -21,7 +21,7 @@ from recbole_kd.config.property_dir import properties_dir, read_yaml
 from recbole_kd.data.preparing.prepare import not_prepared
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration import pickle_call_sites
-from recbole_kd.integration.restricted_unpickler import allow_model_class
+from recbole_kd.integration.model_classes import allow_model_class
 
 # name -> (family, module)
 _OUR_MODELS = {

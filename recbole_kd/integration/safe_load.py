@@ -7,34 +7,21 @@ unpickler reads them instead.
 from __future__ import annotations
 
 import os
-import types
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NoReturn
-
-import torch
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
 
 from recbole_kd.errors import TeacherError
-from recbole_kd.integration.restricted_unpickler import (
-    _CONFIG,
-    _YAML_LOADER,
-    RestrictedUnpickler,
-    _Inert,
-    _model_class,
-    _Reference,
-    _RefusedError,
-)
+from recbole_kd.integration.inert_objects import Inert, Placeholder, Reference, RefusedError
+from recbole_kd.integration.model_classes import model_class
+from recbole_kd.integration.restricted_unpickler import CONFIG, YAML_LOADER, RestrictedUnpickler
+from recbole_kd.integration.torch_archive import TorchArchive
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
 
-def _refuse_plain_load(*_args: Any, **_keywords: Any) -> NoReturn:
-    raise _RefusedError("a checkpoint in torch's format from before 1.6")
-
-
-# What torch.load needs of a pickle module.
-_PICKLE_MODULE = types.ModuleType("recbole_kd.integration.safe_load.pickle_module")
-_PICKLE_MODULE.Unpickler = RestrictedUnpickler  # type: ignore[attr-defined]
-_PICKLE_MODULE.load = _refuse_plain_load  # type: ignore[attr-defined]
+_DEEPEST = 100
+"""Levels of containers within each other. RecBole's files have about ten; printing very deep ones would overflow the stack."""
 
 
 def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = False) -> dict[str, Any]:
@@ -52,9 +39,9 @@ def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = 
     """
     name = _name_of(path)
     if hasattr(path, "read"):
-        return _read(name, lambda: _torch_load(path, map_location))
+        return _read(name, lambda: _read_archive(path, map_location, mapped=False))
     with open(path, "rb") as file:
-        return _read(name, lambda: _torch_load(file, map_location, path if mmap else None))
+        return _read(name, lambda: _read_archive(file, map_location, mapped=mmap))
 
 
 def load_pickle(file: BinaryIO) -> Any:
@@ -69,10 +56,9 @@ def load_pickle(file: BinaryIO) -> Any:
     name = _name_of(file)
 
     def read() -> Any:
-        result = RestrictedUnpickler(file).load()
-        left = next(_inert_in(result), None)
-        if left is not None:
-            raise _RefusedError(f"{left.module}.{left.name}")
+        unpickler = RestrictedUnpickler(file)
+        result = unpickler.load()
+        _check_real(result, file.tell())
         return result
 
     fix = "delete the file and set save_dataset and save_dataloaders to False, so that RecBole prepares the data anew"
@@ -87,7 +73,7 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
     """
     try:
         return read()
-    except _RefusedError as refused:
+    except RefusedError as refused:
         fix = fix or "train the model again, or ask whoever made the file for its weights as safetensors"
         raise TeacherError(
             f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: {fix}."
@@ -102,97 +88,104 @@ def _name_of(path: PathOrFile) -> str:
     return str(getattr(path, "name", "the given file")) if hasattr(path, "read") else str(path)
 
 
-def _torch_load(file: Any, map_location: Any, mapped: Any = None) -> dict[str, Any]:
-    """Read through ``torch.load``, after a look at the archive itself; from a path in place of the file, it is memory-mapped.
+def _read_archive(file: Any, map_location: Any, mapped: bool) -> dict[str, Any]:
+    """Read an archive of ``torch.save``.
 
     Raises:
-        ValueError: the file is not an archive that torch.save wrote.
-        _RefusedError: the file names something outside the list, or is a TorchScript archive, which torch.load would run.
+        ValueError: it is not one, or what it holds contradicts itself.
+        RefusedError: the file names something outside the list.
     """
-    start = file.tell()
-    if file.read(4) != b"PK\x03\x04":
-        raise ValueError("it is not an archive of torch.save")
-    file.seek(start)
-    if "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
-        raise _RefusedError("TorchScript code")
-    file.seek(start)
-    source: Any = {"f": file} if mapped is None else {"f": mapped, "mmap": True}
-    loaded = torch.load(**source, map_location=map_location, pickle_module=_PICKLE_MODULE, weights_only=False)
+    archive = TorchArchive(file, map_location, mapped=mapped)
+    pickled = archive.pickle()
+    loaded = RestrictedUnpickler(pickled, archive.storage_of).load()
     if not isinstance(loaded, dict):
         raise ValueError(f"it holds a {type(loaded).__name__}, not a dictionary")
-    return _restore(loaded)
+    return _restore(loaded, len(pickled.getbuffer()))
 
 
-def _restore(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _restore(checkpoint: dict[str, Any], size: int) -> dict[str, Any]:
     """Give the checkpoint its Config back and drop the layers that were read as inert objects.
 
     Raises:
-        _RefusedError: an inert object sits where RecBole never puts one.
+        RefusedError: an inert object sits where RecBole never puts one.
+        ValueError: the values are nested or repeated beyond the file's ``size`` in bytes.
     """
-    if isinstance(checkpoint.get("config"), _Inert):
+    if isinstance(checkpoint.get("config"), Inert):
         checkpoint["config"] = _restore_config(checkpoint["config"])
     other = checkpoint.get("other_parameter")
-    if isinstance(other, dict):
-        kept = {key: value for key, value in other.items() if next(_inert_in(value), None) is None}
-        checkpoint["other_parameter"] = kept or None
-    left = next(_inert_in(checkpoint), None)
-    if left is not None:
-        raise _RefusedError(f"{left.module}.{left.name}")
+    if isinstance(other, dict) and any(_is_layer(value) for value in other.values()):
+        checkpoint["other_parameter"] = {key: value for key, value in other.items() if not _is_layer(value)} or None
+    _check_real(checkpoint, size)
     return checkpoint
 
 
-def _restore_config(inert: _Inert) -> Any:
-    """A Config with the state of ``inert``, made without running ``Config.__init__``.
+def _is_layer(value: Any) -> bool:
+    """Return whether an entry is a layer, which five of RecBole's models pickle although its weights are in the state_dict."""
+    return isinstance(value, Inert) and (
+        value.reference.module == "recbole.model.layers" or value.reference.module.startswith("torch.nn.modules.")
+    )
+
+
+def _restore_config(inert: Inert) -> Any:
+    """Return a Config with the state of ``inert``, made without running ``Config.__init__``.
 
     Raises:
-        _RefusedError: the state is not that of a Config, or a value in it would be given to ``eval``.
+        RefusedError: the state is not that of a Config, or a value in it would be given to ``eval``.
     """
     from recbole.config import Config
 
     reference = inert.reference
-    if (reference.module, reference.name) != _CONFIG or not isinstance(inert.state, dict):
-        raise _RefusedError(f"{reference.module}.{reference.name}")
+    if (reference.module, reference.name) != CONFIG or type(inert.state) is not dict:
+        raise RefusedError(str(reference))
     state = dict(inert.state)
     for key in ("model_class", "yaml_loader"):
-        if isinstance(state.get(key), _Reference):
+        if isinstance(state.get(key), Reference):
             state[key] = _restore_class(state[key])
     final = state.get("final_config_dict")
-    if not isinstance(final, dict):
+    if type(final) is not dict:
         raise ValueError("its Config has no values")
     if str(final.get("model")).lower() == "kd_dagfm" and not str(final.get("teacher")).isidentifier():
         # KD_DAGFM gives this value to eval when the model is built.
-        raise _RefusedError(f"the KD_DAGFM teacher {final.get('teacher')!r}")
+        raise RefusedError(f"the KD_DAGFM teacher {final.get('teacher')!r}")
     config = Config.__new__(Config)
     config.__dict__.update(state)
     return config
 
 
-def _restore_class(reference: _Reference) -> type:
-    if (reference.module, reference.name) == _YAML_LOADER:
+def _restore_class(reference: Reference) -> type:
+    if (reference.module, reference.name) == YAML_LOADER:
         import yaml
 
         return yaml.FullLoader
     try:
-        return _model_class(reference)
+        return model_class(reference)
     except (LookupError, ImportError) as error:
-        raise _RefusedError(f"{reference.module}.{reference.name}") from error
+        raise RefusedError(str(reference)) from error
 
 
-def _inert_in(value: Any) -> Iterator[_Reference]:
-    """Every inert object or reference in nested containers, Config included."""
-    stack, seen = [value], set()
+def _check_real(value: Any, size: int) -> None:
+    """Check that nothing inert is left in nested containers, Config included, and that they are no larger than the file suggests.
+
+    A few bytes can name a container again and again, within each other: printing it would take for ever.
+
+    Raises:
+        RefusedError: something inert is left.
+        ValueError: there are too many levels, or more elements than ten times the ``size`` of the pickle in bytes.
+    """
+    stack, left = [(value, 0)], 10 * size
     while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, _Reference):
-            yield item
-        elif isinstance(item, _Inert):
-            yield item.reference
-        elif isinstance(item, dict):
-            stack.extend((*item.keys(), *item.values()))
-        elif isinstance(item, list | tuple | set | frozenset):
-            stack.extend(item)
-        elif type(item).__module__ == _CONFIG[0]:
-            stack.append(vars(item))
+        item, depth = stack.pop()
+        left -= 1
+        if depth > _DEEPEST or left < 0:
+            raise ValueError("its containers hold themselves, or each other too many times")
+        if isinstance(item, Placeholder):
+            raise RefusedError(str(item))
+        stack.extend((inner, depth + 1) for inner in _elements(item))
+
+
+def _elements(item: Any) -> Iterable[Any]:
+    if isinstance(item, dict):
+        return (*item.keys(), *item.values(), *vars(item).values()) if type(item) is OrderedDict else (*item.keys(), *item.values())
+    if isinstance(item, list | tuple | set | frozenset):
+        return item
+    return vars(item).values() if type(item).__module__ == CONFIG[0] else ()
