@@ -32,3 +32,7 @@ class LostProcessError(TrainingError):
 
 class StorageError(KDError):
     """There is no room on a disk; what was kept of a training can be continued."""
+
+
+class TargetError(KDError, ValueError):
+    """A path to be written holds something that this project did not make; it was left as it was."""

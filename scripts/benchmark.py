@@ -110,7 +110,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--job", help=argparse.SUPPRESS)
     known, rest = parser.parse_known_args(argv)
     from recbole_kd.config.parsing import parse_arguments
+    from recbole_kd.errors import TargetError
+    from recbole_kd.storage.targets import check_file
 
+    try:
+        if known.output:
+            check_file(known.output, option="--output")
+    except TargetError as error:
+        parser.error(str(error))
     return known, parse_arguments(rest)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recbole_kd.cli.script import SentenceParser, exit_code
-from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.errors import TeacherError
 from recbole_kd.storage.files import SCORES, read_manifest, read_tensors
+from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import DTYPES, scores_from
 from recbole_kd.teacher.modalities import read_modalities
@@ -21,7 +22,7 @@ def _parser() -> SentenceParser:
     parser = SentenceParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("teacher", type=Path, metavar="FOLDER", help="a teacher with a factor or dense store, as a run leaves it in its cache")
-    add("--out", type=Path, required=True, metavar="DIR", help="gets the teacher; give it as --teacher_path")
+    add("--out", type=Path, required=True, metavar="DIR", help="a missing or empty folder that gets the teacher; give it as --teacher_path")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--svd", type=int, metavar="WIDTH", help="as factors of this width, by truncated SVD")
     how.add_argument("--dense", action="store_true", help="as a score matrix")
@@ -32,8 +33,7 @@ def _parser() -> SentenceParser:
 def run(argv: list[str]) -> int:
     """Write the teacher as the arguments ask for and print where it is, with what it keeps; 0."""
     given = _parser().parse_args(argv)
-    if given.out.resolve() == given.teacher.resolve():
-        raise ConfigError(f"--out={given.out} is the teacher itself: name another folder")
+    check_folder(given.out, option="--out", sources=[given.teacher])
     if given.teacher.suffix == ".pth":
         raise TeacherError(
             f"{given.teacher} is a RecBole checkpoint, which holds a model and no scores: give it as --teacher_path as it is, or let a "

@@ -13,8 +13,10 @@ from recbole_kd.cli.script import SentenceParser, exit_code
 from recbole_kd.experiments.epoch_curves import dynamics_section
 from recbole_kd.experiments.grid import Grid, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
-from recbole_kd.experiments.tables import grid_section
+from recbole_kd.experiments.tables import MADE_BY, grid_section
 from recbole_kd.storage.cache import cache_folder
+from recbole_kd.storage.files import write_text_whole
+from recbole_kd.storage.targets import check_file, holds_text
 
 
 def _parser() -> SentenceParser:
@@ -37,6 +39,8 @@ def run(argv: list[str]) -> int:
     grids = [read_grid(path) for path in arguments.grids]
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}
     local = {key: str(Path(place).expanduser().resolve()) for key, place in places.items()}  # workers have a folder of their own
+    for grid in grids:
+        check_table(arguments.results, grid)  # before anything is run
     failed = 0
     for path, grid in zip(arguments.grids, grids, strict=True):
         if arguments.table:
@@ -54,12 +58,22 @@ def run(argv: list[str]) -> int:
 
 
 def write_tables(grids: list[Grid], results: Path) -> None:
-    """One Markdown file a grid, from the JSON files alone."""
+    """Write one Markdown file for each grid, from the JSON files alone.
+
+    Raises:
+        TargetError: a file that is not such a table is there.
+    """
     for grid in grids:
         found = read_results(grid, results)
         if found:
             sections = [grid_section(grid, found), dynamics_section(grid, found)]
-            (results / f"{grid.name}.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
+            check_table(results, grid)
+            write_text_whole(results / f"{grid.name}.md", "\n".join(filter(None, sections)))
+
+
+def check_table(results: Path, grid: Grid) -> None:
+    """Refuse a table's path that holds anything but a table of ours (TargetError)."""
+    check_file(results / f"{grid.name}.md", own=lambda path: holds_text(path, f"\n{MADE_BY}`"))
 
 
 def main(argv: list[str] | None = None) -> int:

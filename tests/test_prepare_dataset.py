@@ -26,7 +26,7 @@ from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, prepare, prepare_c
 from recbole_kd.data.preparing.raw_files import Lines
 from recbole_kd.data.preparing.raw_layouts import Options
 from recbole_kd.data.preparing.split_rules import hold_out, ratio_split
-from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.errors import ConfigError, DataError, TargetError
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "prepare_dataset.py"
@@ -438,6 +438,7 @@ def test_what_a_killed_run_left_is_cleared_or_put_back(sequence_file: Options, o
     (out / "s").rename(out / ".s.previous")  # killed between the two renames
     (out / ".s.partial").mkdir()
     (out / ".s.partial" / "s.inter").write_text("half")
+    (out / ".s.partial" / "prepared.json").touch()  # the first that is written: the folder was made here
     prepare("s", sequence_file, out, form="sequence")
     assert contents(out / "s") == {**before, "mine.txt": b"kept"}
     assert {path.name for path in out.iterdir()} == {"s", ".s.lock"}
@@ -462,7 +463,7 @@ def test_a_failed_exchange_puts_the_old_folder_back(sequence_file: Options, out:
 def test_a_folder_made_by_hand_is_never_replaced(sequence_file: Options, out: Path) -> None:
     (out / "s").mkdir(parents=True)
     (out / "s" / "s.inter").write_text("precious")
-    with pytest.raises(DataError, match="was not made here"):
+    with pytest.raises(TargetError, match="did not make"):
         prepare("s", sequence_file, out, form="sequence")
     assert contents(out / "s") == {"s.inter": b"precious"}
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -137,6 +138,42 @@ def test_what_cannot_be_listed_is_one_sentence(tmp_path: Path) -> None:
         export_lists(folder, tmp_path / "out", 5, queries=range(1, 99))
     with pytest.raises(TeacherError, match="No teacher at"):
         export_lists(tmp_path / "nowhere", tmp_path / "out", 5)
+
+
+@pytest.mark.parametrize("changed", ["nothing", "step", "k", "queries", "teacher", "dtype"])
+def test_an_export_that_is_continued_as_another_one_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    """The half-written blocks of another export are never mixed with this one's."""
+    folder = factor_teacher(tmp_path / "teacher", 21, 40)
+    with monkeypatch.context() as patched:
+        plain, calls = BlockFile.write, iter(range(100))
+
+        def cut(self: BlockFile, number: int, tables: Any) -> None:
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+            plain(self, number, tables)
+
+        patched.setattr(BlockFile, "write", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export_lists(folder, tmp_path / "out", 5, step=6)
+    asked: dict[str, Any] = {"step": 4 if changed == "step" else 6, "queries": range(2, 21) if changed == "queries" else None}
+    k = 6 if changed == "k" else 5
+    if changed in ("teacher", "dtype"):  # the same manifest, other numbers
+        tables = read_tensors(folder / SCORES)
+        other = {name: -table if changed == "teacher" else table.half() for name, table in tables.items()}
+        del tables
+        (folder / SCORES).unlink()
+        save_file(other, folder / SCORES)
+    made: list[int] = []
+    plain_call = ListRows.__call__
+
+    def counted(self: ListRows, rows: slice) -> Any:
+        made.append(rows.start)
+        return plain_call(self, rows)
+
+    monkeypatch.setattr(ListRows, "__call__", counted)
+    continued = export_lists(folder, tmp_path / "out", k, **asked)
+    assert made == ([12, 18] if changed == "nothing" else [*range(0, 19 if changed == "queries" else 20, asked["step"])])
+    assert continued.read_bytes() == export_lists(folder, tmp_path / "fresh", k, **asked).read_bytes()
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import recbole_kd
 from recbole_kd.data.split_and_loaders import split_data
-from recbole_kd.errors import ConfigError, DataError, TeacherError
+from recbole_kd.errors import ConfigError, DataError, TargetError, TeacherError
 from recbole_kd.pipeline.stages import settings_of
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import (
@@ -264,7 +264,7 @@ def test_an_error_in_the_middle_leaves_nothing(
 
     monkeypatch.setattr(Scorer, "full", failing)
     monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * 4 * case.model.n_items)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TargetError if before else KeyboardInterrupt):  # a finished folder is not replaced
         exported(case, folder)
     assert [path.name for path in folder.parent.iterdir()] == (["teacher"] if before else [])
     assert {path.name: path.read_bytes() for path in (folder.iterdir() if before else ())} == files
@@ -273,7 +273,7 @@ def test_an_error_in_the_middle_leaves_nothing(
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "entry").mkdir()
     (tmp_path / "entry" / "old").touch()
-    with written_whole(tmp_path / "entry") as temporary:
+    with written_whole(tmp_path / "entry", replaces=["old"]) as temporary:
         (temporary / "new").touch()
     assert [path.name for path in (tmp_path / "entry").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_runs_of_one_folder_do_not_disturb_each_other(tmp_path: Path, monkeypatc
             with without_recbole_scalars():
                 opened = Path("log_tensorboard") / "run"
                 opened.mkdir(parents=True)  # not there: nobody else is inside
-                (opened / "events").write_text("")
+                (opened / f"events.out.tfevents.1.host.{os.getpid()}.0").write_text("")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(make, range(4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,7 @@ def run_search(values: Mapping[str, Any]) -> Study:
     space = find_space(options, base)
     named = "-".join(str(base.get(key) or "saved").replace(",", "+") for key in ("model", "teacher", "kd", "dataset"))
     output = Path(str(base.get("output_dir") or "saved")).expanduser()
-    study = Study(base, (output / (options["study"] or f"tune-{named.replace(':', '.')}")).resolve())
+    study = Study(base, Path(os.path.abspath(output / (options["study"] or f"tune-{named.replace(':', '.')}"))))
     if options["tool"] == "Ray":
         tune_with_ray(study, space, options)
     else:

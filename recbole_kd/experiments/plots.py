@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.tables import Results, rows_of, value_of
+from recbole_kd.storage.files import write_text_whole
+from recbole_kd.storage.targets import check_file, holds_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +21,9 @@ PLAIN, OWN = "#9aa5b1", "#1f6feb"
 """Colours of teacher and student alone, and of the grid's reference (of all runs where it has none)."""
 
 OTHER = "#7fb3ff"
+
+DRAWN_BY, CREATED_BY = "recbole_kd plot_results", "Matplotlib"
+"""The creator in each picture's metadata: a picture without the first is not replaced."""
 
 Bars = Sequence[tuple[str, list[float]]]
 
@@ -45,11 +51,12 @@ def draw_grid(grid: Grid, results: Results, path: Path) -> None:
     The same results give the same bytes.
 
     Args:
-        results: at least one.
+        results: at least one. path: missing, or a picture that this function drew, which is replaced.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed. TargetError: another's file is there.
     """
+    check_picture(path)
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -66,7 +73,14 @@ def draw_grid(grid: Grid, results: Results, path: Path) -> None:
         if lines:
             right.legend(fontsize=7)
         figure.suptitle(grid.title)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        drawn = StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": f"{DRAWN_BY}, {CREATED_BY} v{matplotlib.__version__}"})
+    write_text_whole(path, drawn.getvalue())
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a path that holds anything but a picture of ours (TargetError)."""
+    check_file(path, own=lambda there: holds_text(there, DRAWN_BY))
 
 
 def _draw_bars(axes: Axes, grid: Grid, rows: Bars) -> None:

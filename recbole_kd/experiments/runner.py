@@ -17,6 +17,7 @@ from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.grid import Grid, Task
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.targets import check_file
 
 LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
 """Keys that say where and how a run happens, not what it is; they stand in no result."""
@@ -60,7 +61,7 @@ def run_grid(
             a task there, fractions allowed.
 
     Raises:
-        ConfigError: a result is there that was made with other settings.
+        ConfigError: a result is there that was made with other settings. TargetError: a link or folder is in a result's place.
     """
     waiting = []
     for task in grid.tasks:
@@ -144,6 +145,7 @@ def _outcome(ask: Callable[[], Any]) -> tuple[dict[str, Any] | None, str]:
 
 
 def _is_done(task: Task, path: Path) -> bool:
+    check_file(path, own=lambda _: True)  # what a file holds is checked below, before anything is run
     if not path.is_file():
         return False
     try:

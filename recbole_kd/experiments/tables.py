@@ -15,6 +15,9 @@ Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
 ALONE = "student alone"
 
+MADE_BY = "Made by "
+"""How the last line of a table of ours begins; a file without it is not replaced."""
+
 
 def rows_of(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
     """Row -> seed -> figures of the teachers, the students alone and each run, those that are there, in the table's order."""
@@ -191,5 +194,5 @@ def grid_section(grid: Grid, results: Results) -> str:
     if missing:
         lines += [f"Not run yet: {', '.join(missing)}.", ""]
     made_by = " and ".join(f"`{command}`" for command in commands(results))
-    lines += [f"Made by {made_by} at commit {', '.join(commits(results))}, on {' and '.join(devices(results))}.", ""]
+    lines += [f"{MADE_BY}{made_by} at commit {', '.join(commits(results))}, on {' and '.join(devices(results))}.", ""]
     return "\n".join(lines)

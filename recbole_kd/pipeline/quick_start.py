@@ -121,21 +121,27 @@ def _train(plan: Plan, stage: Stage, after_epoch: Callable[[int, float], None] |
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
-    """A fresh folder for this run under output_dir, of the current folder by default."""
+    """Make and return a folder of this run alone under output_dir, of the current folder by default."""
     name = f"{request.model}-{teacher_name.replace(',', '+')}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = output / f"{name}-{stamp}-{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    number = 1
+    while True:  # two runs of one process may begin in the same second
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = output / f"{name}-{stamp}-{os.getpid()}-{number}"
+        else:
+            return folder
 
 
 def _leave_nothing(folder: Path) -> None:
-    """A failed run keeps its log, which says why, and nothing that could be taken for a result."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != "run.log":
-            path.unlink()
+    """Remove what a failed run has written and could be taken for a result; its log, which says why, stays, and so does all else."""
+    for scalars in folder.glob("tensorboard*"):
+        shutil.rmtree(scalars, ignore_errors=True)
+    for path in (*folder.glob("*.pth"), folder / "result.json"):
+        path.unlink(missing_ok=True)
 
 
 def _result(plan: Plan) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -25,6 +25,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import CACHE_FORMAT, locked
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
 from recbole_kd.storage.source_digest import own_source
+from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
@@ -35,6 +36,8 @@ from recbole_kd.training.train import train_alone, train_distilled
 from recbole_kd.training.trajectory import Trajectory
 
 REPORT = "report.json"
+STUDENT_FILES = (WEIGHTS, REPORT)
+"""Files of a cached student; without a report they are made again."""
 CHECKPOINT, STATE = "best.pth", "state.pt"
 """Of a training in its workshop."""
 WITHOUT_EFFECT = frozenset(
@@ -103,9 +106,14 @@ def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) ->
 
 
 @contextmanager
-def workshop(entry: Path) -> Iterator[Path]:
+def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not, and one
-    that found the disk full keeps what it can be continued from."""
+    that found the disk full keeps what it can be continued from.
+
+    Raises:
+        TargetError: before anything is trained: the entry is there and holds other files than ``replaces``.
+    """
+    check_folder(entry, own=lambda path: path.name in replaces)
     work = entry.with_name(entry.name + ".work")
     try:
         yield work
@@ -228,9 +236,9 @@ def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
         if report is not None:
             return {**report, "cached": True}
         getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
-        with workshop(entry) as work:
+        with workshop(entry, STUDENT_FILES) as work:
             model, figures = train_alone(config, stage.splits, work, stage.folder / "tensorboard-student", resume=stage.resume)
-            with written_whole(entry) as temporary:
+            with written_whole(entry, replaces=STUDENT_FILES) as temporary:
                 save_weights(temporary / WEIGHTS, model)
                 write_json(temporary / REPORT, {**figures, "settings": settings})
     return {**figures, "cached": False}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
 from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.storage.targets import check_file, check_folder
 
 MANIFEST = "manifest.json"
 SCORES = "scores.safetensors"
@@ -37,36 +39,74 @@ def of_epoch(name: str, epoch: int) -> str:
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not.
+def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not.
+
+    Args:
+        folder: is missing, empty, or holds nothing but plain files of the names in ``replaces``, which are removed.
+        replaces: names of the files that an earlier, incomplete writing may have left there.
 
     Raises:
+        TargetError: the folder holds anything else, see :func:`recbole_kd.storage.targets.check_folder`. It is left as it was.
         StorageError: there is no room for it.
     """
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
+    folder = Path(os.path.abspath(folder))
+
+    def own(path: Path) -> bool:
+        return path.name in replaces and path.is_file() and not path.is_symlink()
+
+    check_folder(folder, own=own)
+    with full_disk_is_said(folder, "free some, or name another place, and run again with --resume=True"):
+        temporary = _new_beside(folder, Path.mkdir)
     try:
         with full_disk_is_said(folder, "free some, or name another place, and run again with --resume=True"):
-            temporary.mkdir(parents=True)
             yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        check_folder(folder, own=own)  # again: the block may have taken hours
+        for name in replaces:
+            (folder / name).unlink(missing_ok=True)
+        os.replace(temporary, folder)  # over a missing or an empty folder only
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+def _new_beside(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make and return ``.NAME-NUMBER`` beside a path, under a name that nobody has.
+
+    Args:
+        make: makes it, and raises FileExistsError for a name that is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    end = 0
+    while True:
+        temporary = path.with_name(f".{path.name}-{os.getpid()}{end or ''}")
+        try:
+            make(temporary)
+        except FileExistsError:
+            end += 1
+        else:
+            return temporary
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; the caller has checked that the file which is there may be replaced.
+
+    Raises:
+        TargetError: the path is a link, a folder or a device.
+    """
+    check_file(path, own=lambda _: True)
+    temporary = _new_beside(path, partial(Path.touch, exist_ok=False))
     try:
-        temporary.write_text(json.dumps(content, indent=2, default=str), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; see :func:`write_text_whole`."""
+    write_text_whole(path, json.dumps(content, indent=2, default=str))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recbole_kd.distributed.ray_cluster import connect
 from recbole_kd.errors import TeacherError
+from recbole_kd.storage.targets import check_file, check_folder
 from recbole_kd.teacher.number_format import rounded
 
 IN_FLIGHT = 2
@@ -77,19 +78,23 @@ class BlockFile:
 
     Args:
         path: of the finished file; until then ``PATH.partial`` and ``PATH.blocks/`` are there.
-        identity: says what is written: a partial file of something else is begun anew.
+        identity: says what is written; with the layout, its blocks included, it decides whether a partial file is continued or begun anew.
     """
 
     def __init__(self, path: Path, layout: Layout, identity: str = "") -> None:
         self.path, self.layout = path, layout
         self.partial = path.with_name(path.name + ".partial")
         self.marks = path.with_name(path.name + ".blocks")
-        self._begin(layout.header() + identity.encode())
+        known = {"step": layout.step, "n_rows": layout.n_rows, "identity": identity}
+        self._begin(layout.header() + json.dumps(known, sort_keys=True).encode())
 
     def _begin(self, identity: bytes) -> None:
         known = self.marks / "identity"
         if known.is_file() and known.read_bytes() == identity and self.partial.is_file():
             return
+        for path in (self.path, self.partial):
+            check_file(path, own=lambda _: True)
+        check_folder(self.marks, own=lambda path: path.name.isdecimal() or path.name == "identity")
         shutil.rmtree(self.marks, ignore_errors=True)
         self.marks.mkdir(parents=True)
         with open(self.partial, "wb") as handle:
@@ -140,17 +145,22 @@ def write_blocks(path: Path, layout: Layout, rows: Rows, identity: str = "", ray
         ray_address: of a cluster whose workers make the blocks, side by side; ``rows`` is pickled then. One after the other when None.
     """
     file = BlockFile(path, layout, identity)
+    make_blocks(file, rows, ray_address)
+    file.finish()
+
+
+def make_blocks(file: BlockFile, rows: Rows, ray_address: str | None = None) -> None:
+    """Make the blocks that a file lacks, as :func:`write_blocks` does; finishing it is left to the caller."""
     if ray_address is None:
-        take_blocks(file, ((number, rows(layout.blocks[number])) for number in file.missing()))
+        take_blocks(file, ((number, rows(file.layout.blocks[number])) for number in file.missing()))
     else:
         take_blocks(file, _made_on_ray(file, rows, ray_address))
 
 
 def take_blocks(file: BlockFile, made: Iterable[tuple[int, Mapping[str, Tensor]]]) -> None:
-    """Write blocks as they come, in any order, and finish the file."""
+    """Write blocks as they come, in any order."""
     for number, tables in made:
         file.write(number, tables)
-    file.finish()
 
 
 def _made_on_ray(file: BlockFile, rows: Rows, address: str) -> Iterator[tuple[int, dict[str, Tensor]]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_kd.ops.topk import BLOCK_BYTES
 from recbole_kd.storage.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
+from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.block_writer import Layout, write_blocks
 from recbole_kd.teacher.export import DTYPES, FIDELITY_K, mean_overlap
@@ -36,10 +37,14 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
     """Write a teacher's scores as a dense store, block by block, with its manifest.
 
     Args:
-        teacher: exact scores (fp32 factors, say). folder: is replaced as a whole when the export is complete.
+        teacher: exact scores (fp32 factors, say). folder: missing or empty; appears as a whole when the export is complete.
         dtype: ``fp32`` or ``fp16``; the latter's fidelity is recorded as :func:`recbole_kd.teacher.export.export_teacher` does.
         ray_address: of a cluster whose workers make the blocks.
+
+    Raises:
+        TargetError: the folder holds something.
     """
+    check_folder(folder)
     step = max(1, BLOCK_BYTES // (4 * teacher.n_items))
     content = {**teacher.manifest, "store": "dense", "dtype": dtype}
     content.pop("trajectory", None)
@@ -62,8 +67,9 @@ def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str
     scores' sum of squares.
 
     Raises:
-        ConfigError: see there.
+        ConfigError: see there. TargetError: the folder holds something.
     """
+    check_folder(folder)
     queries, items, energy = truncated(teacher, width)
     tensors = {name: rounded(t, DTYPES[dtype]) for name, t in (("query_vectors", queries), ("item_vectors", items))}
     k = min(FIDELITY_K, teacher.n_items - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,7 +61,7 @@ def export_teacher(
 
     Args:
         scorer: of the trained model.
-        folder: is replaced as a whole when the export is complete.
+        folder: missing or empty; appears as a whole when the export is complete.
         manifest: the teacher's model name, settings, metrics and data fingerprint; store, dtype and sizes are added.
         store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the share of
             each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
@@ -73,7 +74,7 @@ def export_teacher(
 
     Raises:
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
-            weights, or workers for a model that is not on a CPU.
+            weights, or workers for a model that is not on a CPU. TargetError: the folder holds something.
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
@@ -171,7 +172,10 @@ def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | No
 
 
 def _weights_digest(scorer: Scorer) -> str:
-    return digest(*(t.detach().cpu().contiguous().numpy().tobytes() for t in scorer.model.state_dict().values()))
+    """Return a digest of all that decides a model's scores: its weights, and what it keeps outside them."""
+    other = scorer.model.other_parameter() if hasattr(scorer.model, "other_parameter") else None
+    weights = (t.detach().cpu().contiguous().numpy().tobytes() for t in scorer.model.state_dict().values())
+    return digest(*weights, pickle.dumps(other))
 
 
 def _top_k_overlap(scorer: Scorer, path: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from recbole_kd.data.fingerprint import settings_digest
-from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.data.item_features.matrix_files import file_digest
+from recbole_kd.errors import ConfigError, TargetError, TeacherError
 from recbole_kd.storage.files import SCORES, read_manifest, read_tensors, write_json
-from recbole_kd.teacher.block_writer import Layout, write_blocks
+from recbole_kd.storage.targets import check_folder
+from recbole_kd.teacher.block_writer import BlockFile, Layout, make_blocks
 from recbole_kd.teacher.export import scores_from
 
 LISTS, ABOUT = "lists.safetensors", "lists.json"
@@ -25,15 +28,17 @@ def export_lists(
 ) -> Path:
     """Write the ids (int32 ``[Q, k]``, 0 where there are fewer) and scores (float32 ``[Q, k]``) of the k best items of each query.
 
-    An export that was interrupted is continued; what is written is the same whoever made it.
+    An export that was interrupted is continued if it is the same one, and begun anew if not.
 
     Args:
-        folder: of a teacher with a factor or dense store. out: gets ``lists.safetensors`` and ``lists.json``.
+        folder: of a teacher with a factor or dense store. out: missing, empty, or a folder of such lists; gets ``lists.safetensors`` and
+            ``lists.json``.
         queries: ids, consecutive; all without the pad when None. step: queries in a block. ray_address: of a cluster whose workers rank;
             its nodes get the teacher's tables through Ray's object store.
 
     Raises:
         ConfigError: more items than there are, or a bad range. TeacherError: no such teacher, or one without stored scores.
+        TargetError: ``out`` holds anything else, or finished lists that are not the ones asked for.
     """
     manifest = read_manifest(folder)
     if manifest["store"] == "online":
@@ -48,14 +53,45 @@ def export_lists(
         )
     about = {
         "k": k, "first_query": queries.start, "n_queries": len(queries),
-        "teacher": {key: manifest.get(key) for key in ("model", "settings", "data")},
+        "teacher": {key: manifest.get(key) for key in ("model", "settings", "data", "store", "dtype", "svd")},
+        "scores": file_digest(folder / SCORES),
     }  # fmt: skip
+    _check_out(out, folder, about)
     layout = Layout({"ids": (torch.int32, k), "scores": (torch.float32, k)}, len(queries), step)
     out.mkdir(parents=True, exist_ok=True)
     tables = {name: table.numpy() for name, table in read_tensors(folder / SCORES).items()}
-    write_blocks(out / LISTS, layout, ListRows(tables, queries.start, k), settings_digest(about), ray_address)
-    write_json(out / ABOUT, about)
+    file = BlockFile(out / LISTS, layout, settings_digest(about))
+    make_blocks(file, ListRows(tables, queries.start, k), ray_address)
+    write_json(out / ABOUT, about)  # first: lists without it were not made here
+    file.finish()
     return out / LISTS
+
+
+def _check_out(out: Path, folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds anything but lists of ours, whole or half written.
+
+    Raises:
+        TargetError: see there.
+    """
+    known = (LISTS, ABOUT, f"{LISTS}.partial", f"{LISTS}.blocks")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = set() if ABOUT in there else {LISTS}  # an export writes the other first
+    foreign |= set() if f"{LISTS}.blocks" in there else {f"{LISTS}.partial"}
+
+    def own(path: Path) -> bool:
+        return path.name in known and path.name not in foreign and not path.is_symlink()
+
+    check_folder(out, own=own, option="--out", sources=[folder])
+    if LISTS in there and about_of(out) != json.loads(json.dumps(about, default=str)):
+        raise TargetError(f"Invalid --out={out}: it holds other lists, or lists of another teacher. Name a missing or empty folder.")
+
+
+def about_of(out: Path) -> Any:
+    """Return what ``lists.json`` says of the lists beside it; None for a damaged one."""
+    try:
+        return json.loads((out / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,18 +15,28 @@ from recbole_kd.data.fingerprint import digest
 
 @contextmanager
 def without_recbole_scalars() -> Iterator[None]:
-    """RecBole's trainers open a writer below ./log_tensorboard when they are made: what appears there inside the block is removed.
+    """Remove what RecBole's trainers write below ./log_tensorboard when they are made inside the block.
 
-    The folder there is named after the log file, so all runs of one working folder open the same one: only one at a time may.
+    The folder there is named after the log file, so all runs of one working folder open the same one: only one at a time may. Only event
+    files that bear this process's id are removed, and folders that are new and empty: another program may write there at the same time.
     """
     root = Path("log_tensorboard").absolute()
     lock = Path(tempfile.gettempdir()) / f"recbole_kd-{os.getuid()}-{digest(str(root).encode())}.lock"
     with FileLock(str(lock)):
-        before = set(root.rglob("*"))
+        before = {root, *root.rglob("*")} if root.is_dir() else set()
         yield
-        new = {path for path in root.rglob("*") if path not in before}
-        for path in sorted(new, key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-        with contextlib.suppress(OSError):  # not there, or not empty
-            root.rmdir()
+        for path in set(root.rglob("*.tfevents.*")) - before:
+            if f".{os.getpid()}." in path.name:
+                _remove_with_folders(path, root, before)
+
+
+def _remove_with_folders(path: Path, root: Path, before: set[Path]) -> None:
+    """Remove a file, then the folders that held it up to ``root``, as long as they are new and empty."""
+    path.unlink(missing_ok=True)
+    for folder in path.parents:
+        if folder in before or not folder.is_relative_to(root):
+            return
+        try:
+            folder.rmdir()
+        except OSError:  # not empty
+            return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class Trajectory:
     fall out, the ones that the best epoch so far would choose stay.
 
     Args:
-        folder: of the snapshots; theirs alone. n: checkpoints wanted at the end, the best epoch's among them.
+        folder: of the snapshots; other files in it stay. n: checkpoints wanted at the end, the best epoch's among them.
     """
 
     def __init__(self, folder: Path, n: int) -> None:
@@ -49,7 +48,8 @@ class Trajectory:
         if resumed and index.is_file():
             self._spacing, self.best = int(json.loads(index.read_text(encoding="utf-8"))["spacing"]), trainer.best_epoch
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for kept in self._kept():
+            self._file(kept).unlink()
         self._space(max(1, int(trainer.eval_step)))
 
     def after_epoch(self, epoch: int, score: float) -> None:
@@ -98,4 +98,4 @@ class Trajectory:
         return self.folder / f"{epoch}.pt"
 
     def _kept(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("*.pt"))
+        return sorted(int(path.stem) for path in self.folder.glob("*.pt") if path.stem.isdecimal())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.errors import ConfigError
+from recbole_kd.storage.targets import check_file
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import TRIALS, Study, Trial, absolute, as_json, run_trial
 
@@ -60,6 +61,7 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
 
     Raises:
         ConfigError: the algorithm cannot search this space, hyperopt is missing, the study is there already, or is another one.
+        TargetError: the study's folder holds something else, or a file to be written is there.
     """
     from recbole.trainer import HyperTuning
 
@@ -75,11 +77,11 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
         ) from None
     early_stop = options["early_stop"] or (2**31 if algo == "exhaustive" else EARLY_STOP)
     study.space = space.plain()
-    if not options.get("resume"):
-        study.refuse_if_there(study.folder / TRIALS)
-    for file in (options["output_file"], options["display_file"]):
-        if file:
-            Path(file).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)
+    study.check_target(TRIALS, bool(options.get("resume")))
+    for key in ("output_file", "display_file"):
+        if options[key]:
+            check_file(Path(options[key]).expanduser(), option=f"--{key}")
+            Path(options[key]).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)
     finished = study.finished() if options.get("resume") else None
     tuning = HyperTuning(
         partial(_objective, study, space, finished),

@@ -18,14 +18,15 @@ from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.files import write_json
 from recbole_kd.tuning.space import Parameter, Space
-from recbole_kd.tuning.study import FAILED, Study, Trial, absolute, as_json, objective, run_trial, what_counts
+from recbole_kd.tuning.study import FAILED, STUDY_FILE, Study, Trial, absolute, as_json, objective, run_trial, what_counts
 from recbole_kd.tuning.teacher_transfer import pack, unpack
 
 SCHEDULERS = ("ASHA", "FIFO")
 SEARCHERS = ("random", "hyperopt", "optuna")
 METRIC = "objective"
 GRID = "grid"
-STUDY_FILE = "study.json"
+BEFORE_RECORD = ("runs", "tuner.pkl", "trainable.pkl")
+"""Names in the folder of a study that was interrupted before it wrote its record; the last two are Ray's."""
 
 FIXED = ("max_evals", "search_seed", "searcher", "scheduler", "grace_period", "reduction_factor", "max_concurrent", "max_failures")
 """Keys of a search that Ray keeps when it continues it."""
@@ -41,7 +42,8 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
         options: see :data:`recbole_kd.cli.tune.DEFAULTS`; and ``resume``.
 
     Raises:
-        ConfigError: the study is there already, or is another one. KDError: the teacher cannot be trained.
+        ConfigError: the study is there already, or is another one. TargetError: its folder holds something else.
+        KDError: the teacher cannot be trained.
     """
     _check_searcher(space, options["searcher"])
     known = _known_study(study, space, options)
@@ -62,8 +64,7 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
 def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool:
     """Is there a study to continue?"""
     file = study.folder / STUDY_FILE
-    if not options["resume"]:
-        study.refuse_if_there(file)
+    study.check_target(STUDY_FILE, bool(options["resume"]), BEFORE_RECORD)
     if not file.is_file():
         return False
     made, wanted = json.loads(file.read_text(encoding="utf-8")), _record(study, space, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.stages import WITHOUT_EFFECT
-from recbole_kd.storage.files import write_json
+from recbole_kd.storage.files import write_json, write_text_whole
+from recbole_kd.storage.targets import check_file, check_folder, holds_text
 
 FAILED = -1e9
 """The objective of a failed trial: below everything that a metric can be."""
@@ -25,6 +26,10 @@ PLACES = ("data_path", "cache_dir", "output_dir", "teacher_path")
 """Keys that name folders: workers have a working folder of their own."""
 
 TRIALS, BEST = "trials.json", "best.yaml"
+BEST_MARK = "# The best of "
+"""How the best configuration's file begins; a file without it is not replaced."""
+STUDY_FILE = "study.json"
+"""Record of a study of Ray Tune; one of Hyperopt has its trials alone."""
 
 AfterEpoch = Callable[[int, float], None]
 
@@ -110,21 +115,29 @@ class Study:
         content = merge_sources(None, dict(self.base), self.best.settings)
         plain = json.loads(json.dumps(content))
         figures = ", ".join(f"{name} {value:.10g}" for name, value in self.best.valid.items())
-        text = f"# The best of {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(plain, sort_keys=False)
-        temporary = self.folder / f".{BEST}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.folder / BEST)
+        text = f"{BEST_MARK} {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(plain, sort_keys=False)
+        write_text_whole(self.folder / BEST, text)
 
-    def refuse_if_there(self, record: Path) -> None:
-        """A new study takes no finished one's place.
+    def check_target(self, record: str, resume: bool, further: Collection[str] = ()) -> None:
+        """Refuse a folder that is not this study's: a new study needs a missing or empty one, a continued one its own.
+
+        Args:
+            record: name of the file that a study of this tool leaves. resume: continue the study that is there.
+            further: names that an interrupted study of this tool may leave before it writes its record.
 
         Raises:
-            ConfigError: its record is a file.
+            ConfigError: a study is there already. TargetError: something else is there.
         """
-        if record.is_file():
-            raise ConfigError(
-                f"The study {self.folder} is there already: continue it with --resume=True, delete it, or name another with --study=NAME"
-            )
+        if (self.folder / record).is_file() and (record == STUDY_FILE or not (self.folder / STUDY_FILE).exists()):
+            if not resume:
+                raise ConfigError(
+                    f"The study {self.folder} is there already: continue it with --resume=True, delete it, or name another with "
+                    "--study=NAME"
+                )
+            check_file(self.folder / TRIALS, own=lambda _: True)
+            check_file(self.folder / BEST, own=lambda path: holds_text(path, BEST_MARK))
+            return
+        check_folder(self.folder, own=lambda path: resume and path.name in further, option="--study")
 
     def finished(self) -> list[Trial]:
         """The trials that an interrupted search of this base and space has done, from its record; none where there is no record.

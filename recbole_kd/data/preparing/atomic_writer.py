@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from recbole_kd.data.preparing.interactions import Interactions
-from recbole_kd.errors import DataError
+from recbole_kd.errors import DataError, TargetError
+from recbole_kd.storage.targets import check_folder
 
 MANIFEST = "prepared.json"
 _CHUNK = 200_000
@@ -71,12 +72,19 @@ def _numbers(values: npt.NDArray[np.float64]) -> list[str]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `target` when the block ends without an error.
+def new_folder(target: Path, sources: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield a folder to fill, which takes the place of `target` when the block ends without an error.
 
     Until then `target` stays as it was. Only a folder made here is ever replaced; files that a user added
     go along. A killed run leaves at most hidden folders beside it; the next run clears or restores them.
+
+    Args:
+        target: missing, empty, or made here. sources: files that are read to fill it; none may lie in it.
+
+    Raises:
+        DataError: another run is preparing it. TargetError: it was not made here, or a new file would replace a user's.
     """
+    check_prepared(target, sources)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     previous = target.with_name(f".{target.name}.previous")
@@ -85,31 +93,40 @@ def new_folder(target: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError(f"Another run is preparing {target} right now: wait until it is done.") from None
-    try:
+    with ExitStack() as stack:
+        stack.callback(lock.release)
         _settle(target, partial, previous)
+        check_prepared(target, sources)
         partial.mkdir()
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        (partial / MANIFEST).touch()  # a mark: what a killed run leaves is known to be made here
         yield partial
         _exchange(target, partial, previous)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        lock.release()
+
+
+def check_prepared(target: Path, sources: Iterable[Path] = ()) -> None:
+    """Refuse a target that was not made here.
+
+    Raises:
+        TargetError: it is a link or a file, holds a source, or holds files and no manifest of ours.
+    """
+    made = (target / MANIFEST).is_file()
+    check_folder(target, own=lambda _: made, sources=sources)
 
 
 def _settle(target: Path, partial: Path, previous: Path) -> None:
-    """Undo what a killed run left, and refuse to replace a folder that was not made here."""
-    if target.is_symlink():
-        raise DataError(f"{target} is a link: give the folder that it points into as --out=DIR.")
+    """Undo what a killed run left; refuse folders of these hidden names that were not made here."""
+    for leftover in (partial, previous):
+        check_prepared(leftover)
     if previous.exists() and not target.exists():
         previous.rename(target)
     for leftover in (partial, previous):
         if leftover.exists():
             shutil.rmtree(leftover)
-    if target.exists() and not (target / MANIFEST).is_file():
-        raise DataError(f"{target} exists without a {MANIFEST}, so it was not made here: move it away first.")
 
 
 def _exchange(target: Path, partial: Path, previous: Path) -> None:
-    if not target.exists():
+    if not (target / MANIFEST).is_file():  # missing, or empty
         partial.rename(target)
         return
     _carry_over(target, partial)
@@ -123,15 +140,21 @@ def _exchange(target: Path, partial: Path, previous: Path) -> None:
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    """Copy what a user has put into the old folder; files of the old manifest are left behind."""
+    """Copy what a user has put into the old folder; files of the old manifest are left behind.
+
+    Raises:
+        TargetError: a new file would replace a user's. DataError: the old manifest is damaged.
+    """
     try:
         made = {MANIFEST, *json.loads((old / MANIFEST).read_text(encoding="utf-8"))["files"]}
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{old / MANIFEST} is damaged: move {old} away first.") from None
     for entry in sorted(old.iterdir()):
-        if entry.name in made or (new / entry.name).exists():
+        if entry.name in made:
             continue
-        if entry.is_dir():
-            shutil.copytree(entry, new / entry.name)
+        if (new / entry.name).exists():
+            raise TargetError(f"{entry} would be replaced and was not made here: move it away, then prepare {old.name} again.")
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True)
         else:
-            shutil.copy2(entry, new / entry.name)
+            shutil.copy2(entry, new / entry.name, follow_symlinks=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_kd.data.item_features.matrix_files import write_matrix
 from recbole_kd.data.preparing import raw_files
-from recbole_kd.data.preparing.atomic_writer import new_folder, write_inter, write_item, write_manifest
+from recbole_kd.data.preparing.atomic_writer import MANIFEST, check_prepared, new_folder, write_inter, write_item, write_manifest
 from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
 from recbole_kd.errors import ConfigError, DataError
 
@@ -124,6 +124,7 @@ def prepare(name: str, options: Options, out: Path, *, form: str | None = None, 
     check_options(form, options)
     if known is not None and form == known.form:
         options = _with_defaults(options, known)
+    check_prepared(out / name)
     converted = FORMS[form].convert(options)
     if len(converted.inter) == 0:
         raise DataError(f"No interaction of {name} is left: the raw file is empty or the filters drop every row.")
@@ -139,7 +140,7 @@ def prepare(name: str, options: Options, out: Path, *, form: str | None = None, 
         "sources": {path.name: raw_files.sha256(path) for path in converted.sources},
         "counts": counts,
     }
-    with new_folder(out / name) as folder:
+    with new_folder(out / name, converted.sources) as folder:
         manifest["files"] = _write(name, converted, folder)
         write_manifest(folder, manifest)
     return manifest
@@ -181,7 +182,7 @@ def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
         write_item(folder / f"{name}.item", converted.attributes, converted.attributes_name)
     for modality, matrix in converted.features.items():
         write_matrix(folder / f"{name}.{modality}.npy", matrix)
-    return {path.name: raw_files.sha256(path) for path in sorted(folder.iterdir())}
+    return {path.name: raw_files.sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
 
 
 def _check_name(name: str) -> None:

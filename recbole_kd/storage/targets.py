@@ -1,0 +1,98 @@
+"""Decide whether a path may be written: nothing that this project did not make is replaced or removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from recbole_kd.errors import TargetError
+
+Own = Callable[[Path], bool]
+"""Return whether a path was made by the writer that asks."""
+
+
+def nothing_is_own(path: Path) -> bool:
+    """Return False: the writer replaces nothing, whoever made it."""
+    return False
+
+
+def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", sources: Iterable[Path] = ()) -> None:
+    """Refuse to write a folder that holds anything which the writer did not make.
+
+    A missing and an empty folder may be written; one with files may be if each of them is the writer's own.
+
+    Args:
+        folder: the target. own: tells for each path directly inside whether the writer made it; it may then be replaced.
+        option: the option that names the target, such as ``--out``; it is part of the message.
+        sources: paths that are read to make the target. They may not be the target, lie in it, or hold it.
+
+    Raises:
+        TargetError: the target is a link, a file, a mount point, the current folder, or holds something else. Nothing was changed.
+    """
+    place = Path(os.path.abspath(folder))
+    for source in sources:
+        here, there = place.resolve(), source.resolve()
+        if here == there or here in there.parents:
+            raise _refusal(folder, f"it holds {source}, which is read to make it", option, "a missing or empty folder")
+        if there.is_dir() and there in here.parents:
+            raise _refusal(folder, f"it lies inside {source}, which is read to make it", option, "a folder elsewhere")
+    if place.is_symlink():
+        raise _refusal(folder, "it is a link", option, "a folder")
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise _refusal(folder, "it is a file", option, "a missing or empty folder")
+    if os.path.ismount(place) or place == Path.cwd():
+        what = "a mount point" if os.path.ismount(place) else "the current folder"
+        raise _refusal(folder, f"it is {what}, which cannot be replaced", option, "a folder inside it", place / "made")
+    foreign = next((path for path in sorted(place.iterdir()) if not own(path)), None)
+    if foreign is not None:
+        raise _refusal(folder, f"it holds {foreign.name}, which this command did not make", option, "a missing or empty folder")
+
+
+def check_file(path: Path, *, own: Own = nothing_is_own, option: str = "") -> None:
+    """Refuse to write a file over one that the writer did not make.
+
+    A missing and an empty file may be written.
+
+    Args:
+        path: the target. own: tells whether the writer made the file that is there; it may then be replaced.
+        option: the option that names the target, such as ``--output``; it is part of the message.
+
+    Raises:
+        TargetError: the target is a link, a folder or a device, or another's file. Nothing was changed.
+    """
+    if path.is_symlink():
+        raise _refusal(path, "it is a link", option, "a file")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise _refusal(path, "it is a folder" if path.is_dir() else "it is a device", option, "a missing file")
+    if path.stat().st_size and not own(path):
+        raise _refusal(path, "there is a file that this command did not make", option, "a missing file")
+
+
+def holds_text(path: Path, mark: str) -> bool:
+    """Return whether a file holds a text that this project's writer puts into what it makes."""
+    try:
+        return mark.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _refusal(path: Path, why: str, option: str, wanted: str, instead: Path | None = None) -> TargetError:
+    """Return the error of a target that may not be written, with a free name as the way out."""
+    free = instead or _free_name(path)
+    if option:
+        return TargetError(f"Invalid {option}={path}: {why}. Name {wanted}, such as {option}={free}.")
+    return TargetError(f"{path} cannot be written: {why}. Move it away and run again.")
+
+
+def _free_name(path: Path) -> Path:
+    """Return the first path of NAME-2, NAME-3, ... that is not there."""
+    place = Path(os.path.abspath(path))
+    number = 2
+    while os.path.lexists(free := place.with_name(f"{place.stem}-{number}{place.suffix}")):
+        number += 1
+    return free if path.is_absolute() or path.name in ("", "..") else path.with_name(free.name)
