@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 from recbole_kd.distiller.cd import CD
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
 from tests.baselines import ids, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
@@ -75,4 +75,4 @@ def test_a_list_longer_than_the_catalogue_is_cut_to_it() -> None:
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        CD.check(30, 40, resolve_options(CD, given))
+        check_options(CD, given, 30, 40)

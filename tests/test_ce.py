@@ -15,7 +15,7 @@ from recbole_kd.distiller import full_ce
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.ce import CE
 from recbole_kd.distiller.full_ce import FullCE
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses import catalogue_cross_entropy
 from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy
@@ -175,7 +175,7 @@ def test_the_kernels_exponential_is_exact_to_two_in_ten_million() -> None:
 )
 def test_options_out_of_range_name_their_key(cls: Any, changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        cls.check(30, 40, resolve_options(cls, {"k": 5, **changed} if cls is CE else changed))
+        check_options(cls, {"k": 5, **changed} if cls is CE else changed, 30, 40)
 
 
 def test_rows_count_as_often_as_they_come() -> None:

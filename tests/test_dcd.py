@@ -10,7 +10,7 @@ import torch
 
 from recbole_kd.distiller import dcd as module
 from recbole_kd.distiller.dcd import DCD, LEAST_WEIGHT
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from tests.baselines import ids, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
 
@@ -82,4 +82,4 @@ def test_only_the_cross_entropy_asks_the_teacher() -> None:
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        DCD.check(30, 40, resolve_options(DCD, {"k": 5, "candidates": 10, **given}))
+        check_options(DCD, {"k": 5, "candidates": 10, **given}, 30, 40)

@@ -11,6 +11,7 @@ from torch import Tensor
 from recbole_kd.distiller import expert_networks as module
 from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.expert_networks import ExpertMixture
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
 
@@ -96,4 +97,4 @@ def test_gradient_reaches_the_choice_of_experts() -> None:
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     options = {"n_experts": 5, "end_temperature": 1e-10, "anneal": 1e10, "max_epoch": 1000, key: value}
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):
-        DE.check(10, 10, options)
+        check_options(DE, options, 10, 10)

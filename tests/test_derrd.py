@@ -15,6 +15,7 @@ from recbole_kd.cli.run import main
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.derrd import DERRD
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.training import resume_state as resume
@@ -168,4 +169,4 @@ OPTIONS = {
 )
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):
-        DERRD.check(30, 20, OPTIONS | {key: value})
+        check_options(DERRD, OPTIONS | {key: value}, 30, 20)

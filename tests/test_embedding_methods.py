@@ -16,7 +16,7 @@ from recbole_kd.config.parsing import read_config_file
 from recbole_kd.config.property_dir import properties_dir
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import EmbeddingDistiller
-from recbole_kd.distiller.registry import distiller_class, distiller_options, resolve_options
+from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
@@ -40,8 +40,7 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 def made(name: str, student: Any, teacher: Any, *, seed: int = 0, **options: Any) -> EmbeddingDistiller:
     cls = distiller_class(name)
-    resolved = resolve_options(cls, {**METHODS[name], **options})
-    cls.check(student.n_queries - 1, student.n_items - 1, resolved)
+    resolved = check_options(cls, {**METHODS[name], **options}, student.n_queries - 1, student.n_items - 1)
     distiller = cls(student, teacher, seed=seed, **resolved)
     assert isinstance(distiller, EmbeddingDistiller)
     return distiller

@@ -13,6 +13,7 @@ from torch import Tensor
 from recbole_kd.distiller import graph_filtered_experts as experts_module
 from recbole_kd.distiller.freqd import FreqD
 from recbole_kd.distiller.graph_filtered_experts import FilteredExperts, FilterRows
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses.embedding import kept_at_random
 from recbole_kd.ops import cooccurrence_graph
@@ -182,4 +183,4 @@ def test_student_vectors_are_those_before_propagation() -> None:
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     options = {"n_neighbours": 5, "n_experts": 5, "filter_strength": 0.5, "keep": 0.5, "dropout": 0.2, key: value}
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):
-        FreqD.check(10, 10, options)
+        check_options(FreqD, options, 10, 10)

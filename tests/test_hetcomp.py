@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_kd.cli.run import main
 from recbole_kd.distiller.hetcomp import HetComp
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.losses import unlisted_logsumexp
 from recbole_kd.losses.hetcomp import Terms, coarse_terms, fine_terms, list_distance, merged_lists
@@ -280,7 +280,7 @@ def test_a_teacher_without_trajectory_is_refused() -> None:
 )
 def test_impossible_options(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"kd_{option}={value}"):
-        HetComp.check(5, 10, resolve_options(HetComp, {"k": 5, option: value}))
+        check_options(HetComp, {"k": 5, option: value}, 5, 10)
 
 
 def test_terms_are_the_loss_of_the_definition() -> None:

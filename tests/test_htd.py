@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.htd import HTD
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses import embedding as module
 from recbole_kd.losses.embedding import group_means, grouped_topology_distance, unit_rows
@@ -92,4 +93,4 @@ def test_alpha_one_trains_no_network() -> None:
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     options = {"n_groups": 5, "alpha": 0.5, "end_temperature": 1e-10, "anneal": 1e10, "max_epoch": 1000, key: value}
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):
-        HTD.check(10, 10, options)
+        check_options(HTD, options, 10, 10)

@@ -11,6 +11,7 @@ from scipy import stats
 
 from recbole_kd.distiller import pckd as module
 from recbole_kd.distiller.pckd import PCKD
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
 from tests.stubs import no_train_items
@@ -83,7 +84,7 @@ def test_regulariser_leaves_the_student_alone_and_counts_rows() -> None:
 
 def test_a_catalogue_smaller_than_the_list() -> None:
     student, teacher = random_pair(n_items=2)
-    PCKD.check(12, 2, OPTIONS | {"n_samples": 2})
+    check_options(PCKD, OPTIONS | {"n_samples": 2}, 12, 2)
     distiller = PCKD(student, teacher, n_samples=2, candidates=100)  # type: ignore[arg-type]
     distiller.begin_training(no_train_items(13))
     distiller.begin_epoch(0)
@@ -102,9 +103,9 @@ OPTIONS = {
 )
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):
-        PCKD.check(30, 20, OPTIONS | {key: value})
+        check_options(PCKD, OPTIONS | {key: value}, 30, 20)
 
 
 def test_a_pair_needs_two_items() -> None:
     with pytest.raises(ConfigError, match="kd_n_samples=1"):
-        PCKD.check(30, 20, OPTIONS | {"regulariser": "pair", "n_samples": 1})
+        check_options(PCKD, OPTIONS | {"regulariser": "pair", "n_samples": 1}, 30, 20)

@@ -18,6 +18,7 @@ from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.data.item_features.configured import record_features
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.promptmm import PromptMM, _one_of
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence, positive_shares
 from recbole_kd.ops.ragged import Ragged
@@ -196,10 +197,10 @@ def test_a_teacher_without_modalities_is_refused() -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     fine = {"n_negatives": 3, "temperature": 1.0, **dict.fromkeys(("alpha", "beta", "pair_weight", "list_weight", "modality_weight"), 1.0)}
-    PromptMM.check(4, 9, fine)
+    check_options(PromptMM, fine, 4, 9)
     for wrong in ({"n_negatives": 0}, {"n_negatives": 10}, {"temperature": 0.0}, {"alpha": -1.0}, {"pair_weight": float("nan")}):
-        with pytest.raises(ConfigError, match=f"^kd_{next(iter(wrong))}="):
-            PromptMM.check(4, 9, {**fine, **wrong})
+        with pytest.raises(ConfigError, match=f"^Invalid --kd_{next(iter(wrong))}="):
+            check_options(PromptMM, {**fine, **wrong}, 4, 9)
 
 
 # -- stores --------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from recbole_kd.config.property_layers import distiller_layers, names_in, student_layers, teacher_layers
 from recbole_kd.data.split_and_loaders import make_loaders
 from recbole_kd.distiller.rcekd import RCEKD
-from recbole_kd.distiller.registry import distiller_options, resolve_options
+from recbole_kd.distiller.registry import check_options, distiller_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.loss_reduction import conversion_words, initialise, reduction_of, with_decay_for_mean
 from recbole_kd.training.trainer import KDTrainer
@@ -122,9 +122,9 @@ def test_the_published_candidates_are_those_of_the_code_alone() -> None:
     given = {key[3:]: value for key, value in values.items() if key[3:] in distiller_options(RCEKD)}
     assert given["candidates"] is None and given["code_candidates"] == 100
     sampled = {**given, "n_samples": 101}
-    RCEKD.check(30, 40981, resolve_options(RCEKD, {**sampled, "faithful": "paper"}))
-    with pytest.raises(ConfigError, match=r"kd_n_samples=101.*between 1 and 100"):
-        RCEKD.check(30, 40981, resolve_options(RCEKD, sampled))
+    check_options(RCEKD, {**sampled, "faithful": "paper"}, 30, 40981)
+    with pytest.raises(ConfigError, match=r"kd_n_samples=101.*at most 100"):
+        check_options(RCEKD, sampled, 30, 40981)
 
 
 def test_every_published_pair_has_its_file() -> None:

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from recbole_kd.distiller.rankdistil import RankDistil
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.distiller.rrd import RRD
 from recbole_kd.errors import ConfigError
 from tests.baselines import loss_of, naive_listwise, random_scores, random_train, started, train_items_of
@@ -65,4 +65,4 @@ def test_drawn_items_are_distinct_and_neither_training_items_nor_top() -> None:
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        RankDistil.check(30, 40, resolve_options(RankDistil, {"k": 5, "n_samples": 5, **given}))
+        check_options(RankDistil, {"k": 5, "n_samples": 5, **given}, 30, 40)

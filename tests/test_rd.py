@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_kd.distiller.rd import RD
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
 
@@ -67,4 +67,4 @@ def test_drawn_items_are_no_training_items() -> None:
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        RD.check(30, 40, resolve_options(RD, given))
+        check_options(RD, given, 30, 40)

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 from recbole_kd.distiller import rrd as module
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.distiller.rrd import RRD
 from recbole_kd.errors import ConfigError
 from tests.baselines import (
@@ -108,4 +108,4 @@ def test_uninteresting_items_are_distinct_and_neither_training_items_nor_listed(
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        RRD.check(30, 40, resolve_options(RRD, {"k": 5, "n_samples": 5, "candidates": 10, **given}))
+        check_options(RRD, {"k": 5, "n_samples": 5, "candidates": 10, **given}, 30, 40)

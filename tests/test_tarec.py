@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from recbole_kd.cli.run import main
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.distiller.tarec import TARec
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
@@ -202,7 +202,7 @@ def test_candidates_are_the_top_and_fresh_negatives() -> None:
 )  # fmt: skip
 def test_impossible_options(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"kd_{option}="):
-        TARec.check(6, 30, resolve_options(TARec, {"k": 10, "n_negatives": 10, option: value}))
+        check_options(TARec, {"k": 10, "n_negatives": 10, option: value}, 6, 30)
 
 
 # -- the assistant -----------------------------------------------------------------------------------------------------

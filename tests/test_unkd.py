@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recbole_kd.distiller import unkd as module
 from recbole_kd.distiller.popularity_groups import group_sizes, popularity_groups
-from recbole_kd.distiller.registry import resolve_options
+from recbole_kd.distiller.registry import check_options
 from recbole_kd.distiller.unkd import UnKD
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
@@ -116,4 +116,4 @@ def test_lists_are_as_long_as_draws_can_go() -> None:
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        UnKD.check(30, 40, resolve_options(UnKD, given))
+        check_options(UnKD, given, 30, 40)

@@ -99,8 +99,9 @@ def no_modalities(method: str, teacher: str) -> str:
 class Distiller(nn.Module, ABC):
     """Base of every method. Constructor arguments after student and teacher are its ``kd_*`` keys.
 
-    A method overrides :meth:`forward`, usually :meth:`begin_epoch` (draw the epoch's item sets into ``item_sets``), and :meth:`check` for
-    the ranges of its arguments. Modules it owns (projectors, experts) are trained with the student and not saved into it.
+    A method overrides :meth:`forward`, usually :meth:`begin_epoch` (draw the epoch's item sets into ``item_sets``). The annotations of its
+    arguments hold their bounds (:mod:`recbole_kd.config.value_types`); :meth:`check` refuses arguments that do not fit each other.
+    Modules it owns (projectors, experts) are trained with the student and not saved into it.
 
     Args:
         student: scorer of the student. teacher: its frozen scores.
@@ -163,7 +164,9 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        """Refuse options that cannot work on a catalogue of this size, before anything is trained.
+        """Refuse options that do not fit each other, before anything is trained.
+
+        A bound of one option, also by the size of the data or by another option, belongs into its annotation instead.
 
         Args:
             n_queries, n_items: without the pad. options: constructor arguments, defaults included.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, Number, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
 from recbole_kd.losses.ranking import soft_binary_loss
 from recbole_kd.ops.order_statistics import ids_at
 from recbole_kd.ops.ragged import Ragged
@@ -45,11 +45,11 @@ class CD(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        n_samples: int = 2,
-        candidates: int = 3000,
-        tau: float = 20.0,
-        t1: float = 2.0,
-        t2: float = 0.0,
+        n_samples: Annotated[ItemCount, AtMost("candidates")] = 2,
+        candidates: Count = 3000,
+        tau: Positive = 20.0,
+        t1: Positive = 2.0,
+        t2: Number = 0.0,
         guide: Literal["student", "teacher"] = "student",
         seed: int = 0,
     ) -> None:
@@ -57,14 +57,6 @@ class CD(Distiller):
         self.n_samples, self.guide, self.t1, self.t2 = n_samples, guide, t1, t2
         self.candidates = min(candidates, student.n_items - 1)
         self.tau = tau * self.candidates
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_at_least("candidates", options["candidates"], 1, "the length of a list")
-        most = min(n_items, options["candidates"])
-        check_between("n_samples", options["n_samples"], 1, most, "the items they are drawn from (kd_candidates, at most the catalogue)")
-        check_positive("tau", options["tau"], "a temperature")
-        check_positive("t1", options["t1"], "a temperature")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
+from recbole_kd.config.value_types import ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_between, check_positive
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.ops.ragged import Ragged
@@ -36,20 +35,15 @@ class CE(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 50,
+        k: ItemCount = 50,
         guide: Literal["teacher", "student"] = "teacher",
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         mask_train: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
         self.k, self.guide, self.temperature, self.mask_train = k, guide, temperature, mask_train
         self._lists: Lists | None = None
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
-        check_positive("temperature", options["temperature"], "a temperature")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.validation import invalid, try_value
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_between, check_positive
-from recbole_kd.errors import ConfigError
 from recbole_kd.losses.cross_entropy import cross_entropy, sample_without_replacement
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.order_statistics import counts_above
@@ -55,14 +55,14 @@ class DCD(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 100,
-        candidates: int = 500,
-        tau: float = 10.0,
+        k: Annotated[Count, AtMost("candidates")] = 100,
+        candidates: ItemCount = 500,
+        tau: Positive = 10.0,
         sort: bool = True,
         mask_student: bool = True,
         disjoint: bool = True,
         loss: Literal["relaxed", "ce"] = "relaxed",
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -74,15 +74,9 @@ class DCD(Distiller):
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("candidates", options["candidates"], 1, n_items, "the size of the catalogue")
-        check_between("k", options["k"], 1, options["candidates"], "the items they are drawn from (kd_candidates)")
         if options["disjoint"] and 2 * options["k"] > options["candidates"]:
-            raise ConfigError(
-                f"kd_k={options['k']} is not possible with kd_candidates={options['candidates']} and kd_disjoint=True: two samples that "
-                "share nothing need 2 * kd_k items to be drawn from"
-            )
-        check_positive("tau", options["tau"], "a temperature")
-        check_positive("temperature", options["temperature"], "a temperature")
+            reason = f"kd_disjoint=True draws two samples that share nothing, 2 * kd_k of the {options['candidates']} kd_candidates"
+            raise invalid("kd_k", options["k"], reason, try_value("kd_k", options["candidates"] // 2))
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

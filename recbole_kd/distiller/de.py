@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import Count
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding_base import ExpertDistiller
-from recbole_kd.distiller.option_checks import check_at_least
+from recbole_kd.distiller.embedding_base import AnnealFactor, EndTemperature, ExpertDistiller
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
@@ -35,19 +34,14 @@ class DE(ExpertDistiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        n_experts: int = 5,
-        end_temperature: float = 1e-10,
-        anneal: float = 1e10,
-        max_epoch: int = 1000,
+        n_experts: Count = 5,
+        end_temperature: EndTemperature = 1e-10,
+        anneal: AnnealFactor = 1e10,
+        max_epoch: Count = 1000,
         seed: int = 0,
     ) -> None:
         schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
         super().__init__(student, teacher, n_experts=n_experts, seed=seed, **schedule)
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        super().check(n_queries, n_items, options)
-        check_at_least("n_experts", options["n_experts"], 1, "a number of networks a side")
 
     def total(self, batch: DistillBatch) -> Tensor:
         return self.expert_loss(batch)

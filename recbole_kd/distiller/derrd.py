@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.option_checks import check_at_least
+from recbole_kd.distiller.embedding_base import AnnealFactor, EndTemperature
 from recbole_kd.distiller.rrd import RRD
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
@@ -39,29 +40,22 @@ class DERRD(DE):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        lambda_de: float = 0.005,
-        lambda_rrd: float = 0.005,
-        k: int = 100,
-        n_samples: int = 200,
-        candidates: int = 500,
-        tau: float = 10.0,
-        n_experts: int = 5,
-        end_temperature: float = 1e-10,
-        anneal: float = 1e10,
-        max_epoch: int = 1000,
+        lambda_de: NonNegative = 0.005,
+        lambda_rrd: NonNegative = 0.005,
+        k: Annotated[Count, AtMost("candidates")] = 100,
+        n_samples: ItemCount = 200,
+        candidates: ItemCount = 500,
+        tau: Positive = 10.0,
+        n_experts: Count = 5,
+        end_temperature: EndTemperature = 1e-10,
+        anneal: AnnealFactor = 1e10,
+        max_epoch: Count = 1000,
         seed: int = 0,
     ) -> None:
         schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
         super().__init__(student, teacher, n_experts=n_experts, seed=seed, **schedule)
         self.lambda_de, self.lambda_rrd = lambda_de, lambda_rrd
         self.ranking = RRD(student, teacher, k=k, n_samples=n_samples, candidates=candidates, tau=tau, seed=seed)
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        super().check(n_queries, n_items, options)
-        for key in ("lambda_de", "lambda_rrd"):
-            check_at_least(key, options[key], 0, "a weight")
-        RRD.check(n_queries, n_items, options)
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

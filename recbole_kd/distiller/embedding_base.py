@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from recbole_kd.config.value_types import Number
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.expert_networks import ExpertMixture
-from recbole_kd.distiller.option_checks import check_at_least
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses.embedding import annealed_temperature, gumbel_noise, gumbel_selection
 from recbole_kd.scoring.scorer import Scorer
@@ -88,6 +88,13 @@ class EmbeddingDistiller(Distiller):
         return torch.cat([self.positives(batch), self.negatives(batch)]).unique()
 
 
+EndTemperature = Annotated[Number, Ge(1e-30)]
+"""The temperature at which the choice of experts ends."""
+
+AnnealFactor = Annotated[Number, Ge(1)]
+"""The factor by which the end temperature is raised at the start."""
+
+
 def _distinct(items: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if items is None else items.unique()
 
@@ -119,12 +126,6 @@ class ExpertDistiller(EmbeddingDistiller):
         self.user_experts = ExpertMixture(n_experts, self.student_width, self.teacher_width, start)
         self.item_experts = ExpertMixture(n_experts, self.student_width, self.teacher_width, start)
         self.to(student.device)
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_at_least("end_temperature", options["end_temperature"], 1e-30, "a temperature")
-        check_at_least("anneal", options["anneal"], 1, "a factor by which kd_end_temperature is raised at the start")
-        check_at_least("max_epoch", options["max_epoch"], 1, "a number of epochs")
 
     def begin_epoch(self, epoch: int) -> None:
         self.temperature = annealed_temperature(epoch, *self.schedule)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
+from recbole_kd.config.value_types import Count, Number, Share
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import SIDES, EmbeddingDistiller, Side
 from recbole_kd.distiller.graph_filtered_experts import FilteredExperts, FilterRows
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_share
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses.embedding import kept_at_random, unit_rows
 from recbole_kd.ops.cooccurrence_graph import WeightedGraph, nearest_neighbours, normalised_graph
@@ -47,11 +47,11 @@ class FreqD(EmbeddingDistiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        n_neighbours: int = 5,
-        filter_strength: float = 0.5,
-        keep: float = 0.5,
-        n_experts: int = 5,
-        dropout: float = 0.2,
+        n_neighbours: Count = 5,
+        filter_strength: Share = 0.5,
+        keep: Annotated[Number, Ge(1e-4), Le(1)] = 0.5,
+        n_experts: Count = 5,
+        dropout: Annotated[Number, Ge(0), Le(0.99)] = 0.2,
         distance: Literal["cosine", "squared"] = "cosine",
         seed: int = 0,
     ) -> None:
@@ -71,14 +71,6 @@ class FreqD(EmbeddingDistiller):
         super().check_student(model)
         if encoder_of(model) is not None:
             raise _not_its_own(no_tables(model))
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_at_least("n_neighbours", options["n_neighbours"], 1, "a number of neighbours")
-        check_at_least("n_experts", options["n_experts"], 1, "a number of networks")
-        check_share("filter_strength", options["filter_strength"])
-        check_between("keep", options["keep"], 1e-4, 1, "the share of edges kept")
-        check_between("dropout", options["dropout"], 0, 0.99, "the share of inputs and units dropped")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

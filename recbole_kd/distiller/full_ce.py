@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from recbole_kd.config.value_types import Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_positive
 from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy, full_cross_entropy_of_rows
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops.topk import blocks
@@ -33,13 +30,9 @@ class FullCE(Distiller):
 
     needs_set_scores = False
 
-    def __init__(self, student: Scorer, teacher: TeacherScores, *, temperature: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, student: Scorer, teacher: TeacherScores, *, temperature: Positive = 1.0, seed: int = 0) -> None:
         super().__init__(student, teacher, seed=seed)
         self.temperature = temperature
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_positive("temperature", options["temperature"], "a temperature")
 
     def forward(self, batch: DistillBatch) -> Tensor:
         queries, weights, scorer = batch.queries, batch.weights, self.student_scorer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, Natural, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
 from recbole_kd.losses.hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
 from recbole_kd.losses.unlisted_logsumexp import Rows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.ops.ragged import Ragged
@@ -58,11 +58,11 @@ class HetComp(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 50,
-        n_checkpoints: int = 3,
-        p: int = 10,
-        alpha: float = 1.05,
-        n_positives: int | None = None,
+        k: ItemCount = 50,
+        n_checkpoints: Count = 3,
+        p: Count = 10,
+        alpha: Positive = 1.05,
+        n_positives: Annotated[Natural, AtMost("n_items")] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -73,15 +73,6 @@ class HetComp(Distiller):
         self._position = torch.empty(0, 0, dtype=torch.int64)
         self._memory: Tensor | None = None
         self._fine = False
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
-        check_at_least("n_checkpoints", options["n_checkpoints"], 1, "a number of checkpoints")
-        check_at_least("p", options["p"], 1, "a number of epochs")
-        if options["n_positives"] is not None:
-            check_between("n_positives", options["n_positives"], 0, n_items, "the size of the catalogue, or empty")
-        check_positive("alpha", options["alpha"], "a threshold")
 
     # -- the schedule -------------------------------------------------------------------------------------------------
 

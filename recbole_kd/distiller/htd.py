@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import Count, Share
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.embedding_base import SIDES, ExpertDistiller, Side
-from recbole_kd.distiller.option_checks import check_at_least, check_share
+from recbole_kd.distiller.embedding_base import SIDES, AnnealFactor, EndTemperature, ExpertDistiller, Side
 from recbole_kd.losses.embedding import cosine_distance_to, group_means, grouped_topology_distance
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -39,23 +38,17 @@ class HTD(ExpertDistiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        alpha: float = 0.9,
-        n_groups: int = 30,
+        alpha: Share = 0.9,
+        n_groups: Count = 30,
         topology: Literal["entities", "prototypes"] = "entities",
-        end_temperature: float = 1e-10,
-        anneal: float = 1e10,
-        max_epoch: int = 1000,
+        end_temperature: EndTemperature = 1e-10,
+        anneal: AnnealFactor = 1e10,
+        max_epoch: Count = 1000,
         seed: int = 0,
     ) -> None:
         schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
         super().__init__(student, teacher, n_experts=n_groups, seed=seed, **schedule)
         self.alpha, self.n_groups, self.topology = alpha, n_groups, topology
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        super().check(n_queries, n_items, options)
-        check_at_least("n_groups", options["n_groups"], 1, "a number of groups a side")
-        check_share("alpha", options["alpha"])
 
     def total(self, batch: DistillBatch) -> Tensor:
         entities: dict[Side, Tensor] = {"users": batch.queries, "items": self.items(batch)}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_kd.config.validation import invalid, try_value
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
+from recbole_kd.distiller.embedding_base import AnnealFactor, EndTemperature
 from recbole_kd.losses.cross_entropy import cross_entropy, sample_without_replacement
 from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
@@ -48,17 +50,17 @@ class PCKD(DE):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        alpha: float = 0.5,
+        alpha: NonNegative = 0.5,
         regulariser: Literal["list", "pair"] = "list",
         guide: Literal["teacher", "student"] = "teacher",
-        n_samples: int = 5,
-        candidates: int = 100,
-        tau: float = 10.0,
-        temperature: float = 0.1,
-        n_experts: int = 5,
-        end_temperature: float = 1e-10,
-        anneal: float = 1e10,
-        max_epoch: int = 1000,
+        n_samples: Annotated[ItemCount, AtMost("candidates")] = 5,
+        candidates: Count = 100,
+        tau: Positive = 10.0,
+        temperature: Positive = 0.1,
+        n_experts: Count = 5,
+        end_temperature: EndTemperature = 1e-10,
+        anneal: AnnealFactor = 1e10,
+        max_epoch: Count = 1000,
         seed: int = 0,
     ) -> None:
         schedule: dict[str, Any] = {"end_temperature": end_temperature, "anneal": anneal, "max_epoch": max_epoch}
@@ -70,15 +72,9 @@ class PCKD(DE):
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        super().check(n_queries, n_items, options)
-        check_at_least("alpha", options["alpha"], 0, "a weight")
-        check_at_least("candidates", options["candidates"], 1, "the length of a list")
-        most, least = min(options["candidates"], n_items), 2 if options["regulariser"] == "pair" else 1
-        check_between(
-            "n_samples", options["n_samples"], least, most, "the items they are drawn from (kd_candidates, at most the catalogue)"
-        )
-        for key in ("tau", "temperature"):
-            check_positive(key, options[key], "a temperature")
+        if options["regulariser"] == "pair" and options["n_samples"] < 2:
+            n_samples = options["n_samples"]
+            raise invalid("kd_n_samples", n_samples, "kd_regulariser=pair compares two items", try_value("kd_n_samples", 2))
 
     # -- items --------------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import ItemCount, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
 from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence, positive_shares
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside
@@ -51,13 +50,13 @@ class PromptMM(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        n_negatives: int = 10,
-        temperature: float = 1.0,
-        alpha: float = 100.0,
-        beta: float = 1.0,
-        pair_weight: float = 1.0,
-        list_weight: float = 1.0,
-        modality_weight: float = 1.0,
+        n_negatives: ItemCount = 10,
+        temperature: Positive = 1.0,
+        alpha: NonNegative = 100.0,
+        beta: NonNegative = 1.0,
+        pair_weight: NonNegative = 1.0,
+        list_weight: NonNegative = 1.0,
+        modality_weight: NonNegative = 1.0,
         reweight: Literal["positive", "equal"] = "positive",
         seed: int = 0,
     ) -> None:
@@ -68,13 +67,6 @@ class PromptMM(Distiller):
         self._outside: Outside | None = None
         self._drawn_positive = torch.empty(0, dtype=torch.int64)
         self._of_modality: dict[str, Tensor] = {}
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("n_negatives", options["n_negatives"], 1, n_items, "the size of the catalogue")
-        check_positive("temperature", options["temperature"], "a temperature")
-        for name in ("alpha", "beta", "pair_weight", "list_weight", "modality_weight"):
-            check_at_least(name, options[name], 0, "a weight")
 
     # -- item sets ----------------------------------------------------------------------------------------------------
 

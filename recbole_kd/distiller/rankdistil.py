@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
 import torch
+from annotated_types import Le
 from torch import Tensor
 
+from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
 from recbole_kd.losses.cross_entropy import sample_without_replacement
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.ragged import Ragged
@@ -44,11 +44,11 @@ class RankDistil(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 50,
-        n_samples: int = 100,
-        permutations: int = 8,
-        tau: float = 1.0,
-        temperature: float = 1.0,
+        k: Annotated[ItemCount, Le(2**15)] = 50,
+        n_samples: ItemCount = 100,
+        permutations: Count = 8,
+        tau: NonNegative = 1.0,
+        temperature: Positive = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -57,14 +57,6 @@ class RankDistil(Distiller):
         self._top_scores = torch.empty(0)
         self._orders = torch.empty(0, dtype=torch.int16)
         self._outside: Outside | None = None
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("k", options["k"], 1, min(n_items, 2**15), "the size of the catalogue, at most 32768")
-        check_between("n_samples", options["n_samples"], 1, n_items, "the size of the catalogue")
-        check_at_least("permutations", options["permutations"], 1, "a number of permutations")
-        check_at_least("tau", options["tau"], 0, "a size of noise")
-        check_positive("temperature", options["temperature"], "a temperature")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_kd.config.validation import invalid, try_value
+from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positive, Share
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
 from recbole_kd.distiller.rcekd_gamma import GammaRule, check_gamma, gamma_weights
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.cross_entropy import (
@@ -77,18 +78,18 @@ class RCEKD(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 50,
-        n_samples: int = 50,
-        candidates: int | Literal["all"] | None = None,
-        code_candidates: int = 200,
-        beta: float = 3.0,
-        tau: float = 10.0,
-        temperature: float = 1.0,
+        k: ItemCount = 50,
+        n_samples: ItemCount = 50,
+        candidates: ItemCount | Literal["all"] | None = None,
+        code_candidates: Count = 200,
+        beta: NonNegative = 3.0,
+        tau: Positive = 10.0,
+        temperature: Positive = 1.0,
         faithful: Literal["code", "paper"] = "code",
         variant: Variant = "rce",
         gamma: GammaRule = "exponential",
-        gamma_constant: float = 0.5,
-        gamma_epochs: int | None = None,
+        gamma_constant: Share = 0.5,
+        gamma_epochs: Count | None = None,
         mask_train: bool | None = None,
         seed: int = 0,
     ) -> None:
@@ -110,18 +111,14 @@ class RCEKD(Distiller):
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        paper = options["faithful"] == "paper"
-        candidates = options["candidates"]
-        if candidates is None:
-            check_at_least("code_candidates", options["code_candidates"], 1, "a number of items")
-            candidates = "all" if paper else min(options["code_candidates"], n_items)
-        room = n_items if candidates == "all" else int(candidates)
-        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
-        check_between("candidates", room, 1, n_items, "the size of the catalogue")
-        check_between("n_samples", options["n_samples"], 1, room, "the size of the candidates they are drawn from (kd_candidates)")
-        for key in ("tau", "temperature"):
-            check_positive(key, options[key], "a temperature")
-        check_gamma(options["gamma"], options["beta"], options["gamma_constant"], options["gamma_epochs"])
+        given = options["candidates"]
+        if given is None:
+            given = "all" if options["faithful"] == "paper" else options["code_candidates"]
+        room, n_samples = n_items if given == "all" else min(given, n_items), options["n_samples"]
+        if n_samples > room:
+            reason = f"expected at most {room}, the candidates that they are drawn from (kd_candidates)"
+            raise invalid("kd_n_samples", n_samples, reason, try_value("kd_n_samples", room))
+        check_gamma(options["gamma"], options["gamma_epochs"])
 
     # -- item sets --------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recbole_kd.distiller.option_checks import check_at_least, check_share
-from recbole_kd.errors import ConfigError
+from recbole_kd.config.validation import invalid
 from recbole_kd.losses.cross_entropy import rce_weight
 
 GammaRule = Literal["exponential", "linear", "user_specific", "fixed", "decreasing", "increasing", "global"]
@@ -38,12 +37,12 @@ def gamma_weights(rule: str, overlap: Tensor, *, beta: float, constant: float, e
     return torch.full_like(overlap, share if rule == "increasing" else 1.0 - share)
 
 
-def check_gamma(rule: str, beta: float, constant: float, last_epoch: int | None) -> None:
-    """Refuse gamma options that cannot be (ConfigError)."""
-    check_at_least("beta", beta, 0, "a rate of gamma = exp(-beta * overlap)")
-    check_share("gamma_constant", constant)
-    if rule in ("decreasing", "increasing", "global") and (last_epoch is None or last_epoch < 1):
-        raise ConfigError(
-            f"kd_gamma={rule} runs over Tmax epochs, which early stopping leaves open: set kd_gamma_epochs to a whole number >= 1, "
-            "such as the epochs of a finished exponential run"
-        )
+def check_gamma(rule: str, last_epoch: int | None) -> None:
+    """Refuse a rule that runs over Tmax epochs if their number is not given.
+
+    Raises:
+        ConfigError: it is not given.
+    """
+    if rule in ("decreasing", "increasing", "global") and last_epoch is None:
+        reason = "it runs over Tmax epochs, which early stopping leaves open"
+        raise invalid("kd_gamma", rule, reason, "Set kd_gamma_epochs, such as to the epochs of a finished exponential run")

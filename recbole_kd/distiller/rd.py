@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import Count, ItemCount, Natural, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive
 from recbole_kd.losses.ranking import discrepancy_weights, pointwise_loss, share_above
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside
@@ -42,11 +41,11 @@ class RD(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 30,
-        tau: float = 1.0,
-        n_samples: int = 100,
-        mu: float = 0.1,
-        start_epoch: int = 100,
+        k: ItemCount = 30,
+        tau: Positive = 1.0,
+        n_samples: Count = 100,
+        mu: NonNegative = 0.1,
+        start_epoch: Natural = 100,
         form: Literal["code", "original"] = "code",
         seed: int = 0,
     ) -> None:
@@ -56,14 +55,6 @@ class RD(Distiller):
         self._place = place
         self._position_weights = torch.softmax(-place / tau, dim=0)
         self._outside: Outside | None = None
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
-        check_at_least("n_samples", options["n_samples"], 1, "a number of samples")
-        check_at_least("mu", options["mu"], 0, "a steepness")
-        check_at_least("start_epoch", options["start_epoch"], 0, "an epoch")
-        check_positive("tau", options["tau"], "a temperature")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

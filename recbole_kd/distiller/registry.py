@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from recbole_kd.config.known_keys import unknown_name_error
+from recbole_kd.config.validation import check_value
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import ConfigError
 
@@ -68,59 +67,40 @@ def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in parameters.items() if name not in NOT_OPTIONS and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
-def resolve_options(cls: type[Distiller], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults overlaid with what was given, each checked against its annotation.
+def resolve_options(cls: type[Distiller], given: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return the options of a method: the defaults and what was given, each checked against its annotation.
 
     Args:
         given: option name without ``kd_`` -> value.
+        sizes: ``n_items`` and ``n_queries`` of the data, if they are known: upper bounds of some options.
 
     Raises:
-        ConfigError: a value of a wrong type, or none for an argument without a default.
+        ConfigError: a value of a wrong type or out of range, or none for an argument without a default.
     """
-    options: dict[str, Any] = {}
-    for name, parameter in distiller_options(cls).items():
-        value = given.get(name, parameter.default)
-        if value is inspect.Parameter.empty:
-            raise ConfigError(f"{cls.__name__} needs kd_{name}: it has no default")
-        options[name] = _as_annotated(name, value, parameter.annotation)
+    parameters = distiller_options(cls)
+    options = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+    missing = next((name for name, value in options.items() if value is inspect.Parameter.empty), None)
+    if missing is not None:
+        raise ConfigError(f"{cls.__name__} needs kd_{missing}, which has no default. Set --kd_{missing}=...")
+    # First each alone, so that a wrong option is not taken for the bound of another; then with the others as bounds.
+    for others in (False, True):
+        context = {**(options if others else {}), **(sizes or {})}
+        for name, parameter in parameters.items():
+            kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+            example = None if parameter.default is parameter.empty else parameter.default
+            options[name] = check_value(f"kd_{name}", options[name], kind, context=context, example=example)
     return options
 
 
-def _as_annotated(name: str, value: Any, annotation: Any) -> Any:
-    """A value that fits the annotation (an int passes for a float), or ConfigError."""
-    if annotation in (inspect.Parameter.empty, typing.Any):
-        return value
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        allowed = typing.get_args(annotation)
-    elif typing.get_origin(annotation) is typing.Literal:
-        if value in typing.get_args(annotation) and not isinstance(value, bool):
-            return value
-        words = ", ".join(str(v) for v in typing.get_args(annotation))
-        raise ConfigError(f"kd_{name}={value!r} is not allowed: choose one of {words}")
-    else:
-        allowed = (annotation,)
-    for kind in allowed:
-        if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
-            return value
-        plain = typing.get_origin(kind) or kind  # list of list[int]: elements are the method's own business
-        if isinstance(plain, type) and isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
-            return value
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-    words = " or ".join(_words(kind) for kind in allowed)
-    raise ConfigError(f"kd_{name}={value!r} is not allowed: it must be {words}")
+def check_options(cls: type[Distiller], given: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:
+    """Return the options of a method, checked alone and together against the size of the data.
 
+    Args:
+        given: option name without ``kd_`` -> value. n_queries, n_items: without the pad.
 
-def _words(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return " or ".join(repr(v) for v in typing.get_args(kind))
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "True or False",
-        str: "a word",
-        list: "a list",
-        type(None): "empty (~)",
-    }
-    kind = typing.get_origin(kind) or kind
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    Raises:
+        ConfigError: an option that cannot be.
+    """
+    options = resolve_options(cls, given, {"n_queries": n_queries, "n_items": n_items})
+    cls.check(n_queries, n_items, options)
+    return options

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_between, check_positive
 from recbole_kd.losses.cross_entropy import sample_without_replacement
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.ragged import Ragged
@@ -44,10 +43,10 @@ class RRD(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 100,
-        n_samples: int = 200,
-        candidates: int = 500,
-        tau: float = 10.0,
+        k: Annotated[Count, AtMost("candidates")] = 100,
+        n_samples: ItemCount = 200,
+        candidates: ItemCount = 500,
+        tau: Positive = 10.0,
         sampling: Literal["rank", "score", "none"] = "rank",
         sort: bool = True,
         seed: int = 0,
@@ -58,13 +57,6 @@ class RRD(Distiller):
         self._listed = torch.empty(0, dtype=torch.int64)
         self._log_weights = torch.empty(0)
         self._outside: Outside | None = None
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("candidates", options["candidates"], 1, n_items, "the size of the catalogue")
-        check_between("k", options["k"], 1, options["candidates"], "the items they are drawn from (kd_candidates)")
-        check_between("n_samples", options["n_samples"], 1, n_items, "the size of the catalogue")
-        check_positive("tau", options["tau"], "a temperature")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from recbole_kd.config.value_types import AtMost, Count, ItemCount, Natural, NonNegative, Positive, Share
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between, check_positive, check_share
 from recbole_kd.errors import TeacherError
 from recbole_kd.losses.cross_entropy import masked_log_softmax, teacher_probabilities
 from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
@@ -73,18 +72,18 @@ class TARec(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        k: int = 100,
-        n_negatives: int = 100,
-        temperature: float = 1.0,
+        k: ItemCount = 100,
+        n_negatives: Annotated[Natural, AtMost("n_items")] = 100,
+        temperature: Positive = 1.0,
         distance: Distance = "rank",
-        epsilon: float = 0.05,
-        n_iterations: int = 50,
-        teacher_share: float = 0.0,
-        assistant_size: int | None = None,
-        assistant_epochs: int | None = None,
-        assistant_stopping_step: int | None = None,
-        assistant_learning_rate: float | None = None,
-        assistant_weight: float | None = None,
+        epsilon: Positive = 0.05,
+        n_iterations: Count = 50,
+        teacher_share: Share = 0.0,
+        assistant_size: Count | None = None,
+        assistant_epochs: Count | None = None,
+        assistant_stopping_step: Natural | None = None,
+        assistant_learning_rate: Positive | None = None,
+        assistant_weight: NonNegative | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -97,26 +96,6 @@ class TARec(Distiller):
         self._outside: Outside | None = None
         self._targets: list[Target] = []
         self._figures: dict[str, float] = {}
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("k", options["k"], 1, n_items, "the size of the catalogue")
-        check_between("n_negatives", options["n_negatives"], 0, n_items, "the size of the catalogue")
-        check_positive("temperature", options["temperature"], "a temperature")
-        check_positive("epsilon", options["epsilon"], "a strength of the entropy")
-        check_at_least("n_iterations", options["n_iterations"], 1, "a number of iterations")
-        check_share("teacher_share", options["teacher_share"])
-        of_assistant = {
-            "size": (1, "a size"),
-            "epochs": (1, "a number of epochs"),
-            "stopping_step": (0, "a number of epochs"),
-            "weight": (0, "a weight"),
-        }
-        for name, (least, what) in of_assistant.items():
-            if options[f"assistant_{name}"] is not None:
-                check_at_least(f"assistant_{name}", options[f"assistant_{name}"], least, what)
-        if options["assistant_learning_rate"] is not None:
-            check_positive("assistant_learning_rate", options["assistant_learning_rate"], "a learning rate")
 
     # -- candidates ---------------------------------------------------------------------------------------------------
 

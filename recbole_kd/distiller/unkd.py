@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Number
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.option_checks import check_at_least, check_between
 from recbole_kd.distiller.popularity_groups import group_sizes, popularity_groups
 from recbole_kd.losses.ranking import pairwise_loss
 from recbole_kd.ops.ragged import Ragged
@@ -48,11 +48,11 @@ class UnKD(Distiller):
         student: Scorer,
         teacher: TeacherScores,
         *,
-        groups: int = 4,
-        n_samples: int = 30,
-        lamda: float = 0.0,
-        candidates: int = 1000,
-        tau: float = 20.0,
+        groups: ItemCount = 4,
+        n_samples: Count = 30,
+        lamda: NonNegative = 0.0,
+        candidates: Annotated[int, Ge(2)] = 1000,
+        tau: Annotated[Number, Ge(LEAST_TAU)] = 20.0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -60,14 +60,6 @@ class UnKD(Distiller):
         self._sizes: list[int] = []
         self._lists: list[Tensor] = []
         self._lengths: list[Tensor] = []
-
-    @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_between("groups", options["groups"], 1, n_items, "the size of the catalogue")
-        check_at_least("n_samples", options["n_samples"], 1, "a number of pairs")
-        check_at_least("candidates", options["candidates"], 2, "a list from which pairs can be drawn")
-        check_at_least("lamda", options["lamda"], 0, "an exponent")
-        check_at_least("tau", options["tau"], LEAST_TAU, "a temperature at which two draws come to differ")
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

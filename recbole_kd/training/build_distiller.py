@@ -13,7 +13,7 @@ from recbole_kd.config.known_keys import check_keys
 from recbole_kd.config.property_layers import distiller_layers, public_name
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset
 from recbole_kd.distiller.base import Distiller
-from recbole_kd.distiller.registry import distiller_class, distiller_options, resolve_options
+from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.model.loss_reduction import reduction_of
 from recbole_kd.scoring.candidate_index import INDEX_KINDS, CandidateIndex, load_faiss
@@ -53,9 +53,7 @@ def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items:
     nlist = values.get("kd_nlist")
     if nlist is not None and nlist > n_items:
         raise ConfigError(f"kd_nlist={nlist} is more than the {n_items} items of the catalogue: take fewer cells")
-    options = resolve_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")})
-    cls.check(n_queries, n_items, options)
-    return options
+    return check_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")}, n_queries, n_items)
 
 
 def check_run_keys(values: Mapping[str, Any]) -> None:

@@ -1,0 +1,84 @@
+"""Annotated types of the values that keys take, shared by the schema and by the methods' constructors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Predicate
+from pydantic import FiniteFloat, GetCoreSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+LABELS = {"n_items": "the number of items", "n_queries": "the number of users"}
+"""What an error calls a bound that comes with the data; any other bound is another option, ``kd_<name>``."""
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """An upper bound that is known only with the data (``n_items``, ``n_queries``) or is another option of the method.
+
+    The bound is looked up in the context of the check. A bound that is not there, or is not a number, does not bind.
+    """
+
+    name: str
+
+    def limit(self, context: Mapping[str, Any] | None) -> float | None:
+        """Return the bound, or None if the context has none."""
+        found = (context or {}).get(self.name)
+        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    @property
+    def label(self) -> str:
+        """The bound in words."""
+        return LABELS.get(self.name, f"kd_{self.name}")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def check(value: Any, info: core_schema.ValidationInfo[Any]) -> Any:
+            limit = self.limit(info.context)
+            if limit is not None and not value <= limit:
+                raise PydanticCustomError("at_most", "above the bound")
+            return value
+
+        return core_schema.with_info_after_validator_function(check, handler(source))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The words by which an error describes a type that its parts do not describe."""
+
+    words: str
+
+
+Natural = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(1)]
+ItemCount = Annotated[int, Ge(1), AtMost("n_items")]
+"""A number of items, at most the catalogue's."""
+
+Number = FiniteFloat
+Positive = Annotated[FiniteFloat, Gt(0)]
+NonNegative = Annotated[FiniteFloat, Ge(0)]
+Share = Annotated[FiniteFloat, Ge(0), Le(1)]
+
+
+def any_case(*names: str) -> Any:
+    """Return the type of a text that is one of the names, in capitals or not."""
+    return Annotated[str, Predicate(_LowerIn(names)), Expected(f"one of {', '.join(names)}")]
+
+
+def satisfying(holds: Callable[[Any], bool], words: str) -> Any:
+    """Return the type of any value for which a condition holds, described by words."""
+    return Annotated[Any, Predicate(holds), Expected(words)]
+
+
+def one_of(names: tuple[str, ...]) -> Any:
+    """Return the type of a text that is exactly one of the names."""
+    return Literal[names]
+
+
+@dataclass(frozen=True)
+class _LowerIn:
+    names: tuple[str, ...]
+
+    def __call__(self, value: str) -> bool:
+        return value.lower() in self.names
