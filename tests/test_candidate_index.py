@@ -15,17 +15,17 @@ from torch import Tensor
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import DISTILLERS, distiller_class
 from recbole_kd.errors import ConfigError
+from recbole_kd.model.mf import MF
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.candidate_index import CandidateIndex, cells_for
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.dense import DenseScores
-from recbole_kd.training.build_distiller import build_distiller, check_run_keys
+from recbole_kd.training.build_distiller import build_distiller, check_index
 from tests.helpers import TinyData, build_case
 from tests.runs import refusal, run
 
 pytest.importorskip("faiss")
-RUN = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True}
 
 
 def tables(n_queries: int = 300, n_items: int = 2000, d: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -209,11 +209,11 @@ def test_a_factor_teachers_lists_by_an_index_of_its_own(tmp_path: Path) -> None:
 
 IVF = "--kd_candidate_index=ivf"
 REFUSED: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
-    "kind": ({}, ["--kd_candidate_index=hnsw"], ["kd_candidate_index='hnsw'", "ivf"]),
+    "kind": ({}, ["--kd_candidate_index=hnsw"], ["kd_candidate_index=hnsw", "ivf"]),
     "nlist": ({}, [IVF, "--kd_nlist=0"], ["kd_nlist=0"]),
-    "nprobe": ({}, [IVF, "--kd_nprobe=x"], ["kd_nprobe='x'"]),
-    "nprobe-many": ({}, [IVF, "--kd_nlist=4", "--kd_nprobe=5"], ["kd_nprobe=5", "kd_nlist=4"]),
-    "nlist-many": ({}, [IVF, "--kd_nlist=10000"], ["kd_nlist=10000", "catalogue"]),
+    "nprobe": ({}, [IVF, "--kd_nprobe=x"], ["kd_nprobe=x"]),
+    "nprobe-many": ({}, [IVF, "--kd_nlist=4", "--kd_nprobe=5"], ["kd_nprobe=5", "from 1 to 4 (kd_nlist)"]),
+    "nlist-many": ({}, [IVF, "--kd_nlist=10000"], ["kd_nlist=10000", "the number of items"]),
     "teacher-only": ({}, ["--kd_index_teacher=True"], ["kd_index_teacher", "kd_candidate_index=ivf"]),
     "teacher-word": ({}, [IVF, "--kd_index_teacher=2"], ["kd_index_teacher=2"]),
     "teacher-store": ({}, [IVF, "--kd_index_teacher=True", "--teacher_store=dense"], ["LightGCN", "dense", "teacher_store=factors"]),
@@ -233,8 +233,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(name: str, tmp_path: Path, caps
 def test_without_the_library_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ConfigError, match="pip install faiss-cpu"):
-        check_run_keys({**RUN, "kd_candidate_index": "ivf"})
-    check_run_keys({**RUN, "kd_candidate_index": None})
+        check_index({"kd_candidate_index": "ivf"}, "RCEKD", MF)
+    check_index({"kd_candidate_index": None}, "RCEKD", MF)
 
 
 def test_a_student_without_vectors_is_refused_in_the_api_too(tiny_dataset: TinyData) -> None:

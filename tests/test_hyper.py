@@ -134,9 +134,9 @@ def test_a_metric_to_be_minimised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        (["--algo=all"], "Unknown algo 'all'"),
-        (["--tool=Tune"], "Unknown tool 'Tune'"),
-        (["--max_evals=0"], "max_evals=0 is not allowed: it must be a number of at least 1"),
+        (["--algo=all"], "Invalid --algo=all: expected one of exhaustive, random, bayes"),
+        (["--tool=Tune"], "Invalid --tool=Tune: expected one of Hyperopt, Ray"),
+        (["--max_evals=0"], "Invalid --max_evals=0: expected an integer of at least 1. Try --max_evals=20."),
         (["--max_evals=5"], "max_evals=5 has no effect with algo=exhaustive, which tries every combination"),
         (["--scheduler=FIFO"], "scheduler=FIFO has no effect with tool=Hyperopt: leave it out, or take --tool=Ray"),
         (["--tool=Ray", "--algo=bayes"], "algo=bayes has no effect with tool=Ray: leave it out, or take --tool=Hyperopt"),

@@ -1,6 +1,6 @@
 """Unknown keys and names are refused with the close matches; the list of RecBole's keys is RecBole's.
 
-After an upgrade of RecBole: `python tests/test_known_keys.py` writes recbole_kd/config/recbole_keys.py anew.
+After an upgrade of RecBole: `python tests/test_known_keys.py` writes recbole_kd/config/recbole_keys.txt anew.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
+from recbole_kd.config.known_keys import KEYS_FILE, RECBOLE_KEYS, check_keys, close_names, unknown_name_error
 from recbole_kd.errors import ConfigError
 
-KEYS_FILE = Path(__file__).parents[1] / "recbole_kd" / "recbole_keys.py"
 CONFIG_NAMES = {
     "config",
     "config_dict",
@@ -108,20 +107,14 @@ def recbole_keys() -> list[str]:
 
 
 def write_keys_file() -> None:
-    lines = "".join(f'    "{key}",\n' for key in recbole_keys())
-    KEYS_FILE.write_text(
-        '"""Every key that RecBole 1.2.1 knows: its property files, argument lists and source.\n\n'
-        "Written by `python tests/test_known_keys.py`; a test compares it with the installed RecBole.\n"
-        f'"""\n\nfrom __future__ import annotations\n\nKEYS: tuple[str, ...] = (\n{lines})\n',
-        encoding="utf-8",
-    )
+    KEYS_FILE.write_text("".join(f"{key}\n" for key in recbole_keys()), encoding="utf-8")
 
 
 def test_recbole_keys_are_those_of_the_installed_recbole() -> None:
     found = set(recbole_keys())
     assert found == RECBOLE_KEYS, (
         f"missing {sorted(found - RECBOLE_KEYS)}, too many {sorted(RECBOLE_KEYS - found)}: "
-        "run `python tests/test_known_keys.py` to write recbole_kd/config/recbole_keys.py anew"
+        "run `python tests/test_known_keys.py` to write recbole_kd/config/recbole_keys.txt anew"
     )
 
 

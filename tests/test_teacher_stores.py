@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import recbole_kd
+from recbole_kd.config.schema import TEACHER_STORES
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.errors import ConfigError, DataError, TargetError, TeacherError
 from recbole_kd.pipeline.stages import settings_of
@@ -38,13 +39,13 @@ from recbole_kd.storage.files import (
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.block_writer import Layout, write_blocks
 from recbole_kd.teacher.convert import write_dense, write_truncated
-from recbole_kd.teacher.export import STORES, export_teacher
+from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.training.teacher_loader import train_items
 from tests.helpers import Case, TinyData, build_case, build_config, write_tiny
 
 MODELS = ("LightGCN", "MF", "NeuMF", "MultiVAE", "EASE")
-KINDS = tuple(store for store in STORES if store != "auto")
+KINDS = tuple(store for store in TEACHER_STORES if store != "auto")
 REFUSED = {
     **{("factors", model): "no dot product" for model in ("NeuMF", "MultiVAE", "EASE")},
     ("online", "EASE"): "not in its weights",

@@ -143,13 +143,39 @@ def test_a_wrong_line_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("mlp_hidden_size choice ['[8,4]','[4]']", ([8, 4], [4])),
+        ("mlp_hidden_size choice [(8,4),(4,)]", ([8, 4], [4])),
+        ("mlp_hidden_size choice [[8,4],[4]]", ([8, 4], [4])),
+        ("mlp_hidden_size choice ['(8, 4)', '[[1], (2,)]']", ([8, 4], [[1], [2]])),
+        ("kd_k choice (3,5)", (3, 5)),
+        ("kd_k choice 3,5", (3, 5)),
+        ("kd_k choice 3", (3,)),
+        ("kd_mask_train choice ['True', 'false', None, 'None']", (True, False, None, None)),
+        ('eval_args choice [\'{"order": "RO"}\']', ({"order": "RO"},)),
+        ("kd_faithful choice ['code', 'paper']", ("code", "paper")),
+        ("kd_faithful choice [code, paper]", ("code", "paper")),
+        ("weight_decay choice [1e-3, '1e-5']", (1e-3, 1e-5)),
+    ],
+)
+def test_choices_are_what_recbole_reads(tmp_path: Path, line: str, values: tuple[Any, ...]) -> None:
+    (parameter,) = read_space(written(tmp_path, line + "\n", "a.hyper")).parameters
+    assert parameter.values == values and [type(v) for v in parameter.values] == [type(v) for v in values]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("kd_kk: {choice: [5]}", "Unknown key of the method RCEKD 'kd_kk'.*did you mean 'kd_k'"),
-        ("kd_k: {choice: [5, many]}", "kd_k='many' is not allowed: it must be a whole number"),
-        ("learning_rate: {uniform: [-1, 1]}", "learning_rate=-1 is not valid"),
-        ("kd_weight: {uniform: [-1, 1]}", "kd_weight=-1 is not allowed"),
+        ("kd_k: {choice: [5, many]}", "Invalid --kd_k=many: expected an integer"),
+        ("learning_rate: {uniform: [-1, 1]}", "Invalid --learning_rate=-1: expected a number greater than 0"),
+        ("kd_weight: {uniform: [-1, 1]}", "Invalid --kd_weight=-1: expected a number of at least 0"),
         ("teacher.embeding_size: {choice: [8]}", "teacher.embeding_size"),
+        ("kd_k: {uniform: [10, 50]}", r"Invalid --kd_k=34\.7.*: expected an integer.*\{int: \[10, 50\]\} draws integers"),
+        ("kd_k: {loguniform: [1, 50]}", r"Invalid --kd_k=11\.2.*: expected an integer"),
+        ("epochs: {quniform: [1, 9, 2.5]}", r"Invalid --epochs=5.0: expected an integer"),
+        ("teacher.epochs: {uniform: [1, 9]}", r"Invalid --teacher\.epochs=5\.9.*: expected an integer"),
     ],
 )
 def test_what_a_run_would_refuse_is_refused_before_it(tmp_path: Path, text: str, words: str) -> None:

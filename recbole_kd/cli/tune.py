@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.config.schema import SEARCH_KEYS, check_table
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.pipeline.request import merge_sources
-from recbole_kd.tuning.hyperopt import ALGORITHMS, tune_with_hyperopt
-from recbole_kd.tuning.ray_tune import SCHEDULERS, SEARCHERS, tune_with_ray
+from recbole_kd.tuning.hyperopt import tune_with_hyperopt
+from recbole_kd.tuning.ray_tune import tune_with_ray
 from recbole_kd.tuning.space import Space, check_space, read_space
 from recbole_kd.tuning.study import BEST, Study
 
@@ -44,20 +44,12 @@ Search the keys of a distillation, on the validation metric.
   --max_failures=3               times that a trial whose node was lost is run again
 """
 
-_NUMBER = (int, float)
-DEFAULTS: dict[str, tuple[Any, tuple[type, ...]]] = {
-    "tool": ("Hyperopt", (str,)), "params_file": (None, (str, type(None))), "max_evals": (20, (int,)), "study": (None, (str, type(None))),
-    "search_seed": (0, (int,)), "algo": ("exhaustive", (str,)), "early_stop": (None, (int, type(None))),
-    "output_file": (None, (str, type(None))), "display_file": (None, (str, type(None))), "searcher": ("random", (str,)),
-    "scheduler": ("ASHA", (str,)), "grace_period": (10, (int,)), "reduction_factor": (3, _NUMBER), "cpus_per_trial": (1, _NUMBER),
-    "gpus_per_trial": (0, _NUMBER), "max_concurrent": (0, (int,)), "ray_address": ("local", (str,)), "max_failures": (3, (int,)),
+DEFAULTS: dict[str, Any] = {
+    "tool": "Hyperopt", "params_file": None, "max_evals": 20, "study": None, "search_seed": 0, "algo": "exhaustive", "early_stop": None,
+    "output_file": None, "display_file": None, "searcher": "random", "scheduler": "ASHA", "grace_period": 10, "reduction_factor": 3,
+    "cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 0, "ray_address": "local", "max_failures": 3,
 }  # fmt: skip
-"""Keys of the search itself: default and types."""
-
-AT_LEAST: dict[str, float] = {
-    "max_evals": 1, "search_seed": 0, "early_stop": 1, "grace_period": 1, "reduction_factor": 1.01, "cpus_per_trial": 0,
-    "gpus_per_trial": 0, "max_concurrent": 0, "max_failures": 0,
-}  # fmt: skip
+"""Keys of the search itself."""
 
 OF_A_TOOL = {
     "Hyperopt": ("algo", "early_stop", "output_file", "display_file"),
@@ -68,8 +60,6 @@ OF_A_TOOL = {
 }  # fmt: skip
 """Keys that one tool alone reads."""
 
-CHOICES = {"tool": ("Hyperopt", "Ray"), "algo": ALGORITHMS, "searcher": SEARCHERS, "scheduler": SCHEDULERS}
-
 
 def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The keys of the search, defaults included, and those of the runs.
@@ -77,17 +67,8 @@ def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     Raises:
         ConfigError: a value of the search that cannot be.
     """
-    options = {key: values.get(key, default) for key, (default, _) in DEFAULTS.items()}
-    for key, (_, types) in DEFAULTS.items():
-        value: Any = options[key]
-        least = AT_LEAST.get(key)
-        too_small = isinstance(value, int | float) and least is not None and value < least
-        if not isinstance(value, types) or isinstance(value, bool) or too_small:
-            words = "a text" if least is None else f"a number of at least {least}"
-            raise ConfigError(f"{key}={value!r} is not allowed: it must be {words}")
-    for key, allowed in CHOICES.items():
-        if options[key] not in allowed:
-            raise unknown_name_error(key, options[key], allowed)
+    check_table(values, SEARCH_KEYS, DEFAULTS)
+    options = {key: values.get(key, default) for key, default in DEFAULTS.items()}
     _refuse_without_effect(values, options)
     base = {key: value for key, value in values.items() if key not in DEFAULTS}
     options["resume"] = base.pop("resume", False)

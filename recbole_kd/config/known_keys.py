@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
-from recbole_kd.config.recbole_keys import KEYS
 from recbole_kd.errors import ConfigError
 
-RECBOLE_KEYS: frozenset[str] = frozenset(KEYS)
+KEYS_FILE = Path(__file__).with_name("recbole_keys.txt")
+
+RECBOLE_KEYS: frozenset[str] = frozenset(KEYS_FILE.read_text(encoding="utf-8").split())
+"""Every key that RecBole 1.2.1 knows: those of its property files, argument lists and source."""
 
 _LISTED = 40  # names shown in an error before it points to --list
 
 
 def close_names(name: str, names: Iterable[str]) -> list[str]:
-    """At most three of `names` that look like `name`, best first, without regard to case."""
+    """Return at most three of the names that look like one, best first, without regard to case."""
     by_lower: dict[str, str] = {}
     for known in sorted(names):
         by_lower.setdefault(known.lower(), known)
@@ -36,6 +39,7 @@ def check_keys(
     hint: str | None = None,
     may_allow: bool = True,
     prefix: str = "",
+    elsewhere: Iterable[str] = (),
 ) -> None:
     """Refuse the first key of `given` that is neither in `known` nor in `allow`.
 
@@ -44,6 +48,7 @@ def check_keys(
         hint: one more thing to know, added to the fix.
         may_allow: False for keys that `--allow_unknown` never lets through (kd_*).
         prefix: what stands before the key on the command line, "teacher." for a teacher's key.
+        elsewhere: keys that exist under another prefix, as they are typed: ``teacher.embedding_size`` for ``teacher_embedding_size``.
 
     Raises:
         ConfigError: with the close matches and the fix.
@@ -52,13 +57,13 @@ def check_keys(
     passed = known | frozenset(allow) if may_allow else known
     for key in given:
         if key not in passed:
-            raise ConfigError(_unknown_key(key, known, what, hint, may_allow, prefix))
+            raise ConfigError(_unknown_key(key, [*(prefix + name for name in known), *elsewhere], what, hint, may_allow, prefix))
 
 
-def _unknown_key(key: str, known: frozenset[str], what: str, hint: str | None, may_allow: bool, prefix: str) -> str:
-    close = close_names(key, known)
-    question = f": did you mean {_or(prefix + name for name in close)}?" if close else "."
-    fixes = [f"--{prefix}{close[0]}=..." if close else f"remove {prefix}{key}"]
+def _unknown_key(key: str, names: Iterable[str], what: str, hint: str | None, may_allow: bool, prefix: str) -> str:
+    close = close_names(prefix + key, names)
+    question = f": did you mean {_or(close)}?" if close else "."
+    fixes = [f"--{close[0]}=..." if close else f"remove {prefix}{key}"]
     if hint:
         fixes.append(hint)
     if may_allow:

@@ -218,6 +218,8 @@ def read_config_file(path: str | Path) -> dict[str, object]:
 def nest_prefix(values: Mapping[str, object], prefix: str, mapping_key: str | None = None) -> tuple[dict[str, object], dict[str, object]]:
     """Split `prefix.x` keys, and the mapping under `mapping_key`, from the rest: (rest, nested).
 
+    A mapping that is given as empty (None) is left to the caller: nested holds the dotted keys alone.
+
     A dotted key wins over the mapping, which is `<prefix>_config` unless named: `nest_prefix(v, "eval_args",
     "eval_args")` collects `eval_args.split` and `eval_args: {...}`.
 

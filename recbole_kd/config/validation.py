@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from recbole_kd.config.parsing import parse_value
@@ -35,12 +35,15 @@ _NAMES: dict[Any, tuple[str, str]] = {
 }
 
 
-def check_value(key: str, value: object, kind: Any, *, context: Context | None = None, example: object = None) -> Any:
+def check_value(
+    key: str, value: object, kind: Any, *, context: Context | None = None, example: object = None, place: str | None = None
+) -> Any:
     """Return the value if it is of its annotated type; an integer given for a number becomes one.
 
     Args:
         key: as it is typed after ``--``. kind: any type that pydantic knows. example: a value that works, such as the default.
         context: the bounds that come with the data or from other options, see :class:`recbole_kd.config.value_types.AtMost`.
+        place: the file that holds the key; None for one that can be typed on the command line.
 
     Raises:
         ConfigError: the value, what is allowed and what to type, in one sentence.
@@ -50,32 +53,45 @@ def check_value(key: str, value: object, kind: Any, *, context: Context | None =
     try:
         return _validate(value, kind, context)
     except ValidationError as error:
-        raise as_config_error(error, key, value, kind, context, example) from None
+        raise as_config_error(error, key, value, kind, context, example, place) from None
 
 
 def as_config_error(
-    error: ValidationError, key: str, value: object, kind: Any, context: Context | None = None, example: object = None
+    error: ValidationError,
+    key: str,
+    value: object,
+    kind: Any,
+    context: Context | None = None,
+    example: object = None,
+    place: str | None = None,
 ) -> ConfigError:
     """Turn what pydantic says of a value into our sentence."""
     expected = describe(kind, context)
     inner = [found["loc"][-1] for found in error.errors() if found["loc"] and isinstance(found["loc"][-1], int)]
     if inner and isinstance(value, list | tuple) and len(value) > 1 and len(set(inner)) == 1:
         expected += f"; element {int(inner[0]) + 1} is not"
-    return invalid(key, value, f"expected {expected}", _proposal(key, value, kind, context, example))
+    proposed = next(
+        (found for found in _candidates(value, kind, context, example) if found is not None and fits(found, kind, context)), None
+    )
+    return invalid(key, value, f"expected {expected}", None if proposed is None else try_value(key, proposed, place), place)
 
 
-def invalid(key: str, value: object, reason: str, advice: str | None = None) -> ConfigError:
+def invalid(key: str, value: object, reason: str, advice: str | None = None, place: str | None = None) -> ConfigError:
     """Return the error about the value of a key, in the one form that all such errors have.
 
     Args:
         reason: ``expected ...``, or why the value has no effect or cannot be.
-        advice: what to type, without the full stop: ``Try --kd_k=50``; None: leave the key out.
+        advice: what to type, without the full stop: ``Try --kd_k=50``; None: leave the key out. place: as for :func:`check_value`.
     """
+    if place is not None:
+        return ConfigError(f"Invalid {key}: {shown(key, value)} in {place}: {reason}. {advice or f'Leave {key} out'}.")
     return ConfigError(f"Invalid --{key}={shown(key, value)}: {reason}. {advice or f'Leave {key} out'}.")
 
 
-def try_value(key: str, value: object) -> str:
-    """Return the advice to type a value."""
+def try_value(key: str, value: object, place: str | None = None) -> str:
+    """Return the advice to type a value, or to write it into a file."""
+    if place is not None:
+        return f"Write {key}: {as_typed(key, value)}"
     return f"Try --{key}={shlex.quote(as_typed(key, value))}"
 
 
@@ -158,7 +174,8 @@ def describe(kind: Any, context: Context | None = None) -> str:
     plain = typing.get_origin(base) or base
     name = _NAMES.get(plain, (f"a {getattr(plain, '__name__', plain)}",))[0]
     if plain in (list, tuple) and arguments:
-        return f"{name} of {_plural(arguments[0])}"
+        filled = any(isinstance(extra, MinLen) for extra in extras)
+        return f"{name} of {_plural(arguments[0])}" + (", not empty" if filled else "")
     return name + _bounds(extras, context)
 
 
@@ -203,21 +220,14 @@ def _upper(extras: tuple[Any, ...], context: Context | None) -> tuple[Le | Lt | 
 # -- what to type -----------------------------------------------------------------------------------------------------
 
 
-def _proposal(key: str, value: object, kind: Any, context: Context | None, example: object) -> str | None:
-    """What to type instead: the value as it was meant, a close name, the example, a bound, or the first name."""
-    for proposed in _candidates(value, kind, context, example):
-        if proposed is not None and fits(proposed, kind, context):
-            return try_value(key, proposed)
-    return None
-
-
 def _candidates(value: object, kind: Any, context: Context | None, example: object) -> Iterator[object]:
+    """What could be typed instead: the value as it was meant, a close name, the example, a bound, the first name."""
     names = list(_names_in(kind))
     yield from _meant(value)
     if isinstance(value, str):
         yield from difflib.get_close_matches(value.lower(), names, n=1)
     yield example
-    yield from _ends(kind, context)
+    yield from _ends(value, kind, context)
     yield from names
 
 
@@ -260,12 +270,15 @@ def _names_in(kind: Any) -> Iterator[str]:
         yield from words.removeprefix("one of ").split(", ") if words.startswith("one of ") else ()
 
 
-def _ends(kind: Any, context: Context | None) -> Iterator[object]:
+def _ends(value: object, kind: Any, context: Context | None) -> Iterator[object]:
+    """The bounds of the alternatives, the upper one first for a value above it."""
     for part in _parts(kind):
         base, extras = _taken_apart(part)
         upper, _ = _upper(extras, context)
-        if isinstance(upper, Le):
-            yield upper.le
-        yield from (extra.ge for extra in extras if isinstance(extra, Ge))
+        ends: list[Any] = [extra.ge for extra in extras if isinstance(extra, Ge)]
         if base in (int, float) and any(isinstance(extra, Gt) for extra in extras):
-            yield 1 if base is int else 1.0
+            ends.append(1 if base is int else 1.0)
+        if isinstance(upper, Le):
+            high = typing.cast(float, upper.le)
+            ends.insert(0 if isinstance(value, int | float) and value > high else len(ends), high)
+        yield from ends

@@ -86,10 +86,25 @@ def resolve_options(cls: type[Distiller], given: Mapping[str, Any], sizes: Mappi
     for others in (False, True):
         context = {**(options if others else {}), **(sizes or {})}
         for name, parameter in parameters.items():
-            kind = Any if parameter.annotation is parameter.empty else parameter.annotation
-            example = None if parameter.default is parameter.empty else parameter.default
-            options[name] = check_value(f"kd_{name}", options[name], kind, context=context, example=example)
+            options[name] = _checked(name, options[name], parameter, context)
     return options
+
+
+def check_given_options(cls: type[Distiller], values: Mapping[str, Any]) -> None:
+    """Check the options of a method among some ``kd_*`` values, each alone, before the data and other values are known.
+
+    Raises:
+        ConfigError: a value of a wrong type or out of range.
+    """
+    for name, parameter in distiller_options(cls).items():
+        if f"kd_{name}" in values:
+            _checked(name, values[f"kd_{name}"], parameter, {})
+
+
+def _checked(name: str, value: Any, parameter: inspect.Parameter, context: Mapping[str, Any]) -> Any:
+    kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+    example = None if parameter.default is parameter.empty else parameter.default
+    return check_value(f"kd_{name}", value, kind, context=context, example=example)
 
 
 def check_options(cls: type[Distiller], given: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:

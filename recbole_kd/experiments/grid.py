@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.config.known_keys import close_names
 from recbole_kd.config.parsing import read_config_file
+from recbole_kd.config.schema import GRID_KEYS, check_table
+from recbole_kd.config.validation import check_value, invalid, try_value
 from recbole_kd.errors import ConfigError
 
-KEYS = {"title", "config", "seeds", "runs", "reference", "published", "metric"}
+EXAMPLES: dict[str, Any] = {"seeds": [0, 1], "runs": {"RCE-KD": {"kd": "RCEKD"}}, "config": {"epochs": 100}, "metric": "ndcg@20"}
+"""What an error proposes."""
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 """Columns of a table."""
@@ -70,14 +74,14 @@ def read_grid(path: Path) -> Grid:
     if not path.is_file():
         raise ConfigError(f"No grid at {path}: name a YAML file such as properties/reproduce/citeulike-mf-mf.yaml")
     content: dict[str, Any] = dict(read_config_file(path))
-    unknown = set(content) - KEYS
-    if unknown or not isinstance(content.get("runs"), Mapping):
-        wrong = f"unknown key {sorted(unknown)[0]}" if unknown else "no mapping `runs`"
-        raise ConfigError(f"{path} is not a grid ({wrong}): it holds {', '.join(sorted(KEYS))}")
-    common, seeds = _mapping(path, "config", content.get("config")), _seeds(path, "seeds", content.get("seeds", [0]))
-    published = {
-        name: _mapping(path, f"published.{name}", row) for name, row in _mapping(path, "published", content.get("published")).items()
-    }
+    unknown = next((key for key in content if key not in GRID_KEYS), None)
+    if unknown is not None:
+        advice = next((try_value(name, content[unknown], str(path)) for name in close_names(unknown, GRID_KEYS)), None)
+        raise invalid(unknown, content[unknown], f"expected one of the keys {', '.join(GRID_KEYS)}", advice, str(path))
+    content.setdefault("runs", None)
+    check_table(content, GRID_KEYS, EXAMPLES, str(path))
+    common, seeds = dict(content.get("config") or {}), content.get("seeds", [0])
+    published = {name: _mapping(path, f"published.{name}", row) for name, row in (content.get("published") or {}).items()}
     tasks = []
     for name, given in content["runs"].items():
         own = _mapping(path, f"runs.{name}", given)
@@ -92,23 +96,17 @@ def read_grid(path: Path) -> Grid:
     reference = content.get("reference")
     if reference is not None and reference not in content["runs"]:
         raise ConfigError(f"reference={reference!r} of {path} is none of its runs: {', '.join(map(str, content['runs']))}")
-    metric = content.get("metric", Grid.metric)
-    if metric not in METRICS:
-        raise ConfigError(f"metric={metric!r} of {path} is none of {', '.join(METRICS)}")
-    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, published, metric)
+    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, published, content.get("metric", Grid.metric))
 
 
 def _mapping(path: Path, key: str, value: Any) -> dict[Any, Any]:
     """A copy of a mapping; none is an empty one."""
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={value!r} of {path} is not allowed: it must be a mapping of keys to values")
-    return dict(value or {})
+    return dict(check_value(key, value, dict | None, example=EXAMPLES["config"], place=str(path)) or {})
 
 
 def _seeds(path: Path, key: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or not value or any(type(seed) is not int for seed in value):
-        raise ConfigError(f"{key}={value!r} of {path} is not allowed: it must be a list of whole numbers, such as [0, 1]")
-    return value
+    seeds: list[int] = check_value(key, value, GRID_KEYS["seeds"], example=EXAMPLES["seeds"], place=str(path))
+    return seeds
 
 
 def _check_complete(path: Path, tasks: list[Task]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 from tabulate import tabulate
 
+from recbole_kd.config.schema import TEACHER_RUN_KEYS
 from recbole_kd.experiments.grid import METRICS, Grid, Task
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -62,7 +63,11 @@ def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping
 
 def _training_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a student alone: without the method's, the teacher's and the seed."""
-    return {key: value for key, value in settings.items() if not key.startswith(("kd", "teacher")) and key != "seed"}
+    return {key: value for key, value in settings.items() if not _of_method_or_teacher(key) and key != "seed"}
+
+
+def _of_method_or_teacher(key: str) -> bool:
+    return key in ("kd", "teacher", "teacher_config", *TEACHER_RUN_KEYS) or key.startswith(("kd_", "teacher."))
 
 
 def grid_table(grid: Grid, results: Results) -> str:

@@ -10,40 +10,24 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_kd.config.schema import MODEL_TYPES, check_values
 from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.data.histories.user_histories import Histories, padded_histories
 from recbole_kd.distributed.batch_shard import Part, part_of
 from recbole_kd.errors import ConfigError
-from recbole_kd.model.hstu_encoder import TABLE_INITS, Encoded, HSTUEncoder, HSTUSizes
-from recbole_kd.model.sampled_softmax import NEGATIVES, UniformNegatives, sampled_softmax
+from recbole_kd.model.hstu_encoder import Encoded, HSTUEncoder, HSTUSizes
+from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
 
 USERS_PER_BLOCK = 512
-_COUNTS = ("MAX_ITEM_LIST_LENGTH", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size", "n_negatives")
 
 
 def check(config: Any) -> None:
-    """Are the keys of an HSTU in range?
+    """Refuse keys of an HSTU that are out of range.
 
     Raises:
-        ConfigError: the first that is not, with what is allowed.
+        ConfigError: the first of them, with what is allowed.
     """
-    for key in _COUNTS:
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{key} is {value!r}, HSTU needs a whole number of at least 1 (fix: --{key}=...)")
-    for key in ("input_dropout", "linear_dropout"):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ConfigError(f"{key} is {value!r}, allowed are numbers from 0 to below 1 (fix: --{key}=0.5)")
-    temperature = config["temperature"]
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-        raise ConfigError(f"temperature is {temperature!r}, allowed are numbers above 0 (fix: --temperature=0.05)")
-    for key in ("position_bias", "time_bias"):
-        if not isinstance(config[key], bool):
-            raise ConfigError(f"{key} is {config[key]!r}, allowed are True and False (fix: --{key}=True)")
-    for key, allowed in (("negatives", NEGATIVES), ("table_init", TABLE_INITS)):
-        if config[key] not in allowed:
-            raise ConfigError(f"{key} is {config[key]!r}, allowed are {' and '.join(allowed)} (fix: --{key}={allowed[0]})")
+    check_values({key: config[key] for key in MODEL_TYPES["HSTU"]}, {}, model="HSTU")
 
 
 def sizes_of(config: Any) -> HSTUSizes:

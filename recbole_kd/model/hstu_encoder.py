@@ -21,7 +21,6 @@ from recbole_kd.model.hstu_packing import N_BUCKETS, Layout, time_buckets
 BEYOND = 10
 """The published code pads histories by so many places, and divides by the padded length."""
 NORM_EPS = 1e-6
-TABLE_INITS = ("xavier_normal", "truncated_normal")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from recbole_kd.ops.gathered_dot import gathered_dot
 
 SCORES_PER_CHUNK = 2**21
 NEGATIVES_PER_BLOCK = 2**18
-NEGATIVES = ("own", "shared")
 
 
 class UniformNegatives:

@@ -152,7 +152,7 @@ def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> N
     for config in (*teachers[1:], *students):
         if get_model(config["model"]).type == ModelType.TRADITIONAL:
             continue  # building it is training it
-        own = {key: value for key, value in config.final_config_dict.items() if not key.startswith("kd")}
+        own = {key: value for key, value in config.final_config_dict.items() if key != "kd" and not key.startswith("kd_")}
         if own not in built:
             built.append(own)
             trial = copy.copy(config)  # building writes into a Config

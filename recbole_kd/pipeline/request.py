@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,30 +12,25 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, unknown_name_error
+from recbole_kd.config.key_rules import check_index_keys, check_metrics
+from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names
 from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
 from recbole_kd.config.recbole_config import MERGED, make_config
-from recbole_kd.config.recbole_schema import check_values
+from recbole_kd.config.schema import KD_RUN_KEYS, RUN_KEYS, TEACHER_RUN_KEYS, check_values
+from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
-from recbole_kd.distiller.registry import distiller_class
+from recbole_kd.distiller.registry import check_given_options, distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.model.loss_reduction import with_decay_for_mean
 from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.teacher.export import DTYPES, STORES, no_factors, no_online_store, resolve_store
+from recbole_kd.teacher.export import no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
-from recbole_kd.training.build_distiller import check_index, check_run_keys, known_kd_keys, no_teacher_index
+from recbole_kd.training.build_distiller import check_index, known_kd_keys, no_teacher_index
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "setting": ("general", "sequential"),
-    "eval_protocol": ("recbole", "paper"),
-    "teacher_store": STORES,
-    "teacher_dtype": tuple(DTYPES),
-    "loss_reduction": ("sum", "mean"),
-}
 CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
 SHARED = frozenset(
     {
@@ -50,8 +44,8 @@ SHARED = frozenset(
 OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed"} - set(HISTORY_ARGUMENTS))
 """Keys that no teacher has of its own: all models of a run share one data set and one split."""
 
-OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown"})
-"""Keys that are read of the run alone, beside those that begin with ``teacher_``."""
+OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown", *TEACHER_RUN_KEYS})
+"""Keys that are read of the run alone."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,10 @@ class Request:
     files: dict[str, list[str]] = field(default_factory=dict)
 
     def student_config(self) -> Config:
-        """Of the student trained alone: no ``kd_*`` key has a say."""
+        """Return the Config of the student trained alone, which no key of the method reaches."""
         defaults, self.files["student"] = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
-        given = {key: value for key, value in self.given.items() if not key.startswith("kd")}
-        return self._config(self.model, defaults, given)
+        of_method = known_kd_keys(self.kd)
+        return self._config(self.model, defaults, {key: value for key, value in self.given.items() if key not in of_method})
 
     def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
         defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
@@ -117,20 +111,34 @@ def without_negatives(model: str, dataset: str, defaults: Mapping[str, Any], giv
 
 
 def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings."""
+    """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings.
+
+    A mapping that a later source gives in part keeps the parts of an earlier one; a later ``~`` empties it.
+    """
     merged: dict[str, Any] = {}
-    sources: list[Mapping[str, Any]] = [read_config_file(path) for path in split_config_files(config_files)]
-    for source in (*sources, config_dict or {}, arguments):
-        values: dict[str, Any] = dict(source)
-        for key in MERGED:
-            values, nested = nest_prefix(values, key, key)
-            if nested:
-                values[key] = {**(merged.get(key) or {}), **nested}
-        values, teacher = nest_prefix(values, "teacher")
-        if teacher:
-            values["teacher_config"] = {**merged.get("teacher_config", {}), **teacher}
-        merged.update(values)
+    for path in split_config_files(config_files):
+        _merge(merged, read_config_file(path))
+    _merge(merged, config_dict or {})
+    _merge(merged, arguments)
     return merged
+
+
+def _merge(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
+    """Put the values of one more source over those that are merged already."""
+    rest: Mapping[str, Any] = source
+    for key in MERGED:
+        rest, nested = nest_prefix(rest, key, key)
+        if key in source and source[key] is None:
+            merged[key] = nested or None
+        elif nested:
+            merged[key] = {**(merged.get(key) or {}), **nested}
+    rest, teacher = nest_prefix(rest, "teacher")
+    own = {} if "teacher_config" in source and source["teacher_config"] is None else dict(merged.get("teacher_config") or {})
+    if teacher:
+        _merge(own, teacher)
+    if own or "teacher_config" in merged:
+        merged["teacher_config"] = own
+    merged.update(rest)
 
 
 def make_request(values: Mapping[str, Any]) -> Request:
@@ -140,12 +148,32 @@ def make_request(values: Mapping[str, Any]) -> Request:
         ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not there.
     """
     values = dict(values)
+    _check_named(values)
+    own = layers("overall")[0]
+    check_values({key: value for key, value in values.items() if key in RUN_KEYS}, own)
+    values["teacher"] = _teacher_names(values.get("teacher"))
+    model, kd, dataset = public_name(values["model"]), values["kd"], values["dataset"]
+    teacher = values["teacher"] if values["teacher"] and not values.get("teacher_path") else None
+    setting = values.get("setting") or default_setting(model)
+    student = student_model(model, setting)
+    cls = distiller_class(kd)
+    if values.get("teacher"):
+        _check_teachers(values, kd, cls, setting)
+    _check_svd(values, kd, cls, setting)
+    _check_student_keys(values, model, kd, dataset, setting)
+    check_index(values, kd, student)
+    cls.check_student(student)
+    _check_teacher_keys(values, dataset, setting)
+    _check_dataset(dataset, values.get("data_path") or "dataset/")
+    run = {**own, **{key: value for key, value in values.items() if key in own}}
+    given = {key: value for key, value in values.items() if key not in CONTROL}
+    return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
+
+
+def _check_named(values: Mapping[str, Any]) -> None:
+    """A run needs a student, a method, a data set and a teacher."""
     for key in ("model", "dataset", "kd"):
-        if values.get(key) not in (None, "") and not isinstance(values[key], str):
-            raise ConfigError(
-                f"{key}={values[key]!r} is not a name: write it as text, --{key}='\"{values[key]}\"' where it looks like a number"
-            )
-        if not values.get(key):
+        if values.get(key) in (None, ""):
             raise ConfigError(
                 f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list"
             )
@@ -153,44 +181,15 @@ def make_request(values: Mapping[str, Any]) -> Request:
         raise ConfigError(
             "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
         )
-    values["teacher"] = _teacher_names(values.get("teacher"))
-    model, kd, dataset = public_name(str(values["model"])), str(values["kd"]), str(values["dataset"])
-    teacher = str(values["teacher"]) if values.get("teacher") and not values.get("teacher_path") else None
-    _check_texts(values)
-    setting = str(values.get("setting") or default_setting(model))
-    if setting not in CHOICES["setting"]:
-        raise unknown_name_error("setting", setting, CHOICES["setting"])
-    student = student_model(model, setting)
-    cls = distiller_class(kd)
-    if values.get("teacher"):
-        _check_teachers(values, kd, cls, setting)
-    _check_svd(values, kd, cls, setting)
-    _check_choices(values, "")
-    _check_std(values)
-    _check_student_keys(values, model, kd, dataset, setting)
-    check_index(values, kd, student)
-    cls.check_student(student)
-    _check_teacher_keys(values, dataset, setting)
-    _check_dataset(dataset, str(values.get("data_path") or "dataset/"))
-    own = layers("overall")[0]
-    run = {**own, **{key: value for key, value in values.items() if key in own}}
-    given = {key: value for key, value in values.items() if key not in CONTROL}
-    return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
 
 
-def _check_choices(values: Mapping[str, Any], prefix: str) -> None:
-    for key, allowed in CHOICES.items():
-        if key in values and values[key] not in allowed:
-            raise unknown_name_error(prefix + key, str(values[key]), allowed)
-
-
-def _teacher_names(given: Any) -> str | None:
+def _teacher_names(given: str | list[str] | None) -> str | None:
     """One or several names, with commas or as a list, joined by commas."""
-    names = given.split(",") if isinstance(given, str) else given
     if not given:
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ConfigError(f"teacher={given!r} is not a name: write --teacher=LightGCN, or several with commas, --teacher=MF,LightGCN")
+    names = given.split(",") if isinstance(given, str) else given
+    if not all(name.strip() for name in names):
+        raise invalid("teacher", given, "one of the names is empty", try_value("teacher", "MF,LightGCN"))
     return ",".join(name.strip() for name in names)
 
 
@@ -236,8 +235,6 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
     width = values.get("teacher_svd")
     if width is None:
         return
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ConfigError(f"teacher_svd={width!r} is not allowed: it must be a whole number >= 1, or empty")
     if str(values.get("teacher_path")).endswith(".pth"):
         raise ConfigError(
             f"teacher_svd={width} is not possible with a checkpoint (--teacher_path=*.pth): name its model as --teacher instead"
@@ -256,32 +253,23 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
             raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
 
 
-def _check_texts(values: Mapping[str, Any]) -> None:
-    """Keys whose default is empty and so says nothing of their type."""
-    for key, what in (("teacher_path", "path"), ("cache_dir", "path"), ("teacher_ray_address", "address")):
-        if not isinstance(values.get(key), str | None):
-            raise ConfigError(f"{key}={values[key]!r} is no {what}: write it as text, --{key}='\"{values[key]}\"'")
-    allowed = values.get("allow_unknown")
-    if not (isinstance(allowed, str | None) or (isinstance(allowed, list) and all(isinstance(key, str) for key in allowed))):
-        raise ConfigError(f"allow_unknown={allowed!r} is not allowed: it must be a key or a list of keys, such as --allow_unknown=[my_key]")
-
-
-def _check_std(values: Mapping[str, Any]) -> None:
-    for prefix, given in (("", values), ("teacher.", values.get("teacher_config") or {})):
-        std = given.get("init_std") if isinstance(given, Mapping) else None
-        if std is not None and (isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf):
-            raise ConfigError(f"{prefix}init_std={std!r} is not a standard deviation: it must be a number greater than 0")
-
-
 def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
-    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL, *GIVEN_KEYS}
-    check_keys(values, known, what="key", allow=_allowed(values))
-    check_values({k: v for k, v in values.items() if not k.startswith("kd_")}, defaults)
-    check_run_keys({**layers("overall")[0], **values})
-    _check_finite(values)
+    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL, *RUN_KEYS}
+    of_teacher = [f"teacher.{key}" for key in known - set(TEACHER_RUN_KEYS)]
+    check_keys(values, known, what="key", allow=_allowed(values), elsewhere=of_teacher)
+    options = kd_keys - set(KD_RUN_KEYS)
+    check_values(
+        {key: value for key, value in values.items() if key not in options},
+        defaults,
+        model=model,
+        context={"nlist": values.get("kd_nlist")},
+    )
+    check_given_options(distiller_class(kd), values)
+    check_metrics(values, defaults)
+    check_index_keys({**layers("overall")[0], **values})
 
 
 def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -303,7 +291,7 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         )
     if "model" in given:
         raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
-    of_run = sorted(key for key in given if key in OF_THE_RUN or str(key).startswith("teacher_"))
+    of_run = sorted(key for key in given if key in OF_THE_RUN)
     if of_run:
         raise ConfigError(f"teacher.{of_run[0]} has no effect: it is a key of the whole run, set --{of_run[0]}, or leave it out")
     shared = sorted(OF_THE_SPLIT & set(given))
@@ -313,17 +301,11 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         )
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
-        known = {k for k in (*RECBOLE_KEYS, *defaults) if not k.startswith("kd_")}
-        check_keys(given, known, what=f"key of the teacher {name}", allow=_allowed(values, "teacher."), prefix="teacher.")
-        check_values(given, defaults, prefix="teacher.")
-        _check_choices(given, "teacher.")
-        _check_finite(given)
-
-
-def _check_finite(values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key}={value} is not allowed: it must be a finite number")
+        known = {*RECBOLE_KEYS, *defaults} - set(KD_RUN_KEYS)
+        allowed = _allowed(values, "teacher.")
+        check_keys(given, known, what=f"key of the teacher {name}", allow=allowed, prefix="teacher.", elsewhere=TEACHER_RUN_KEYS)
+        check_values(given, defaults, prefix="teacher.", model=public_name(name))
+        check_metrics(given, defaults, "teacher.")
 
 
 def _check_dataset(dataset: str, data_path: str) -> None:

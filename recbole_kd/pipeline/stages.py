@@ -14,6 +14,7 @@ from typing import Any
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
+from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
 from recbole_kd.data.fingerprint import settings_digest, without_histories
 from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
 from recbole_kd.data.item_features.configured import FEATURE_KEYS
@@ -46,6 +47,7 @@ WITHOUT_EFFECT = frozenset(
         "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
         "nproc", "local_rank", "single_spec",
         "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+        "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
     }
 )  # fmt: skip
 """Keys that do not change what a training comes to; they are left out of its digest."""
@@ -80,15 +82,13 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.final_config_dict.items()
-        if key not in (*WITHOUT_EFFECT, *unset)
-        and key not in unread
-        and not key.startswith(("teacher_", "MODEL_"))
-        and isinstance(value, plain)
+        if key not in (*WITHOUT_EFFECT, *unset) and key not in unread and isinstance(value, plain)
     }
 
 
 def settings_alone(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in settings_of(config).items() if not key.startswith("kd")}
+    """The settings of a model that is not distilled."""
+    return {key: value for key, value in settings_of(config).items() if key not in ("kd", *KD_RUN_KEYS)}
 
 
 def data_of(stage: Stage, name: str) -> dict[str, Any]:

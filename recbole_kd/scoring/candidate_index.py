@@ -25,8 +25,6 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import n_lanes
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 
-INDEX_KINDS = ("none", "ivf")
-
 RECALL_QUERIES = 256
 """So many queries are ranked exactly too."""
 

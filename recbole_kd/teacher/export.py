@@ -35,7 +35,6 @@ from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS
 
-STORES = ("auto", "factors", "dense", "online")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 FIDELITY_K = 50
 

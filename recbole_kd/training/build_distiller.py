@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from recbole_kd.config.key_rules import check_index_keys, index_kind
 from recbole_kd.config.known_keys import check_keys
 from recbole_kd.config.property_layers import distiller_layers, public_name
+from recbole_kd.config.schema import KD_RUN_KEYS, check_values
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.model.loss_reduction import reduction_of
-from recbole_kd.scoring.candidate_index import INDEX_KINDS, CandidateIndex, load_faiss
+from recbole_kd.scoring.candidate_index import CandidateIndex, load_faiss
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
 
-INDEX_KEYS = ("kd_candidate_index", "kd_index_teacher", "kd_nlist", "kd_nprobe")
-RUN_KEYS = ("kd_compare", "kd_weight", "kd_refresh", "kd_track", *INDEX_KEYS)
-"""``kd_*`` keys that are valid for every method."""
-
 RUN_DEFAULTS: Mapping[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True, "kd_track": []}
-
-TRACKED = ("train_ndcg", "teacher_ranks")
-"""What ``kd_track`` may name: NDCG@10 on the training interactions after each epoch; the student's ranks of the teacher's list before and
-after the training."""
 
 
 def known_kd_keys(kd: str) -> set[str]:
     """All ``kd_*`` keys that a run with this method may set."""
-    return {*RUN_KEYS, *(f"kd_{name}" for name in distiller_options(distiller_class(kd)))}
+    return {*KD_RUN_KEYS, *(f"kd_{name}" for name in distiller_options(distiller_class(kd)))}
 
 
 def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:
@@ -49,51 +42,10 @@ def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items:
         ConfigError: a value of a wrong type or out of range.
     """
     cls = distiller_class(kd)
-    check_run_keys(values)
-    nlist = values.get("kd_nlist")
-    if nlist is not None and nlist > n_items:
-        raise ConfigError(f"kd_nlist={nlist} is more than the {n_items} items of the catalogue: take fewer cells")
+    context = {"n_items": n_items, "nlist": values.get("kd_nlist")}
+    check_values({key: values[key] for key in KD_RUN_KEYS if key in values}, RUN_DEFAULTS, context=context)
+    check_index_keys(values)
     return check_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")}, n_queries, n_items)
-
-
-def check_run_keys(values: Mapping[str, Any]) -> None:
-    """Refuse run-level values that cannot be (ConfigError)."""
-    weight, refresh, compare = (values.get(key) for key in ("kd_weight", "kd_refresh", "kd_compare"))
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise ConfigError(f"kd_weight={weight!r} is not allowed: it must be a number >= 0 (lambda of L_base + lambda L_KD)")
-    if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
-        raise ConfigError(f"kd_refresh={refresh!r} is not allowed: it must be a whole number of epochs >= 1")
-    track = values.get("kd_track") or []
-    if not isinstance(track, list) or not set(map(str, track)) <= set(TRACKED):
-        raise ConfigError(f"kd_track={track!r} is not allowed: it must be a list of {', '.join(TRACKED)}, such as [train_ndcg]")
-    _check_index_keys(values)
-    if not isinstance(compare, bool):
-        raise ConfigError(f"kd_compare={compare!r} is not allowed: it must be True or False")
-
-
-def _check_index_keys(values: Mapping[str, Any]) -> None:
-    kind = index_kind(values)
-    if kind not in INDEX_KINDS:
-        raise ConfigError(f"kd_candidate_index={kind!r} is not allowed: choose one of {', '.join(INDEX_KINDS)}")
-    if not isinstance(values.get("kd_index_teacher", False), bool):
-        raise ConfigError(f"kd_index_teacher={values['kd_index_teacher']!r} is not allowed: it must be True or False")
-    if values.get("kd_index_teacher") and kind == "none":
-        raise ConfigError("kd_index_teacher=True has no effect without an index: set kd_candidate_index=ivf, or leave it out")
-    sizes = {key: values[key] for key in INDEX_KEYS[2:] if values.get(key) is not None}
-    for key, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{key}={value!r} is not allowed: it must be a whole number of cells >= 1, or empty")
-        if kind == "none":
-            raise ConfigError(f"{key}={value} has no effect without an index: set kd_candidate_index=ivf, or leave it out")
-    if sizes.get("kd_nprobe", 0) > sizes.get("kd_nlist", math.inf):
-        raise ConfigError(f"kd_nprobe={sizes['kd_nprobe']} is more than kd_nlist={sizes['kd_nlist']}: a query can look at no more cells")
-    if kind != "none":
-        load_faiss(kind)
-
-
-def index_kind(values: Mapping[str, Any]) -> Any:
-    """``kd_candidate_index``, where empty stands for none."""
-    return values.get("kd_candidate_index") or "none"
 
 
 def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
@@ -101,6 +53,7 @@ def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
     kind = index_kind(values)
     if kind == "none":
         return
+    load_faiss(kind)
     if not distiller_class(kd).ranks_student:
         raise ConfigError(f"kd_candidate_index={kind} has no effect with kd={kd}, which never ranks the student's items: leave it out")
     if not has_vectors(student):

@@ -14,7 +14,6 @@ from recbole_kd.storage.targets import check_file
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import TRIALS, Study, Trial, absolute, as_json, run_trial
 
-ALGORITHMS = ("exhaustive", "random", "bayes")
 EARLY_STOP = 10
 """RecBole's: trials without progress after which a search ends. An exhaustive one goes to its end unless it is asked not to."""
 

@@ -21,8 +21,6 @@ from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import FAILED, STUDY_FILE, Study, Trial, absolute, as_json, objective, run_trial, what_counts
 from recbole_kd.tuning.teacher_transfer import pack, unpack
 
-SCHEDULERS = ("ASHA", "FIFO")
-SEARCHERS = ("random", "hyperopt", "optuna")
 METRIC = "objective"
 GRID = "grid"
 BEFORE_RECORD = ("runs", "tuner.pkl", "trainable.pkl")

@@ -13,6 +13,7 @@ YAML holds one distribution a key; what belongs to one method alone stands under
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,9 @@ from recbole_kd.pipeline.request import make_request, merge_sources
 LISTS = ("choice", "grid")
 RANGES = ("uniform", "loguniform", "quniform", "int", "logint")
 KINDS = (*LISTS, *RANGES)
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""How far between the ends of a range its example lies: at no round number."""
 
 _HYPER_KINDS = {"choice": "choice", "uniform": "uniform", "quniform": "quniform", "loguniform": "exponent"}
 
@@ -61,6 +65,17 @@ class Parameter:
             return list(self.values)
         ends = [math.exp(value) for value in self.values] if self.kind == "exponent" else list(self.values[:2])
         return [self.settle(value) for value in ends]
+
+    @property
+    def inner(self) -> list[Any]:
+        """A value such as a range draws between its ends: uniform ends of whole numbers say nothing of what lies between."""
+        if self.kind in LISTS or self.kind in ("int", "logint"):
+            return []
+        low, high = (math.log(end) for end in self.values) if self.kind == "loguniform" else self.values[:2]
+        value = low + GOLDEN * (high - low)
+        if self.kind == "quniform":
+            return [self.settle(float(round(value / self.values[2]) * self.values[2]))]
+        return [math.exp(value) if self.kind in ("loguniform", "exponent") else value]
 
     def settle(self, value: Any) -> Any:
         """A drawn value as the configuration wants it: hyperopt draws whole steps as floats, numpy's numbers are no Python numbers."""
@@ -157,9 +172,40 @@ def _read_hyper(path: Path) -> Space:
         if len(words) < 3 or words[1] not in _HYPER_KINDS:
             raise ConfigError(f"{path}, line {number}: {line.strip()!r} is not KEY KIND VALUES with a KIND of {', '.join(_HYPER_KINDS)}")
         key, kind, text = words
-        values = parse_value(key, text if text.startswith("[") else f"[{text}]")
+        values: Any = _python_values(text) if kind == "choice" else None
+        if values is None:
+            values = parse_value(key, text if text.startswith("[") else f"[{text}]")
         parameters.append(_parameter(f"{path}, line {number}", key, _HYPER_KINDS[kind], values, None))
     return Space(parameters)
+
+
+def _python_values(text: str) -> list[Any] | None:
+    """The choices of a ``.hyper`` line, which RecBole reads as Python: texts that hold a list, a number or True are read again.
+
+    Returns:
+        the values, tuples as lists; None if the text is no Python literal, such as names without quotes.
+    """
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return [_as_recbole(value) for value in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _as_recbole(value: Any) -> Any:
+    """A value as RecBole's Config has it: a text that is a Python literal is that literal, true and false in any case are bools."""
+    if isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return value
+    return [_as_listed(element) for element in value] if isinstance(value, list | tuple) else value
+
+
+def _as_listed(element: Any) -> Any:
+    return [_as_listed(inner) for inner in element] if isinstance(element, list | tuple) else element
 
 
 def _read_yaml(path: Path) -> Space:
@@ -206,7 +252,7 @@ def _parameter(place: str, key: str, kind: str, values: Any, method: str | None)
 
 
 def check_space(space: Space, base: Mapping[str, Any]) -> None:
-    """Check every listed value and every end of a range as the keys of a run, before anything is trained.
+    """Check every listed value, and of a range its ends and a value between them, as the keys of a run, before anything is trained.
 
     Args:
         base: what holds for all trials, as the command line and the files gave it.
@@ -214,19 +260,30 @@ def check_space(space: Space, base: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: an unknown key, or a value of a wrong type or out of range. DataError: no such data set.
     """
-    for settings in _examples(space, base.get("kd")):
-        values = merge_sources(None, dict(base), settings)
-        make_request(values)
-        cls = distiller_class(str(values["kd"]))
-        given = {**layers(f"distiller/{values['kd']}")[0], **values}
-        resolve_options(cls, {key[3:]: value for key, value in given.items() if key.startswith("kd_")})
-
-
-def _examples(space: Space, kd: Any) -> Iterator[dict[str, Any]]:
-    for method in space.methods(kd):
+    for method in space.methods(base.get("kd")):
         start = {**space.fixed, **({"kd": method} if any(p.key == "kd" for p in space.parameters) else {})}
+        _check_trial(start, base)
         for parameter in space.parameters:
             if parameter.key != "kd" and parameter.method in (None, method):
-                yield from ({**start, parameter.key: value} for value in parameter.examples)
-            else:
-                yield start
+                for value in (*parameter.examples, *parameter.inner):
+                    _check_draw(parameter, value, start, base)
+
+
+def _check_draw(parameter: Parameter, value: Any, start: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    try:
+        _check_trial({**start, parameter.key: value}, base)
+    except ConfigError as error:
+        if parameter.kind in LISTS:
+            raise
+        ends = [float(end).is_integer() for end in parameter.values[:2]]
+        integers = all(ends) and parameter.kind in ("uniform", "loguniform") and isinstance(value, float)
+        hint = f" {{int: {list(parameter.values)}}} draws integers." if integers else ""
+        raise ConfigError(f"{parameter.kind} {list(parameter.values)} draws such a {parameter.name}. {error}{hint}") from None
+
+
+def _check_trial(settings: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    values = merge_sources(None, dict(base), settings)
+    make_request(values)
+    cls = distiller_class(str(values["kd"]))
+    given = {**layers(f"distiller/{values['kd']}")[0], **values}
+    resolve_options(cls, {key[3:]: value for key, value in given.items() if key.startswith("kd_")})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_kd.config.schema import PREPARE_KEYS, check_table
 from recbole_kd.data.item_features.matrix_files import FeatureMatrix
 from recbole_kd.data.preparing import multimodal_layouts, raw_files
 from recbole_kd.data.preparing.citeulike_tags import TAG_FILES, tags_of
@@ -180,12 +181,7 @@ def check_options(form: str, options: Options) -> None:
         if given and option.name != "raw" and option.name not in FORMS[form].options:
             allowed = ", ".join(f"--{other}" for other in sorted(FORMS[form].options))
             raise ConfigError(f"--{option.name} means nothing for the form {form}: it takes {allowed}.")
-    if options.split not in (None, "none", "ratio"):
-        raise ConfigError(f"--split={options.split} is unknown: use none or ratio.")
-    if options.core is not None and options.core < 1:
-        raise ConfigError(f"--core={options.core} is too small: 1 or more is needed.")
-    if options.seed is not None and not 0 <= options.seed < 2**32:
-        raise ConfigError(f"--seed={options.seed} is out of range: 0 to {2**32 - 1} is allowed.")
+    check_table(vars(options), PREPARE_KEYS, {})
 
 
 def _filtered(inter: Interactions, core: int | None) -> Interactions:

@@ -1,0 +1,94 @@
+"""Rules over several keys, each refused in one sentence; a rule of one key is its type in the schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_kd.config.validation import invalid, try_value
+
+RANKING_METRICS = (
+    "Recall",
+    "MRR",
+    "NDCG",
+    "Hit",
+    "Precision",
+    "MAP",
+    "GAUC",
+    "ItemCoverage",
+    "AveragePopularity",
+    "ShannonEntropy",
+    "GiniIndex",
+    "TailPercentage",
+)
+VALUE_METRICS = ("AUC", "MAE", "RMSE", "LogLoss")
+WITHOUT_K = frozenset(name.lower() for name in ("GAUC", *VALUE_METRICS))
+
+
+def index_kind(values: Mapping[str, Any]) -> Any:
+    """Return ``kd_candidate_index``; empty stands for none."""
+    return values.get("kd_candidate_index") or "none"
+
+
+def check_index_keys(values: Mapping[str, Any]) -> None:
+    """Refuse keys of an index that is not asked for.
+
+    Raises:
+        ConfigError: such a key is set.
+    """
+    if index_kind(values) != "none":
+        return
+    for key in ("kd_index_teacher", "kd_nlist", "kd_nprobe"):
+        if values.get(key):
+            raise invalid(key, values[key], "it has no effect without an index", f"Try --kd_candidate_index=ivf, or leave {key} out")
+
+
+def check_metrics(given: Mapping[str, object], defaults: Mapping[str, object], prefix: str = "") -> None:
+    """Check that metrics, topk and valid_metric fit together, as merged, if one of them is given.
+
+    Args:
+        given: what the user set, of the right types. defaults: the property files, merged. prefix: "teacher." for a teacher's keys.
+
+    Raises:
+        ConfigError: an unknown metric, or a valid_metric that is not computed.
+    """
+    if not {"metrics", "topk", "valid_metric"} & set(given):
+        return
+    merged = {**defaults, **given}
+    known = {name.lower(): name for name in (*RANKING_METRICS, *VALUE_METRICS)}
+    metrics: Any = merged.get("metrics")
+    names = [metrics] if isinstance(metrics, str) else metrics
+    if names is not None:
+        names = [str(name).lower() for name in names]
+        example = try_value(prefix + "metrics", ["Recall", "NDCG"])
+        if not set(names) <= set(known):
+            raise invalid(prefix + "metrics", metrics, f"expected one or more of {', '.join(known.values())}", example)
+        of_values = {name.lower() for name in VALUE_METRICS}
+        if 0 < len(set(names) & of_values) < len(set(names)):
+            reason = f"expected ranking metrics alone or {', '.join(VALUE_METRICS)} alone"
+            raise invalid(prefix + "metrics", metrics, reason, example)
+    if "valid_metric" in merged:
+        _check_valid_metric(str(merged["valid_metric"]), names, merged.get("topk"), known, prefix)
+
+
+def _check_valid_metric(given: str, names: Sequence[str] | None, topk: Any, known: Mapping[str, str], prefix: str) -> None:
+    name, at, cutoff = given.lower().partition("@")
+    computed = [name for name in known if name in names] if names is not None else list(known)
+    cutoffs = [topk] if isinstance(topk, int) else topk
+    right = name in computed
+    if right and name in WITHOUT_K:
+        right = not at
+    elif right:
+        right = bool(re.fullmatch(r"[1-9][0-9]*", cutoff)) and (not cutoffs or int(cutoff) in cutoffs)
+    if right:
+        return
+    allowed = ", ".join(known[n] + ("" if n in WITHOUT_K else f"@{k}") for n in computed for k in cutoffs or ["k"])
+    proposed = name if name in computed else computed[0]
+    best = known[proposed] + ("" if proposed in WITHOUT_K else f"@{cutoffs[0] if cutoffs else 10}")
+    advice = try_value(prefix + "valid_metric", best)
+    if cutoff.isdigit() and cutoffs and name in computed:
+        advice += f", or put {cutoff} into topk={cutoffs}"
+    elif names is not None and name in known and name not in computed:
+        advice += f", or add {known[name]} to metrics"
+    raise invalid(prefix + "valid_metric", given, f"expected a metric of `metrics` at a k of `topk`, one of {allowed}", advice)
