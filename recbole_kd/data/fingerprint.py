@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.data.histories.recbole_rows import interactions_of
 
 CAUSES = {
     "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
@@ -36,12 +37,11 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return digest(json.dumps(settings, sort_keys=True, default=str).encode())
 
 
-def _pairs_digest(dataset: Any) -> str:
-    # a data frame until RecBole splits the data set, an Interaction from then on
-    users = np.asarray(dataset.inter_feat[dataset.uid_field])
-    items = np.asarray(dataset.inter_feat[dataset.iid_field])
-    pairs = np.sort(users.astype(np.int64) * int(dataset.item_num) + items.astype(np.int64))
-    return digest(pairs.tobytes())
+def _pairs(dataset: Any) -> dict[str, Any]:
+    """Count and digest of the interactions, whatever their order."""
+    users, items = (np.asarray(column).astype(np.int64) for column in interactions_of(dataset))
+    pairs = np.sort(users * int(dataset.item_num) + items)
+    return {"count": len(pairs), "pairs": digest(pairs.tobytes())}
 
 
 def _order_digest(dataset: Any) -> str | None:
@@ -89,7 +89,7 @@ def data_fingerprint(
         "items": _tokens_digest(any_dataset, any_dataset.iid_field),
     }
     for name, dataset in datasets.items():
-        result[name] = {"count": len(dataset.inter_feat), "pairs": _pairs_digest(dataset)}
+        result[name] = _pairs(dataset)
     order = _order_digest(datasets["train"]) if "train" in datasets else None
     return result if order is None else {**result, "histories": order}
 
@@ -99,12 +99,17 @@ def without_histories(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in fingerprint.items() if name != "histories"}
 
 
+def first_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the first part, a key of CAUSES, in which two data fingerprints differ; None when they agree."""
+    return next((part for part in CAUSES if part in own and part in other and own[part] != other[part]), None)
+
+
 def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """One clause that names the first difference of two data fingerprints with its likely cause; None when they agree."""
-    for part, cause in CAUSES.items():
-        if part in own and part in other and own[part] != other[part]:
-            count = {"users": "n_users", "items": "n_items"}.get(part)
-            left = f"{own.get(count)} ids, {own[part]}" if count else own[part]
-            right = f"{other.get(count)} ids, {other[part]}" if count else other[part]
-            return f"its {part} are {left}, here they are {right}; {cause}"
-    return None
+    part = first_mismatch(own, other)
+    if part is None:
+        return None
+    count = {"users": "n_users", "items": "n_items"}.get(part)
+    left = f"{own.get(count)} ids, {own[part]}" if count else own[part]
+    right = f"{other.get(count)} ids, {other[part]}" if count else other[part]
+    return f"its {part} are {left}, here they are {right}; {CAUSES[part]}"

@@ -59,11 +59,14 @@ class Loaders:
     test: Any
 
 
-def split_data(config: Any) -> Splits:
+def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGeneralDataset) -> Splits:
     """Load the data set that a config names and split it as its eval_args say.
 
     The split has a seed of its own (``split_seed``, else ``seed``): a random split must be the same for the teacher and for every seed of
     the student.
+
+    Args:
+        dataset_class: reads and splits; see :mod:`recbole_kd.data.recbole_split` for another one.
 
     Raises:
         DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
@@ -71,7 +74,7 @@ def split_data(config: Any) -> Splits:
     init_seed(split_seed(config), config["reproducibility"])
     check_atomic_files(config)
     try:
-        dataset = HSTUGeneralDataset(config)
+        dataset = dataset_class(config)
         parts = tuple(dataset.build())
     except UnicodeDecodeError as error:
         raise file_in_another_encoding(config) or DataError(f"The data set {config['dataset']} cannot be read: {error}") from error

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.data.fingerprint import describe_mismatch
+from recbole_kd.data.fingerprint import describe_mismatch, first_mismatch
 from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import top_k_in_blocks
+
+_KEYS_OF_THE_SPLIT = ("eval_args", "benchmark_filename")
+_KEYS_OF_THE_FILTER = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter", "benchmark_filename")
 
 
 class TeacherScores(ABC):
@@ -76,10 +79,21 @@ class TeacherScores(ABC):
         """Refuse a teacher that was made on other data.
 
         Raises:
-            TeacherError: names what differs, both fingerprints and the likely cause.
+            TeacherError: names what differs, both fingerprints, the likely cause and the key to set.
         """
         own = self.manifest.get("data")
         if own is not None:
             difference = describe_mismatch(own, fingerprint)
             if difference:
-                raise TeacherError(f"The teacher {self.name} was made on other data: {difference}")
+                made = _made_with(str(first_mismatch(own, fingerprint)), self.manifest.get("settings") or {})
+                raise TeacherError(f"The teacher {self.name} was made on other data: {difference}{made}")
+
+
+def _made_with(part: str, settings: Mapping[str, Any]) -> str:
+    """The keys that a teacher's data were made with, to be set here, as far as its settings say."""
+    keys = _KEYS_OF_THE_SPLIT if part in ("train", "valid", "test") else _KEYS_OF_THE_FILTER if part in ("users", "items") else ()
+    given = {key: settings[key] for key in keys if settings.get(key) is not None}
+    if "eval_args" in given and given["eval_args"].get("order") == "RO":
+        given["seed"] = settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]
+    words = ", ".join(f"{key}={value}" for key, value in given.items())
+    return f". To use it, set what it was made with: {words}" if words else ""

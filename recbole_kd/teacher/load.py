@@ -13,8 +13,9 @@ from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.recbole_config import make_config
-from recbole_kd.data.fingerprint import data_fingerprint
-from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
+from recbole_kd.data.histories.recbole_rows import is_recboles
+from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
+from recbole_kd.data.recbole_split import fingerprint_of, ordered_part
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.errors import TeacherError
 from recbole_kd.integration.safe_load import load_checkpoint
@@ -91,12 +92,14 @@ def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
     An online teacher is checked on the training split alone: on more interactions its graph would give other scores.
     """
     own = manifest.get("data") or {}
-    here = data_fingerprint(train=dataset)
+    here = fingerprint_of(dataset, histories=False)
     before_split = here["train"]["count"] == (own.get("interactions") or {}).get("count")
     if before_split and not hasattr(dataset, "_dataset") and manifest.get("store") != "online":
         here["interactions"] = here.pop("train")
         here.pop("histories", None)
-    _Manifest(manifest).check_data(here)
+    _Manifest(manifest).check_data(here)  # first: what is read again for the order must be of the same split
+    if "train" in here and "histories" in own:
+        _Manifest(manifest).check_data(fingerprint_of(dataset, histories=True))
 
 
 class _Manifest(TeacherScores):
@@ -126,7 +129,10 @@ def _online(file: Path, manifest: Mapping[str, Any], dataset: Any, device: torch
 def _rebuilt(config: Any, dataset: Any, device: torch.device | str) -> tuple[torch.nn.Module, Scorer]:
     """A fresh model over the training part as it trained on it, and what will score it."""
     given = getattr(dataset, "_dataset", dataset)
-    train = stage_parts(config, [getattr(given, "split_part", given)])[0]
+    part = getattr(given, "split_part", given)
+    if is_recboles(given) or reads_histories(config["model"]):
+        part = ordered_part(dataset)
+    train = stage_parts(config, [part])[0]
     model = fresh_model(config, train).to(device)
     return model, Scorer(model, universe_of(train))
 

@@ -12,7 +12,7 @@ from recbole_kd.config.key_rules import check_index_keys, index_kind
 from recbole_kd.config.known_keys import check_keys
 from recbole_kd.config.property_layers import distiller_layers, public_name
 from recbole_kd.config.schema import KD_RUN_KEYS, check_values
-from recbole_kd.data.histories.sequence_dataset import SequenceDataset
+from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
 from recbole_kd.errors import ConfigError, TeacherError
@@ -70,7 +70,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
         config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ from the property file,
             ``kd_*`` keys, and ``seed``.
         student: the RecBole model to be trained. teacher: its scores, see :func:`recbole_kd.load_teacher`.
-        train_data: the student's training loader (:func:`recbole_kd.data.split_and_loaders.make_loaders`); a sequential student needs it.
+        train_data: the student's training loader, of RecBole's ``data_preparation`` or ours; a sequential student needs it.
 
     Raises:
         ConfigError: unknown method or option, a sequential student without its data.
@@ -129,10 +129,10 @@ def no_teacher_index(name: str, store: str) -> ConfigError:
 
 def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tuple[Scorer, TeacherScores]:
     """Student and teacher under the ids of the student's queries (see :mod:`recbole_kd.scoring.scorer`)."""
-    dataset = getattr(train_data, "_dataset", train_data)
-    if isinstance(dataset, SequenceDataset):
-        rows = dataset.training_rows()
-        return Scorer(student, rows), asked_as(teacher, rows.users, dataset.query_ids)
+    queries = sequence_queries(train_data)
+    if queries is not None:
+        rows = queries.training_rows()
+        return Scorer(student, rows), asked_as(teacher, rows.users, queries.query_ids)
     scorer = Scorer(student)
     if any(member.manifest.get(N_USERS) == scorer.n_queries for member in teacher.members):
         users = torch.arange(scorer.n_queries)

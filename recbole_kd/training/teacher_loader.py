@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_kd.data.histories.sequence_dataset import SequenceDataset
+from recbole_kd.data.histories.recbole_rows import interactions_of, query_field, sequence_queries
 from recbole_kd.data.vectorised_batches import batches_of
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.distributed.batch_shard import Part, PartInteraction, part_of
@@ -24,15 +23,14 @@ def train_items(loader: Any) -> Ragged:
     """The training items of each user, from a RecBole training loader (or data set)."""
     dataset = getattr(loader, "_dataset", loader)
     dataset = getattr(dataset, "split_part", dataset)  # a sequential model's rows, say, are made from it
-    users = dataset.inter_feat[dataset.uid_field].numpy()
-    items = dataset.inter_feat[dataset.iid_field].numpy()
-    return Ragged.from_pairs(np.asarray(users), np.asarray(items), dataset.user_num)
+    users, items = interactions_of(dataset)
+    return Ragged.from_pairs(users.numpy(), items.numpy(), dataset.user_num)
 
 
 def query_items(loader: Any) -> Ragged:
     """The training items of each of the student's queries (see :mod:`recbole_kd.scoring.scorer`): of a user, or of a row's history."""
-    dataset = getattr(loader, "_dataset", loader)
-    return dataset.training_rows().seen_items() if isinstance(dataset, SequenceDataset) else train_items(loader)
+    queries = sequence_queries(loader)
+    return train_items(loader) if queries is None else queries.training_rows().seen_items()
 
 
 class KDInteraction(PartInteraction):
@@ -65,7 +63,7 @@ class TeacherAwareLoader:
         self.loader = loader
         self.distiller = distiller
         self.teacher = teacher
-        self._query_field = getattr(loader._dataset, "query_field", loader._dataset.uid_field)
+        self._query_field = query_field(loader)
         self._by_user = getattr(loader._dataset, "user_rows", None) is not None
         self._item_field = getattr(loader._dataset, "iid_field", None)
         self._asked: dict[str, tuple[Tensor, Tensor]] = {}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_kd.data.fingerprint import data_fingerprint
-from recbole_kd.data.histories.sequence_dataset import universe_of
+from recbole_kd.data.histories.recbole_rows import sequence_queries
+from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distributed.batch_shard import part_of
@@ -197,7 +197,7 @@ class KDTrainer(RankingEvaluation):
             self.distiller.student_scorer.sharing = self.ranks
         teacher = self.distiller.teacher_scores
         if "data" in teacher.manifest:
-            teacher.check_data(data_fingerprint(train=train_data))
+            teacher.check_data(fingerprint_of(train_data, histories="histories" in teacher.manifest["data"]))
         self.distiller.begin_training(query_items(train_data))
         self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
 
@@ -246,9 +246,9 @@ class KDTrainer(RankingEvaluation):
             self._log_distillation(epoch_idx, losses)
         self.epoch_seconds.append(perf_counter() - started)
         if "train_ndcg" in self.track:
-            self.history[-1]["train_ndcg@10"] = train_ndcg(
-                Scorer(self.model, universe_of(train_data)), train_items(train_data).to(self.device)
-            )
+            queries = sequence_queries(train_data)
+            scorer = Scorer(self.model, None if queries is None else queries.universe)
+            self.history[-1]["train_ndcg@10"] = train_ndcg(scorer, train_items(train_data).to(self.device))
         return losses
 
     def _base_loss(self, interaction: Any) -> Any:
