@@ -126,7 +126,7 @@ def time_together(case: Case, repeats: int) -> dict[str, Any]:
 
 def once(case: Case) -> dict[str, Any]:
     """A first epoch and an evaluation, by phase, with the time and the memory of all that comes before, in a process of its own."""
-    from recbole_kd.pipeline.report import peak_rss_mb
+    from recbole_kd.evaluation.efficiency import peak_rss_mb
 
     started = perf_counter()
     trainer, loaders = build(case)
@@ -141,7 +141,7 @@ def once(case: Case) -> dict[str, Any]:
 
 def memory_of(case: Case) -> float:
     """Peak resident MiB of two epochs and one evaluation, in this process."""
-    from recbole_kd.pipeline.report import peak_rss_mb
+    from recbole_kd.evaluation.efficiency import peak_rss_mb
 
     trainer, loaders = build(case)
     for epoch in range(2):

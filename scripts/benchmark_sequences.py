@@ -27,12 +27,12 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
     from recbole.utils import get_model, init_seed
 
     from recbole_kd import KDTrainer, build_distiller
-    from recbole_kd.acceleration.fused_softmax import fuse_softmax
-    from recbole_kd.acceleration.length_groups import encode_by_length
+    from recbole_kd.acceleration.accelerate import accelerate_on_cpu
     from recbole_kd.config.property_layers import student_layers
     from recbole_kd.config.recbole_config import make_config
     from recbole_kd.data.split_and_loaders import make_loaders, split_data
     from recbole_kd.pipeline.request import without_negatives
+    from recbole_kd.scoring.vector_models import softmax_of
 
     values = {**data, "show_progress": False, "seed": 0, "normalize_all": False, **given, **(METHOD if kd else {})}
     name = values.pop("dataset")
@@ -42,8 +42,7 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
     loaders = make_loaders(config, splits)
     network = get_model(model)(config, loaders.train._dataset).to(config["device"])
     if by_length:
-        encode_by_length(network)
-        fuse_softmax(network)
+        accelerate_on_cpu(network, softmax_of(network))
     teacher = random_teacher(splits.n_users + 1, splits.n_items + 1)
     distiller = build_distiller(config, network, teacher, loaders.train) if kd else None
     trainer = KDTrainer(config, network, distiller)

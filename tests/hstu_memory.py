@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_kd.pipeline.report import peak_rss_mb
+from recbole_kd.evaluation.efficiency import peak_rss_mb
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.trainer import KDTrainer

@@ -12,7 +12,7 @@ from recbole.quick_start import run_recbole
 
 from recbole_kd.cli.run import main
 from recbole_kd.integration.safe_load import load_checkpoint
-from recbole_kd.pipeline.report import result_table
+from recbole_kd.pipeline.result_table import result_table
 from recbole_kd.teacher.load import load_teacher
 from tests.helpers import SMALL, TinyData, build_case
 from tests.runs import results

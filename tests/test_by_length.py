@@ -13,7 +13,7 @@ from recbole.model.sequential_recommender import SASRec
 from torch import Tensor
 
 from recbole_kd.acceleration.length_groups import encode_by_length, in_groups
-from recbole_kd.model.hstu_packing import LENGTH_RATIO
+from recbole_kd.ops.length_groups import LENGTH_RATIO
 from tests.helpers import Case, TinyData, build_case
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}

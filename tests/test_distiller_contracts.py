@@ -20,6 +20,7 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 
 from recbole_kd.config.property_layers import layers, names_in
+from recbole_kd.data.train_items import query_items
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.registry import DISTILLERS, distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError, TeacherError
@@ -27,7 +28,7 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.factors import FactorScores
-from recbole_kd.training.teacher_loader import TeacherAwareLoader, query_items
+from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from tests.helpers import Case, TinyData, build_case, build_config, scorer_of
 
 METHODS = sorted(DISTILLERS)

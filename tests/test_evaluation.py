@@ -11,8 +11,8 @@ from recbole.trainer import Trainer
 
 from recbole_kd.data.paper_protocol import follow_paper_protocol
 from recbole_kd.data.split_and_loaders import make_loaders
+from recbole_kd.data.train_items import train_items
 from recbole_kd.errors import ConfigError
-from recbole_kd.training.teacher_loader import train_items
 from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import Case, TinyData, build_case, build_config
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_kd.losses.cross_entropy import is_in, sample_without_replacement
 from recbole_kd.ops import compiled as compiled_ops
 from recbole_kd.ops import topk
+from recbole_kd.ops.membership import is_in
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import Outside, first_distinct
+from recbole_kd.ops.sampling import Outside, first_distinct, sample_without_replacement
 
 CELLS = [-torch.inf, -3e38, -2.5, -1.0, -1e-38, -0.0, 0.0, 1e-38, 0.5, 1.0, 3e38]
 
@@ -78,12 +78,12 @@ def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch)
         draws = torch.Generator().manual_seed(1)
         return [*topk.top_k(scores, 11), is_in(items[:, :10], items[:, 10:]), sample_without_replacement(scores, 13, draws)]
 
-    compiled = results()
+    found = results()
     calls: list[str] = []
     monkeypatch.setattr(compiled_ops, "kernels", lambda: calls.append("asked"))
     plain = results()
     assert len(calls) == 3
-    assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
 
 def draws_outside(seed: int, n_rows: int, n_items: int, n: int) -> list[torch.Tensor]:
@@ -99,12 +99,12 @@ def draws_outside(seed: int, n_rows: int, n_items: int, n: int) -> list[torch.Te
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (7, 30, 5), (40, 400, 9), (3, 5, 8)])
 def test_draws_are_those_of_the_plain_path(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = [draws_outside(seed, *shape) for seed in range(5)]
+    found = [draws_outside(seed, *shape) for seed in range(5)]
     calls: list[str] = []
     monkeypatch.setattr(compiled_ops, "kernels", lambda: calls.append("asked"))
     plain = [draws_outside(seed, *shape) for seed in range(5)]
     assert len(calls) >= 15
-    assert all(torch.equal(a, b) for ours, theirs in zip(compiled, plain, strict=True) for a, b in zip(ours, theirs, strict=True))
+    assert all(torch.equal(a, b) for ours, theirs in zip(found, plain, strict=True) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_values_too_high_for_a_table_and_negative_ones_take_the_plain_path() -> None:

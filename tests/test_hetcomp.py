@@ -165,8 +165,8 @@ def test_huge_scores_and_no_rest_stay_finite(n_items: int) -> None:
 
 
 def test_the_dot_product_path_equals_the_other(tiny_dataset: Any, tmp_path: Path) -> None:
+    from recbole_kd.data.train_items import train_items
     from recbole_kd.scoring.scorer import Scorer
-    from recbole_kd.training.teacher_loader import train_items
     from tests.helpers import build_case
 
     case = build_case(tiny_dataset, "MF")

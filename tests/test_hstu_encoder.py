@@ -18,6 +18,7 @@ from recbole_kd.model import hstu_packing
 from recbole_kd.model.hstu_encoder import Encoded, HSTUBlock, HSTUEncoder, HSTUSizes, unit
 from recbole_kd.model.hstu_packing import Layout
 from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
+from recbole_kd.ops import length_groups
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "hstu.json").read_text())
 SIZES = ("max_length", "embedding_size", "n_layers", "n_heads", "attention_size", "linear_size")
@@ -115,11 +116,11 @@ def plain_attention(block: HSTUBlock, x: Tensor, times: Tensor, asked: Tensor) -
 def test_groups_and_hand_written_gradients_equal_the_plain_attention(
     device: str, biases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hstu_packing, "PAIRS_PER_GROUP", 100)  # one or two rows a group
+    monkeypatch.setattr(length_groups, "PAIRS_PER_GROUP", 100)  # one or two rows a group
     if device == "other":
-        there = partial(hstu_packing.like_lengths, on_cpu=False)
+        there = partial(length_groups.like_lengths, on_cpu=False)
         monkeypatch.setattr(hstu_packing, "like_lengths", lambda sizes, n_heads, **_: there(sizes, n_heads))
-        monkeypatch.setattr(hstu_packing, "ACCELERATOR_PAIRS_PER_GROUP", 500)  # three rows of length 9, then the rest
+        monkeypatch.setattr(length_groups, "ACCELERATOR_PAIRS_PER_GROUP", 500)  # three rows of length 9, then the rest
     encoder = make(biases)
     lengths = [9, 1, 4, 9, 7, 2, 9, 3]
     items, sizes, times, asked = some_rows(lengths)

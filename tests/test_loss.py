@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from recbole_kd.losses.cross_entropy import (
-    counts_below,
-    counts_of_lower,
-    cross_entropy,
-    is_closed,
-    is_in,
-    masked_log_softmax,
-    ndcg_on_set,
-    rce_weight,
-    sample_without_replacement,
-    teacher_probabilities,
-)
+from recbole_kd.losses.cross_entropy import cross_entropy, is_closed, masked_log_softmax, ndcg_on_set, rce_weight, teacher_probabilities
+from recbole_kd.ops.membership import is_in
+from recbole_kd.ops.order_statistics import counts_below, counts_of_lower
+from recbole_kd.ops.sampling import sample_without_replacement
 
 TEACHER = torch.tensor([[2.0, 1.5, 0.1, 0.3, -0.2, 0.2, 1.0, 0.0]], dtype=torch.float64)
 STUDENT = torch.tensor([[0.6, 0.9, 0.5, 1.0, 0.4, 0.8, 0.2, 0.3]], dtype=torch.float64)

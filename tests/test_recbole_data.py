@@ -17,9 +17,9 @@ from recbole_kd.data.histories.recbole_rows import _row_by_row, sequence_queries
 from recbole_kd.data.histories.sequence_dataset import stage_parts
 from recbole_kd.data.recbole_split import generators_kept, split_behind
 from recbole_kd.data.split_and_loaders import split_data
+from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.export import export_teacher
-from recbole_kd.training.teacher_loader import query_items, train_items
 from tests.helpers import SEQUENTIAL, SMALL, TinyData, build_config
 
 SEQUENTIAL_MODELS = ("SASRec", "HSTU", "GRU4Rec")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from recbole_kd.losses.cross_entropy import counts_of_lower
 from recbole_kd.ops import compiled as compiled_ops
+from recbole_kd.ops.order_statistics import counts_of_lower
 from recbole_kd.ops.sampling_by_count import draw_by_count
 
 compiled = pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")

@@ -14,11 +14,11 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 
 from recbole_kd.acceleration.lightgcn_propagation import accelerate
+from recbole_kd.data.train_items import train_items
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops import topk
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.training.teacher_loader import train_items
 from tests.helpers import Case, TinyData, build_case
 
 DOT_PRODUCTS = ("BPR", "MF", "LightGCN", "NGCF", "SGL")

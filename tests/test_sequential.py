@@ -18,13 +18,13 @@ from recbole_kd.cli.run import main
 from recbole_kd.data.fingerprint import data_fingerprint, without_histories
 from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.data.split_and_loaders import make_loaders, split_data
+from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
 from recbole_kd.training.build_distiller import build_distiller
-from recbole_kd.training.teacher_loader import query_items, train_items
 from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import SEQUENTIAL, Case, TinyData, build_case, build_config, build_model, scorer_of, write_tiny
 from tests.runs import results, words

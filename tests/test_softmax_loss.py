@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from recbole_kd.acceleration.fused_softmax import fuse_softmax, softmax_loss
+from recbole_kd.acceleration.accelerate import accelerate_on_cpu
+from recbole_kd.acceleration.fused_softmax import softmax_loss
 from recbole_kd.ops import compiled
+from recbole_kd.scoring.vector_models import softmax_of
 from tests.helpers import TinyData, build_case
 
 needs_numba = pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
@@ -84,7 +86,7 @@ def test_without_numba_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_a_softmax_over_all_items_is_replaced_and_a_copy_keeps_it(tiny_dataset: TinyData) -> None:
     model = build_case(tiny_dataset, "SASRec", setting="sequential").model
-    fuse_softmax(model)
+    accelerate_on_cpu(model, softmax_of(model))
     assert type(model.loss_fct) is nn.CrossEntropyLoss and model.loss_fct.forward is softmax_loss
     assert copy.deepcopy(model).loss_fct.forward is softmax_loss
     pairwise = build_case(tiny_dataset, "SASRec", setting="sequential", loss_type="BPR", train_neg_sample_args={"distribution": "uniform"})
@@ -93,5 +95,5 @@ def test_only_a_softmax_over_all_items_is_replaced_and_a_copy_keeps_it(tiny_data
     smoothed = build_case(tiny_dataset, "SASRec", setting="sequential").model
     smoothed.loss_fct = nn.CrossEntropyLoss(label_smoothing=0.1)
     for other in (pairwise.model, elsewhere, smoothed, build_case(tiny_dataset, "MF").model):
-        fuse_softmax(other)
+        accelerate_on_cpu(other, softmax_of(other))
         assert "forward" not in getattr(other, "loss_fct", nn.Module()).__dict__

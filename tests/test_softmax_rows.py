@@ -62,7 +62,9 @@ def a_teacher(case: Case) -> FactorScores:
 def a_step(data: TinyData, model: str, kd: str, **options: Any) -> tuple[KDTrainer, Any, int]:
     """A trainer, a batch, and the size of the catalogue."""
     case = build_case(data, model, embedding_size=WIDTH)
-    fuse_softmax(case.model)
+    softmax = softmax_of(case.model)
+    if softmax is not None:
+        fuse_softmax(softmax)
     torch.nn.init.normal_(case.model.item_embedding.weight)
     values = {"kd": kd, "seed": 0, "dataset": "tiny", "model": model, **options}
     distiller = build_distiller(values, case.model, a_teacher(case), case.loaders.train)

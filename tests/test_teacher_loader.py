@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_kd.data.train_items import train_items
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
-from recbole_kd.training.teacher_loader import KDInteraction, TeacherAwareLoader, train_items
+from recbole_kd.training.teacher_loader import KDInteraction, TeacherAwareLoader
 from tests.helpers import Case, TinyData, build_case
 
 

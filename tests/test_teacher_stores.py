@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import recbole_kd
 from recbole_kd.config.schema import TEACHER_STORES
 from recbole_kd.data.split_and_loaders import split_data
+from recbole_kd.data.train_items import train_items
 from recbole_kd.errors import ConfigError, DataError, TargetError, TeacherError
 from recbole_kd.pipeline.stages import settings_of
 from recbole_kd.scoring.scorer import Scorer
@@ -41,7 +42,6 @@ from recbole_kd.teacher.block_writer import Layout, write_blocks
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
-from recbole_kd.training.teacher_loader import train_items
 from tests.helpers import Case, TinyData, build_case, build_config, write_tiny
 
 MODELS = ("LightGCN", "MF", "NeuMF", "MultiVAE", "EASE")

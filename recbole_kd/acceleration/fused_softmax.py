@@ -10,16 +10,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 from recbole_kd.ops import compiled
-from recbole_kd.scoring.vector_models import softmax_of
 
 
-def fuse_softmax(model: Any) -> None:
-    """Let a model on a CPU whose own loss is a softmax over all items take :func:`softmax_loss` for it, in place; others stay as they are.
+def fuse_softmax(loss: nn.CrossEntropyLoss) -> None:
+    """Let a model's softmax over all items compute with :func:`softmax_loss`, in place, if it has torch's default options.
 
-    ``loss_fct`` stays torch's module, hooks and all: only what it computes with is another function, to the same loss up to rounding.
+    It stays torch's module, hooks and all: only the function behind it is another, to the same loss up to rounding.
     """
-    loss = softmax_of(model)
-    if loss is not None and _is_plain(loss) and torch.device(model.device).type == "cpu":
+    if _is_plain(loss):
         loss.forward = softmax_loss  # type: ignore[assignment, method-assign]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from recbole_kd.acceleration.sasrec_last_position import last_position_vectors
-from recbole_kd.model.hstu_packing import like_lengths
+from recbole_kd.ops.length_groups import like_lengths
 
 CAUSAL = (SASRec, GRU4Rec)
 """Models whose ``forward(item_seq, item_seq_len)`` takes right-padded rows, each for itself, with positions that count from the first."""

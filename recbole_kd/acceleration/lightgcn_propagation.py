@@ -10,28 +10,10 @@ from types import MethodType
 from typing import Any
 
 import scipy.sparse as sp
-import torch
 from recbole.model.general_recommender import LightGCN
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-
-class _SymmetricProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, matrix: sp.csr_matrix) -> Tensor:
-        ctx.matrix = matrix
-        return torch.from_numpy(matrix @ vectors.detach().numpy())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return torch.from_numpy(ctx.matrix @ grad.contiguous().numpy()), None
-
-
-def symmetric_product(vectors: Tensor, matrix: sp.csr_matrix) -> Tensor:
-    """``matrix @ vectors`` for a symmetric CSR matrix and CPU float32 ``[n, d]``, differentiable in the vectors."""
-    result: Tensor = _SymmetricProduct.apply(vectors, matrix)
-    return result
+from recbole_kd.ops.sparse_product import symmetric_product
 
 
 def accelerate(model: Any) -> None:

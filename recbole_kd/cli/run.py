@@ -10,8 +10,8 @@ from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.errors import KDError
 from recbole_kd.pipeline.model_choices import listing
 from recbole_kd.pipeline.quick_start import run_request
-from recbole_kd.pipeline.report import result_table
 from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.result_table import result_table
 from recbole_kd.version import __version__
 
 HELP = """\

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.data.histories.recbole_rows import interactions_of
+from recbole_kd.storage.digests import digest
 
 CAUSES = {
     "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
@@ -21,20 +20,6 @@ CAUSES = {
     "test": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
     "histories": "the times of the interactions, or the file's order where it has none, differ, which a model of histories learns from",
 }
-
-
-def digest(*parts: bytes) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the parts."""
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(len(part).to_bytes(8, "little"))
-        sha.update(part)
-    return sha.hexdigest()[:16]
-
-
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Digest of a mapping of plain values; the order of keys does not matter."""
-    return digest(json.dumps(settings, sort_keys=True, default=str).encode())
 
 
 def _pairs(dataset: Any) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_kd.data.fingerprint import digest
 from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
-from recbole_kd.data.item_features.matrix_files import file_digest
+from recbole_kd.storage.digests import digest, file_digest
 
 
 def side_digest(dataset: Any) -> str | None:

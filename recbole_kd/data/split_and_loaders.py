@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from recbole.data.utils import create_samplers, get_dataloader
-from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.abstract_recommender import AbstractRecommender, SequentialRecommender
 from recbole.utils import init_seed
 from torch import nn
 
@@ -19,8 +19,8 @@ from recbole_kd.data.histories.sequence_dataset import stage_parts
 from recbole_kd.data.paper_protocol import follow_paper_protocol
 from recbole_kd.data.side_information import side_digest
 from recbole_kd.data.split_seed import split_seed
+from recbole_kd.data.train_items import train_items
 from recbole_kd.errors import DataError
-from recbole_kd.training.teacher_loader import train_items
 
 
 @dataclass
@@ -147,18 +147,12 @@ def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int
         exceed the budget it is less: RecBole then scores a user in several calls.
     """
     budget = memory_mb * 2**20 // 4
-    ranks = type(model).full_sort_predict is not _base_full_sort(model)
+    ranks = type(model).full_sort_predict is not AbstractRecommender.full_sort_predict
     if isinstance(model, SequentialRecommender):
         return max(1, min(budget // (3 * n_items), n_users))
     users = budget // (3 * n_items) if ranks else budget // (n_items * _activation_width(model))
     rows = max(1, min(users, n_users)) * n_items
     return rows if ranks else max(1, min(rows, budget // _activation_width(model)))
-
-
-def _base_full_sort(model: Any) -> Any:
-    from recbole.model.abstract_recommender import AbstractRecommender
-
-    return AbstractRecommender.full_sort_predict
 
 
 def _activation_width(model: nn.Module) -> int:

@@ -12,10 +12,11 @@ from torch import Tensor
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.config.value_types import AtMost, Count, ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.losses.cross_entropy import cross_entropy, sample_without_replacement
+from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.order_statistics import counts_above
 from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import sample_without_replacement
 from recbole_kd.ops.topk import blocks, in_blocks, strike_out
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores

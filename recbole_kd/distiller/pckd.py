@@ -14,9 +14,10 @@ from recbole_kd.config.value_types import AtMost, Count, ItemCount, NonNegative,
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.embedding_base import AnnealFactor, EndTemperature
-from recbole_kd.losses.cross_entropy import cross_entropy, sample_without_replacement
+from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import sample_without_replacement
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 

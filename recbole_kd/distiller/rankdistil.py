@@ -10,10 +10,9 @@ from torch import Tensor
 
 from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.losses.cross_entropy import sample_without_replacement
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import Outside, union_of
+from recbole_kd.ops.sampling import Outside, sample_without_replacement, union_of
 from recbole_kd.ops.topk import blocks
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores

@@ -14,15 +14,12 @@ from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positiv
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.distiller.rcekd_gamma import GammaRule, check_gamma, gamma_weights
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
-from recbole_kd.losses.cross_entropy import (
-    counts_below,
-    counts_of_lower,
-    cross_entropy,
-    is_in,
-    sample_without_replacement,
-)
+from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
+from recbole_kd.ops.membership import is_in
+from recbole_kd.ops.order_statistics import counts_below, counts_of_lower
 from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.sampling import sample_without_replacement
 from recbole_kd.ops.sampling_by_count import draw_by_count
 from recbole_kd.ops.topk import blocks, in_blocks, strike_out
 from recbole_kd.scoring.scorer import Scorer

@@ -206,9 +206,7 @@ def _leave() -> None:
 
 
 def _follower(name: str, rank: int, n: int) -> None:
-    """What a further process does."""
-    import recbole_kd  # noqa: F401  (registers its models before anything of theirs is read)
-
+    """What a further process does. To find this function, it has imported recbole_kd, which registers its models."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder, own = Path(name), Path(name) / f"rank{rank}"
     own.mkdir()

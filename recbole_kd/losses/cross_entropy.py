@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_kd.ops import compiled
-
 
 def masked_log_softmax(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     """Log-softmax over the valid columns of each row.
@@ -60,76 +58,6 @@ def cross_entropy(student: Tensor, teacher: Tensor, valid: Tensor | None = None,
 def rce_weight(overlap: Tensor, beta: float) -> Tensor:
     r""":math:`\gamma_u = \exp(-\beta o_u)` (RCE-KD, Eq. 10). ``overlap`` in [0, 1], any shape."""
     return torch.exp(-beta * overlap)
-
-
-def is_in(items: Tensor, other: Tensor) -> Tensor:
-    """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
-
-    Args:
-        items: int64 ``[B, n]``, ids from 0; other: int64 ``[B, m]``, where negative ids are nobody. Rows are independent.
-
-    Returns:
-        bool ``[B, n]``. Compiled O(n + m) a row; else by one sort and one binary search, O((n + m) log m). Never ``B x n x m``.
-    """
-    found = compiled.is_in(items, other)
-    if found is not None:
-        return found
-    if other.shape[1] == 0 or items.shape[1] == 0:
-        return torch.zeros_like(items, dtype=torch.bool)
-    ordered = other.sort(dim=1).values
-    place = torch.searchsorted(ordered, items.contiguous()).clamp_(max=other.shape[1] - 1)
-    return ordered.gather(1, place) == items
-
-
-def counts_below(member: Tensor, *, inclusive: bool) -> Tensor:
-    """How many members stand below each position of a ranked list.
-
-    Args:
-        member: bool ``[B, m]``; ``member[b, p]`` says that the item at position p (0 = best) is in the wanted set.
-        inclusive: count the own position too. The published RCE-KD code does; the paper's z (section 5.3) does not.
-
-    Returns:
-        float32 ``[B, m]``.
-    """
-    below = member.flip(-1).cumsum(-1, dtype=torch.float32).flip(-1)
-    return below if inclusive else below - member.to(below.dtype)
-
-
-def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor:
-    r"""For every item j, how many wanted items the student ranks lower: :math:`z_j = \#\{i: r_i < r_j\}`.
-
-    Args:
-        scores: float ``[B, I]``, the student's scores of all items; ``-inf`` where an item is not ranked.
-        wanted: float ``[B, K]``, the student's scores of the wanted items; those that do not count by ``wanted_valid``
-            (bool ``[B, K]``) are left out.
-
-    Returns:
-        int32 ``[B, I]``, -1 where an item is not ranked. Equal scores count as not lower.
-    """
-    found = compiled.counts_of_lower(scores, wanted, wanted_valid)
-    if found is not None:
-        return found
-    ordered = wanted.masked_fill(~wanted_valid, torch.inf).sort(dim=1).values
-    return torch.searchsorted(ordered, scores.contiguous(), out_int32=True).masked_fill_(scores == -torch.inf, -1)
-
-
-def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw n distinct columns a row, successively, with probability proportional to ``exp(log_weights)``.
-
-    Gumbel top-n: adding independent Gumbel noise to the log-weights and keeping the n largest is exactly successive
-    sampling without replacement, and stays in log space.
-
-    Args:
-        log_weights: float ``[B, m]``; ``-inf`` means never.
-        n: columns a row, at most m.
-        generator: source of randomness, on the tensor's device.
-
-    Returns:
-        int64 ``[B, n]`` column indices in the order of drawing.
-    """
-    keys = torch.empty_like(log_weights).exponential_(generator=generator).log_().neg_().add_(log_weights)
-    found = compiled.top_k(keys, n)
-    return keys.topk(n, dim=-1).indices if found is None else found[0]
 
 
 def ndcg_on_set(ranks: Tensor, gains: Tensor) -> Tensor:

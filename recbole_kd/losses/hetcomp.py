@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_kd.losses.cross_entropy import is_in
+from recbole_kd.ops.membership import is_in
 
 DECAY = 10.0
 """An item at position k (from 0) of a list is worth exp(-k / DECAY)."""

@@ -11,10 +11,10 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_kd.acceleration.lightgcn_propagation import symmetric_product
 from recbole_kd.data.item_features.aligned import ItemFeatures, item_blocks
 from recbole_kd.data.item_features.configured import load_item_features
 from recbole_kd.model.bm3_loss import View, bm3_loss, norm_regulariser, normalised_graph
+from recbole_kd.ops.sparse_product import symmetric_product
 
 
 class BM3(GeneralRecommender):

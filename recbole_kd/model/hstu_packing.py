@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-LENGTH_RATIO = 1.5
-"""On a CPU the longest history of a group is less than so many times as long as its shortest: padding costs more than another group."""
-PAIRS_PER_GROUP = 2**20
-"""At most so many (head, query position, key position) triples are held at a time; a single history may exceed it."""
-ACCELERATOR_PAIRS_PER_GROUP = 2**25
-"""The same on other devices, where small groups only wait for their launch: nothing else divides a batch."""
+from recbole_kd.ops.length_groups import like_lengths
+
 N_BUCKETS = 128
 """Time differences fall into buckets 0 to 128."""
 
@@ -67,19 +62,6 @@ class Layout:
         runs = like_lengths(on_host, n_heads, on_cpu=lengths.device.type == "cpu")
         groups = tuple(_group(first, stop, on_host, sizes, starts, rank, place) for first, stop in runs)
         return cls(row, place + (lengths - kept)[row], place, last, groups)
-
-
-def like_lengths(sizes: np.ndarray, n_heads: int = 1, *, on_cpu: bool = True) -> Iterator[tuple[int, int]]:
-    """Runs (first, stop) of histories that are padded together: int64 ``[B]`` lengths of at least 1, the longest first."""
-    ratio, pairs = (LENGTH_RATIO, PAIRS_PER_GROUP) if on_cpu else (np.inf, ACCELERATOR_PAIRS_PER_GROUP)
-    first = 0
-    while first < len(sizes):
-        longest = int(sizes[first])
-        alike = int(np.searchsorted(-sizes, -longest / ratio, side="left"))
-        fit = max(1, pairs // (n_heads * longest * longest))
-        stop = min(alike, first + fit)
-        yield first, stop
-        first = stop
 
 
 def _group(first: int, stop: int, on_host: np.ndarray, sizes: Tensor, starts: Tensor, rank: Tensor, place: Tensor) -> Group:

@@ -81,7 +81,7 @@ def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
 
 
 def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor | None:
-    """As :func:`recbole_kd.losses.cross_entropy.counts_of_lower`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    """As :func:`recbole_kd.ops.order_statistics.counts_of_lower`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
     if not _serves(scores) or wanted.dtype != torch.float32 or not bool((wanted.isfinite() | ~wanted_valid).all()):
         return None
     counts = torch.empty(scores.shape, dtype=torch.int32)
@@ -179,7 +179,7 @@ def _serves(scores: Tensor) -> bool:
 
 
 def is_in(items: Tensor, other: Tensor) -> Tensor | None:
-    """As :func:`recbole_kd.losses.cross_entropy.is_in`, of int64 ids; negative ones are nobody."""
+    """As :func:`recbole_kd.ops.membership.is_in`, of int64 ids; negative ones are nobody."""
     if kernels() is None or items.device.type != "cpu" or items.dtype != torch.int64 or other.dtype != torch.int64:
         return None
     if items.numel() == 0 or other.numel() == 0:

@@ -87,3 +87,35 @@ def _ids_by_value(scores: Tensor, places: Tensor, depth: int) -> tuple[Tensor, T
     if len(tied):
         found[tied] = top_k(scores[tied], depth)[0].gather(1, places[tied])
     return found, values
+
+
+def counts_below(member: Tensor, *, inclusive: bool) -> Tensor:
+    """How many members stand below each position of a ranked list.
+
+    Args:
+        member: bool ``[B, m]``; ``member[b, p]`` says that the item at position p (0 = best) is in the wanted set.
+        inclusive: count the own position too. The published RCE-KD code does; the paper's z (section 5.3) does not.
+
+    Returns:
+        float32 ``[B, m]``.
+    """
+    below = member.flip(-1).cumsum(-1, dtype=torch.float32).flip(-1)
+    return below if inclusive else below - member.to(below.dtype)
+
+
+def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor:
+    r"""For every item j, how many wanted items the student ranks lower: :math:`z_j = \#\{i: r_i < r_j\}`.
+
+    Args:
+        scores: float ``[B, I]``, the student's scores of all items; ``-inf`` where an item is not ranked.
+        wanted: float ``[B, K]``, the student's scores of the wanted items; those that do not count by ``wanted_valid``
+            (bool ``[B, K]``) are left out.
+
+    Returns:
+        int32 ``[B, I]``, -1 where an item is not ranked. Equal scores count as not lower.
+    """
+    found = compiled.counts_of_lower(scores, wanted, wanted_valid)
+    if found is not None:
+        return found
+    ordered = wanted.masked_fill(~wanted_valid, torch.inf).sort(dim=1).values
+    return torch.searchsorted(ordered, scores.contiguous(), out_int32=True).masked_fill_(scores == -torch.inf, -1)

@@ -10,7 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-from recbole_kd.losses.cross_entropy import sample_without_replacement
 from recbole_kd.ops import compiled
 from recbole_kd.ops.ragged import Ragged
 
@@ -201,3 +200,22 @@ def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
     keys = torch.unique(torch.cat([row * n_items + sets.items, more[real] * n_items + listed[real]]))
     counts = torch.bincount(keys // n_items, minlength=len(listed))
     return Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % n_items)
+
+
+def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw n distinct columns a row, successively, with probability proportional to ``exp(log_weights)``.
+
+    Gumbel top-n: adding independent Gumbel noise to the log-weights and keeping the n largest is exactly successive
+    sampling without replacement, and stays in log space.
+
+    Args:
+        log_weights: float ``[B, m]``; ``-inf`` means never.
+        n: columns a row, at most m.
+        generator: source of randomness, on the tensor's device.
+
+    Returns:
+        int64 ``[B, n]`` column indices in the order of drawing.
+    """
+    keys = torch.empty_like(log_weights).exponential_(generator=generator).log_().neg_().add_(log_weights)
+    found = compiled.top_k(keys, n)
+    return keys.topk(n, dim=-1).indices if found is None else found[0]

@@ -11,7 +11,7 @@ from recbole_kd.ops import compiled
 def draw_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: torch.Generator) -> Tensor:
     r"""Draw n distinct columns a row, successively, with probability proportional to :math:`e^{count / \tau}`.
 
-    The same distribution as Gumbel top-n (:func:`recbole_kd.losses.cross_entropy.sample_without_replacement`), by two random
+    The same distribution as Gumbel top-n (:func:`recbole_kd.ops.sampling.sample_without_replacement`), by two random
     numbers a draw instead of one
     a column: columns of one count are alike, so that their level is drawn by what is left in each, and one of them uniformly.
 

@@ -16,8 +16,8 @@ from recbole_kd.errors import KDError
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
 from recbole_kd.pipeline.plan import Plan, make_plan
-from recbole_kd.pipeline.report import versions
 from recbole_kd.pipeline.request import Request, make_request, merge_sources
+from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
 from recbole_kd.pipeline.stages import Stage, distill, ensure_student_alone, ensure_teachers
 from recbole_kd.storage.disk_full import full_disk_is_said

@@ -15,15 +15,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
 from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
-from recbole_kd.data.fingerprint import settings_digest, without_histories
+from recbole_kd.data.fingerprint import without_histories
 from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
 from recbole_kd.data.item_features.configured import FEATURE_KEYS
-from recbole_kd.data.item_features.matrix_files import file_digest
 from recbole_kd.data.side_information import named_files
 from recbole_kd.data.split_and_loaders import Splits
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import CACHE_FORMAT, locked
+from recbole_kd.storage.digests import file_digest, settings_digest
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
 from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder

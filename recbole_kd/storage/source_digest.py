@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from types import CodeType
 
-from recbole_kd.data.fingerprint import digest
+from recbole_kd.storage.digests import digest
 
 KNOWN = ("builtins", "recbole", "recbole_kd", "torch", "abc", "typing")
 """Packages whose classes change with a version, not under the user's hands."""

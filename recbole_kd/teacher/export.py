@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recbole_kd.data.fingerprint import digest
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.ops.topk import BLOCK_BYTES
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import cached_names
+from recbole_kd.storage.digests import digest
 from recbole_kd.storage.files import (
     FORMAT,
     MANIFEST,

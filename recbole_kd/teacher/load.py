@@ -20,7 +20,7 @@ from recbole_kd.data.split_seed import split_seed
 from recbole_kd.errors import TeacherError
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.model.build_model import fresh_model
-from recbole_kd.pipeline.report import size_of
+from recbole_kd.model.size import size_of
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
 from recbole_kd.teacher.base import TeacherScores

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.data.fingerprint import settings_digest
-from recbole_kd.data.item_features.matrix_files import file_digest
 from recbole_kd.errors import ConfigError, TargetError, TeacherError
+from recbole_kd.storage.digests import file_digest, settings_digest
 from recbole_kd.storage.files import SCORES, read_manifest, read_tensors, write_json
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.block_writer import BlockFile, Layout, make_blocks

@@ -10,27 +10,12 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_kd.data.histories.recbole_rows import interactions_of, query_field, sequence_queries
+from recbole_kd.data.histories.recbole_rows import query_field
 from recbole_kd.data.vectorised_batches import batches_of
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.distributed.batch_shard import Part, PartInteraction, part_of
-from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import blocks
 from recbole_kd.teacher.base import TeacherScores
-
-
-def train_items(loader: Any) -> Ragged:
-    """The training items of each user, from a RecBole training loader (or data set)."""
-    dataset = getattr(loader, "_dataset", loader)
-    dataset = getattr(dataset, "split_part", dataset)  # a sequential model's rows, say, are made from it
-    users, items = interactions_of(dataset)
-    return Ragged.from_pairs(users.numpy(), items.numpy(), dataset.user_num)
-
-
-def query_items(loader: Any) -> Ragged:
-    """The training items of each of the student's queries (see :mod:`recbole_kd.scoring.scorer`): of a user, or of a row's history."""
-    queries = sequence_queries(loader)
-    return train_items(loader) if queries is None else queries.training_rows().seen_items()
 
 
 class KDInteraction(PartInteraction):

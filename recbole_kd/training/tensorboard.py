@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from recbole_kd.data.fingerprint import digest
+from recbole_kd.storage.digests import digest
 
 
 @contextmanager

@@ -12,19 +12,19 @@ from recbole.utils import get_trainer, init_seed
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_kd.acceleration.fused_softmax import fuse_softmax
-from recbole_kd.acceleration.length_groups import encode_by_length
-from recbole_kd.acceleration.lightgcn_propagation import accelerate
+from recbole_kd.acceleration.accelerate import accelerate_on_cpu
 from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.data.split_and_loaders import Loaders, Splits, evaluation_batch_size, make_loaders
 from recbole_kd.distributed.data_parallel import Ranks, several
 from recbole_kd.errors import ConfigError, TrainingError
+from recbole_kd.evaluation.efficiency import inference_us_per_user, peak_rss_mb
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.evaluation.teacher_rank_curve import rank_curve
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.loss_reduction import conversion_words, initialise
-from recbole_kd.pipeline.report import inference_us_per_user, peak_rss_mb, size_of
+from recbole_kd.model.size import size_of
 from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.build_distiller import build_distiller
@@ -38,9 +38,7 @@ def _prepare(config: Any, splits: Splits) -> tuple[nn.Module, Loaders]:
     init_seed(config["seed"], config["reproducibility"])
     parts = stage_parts(config, splits.parts)
     model = fresh_model(config, parts[0])
-    accelerate(model)
-    encode_by_length(model)
-    fuse_softmax(model)
+    accelerate_on_cpu(model, softmax_of(model))
     initialise(model, config["init_std"])
     getLogger().info(conversion_words(model, config))
     if "eval_batch_size" not in config.external_config_dict:

@@ -27,7 +27,7 @@ from recbole_kd.ops.threads import torch_on_one_thread
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.training.determinism import repeatable
 from recbole_kd.training.resume_state import TrainingState
-from recbole_kd.training.teacher_loader import TeacherAwareLoader, query_items, train_items
+from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from recbole_kd.training.tensorboard import without_recbole_scalars
 
 SMALL_MODEL = 2**20

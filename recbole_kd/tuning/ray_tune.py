@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.data.fingerprint import settings_digest
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.pipeline.quick_start import make_teachers
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.storage.cache import cache_folder
+from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import write_json
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import FAILED, STUDY_FILE, Study, Trial, absolute, as_json, objective, run_trial, what_counts

@@ -12,10 +12,11 @@ from recbole.utils import get_model
 
 from recbole_kd.data.item_features.aligned import ItemFeatures
 from recbole_kd.data.item_features.from_text import TextFeatures, read_item_text
-from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX, FeatureMatrix, file_digest, read_matrix
+from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX, FeatureMatrix, read_matrix
 from recbole_kd.data.item_features.text_encoders import ENCODERS, encoders_of
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.storage.cache import cache_folder
+from recbole_kd.storage.digests import file_digest
 
 GIVEN_KEYS = ("item_features", "text_encoder")
 """Keys of a run: the data's, so that teacher and student share them."""

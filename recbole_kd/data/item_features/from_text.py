@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from recbole_kd.data.atomic_file_checks import BYTE_ORDER_MARK, marked, not_text
-from recbole_kd.data.fingerprint import settings_digest
 from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX, FeatureMatrix, read_matrix
 from recbole_kd.data.item_features.text_encoders import ENCODERS, Text
 from recbole_kd.errors import DataError
 from recbole_kd.storage.cache import locked
+from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import written_whole
 
 WORDS = ("token", "token_seq")

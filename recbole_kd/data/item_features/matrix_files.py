@@ -5,7 +5,6 @@ A matrix stays on disk where its format allows (``.npy``, ``.safetensors``), mem
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +75,6 @@ def write_matrix(path: Path, matrix: FeatureMatrix) -> None:
     written.flush()
     if matrix.ids is not None:
         path.with_suffix(IDS_SUFFIX).write_text("".join(f"{token}\n" for token in matrix.ids), encoding="utf-8")
-
-
-def file_digest(*paths: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the files' contents, one after the other."""
-    sha = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as stream:
-            sha.update(hashlib.file_digest(stream, "sha256").digest())
-    return sha.hexdigest()[:16]
 
 
 def _read_npy(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.data.item_features.matrix_files import write_matrix
-from recbole_kd.data.preparing import raw_files
 from recbole_kd.data.preparing.atomic_writer import MANIFEST, check_prepared, new_folder, write_inter, write_item, write_manifest
 from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
 from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.storage.digests import file_sha256
 
 Counts = dict[str, dict[str, int]]
 
@@ -137,7 +137,7 @@ def prepare(name: str, options: Options, out: Path, *, form: str | None = None, 
         "form": form,
         "settings": converted.settings,
         "split": converted.split_rule,
-        "sources": {path.name: raw_files.sha256(path) for path in converted.sources},
+        "sources": {path.name: file_sha256(path) for path in converted.sources},
         "counts": counts,
     }
     with new_folder(out / name, converted.sources) as folder:
@@ -182,7 +182,7 @@ def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
         write_item(folder / f"{name}.item", converted.attributes, converted.attributes_name)
     for modality, matrix in converted.features.items():
         write_matrix(folder / f"{name}.{modality}.npy", matrix)
-    return {path.name: raw_files.sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
 
 
 def _check_name(name: str) -> None:

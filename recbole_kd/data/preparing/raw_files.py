@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import math
 import zlib
@@ -35,12 +34,6 @@ def find_file(folder: Path, name: str) -> Path:
         if candidate.is_file():
             return candidate
     raise DataError(f"{name} (or {name}.gz) is not in {folder}: give the folder that holds it as --raw=DIR.")
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal digits."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Lines:

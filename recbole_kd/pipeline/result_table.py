@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from subprocess import DEVNULL, CalledProcessError, check_output
-from time import perf_counter
 from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import nn
 
-from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.version import __version__
-
-TIMED_USERS = 512
-TIMED_K = 20
-
-
-def size_of(model: nn.Module) -> dict[str, int]:
-    """Parameters, and bytes of the weights as safetensors (RecBole's checkpoints also hold Adam's moments and cached tables)."""
-    weights = dict(model.state_dict())
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "bytes": sum(t.numel() * t.element_size() for t in weights.values()),
-    }
-
-
-def inference_us_per_user(scorer: Scorer) -> float:
-    """Microseconds to score the whole catalogue for one user and take the top 20, in a batch of 512; median of five."""
-    queries = torch.arange(1, min(scorer.n_queries, TIMED_USERS + 1), device=scorer.device)
-    k = min(TIMED_K, scorer.n_items - 1)
-    times = []
-    for _ in range(5):
-        started = perf_counter()
-        scorer.top_k(queries, k)[1].cpu()
-        times.append(perf_counter() - started)
-    return 1e6 * median(times) / len(queries)
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -1,0 +1,22 @@
+"""Training items of each user, and of each query of a student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_kd.data.histories.recbole_rows import interactions_of, sequence_queries
+from recbole_kd.ops.ragged import Ragged
+
+
+def train_items(loader: Any) -> Ragged:
+    """Return the training items of each user, from a RecBole training loader (or data set)."""
+    dataset = getattr(loader, "_dataset", loader)
+    dataset = getattr(dataset, "split_part", dataset)  # a sequential model's rows, say, are made from it
+    users, items = interactions_of(dataset)
+    return Ragged.from_pairs(users.numpy(), items.numpy(), dataset.user_num)
+
+
+def query_items(loader: Any) -> Ragged:
+    """Return the training items of each of the student's queries (see :mod:`recbole_kd.scoring.scorer`): of a user, or of a row's history."""
+    queries = sequence_queries(loader)
+    return train_items(loader) if queries is None else queries.training_rows().seen_items()
