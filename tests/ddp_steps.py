@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,8 +16,8 @@ import torch
 from recbole_kd.distributed.data_parallel import Ranks, several
 from recbole_kd.ops.topk import BLOCK_BYTES
 from recbole_kd.training.build_distiller import build_distiller
-from recbole_kd.training.train import _prepare
 from recbole_kd.training.trainer import KDTrainer
+from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 
 
 class Recorder(KDTrainer):
@@ -53,7 +54,7 @@ def record(
 
 
 def _record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool) -> dict[str, Any]:
-    model, loaders = _prepare(config, splits)
+    model, loaders = TrainingJob(config, splits, TrainingFiles.in_folder(folder, folder)).model_and_loaders()
     distiller = build_distiller(config, model, teacher, loaders.train)
     trainer = Recorder(config, model, distiller, checkpoint=folder / "best.pth", scalars=folder / "scalars", ranks=ranks)
     trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=False)
@@ -62,24 +63,23 @@ def _record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks |
     return {"losses": losses, "gradients": trainer.gradients, "sets": trainer.sets, "test": dict(metrics or {})}
 
 
-def follow(ranks: Ranks, payload: Any, own: Path) -> None:
-    config, splits, teacher, block_bytes = payload
+def follow(config: Any, splits: Any, teacher: Any, block_bytes: int | None, ranks: Ranks, own: Path) -> None:
     found = record(config, splits, teacher, own, ranks, block_bytes=block_bytes)
     expected = os.environ.get("DDP_TEST_SETS")
     if expected:
         Path(expected).write_text(json.dumps(found["sets"]))
 
 
-def fail(ranks: Ranks, payload: Any, own: Path) -> None:
+def fail(how: str, ranks: Ranks, own: Path) -> None:
     """A follower that ends as it is told to, while the leader waits for it."""
-    if payload == "kill":
+    if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     raise ValueError("the disk is full")
 
 
 def both(config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2, block_bytes: int | None = None) -> dict[str, Any]:
     """The same training by n processes."""
-    with several(n, torch.device("cpu"), follow, (config, splits, teacher, block_bytes)) as ranks:
+    with several(n, torch.device("cpu"), partial(follow, config, splits, teacher, block_bytes)) as ranks:
         return record(config, splits, teacher, folder, ranks, block_bytes=block_bytes)
 
 
@@ -94,13 +94,13 @@ def _refuse() -> None:
     raise ValueError("no such thing here")
 
 
-def busy(ranks: Ranks, payload: Any, own: Path) -> None:
+def busy(place: str, ranks: Ranks, own: Path) -> None:
     """A follower that is not waiting for the others."""
-    Path(payload).write_text(str(os.getpid()))
+    Path(place).write_text(str(os.getpid()))
     time.sleep(600)
 
 
 def lead(place: str) -> None:
     """Lead a follower that is busy, forever."""
-    with several(2, torch.device("cpu"), busy, place):
+    with several(2, torch.device("cpu"), partial(busy, place)):
         time.sleep(600)

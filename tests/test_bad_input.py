@@ -13,7 +13,7 @@ from recbole_kd.data.split_and_loaders import Loaders
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.training.train import _fit
+from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 from tests.helpers import write_tiny
 from tests.runs import run, words
 
@@ -266,7 +266,7 @@ def test_nan_in_a_trainer_of_recboles_own() -> None:
 
     config = {"model": "NCL", "show_progress": False}
     with pytest.raises(TrainingError, match="loss of NCL is nan"):
-        _fit(Diverges(), config, Loaders(None, None, None), resume=False)
+        TrainingJob(config, None, TrainingFiles.in_folder(Path(), Path())).fit(Diverges(), Loaders(None, None, None))  # type: ignore[arg-type]
 
 
 def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from recbole_kd.errors import DataError
 from recbole_kd.model.bm3 import BM3
 from recbole_kd.model.bm3_loss import View, bm3_loss
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.training.train import train_alone
+from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 from tests.helpers import Case, TinyData, build_case, build_config, build_model, write_tiny
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "bm3.json").read_text())
@@ -159,7 +159,9 @@ def test_the_loss_falls_and_features_are_trained_unless_frozen(own_dataset: Tiny
     for freeze in (False, True):
         case = featured(own_dataset, freeze_features=freeze, epochs=4)
         before = {name: table.detach().clone() for name, table in case.model.tables.items()}
-        model, figures = train_alone(case.config, case.splits, tmp_path / f"w{freeze}", tmp_path / f"s{freeze}", resume=False)
+        model, figures = TrainingJob(
+            case.config, case.splits, TrainingFiles.in_folder(tmp_path / f"w{freeze}", tmp_path / f"s{freeze}")
+        ).train()
         assert figures["epochs"] == 4 and 0 <= figures["test"]["ndcg@10"] <= 1
         names = set(model.state_dict())
         assert ("tables.of_visual" in names) is not freeze
@@ -271,7 +273,7 @@ def test_a_training_makes_and_reads_its_features_once(own_dataset: TinyData, tmp
     config = build_config(own_dataset, "BM3", epochs=3, freeze_features=True, cache_dir=str(tmp_path / "cache"))
     splits = split_data(config)
     for models in (1, 2):
-        _, figures = train_alone(config, splits, tmp_path / f"w{models}", tmp_path / f"s{models}", resume=False)
+        _, figures = TrainingJob(config, splits, TrainingFiles.in_folder(tmp_path / f"w{models}", tmp_path / f"s{models}")).train()
         assert figures["epochs"] == 3 and calls == {"made": 1, "read": models}
 
 

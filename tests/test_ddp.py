@@ -90,7 +90,7 @@ def first_losses(case: Any, folder: Path, ranks: Ranks | None) -> tuple[torch.Te
     distiller.begin_epoch(0)
     loader.ask_teacher()
     trainer.model.train()
-    trainer._times = getattr(case.loaders.train, "times", 1)
+    trainer._base_loss.negatives_times = getattr(case.loaders.train, "times", 1)
     losses = torch.stack(trainer._losses(next(iter(loader))))
     losses.sum().backward()
     return losses.detach(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
@@ -134,7 +134,7 @@ def base_loss(case: Any, folder: Path, ranks: Ranks | None) -> tuple[float, torc
     from recbole_kd.training.trainer import KDTrainer
 
     trainer = KDTrainer(case.config, case.model, checkpoint=folder / "a.pth", scalars=folder / "s")
-    trainer._times = getattr(case.loaders.train, "times", 1)
+    trainer._base_loss.negatives_times = getattr(case.loaders.train, "times", 1)
     init_seed(7, True)
     case.model.train()
     loss = trainer._base_loss(next(iter(case.loaders.train if ranks is None else Shards(case.loaders.train, ranks))))
@@ -287,7 +287,7 @@ def test_a_whole_run_with_two_processes(tmp_path: Path) -> None:
 )
 def test_a_process_that_ends_ends_the_others_with_its_reason(how: str, words_: str) -> None:
     started = time.monotonic()
-    with pytest.raises(TrainingError, match=words_), several(2, CPU, ddp_steps.fail, how) as ranks:
+    with pytest.raises(TrainingError, match=words_), several(2, CPU, partial(ddp_steps.fail, how)) as ranks:
         assert ranks is not None
         ranks.sum([1.0])
     assert time.monotonic() - started < 60
@@ -299,7 +299,7 @@ def test_a_process_that_cannot_begin_is_not_waited_for() -> None:
     started = time.monotonic()
     with (
         pytest.raises(TrainingError, match="rank 1 of 2 failed: ValueError: no such thing here"),
-        several(2, CPU, ddp_steps.fail, ddp_steps.Unreadable()),
+        several(2, CPU, partial(ddp_steps.fail, ddp_steps.Unreadable())),
     ):
         raise AssertionError("it has begun")
     assert time.monotonic() - started < 60 and not multiprocessing.active_children()

@@ -24,7 +24,7 @@ def test_a_summed_loss_is_the_mean_times_the_positives(tiny_dataset: TinyData, m
     given = {"train_neg_sample_args": sampled, "train_batch_size": 96}
     case = build_case(tiny_dataset, model, **given, loss_reduction="sum")
     trainer = KDTrainer(case.config, case.model)
-    trainer._times = case.loaders.train.times
+    trainer._base_loss.negatives_times = case.loaders.train.times
     for batch in case.loaders.train:
         assert len(batch) % negatives == 0
         mean, found = case.model.calculate_loss(batch).item(), trainer._base_loss(batch).item()

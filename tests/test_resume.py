@@ -17,7 +17,7 @@ from recbole_kd.cli.run import main
 from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.training import resume_state as resume
-from recbole_kd.training import train as training
+from recbole_kd.training import training_job
 from tests.helpers import write_tiny
 from tests.runs import cut_after, results, run, words
 
@@ -55,14 +55,14 @@ def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, mo
 
 def cut_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt a run between the last epoch of the distilled student and its result."""
-    plain = training._figures
+    plain = training_job.best_epoch_metrics
 
     def cut(trainer: Any, *args: Any) -> Any:
         if getattr(trainer, "distiller", None) is not None:
             raise KeyboardInterrupt
         return plain(trainer, *args)
 
-    monkeypatch.setattr(training, "_figures", cut)
+    monkeypatch.setattr(training_job, "best_epoch_metrics", cut)
 
 
 @pytest.mark.parametrize(("epochs", "patience"), [("8", "30"), ("60", "2")], ids=["all-epochs", "stopped-early"])

@@ -145,7 +145,7 @@ def test_scores_are_the_models_own(tiny_dataset: TinyData, model: str) -> None:
     scorer, queries = scorer_of(case), torch.tensor([1, 4, 2, 7])
     assert scorer.has_vectors == (model != "FPMC")
     case.model.eval()
-    expected = case.model.full_sort_predict(scorer._interaction(queries)).view(4, -1)
+    expected = case.model.full_sort_predict(scorer._own.interaction(queries)).view(4, -1)
     items = torch.tensor([[1, 5, 9]]).expand(4, 3)
     torch.testing.assert_close(scorer.full(queries), expected)
     torch.testing.assert_close(scorer.at(queries, items), expected.gather(1, items))

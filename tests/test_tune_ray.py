@@ -141,7 +141,7 @@ def test_a_worker_keeps_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPat
     base = {"model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "ml-100k", **own_devices()}
     request = make_request(merge_sources(None, base, {}))
     request.distilled_config("MF")
-    request.teacher_model_configs()
+    request.teacher_configs()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert own_devices() == {}

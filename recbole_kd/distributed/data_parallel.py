@@ -41,7 +41,8 @@ FAREWELL_SECONDS = 10
 START_SECONDS = 0.05
 """Between two looks at whether the others are there."""
 
-Follow = Callable[["Ranks", Any, Path], None]
+Follow = Callable[["Ranks", Path], None]
+"""What a further process does, given its rank and a folder of its own."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ class Shards:
 
 
 @contextmanager
-def several(n: int, device: torch.device, follow: Follow, payload: Any) -> Iterator[Ranks | None]:
-    """Within it n processes train together: this one leads, the others call ``follow(ranks, payload, folder of their own)``.
+def several(n: int, device: torch.device, follow: Follow) -> Iterator[Ranks | None]:
+    """Within it n processes train together: this one leads, the others call ``follow(ranks, folder of their own)``.
 
     Args:
-        payload: is pickled. n: 1 starts none, and yields None.
+        follow: is pickled. n: 1 starts none, and yields None.
 
     Raises:
         LostProcessError: a process was killed. TrainingError: one failed. Both say which and why.
@@ -147,8 +148,8 @@ def several(n: int, device: torch.device, follow: Follow, payload: Any) -> Itera
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="recbole_kd-") as name:
         folder = Path(name)
-        with open(folder / "payload", "wb") as handle:
-            pickle.dump((follow, payload, str(device), max(1, threads // n)), handle)
+        with open(folder / "follow", "wb") as handle:
+            pickle.dump((follow, str(device), max(1, threads // n)), handle)
         context = torch.multiprocessing.get_context("spawn")
         processes = [context.Process(target=_follower, args=(name, rank, n), name=f"rank {rank}", daemon=True) for rank in range(1, n)]
         for process in processes:
@@ -211,11 +212,11 @@ def _follower(name: str, rank: int, n: int) -> None:
     folder, own = Path(name), Path(name) / f"rank{rank}"
     own.mkdir()
     try:
-        with open(folder / "payload", "rb") as handle:
-            follow, payload, device, threads = pickle.load(handle)
+        with open(folder / "follow", "rb") as handle:
+            follow, device, threads = pickle.load(handle)
         torch.set_num_threads(threads)
         (folder / f"rank{rank}.ready").touch()
-        follow(_join(folder, rank, n, torch.device(device)), payload, own)
+        follow(_join(folder, rank, n, torch.device(device)), own)
     except Exception as error:
         words = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
         with suppress(OSError):  # the leader has ended, and its folder with it

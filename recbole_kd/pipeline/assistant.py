@@ -11,13 +11,13 @@ from recbole_kd.config.property_layers import student_layers
 from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.model_choices import recbole_defaults
-from recbole_kd.pipeline.stages import Stage, data_of, distilled_settings, entry_of, identity, settings_of, workshop
+from recbole_kd.pipeline.stages import RunContext, data_of, distilled_settings, entry_of, identity, settings_of, workshop
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import locked
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
-from recbole_kd.training.train import train_distilled
+from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 
 KEYS = {
     "kd_assistant_epochs": "epochs",
@@ -72,7 +72,7 @@ def width_of(settings: Mapping[str, Any]) -> int | None:
 
 
 def ensure_assistant(
-    config: Any, stage: Stage, teacher: TeacherScores, store: str = "auto", dtype: str = "fp32"
+    config: Any, context: RunContext, teacher: TeacherScores, store: str = "auto", dtype: str = "fp32"
 ) -> tuple[TeacherScores, dict[str, Any]]:
     """The assistant's scores and figures: from the cache, or distilled from the teacher, exported and put there.
 
@@ -80,25 +80,21 @@ def ensure_assistant(
         config: the assistant's.
     """
     name = config["model"]
-    entry = entry_of(stage, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
+    entry = entry_of(context, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
     with locked(entry):
         cached = entry.is_dir()
         if not cached:
             getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
             with workshop(entry) as work:
-                files: dict[str, Any] = {
-                    "checkpoint": work / "best.pth",
-                    "scalars": stage.folder / "tensorboard-assistant",
-                    "state_file": work / "state.pt",
-                }
-                model, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume)
+                files = TrainingFiles.in_folder(work, context.folder / "tensorboard-assistant")
+                model, figures = TrainingJob(config, context.splits, files, context.resume, teacher).train()
                 manifest = {
                     "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
-                    "data": data_of(stage, name), "report": figures,
+                    "data": data_of(context, name), "report": figures,
                 }  # fmt: skip
-                rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
-                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=stage.ray_address)
-        assistant = load_teacher(entry, stage.splits.parts[0], config["device"])
-    assistant.check_data(stage.splits.fingerprint)
+                rows = universe_of(stage_parts(config, context.splits.parts[:1])[0])
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=context.ray_address)
+        assistant = load_teacher(entry, context.splits.parts[0], config["device"])
+    assistant.check_data(context.splits.fingerprint)
     assistant.taught_by = teacher
     return assistant, {**assistant.manifest["report"], "cached": cached, "path": str(entry)}

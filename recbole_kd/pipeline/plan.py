@@ -45,7 +45,7 @@ class Plan:
     """What will be trained, on what, and where it is kept.
 
     Attributes:
-        cache: folder of finished models. output: where the run's folder will be.
+        property_files: ours that apply, by what is trained. cache: folder of finished models. output: where the run's folder will be.
         alone, distilled: Configs of the student. teachers: Configs, none where the user names a saved teacher.
         saved: that teacher's scores and figures. teacher_name: as RecBole calls it, several joined by commas.
         assistant: Config of the assistant, for a method that has one.
@@ -53,6 +53,7 @@ class Plan:
     """
 
     request: Request
+    property_files: dict[str, list[str]]
     cache: Path
     output: Path
     splits: Splits
@@ -78,7 +79,8 @@ def make_plan(request: Request) -> Plan:
         _check_writable(key, place)
     if run["teacher_ray_address"]:
         connect(run["teacher_ray_address"])
-    alone, teachers = request.student_config(), request.teacher_model_configs()
+    alone, student_files = request.student_config()
+    teachers, teacher_files = request.teacher_configs()
     splits = split_data(alone)
     features: dict[str, str] = {}
     for config in (alone, *teachers):
@@ -89,7 +91,7 @@ def make_plan(request: Request) -> Plan:
     _check_export(teachers, run)
     saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])
     teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
-    distilled, options = _distilled(request, splits, teacher_name, {})
+    distilled, distilled_files, options = _distilled(request, splits, teacher_name, {})
     method = distiller_class(request.kd)
     if saved:
         method.check_teacher(saved[0])
@@ -103,17 +105,20 @@ def make_plan(request: Request) -> Plan:
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
-        assistant, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher))
+        assistant, _, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher))
     _check_models(splits, teachers, [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config])
     needed = checkpoints_needed(method, options)
-    return Plan(request, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features)
+    property_files = {"student": student_files, **({"teacher": teacher_files} if teachers else {}), "distilled": distilled_files}
+    return Plan(
+        request, property_files, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features
+    )
 
 
-def _distilled(request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Config of the distilled student, or with changes of its assistant, and the method's checked options."""
-    config = request.distilled_config(teacher_name, changes)
+def _distilled(request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
+    """Return the Config of the distilled student (with changes: of its assistant), its property files, and the method's checked options."""
+    config, files = request.distilled_config(teacher_name, changes)
     record_features(config, splits.dataset)
-    return config, check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
+    return config, files, check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
 
 
 def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:

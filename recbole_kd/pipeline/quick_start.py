@@ -19,7 +19,7 @@ from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import Request, make_request, merge_sources
 from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
-from recbole_kd.pipeline.stages import Stage, distill, ensure_student_alone, ensure_teachers
+from recbole_kd.pipeline.stages import RunContext, distill, ensure_student_alone, ensure_teachers
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.files import write_json
 from recbole_kd.teacher.base import TeacherScores
@@ -57,20 +57,20 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
     prefer_huge_pages()
     plan = make_plan(request)
     with _room_in(plan.output):
-        stage = _stage(plan, plan.teacher_name)
-        with logging_to(stage.folder / "run.log", plan.alone["state"]):
-            for name, files in request.files.items():
+        context = _context(plan, plan.teacher_name)
+        with logging_to(context.folder / "run.log", plan.alone["state"]):
+            for name, files in plan.property_files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
             try:
-                with _room_in(stage.folder):
-                    figures = _train(plan, stage, after_epoch)
+                with _room_in(context.folder):
+                    figures = _train(plan, context, after_epoch)
                     result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
-                    write_json(stage.folder / "result.json", result)
+                    write_json(context.folder / "result.json", result)
             except KDError:
-                _leave_nothing(stage.folder)
+                _leave_nothing(context.folder)
                 raise
-            getLogger().info(f"Result in {stage.folder / 'result.json'}")
-    return {**result, "folder": str(stage.folder)}
+            getLogger().info(f"Result in {context.folder / 'result.json'}")
+    return {**result, "folder": str(context.folder)}
 
 
 def _room_in(place: Path) -> AbstractContextManager[None]:
@@ -88,35 +88,35 @@ def make_teachers(request: Request) -> list[Path]:
     if plan.saved:
         return []
     with _room_in(plan.output):
-        stage = _stage(plan, f"{request.teacher}-alone")
-        with logging_to(stage.folder / "run.log", plan.alone["state"]):
-            _, figures = _teachers(plan, stage)
+        context = _context(plan, f"{request.teacher}-alone")
+        with logging_to(context.folder / "run.log", plan.alone["state"]):
+            _, figures = _teachers(plan, context)
     return [Path(member["path"]) for member in figures.get("members", [figures])]
 
 
-def _stage(plan: Plan, name: str) -> Stage:
+def _context(plan: Plan, name: str) -> RunContext:
     run = plan.request.run
     folder = _new_folder(plan.output, plan.request, name, plan.alone["seed"])
-    return Stage(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
+    return RunContext(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
 
 
-def _teachers(plan: Plan, stage: Stage) -> tuple[TeacherScores, dict[str, Any]]:
+def _teachers(plan: Plan, context: RunContext) -> tuple[TeacherScores, dict[str, Any]]:
     store, dtype, svd = (plan.request.run[f"teacher_{key}"] for key in ("store", "dtype", "svd"))
-    return plan.saved or ensure_teachers(plan.teachers, stage, store, dtype, plan.n_checkpoints, svd)
+    return plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, svd)
 
 
-def _train(plan: Plan, stage: Stage, after_epoch: Callable[[int, float], None] | None) -> dict[str, Any]:
+def _train(plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None) -> dict[str, Any]:
     """The stages one after the other; their figures, and what else of the result only they know."""
-    teacher, of_teacher = _teachers(plan, stage)
+    teacher, of_teacher = _teachers(plan, context)
     figures: dict[str, Any] = {"teacher": of_teacher}
     if plan.features or plan.saved:
         figures["item_features"] = plan.features or (teacher.manifest.get("settings") or {}).get("item_feature_digests") or {}
     figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
-    figures["student"] = ensure_student_alone(plan.alone, stage) if plan.distilled["kd_compare"] else None
+    figures["student"] = ensure_student_alone(plan.alone, context) if plan.distilled["kd_compare"] else None
     if plan.assistant is not None:
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
-        teacher, figures["assistant"] = ensure_assistant(plan.assistant, stage, teacher, store, dtype)
-    figures["distilled"] = distill(plan.distilled, stage, teacher, after_epoch)
+        teacher, figures["assistant"] = ensure_assistant(plan.assistant, context, teacher, store, dtype)
+    figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
     return figures
 
 
@@ -159,5 +159,5 @@ def _result(plan: Plan) -> dict[str, Any]:
         "valid_metric": config["valid_metric"],
         "valid_metric_bigger": bool(config["valid_metric_bigger"]),
         "kd_options": {key: value for key, value in config.final_config_dict.items() if key.startswith("kd_")},
-        "property_files": request.files,
+        "property_files": plan.property_files,
     }

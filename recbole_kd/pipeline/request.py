@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Request:
         teacher: the model to train as teacher, or several with commas; None for a saved one.
         setting: ``general`` or ``sequential``; models are named as the user does, RecBole may know them by their face for the setting.
         given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
-        run: run-level values, defaults included. files: the property files of ours that apply, by stage.
+        run: run-level values, defaults included.
     """
 
     model: str
@@ -67,13 +67,12 @@ class Request:
     given: Mapping[str, Any]
     teacher_given: Mapping[str, Any]
     run: Mapping[str, Any]
-    files: dict[str, list[str]] = field(default_factory=dict)
 
-    def student_config(self) -> Config:
-        """Return the Config of the student trained alone, which no key of the method reaches."""
-        defaults, self.files["student"] = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
+    def student_config(self) -> tuple[Config, list[str]]:
+        """Return the Config of the student trained alone, which no key of the method reaches, and the property files that apply."""
+        defaults, files = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         of_method = known_kd_keys(self.kd)
-        return self._config(self.model, defaults, {key: value for key, value in self.given.items() if key not in of_method})
+        return self._config(self.model, defaults, {key: value for key, value in self.given.items() if key not in of_method}), files
 
     def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
         defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
@@ -84,23 +83,26 @@ class Request:
         """The models to train as teachers."""
         return self.teacher.split(",") if self.teacher else []
 
-    def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> Config:
-        """Of the distilled student (with changes: of its assistant); the pair's property file may set the student's keys too."""
+    def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
+        """Return the Config of the distilled student and the property files that apply; the pair's file may set the student's keys too.
+
+        Args:
+            changes: values that make it the Config of the student's assistant.
+        """
         defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
-        self.files["distilled"] = applied + own_applied
         given = {**self.given, **(changes or {})}
-        return self._config(self.model, {**defaults, **own, "kd": self.kd}, given)
+        return self._config(self.model, {**defaults, **own, "kd": self.kd}, given), applied + own_applied
 
-    def teacher_model_configs(self) -> list[Config]:
-        """Of each teacher, with a seed of its own; ``teacher.*`` keys are for all of them."""
+    def teacher_configs(self) -> tuple[list[Config], list[str]]:
+        """Return a Config for each teacher, with a seed of its own, and the property files that apply; ``teacher.*`` keys are for all."""
         given = {**{key: value for key, value in self.given.items() if key in SHARED}, **self.teacher_given}
-        configs = []
+        configs, files = [], list[str]()
         for name in self.teachers:
             defaults, applied = teacher_layers(name, self.dataset, self.run["eval_protocol"], self.setting)
-            self.files["teacher"] = list(dict.fromkeys([*self.files.get("teacher", []), *applied]))
+            files = list(dict.fromkeys([*files, *applied]))
             configs.append(self._config(name, {**defaults, "seed": 0}, given))
-        return configs
+        return configs, files
 
 
 def without_negatives(model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -32,15 +32,13 @@ from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
-from recbole_kd.training.resume_state import TrainingState
-from recbole_kd.training.train import train_alone, train_distilled
+from recbole_kd.training.resume_state import StateFile
+from recbole_kd.training.training_job import CHECKPOINT, STATE, AfterEpoch, TrainingFiles, TrainingJob
 from recbole_kd.training.trajectory import Trajectory
 
 REPORT = "report.json"
 STUDENT_FILES = (WEIGHTS, REPORT)
 """Files of a cached student; without a report they are made again."""
-CHECKPOINT, STATE = "best.pth", "state.pt"
-"""Of a training in its workshop."""
 WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
@@ -57,9 +55,9 @@ IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher
 """Keys of a teacher's manifest that say how it was made."""
 
 
-@dataclass
-class Stage:
-    """One training: where it happens and what it leaves.
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of a run share: its data, its folders, whether it continues an interrupted one.
 
     Attributes:
         splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
@@ -91,18 +89,18 @@ def settings_alone(config: Any) -> dict[str, Any]:
     return {key: value for key, value in settings_of(config).items() if key not in ("kd", *KD_RUN_KEYS)}
 
 
-def data_of(stage: Stage, name: str) -> dict[str, Any]:
+def data_of(context: RunContext, name: str) -> dict[str, Any]:
     """What identifies the data for a model of this name: their order counts for a model of histories alone."""
-    return dict(stage.splits.fingerprint) if reads_histories(name) else without_histories(stage.splits.fingerprint)
+    return dict(context.splits.fingerprint) if reads_histories(name) else without_histories(context.splits.fingerprint)
 
 
-def entry_of(stage: Stage, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
-    made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(stage, name)}
+def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
+    made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(context, name)}
     if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
         made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
-    beside = {"source": own_source(get_model(name)), "columns": stage.splits.side, "files": named_files(settings)}
+    beside = {"source": own_source(get_model(name)), "columns": context.splits.side, "files": named_files(settings)}
     digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
-    return stage.cache / kind / f"{stage.splits.dataset.dataset_name}-{name}-{digest}"
+    return context.cache / kind / f"{context.splits.dataset.dataset_name}-{name}-{digest}"
 
 
 @contextmanager
@@ -132,48 +130,47 @@ def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
 
 
 def ensure_teacher(
-    config: Any, stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
+    config: Any, context: RunContext, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
 ) -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores and figures: from the cache, or trained, exported and put there. With so many checkpoints of its training."""
     name = config["model"]
     settings = settings_alone(config)
     kept = {"trajectory": n_checkpoints} if n_checkpoints else {}
-    entry = entry_of(stage, "teacher", name, {**settings, "store": store, "dtype": dtype, **kept})
+    entry = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": dtype, **kept})
     with locked(entry):
-        cached = entry.is_dir() or (store == "dense" and not kept and _from_factors(stage, name, settings, entry, dtype))
+        cached = entry.is_dir() or (store == "dense" and not kept and _from_factors(context, name, settings, entry, dtype))
         if not cached:
             getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
             with workshop(entry) as work:
                 trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
-                model, figures = train_alone(
-                    config, stage.splits, work, stage.folder / "tensorboard-teacher" / name, resume=stage.resume, trajectory=trajectory
-                )
+                files = TrainingFiles.in_folder(work, context.folder / "tensorboard-teacher" / name)
+                model, figures = TrainingJob(config, context.splits, files, context.resume, trajectory=trajectory).train()
                 manifest = {
-                    "model": name, "dataset": config["dataset"], "settings": settings, "data": data_of(stage, name), "report": figures,
+                    "model": name, "dataset": config["dataset"], "settings": settings, "data": data_of(context, name), "report": figures,
                 }  # fmt: skip
                 earlier: Iterable[int] = ()
                 if trajectory is not None:
                     figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
                     earlier = trajectory.replay(model)
-                rows = universe_of(stage_parts(config, stage.splits.parts[:1])[0])
-                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work, stage.ray_address)
-        teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
-    teacher.check_data(stage.splits.fingerprint)
+                rows = universe_of(stage_parts(config, context.splits.parts[:1])[0])
+                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work, context.ray_address)
+        teacher = load_teacher(entry, context.splits.parts[0], config["device"])
+    teacher.check_data(context.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
 
 
-def _ensure_truncated(config: Any, stage: Stage, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
+def _ensure_truncated(config: Any, context: RunContext, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
     name = config["model"]
-    entry = entry_of(stage, "teacher", name, {**settings_alone(config), "store": store, "dtype": dtype, "svd": width})
+    entry = entry_of(context, "teacher", name, {**settings_alone(config), "store": store, "dtype": dtype, "svd": width})
     with locked(entry):
         trained = False
         if not entry.is_dir():  # where the cache has it, the whole one is not needed
-            whole, figures = ensure_teacher(config, stage, store)
+            whole, figures = ensure_teacher(config, context, store)
             trained = not figures["cached"]
             getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
             write_truncated(whole, entry, width, dtype)
-        teacher = load_teacher(entry, stage.splits.parts[0], config["device"])
+        teacher = load_teacher(entry, context.splits.parts[0], config["device"])
     fidelity = teacher.manifest["fidelity"]
     getLogger().info(
         f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
@@ -182,21 +179,21 @@ def _ensure_truncated(config: Any, stage: Stage, store: str, dtype: str, width: 
     return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry), "fidelity": fidelity}
 
 
-def _from_factors(stage: Stage, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:
+def _from_factors(context: RunContext, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:
     """Make a dense store from the same teacher's exact factors, where the cache has them: True when it did."""
     for store in ("auto", "factors"):
-        source = entry_of(stage, "teacher", name, {**settings, "store": store, "dtype": "fp32"})
+        source = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": "fp32"})
         if source.is_dir():
-            teacher = load_teacher(source, stage.splits.parts[0])
+            teacher = load_teacher(source, context.splits.parts[0])
             if teacher.store == "factors":
                 getLogger().info(f"Writing the scores of the teacher {name} from its factors in {source}")
-                write_dense(teacher, entry, dtype, stage.ray_address)
+                write_dense(teacher, entry, dtype, context.ray_address)
                 return True
     return False
 
 
 def ensure_teachers(
-    configs: Sequence[Any], stage: Stage, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0, svd: int | None = None
+    configs: Sequence[Any], context: RunContext, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0, svd: int | None = None
 ) -> tuple[TeacherScores, dict[str, Any]]:
     """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each.
 
@@ -204,9 +201,9 @@ def ensure_teachers(
         svd: truncate their scores to factors of this width.
     """
     if svd is None:
-        found = [ensure_teacher(config, stage, store, dtype, n_checkpoints) for config in configs]
+        found = [ensure_teacher(config, context, store, dtype, n_checkpoints) for config in configs]
     else:
-        found = [_ensure_truncated(config, stage, store, dtype, svd) for config in configs]
+        found = [_ensure_truncated(config, context, store, dtype, svd) for config in configs]
     if len(found) == 1:
         return found[0]
     members = [{"model": teacher.name, **figures} for teacher, figures in found]
@@ -226,18 +223,19 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
 
 
-def ensure_student_alone(config: Any, stage: Stage) -> dict[str, Any]:
+def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
     """Figures of the student trained alone: from the cache, or trained and put there."""
     name = config["model"]
     settings = settings_alone(config)
-    entry = entry_of(stage, "student", name, settings)
+    entry = entry_of(context, "student", name, settings)
     with locked(entry):
         report = _read_report(entry)
         if report is not None:
             return {**report, "cached": True}
         getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
         with workshop(entry, STUDENT_FILES) as work:
-            model, figures = train_alone(config, stage.splits, work, stage.folder / "tensorboard-student", resume=stage.resume)
+            files = TrainingFiles.in_folder(work, context.folder / "tensorboard-student")
+            model, figures = TrainingJob(config, context.splits, files, context.resume).train()
             with written_whole(entry, replaces=STUDENT_FILES) as temporary:
                 save_weights(temporary / WEIGHTS, model)
                 write_json(temporary / REPORT, {**figures, "settings": settings})
@@ -256,24 +254,20 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
     return report
 
 
-def distill(config: Any, stage: Stage, teacher: TeacherScores, after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+def distill(config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:
     """Train the student under the teacher; its checkpoint stays in the run's folder."""
-    entry = entry_of(stage, "distilled", config["model"], distilled_settings(config, teacher))
+    entry = entry_of(context, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
-    files: dict[str, Any] = {
-        "checkpoint": stage.folder / f"{config['model']}.pth",
-        "scalars": stage.folder / "tensorboard",
-        "state_file": state_file,
-    }
+    files = TrainingFiles(context.folder / f"{config['model']}.pth", context.folder / "tensorboard", state_file)
     with locked(entry):
         try:
-            _, figures = train_distilled(config, stage.splits, teacher, **files, resume=stage.resume, after_epoch=after_epoch)
+            _, figures = TrainingJob(config, context.splits, files, context.resume, teacher, after_epoch=after_epoch).train()
         except (LostProcessError, StorageError):
             raise
         except KDError:
-            TrainingState(state_file).remove()
+            StateFile(state_file).remove()
             raise
-        TrainingState(state_file).remove()
+        StateFile(state_file).remove()
     return figures
 
 

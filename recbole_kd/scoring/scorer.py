@@ -37,12 +37,11 @@ from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.candidate_index import CandidateIndex
+from recbole_kd.scoring.frozen import FrozenCache, evaluation_mode
+from recbole_kd.scoring.own_scores import OwnScores
 from recbole_kd.scoring.prefix_encoding import encode_prefixes
-from recbole_kd.scoring.step_cache import Batch, remembered
-from recbole_kd.scoring.vector_models import cached_names, encoder_of, no_tables, softmax_of, vector_function
-
-PAIRS_PER_CALL = 2**18
-"""How many (query, item) rows a model without full_sort_predict scores in one predict call."""
+from recbole_kd.scoring.step_cache import Batch, StepCache, VectorCache, encoded_once
+from recbole_kd.scoring.vector_models import encoder_of, no_tables, softmax_of, vector_function
 
 HISTORIES_PER_CALL = 512
 """How many histories are encoded at a time outside of a training step."""
@@ -76,12 +75,8 @@ class Scorer:
         encode = vector_function(type(model))
         self._encode = None if encode is None else partial(encode, model)
         self._encoder = encoder_of(type(model))
-        self._tables: tuple[Tensor, Tensor] | None = None
-        self._items: Tensor | None = None
-        self._batch: Batch | None = None
-        self._logits: Tensor | None = None
-        self._sharing = False
-        self._is_frozen = False
+        self._own = OwnScores(model, self.rows)
+        self._cache: VectorCache | None = None  # of the training step or the frozen block that is open
         self.sharing: Sharing | None = None
         """How processes that train together share out what is done for many queries; None for one alone."""
         self.index: CandidateIndex | None = None
@@ -125,30 +120,14 @@ class Scorer:
         Args:
             interaction: the training batch. Its queries are then taken from that encoding, and never more than those are encoded.
         """
-        name = self._shared_method()
-        if name is not None:
-            own = self.model.__dict__.get(name)
-            setattr(self.model, name, remembered(getattr(self.model, name), unless=lambda: self._is_frozen))
-        self._sharing, self._batch = True, self._batch_of(interaction)
-        softmax = None if self._batch is None else softmax_of(self.model)
-        hook = None if softmax is None else softmax.register_forward_pre_hook(self._keep_logits)
-        try:
-            yield
-        finally:
-            if hook is not None:
-                hook.remove()
-            if name is not None:
-                delattr(self.model, name)
-                if own is not None:
-                    setattr(self.model, name, own)
-            self._sharing, self._tables, self._items, self._batch, self._logits = False, None, None, None, None
-
-    def _keep_logits(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        """Of the base loss's softmax. In half precision they are no substitute for products in float32."""
-        logits = given[0]
-        assert self._batch is not None
-        if logits.shape == (len(self._batch.ids), self.n_items) and logits.dtype in (torch.float32, torch.float64):
-            self._logits = logits
+        cache = StepCache(batch=self._batch_of(interaction))
+        softmax = None if cache.batch is None else softmax_of(self.model)
+        with encoded_once(self.model, self._shared_method(), unless=lambda: self._is_frozen), cache.logits_of(softmax, self.n_items):
+            self._cache = cache
+            try:
+                yield
+            finally:
+                self._cache = None
 
     def _batch_of(self, interaction: Interaction | None) -> Batch | None:
         field = QUERY if self.rows is not None else self.model.USER_ID
@@ -156,9 +135,17 @@ class Scorer:
             return None
         return Batch.of(interaction, field)
 
-    def _places(self, queries: Tensor) -> Tensor | None:
-        """Where queries stand in the batch of the step, int64 ``[B]``; None outside of a step or where one is not in it."""
-        return None if self._batch is None or self._is_frozen else self._batch.places(queries)
+    @property
+    def _is_frozen(self) -> bool:
+        return isinstance(self._cache, FrozenCache)
+
+    def _in_step(self, queries: Tensor) -> tuple[StepCache, Interaction, Tensor] | None:
+        """Return the cache of the open step, its batch, and each query's row in it, int64 ``[B]``; None if one is not in the batch."""
+        cache = self._cache
+        if not isinstance(cache, StepCache) or cache.batch is None:
+            return None
+        positions = cache.batch.positions(queries)
+        return None if positions is None else (cache, cache.batch.interaction, positions)
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
@@ -169,16 +156,16 @@ class Scorer:
         Raises:
             ConfigError: the model's score is no dot product.
         """
-        if self._tables is not None:
-            return self._tables
+        if self._cache is not None and self._cache.tables is not None:
+            return self._cache.tables
         if self._encode is not None:
             found = self._encode()
             assert found is not None
             tables = found
         else:
             tables = self._encoded(torch.arange(self.n_queries, device=self.device)), self.item_table()
-        if self._sharing:
-            self._tables = tables
+        if self._cache is not None:
+            self._cache.tables = tables
         return tables
 
     def query_vectors(self, queries: Tensor) -> Tensor:
@@ -201,22 +188,23 @@ class Scorer:
             if self._encode is None:
                 raise ConfigError(f"{type(self.model).__name__} has no vectors whose dot product is its score")
             return self.tables()[1]
-        items = self._encoder.items(self.model) if self._items is None else self._items
-        if self._sharing:
-            self._items = items
-        return items
+        if self._cache is None:
+            return self._encoder.items(self.model)
+        if self._cache.items is None:
+            self._cache.items = self._encoder.items(self.model)
+        return self._cache.items
 
     def _encoded(self, queries: Tensor) -> Tensor:
         """Vectors from the encoder: of the step's batch, or block by block."""
         if self._encoder is None:
             raise ConfigError(f"{type(self.model).__name__} has no vectors whose dot product is its score")
-        places = self._places(queries)
-        if places is not None:
-            assert self._batch is not None
-            return self._encoder.in_step(self.model, self._batch.interaction)[places]
+        found = self._in_step(queries)
+        if found is not None:
+            _, rows, positions = found
+            return self._encoder.in_step(self.model, rows)[positions]
         if self.rows is not None and self._encoder.positions is not None and not self.model.training and len(queries) > 1:
             return encode_prefixes(partial(self._encoder.positions, self.model), self.rows, queries)
-        return torch.cat([self._encoder.queries(self.model, self._interaction(some)) for some in queries.split(HISTORIES_PER_CALL)])
+        return torch.cat([self._encoder.queries(self.model, self._own.interaction(some)) for some in queries.split(HISTORIES_PER_CALL)])
 
     def _vectors(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of some queries and of all items, by one encoding."""
@@ -243,10 +231,10 @@ class Scorer:
         """Scores of each query at its own items: int64 ``[B]``, int64 ``[B, K]`` -> float ``[B, K]``, differentiable."""
         if self.has_vectors:
             return gathered_dot(*self._vectors(queries), items)
-        if self._ranks_whole_catalogue():
+        if self._own.ranks_whole_catalogue:
             return self._full_by_model(queries).gather(1, items)
         rows = queries.repeat_interleave(items.shape[1])
-        return self._predict(rows, items.reshape(-1)).view_as(items)
+        return self._own.pairs(rows, items.reshape(-1)).view_as(items)
 
     def known_rows(self, queries: Tensor) -> tuple[Tensor, Tensor] | None:
         """Scores of the whole catalogue that this step's base loss has made, differentiable, and the row of each query in them.
@@ -257,8 +245,10 @@ class Scorer:
         Returns:
             float ``[rows, n_items]``, pad item included, and int64 ``[B]``; None where there are none of all these queries.
         """
-        places = None if self._logits is None else self._places(queries)
-        return None if self._logits is None or places is None else (self._logits, places)
+        found = self._in_step(queries)
+        if found is None or found[0].logits is None:
+            return None
+        return found[0].logits, found[2]
 
     def full(self, queries: Tensor) -> Tensor:
         """Scores of each query at every item, pad item included: int64 ``[B]`` -> float ``[B, n_items]``, differentiable."""
@@ -268,12 +258,7 @@ class Scorer:
         if self.has_vectors:
             query_vectors, item_table = self._vectors(queries)
             return query_vectors @ item_table.T
-        if self._ranks_whole_catalogue():
-            return self._full_by_model(queries)
-        every = torch.arange(self.n_items, device=queries.device)
-        step = max(1, PAIRS_PER_CALL // self.n_items)
-        rows = [self._predict(q.repeat_interleave(self.n_items), every.repeat(len(q))).view(len(q), -1) for q in queries.split(step)]
-        return torch.cat(rows)
+        return self._full_by_model(queries)
 
     def catalogue(self) -> Callable[[Tensor], Tensor]:
         """As :meth:`full`, for one block of queries after the other inside :meth:`frozen`: the thread's next call overwrites it."""
@@ -314,61 +299,26 @@ class Scorer:
 
     @contextmanager
     def frozen(self, tables: tuple[Tensor, Tensor] | None = None) -> Iterator[None]:
-        """Evaluation mode with one encoding (``tables``, where it is known) and one index for all calls inside, and no trace of it left in
-        the model.
+        """Within it the model is frozen (:mod:`recbole_kd.scoring.frozen`), with one index for all calls; inside another one, no change.
 
-        Sets the flag of each module itself: SGL.train() would rebuild its graphs. Within another one it changes nothing.
+        Args:
+            tables: its vectors, if they are known (:meth:`tables`).
         """
         if self._is_frozen:
             yield
             return
-        flags = [(module, module.training) for module in self.model.modules()]
-        before = self._sharing, self._tables, self._items, self._is_frozen
-        for module, _ in flags:
-            module.training = False
-        self._forget_cached_scores()
-        self._sharing, self._tables, self._items, self._is_frozen = True, tables, None, True
+        before, self._cache = self._cache, FrozenCache(tables)
         try:
-            with torch.no_grad():
+            with evaluation_mode(self.model):
                 yield
         finally:
-            self._sharing, self._tables, self._items, self._is_frozen = before
-            self._forget_cached_scores()
+            self._cache = before
             if self.index is not None:
                 self.index.close()
-            for module, training in flags:
-                module.training = training
-
-    # -- the model's own scores -------------------------------------------------------------------------------------
-
-    def _ranks_whole_catalogue(self) -> bool:
-        kind = type(self.model)
-        return kind.full_sort_predict is not GeneralRecommender.full_sort_predict
-
-    def _interaction(self, queries: Tensor) -> Interaction:
-        """The queries as the model takes them."""
-        if self.rows is None:
-            return Interaction({self.model.USER_ID: queries})
-        return self.rows.interaction(queries).to(queries.device)
 
     def _full_by_model(self, queries: Tensor) -> Tensor:
-        places = self._places(queries)
-        if places is not None:  # a sequential model in a training step: its batch is encoded already
-            assert self._batch is not None
-            return self.model.full_sort_predict(self._batch.interaction).view(-1, self.n_items)[places].float()
-        keep = self._sharing and not torch.is_grad_enabled()
-        if not keep:
-            self._forget_cached_scores()  # of an evaluation: they are old, and constants
-        scores = self.model.full_sort_predict(self._interaction(queries))
-        if not keep:
-            self._forget_cached_scores()
-        return torch.as_tensor(scores, dtype=torch.float32, device=queries.device).view(len(queries), self.n_items)
-
-    def _predict(self, queries: Tensor, items: Tensor) -> Tensor:
-        rows = self._interaction(queries)
-        rows.update(Interaction({self.model.ITEM_ID: items}))
-        return torch.as_tensor(self.model.predict(rows), dtype=torch.float32, device=queries.device)
-
-    def _forget_cached_scores(self) -> None:
-        for name in cached_names(self.model):
-            setattr(self.model, name, None)
+        found = self._in_step(queries)
+        if found is not None:  # a sequential model in a training step: its batch is encoded already
+            _, rows, positions = found
+            return self.model.full_sort_predict(rows).view(-1, self.n_items)[positions].float()
+        return self._own.full(queries, keep_tables=self._cache is not None and not torch.is_grad_enabled())

@@ -1,8 +1,22 @@
-"""KDTrainer: RecBole's Trainer plus a distiller. It has no training loop of its own."""
+"""KDTrainer: RecBole's Trainer plus a distiller. It has no training loop of its own.
+
+From ``fit`` to a method's loss and back:
+
+1. :meth:`KDTrainer.fit` shows the training data to the distiller (:meth:`KDTrainer.prepare`) and calls ``fit`` of RecBole's Trainer.
+2. RecBole's ``fit`` calls ``_train_epoch`` once an epoch: :meth:`KDTrainer._train_epoch` makes the epoch repeatable.
+3. :meth:`KDTrainer._timed_epoch` lets the distiller draw its item sets (``Distiller.begin_epoch``) and asks the teacher for their scores
+   (``TeacherAwareLoader.ask_teacher``). It then calls RecBole's ``_train_epoch`` with this loader and with :meth:`KDTrainer._losses`.
+4. RecBole's ``_train_epoch`` iterates over the loader, whose batches carry the teacher's scores, and calls ``_losses`` for each.
+5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In it :class:`BaseLoss` gives the model's
+   own loss, and ``Distiller.forward`` the method's loss, a pure function of :mod:`recbole_kd.losses` at the end.
+6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the ranks' gradients and clip them.
+7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, and with its score ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the
+   state to continue from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,23 +29,25 @@ from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distributed.batch_shard import part_of
 from recbole_kd.distributed.data_parallel import Ranks, Shards
-from recbole_kd.distributed.loss_terms import share_norms, terms_of_rows
-from recbole_kd.errors import KDError, TrainingError
+from recbole_kd.errors import TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.evaluation.train_ndcg import train_ndcg
-from recbole_kd.model.build_model import failed_first_loss
-from recbole_kd.model.loss_reduction import adds_up, summed, sums_itself
 from recbole_kd.ops.threads import torch_on_one_thread
 from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.training.base_loss import BaseLoss
 from recbole_kd.training.determinism import repeatable
-from recbole_kd.training.resume_state import TrainingState
+from recbole_kd.training.random_state import random_state, restore_random_state
+from recbole_kd.training.resume_state import StateFile
 from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from recbole_kd.training.tensorboard import without_recbole_scalars
 
 SMALL_MODEL = 2**20
 """Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
+
+
+HISTORIES = ("history", "kd_loss", "epoch_seconds", "kd_seconds")
+"""Attributes of a trainer that hold a value an epoch."""
 
 
 class _TimeIsUpError(Exception):
@@ -88,9 +104,7 @@ class KDTrainer(RankingEvaluation):
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
-        self.state = TrainingState(state_file) if state_file is not None else None
-        self.sums = config["loss_reduction"] == "sum" and not sums_itself(model)
-        self.adds_up = adds_up(model)
+        self.state_file = StateFile(state_file) if state_file is not None else None
         self.max_seconds: float | None = None if config["max_minutes"] is None else 60.0 * config["max_minutes"]
         self.best_epoch = -1
         self.track = track
@@ -100,14 +114,13 @@ class KDTrainer(RankingEvaluation):
         self.kd_seconds: list[float] = []
         self.phase_seconds: dict[str, float] = {}
         self._term = ""
-        self._times = 1
         self._epoch = 0
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
         self._shards: Shards | None = None
         self._prepared: Any = None
-        self._norms = [] if ranks is None else share_norms(model, ranks.add_up)
+        self._base_loss = BaseLoss(model, config["loss_reduction"], ranks)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
@@ -147,8 +160,8 @@ class KDTrainer(RankingEvaluation):
         if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()):
             self.eval_collector.data_collect(train_data)  # as RecBole's fit does, for metrics that need counts
             return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
-        if self.state is not None:
-            self.state.attach(self, train_data)
+        if self.state_file is not None and self._leads:
+            self.state_file.clean_up()
 
         def after_epoch(epoch: int, score: float) -> None:
             if self.cur_step == 0:
@@ -156,8 +169,8 @@ class KDTrainer(RankingEvaluation):
             self.history[-1][f"valid_{self.valid_metric}"] = float(score)
             if callback_fn is not None:  # first: what it keeps of the epoch must be there when the training goes on after it
                 callback_fn(epoch, score)
-            if self.state is not None and (self.ranks is None or self.ranks.leads):
-                self.state.save(self, epoch)
+            if self.state_file is not None and self._leads and self._ends_refresh(epoch):
+                self.state_file.save(self.state, Path(self.saved_model_file))
             if self._time_is_up():
                 raise _TimeIsUpError
 
@@ -167,6 +180,14 @@ class KDTrainer(RankingEvaluation):
             self.logger.info(f"max_minutes={self.config['max_minutes']} are up after {len(self.epoch_seconds)} epochs")
             result = self.best_valid_score, self.best_valid_result
         return result
+
+    @property
+    def _leads(self) -> bool:
+        return self.ranks is None or self.ranks.leads
+
+    def _ends_refresh(self, epoch: int) -> bool:
+        """Will new item sets be drawn after this epoch? They are not kept: a training continues only where they are drawn anew."""
+        return self.distiller is None or (epoch + 1) % self.distiller.refresh == 0
 
     def _time_is_up(self) -> bool:
         """The same in every process: the mean of their clocks counts."""
@@ -203,12 +224,50 @@ class KDTrainer(RankingEvaluation):
 
     def resume(self, train_data: Any) -> bool:
         """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
-        if self.state is None or not self.state.exists():
+        if self.state_file is None or not self.state_file.exists():
             return False
         self.prepare(train_data)  # first: what a distiller draws before training must not be drawn from the restored generators
-        self.state.restore(self, train_data)
+        self.load_state(self.state_file.load(Path(self.saved_model_file), self.device))
         self._resumed = True
         return True
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the training after the last epoch depends on, as tensors and plain values (see :meth:`load_state`).
+
+        A distiller's item sets are not in it: only an epoch before new ones are drawn can be continued from.
+        """
+        distiller = self.distiller
+        return {
+            "epoch": self._epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "distiller": None if distiller is None else distiller.state_dict(),
+            "sampling": None if distiller is None else distiller.sampling_state(),
+            "cur_step": self.cur_step,
+            "best_epoch": self.best_epoch,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": None if self.best_valid_result is None else {k: float(v) for k, v in self.best_valid_result.items()},
+            "histories": {name: list(getattr(self, name)) for name in HISTORIES},
+            "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},
+            **random_state(),
+            "loader_rng": self._prepared.generator.get_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put a state of :meth:`state` into this trainer, which is new and has been shown the training data (:meth:`prepare`)."""
+        self.start_epoch = state["epoch"] + 1
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.distiller is not None:
+            self.distiller.load_state_dict(state["distiller"])
+            self.distiller.restore_sampling({k: v.cpu() if torch.is_tensor(v) else v for k, v in state["sampling"].items()})
+        self.cur_step, self.best_epoch = state["cur_step"], state["best_epoch"]
+        self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"]
+        self.train_loss_dict = state["train_loss"]
+        for name, values in state["histories"].items():
+            setattr(self, name, values)
+        restore_random_state(state)
+        self._prepared.generator.set_state(state["loader_rng"].cpu())
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         on_cpu = self.device.type == "cpu"
@@ -224,7 +283,7 @@ class KDTrainer(RankingEvaluation):
     def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
         started = perf_counter()
         self._epoch = epoch_idx
-        self._times = getattr(train_data, "times", 1)
+        self._base_loss.negatives_times, self._base_loss.is_first = getattr(train_data, "times", 1), not self.epoch_seconds
         if self.distiller is None:
             losses = super()._train_epoch(self._shards or TrainBatches(train_data), epoch_idx, loss_func or self._base_loss, show_progress)
             losses = self._over_ranks(losses)
@@ -250,32 +309,6 @@ class KDTrainer(RankingEvaluation):
             scorer = Scorer(self.model, None if queries is None else queries.universe)
             self.history[-1]["train_ndcg@10"] = train_ndcg(scorer, train_items(train_data).to(self.device))
         return losses
-
-    def _base_loss(self, interaction: Any) -> Any:
-        """The model's own loss, a Tensor or a tuple of them; summed over the rows where ``loss_reduction`` says so.
-
-        Of a part of a batch it is so scaled that all processes' parts add up to the batch's.
-        """
-        part, factor = part_of(interaction), 1.0
-        for norms in self._norms:
-            norms.counts = part is None or part.counts
-        loss = self._models_loss(interaction)
-        whole = interaction if part is None else part.whole
-        if part is not None and not self.adds_up:
-            factor = part.share(terms_of_rows(self.model, whole))
-        elif part is not None:
-            factor = float(part.counts)
-        if self.sums:
-            factor = summed(factor, len(whole) // self._times)
-        return tuple(term * factor for term in loss) if isinstance(loss, tuple) else loss * factor
-
-    def _models_loss(self, interaction: Any) -> Any:
-        try:
-            return self.model.calculate_loss(interaction)
-        except Exception as error:
-            if self.epoch_seconds or isinstance(error, KDError | torch.OutOfMemoryError):
-                raise  # a training that has begun may be continued
-            raise failed_first_loss(self.model, error) from error
 
     def _kd_loss(self, batch: DistillBatch) -> Tensor:
         """The distiller's loss, unweighted; of a part of a batch so scaled that the parts add up."""

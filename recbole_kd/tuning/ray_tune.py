@@ -125,7 +125,7 @@ def _longest(base: Mapping[str, Any], space: Space) -> int:
     """Epochs of the longest trial."""
     searched = [value for p in space.parameters if p.key == "epochs" for value in p.examples]
     request = _request(base, {**space.fixed, "kd": space.methods(base.get("kd"))[0]})
-    return max([int(request.distilled_config(request.teacher or "")["epochs"]), *searched])
+    return max([int(request.distilled_config(request.teacher or "")[0]["epochs"]), *searched])
 
 
 def _request(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
@@ -258,7 +258,7 @@ def _get(reference: Any) -> Any:
 def _bigger_is_better(base: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     try:
         request = _request(base, settings)
-        return bool(request.distilled_config(request.teacher or "")["valid_metric_bigger"])
+        return bool(request.distilled_config(request.teacher or "")[0]["valid_metric_bigger"])
     except KDError:
         return True  # the trial itself will say what is wrong
 

@@ -1,0 +1,64 @@
+"""The student's own loss of a training batch, as the run scales it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from recbole_kd.distributed.batch_shard import part_of
+from recbole_kd.distributed.data_parallel import Ranks
+from recbole_kd.distributed.loss_terms import share_norms, terms_of_rows
+from recbole_kd.errors import KDError
+from recbole_kd.model.build_model import failed_first_loss
+from recbole_kd.model.loss_reduction import adds_up, summed, sums_itself
+
+
+class BaseLoss:
+    """The loss that the model itself defines; summed over the rows of a batch if ``loss_reduction`` says so.
+
+    On several ranks each has a shard of the batch: its loss is so scaled that the shards' losses add up to the batch's.
+
+    Args:
+        reduction: ``sum``, ``mean`` or None for the model's own.
+        ranks: this process and those that train with it; None for one alone.
+
+    Attributes:
+        negatives_times: how often negative sampling repeats each row of a batch.
+        is_first: no epoch has ended yet; an error is then the model's refusal of the data, and becomes one sentence.
+    """
+
+    def __init__(self, model: Any, reduction: str | None, ranks: Ranks | None) -> None:
+        self.model = model
+        self.negatives_times = 1
+        self.is_first = True
+        self._sums = reduction == "sum" and not sums_itself(model)
+        self._adds_up = adds_up(model)
+        self._norms = [] if ranks is None else share_norms(model, ranks.add_up)
+
+    def __call__(self, interaction: Any) -> Any:
+        """Return the loss of a batch, a Tensor ``[]`` or a tuple of them.
+
+        Raises:
+            ConfigError: the model cannot take its first loss.
+        """
+        part, factor = part_of(interaction), 1.0
+        for norms in self._norms:
+            norms.counts = part is None or part.counts
+        loss = self._of_model(interaction)
+        whole = interaction if part is None else part.whole
+        if part is not None and not self._adds_up:
+            factor = part.share(terms_of_rows(self.model, whole))
+        elif part is not None:
+            factor = float(part.counts)
+        if self._sums:
+            factor = summed(factor, len(whole) // self.negatives_times)
+        return tuple(term * factor for term in loss) if isinstance(loss, tuple) else loss * factor
+
+    def _of_model(self, interaction: Any) -> Any:
+        try:
+            return self.model.calculate_loss(interaction)
+        except Exception as error:
+            if not self.is_first or isinstance(error, KDError | torch.OutOfMemoryError):
+                raise  # a training that has begun may be continued
+            raise failed_first_loss(self.model, error) from error

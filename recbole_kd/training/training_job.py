@@ -1,0 +1,184 @@
+"""One training from a Config to metrics: model, loaders, distiller, trainer, fit, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import get_trainer, init_seed
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_kd.acceleration.accelerate import accelerate_on_cpu
+from recbole_kd.data.histories.sequence_dataset import stage_parts
+from recbole_kd.data.split_and_loaders import Loaders, Splits, evaluation_batch_size, make_loaders
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.distributed.data_parallel import Ranks, several
+from recbole_kd.errors import ConfigError, TrainingError
+from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.model.build_model import fresh_model
+from recbole_kd.model.loss_reduction import conversion_words, initialise
+from recbole_kd.scoring.vector_models import softmax_of
+from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.metrics import RankCurves, best_epoch_metrics, distillation_metrics, ending
+from recbole_kd.training.tensorboard import without_recbole_scalars
+from recbole_kd.training.trainer import KDTrainer
+from recbole_kd.training.trajectory import Trajectory
+
+CHECKPOINT, STATE = "best.pth", "state.pt"
+"""File names of a training in a folder of its own."""
+
+AfterEpoch = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a training writes.
+
+    Attributes:
+        checkpoint: the best epoch. scalars: folder of the TensorBoard scalars. state: the last epoch, to continue from; it stays, the
+            caller removes it.
+    """
+
+    checkpoint: Path
+    scalars: Path
+    state: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path, scalars: Path) -> TrainingFiles:
+        """Return checkpoint and state in one folder."""
+        return cls(folder / CHECKPOINT, scalars, folder / STATE)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A model to train, alone or under a teacher, and where its files go.
+
+    Attributes:
+        config: RecBole's Config of the model. splits: the data.
+        resume: continue an interrupted training from ``files.state``, if it is there.
+        teacher: the teacher's scores; None trains the model alone.
+        trajectory: keeps checkpoints of the training.
+        after_epoch: gets each epoch and its validation score; not beside a trajectory.
+    """
+
+    config: Any
+    splits: Splits
+    files: TrainingFiles
+    resume: bool = False
+    teacher: TeacherScores | None = None
+    trajectory: Trajectory | None = None
+    after_epoch: AfterEpoch | None = None
+
+    def train(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Run the job on as many processes as its Config says (``nproc``); return the model of the best epoch and its metrics.
+
+        Raises:
+            TrainingError: a loss is not finite, or a process failed. ConfigError: the Config asks for what this training cannot do.
+        """
+        follower = replace(self, trajectory=None, after_epoch=None)  # these are the leader's, and need not be picklable
+        with several(self.processes, self.config["device"], follower.follow) as ranks:
+            return self.run(ranks)
+
+    def run(self, ranks: Ranks | None = None) -> tuple[nn.Module, dict[str, Any]]:
+        """Run the job in this process, which is one of ``ranks`` or trains alone; see :meth:`train`."""
+        model, loaders = self.model_and_loaders()
+        distiller = None if self.teacher is None else build_distiller(self.config, model, self.teacher, loaders.train)
+        trainer = self._trainer(model, distiller, ranks)
+        with closing(trainer.tensorboard):  # its thread would write on into the folder of a failed run
+            curves = None
+            if distiller is not None:
+                curves = RankCurves(distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track)
+            self.fit(trainer, loaders)
+            metrics = best_epoch_metrics(trainer, model, loaders, self.config["show_progress"])
+            if curves is not None:
+                metrics.update(curves.after_training())
+        if self.teacher is not None:
+            metrics.update(distillation_metrics(trainer, self.teacher))
+        elif isinstance(trainer, KDTrainer):
+            metrics.update(ending(trainer))
+        return model, metrics
+
+    def follow(self, ranks: Ranks, folder: Path) -> None:
+        """Run the job in a further process, with files of its own in a folder that is thrown away; the state is the leader's."""
+        self.config["device"], self.config["show_progress"] = ranks.device, False  # this process's own copy
+        files = TrainingFiles(folder / CHECKPOINT, folder / "scalars", self.files.state)
+        replace(self, files=files).run(ranks)
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together; a model that RecBole trains by a trainer of its own takes one."""
+        return int(self.config["nproc"] or 1) if self._recbole_trainer.__name__ == "Trainer" else 1
+
+    @property
+    def _recbole_trainer(self) -> type:
+        kind: type = get_trainer(self.config["MODEL_TYPE"], self.config["model"])
+        return kind
+
+    def model_and_loaders(self) -> tuple[nn.Module, Loaders]:
+        """Return a new model and its loaders, seeded as RecBole's run_recbole does."""
+        config, splits = self.config, self.splits
+        init_seed(config["seed"], config["reproducibility"])
+        parts = stage_parts(config, splits.parts)
+        model = fresh_model(config, parts[0])
+        accelerate_on_cpu(model, softmax_of(model))
+        initialise(model, config["init_std"])
+        getLogger().info(conversion_words(model, config))
+        if "eval_batch_size" not in config.external_config_dict:
+            config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
+        return model, make_loaders(config, splits, parts)
+
+    def _trainer(self, model: nn.Module, distiller: Distiller | None, ranks: Ranks | None) -> Any:
+        """Return our trainer, or RecBole's own of a model that its plain Trainer does not train, with our evaluation."""
+        config, files, kind = self.config, self.files, self._recbole_trainer
+        if self.teacher is None:
+            config["checkpoint_dir"] = str(files.checkpoint.parent)
+        if kind.__name__ == "Trainer":
+            track = () if distiller is None else config["kd_track"] or ()
+            where = {"checkpoint": files.checkpoint, "scalars": files.scalars, "state_file": files.state}
+            return KDTrainer(config, model, distiller, track=track, ranks=ranks, **where)
+        self._refuse_cap(kind.__name__)
+        with without_recbole_scalars():
+            trainer: Any = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
+            trainer.tensorboard.close()
+        trainer.tensorboard = SummaryWriter(str(files.scalars))
+        return trainer
+
+    def _refuse_cap(self, trainer: str) -> None:
+        """Refuse ``max_minutes`` (ConfigError): RecBole's own trainers, each with a loop of its own, know no cap."""
+        config = self.config
+        if config["max_minutes"] is not None:
+            raise ConfigError(
+                f"max_minutes={config['max_minutes']} is not possible with {config['model']}, which RecBole trains with its {trainer}: "
+                "leave it out, or set epochs"
+            )
+
+    def fit(self, trainer: Any, loaders: Loaders) -> None:
+        """Train, from the start or from the saved state.
+
+        Raises:
+            TrainingError: the loss is not finite. StorageError: the disk is full.
+        """
+        config, trajectory = self.config, self.trajectory
+        resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
+        if resumed:
+            getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
+        if trajectory is not None:
+            trajectory.follow(trainer, resumed)
+        callback = self.after_epoch if trajectory is None else trajectory.after_epoch
+        folder = Path(trainer.saved_model_file).parent
+        try:
+            with full_disk_is_said(folder, f"free some, and continue the training of {config['model']} with --resume=True"):
+                trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
+        except ValueError as error:  # RecBole's own trainers say no more than this
+            if str(error) != "Training loss is nan":
+                raise
+            raise TrainingError(
+                f"The loss of {config['model']} is nan: lower learning_rate, or set clip_grad_norm={{'max_norm': 1.0}}"
+            ) from error
