@@ -9,17 +9,22 @@ In an existing RecBole project three lines turn a training into a distillation::
 
 from __future__ import annotations
 
-from recbole_kd.integration import compat
+import types
+
+from recbole_kd.integration import compat, old_paths
 
 compat.apply()
 
 from recbole_kd.integration import register as _register  # noqa: E402  (RecBole must not be imported before the bridge)
 
 _register.register()
+old_paths.install()
 
+from recbole_kd.data.split_and_loaders import prepare_data  # noqa: E402
 from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402
 from recbole_kd.errors import ConfigError, DataError, KDError, TeacherError, TrainingError  # noqa: E402
 from recbole_kd.pipeline.quick_start import run_recbole_kd  # noqa: E402
+from recbole_kd.scoring.register_model import register_model  # noqa: E402
 from recbole_kd.scoring.scorer import Scorer  # noqa: E402
 from recbole_kd.teacher.load import load_teacher  # noqa: E402
 from recbole_kd.training.build_distiller import build_distiller  # noqa: E402
@@ -38,5 +43,12 @@ __all__ = [
     "__version__",
     "build_distiller",
     "load_teacher",
+    "prepare_data",
+    "register_model",
     "run_recbole_kd",
 ]
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    """Give modules by the paths of earlier versions, such as ``recbole_kd.vectors``."""
+    return old_paths.module_of(__name__, name)

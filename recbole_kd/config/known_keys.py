@@ -16,6 +16,8 @@ KEYS_FILE = Path(__file__).with_name("recbole_keys.txt")
 RECBOLE_KEYS: frozenset[str] = frozenset(KEYS_FILE.read_text(encoding="utf-8").split())
 """Every key that RecBole 1.2.1 knows: those of its property files, argument lists and source."""
 
+_model_keys: dict[str, frozenset[str]] = {}
+
 _LISTED = 40  # names shown in an error before it points to --list
 
 
@@ -28,6 +30,16 @@ def close_names(name: str, names: Iterable[str]) -> list[str]:
     likeness = [difflib.SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
     # A match far behind the best one is noise: CD beside RCEKD for RCKD.
     return [by_lower[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.15]
+
+
+def know_keys_of(model: str, keys: Iterable[str]) -> None:
+    """Accept keys that only a model of the user's own reads."""
+    _model_keys[model] = _model_keys.get(model, frozenset()) | frozenset(keys)
+
+
+def keys_of(model: str) -> frozenset[str]:
+    """Return the keys of :func:`know_keys_of`."""
+    return _model_keys.get(model, frozenset())
 
 
 def check_keys(

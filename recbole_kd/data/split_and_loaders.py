@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from recbole.data.utils import create_samplers, get_dataloader
@@ -57,6 +57,31 @@ class Loaders:
     train: Any
     valid: Any
     test: Any
+
+
+class PreparedData(NamedTuple):
+    """A data set before its split, and RecBole's loaders of the three phases."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+def prepare_data(config: Any) -> PreparedData:
+    """Load and split the data set of a Config and make its loaders, for general and sequential models, as a run does.
+
+    It stands for RecBole's ``create_dataset`` and ``data_preparation``.
+
+    Args:
+        config: RecBole's Config of the model to train.
+
+    Raises:
+        DataError: RecBole refuses the data, or a phase is empty.
+    """
+    splits = split_data(config)
+    loaders = make_loaders(config, splits)
+    return PreparedData(splits.dataset, loaders.train, loaders.valid, loaders.test)
 
 
 def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGeneralDataset) -> Splits:

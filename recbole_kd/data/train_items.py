@@ -17,6 +17,9 @@ def train_items(loader: Any) -> Ragged:
 
 
 def query_items(loader: Any) -> Ragged:
-    """Return the training items of each of the student's queries (see :mod:`recbole_kd.scoring.scorer`): of a user, or of a row's history."""
+    """Return the training items of each of the student's queries, of a user or of a row's history.
+
+    :mod:`recbole_kd.scoring.scorer` says what a query is.
+    """
     queries = sequence_queries(loader)
     return train_items(loader) if queries is None else queries.training_rows().seen_items()

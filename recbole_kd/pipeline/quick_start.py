@@ -33,6 +33,7 @@ def run_recbole_kd(
     config_file_list: list[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     command: str = "",
+    **keys: Any,
 ) -> dict[str, Any]:
     """Train (or load) a teacher, train the student alone (or take it from the cache), distil the student, report all three.
 
@@ -40,6 +41,7 @@ def run_recbole_kd(
         model: the student's RecBole name. teacher: the teacher's. kd: the method. dataset: the data set.
         config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``; dict over files, as in RecBole.
         command: is recorded in the result.
+        keys: the same keys by name, such as ``epochs=10``, ``kd_weight=5``; over the dict.
 
     Returns:
         The content of result.json (see the README); it also names its ``folder``.
@@ -48,7 +50,7 @@ def run_recbole_kd(
         KDError: bad input or a training that cannot go on; one sentence.
     """
     named = {"model": model, "teacher": teacher, "kd": kd, "dataset": dataset}
-    values = merge_sources(config_file_list, config_dict, {k: v for k, v in named.items() if v is not None})
+    values = merge_sources(config_file_list, config_dict, {**keys, **{k: v for k, v in named.items() if v is not None}})
     return run_request(make_request(values), command)
 
 

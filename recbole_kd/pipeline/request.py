@@ -13,7 +13,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.key_rules import check_index_keys, check_metrics
-from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names
+from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
 from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
 from recbole_kd.config.recbole_config import MERGED, make_config
@@ -259,7 +259,7 @@ def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset:
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
-    known = {*RECBOLE_KEYS, *defaults, *kd_keys, *CONTROL, *RUN_KEYS}
+    known = {*RECBOLE_KEYS, *defaults, *keys_of(model), *kd_keys, *CONTROL, *RUN_KEYS}
     of_teacher = [f"teacher.{key}" for key in known - set(TEACHER_RUN_KEYS)]
     check_keys(values, known, what="key", allow=_allowed(values), elsewhere=of_teacher)
     options = kd_keys - set(KD_RUN_KEYS)
@@ -303,7 +303,7 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
         )
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
-        known = {*RECBOLE_KEYS, *defaults} - set(KD_RUN_KEYS)
+        known = {*RECBOLE_KEYS, *defaults, *keys_of(name)} - set(KD_RUN_KEYS)
         allowed = _allowed(values, "teacher.")
         check_keys(given, known, what=f"key of the teacher {name}", allow=allowed, prefix="teacher.", elsewhere=TEACHER_RUN_KEYS)
         check_values(given, defaults, prefix="teacher.", model=public_name(name))

@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.data.recbole_split import fingerprint_of
+from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distributed.data_parallel import Ranks, Shards

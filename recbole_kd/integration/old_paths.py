@@ -1,0 +1,61 @@
+"""Import paths of earlier versions, which lead to today's modules.
+
+``from recbole_kd.vectors import vectors`` gives :mod:`recbole_kd.scoring.vector_models`, the same module object, imported when it is
+asked for. Modules that no README named have no line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+OLD_PATHS = {
+    "recbole_kd.build": "recbole_kd.training.build_distiller",
+    "recbole_kd.compat": "recbole_kd.integration.compat",
+    "recbole_kd.data.preparation": "recbole_kd.data.split_and_loaders",
+    "recbole_kd.distiller.table": "recbole_kd.distiller.registry",
+    "recbole_kd.loss": "recbole_kd.losses.cross_entropy",
+    "recbole_kd.quick_start": "recbole_kd.pipeline.quick_start",
+    "recbole_kd.register": "recbole_kd.integration.register",
+    "recbole_kd.safe_load": "recbole_kd.integration.safe_load",
+    "recbole_kd.scorer": "recbole_kd.scoring.scorer",
+    "recbole_kd.trainer": "recbole_kd.training.trainer",
+    "recbole_kd.vectors": "recbole_kd.scoring.vector_models",
+}
+"""Old path -> today's."""
+
+
+class _OldPathFinder(MetaPathFinder, Loader):
+    """Finds the modules of :data:`OLD_PATHS`."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in OLD_PATHS else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None  # Python's own, which exec_module replaces: the real one would be given the old path as its spec
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        old = module.__name__
+        sys.modules[old] = importlib.import_module(OLD_PATHS[old])
+
+
+def install() -> None:
+    """Let Python find the old paths; doing so again changes nothing."""
+    if not any(isinstance(finder, _OldPathFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_OldPathFinder())
+
+
+def module_of(package: str, name: str) -> types.ModuleType:
+    """Return the module that an old path names, for a package's ``__getattr__``.
+
+    Raises:
+        AttributeError: no old path is ``package.name``.
+    """
+    path = f"{package}.{name}"
+    if path not in OLD_PATHS:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return importlib.import_module(path)

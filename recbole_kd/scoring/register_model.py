@@ -1,0 +1,34 @@
+"""Registration of a user's own model: its name, the keys that it reads, and its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from recbole_kd.config.known_keys import know_keys_of
+from recbole_kd.integration.register import register
+from recbole_kd.scoring import vector_models
+
+Vectors = Callable[[Any], tuple[Tensor, Tensor] | None]
+
+
+def register_model(model_class: type, *, vectors: Vectors | None = None, keys: Iterable[str] = ()) -> None:
+    """Make a model class known by its name to RecBole's functions and to recbole_kd, as student and as teacher.
+
+    Every process that uses the name must register it; doing so again changes nothing.
+
+    Args:
+        model_class: derived from one of RecBole's general or sequential recommenders.
+        vectors: model -> (user vectors float ``[n_users, d]``, item vectors float ``[n_items, d]``), differentiable, whose dot product is
+            the model's score. None: it is scored by its own ``predict`` and ``full_sort_predict``.
+        keys: names of the configuration keys that only this model reads.
+
+    Raises:
+        ConfigError: the class is not a RecBole model, or its name, upper and lower case apart, is taken.
+    """
+    register([model_class])
+    know_keys_of(model_class.__name__, keys)
+    if vectors is not None:
+        vector_models.vectors.register(model_class, vectors)
