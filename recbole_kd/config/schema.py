@@ -140,7 +140,8 @@ RECBOLE_TYPES: dict[str, Any] = {
     "eval_batch_size": Count,
     "eval_step": Count,
     "stopping_step": Natural,
-    "learner": any_case("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    # not sparse_adam: torch's SparseAdam refuses dense gradients, and no model of RecBole has others
+    "learner": any_case("adam", "adamw", "sgd", "adagrad", "rmsprop"),
     "learning_rate": Positive,
     "weight_decay": NonNegative,
     "loss_decimal_place": Natural,

@@ -62,7 +62,9 @@ def header_of(path: Path, config: Any) -> list[str]:
     Raises:
         DataError: the first line is no header of RecBole's.
     """
-    encoding = config["encoding"]
+    encoding, separator = config["encoding"], config["field_separator"]
+    if not separator:
+        raise ConfigError(f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab or ','")
     try:
         with open(path, encoding=encoding) as stream:
             line = stream.readline().rstrip("\n")
@@ -70,14 +72,16 @@ def header_of(path: Path, config: Any) -> list[str]:
         raise not_text(path, error) from None
     except LookupError:
         raise ConfigError(f"encoding={encoding!r} is unknown: name one that Python knows, such as utf-8") from None
+    except UnicodeError as error:  # a file without the mark that utf-16 begins with
+        raise DataError(f"{path} is not text in {encoding} ({error}): name its encoding, such as --encoding=utf-8") from None
     if line.startswith(BYTE_ORDER_MARK):
         raise marked(path)
-    fields = [field.split(":") for field in line.split(config["field_separator"])]
+    fields = [field.split(":") for field in line.split(separator)]
     wrong = next((":".join(field) for field in fields if len(field) != 2), None)
     if wrong is not None:
         raise DataError(
             f"{path}: the first line has {wrong[:80]!r} where a column belongs: write name:type (token, float, token_seq or float_seq), "
-            f"with {config['field_separator']!r} between columns (field_separator)"
+            f"with {separator!r} between columns (field_separator)"
         )
     return [name for name, _ in fields]
 

@@ -17,6 +17,7 @@ from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.sequence_dataset import stage_parts
 from recbole_kd.data.paper_protocol import follow_paper_protocol
+from recbole_kd.data.reading_errors import reading_error
 from recbole_kd.data.side_information import side_digest
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.data.train_items import train_items
@@ -103,8 +104,8 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
         parts = tuple(dataset.build())
     except UnicodeDecodeError as error:
         raise file_in_another_encoding(config) or DataError(f"The data set {config['dataset']} cannot be read: {error}") from error
-    except ValueError as error:
-        raise DataError(f"RecBole cannot prepare the data set {config['dataset']}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever RecBole raises, it is about the data or the keys that say how they are read
+        raise reading_error(config, error) from error
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if len(part.inter_feat) == 0:
             raise DataError(

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
-from recbole.utils import set_color
+from recbole.utils import EvaluatorType, set_color
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_kd.config.property_layers import public_name
 from recbole_kd.data.histories.history_rows import Rows
 from recbole_kd.data.paper_protocol import FULL_ONLY
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.scoring.finite_scores import check_products, check_scores, not_finite
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 
@@ -90,6 +92,26 @@ class RankingEvaluation(Trainer):
         share = (len(eval_data._dataset) if eval_data.is_sequential else len(eval_data.uid_list)) / everyone
         return type(result)((name, value * share) for name, value in result.items())
 
+    # -- scores that are not finite ------------------------------------------------------------------------------------------
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        found = super()._full_sort_batch_eval(batched_data)
+        history = batched_data[1]
+        check_scores(found[1], [] if history is None else [history], self._name())
+        return found
+
+    def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
+        found = super()._neg_sample_batch_eval(batched_data)
+        rows, scores = batched_data[1], found[1]
+        if self.config["eval_type"] == EvaluatorType.RANKING:
+            scores = scores[rows, found[0][self.config["ITEM_ID_FIELD"]]]
+        if not bool(torch.isfinite(scores).all()):
+            raise not_finite(self._name(), "ranked")
+        return found
+
+    def _name(self) -> str:
+        return public_name(type(self.model).__name__)
+
     # -- dot-product models -----------------------------------------------------------------------------------------------
 
     def _ranks_vectors(self, eval_data: Any) -> bool:
@@ -116,7 +138,9 @@ class RankingEvaluation(Trainer):
         scorer, found = Scorer(self.model, rows), []
         with scorer.frozen():
             own_users = users[self._own_part(len(users))]
-            full = DotProducts(*scorer.tables_for(own_users.to(self.device)))
+            queries, items = scorer.tables_for(own_users.to(self.device))
+            check_products(queries[own_users.to(self.device)], items[1:], self._name())
+            full = DotProducts(queries, items)
             for some in _in_turns(own_users, show_progress):
                 at = some.to(self.device)
                 ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)

@@ -7,6 +7,8 @@ here: reading RecBole's checkpoints is the work of ``safe_load``.
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
@@ -110,6 +112,36 @@ def _silence_pandas_warnings() -> None:
         warnings.filterwarnings("ignore", message=message, category=FutureWarning, module=r"recbole\.data\.dataset\.dataset")
 
 
+def _collector() -> Any:
+    from recbole.evaluator.collector import Collector
+
+    return Collector
+
+
+def _moves_every_value() -> bool:
+    return not hasattr(_collector().get_data_struct, "__wrapped__")
+
+
+def _move_tensors_alone() -> None:
+    collector = _collector()
+    original = collector.get_data_struct
+
+    @functools.wraps(original)
+    def get_data_struct(self: Any) -> Any:
+        import torch
+
+        values = self.data_struct._data_dict
+        plain = {key: values.pop(key) for key in list(values) if not torch.is_tensor(values[key])}
+        try:
+            found = original(self)
+        finally:
+            values.update(plain)
+        found._data_dict.update(copy.deepcopy(plain))
+        return found
+
+    collector.get_data_struct = get_data_struct
+
+
 PATCHES = (
     Patch(
         name="numpy-2-names",
@@ -152,6 +184,15 @@ PATCHES = (
         bound="pandas >= 2.1, < 3",
         needed=_pandas_warns,
         do=_silence_pandas_warnings,
+    ),
+    Patch(
+        name="collector-plain-values",
+        reason="ItemCoverage, GiniIndex, AveragePopularity and TailPercentage read counts of the data, which the collector moves to the "
+        "CPU as if they were tensors: AttributeError: 'int' object has no attribute 'cpu'",
+        where="recbole/evaluator/collector.py, get_data_struct",
+        bound="recbole >= 1.2.1",
+        needed=_moves_every_value,
+        do=_move_tensors_alone,
     ),
 )
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType, get_model, get_trainer
 
+from recbole_kd.config.optional_packages import check_packages
 from recbole_kd.config.property_layers import public_name
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset, stage_parts
 from recbole_kd.data.item_features.configured import record_features
@@ -22,6 +24,7 @@ from recbole_kd.distributed.loss_terms import can_be_shared
 from recbole_kd.distributed.ray_cluster import connect
 from recbole_kd.errors import ConfigError
 from recbole_kd.evaluation.full_ranking import check_protocol
+from recbole_kd.evaluation.mode_checks import check_modes
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.pipeline.assistant import assistant_values, width_of
 from recbole_kd.pipeline.request import Request
@@ -81,11 +84,14 @@ def make_plan(request: Request) -> Plan:
         connect(run["teacher_ray_address"])
     alone, student_files = request.student_config()
     teachers, teacher_files = request.teacher_configs()
+    for config in (alone, *teachers):
+        check_packages(config)
     splits = split_data(alone)
     features: dict[str, str] = {}
     for config in (alone, *teachers):
         _check_cutoffs(config, splits.n_items)
         check_protocol(config)
+        check_modes(config, splits.dataset.inter_feat, issubclass(get_model(config["model"]), SequentialRecommender))
         check_negatives(config, splits)
         features.update(record_features(config, splits.dataset))
     _check_export(teachers, run)

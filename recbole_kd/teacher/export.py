@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.ops.topk import BLOCK_BYTES
+from recbole_kd.scoring.finite_scores import check_products, not_finite
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import cached_names
 from recbole_kd.storage.digests import digest
@@ -37,6 +38,7 @@ from recbole_kd.teacher.stores.remapped import N_USERS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 FIDELITY_K = 50
+EXPORTED = "exported as a teacher's"
 
 
 def resolve_store(store: str, has_vectors: bool, is_sequential: bool = False) -> str:
@@ -74,6 +76,7 @@ def export_teacher(
     Raises:
         ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
             weights, or workers for a model that is not on a CPU. TargetError: the folder holds something.
+        TrainingError: a score, or a weight of an online store, is not a finite number.
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
@@ -98,6 +101,7 @@ def export_teacher(
 def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None, ray_address: str | None) -> None:
     with scorer.frozen():
         if kind == "online":
+            _check_weights(scorer)
             save_weights(path, scorer.model)
         elif kind == "factors":
             _write_factors(scorer, path, DTYPES[dtype])
@@ -135,8 +139,23 @@ def no_online_store(name: str) -> ConfigError:
     return ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")
 
 
+def _check_weights(scorer: Scorer) -> None:
+    if not all(bool(torch.isfinite(weight).all()) for weight in scorer.model.parameters()):
+        raise not_finite(type(scorer.model).__name__, EXPORTED)
+
+
+def _with_history(scorer: Scorer) -> Tensor:
+    """Return which queries a teacher can be asked about, bool ``[n_queries]``: not the pad, not a history without items."""
+    known = torch.ones(scorer.n_queries, dtype=torch.bool, device=scorer.device)
+    if scorer.rows is not None:
+        known &= (scorer.rows.ends > scorer.rows.begins).to(scorer.device)
+    known[0] = False
+    return known
+
+
 def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
     queries, items = scorer.tables()
+    check_products(queries[_with_history(scorer)], items[1:], type(scorer.model).__name__, EXPORTED)
     tensors = {"query_vectors": queries, "item_vectors": items}
     save_file({name: rounded(t, dtype).clone() for name, t in tensors.items()}, path)
 
@@ -155,7 +174,12 @@ class FullRows:
         with self.scorer.frozen(self._tables):
             if self.scorer.has_vectors:
                 self._tables = self.scorer.tables()
-            return {"scores": self.scorer.full(torch.arange(block.start, block.stop, device=self.scorer.device))}
+            queries = torch.arange(block.start, block.stop, device=self.scorer.device)
+            scores = self.scorer.full(queries)
+        known = _with_history(self.scorer)[queries]
+        if not bool(torch.isfinite(scores[known, 1:]).all()):
+            raise not_finite(type(self.scorer.model).__name__, EXPORTED)
+        return {"scores": scores}
 
 
 def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | None, ray_address: str | None) -> None:
