@@ -1,15 +1,18 @@
 #!/usr/bin/env python
-"""Search the keys of a distillation with RecBole's HyperTuning or Ray Tune; --help lists the options."""
+"""The verb ``recbole-kd tune``: `python scripts/run_hyper_kd.py --tool=Ray --model=MF ...`."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 # The script also runs from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_kd.cli.tune import main
+from recbole_kd.cli.program import run_verb
+
+main = partial(run_verb, "tune")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The benchmark script: made data, phases that add up and change nothing, floors, one whole command."""
+"""The benchmark: made data, phases that add up and change nothing, floors, one whole command."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_kd.cli.program import run_verb
+from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.benchmarks import growth
+from recbole_kd.experiments.benchmarks.cases import Case, build, phase_seconds, work_of
+from recbole_kd.experiments.benchmarks.floors import FLOORS, Machine, Work, floors, measure
+from recbole_kd.experiments.benchmarks.growth import AXES, BASE, arithmetic, bytes_needed, exponent, largest, markdown, measure_all, slope
+from recbole_kd.experiments.benchmarks.made_data import counts_of, make_pairs, width_of, write_dataset, write_teacher
+from recbole_kd.experiments.benchmarks.phases import PHASES, Clock, timed
+from recbole_kd.experiments.benchmarks.rows import measured
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SIZE = "30x40x300"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _path() -> Iterator[None]:
-    sys.path.insert(0, str(SCRIPTS))
-    yield
-    sys.path.remove(str(SCRIPTS))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from benchmark_data import write_dataset, write_teacher
-
     where = tmp_path_factory.mktemp("made")
     write_teacher(write_dataset(SIZE, where), 16)
     yield str(where)
@@ -39,8 +40,6 @@ OPTIONS = {"kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10, "train_batch_size"
 
 
 def case(folder: str, **changes: Any) -> Any:
-    from benchmark_cases import Case
-
     return replace(Case("MF", "RCEKD", SIZE, folder, 8, dict(OPTIONS)), **changes)
 
 
@@ -49,16 +48,12 @@ def case(folder: str, **changes: Any) -> Any:
 
 @pytest.mark.parametrize(("n_users", "n_items", "count"), [(50, 30, 400), (60, 90, 100), (90, 60, 90), (7, 9, 40)])
 def test_pairs_are_distinct_and_cover_users_and_items(n_users: int, n_items: int, count: int) -> None:
-    from benchmark_data import make_pairs
-
     pairs = make_pairs(n_users, n_items, count, np.random.default_rng(0))
     assert pairs.shape == (count, 2) and len(np.unique(pairs, axis=0)) == count
     assert set(pairs[:, 0]) == set(range(n_users)) and set(pairs[:, 1]) == set(range(n_items))
 
 
 def test_free_sizes_have_bounded_evaluations() -> None:
-    from benchmark_data import counts_of, width_of
-
     n_users, n_items, (train, valid, test) = counts_of("1e6x1e6x1e6")
     assert (n_users, n_items, train) == (10**6, 10**6, 10**6) and valid == test and valid * n_items <= 2 * 10**9
     assert width_of("gowalla", None) == 2000 and width_of("1e6x1e6x1e6", None) == 64 and width_of("gowalla", 8) == 8
@@ -66,9 +61,7 @@ def test_free_sizes_have_bounded_evaluations() -> None:
 
 @pytest.mark.parametrize("size", ["citeulik", "3x4", "1e7x10x1e7", "100x100x20", "10x10x1e6", "1.5x2x3"])
 def test_sizes_that_cannot_be_are_refused(size: str) -> None:
-    from benchmark_data import counts_of
-
-    with pytest.raises(SystemExit, match=f"--size={size} is not"):
+    with pytest.raises(ConfigError, match=f"--size={size} is not"):
         counts_of(size)
 
 
@@ -76,8 +69,6 @@ def test_sizes_that_cannot_be_are_refused(size: str) -> None:
 
 
 def test_a_phase_inside_another_stops_its_clock() -> None:
-    from benchmark_phases import Clock
-
     clock = Clock(torch.device("cpu"))
     with clock.phase("outer"):
         sleep(0.02)
@@ -92,9 +83,6 @@ def test_a_phase_inside_another_stops_its_clock() -> None:
 
 @pytest.mark.parametrize(("model", "kd"), [("MF", "RCEKD"), ("LightGCN", "RCEKD"), ("MF", "CE"), ("MF", None), ("MF", "alone")])
 def test_phases_change_nothing_and_are_all_there(model: str, kd: str | None, folder: str) -> None:
-    from benchmark_cases import build, phase_seconds
-    from benchmark_phases import PHASES
-
     own = case(
         folder, model="BPR" if kd is None else model, kd=kd, options=OPTIONS if kd not in (None, "alone") else {"train_batch_size": 64}
     )
@@ -116,8 +104,6 @@ def test_phases_change_nothing_and_are_all_there(model: str, kd: str | None, fol
 
 def test_a_backward_pass_is_divided_where_the_base_loss_begins(folder: str) -> None:
     """A base loss whose backward is slow, and then a KD loss whose backward is: each shows in its own phase."""
-    from benchmark_cases import build
-    from benchmark_phases import timed
 
     class Slow(torch.autograd.Function):
         @staticmethod
@@ -145,8 +131,6 @@ def test_a_backward_pass_is_divided_where_the_base_loss_begins(folder: str) -> N
 
 
 def test_the_work_of_a_case_is_what_it_does(folder: str) -> None:
-    from benchmark_cases import build, work_of
-
     trainer, loaders = build(case(folder))
     trainer._train_epoch(loaders.train, 0)
     work = work_of(case(folder), trainer, loaders)
@@ -156,9 +140,6 @@ def test_the_work_of_a_case_is_what_it_does(folder: str) -> None:
 
 
 def test_floors_follow_their_formulas() -> None:
-    from benchmark_floor import FLOORS, Machine, Work, floors
-    from benchmark_phases import PHASES
-
     work = Work(100, 200, 20, 0, 1000, 4, 6000, 300, 150, 50, 400, 1.0, 90)
     assert set(FLOORS) == set(PHASES) - {"other"}
     found = floors(work, Machine(bandwidth=1e9, rate=1e12))
@@ -171,8 +152,6 @@ def test_floors_follow_their_formulas() -> None:
 
 
 def test_the_machine_is_measured() -> None:
-    from benchmark_floor import measure
-
     rates = measure(torch.device("cpu"))
     assert 1e8 < rates.bandwidth < 1e13 and 1e8 < rates.rate < 1e16
 
@@ -181,8 +160,6 @@ def test_the_machine_is_measured() -> None:
 
 
 def test_growth_is_fitted_as_a_power_law_of_each_size_alone() -> None:
-    from benchmark_growth import AXES, BASE, exponent, markdown, measure_all, slope
-
     asked: list[dict[str, int]] = []
 
     def measure(sizes: dict[str, int]) -> dict[str, Any]:
@@ -206,8 +183,6 @@ def test_growth_is_fitted_as_a_power_law_of_each_size_alone() -> None:
 
 
 def test_the_largest_problem_is_the_last_that_fits() -> None:
-    from benchmark_growth import arithmetic, bytes_needed, largest
-
     n = largest(24e9)
     assert sum(bytes_needed(n, n).values()) <= 24e9 < sum(bytes_needed(n + 1, n + 1).values())
     assert n > largest(24e9, k=100) > largest(12e9, k=100)
@@ -242,13 +217,9 @@ def test_the_command_times_models_by_methods(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_says_how_cost_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    import benchmark
-    import benchmark_growth
-
-    monkeypatch.setattr(benchmark_growth, "BASE", {"users": 60, "items": 300, "interactions": 600, "K": 5, "L": 5, "d": 4})
-    monkeypatch.setattr(benchmark_growth.measure_all, "__defaults__", ({"users": (60, 120)}, benchmark_growth.BASE))
-    arguments, options = benchmark.parse(["--growth", "--repeats=1", f"--output={tmp_path / 'growth.json'}"])
-    benchmark_growth.report_growth(arguments, options)
+    monkeypatch.setattr(growth, "BASE", {"users": 60, "items": 300, "interactions": 600, "K": 5, "L": 5, "d": 4})
+    monkeypatch.setattr(growth.measure_all, "__defaults__", ({"users": (60, 120)}, growth.BASE))
+    assert run_verb("benchmark", ["--growth", "--repeats=1", f"--output={tmp_path / 'growth.json'}"]) == 0
     said = capsys.readouterr().out
     assert "| users | 60 |" in said and "| users | 120 |" in said and "together" in said
     assert len(json.loads((tmp_path / "growth.json").read_text())["rows"]) == 2
@@ -265,14 +236,10 @@ def test_the_command_measures_one_epoch_with_an_index(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_distillation_adds_to_memory_stays_within_the_arithmetic(tmp_path: Path) -> None:
     """100,000 users and items with an index: what is U x I would take 40 GB."""
-    import benchmark
-    from benchmark_data import write_dataset, write_teacher
-    from benchmark_growth import bytes_needed
-
     size, options = "100000x100000x100000", {"kd_candidate_index": "ivf", "kd_index_teacher": True, "kd_nprobe": 16}
     write_teacher(write_dataset(size, tmp_path), 32)
     made = {"model": "MF", "kd": "RCEKD", "size": size, "folder": str(tmp_path), "width": 20, "options": options}
-    row = benchmark.measured(made, 0, {"bandwidth": 1e10, "rate": 1e11}, False)
+    row = measured(made, 0, {"bandwidth": 1e10, "rate": 1e11}, False)
     added = row["peak_rss_mb"] - row["plain_peak_rss_mb"]
     assert 200 < added < sum(bytes_needed(10**5, 10**5, teacher=32).values()) / 2**20 + 200, "200 MiB for libraries"
     assert row["candidate_index"]["recall"] > 0.2

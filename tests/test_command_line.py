@@ -47,7 +47,7 @@ def test_result_holds_the_contract(first: dict[str, Any]) -> None:
     assert not first["teacher"]["cached"] and {"python", "torch", "recbole", "recbole_kd", "commit", "device"} <= first["versions"].keys()
     every = [value for stage in ("teacher", "student", "distilled") for value in (first[stage]["valid"] | first[stage]["test"]).values()]
     assert any(value != round(value, 4) for value in every)
-    assert first["command"].startswith("python run_recbole_kd.py --model=MF")
+    assert first["command"].startswith("recbole-kd run --model=MF")
 
 
 def test_kd_loss_is_unweighted(first: dict[str, Any]) -> None:

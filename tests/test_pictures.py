@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.grid import read_grid
 from recbole_kd.experiments.plots import bars, curves, draw_grid
 from tests.made_results import grid_of, made_up, write_grid
 
@@ -49,7 +50,7 @@ def test_the_script_draws_what_is_there_and_refuses_what_is_not(tmp_path: Path, 
     path = write_grid(tmp_path)
     assert plot_results.main([str(path), f"--results={tmp_path}"]) == 2
     assert "has no results in" in capsys.readouterr().err
-    task = plot_results.read_grid(path).tasks[0]
+    task = read_grid(path).tasks[0]
     file = tmp_path / task.grid / task.file_name
     file.parent.mkdir()
     file.write_text(json.dumps({**made_up(0.3, 0.1, 0.2), "settings": task.settings}))

@@ -1,7 +1,8 @@
-"""A wheel built from the repository and installed elsewhere finds its property files."""
+"""A wheel built from the repository and installed elsewhere finds its property files and runs every verb without a checkout."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -57,3 +58,58 @@ def test_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     module, properties, init_std = done.stdout.strip().splitlines()[-3:]
     assert Path(module).is_relative_to(installed) and Path(properties).is_relative_to(installed)
     assert float(init_std) == 0.01
+
+
+PROGRAM = """
+import contextlib, io, json, sys
+from pathlib import Path
+from recbole_kd.cli.program import main
+answers = []
+for words in json.loads(sys.argv[1]):
+    words = [str(next(path for path in Path("cache/teacher").iterdir() if path.is_dir())) if w == "TEACHER" else w for w in words]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    answers.append([code, out.getvalue(), err.getvalue()])
+from recbole_kd.experiments.benchmarks.own_process import in_own_process
+answers.append([0, str(in_own_process({"what": "machine"})["rate"]), ""])
+print(json.dumps(answers))
+"""
+
+
+def test_the_program_is_installed_under_its_name(installed: Path) -> None:
+    (points,) = installed.glob("recbole_kd-*.dist-info/entry_points.txt")
+    assert "recbole-kd = recbole_kd.cli.program:main" in points.read_text()
+
+
+def test_verbs_run_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    """Prepare, plan, run, lists and a grid of the package's own on made data, in one process that sees no checkout."""
+    rows = ["uid,sku,ts", *(f"u{user},i{(user + 3 * place) % 20},{place}" for user in range(30) for place in range(10))]
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    given = [
+        "--model=MF",
+        "--teacher=LightGCN",
+        "--kd=RCEKD",
+        "--dataset=mine",
+        "--show_progress=False",
+        "--epochs=1",
+        "--teacher.epochs=1",
+    ]
+    given += ["--embedding_size=4", "--kd_k=3", "--kd_n_samples=3", "--kd_candidates=6"]
+    given.append("--load_col={inter: [user_id, item_id, timestamp]}")
+    commands = {
+        "prepare": ["mine", "--form=table", "--file=log.csv", "--user=uid", "--item=sku", "--time=ts"],
+        "plan": given, "run": given, "export-lists": ["TEACHER", "--out=lists", "--k=3"], "reproduce": ["citeulike-mf-mf", "--table"],
+    }  # fmt: skip
+    typed = [[verb, *words] for verb, words in commands.items()] + [["reproduce", "citeulike-mf-mff"]]
+    environment = {**os.environ, "PYTHONPATH": str(installed), "RECBOLE_KD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(typed)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    *answers, unknown, (_, rate, _) = json.loads(done.stdout.strip().splitlines()[-1])
+    assert [code for code, _, _ in answers] == [0] * len(commands), answers
+    said = dict(zip(commands, (out for _, out, _ in answers), strict=True))
+    assert "mine: 30 users, 20 items" in said["plan"] and "MF + RCEKD" in said["run"]
+    assert (tmp_path / "lists" / "lists.safetensors").is_file() and float(rate) > 0
+    assert unknown[0] == 2 and unknown[2].startswith("error: No grid at citeulike-mf-mff")

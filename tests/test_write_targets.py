@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recbole_kd.cli import tune
+from recbole_kd.cli import benchmark, tune
+from recbole_kd.cli.boundary import answer
 from recbole_kd.cli.run import main as run_main
 from recbole_kd.errors import TargetError, TrainingError
+from recbole_kd.experiments.grid import read_grid
 from recbole_kd.pipeline import quick_start
 from recbole_kd.storage.files import FORMAT, MANIFEST, SCORES, write_json, write_text_whole, written_whole
 from recbole_kd.storage.targets import check_file, check_folder
@@ -204,7 +206,7 @@ def of_search_file(home: Path, key: str) -> Place:
 
 def grid_of_results(home: Path) -> Path:
     path = write_grid(home)
-    task = script("plot_results").read_grid(path).tasks[0]
+    task = read_grid(path).tasks[0]
     file = home / task.grid / task.file_name
     file.parent.mkdir()
     made = made_up(0.3, 0.1, 0.2)
@@ -232,11 +234,7 @@ def of_result(home: Path) -> Place:
 
 def of_benchmark(home: Path) -> Place:
     def main(argv: list[str]) -> int:
-        try:
-            script("benchmark").parse(argv)
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
+        return answer(lambda words: 0 if benchmark.parse(words) else 1, argv)
 
     return Place(home / "out", False, [f"--output={home / 'out'}"], main)
 

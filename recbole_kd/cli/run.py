@@ -1,14 +1,13 @@
-"""The command line: arguments in, exit code out."""
+"""``recbole-kd run``: distil a teacher into a student."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 
+from recbole_kd.cli.list import run as print_list
+from recbole_kd.cli.program import run_verb
 from recbole_kd.config.parsing import parse_arguments
-from recbole_kd.errors import KDError
-from recbole_kd.pipeline.model_choices import listing
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.result_table import result_table
@@ -17,7 +16,8 @@ from recbole_kd.version import __version__
 HELP = """\
 Distil a large recommender into a small one.
 
-  python run_recbole_kd.py --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
+example:
+  recbole-kd run --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
   --model=NAME --teacher=NAME --kd=NAME --dataset=NAME   what to distil into what, how, on which data; --list prints the names
   --teacher=A,B                                          several teachers (HetComp); --teacher.KEY is for all of them
@@ -29,26 +29,30 @@ Distil a large recommender into a small one.
   --KEY=VALUE                                            any RecBole key of the student, such as --learning_rate=1e-3
   --kd_KEY=VALUE                                         a key of the method, such as --kd_weight=10; see properties/distiller/
   --teacher.KEY=VALUE                                    a RecBole key of the teacher, such as --teacher.embedding_size=256
+  --debug                                                show the traceback of an internal error
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it went well, 2 after a one-sentence error."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        values = parse_arguments(words)
-        if values.get("help") or not words:
-            print(HELP, end="")
-        elif values.get("version"):
-            print(__version__)
-        elif values.get("list"):
-            print(listing())
-        else:
-            files = values.pop("config_files", None)
-            command = shlex.join(["python", "run_recbole_kd.py", *words])
-            result = run_request(make_request(merge_sources(files, None, values)), command)
-            print(result_table(result))
-    except KDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(words: list[str]) -> int:
+    """Do the distillation that the words ask for, or print the help, the version or the list; 0.
+
+    Raises:
+        KDError: bad input or a training that cannot go on.
+    """
+    values = parse_arguments(words)
+    if values.get("help") or not words:
+        print(HELP, end="")
+    elif values.get("version"):
+        print(__version__)
+    elif values.get("list"):
+        return print_list([])
+    else:
+        files = values.pop("config_files", None)
+        command = shlex.join(["recbole-kd", "run", *words])
+        print(result_table(run_request(make_request(merge_sources(files, None, values)), command)))
     return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb with these words and return its exit code (:func:`recbole_kd.cli.boundary.answer`)."""
+    return run_verb("run", argv)

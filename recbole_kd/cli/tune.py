@@ -1,18 +1,20 @@
-"""The command line of a search: ``python scripts/run_hyper_kd.py --tool=Hyperopt --params_file=properties/tune/RCEKD.hyper ...``."""
+"""``recbole-kd tune``: search the keys of a run on the validation metric."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.cli.program import run_verb
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.property_dir import properties_dir
 from recbole_kd.config.schema import SEARCH_KEYS, check_table
-from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.request import merge_sources
+from recbole_kd.storage.places import user_path
 from recbole_kd.tuning.hyperopt import tune_with_hyperopt
 from recbole_kd.tuning.ray_tune import tune_with_ray
 from recbole_kd.tuning.space import Space, check_space, read_space
@@ -21,15 +23,16 @@ from recbole_kd.tuning.study import BEST, Study
 HELP = """\
 Search the keys of a distillation, on the validation metric.
 
-  python scripts/run_hyper_kd.py --tool=Hyperopt --algo=random --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
-  python scripts/run_hyper_kd.py --tool=Ray --params_file=space.yaml --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
+examples:
+  recbole-kd tune --tool=Hyperopt --algo=random --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
+  recbole-kd tune --tool=Ray --params_file=space.yaml --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
   --params_file=FILE             search space, YAML or RecBole's .hyper; else properties/tune/<kd>.yaml, or any.yaml
   --max_evals=20                 trials (of a grid: of every combination so many); exhaustive tries every combination once
   --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
   --search_seed=0                of what is drawn
   --resume=True                  continue an interrupted study: trials that are done are not repeated
-  --KEY=VALUE --config_files=    as of run_recbole_kd.py: what holds for all trials
+  --KEY=VALUE --config_files=    as of recbole-kd run: what holds for all trials
 
   with --tool=Hyperopt, RecBole's HyperTuning
   --algo=exhaustive              exhaustive, random or bayes
@@ -105,7 +108,7 @@ def run_search(values: Mapping[str, Any]) -> Study:
     options, base = search_options(values)
     space = find_space(options, base)
     named = "-".join(str(base.get(key) or "saved").replace(",", "+") for key in ("model", "teacher", "kd", "dataset"))
-    output = Path(str(base.get("output_dir") or "saved")).expanduser()
+    output = user_path(str(base.get("output_dir") or "saved"), "output_dir")
     study = Study(base, Path(os.path.abspath(output / (options["study"] or f"tune-{named.replace(':', '.')}"))))
     if options["tool"] == "Ray":
         tune_with_ray(study, space, options)
@@ -117,23 +120,27 @@ def run_search(values: Mapping[str, Any]) -> Study:
     return study
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: 0 when a trial was done, 1 when none was, 2 after a one-sentence error."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    say: Callable[..., None] = print
-    try:
-        values = parse_arguments(words)
-        if values.get("help") or not words:
-            say(HELP, end="")
-            return 0
-        files = values.pop("config_files", None)
-        study = run_search(merge_sources(files, None, values))
-    except KDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    say(study.table())
+def run(words: list[str]) -> int:
+    """Search, print the table of trials and where the best one is kept: 0 when a trial was done, 1 when none was.
+
+    Raises:
+        KDError: bad input.
+    """
+    values = parse_arguments(words)
+    if values.get("help") or not words:
+        print(HELP, end="")
+        return 0
+    files = values.pop("config_files", None)
+    study = run_search(merge_sources(files, None, values))
+    print(study.table())
     if study.best is None:
         print(f"error: none of {len(study.trials)} trials was done; the table gives the reasons", file=sys.stderr)
         return 1
-    say(f"Best configuration: {study.folder / BEST} (run_recbole_kd.py --config_files={study.folder / BEST} repeats it)")
+    best = study.folder / BEST
+    print(f"Best configuration: {best} (recbole-kd run --config_files={best} repeats it)")
     return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb with these words and return its exit code (:func:`recbole_kd.cli.boundary.answer`)."""
+    return run_verb("tune", argv)

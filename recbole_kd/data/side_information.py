@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.storage.digests import digest, file_digest
+from recbole_kd.storage.places import user_path
 
 
 def side_digest(dataset: Any) -> str | None:
@@ -33,5 +33,5 @@ def _columns(dataset: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Keys that name a file (NeuMF's ``mf_pretrain_path``) -> digest of what it holds."""
-    paths = {key: Path(value).expanduser() for key, value in settings.items() if key.endswith("_path") and isinstance(value, str) and value}
+    paths = {key: user_path(value, key) for key, value in settings.items() if key.endswith("_path") and isinstance(value, str) and value}
     return {key: file_digest(path) for key, path in paths.items() if path.is_file()}

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recbole_kd.distributed.batch_shard import Part, PartInteraction
+from recbole_kd.distributed.children import deaf_to_interrupts
 from recbole_kd.errors import KDError, LostProcessError, TrainingError
 
 PATIENCE = timedelta(minutes=30)
@@ -152,8 +153,9 @@ def several(n: int, device: torch.device, follow: Follow) -> Iterator[Ranks | No
             pickle.dump((follow, str(device), max(1, threads // n)), handle)
         context = torch.multiprocessing.get_context("spawn")
         processes = [context.Process(target=_follower, args=(name, rank, n), name=f"rank {rank}", daemon=True) for rank in range(1, n)]
-        for process in processes:
-            process.start()
+        with deaf_to_interrupts():
+            for process in processes:
+                process.start()
         torch.set_num_threads(max(1, threads // n))
         try:
             _wait_for_start(processes, folder)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.errors import ConfigError
+from recbole_kd.distributed.ray_probe import check_answers, no_cluster
 
 _MIB = 2**20
 
@@ -23,19 +27,40 @@ def connect(address: str, object_store_mb: int | None = None) -> Any:
 
     if ray.is_initialized():
         return ray
+    check_answers(address)
     here = str(Path(__file__).resolve().parents[2])
     paths = list(dict.fromkeys(filter(None, [here, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])))
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
     try:
-        if address == "local":
-            more: dict[str, Any] = {} if object_store_mb is None else {"object_store_memory": object_store_mb * _MIB}
-            ray.init(include_dashboard=False, runtime_env=environment, log_to_driver=False, **more)
-        else:
-            ray.init(address=address, runtime_env=environment, log_to_driver=False)
+        with _own_signals():
+            _join(ray, address, environment, object_store_mb)
     except (ConnectionError, ValueError, TimeoutError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise ConfigError(f"ray_address={address!r}: no Ray cluster answers there ({words}); start one with `ray start --head`") from None
+        raise no_cluster(address, str(error)) from None
     return ray
+
+
+def _join(ray: Any, address: str, environment: dict[str, Any], object_store_mb: int | None) -> None:
+    if address == "local":
+        more: dict[str, Any] = {} if object_store_mb is None else {"object_store_memory": object_store_mb * _MIB}
+        ray.init(address="local", include_dashboard=False, runtime_env=environment, log_to_driver=False, **more)
+    else:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own for SIGTERM, and its Tune one for SIGINT that ends nothing: the program's stay."""
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if handler is not None:
+                signal.signal(signum, handler)
 
 
 def own_devices() -> dict[str, Any]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from recbole_kd.distributed.children import deaf_to_interrupts
 from recbole_kd.distributed.ray_cluster import connect, own_devices
+from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.grid import Grid, Task
 from recbole_kd.storage.files import write_json
@@ -99,7 +101,15 @@ def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
     """A fresh process for each task: memory is measured, and a task that dies takes no other with it."""
     for task, settings in waiting:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
-            yield (task, *_outcome(pool.submit(run_task, settings).result))
+            with deaf_to_interrupts():
+                future = pool.submit(run_task, settings)  # starts the process
+            try:
+                outcome = _outcome(future.result)
+            except BaseException:  # interrupted: leaving the pool would wait for the whole run
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
+        yield (task, *outcome)
 
 
 def end_with_parent() -> None:
@@ -125,6 +135,7 @@ def _on_ray(address: str, resources: Mapping[str, float]) -> Callable[[Iterable[
 
     def run(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
         ray = connect(address)
+        check_room(ray, resources.get("cpu", 1), resources.get("gpu", 0), "task")
         options = {"max_retries": RETRIES, "max_calls": 1, "scheduling_strategy": "SPREAD"}
         remote = ray.remote(num_cpus=resources.get("cpu", 1), num_gpus=resources.get("gpu", 0), **options)(run_task_on_ray)
         pending = {remote.remote(settings): task for task, settings in waiting}

@@ -31,6 +31,7 @@ from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.storage.cache import cache_folder
+from recbole_kd.storage.places import user_path
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import check_address
 from recbole_kd.teacher.truncated_svd import check_width
@@ -77,7 +78,7 @@ def make_plan(request: Request) -> Plan:
         KDError: bad input; one sentence.
     """
     run = request.run
-    cache, output = cache_folder(run["cache_dir"]), Path(run["output_dir"]).expanduser()
+    cache, output = cache_folder(run["cache_dir"]), user_path(run["output_dir"], "output_dir")
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
     if run["teacher_ray_address"]:

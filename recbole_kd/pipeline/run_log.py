@@ -11,6 +11,8 @@ from pathlib import Path
 import colorlog
 from recbole.utils.logger import RemoveColorFilter, log_colors_config
 
+from recbole_kd.errors import KDError
+
 
 class _File(logging.FileHandler):
     """A log whose disk is full loses lines; what else finds no room there says so, once."""
@@ -46,7 +48,24 @@ def logging_to(path: Path, state: str | None = None) -> Iterator[None]:
     root.setLevel(level)
     try:
         yield
+    except Exception as error:
+        if not isinstance(error, KDError):
+            _keep_traceback(to_file, error)
+        raise
     finally:
         root.handlers[:] = before
         root.setLevel(before_level)
         to_file.close()
+
+
+def _keep_traceback(log: logging.FileHandler, error: Exception) -> None:
+    """Write an unexpected error's traceback to the log alone, and let the error know where it stands."""
+    trace = (type(error), error, error.__traceback__)
+    log.emit(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "internal error", None, trace))
+    with suppress(AttributeError):
+        error.recbole_kd_log = log.baseFilename  # type: ignore[attr-defined]
+
+
+def log_of(error: BaseException) -> str | None:
+    """Path of the log that holds an error's traceback, None where none does."""
+    return getattr(error, "recbole_kd_log", None)

@@ -25,6 +25,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import CACHE_FORMAT, locked
 from recbole_kd.storage.digests import file_digest, settings_digest
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
+from recbole_kd.storage.places import user_path
 from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
@@ -217,7 +218,7 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
     if path.endswith(".pth") or not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
-        place = Path(path).expanduser()
+        place = user_path(path, "teacher_path")
         teacher.manifest["contents"] = file_digest(*([place] if place.is_file() else sorted(place.glob("*.safetensors"))))
     unknown = {"valid": None, "test": None, "parameters": None, "bytes": None, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from recbole_kd.storage.places import user_path
+
 CACHE_FORMAT = 1
 """Part of every digest: raise it when what a stage computes changes."""
 
 
 def cache_folder(cache_dir: str | None) -> Path:
     """``cache_dir``, else the environment variable RECBOLE_KD_CACHE, else saved/cache of the current folder."""
-    return Path(cache_dir or os.environ.get("RECBOLE_KD_CACHE") or "saved/cache").expanduser()
+    return user_path(cache_dir or os.environ.get("RECBOLE_KD_CACHE") or "saved/cache", "cache_dir" if cache_dir else "RECBOLE_KD_CACHE")
 
 
 @contextmanager

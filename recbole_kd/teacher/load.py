@@ -23,6 +23,7 @@ from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.size import size_of
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import SCORES, WEIGHTS, of_epoch, read_manifest, read_tensors
+from recbole_kd.storage.places import user_path
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
 from recbole_kd.teacher.modalities import modalities_of, read_modalities
@@ -45,7 +46,7 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     Raises:
         TeacherError: missing, damaged, unsafe, or made on other data; one sentence with the fix.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, "teacher_path")
     if path.suffix == ".pth":
         return _from_checkpoint(path, dataset, device)
     manifest = read_manifest(path)

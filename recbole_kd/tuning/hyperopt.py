@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from recbole_kd.errors import ConfigError
+from recbole_kd.storage.places import user_path
 from recbole_kd.storage.targets import check_file
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import TRIALS, Study, Trial, absolute, as_json, run_trial
@@ -79,8 +79,8 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
     study.check_target(TRIALS, bool(options.get("resume")))
     for key in ("output_file", "display_file"):
         if options[key]:
-            check_file(Path(options[key]).expanduser(), option=f"--{key}")
-            Path(options[key]).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)
+            check_file(user_path(options[key], key), option=f"--{key}")
+            user_path(options[key], key).resolve().parent.mkdir(parents=True, exist_ok=True)
     finished = study.finished() if options.get("resume") else None
     tuning = HyperTuning(
         partial(_objective, study, space, finished),

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.distributed.ray_cluster import connect, own_devices
+from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.pipeline.quick_start import make_teachers
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.places import user_path
 from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import FAILED, STUDY_FILE, Study, Trial, absolute, as_json, objective, run_trial, what_counts
 from recbole_kd.tuning.teacher_transfer import pack, unpack
@@ -47,8 +49,8 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     known = _known_study(study, space, options)
     base = absolute({**study.base, "output_dir": str(study.folder / "runs")})
     for_workers = {**base, NODE_CACHE: not base.get("cache_dir"), "cache_dir": str(cache_folder(base.get("cache_dir")).resolve())}
-    connect(options["ray_address"])
     resources = {"cpu": options["cpus_per_trial"], "gpu": options["gpus_per_trial"]}
+    check_room(connect(options["ray_address"]), resources["cpu"], resources["gpu"], "trial")
     teachers = _teachers_once(for_workers, space, resources)
     trainable = _trainable(for_workers, space, teachers, resources, options)
     tuner = _restored(study, trainable) if known else _fresh(study, space, trainable, base, options)
@@ -240,7 +242,7 @@ def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, 
 def _on_this_node(base: Mapping[str, Any]) -> dict[str, Any]:
     """The base with the cache of the node that this worker is on."""
     own = os.environ.get("RECBOLE_KD_CACHE") if base[NODE_CACHE] else None
-    places = {"cache_dir": str(Path(own).expanduser().resolve())} if own else {}
+    places = {"cache_dir": str(user_path(own, "RECBOLE_KD_CACHE").resolve())} if own else {}
     return {**{key: value for key, value in base.items() if key != NODE_CACHE}, **places}
 
 

@@ -17,6 +17,7 @@ from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.stages import WITHOUT_EFFECT
 from recbole_kd.storage.files import write_json, write_text_whole
+from recbole_kd.storage.places import user_path
 from recbole_kd.storage.targets import check_file, check_folder, holds_text
 
 FAILED = -1e9
@@ -195,4 +196,4 @@ def _short(value: Any) -> str:
 
 def absolute(base: Mapping[str, Any]) -> dict[str, Any]:
     """The same keys with absolute folders."""
-    return {key: str(Path(value).expanduser().resolve()) if key in PLACES and value else value for key, value in base.items()}
+    return {key: str(user_path(value, key).resolve()) if key in PLACES and value else value for key, value in base.items()}

@@ -17,6 +17,7 @@ from recbole_kd.data.item_features.text_encoders import ENCODERS, encoders_of
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.digests import file_digest
+from recbole_kd.storage.places import user_path
 
 GIVEN_KEYS = ("item_features", "text_encoder")
 """Keys of a run: the data's, so that teacher and student share them."""
@@ -118,8 +119,9 @@ def _of_file(name: str, value: Mapping[str, str] | str, folder: Path) -> Source:
 
 def _found(path: str, folder: Path) -> Path:
     """A path as it stands, or inside the data set's folder where it is there."""
-    inside = folder / Path(path).expanduser()
-    return inside if inside.is_file() else Path(path).expanduser()
+    own = user_path(path, "item_features")
+    inside = folder / own
+    return inside if inside.is_file() else own
 
 
 def _checked(given: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Data and teachers made to measure, for benchmark.py: counts of public data sets or any others, popularity with a long tail."""
+"""Data and teachers made to measure, for the benchmarks: counts of public data sets or any others, popularity with a long tail."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from recbole_kd.errors import ConfigError
+from recbole_kd.storage.files import read_tensors
+from recbole_kd.teacher.block_writer import Layout, write_blocks
+from recbole_kd.teacher.stores.factors import FactorScores
 
 Counts = tuple[int, int, tuple[int, int, int]]
 
@@ -40,20 +46,20 @@ def counts_of(size: str) -> Counts:
     """users, items, (train, validation, test) interactions of a name or of ``USERSxITEMSxINTERACTIONS`` (1e6x1e6x1e6, say).
 
     Raises:
-        SystemExit: one sentence on what was allowed.
+        ConfigError: one sentence on what was allowed.
     """
     if size in SIZES:
         return SIZES[size]
     words = size.split("x")
     if len(words) != 3 or not all(re.fullmatch(r"\d+(e\d+)?", word) for word in words):
-        raise SystemExit(f"--size={size} is not known: take {', '.join(SIZES)}, or USERSxITEMSxINTERACTIONS such as 1e6x1e6x1e6")
+        raise ConfigError(f"--size={size} is not known: take {', '.join(SIZES)}, or USERSxITEMSxINTERACTIONS such as 1e6x1e6x1e6")
     n_users, n_items, count = (int(float(word)) for word in words)
     if not (2 <= n_users <= LARGEST and 2 <= n_items <= LARGEST):
-        raise SystemExit(f"--size={size} is not possible: users and items go from 2 to {LARGEST}")
+        raise ConfigError(f"--size={size} is not possible: users and items go from 2 to {LARGEST}")
     evaluated = max(2, min(count // 10, EVALUATED_SCORES // n_items, n_users))
     least = max(n_users, n_items) - 2 * evaluated
     if count < least or count + 2 * evaluated > n_users * n_items // 2:
-        raise SystemExit(
+        raise ConfigError(
             f"--size={size} is not possible: every user and item is there once, so take {least} to "
             f"{n_users * n_items // 2 - 2 * evaluated} interactions"
         )
@@ -129,16 +135,12 @@ def write_teacher(made: Made, width: int) -> None:
     """Random vectors as a teacher's factor store, block by block.
 
     Raises:
-        SystemExit: the disk has not room for it.
+        ConfigError: the disk has not room for it.
     """
-    import torch
-
-    from recbole_kd.teacher.block_writer import Layout, write_blocks
-
     n_users, n_items, _ = counts_of(made.size)
     needed = 4 * width * (n_users + n_items + 2)
     if shutil.disk_usage(made.folder).free < needed:
-        raise SystemExit(f"--teacher_width={width} needs {needed / 2**30:.1f} GiB in {made.folder}: take a smaller one, or set TMPDIR")
+        raise ConfigError(f"--teacher_width={width} needs {needed / 2**30:.1f} GiB in {made.folder}: take a smaller one, or set TMPDIR")
     generator = torch.Generator().manual_seed(1)
     for name, n_rows in zip(TABLES, (n_users + 1, n_items + 1), strict=True):
         layout = Layout({name: (torch.float32, width)}, n_rows, TEACHER_BLOCK)
@@ -151,9 +153,6 @@ def write_teacher(made: Made, width: int) -> None:
 
 def read_teacher(made: Made) -> Any:
     """The written teacher, memory-mapped, with a trajectory of two earlier checkpoints."""
-    from recbole_kd.storage.files import read_tensors
-    from recbole_kd.teacher.stores.factors import FactorScores
-
     users, items = (read_tensors(made.vectors(name))[name] for name in TABLES)
     teacher = FactorScores(users, items)
     teacher.earlier = lambda: [FactorScores(users * share, items.roll(1, 1) * (1 - share) + items) for share in (0.3, 0.6)]
@@ -162,10 +161,6 @@ def read_teacher(made: Made) -> Any:
 
 def random_teacher(n_users: int, n_items: int, width: int = OTHER_WIDTH) -> Any:
     """A random factor teacher in memory; sizes with the pad."""
-    import torch
-
-    from recbole_kd.teacher.stores.factors import FactorScores
-
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(n, width, generator=generator) * 0.1 for n in (n_users, n_items))
     return FactorScores(users, items)

@@ -1,4 +1,4 @@
-"""Seconds per epoch of models of histories, plain and distilled; a part of benchmark.py (``--sequences``)."""
+"""Seconds per epoch of models of histories, plain and distilled; ``recbole-kd benchmark --sequences``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
+
+import torch
+from recbole.utils import get_model, init_seed
+
+from recbole_kd.acceleration.accelerate import accelerate_on_cpu
+from recbole_kd.config.property_layers import student_layers
+from recbole_kd.config.recbole_config import make_config
+from recbole_kd.data.split_and_loaders import make_loaders, split_data
+from recbole_kd.experiments.benchmarks.made_data import random_teacher
+from recbole_kd.pipeline.request import without_negatives
+from recbole_kd.scoring.vector_models import softmax_of
+from recbole_kd.training.build_distiller import build_distiller
+from recbole_kd.training.trainer import KDTrainer
 
 PUBLISHED = {
     "embedding_size": 64, "attention_size": 8, "linear_size": 16, "input_dropout": 0.5, "linear_dropout": 0.5, "position_bias": False,
@@ -23,17 +36,6 @@ def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, An
 
     ``by_length=False``: the model trains as RecBole's does, padding included.
     """
-    from benchmark_data import random_teacher
-    from recbole.utils import get_model, init_seed
-
-    from recbole_kd import KDTrainer, build_distiller
-    from recbole_kd.acceleration.accelerate import accelerate_on_cpu
-    from recbole_kd.config.property_layers import student_layers
-    from recbole_kd.config.recbole_config import make_config
-    from recbole_kd.data.split_and_loaders import make_loaders, split_data
-    from recbole_kd.pipeline.request import without_negatives
-    from recbole_kd.scoring.vector_models import softmax_of
-
     values = {**data, "show_progress": False, "seed": 0, "normalize_all": False, **given, **(METHOD if kd else {})}
     name = values.pop("dataset")
     config = make_config(model, name, without_negatives(model, name, student_layers(model, name)[0], values), values)
@@ -63,8 +65,6 @@ def epoch_seconds(pairs: list[tuple[Any, Any]], repeats: int) -> list[float]:
 
 def prefix_epoch_seconds(data: dict[str, Any], blocks: dict[str, int]) -> float:
     """An epoch of HSTU that learns from one row per prefix, as RecBole's sequential models do: from a few batches, times their number."""
-    import torch
-
     trainer, loaders = make_trainer("HSTU", False, data, {**PUBLISHED, **blocks, "eval_args": LEAVE_ONE_OUT, "benchmark_filename": None})
     rows, model, size = loaders.train._dataset.rows, trainer.model, PUBLISHED["train_batch_size"]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))

@@ -1,16 +1,18 @@
-"""How an epoch of RCE-KD grows: each size varied alone around a base, power laws fitted, as Markdown; a part of benchmark.py (--growth)."""
+"""How an epoch of RCE-KD grows: each size varied alone around a base, power laws fitted, as Markdown."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark_data import write_dataset, write_teacher
+from recbole_kd.distiller.rcekd import QUERIES_PER_DRAW
+from recbole_kd.experiments.benchmarks.made_data import write_dataset, write_teacher
+from recbole_kd.experiments.benchmarks.own_process import in_own_process
+from recbole_kd.experiments.benchmarks.rows import measured
+from recbole_kd.storage.files import write_json
 
 BASE: Mapping[str, int] = {"users": 5000, "items": 20_000, "interactions": 100_000, "K": 50, "L": 50, "d": 20}
 AXES: Mapping[str, Sequence[int]] = {
@@ -100,8 +102,6 @@ def bytes_needed(
 
     Lists are kept for all users; what they are drawn from is there for one block of users.
     """
-    from recbole_kd.distiller.rcekd import QUERIES_PER_DRAW
-
     listed = 2 * k + samples
     return {
         "student, its gradients, Adam's moments": 4 * 4 * d * (users + items),
@@ -131,23 +131,26 @@ def arithmetic(gigabytes: int, **sizes: int) -> str:
     return "\n".join([*lines, _row(["together", f"{sum(parts.values()) / 1e9:.2f} of {gigabytes}"])])
 
 
-def report_growth(arguments: argparse.Namespace, options: Mapping[str, Any]) -> None:
-    """Measure, print the Markdown, write the figures."""
-    from benchmark import in_own_process, measured
+def report_growth(repeats: int, teacher_width: int | None, output: Path | None, options: Mapping[str, Any]) -> None:
+    """Measure, print the Markdown, write the figures.
 
+    Args:
+        repeats: timed epochs of each point. teacher_width: :data:`TEACHER_WIDTH` where it is None. output: gets the figures as JSON.
+        options: of the method.
+    """
     machine = in_own_process({"what": "machine"})
     with tempfile.TemporaryDirectory() as folder:
 
         def measure(sizes: Mapping[str, int]) -> Mapping[str, Any]:
             size = "x".join(str(sizes[name]) for name in ("users", "items", "interactions"))
             made = write_dataset(size, Path(folder))
-            write_teacher(made, arguments.teacher_width or TEACHER_WIDTH)
+            write_teacher(made, teacher_width or TEACHER_WIDTH)
             method = {"kd_k": sizes["K"], "kd_n_samples": sizes["L"], "kd_candidates": CANDIDATES, **options}
             case = {"model": "MF", "kd": "RCEKD", "size": size, "folder": folder, "width": sizes["d"], "options": method}
-            return measured(case, max(1, arguments.repeats), machine, False)
+            return measured(case, max(1, repeats), machine, False)
 
         found = measure_all(measure)
     print(f"{markdown(found)}\n\n{arithmetic(DEVICE_GB)}")
-    if arguments.output:
+    if output:
         rows = [{"axis": axis, "value": value, **figures} for axis, value, figures in found]
-        arguments.output.write_text(json.dumps({"base": dict(BASE), "machine": machine, "rows": rows}, indent=2))
+        write_json(output, {"base": dict(BASE), "machine": machine, "rows": rows})

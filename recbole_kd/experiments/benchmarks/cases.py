@@ -1,4 +1,4 @@
-"""One case of benchmark.py: trainers on made data, their epochs timed, in the process that this runs in."""
+"""One case: trainers on made data, their epochs timed, in the process that this runs in."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from benchmark_data import Made, counts_of, read_teacher
-from benchmark_floor import Work, measure
-from benchmark_phases import PHASES, Clock, timed
+import torch
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_kd.acceleration.lightgcn_propagation import accelerate
+from recbole_kd.config.property_layers import student_layers
+from recbole_kd.config.recbole_config import make_config
+from recbole_kd.data.split_and_loaders import evaluation_batch_size, make_loaders, split_data
+from recbole_kd.evaluation.efficiency import peak_rss_mb
+from recbole_kd.experiments.benchmarks.floors import Work, measure
+from recbole_kd.experiments.benchmarks.made_data import Made, counts_of, read_teacher
+from recbole_kd.experiments.benchmarks.phases import PHASES, Clock, timed
+from recbole_kd.training.build_distiller import build_distiller, known_kd_keys
+from recbole_kd.training.trainer import KDTrainer
 
 ALONE = "alone"
 """In place of a method: our trainer without a distiller."""
@@ -46,22 +56,12 @@ class Case:
 
 def known_options(kd: str, options: dict[str, Any]) -> dict[str, Any]:
     """Those of the given options that this method knows: one command may time several methods."""
-    from recbole_kd.training.build_distiller import known_kd_keys
-
     known = known_kd_keys(kd)
     return {key: value for key, value in options.items() if not key.startswith("kd_") or key in known}
 
 
 def build(case: Case) -> tuple[Any, Any]:
     """A trainer and its loaders: RecBole's own for the plain run, ours under the made teacher for the KD run."""
-    from recbole.utils import get_model, get_trainer, init_seed
-
-    from recbole_kd import KDTrainer, build_distiller
-    from recbole_kd.acceleration.lightgcn_propagation import accelerate
-    from recbole_kd.config.property_layers import student_layers
-    from recbole_kd.config.recbole_config import make_config
-    from recbole_kd.data.split_and_loaders import evaluation_batch_size, make_loaders, split_data
-
     files = {"data_path": case.folder, "benchmark_filename": ["train", "valid", "test"], "load_col": {"inter": ["user_id", "item_id"]}}
     usual = {"embedding_size": case.width, "train_batch_size": 2048, "show_progress": False, "seed": 0, "normalize_all": False}
     distils = case.kd not in (None, ALONE)
@@ -126,8 +126,6 @@ def time_together(case: Case, repeats: int) -> dict[str, Any]:
 
 def once(case: Case) -> dict[str, Any]:
     """A first epoch and an evaluation, by phase, with the time and the memory of all that comes before, in a process of its own."""
-    from recbole_kd.evaluation.efficiency import peak_rss_mb
-
     started = perf_counter()
     trainer, loaders = build(case)
     before = {"preparation_seconds": perf_counter() - started, "preparation_peak_rss_mb": peak_rss_mb()}
@@ -141,8 +139,6 @@ def once(case: Case) -> dict[str, Any]:
 
 def memory_of(case: Case) -> float:
     """Peak resident MiB of two epochs and one evaluation, in this process."""
-    from recbole_kd.evaluation.efficiency import peak_rss_mb
-
     trainer, loaders = build(case)
     for epoch in range(2):
         trainer._train_epoch(loaders.train, epoch)
@@ -217,8 +213,6 @@ def evaluation_seconds(size: str, folder: str) -> dict[str, float]:
 
 def machine_rates() -> dict[str, Any]:
     """The measured rates of this machine, with its name for them."""
-    import torch
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rates = asdict(measure(device))
     return {**rates, "device": device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}

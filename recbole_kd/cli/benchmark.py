@@ -1,0 +1,93 @@
+"""``recbole-kd benchmark``: time an epoch of distillation beside RecBole's own training, on data made to a public data set's counts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.cli.parser import SentenceParser
+from recbole_kd.config.known_keys import unknown_name_error
+from recbole_kd.config.parsing import parse_arguments
+from recbole_kd.distiller.registry import DISTILLERS
+from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.benchmarks.growth import report_growth
+from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
+from recbole_kd.experiments.benchmarks.prefixes import report_prefixes
+from recbole_kd.experiments.benchmarks.reports import Cases, report_cases, report_sequences
+from recbole_kd.storage.targets import check_file
+
+EXAMPLES = [
+    "recbole-kd benchmark --model=MF --kd=RCEKD --size=citeulike --output=bench.json",
+    "recbole-kd benchmark --size=1e6x1e6x1e6 --repeats=0 --kd_candidate_index=ivf --output=large.json",
+    "recbole-kd benchmark --growth --output=growth.json",
+]
+
+NOTES = """
+Plain is RecBole's unmodified Trainer, BPR and dataloader at the same width. Both are timed in one process, epoch by epoch in turn; a KD
+epoch runs from begin_epoch to the last step, evaluation excluded. Peak memory is that of two further processes, one evaluation included.
+With --repeats=0 a case is one first epoch and an evaluation, plain and KD in a process each, whose times and peaks those are.
+Beside each phase stands its floor on this machine. Lists are written with commas; other --KEY=VALUE are the KD run's.
+"""
+
+
+def _parser() -> SentenceParser:
+    parser = SentenceParser("benchmark", "Time distillation beside RecBole's own training, and measure its memory.", EXAMPLES, NOTES)
+    add = parser.add_argument
+    add("--model", default="MF", help="student, or several with commas")
+    add("--kd", default="RCEKD", help="method, several with commas, or all")
+    add("--size", default="citeulike", help=f"{', '.join(SIZES)}, USERSxITEMSxINTERACTIONS, or several with commas")
+    add("--width", type=int, default=20, help="of the students' vectors")
+    add("--teacher_width", type=int, help="of the teacher's vectors, on disk: 400, for gowalla 2000, for large sizes 64")
+    add("--repeats", type=int, default=5)
+    add("--evaluation", action="store_true", help="also time full-ranking evaluation beside RecBole's default batch size")
+    add("--output", type=Path, metavar="FILE", help="gets the figures as JSON")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--sequences", action="store_true", help="time HSTU and SASRec, plain and distilled, in place of --model, --kd")
+    other.add_argument("--growth", action="store_true", help="how cost grows with users, items, interactions, K, L and d, as Markdown")
+    other.add_argument("--prefixes", action="store_true", help="time the encoding of prefixes together and each by itself, on ml-100k")
+    add("--length", type=int, default=50, help="with --prefixes: of a history")
+    add("--users", type=int, default=40, help="with --prefixes: whose prefixes are encoded")
+    return parser
+
+
+def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The benchmark's own arguments, and the keys of the KD runs.
+
+    Raises:
+        ConfigError: a number that is too small, an unknown size or method. TargetError: the output cannot be written.
+    """
+    known, rest = _parser().parse_known_args(words)
+    for key, least in (("width", 1), ("teacher_width", 1), ("repeats", 0), ("length", 1), ("users", 1)):
+        value = getattr(known, key)
+        if value is not None and value < least:
+            raise ConfigError(f"--{key}={value} is not allowed: it must be a whole number of at least {least}")
+    for size in known.size.split(","):
+        counts_of(size)
+    for kd in known.kd.split(",") if known.kd != "all" else ():
+        if kd not in (*DISTILLERS, "alone"):
+            raise unknown_name_error("kd", kd, list(DISTILLERS))
+    if known.output is not None:
+        check_file(known.output, option="--output")
+    return known, parse_arguments(rest)
+
+
+def run(words: list[str]) -> int:
+    """Measure what the words ask for and print it; 0.
+
+    Raises:
+        KDError: bad input, or a measurement that failed.
+    """
+    given, options = parse(words)
+    sizes = given.size.split(",")
+    if given.sequences:
+        report_sequences(sizes, given.repeats, given.output)
+    elif given.growth:
+        report_growth(given.repeats, given.teacher_width, given.output, options)
+    elif given.prefixes:
+        report_prefixes(given.length, given.users, given.repeats)
+    else:
+        methods = list(DISTILLERS) if given.kd == "all" else given.kd.split(",")
+        kept = (given.width, given.teacher_width, given.repeats, given.evaluation)
+        report_cases(Cases(given.model.split(","), methods, sizes, *kept, options), given.output)
+    return 0

@@ -1,0 +1,128 @@
+"""The boundary of the program: whatever ends a command becomes one line and an exit code.
+
+0 done, 1 a part of the work failed, 2 bad input or surroundings (one sentence), 70 an internal error, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from recbole_kd.cli.interrupts import Interrupted, interrupts
+from recbole_kd.errors import KDError
+from recbole_kd.pipeline.run_log import log_of
+
+BAD_INPUT = 2
+INTERNAL_ERROR = 70
+
+Job = Callable[[list[str]], int]
+
+
+def answer(job: Job, words: list[str], goes_on: str = "") -> int:
+    """Run a command and return its exit code; whatever it raises is said in one line on the error stream.
+
+    Args:
+        words: ``--debug`` among them shows the traceback of an internal error. goes_on: how an interrupted command is continued.
+    """
+    debug = "--debug" in words
+    _open_streams()
+    try:
+        with interrupts():
+            code = job([word for word in words if word != "--debug"])
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return code
+    except Interrupted as interrupt:
+        _say("; ".join(filter(None, ["interrupted", goes_on])))
+        return interrupt.code
+    except SystemExit as end:  # argparse, after --help
+        return end.code if isinstance(end.code, int) else 0
+    except KDError as error:
+        _say(f"error: {error}")
+        return BAD_INPUT
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            return _internal(error, debug)
+        _say(f"error: {_sentence(error)}")
+        return BAD_INPUT
+    except Exception as error:
+        return _internal(error, debug)
+    finally:
+        _let_go_of_closed_streams()
+
+
+def _sentence(error: OSError | MemoryError) -> str:
+    """Name what the system refused."""
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory ({' '.join(str(error).split()) or 'no more is given out'}): free some, or make the run smaller."
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        return "Nobody reads the output any more: it was closed before everything was printed."
+    if error.filename is None and not _working_folder_is_there():
+        return "The working folder is not there any more: go to one that is (cd), and run the command again."
+    places = " and ".join(repr(str(name)) for name in (error.filename, error.filename2) if name is not None)
+    return f"{places} cannot be used: {error.strerror}." if places else f"The system refused something: {error.strerror}."
+
+
+def _working_folder_is_there() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _internal(error: Exception, debug: bool) -> int:
+    """Say an internal error; its traceback goes to the screen with --debug, else to a file."""
+    words = " ".join(str(error).split())
+    if debug:
+        traceback.print_exception(error)
+        where = "the traceback is above"
+    else:
+        log = log_of(error) or _write_log(error)
+        where = f"the traceback is in {log}" if log else "--debug shows the traceback"
+    _say(f"internal error: {type(error).__name__}: {words[:300]} ({where}); please report it")
+    return INTERNAL_ERROR
+
+
+def _write_log(error: Exception) -> str | None:
+    """A file with the traceback, in the system's folder of temporary files; None where none can be written."""
+    name = f"recbole-kd-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    with suppress(OSError):
+        path = os.path.join(tempfile.gettempdir(), name)
+        with open(path, "w", encoding="utf-8") as handle:
+            traceback.print_exception(error, file=handle)
+        return path
+    return None
+
+
+def _say(line: str) -> None:
+    """Print one line on the error stream, if there is still one."""
+    with suppress(OSError, ValueError):
+        print(" ".join(line.split("\n")), file=sys.stderr, flush=True)
+
+
+def _open_streams() -> None:
+    """Let closed standard streams lead nowhere: else the next file that is opened would take their place and be printed into."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+
+
+def _let_go_of_closed_streams() -> None:
+    """What cannot be printed is dropped, so that the interpreter does not stumble over it when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

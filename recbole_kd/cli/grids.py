@@ -1,0 +1,26 @@
+"""Grids by path or by the name of one that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.experiments.grid import Grid, read_grid
+
+HELP = "a YAML file, or the name of a grid of the package (citeulike-mf-mf)"
+FOLDER = "reproduce"
+"""Of the package's grids, below its property files."""
+
+
+def named_grid(word: str) -> Grid:
+    """The grid of a file, else the package's own of that name.
+
+    Raises:
+        ConfigError: neither is there, or it is no grid.
+    """
+    path = Path(word)
+    if not path.exists():
+        own = properties_dir() / FOLDER / path.with_suffix(".yaml").name
+        given_as_own = path.parent in (Path(), Path("properties") / FOLDER)
+        path = own if own.is_file() and given_as_own else path
+    return read_grid(path)

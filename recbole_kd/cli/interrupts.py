@@ -1,0 +1,103 @@
+"""Ctrl-C and SIGTERM end a command, also where a library swallows the first of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+INSIST_SECONDS = 0.5
+"""After so long an interrupt that nobody passes on is raised again."""
+
+FAREWELL_SECONDS = 30
+"""After so long the process ends, whatever its cleaning up waits for."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the command; ``code`` is the exit code a shell expects of it, 128 and the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+class _Signals:
+    """The signals that have come since the command began."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._over = threading.Event()
+        self._sending = threading.Lock()
+
+    def end(self) -> None:
+        """Send nothing any more."""
+        with self._sending:
+            self._over.set()
+
+    def hear(self, signum: int, frame: FrameType | None) -> None:
+        """Raise at the first signal, and at later ones unless that interrupt is on its way out already."""
+        if self.first is None:
+            self.first = signum
+            threading.Thread(target=self._insist, daemon=True).start()
+        elif _in_flight(sys.exception()):
+            return
+        raise Interrupted(self.first)
+
+    def _insist(self) -> None:
+        """An exception raised inside a destructor or a callback goes no further: raise it again until the command ends."""
+        for _ in range(int(FAREWELL_SECONDS / INSIST_SECONDS)):
+            self._over.wait(INSIST_SECONDS)
+            with self._sending:
+                if self._over.is_set():
+                    return
+                os.kill(os.getpid(), self.first or signal.SIGINT)
+        with suppress(OSError, ValueError, AttributeError):
+            print("interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + (self.first or signal.SIGINT))
+
+
+def _in_flight(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, Interrupted):
+            return True
+        error = error.__context__
+    return False
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Within it SIGINT and SIGTERM raise :class:`Interrupted`; a signal that is ignored stays so. In the main thread only.
+
+    Raises:
+        Interrupted: a signal came, if only at leaving.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, unraisable = _Signals(), sys.unraisablehook
+
+    def without_interrupts(args: Any) -> None:
+        if not isinstance(args.exc_value, KeyboardInterrupt):
+            unraisable(args)
+
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    sys.unraisablehook = without_interrupts
+    try:
+        for signum, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(signum, heard.hear)
+        yield
+        if heard.first is not None:
+            raise Interrupted(heard.first)
+    finally:
+        heard.end()
+        for signum, handler in before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        sys.unraisablehook = unraisable

@@ -1,0 +1,32 @@
+"""An argument parser whose errors are one sentence."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from recbole_kd.errors import ConfigError
+
+
+class SentenceParser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose errors are one sentence without the usage text.
+
+    Args:
+        verb: of ``recbole-kd``. description: one line. examples: whole commands, shown by ``--help``. more: shown below them.
+
+    Raises:
+        ConfigError: by ``parse_args``, bad arguments.
+    """
+
+    def __init__(self, verb: str, description: str, examples: list[str], more: str = "") -> None:
+        epilog = "\n".join(["examples:" if len(examples) > 1 else "example:", *(f"  {line}" for line in examples), more])
+        super().__init__(
+            prog=f"recbole-kd {verb}",
+            description=description,
+            epilog=epilog.rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]} ({self.prog} --help lists what is allowed)")

@@ -1,0 +1,51 @@
+"""``recbole-kd prepare``: turn published raw files into RecBole's atomic files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_kd.cli.parser import SentenceParser
+from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, prepare, summary
+from recbole_kd.data.preparing.raw_layouts import FORMS, Options
+
+EXAMPLES = [
+    "recbole-kd prepare citeulike --raw=<folder with users.dat>",
+    "recbole-kd prepare mine --form=table --file=log.csv --user=uid --item=sku --time=ts",
+]
+
+
+def _parser() -> SentenceParser:
+    known = "\n".join(f"  {name:<12}{text}" for name, text in KNOWN_DATASETS.items())
+    parser = SentenceParser("prepare", "Turn published raw files into RecBole's atomic files.", EXAMPLES, f"\nknown data sets:\n{known}")
+    add = parser.add_argument
+    add("name", metavar="NAME", help="a known data set, or any name together with --form")
+    add("--raw", type=Path, default=Path(), metavar="DIR", help="folder with the raw files (default: this one)")
+    add("--out", type=Path, default=Path("dataset"), metavar="DIR", help="writes DIR/NAME/ (default: dataset/)")
+    add("--form", choices=list(FORMS), help="kind of raw file (known data sets have their own)")
+    add("--file", metavar="NAME", help="name of the raw file inside --raw")
+    add("--attributes", metavar="NAME", help="sequence: JSON file inside --raw, item id -> attribute ids")
+    add("--user", metavar="COLUMN", help="table: column of the users")
+    add("--item", metavar="COLUMN", help="table: column of the items")
+    add("--time", metavar="COLUMN", help="table: column of the times (numbers or ISO dates)")
+    add("--rating", metavar="COLUMN", help="table: column of the ratings")
+    add("--min_rating", type=float, metavar="X", help="table, ratings: drop lower ratings (ratings: 4)")
+    add("--core", type=int, metavar="K", help="table, ratings, checkins: k-core (ratings, checkins: 10)")
+    add("--split", choices=["none", "ratio"], help="table, sequence: also write 8:1:1 files (default: none)")
+    add("--seed", type=int, metavar="N", help="lightgcn: seed of the validation draw (default: 2020)")
+    expect = "check a known data set's published counts, or not"
+    add("--expect", choices=["published", "none"], default="published", help=expect)
+    return parser
+
+
+def run(words: list[str]) -> int:
+    """Prepare the data set that the words name and print its counts; 0.
+
+    Raises:
+        KDError: bad input.
+    """
+    arguments = vars(_parser().parse_args(words))
+    name, out, form, expect = (arguments.pop(key) for key in ("name", "out", "form", "expect"))
+    manifest = prepare(name, Options(**arguments), out, form=form, check_counts=expect == "published")
+    print(summary(manifest))
+    print(f"written to {out / name}")
+    return 0

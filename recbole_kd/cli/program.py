@@ -1,0 +1,90 @@
+"""The program ``recbole-kd``: a verb and its words, found by name and imported when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+
+from recbole_kd.cli.boundary import answer
+from recbole_kd.config.known_keys import close_names
+from recbole_kd.errors import ConfigError
+from recbole_kd.version import __version__
+
+DEFAULT = "run"
+"""The verb of words that begin with a key (``recbole-kd --model=MF ...``)."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One job of the program.
+
+    Attributes:
+        module: below recbole_kd.cli; its ``run(words)`` does the job and returns the exit code. about: one line of the overview.
+        goes_on: how an interrupted job is continued, empty where there is nothing to continue.
+    """
+
+    module: str
+    about: str
+    goes_on: str = ""
+
+
+RESUME = "--resume=True continues"
+AGAIN = "the same command continues"
+
+VERBS: dict[str, Verb] = {
+    "run": Verb("run", "distil a teacher into a student (also without the verb)", RESUME),
+    "list": Verb("list", "print models, methods and data sets"),
+    "plan": Verb("plan", "print what a run would train on, without training"),
+    "prepare": Verb("prepare", "turn raw files into RecBole's atomic files"),
+    "tune": Verb("tune", "search the keys of a run on the validation metric", RESUME),
+    "reproduce": Verb("reproduce", "run grids of experiments and make their tables", AGAIN),
+    "plot": Verb("plot", "draw the results of grids"),
+    "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
+    "convert-teacher": Verb("convert_teacher", "keep a teacher's scores in another form"),
+    "benchmark": Verb("benchmark", "time an epoch of distillation beside RecBole's own"),
+}
+"""A further verb is a module with ``run(words)`` and a line here."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program with these words, those of the process when None, and return its exit code (:func:`answer`)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):
+        return run_verb(words[0], words[1:])
+    if not words or words[0] in ("-h", "--help"):
+        return answer(_overview, [])
+    if words[0] == "--version":
+        return answer(_version, [])
+    return run_verb(DEFAULT, words)
+
+
+def run_verb(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run one verb with these words, those of the process when None, and return its exit code (:func:`answer`)."""
+    verb = VERBS.get(name)
+    return answer(partial(_call, name), list(sys.argv[1:] if argv is None else argv), verb.goes_on if verb else "")
+
+
+def _call(name: str, words: list[str]) -> int:
+    if name not in VERBS:
+        close = close_names(name, VERBS)
+        meant = f"Did you mean `recbole-kd {close[0]}`? " if close else ""
+        raise ConfigError(f"{name!r} is no verb of recbole-kd. {meant}The verbs are {', '.join(VERBS)}.")
+    code: int = import_module(f"recbole_kd.cli.{VERBS[name].module}").run(words)
+    return code
+
+
+def _overview(_: list[str]) -> int:
+    lines = ["Distil a large recommender into a small one.", "", "  recbole-kd VERB ...      recbole-kd VERB --help says more", ""]
+    lines += [f"  {name:<16} {verb.about}" for name, verb in VERBS.items()]
+    lines += ["", "example:", "  recbole-kd run --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k"]
+    lines += ["", "--debug shows the traceback of an internal error; --version prints the version."]
+    print("\n".join(lines))
+    return 0
+
+
+def _version(_: list[str]) -> int:
+    print(__version__)
+    return 0

@@ -1,0 +1,65 @@
+"""A split and an evaluation in words, from the keys that define them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+HELD_OUT = {
+    "valid_and_test": "{last} interaction of each user for test, {before} for validation",
+    "valid_only": "{last} interaction of each user for validation",
+    "test_only": "{last} interaction of each user for test",
+}
+MOST = 1000
+"""Shares are fractions with a denominator of at most this; others are printed as they are."""
+
+
+def split_in_words(config: Any) -> str:
+    """Return how a data set is divided, such as ``8:1:1 by time within each user``.
+
+    Args:
+        config: its ``benchmark_filename``, ``eval_args`` and ``split_seed`` count.
+    """
+    files = config["benchmark_filename"]
+    if files:
+        return "as published, by the files " + ", ".join(f"{config['dataset']}.{name}.inter" for name in files)
+    arguments: Mapping[str, Any] = config["eval_args"]
+    ((kind, shares),) = (arguments["split"] or {"none": None}).items()
+    by_time = arguments["order"] == "TO"
+    seed = "" if by_time else f", seed {config['split_seed'] if config['split_seed'] is not None else config['seed']}"
+    if kind == "LS":
+        words = {"last": "the last" if by_time else "a random", "before": "the one before it" if by_time else "another"}
+        return f"leave one out: {HELD_OUT[shares].format(**words)}{seed}"
+    if kind == "TS":
+        return f"{_ratio(shares)} by time: for test what comes after one moment for all, the rest by time within each user"
+    grouped = str(arguments["group_by"]).lower() == "user"
+    return f"{_ratio(shares)} {'by time' if by_time else 'at random'} {'within each user' if grouped else 'over all interactions'}{seed}"
+
+
+def ranking_in_words(config: Any) -> str:
+    """Return which items an evaluation ranks, such as ``all items``."""
+    mode = config["eval_args"]["mode"]
+    words = {part: _one_ranking(part) for part in ([mode] if isinstance(mode, str) else mode.values())}
+    text = " at validation and ".join(words.values()) + (" at test" if len(words) > 1 else "")
+    return f"{text}, training items left out (the paper's protocol)" if config["eval_protocol"] == "paper" else text
+
+
+def _one_ranking(mode: str) -> str:
+    if mode == "full":
+        return "all items"
+    if mode == "labeled":
+        return "the labelled items"
+    drawn = "uniformly" if mode.startswith("uni") else "by popularity"
+    return f"each positive item among {mode.removeprefix('uni').removeprefix('pop')} items drawn {drawn}"
+
+
+def _ratio(shares: Sequence[float]) -> str:
+    """Return shares as small whole numbers: [0.8, 0.1, 0.1] -> 8:1:1."""
+    parts = [Fraction(float(share)).limit_denominator(MOST) for share in shares]
+    times = lcm(*(part.denominator for part in parts))
+    if times > MOST:
+        return ":".join(f"{share:g}" for share in shares)
+    numbers = [int(part * times) for part in parts]
+    return ":".join(map(str, numbers))

@@ -1,0 +1,100 @@
+"""The settings of each training of a run, and where each came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
+from recbole_kd.config.recbole_config import MERGED
+from recbole_kd.pipeline.model_choices import recbole_defaults
+from recbole_kd.pipeline.plan import Plan
+from recbole_kd.pipeline.request import SHARED
+
+RECBOLE = "RecBole's default"
+OWN = "recbole_kd's default"
+"""Of properties/overall.yaml."""
+
+Source = tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key's value in one training, and its source in words."""
+
+    value: Any
+    source: str
+
+
+def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[str, Setting]]:
+    """Return stage -> key -> setting: ``student`` (alone), ``distilled``, and each teacher that is trained as ``teacher NAME``.
+
+    A key of a mapping that may be given in part stands with a dot, as in ``eval_args.order``. Keys that no source names are left out.
+
+    Args:
+        given: what the user set, with its source in words (``command``, ``file a.yaml``), the strongest first.
+    """
+    request = plan.request
+    where = (request.dataset, request.run["eval_protocol"], request.setting)
+    of_student = student_layers(request.model, *where)[1]
+    of_method = distiller_layers(request.kd, request.dataset, request.model, plan.teacher_name)[1]
+    own = [(source, {key: value for key, value in values.items() if not key.startswith("kd")}) for source, values in given]
+    stages = {
+        "student": _settings(plan.alone, [*own, *_property_files(of_student)]),
+        "distilled": _settings(plan.distilled, [*given, *_property_files([*of_student, *of_method])]),
+    }
+    for config in plan.teachers:
+        name = public_name(str(config["model"]))
+        sources = [*_of_teacher(given), *_property_files(teacher_layers(name, *where)[1])]
+        stages[f"teacher {name}"] = _settings(config, sources)
+    return stages
+
+
+def _of_teacher(given: Sequence[Source]) -> Iterator[Source]:
+    """What the user set for the teachers: their own keys before those of the run that they follow."""
+    for source, values in given:
+        yield source, values.get("teacher_config") or {}
+    for source, values in given:
+        yield source, {key: value for key, value in values.items() if key in SHARED}
+
+
+def _property_files(names: Sequence[str]) -> Iterator[Source]:
+    """Our property files, the strongest first; the file of a pair is called so."""
+    for name in reversed(names):
+        if name == "overall":
+            yield OWN, layers(name)[0]
+            continue
+        pair = name.startswith("distiller/") and "-" in name
+        yield f"{'pair file' if pair else 'property file'} {name}.yaml", layers(name)[0]
+
+
+def _settings(config: Any, sources: Sequence[Source]) -> dict[str, Setting]:
+    values: dict[str, Any] = config.final_config_dict
+    every = [*sources, (RECBOLE, recbole_defaults(str(config["model"]), str(config["dataset"])))]
+    flat = [(source, _dotted(of_source)) for source, of_source in every]
+    found: dict[str, Setting] = {}
+    for key, value in _dotted(values).items():
+        strongest = next(((source, of_source[key]) for source, of_source in flat if key in of_source), None)
+        if strongest is not None:
+            source, named = strongest
+            found[key] = Setting(value, source if _same(named, value) else f"adapted from {source}")
+    return dict(sorted(found.items()))
+
+
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in MERGED and isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _same(named: Any, value: Any) -> bool:
+    """Is a value what its source says? RecBole writes a mode out for each phase."""
+    if isinstance(value, Mapping) and set(value) == {"valid", "test"} and isinstance(named, str):
+        named = dict.fromkeys(value, named)
+    return json.dumps(named, default=str, sort_keys=True) == json.dumps(value, default=str, sort_keys=True)
