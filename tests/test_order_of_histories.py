@@ -112,16 +112,16 @@ def test_a_checkpoint_of_another_split_is_refused(tiny_dataset: TinyData, tmp_pa
     assert re.search("eval_args.*its ids or its split differ", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(("gap", "same"), [(1, False), (1000, True)])
-def test_times_that_float32_cannot_tell_apart_are_ordered_by_the_file(gap: int, same: bool, tmp_path: Path) -> None:
-    """RecBole's models of histories read its order, where seconds 128 apart are one."""
+@pytest.mark.parametrize(("gap", "order", "same"), [(1, "recbole", False), (1000, "recbole", True), (1, "exact", True)])
+def test_times_that_float32_cannot_tell_apart(gap: int, order: str, same: bool, tmp_path: Path) -> None:
+    """In RecBole's order, in which seconds 128 apart are one, the file decides; in the exact one it does not."""
     rows = [f"u{user}\ti{item}\t{1_400_000_000 + gap * ((item + user) % 6)}" for user in range(6) for item in range(6)]
     found = []
     for name, written in (("forth", rows), ("back", [*rows[:30], *reversed(rows[30:])])):
         folder = tmp_path / name / "near"
         folder.mkdir(parents=True)
         (folder / "near.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *written]) + "\n")
-        config = build_config(TinyData(str(tmp_path / name), "near"), "MF", **SEQUENTIAL)
+        config = build_config(TinyData(str(tmp_path / name), "near"), "MF", **SEQUENTIAL, time_order=order)
         found.append(split_data(config).fingerprint)
     assert (found[0]["histories"] == found[1]["histories"]) == same
     assert found[0]["interactions"] == found[1]["interactions"]

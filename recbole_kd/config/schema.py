@@ -112,6 +112,7 @@ RUN_KEYS: dict[str, Any] = {
     "loss_reduction": Literal["sum", "mean"] | None,
     "init_std": Positive | None,
     "split_seed": Seed,
+    "time_order": Literal["exact", "recbole"],
     "max_minutes": Positive | None,
     "eval_memory_mb": Count,
     "nproc": Count,

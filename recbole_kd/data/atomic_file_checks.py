@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole.utils import FeatureType
+
 from recbole_kd.errors import ConfigError, DataError
 
 N_BENCHMARK = 3
+TYPES = frozenset(kind.value for kind in FeatureType)
 ID_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD")
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -33,7 +36,7 @@ def check_atomic_files(config: Any) -> None:
         stems = [dataset] if source != "inter" or names is None else [f"{dataset}.{name}" for name in names]
         for path in (folder / f"{stem}.{source}" for stem in stems):
             if path.is_file():
-                _check_columns(path, header_of(path, config), ids if source == "inter" else {}, wanted.get(source))
+                _check_columns(path, columns_of(path, config), ids if source == "inter" else {}, wanted.get(source))
 
 
 def _wanted_columns(config: Any) -> dict[str, list[str] | None]:
@@ -56,8 +59,11 @@ def _wanted_columns(config: Any) -> dict[str, list[str] | None]:
     return wanted
 
 
-def header_of(path: Path, config: Any) -> list[str]:
-    """The names of a file's columns.
+def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
+    """Return the columns that a file's first line names, with their types.
+
+    Args:
+        config: a Config, or a mapping with ``field_separator`` and ``encoding``.
 
     Raises:
         DataError: the first line is no header of RecBole's.
@@ -67,7 +73,7 @@ def header_of(path: Path, config: Any) -> list[str]:
         raise ConfigError(f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab or ','")
     try:
         with open(path, encoding=encoding) as stream:
-            line = stream.readline().rstrip("\n")
+            line = stream.readline().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise not_text(path, error) from None
     except LookupError:
@@ -77,16 +83,20 @@ def header_of(path: Path, config: Any) -> list[str]:
     if line.startswith(BYTE_ORDER_MARK):
         raise marked(path)
     fields = [field.split(":") for field in line.split(separator)]
-    wrong = next((":".join(field) for field in fields if len(field) != 2), None)
+    wrong = next((":".join(field) for field in fields if len(field) != 2 or not field[0] or field[1] not in TYPES), None)
     if wrong is not None:
         raise DataError(
             f"{path}: the first line has {wrong[:80]!r} where a column belongs: write name:type (token, float, token_seq or float_seq), "
             f"with {separator!r} between columns (field_separator)"
         )
-    return [name for name, _ in fields]
+    names = [name for name, _ in fields]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: the first line names the column {twice} twice: rename one of them")
+    return {name: FeatureType(kind) for name, kind in fields}
 
 
-def _check_columns(path: Path, header: list[str], ids: Mapping[str, str], wanted: list[str] | None) -> None:
+def _check_columns(path: Path, header: Mapping[str, FeatureType], ids: Mapping[str, str], wanted: list[str] | None) -> None:
     """Refuse a file without the columns that it needs: those of ``ids``, key -> column, and those that ``load_col`` names."""
     there = ", ".join(header)
     for key, column in ids.items():

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.data.histories.recbole_rows import interactions_of
+from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
 from recbole_kd.storage.digests import digest
 
 CAUSES = {
     "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
     "items": "the filtering of the data (item_inter_num_interval, val_interval, ...) or the file itself differs",
     "interactions": "the interactions or their filtering differ",
-    "train": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
-    "valid": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
-    "test": "the split differs (eval_args: split, order or group_by; for a random order also the seed)",
+    "train": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
+    "valid": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
+    "test": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
     "histories": "the times of the interactions, or the file's order where it has none, differ, which a model of histories learns from",
 }
 
@@ -30,19 +30,23 @@ def _pairs(dataset: Any) -> dict[str, Any]:
 
 
 def _order_digest(dataset: Any) -> str | None:
-    """Of each user's items in order, with their times where the data have any, and of RecBole's order, whose float32 seconds are 128 apart,
-    where it is another one; None where the data set does not keep the order."""
+    """Return the digest of each user's items in order, with their times if the data have any; None if the data set keeps no order.
+
+    A data set in RecBole's order adds that order, if it is another one.
+    """
     columns = dataset.inter_feat
     if RAW_TIME not in columns or RAW_ROW not in columns:
         return None
     users, items, times, rows = (np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW))
-    fractions = np.asarray(columns[dataset.time_field]) if dataset.has_times else times  # of times that are no whole seconds
-    order = np.lexsort((rows, fractions, times, users))
-    kept = [column[order] for column in ((users, items, times) if dataset.has_times else (users, items))]
-    recboles = np.lexsort((rows, fractions, users))
-    if not np.array_equal(items[order], items[recboles]):
-        kept.append(items[recboles])
-    return digest(*(column.astype(np.int64).tobytes() for column in kept))
+    order = np.lexsort((rows, times, users))
+    kept = [users[order].astype(np.int64), items[order].astype(np.int64)]
+    if dataset.has_times:
+        kept.append(times[order])
+    if not dataset.is_exact and dataset.time_field in columns:
+        recboles = np.lexsort((rows, np.asarray(columns[dataset.time_field]), users))
+        if not np.array_equal(items[order], items[recboles]):
+            kept.append(items[recboles].astype(np.int64))
+    return digest(*(column.tobytes() for column in kept))
 
 
 def _tokens_digest(dataset: Any, field: str) -> str:

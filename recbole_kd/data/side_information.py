@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
+from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
 from recbole_kd.storage.digests import digest, file_digest
 from recbole_kd.storage.places import user_path
 

@@ -7,6 +7,8 @@ from fractions import Fraction
 from math import lcm
 from typing import Any
 
+from recbole_kd.data.time_order import is_split_by_time, time_order
+
 HELD_OUT = {
     "valid_and_test": "{last} interaction of each user for test, {before} for validation",
     "valid_only": "{last} interaction of each user for validation",
@@ -36,6 +38,34 @@ def split_in_words(config: Any) -> str:
         return f"{_ratio(shares)} by time: for test what comes after one moment for all, the rest by time within each user"
     grouped = str(arguments["group_by"]).lower() == "user"
     return f"{_ratio(shares)} {'by time' if by_time else 'at random'} {'within each user' if grouped else 'over all interactions'}{seed}"
+
+
+def describe_split(dataset: Any) -> str:
+    """Return a sentence on how a data set was divided and what decided its order, for the log.
+
+    Args:
+        dataset: of :func:`recbole_kd.data.split_and_loaders.split_data`, or one of its parts. It also tells for how many users RecBole's
+            float32 order would give another split.
+    """
+    return f"Split: {split_in_words(dataset.config)}{_order_words(dataset)}."
+
+
+def _order_words(dataset: Any) -> str:
+    """Return what decides the order in time, and what RecBole's would change."""
+    config, change, users = dataset.config, dataset.order_change, dataset.user_num - 1
+    if not is_split_by_time(config):
+        return ""
+    if not dataset.has_times:
+        return "; the data have no times, the order is that of the file"
+    if time_order(config) == "recbole":
+        return f"; in RecBole's order by float32 {dataset.time_field} (time_order=recbole)"
+    words = f"; in the order of {dataset.time_field}, equal times in that of the file (time_order=exact)"
+    if change is not None and any(change):
+        words += (
+            f"; RecBole's float32 times (time_order=recbole) would hold out other interactions of {change.split:,} of {users:,} users and "
+            f"change the order of {change.order:,}"
+        )
+    return words
 
 
 def ranking_in_words(config: Any) -> str:

@@ -11,8 +11,8 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_kd.config.schema import MODEL_TYPES, check_values
-from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.data.histories.user_histories import Histories, padded_histories
+from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
 from recbole_kd.distributed.batch_shard import Part, part_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.hstu_encoder import Encoded, HSTUEncoder, HSTUSizes

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.data.item_features.configured import encoders_in
+from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
@@ -63,6 +64,7 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
         with logging_to(context.folder / "run.log", plan.alone["state"]):
             for name, files in plan.property_files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
+            getLogger().info(describe_split(plan.splits.dataset))
             try:
                 with _room_in(context.folder):
                     figures = _train(plan, context, after_epoch)

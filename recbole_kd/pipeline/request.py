@@ -36,12 +36,12 @@ SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
         "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
-        "split_seed", "eval_protocol", "eval_memory_mb",
+        "split_seed", "time_order", "eval_protocol", "eval_memory_mb",
         *GIVEN_KEYS,
     }
 )  # fmt: skip
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
-OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed"} - set(HISTORY_ARGUMENTS))
+OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order"} - set(HISTORY_ARGUMENTS))
 """Keys that no teacher has of its own: all models of a run share one data set and one split."""
 
 OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown", *TEACHER_RUN_KEYS})

@@ -20,6 +20,7 @@ from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_pa
 from recbole_kd.data.item_features.configured import FEATURE_KEYS
 from recbole_kd.data.side_information import named_files
 from recbole_kd.data.split_and_loaders import Splits
+from recbole_kd.data.time_order import is_split_by_time
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import CACHE_FORMAT, locked
@@ -78,6 +79,8 @@ def settings_of(config: Any) -> dict[str, Any]:
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
     # models that were kept before these counted are still the same; worker processes draw negatives of their own
     unset = [key for key in ("max_minutes", "worker") if not config[key]]
+    if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
+        unset.append("time_order")
     return {
         key: value
         for key, value in config.final_config_dict.items()

@@ -14,7 +14,7 @@ from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import top_k_in_blocks
 
-_KEYS_OF_THE_SPLIT = ("eval_args", "benchmark_filename")
+_KEYS_OF_THE_SPLIT = ("eval_args", "time_order", "benchmark_filename")
 _KEYS_OF_THE_FILTER = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter", "benchmark_filename")
 
 

@@ -17,6 +17,7 @@ from recbole_kd.data.histories.recbole_rows import is_recboles
 from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
 from recbole_kd.data.recbole_split import fingerprint_of, ordered_part
 from recbole_kd.data.split_seed import split_seed
+from recbole_kd.data.time_order import is_split_by_time, time_order
 from recbole_kd.errors import TeacherError
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.model.build_model import fresh_model
@@ -161,12 +162,25 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
                 f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split "
                 "differ, train it with the same data settings"
             )
+    _check_time_order(path, config, train)
     if config["eval_args"]["order"] == "RO" and split_seed(config) != split_seed(train.config):
         raise TeacherError(
             f"The teacher {path} was trained on a random split of seed {split_seed(config)}, here it is {split_seed(train.config)}: "
             "it has seen what this run tests on, train it with the same seed of the split"
         )
     return _of_checkpoint(path, checkpoint, train, device)
+
+
+def _check_time_order(path: Path, config: Any, train: Any) -> None:
+    """Refuse a checkpoint that was split in another order in time, in which other interactions were held out (TeacherError)."""
+    theirs, here, change = time_order(config), time_order(train.config), getattr(train, "order_change", None)
+    if theirs == here or not is_split_by_time(config) or (change is not None and not any(change)):
+        return
+    users = f", which moves interactions of {change.order:,} users" if change is not None else ""
+    raise TeacherError(
+        f"The teacher {path} was split with time_order={theirs}, here it is {here}{users}: it has seen what this run tests on; set "
+        f"--time_order={theirs}, or train it with time_order={here}"
+    )
 
 
 def _of_checkpoint(path: Path, checkpoint: Mapping[str, Any], train: Any, device: torch.device | str) -> OnlineScores:

@@ -10,7 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_kd.data.histories.ordered_dataset import RAW_TIME
+from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.ops.ragged import Ragged
 
 QUERY = "kd_query"
@@ -55,7 +55,7 @@ class Rows:
     """Histories by query: that of q is ``items[begins[q]:ends[q]]``, of which a model sees the latest ``max_length``.
 
     Attributes:
-        items, times: int64 ``[N]``, all users' items in order. users, begins, ends: int64 ``[Q]``.
+        items: int64 ``[N]``, all users' items in order. times: int64 or float64 ``[N]``. users, begins, ends: int64 ``[Q]``.
         targets: int64 ``[Q]``, the place in ``items`` of what follows; the history's own last place where nothing does.
         with_times: do the rows carry their times? n_whole: so many of them, the first, are whole training histories, a user each.
     """

@@ -1,4 +1,4 @@
-"""RecBole data sets for HSTU: times as whole seconds beside RecBole's float32, and training by user instead of by row.
+"""RecBole data sets for HSTU: exact times beside RecBole's float32, and training by user instead of by row.
 
 RecBole finds them by the model's name (``create_dataset`` looks up ``<model>Dataset``).
 """
@@ -16,13 +16,11 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_kd.data.atomic_file_checks import header_of
+from recbole_kd.data.atomic_file_checks import columns_of
+from recbole_kd.data.exact_order import ExactOrder
+from recbole_kd.data.reading.atomic_dataset import AtomicFiles
+from recbole_kd.data.time_order import RAW_ROW, RAW_TIME, whole_if_possible
 from recbole_kd.errors import DataError
-
-RAW_TIME = "raw_time"
-"""int64 field: the time column in whole seconds, before RecBole squeezes it into [0, 1] and float32; without such a column the row."""
-RAW_ROW = "raw_row"
-"""int64 field: the interaction's place in the file after filtering."""
 
 
 class _OneRowPerUser:
@@ -70,13 +68,22 @@ class _RawTimes(Dataset):
         frame = self.inter_feat
         rows = np.arange(len(frame), dtype=np.int64)
         self._has_times = self.time_field in frame and self.field2type[self.time_field] == FeatureType.FLOAT
-        frame[RAW_TIME] = np.rint(frame[self.time_field].to_numpy(np.float64)).astype(np.int64) if self._has_times else rows
+        if RAW_TIME not in frame:  # our reader has put it there already
+            frame[RAW_TIME] = whole_if_possible(frame[self.time_field].to_numpy(np.float64)) if self._has_times else rows
         added = [RAW_TIME]
         if self.with_rows:
             frame[RAW_ROW] = rows
             added.append(RAW_ROW)
         for field in added:  # RecBole turns a token field, and no other, into int64
             self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+    def _dataframe_to_interaction(self, data: Any) -> Interaction:
+        """Convert a data frame as RecBole does, RAW_TIME in its own type."""
+        if RAW_TIME not in data:
+            return super()._dataframe_to_interaction(data)
+        converted = super()._dataframe_to_interaction(data.drop(columns=RAW_TIME))
+        converted[RAW_TIME] = torch.from_numpy(data[RAW_TIME].to_numpy(copy=True))
+        return converted
 
     def _take_the_order_for_time(self) -> None:
         """Where there is no time column, the row is the time.
@@ -91,7 +98,7 @@ class _RawTimes(Dataset):
 
     def _refuse_unread_time(self) -> None:
         file = Path(self.dataset_path) / f"{self.dataset_name}.inter"
-        if file.is_file() and self.time_field in header_of(file, self.config):
+        if file.is_file() and self.time_field in columns_of(file, self.config):
             raise DataError(
                 f"The order of a user's items is that of {self.time_field}, which {file} has and load_col={self.config['load_col']} leaves "
                 f"out: add it, as in --load_col='{{inter: [{self.uid_field}, {self.iid_field}, {self.time_field}]}}', or for the order of "
@@ -116,10 +123,11 @@ class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
         return parts
 
 
-class HSTUGeneralDataset(_OneRowPerUser, _RawTimes):
+class HSTUGeneralDataset(_OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
     """RecBole's general data set with the order inside a user kept through any split; the training part is iterated by user.
 
-    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its parts.
+    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its parts. A Config of
+    RecBole's own, without the key ``time_order``, has RecBole's order.
     """
 
     with_rows = True

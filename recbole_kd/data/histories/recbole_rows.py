@@ -16,8 +16,8 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_kd.data.histories.history_rows import QUERY, RowFields, Rows
-from recbole_kd.data.histories.ordered_dataset import RAW_TIME
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset
+from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.errors import DataError
 
 CHECKED_AT_ONCE = 2**16
@@ -120,7 +120,7 @@ def _in_sequences(columns: Any, fields: RowFields, with_times: bool) -> Rows:
     ends = torch.arange(len(users)) + heads  # where each target stands
     starts = (ends - torch.where(first, lengths, 0))[first][owner]
     items = torch.zeros(int(ends[-1]) + 1 if len(ends) else 1, dtype=torch.int64)
-    times = torch.zeros_like(items)
+    times = torch.zeros(len(items), dtype=columns[RAW_TIME].dtype if with_times else torch.int64)
     filled = [(items, columns[fields.history], targets)]
     if with_times:
         filled.append((times, columns[fields.times], columns[RAW_TIME]))
@@ -151,7 +151,7 @@ def _row_by_row(columns: Any, fields: RowFields, with_times: bool) -> Rows:
     begins = ends - lengths
 
     def laid_out(histories: Tensor, own: Tensor) -> Tensor:
-        flat = torch.zeros(int(ends[-1]) + 1 if len(ends) else 1, dtype=torch.int64)
+        flat = torch.zeros(int(ends[-1]) + 1 if len(ends) else 1, dtype=own.dtype)
         across = torch.arange(histories.shape[1])
         inside = across < lengths.unsqueeze(1)
         flat[(begins.unsqueeze(1) + across)[inside]] = histories[inside]

@@ -18,7 +18,8 @@ from recbole.utils import FeatureSource, FeatureType, get_model
 from torch import Tensor
 
 from recbole_kd.data.histories.history_rows import QUERY, HistoryRows, RowFields, Rows
-from recbole_kd.data.histories.ordered_dataset import RAW_TIME, HSTUDataset, HSTUGeneralDataset
+from recbole_kd.data.histories.ordered_dataset import HSTUDataset, HSTUGeneralDataset
+from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.errors import ConfigError, DataError
 
 
@@ -63,7 +64,8 @@ class _Sequences:
     """All users' interactions in order, train before valid before test.
 
     Attributes:
-        users, items, times, phases: int64 ``[N]``, by user. starts: int64 ``[n_users + 1]``. counts: int64 ``[3, n_users]``, by phase.
+        users, items: int64 ``[N]``, by user. times: int64 or float64 ``[N]``. starts: int64 ``[n_users + 1]``.
+        counts: int64 ``[3, n_users]``, by phase.
     """
 
     users: np.ndarray
@@ -78,7 +80,10 @@ class _Sequences:
         uid, iid = parts[0].uid_field, parts[0].iid_field
         columns = [np.concatenate([np.asarray(part.inter_feat[field]) for part in parts]) for field in (uid, iid, RAW_TIME)]
         users, items, times = columns
-        order = np.argsort(users, kind="stable")  # a part is in order inside a user
+        phases = np.repeat(np.arange(len(parts)), [len(part.inter_feat[uid]) for part in parts])
+        by_time = parts[0].is_exact and parts[0].has_times
+        # a part that was split by time is in order inside a user, prepared files are in any
+        order = np.lexsort((times, phases, users)) if by_time else np.argsort(users, kind="stable")
         counts = np.stack([np.bincount(np.asarray(part.inter_feat[uid]), minlength=n_users) for part in parts])
         starts = np.concatenate([[0], counts.sum(0).cumsum()])
         return cls(users[order], items[order], times[order], starts, counts)
@@ -127,7 +132,7 @@ class _RowMaker:
         self.fields, self.with_times, self.sequences = RowFields.of(config), bool(part.has_times), sequences
 
     def _rows(self, users: np.ndarray, ends: np.ndarray, targets: np.ndarray) -> Rows:
-        items, times = (torch.from_numpy(column.astype(np.int64)) for column in (self.sequences.items, self.sequences.times))
+        items, times = torch.from_numpy(self.sequences.items.astype(np.int64)), torch.from_numpy(self.sequences.times)
         columns = {"users": users, "begins": self.sequences.starts[users], "ends": ends, "targets": targets}
         places = {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()}
         return Rows(self.fields, items, times, with_times=self.with_times, n_whole=0, **places)

@@ -16,7 +16,8 @@ class Histories:
     """Histories of all users, oldest item first, the latest ``max_length`` items of each.
 
     Attributes:
-        starts: int64 ``[n_users + 1]``. items, times: int64 ``[N]``; user u owns ``starts[u]`` to ``starts[u + 1] - 1``.
+        starts: int64 ``[n_users + 1]``. items: int64 ``[N]``; user u owns ``starts[u]`` to ``starts[u + 1] - 1``.
+        times: int64 or float64 ``[N]``.
     """
 
     starts: Tensor
@@ -31,11 +32,11 @@ class Histories:
         order = order[np.argsort(users[order], kind="stable")]
         starts = np.zeros(n_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(users[order], minlength=n_users), out=starts[1:])
-        return cls(torch.from_numpy(starts), *(torch.from_numpy(column[order].astype(np.int64)) for column in (items, times)))
+        return cls(torch.from_numpy(starts), torch.from_numpy(items[order].astype(np.int64)), torch.from_numpy(times[order]))
 
 
 def padded_histories(starts: Tensor, items: Tensor, times: Tensor, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of chosen users: items int64 ``[B, L]``, lengths int64 ``[B]``, times int64 ``[B, L]``; right padded with zeros, L at least 1."""
+    """Of chosen users: items int64 ``[B, L]``, lengths int64 ``[B]``, times ``[B, L]``; right padded with zeros, L at least 1."""
     first = starts[users]
     lengths = starts[users + 1] - first
     width = max(1, int(lengths.max())) if len(users) else 1
@@ -43,6 +44,6 @@ def padded_histories(starts: Tensor, items: Tensor, times: Tensor, users: Tensor
     past = across >= lengths.unsqueeze(1)
     if len(items) == 0:
         nothing = torch.zeros_like(past, dtype=torch.int64)
-        return nothing, lengths, nothing
+        return nothing, lengths, nothing.to(times.dtype)
     at = (first.unsqueeze(1) + across).clamp(max=len(items) - 1)
     return items[at].masked_fill(past, 0), lengths, times[at].masked_fill(past, 0)

@@ -1,0 +1,1 @@
+"""RecBole's atomic files into data frames."""
