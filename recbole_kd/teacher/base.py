@@ -14,7 +14,7 @@ from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import top_k_in_blocks
 
-_KEYS_OF_THE_SPLIT = ("eval_args", "time_order", "benchmark_filename")
+_KEYS_OF_THE_SPLIT = ("eval_args", "benchmark_filename")
 _KEYS_OF_THE_FILTER = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter", "benchmark_filename")
 
 
@@ -95,5 +95,7 @@ def _made_with(part: str, settings: Mapping[str, Any]) -> str:
     given = {key: settings[key] for key in keys if settings.get(key) is not None}
     if "eval_args" in given and given["eval_args"].get("order") == "RO":
         given["seed"] = settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]
+    if keys == _KEYS_OF_THE_SPLIT and settings.get("time_order") == "recbole":
+        given["time_order"] = "recbole"  # the exact one is the default, and RecBole's own data sets have no other
     words = ", ".join(f"{key}={value}" for key, value in given.items())
     return f". To use it, set what it was made with: {words}" if words else ""
