@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,12 +58,16 @@ class CD(Distiller):
         self.candidates = min(candidates, student.n_items - 1)
         self.tau = tau * self.candidates
 
+    @classmethod
+    def draws(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["guide"] == "student")
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.guide == "teacher":
             self._draw(self.teacher_scores.full)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         if self.guide == "student":
             with self.student_scorer.frozen():
                 self._draw(self.student_scorer.catalogue())

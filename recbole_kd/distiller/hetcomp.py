@@ -89,7 +89,7 @@ class HetComp(Distiller):
         self._memory = None
         self._set_targets()
 
-    def begin_epoch(self, epoch: int) -> None:
+    def follow_epoch(self, epoch: int) -> None:
         if epoch % self.p or epoch < self.p or self._fine:
             return
         own = self.student_scorer.top_k(self.all_queries(), self.k, self.train_items)[0]

@@ -88,7 +88,7 @@ class UnKD(Distiller):
                 places, values = top_k(own, ranked.shape[1])
                 ranked[rows] = items[places].masked_fill(values == -torch.inf, 0).to(torch.int32)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         better: list[Tensor] = []
         worse: list[Tensor] = []
         for size, ranked, lengths in zip(self._sizes, self._lists, self._lengths, strict=True):

@@ -54,7 +54,8 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     size = math.isqrt(scores.shape[1] // k)
     n_groups = scores.shape[1] // size
     highest = scores[:, : size * n_groups].unflatten(1, (size, n_groups)).amax(1) if size > 1 else scores
-    if not bool(highest.amax() < torch.inf):  # also False of NaN
+    left_over = scores[:, size * n_groups :]
+    if not all(bool(part.amax() < torch.inf) for part in (highest, left_over) if part.numel()):  # also False of NaN
         return None
     ids = torch.empty(len(scores), k, dtype=torch.int64)
     values = torch.empty(len(scores), k)

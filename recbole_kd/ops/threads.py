@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _reserved: list[int] = []
 """How many threads torch had, within :func:`torch_on_one_thread`."""
@@ -37,6 +40,37 @@ def torch_on_one_thread(wanted: bool = True) -> Iterator[None]:
     finally:
         _reserved.pop()
         torch.set_num_threads(threads)
+
+
+def same_on_any_threads(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Return ``work(*tensors)``, computed and differentiated on one thread, so that its bits do not depend on the number of threads.
+
+    Narrow matrix products, sums over rows and softmax gradients of torch have another order on each number of threads.
+
+    Args:
+        work: a differentiable function of the tensors alone; what else it reads gets no gradient.
+    """
+    found: Tensor = _OnOneThread.apply(work, *tensors)
+    return found
+
+
+class _OnOneThread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
+        with torch.enable_grad(), torch_on_one_thread(tensors[0].device.type == "cpu"):
+            out = work(*inputs)
+        ctx.inputs, ctx.out = inputs, out
+        return out.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [tensor for tensor in ctx.inputs if tensor.requires_grad]
+        with torch_on_one_thread(grad.device.type == "cpu"):
+            found = iter(torch.autograd.grad(ctx.out, wanted, grad, allow_unused=True))
+        del ctx.out
+        return (None, *(next(found) if tensor.requires_grad else None for tensor in ctx.inputs))
 
 
 def side_by_side(work: Callable[[slice], None], parts: Iterable[slice], lanes: int) -> None:

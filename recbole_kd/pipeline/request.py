@@ -27,7 +27,7 @@ from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.model.loss_reduction import with_decay_for_mean
 from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.teacher.export import no_factors, no_online_store, resolve_store
+from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
 from recbole_kd.training.build_distiller import check_index, known_kd_keys, no_teacher_index
 
@@ -165,6 +165,8 @@ def make_request(values: Mapping[str, Any]) -> Request:
     _check_student_keys(values, model, kd, dataset, setting)
     check_index(values, kd, student)
     cls.check_student(student)
+    if cls.assistant:
+        check_dtype(str(values.get("teacher_dtype", "fp32")), _store_of(student, values), f"the assistant {model}")
     _check_teacher_keys(values, dataset, setting)
     _check_dataset(dataset, values.get("data_path") or "dataset/")
     run = {**own, **{key: value for key, value in values.items() if key in own}}
@@ -203,6 +205,7 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
             raise no_factors(name)
         store = _store_of(taught, values)
         _check_kept(name, taught, store, values.get("teacher_ray_address"))
+        check_dtype(str(values.get("teacher_dtype", "fp32")), store, name)
         if values.get("kd_index_teacher") is True and store != "factors":
             raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
