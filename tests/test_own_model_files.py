@@ -96,8 +96,8 @@ def test_a_project_reads_what_it_wrote_and_another_process_is_told_how(tiny_data
     assert trained.returncode == 0, trained.stderr[-2000:]
     refused = _run(tmp_path, READ.format(before=""))
     assert refused.returncode != 0 and "my_model.TwoTower" in refused.stderr
-    assert "call recbole_kd.integration.register.register([TwoTower])" in refused.stderr.splitlines()[-1]
-    call = "from my_model import TwoTower\nimport recbole_kd.integration.register\nrecbole_kd.integration.register.register([TwoTower])"
+    assert "call recbole_kd.register_model(TwoTower)" in refused.stderr.splitlines()[-1]
+    call = "from my_model import TwoTower\nrecbole_kd.register_model(TwoTower)"
     read = _run(tmp_path, READ.format(before=call))
     assert read.returncode == 0, read.stderr[-2000:]
     assert read.stdout.splitlines()[-1] == f"TwoTower {trained.stdout.splitlines()[-1]}"
@@ -117,7 +117,7 @@ def test_the_class_may_live_anywhere_and_the_config_may_be_older(case: str, tiny
 
 
 def test_the_advice_names_classes_of_users_only() -> None:
-    assert "register([TwoTower])" in str(advice_for("my_model.TwoTower")) and "([Net])" in str(advice_for("__main__.Net"))
+    assert "register_model(TwoTower)" in str(advice_for("my_model.TwoTower")) and "(Net)" in str(advice_for("__main__.Net"))
     for name in (
         "os.system",
         "posix.system",

@@ -29,7 +29,7 @@ def advice_for(name: str) -> str | None:
     known = root in _LIBRARIES or (root != "__main__" and root in sys.stdlib_module_names)
     if known or len(parts) < 2 or not all(part.isidentifier() for part in parts):
         return None
-    call = f"recbole_kd.integration.register.register([{short}])"
+    call = f"recbole_kd.register_model({short})"
     return f"if {short} is a model class of your own, import it and call {call} before the file is read"
 
 
