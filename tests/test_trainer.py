@@ -296,14 +296,14 @@ class Mine(Distiller):
 
 
 @pytest.mark.parametrize(
-    ("model", "in_lanes", "most", "threads"),
+    ("model", "in_threads", "most", "threads"),
     [("MF", True, 2**20, 1), ("MF", True, 10, 2), ("LightGCN", True, 2**20, 2), ("MF", False, 2**20, 2)],
 )
-def test_torch_has_one_thread_where_lanes_do_the_work(
-    model: str, in_lanes: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
+def test_torch_has_one_thread_where_threads_do_the_work(
+    model: str, in_threads: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("recbole_kd.training.trainer.SMALL_MODEL", most)
-    monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_lanes", in_lanes)
+    monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_threads", in_threads)
     config, student, train_data, _, _ = recbole_parts(tiny_dataset, model, tmp_path)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)

@@ -131,7 +131,7 @@ class Distiller(nn.Module, ABC):
     drawn_sets: ClassVar[tuple[str, ...]] = ()
     """Item sets that every draw_item_sets replaces: the old ones and their scores are let go before."""
 
-    in_lanes: ClassVar[bool] = False
+    in_threads: ClassVar[bool] = False
     """Is nearly all of its work on a CPU done by compiled kernels and blocks side by side (:mod:`recbole_kd.ops.threads`)?
     The trainer of a small student then leaves torch one thread."""
 

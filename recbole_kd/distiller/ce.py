@@ -28,7 +28,7 @@ class CE(Distiller):
         mask_train: leave training items out; a user with fewer than K items left has a shorter list.
     """
 
-    in_lanes = True
+    in_threads = True
     ranks_student = True
 
     def __init__(

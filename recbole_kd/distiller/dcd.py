@@ -48,7 +48,7 @@ class DCD(Distiller):
         loss: ``relaxed``, or ``ce`` on both samples together (the code's ablation flag). temperature: of that cross-entropy.
     """
 
-    in_lanes = True
+    in_threads = True
     mask_train = True
 
     def __init__(

@@ -69,7 +69,7 @@ class RCEKD(Distiller):
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 
-    in_lanes = True
+    in_threads = True
     ranks_student = True
     drawn_sets = ("own", "drawn")
 

@@ -31,7 +31,7 @@ from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distributed.data_parallel import Ranks, Shards
+from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.evaluation.train_ndcg import train_ndcg
@@ -131,7 +131,7 @@ class KDTrainer(RankingEvaluation):
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
-        self._shards: Shards | None = None
+        self._shards: ShardLoader | None = None
         self._prepared: Any = None
         self._base_loss = BaseLoss(model, config["loss_reduction"], ranks)
 
@@ -223,7 +223,7 @@ class KDTrainer(RankingEvaluation):
             TeacherError: the teacher was made on another split.
         """
         if self.ranks is not None:
-            self._shards = Shards(TrainBatches(train_data), self.ranks)
+            self._shards = ShardLoader(TrainBatches(train_data), self.ranks)
         self._prepared = train_data
         if self.distiller is None:
             return
@@ -284,12 +284,12 @@ class KDTrainer(RankingEvaluation):
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         on_cpu = self.device.type == "cpu"
-        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_lanes()):
+        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_threads()):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
 
-    def _works_in_lanes(self) -> bool:
-        """Are the distiller's lanes nearly all of the work, and torch's own operations small beside it?"""
-        if self.distiller is None or not self.distiller.in_lanes or not self.distiller.student_scorer.looks_up:
+    def _works_in_threads(self) -> bool:
+        """Are the threads of the distiller nearly all of the work, and torch's own operations small beside it?"""
+        if self.distiller is None or not self.distiller.in_threads or not self.distiller.student_scorer.looks_up:
             return False
         return sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL_MODEL
 
@@ -376,7 +376,7 @@ class KDTrainer(RankingEvaluation):
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:
         assert self.distiller is not None
         index = self.distiller.student_scorer.index
-        of_index = {} if index is None else index.figures()
+        of_index = {} if index is None else index.log_values()
         figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics(), **of_index}
         self.history.append(figures)
         for name, value in figures.items():
