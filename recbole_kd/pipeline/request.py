@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_kd.config.dataset_name import check_dataset_name
 from recbole_kd.config.key_rules import check_index_keys, check_metrics
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
 from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
@@ -157,6 +159,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     model, kd, dataset = public_name(values["model"]), values["kd"], values["dataset"]
     teacher = values["teacher"] if values["teacher"] and not values.get("teacher_path") else None
     setting = values.get("setting") or default_setting(model)
+    check_dataset_name(dataset)
     student = student_model(model, setting)
     cls = distiller_class(kd)
     if values.get("teacher"):
@@ -246,7 +249,7 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
         )
     if values.get("teacher_path"):
         raise ConfigError(
-            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `python scripts/convert_teacher.py "
+            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `recbole-kd convert-teacher "
             f"{values['teacher_path']} --out=FOLDER --svd={width}` and give that folder"
         )
     if "trajectory" in method.requires:
@@ -316,7 +319,7 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
 def _check_dataset(dataset: str, data_path: str) -> None:
     """The data set's folder must be there; RecBole would try to download, or fail far from here."""
     folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
-    if any(folder.glob(f"{dataset}*.inter")):
+    if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
         return
     known = not_prepared(dataset, folder)
     if known:
@@ -326,6 +329,6 @@ def _check_dataset(dataset: str, data_path: str) -> None:
     meant = f"did you mean {close[0]}? Else " if close else ""
     raise DataError(
         f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
-        f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table "
+        f"or make it from a table with `recbole-kd prepare {dataset} --form=table "
         "--file=<csv> --user=<column> --item=<column>`"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import CACHE_FORMAT, locked
 from recbole_kd.storage.digests import file_digest, settings_digest
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
 from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder
@@ -253,8 +253,10 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        report: dict[str, Any] = read_json(path)
+        if not isinstance(report, dict):
+            raise ValueError(f"a {type(report).__name__} in place of a mapping")
+    except ValueError as error:
         raise TeacherError(f"{path} is damaged ({error}); delete the folder {entry}") from None
     report.pop("settings", None)
     return report
