@@ -60,18 +60,18 @@ def test_an_empty_eval_args_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_no_negatives_reach_the_model(tmp_path: Path) -> None:
     given = merge_sources(None, None, parse_arguments([*words(tmp_path), "--train_neg_sample_args=~"]))
-    assert make_request(given).student_config()["train_neg_sample_args"]["distribution"] == "none"
+    assert make_request(given).student_config()[0]["train_neg_sample_args"]["distribution"] == "none"
 
 
 def test_keys_of_ones_own_reach_the_model_and_the_digest(tmp_path: Path) -> None:
     mine = {"kdim": 3, "teacher_forcing": 0.5, "MODEL_DEPTH": 2}
     given = merge_sources(None, {**mine, "allow_unknown": list(mine)}, parse_arguments(words(tmp_path)))
     request = make_request(given)
-    for config in (request.student_config(), request.distilled_config("LightGCN")):
+    for config, _ in (request.student_config(), request.distilled_config("LightGCN")):
         assert {key: config[key] for key in mine} == mine
         assert {key: settings_of(config)[key] for key in mine} == mine
-    assert {key: settings_alone(request.student_config())[key] for key in mine} == mine
-    assert not {"kd_k", "kd_weight", "teacher_store", "kd"} & set(settings_alone(request.student_config()))
+    assert {key: settings_alone(request.student_config()[0])[key] for key in mine} == mine
+    assert not {"kd_k", "kd_weight", "teacher_store", "kd"} & set(settings_alone(request.student_config()[0]))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,29 @@ VALUE_METRICS = ("AUC", "MAE", "RMSE", "LogLoss")
 WITHOUT_K = frozenset(name.lower() for name in ("GAUC", *VALUE_METRICS))
 
 
+UNREAD = {
+    "save_dataset": "a run prepares its data anew and reads no pickled cache",
+    "dataset_save_path": "a run prepares its data anew and reads no pickled cache",
+    "save_dataloaders": "a run prepares its data anew and reads no pickled cache",
+    "dataloaders_save_path": "a run prepares its data anew and reads no pickled cache",
+}
+"""Keys of RecBole that no run reads, and why."""
+
+
+def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse keys of RecBole that would have no effect on a run.
+
+    Args:
+        values: what the user set. prefix: "teacher." for a teacher's keys.
+
+    Raises:
+        ConfigError: such a key is set.
+    """
+    for key, reason in UNREAD.items():
+        if values.get(key):
+            raise invalid(prefix + key, values[key], f"it has no effect, {reason}")
+
+
 def index_kind(values: Mapping[str, Any]) -> Any:
     """Return ``kd_candidate_index``; empty stands for none."""
     return values.get("kd_candidate_index") or "none"

@@ -6,6 +6,8 @@ Every error about a value has one form: what was given, what is allowed, what to
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import shlex
 import types
 import typing
@@ -22,6 +24,7 @@ from recbole_kd.errors import ConfigError
 
 Context = Mapping[str, Any]
 
+_WORD = re.compile(r"[A-Za-z_][\w@./-]*")  # a text that needs no quotes in YAML
 _SHOWN = 80  # characters of a value that an error quotes
 _NAMES: dict[Any, tuple[str, str]] = {
     int: ("an integer", "integers"),
@@ -124,7 +127,7 @@ def _flow(value: object) -> str:
     if value is None:
         return "~"
     if isinstance(value, str):
-        return value if value and value.replace("_", "").replace("@", "").isalnum() and not value.isdigit() else repr(value)
+        return value if _WORD.fullmatch(value) and parse_value("", value) == value else json.dumps(value, ensure_ascii=False)
     return repr(value)
 
 

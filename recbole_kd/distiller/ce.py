@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -28,7 +27,7 @@ class CE(Distiller):
         mask_train: leave training items out; a user with fewer than K items left has a shorter list.
     """
 
-    in_threads = True
+    in_lanes = True
     ranks_student = True
 
     def __init__(
@@ -46,20 +45,12 @@ class CE(Distiller):
         self.k, self.guide, self.temperature, self.mask_train = k, guide, temperature, mask_train
         self._lists: Lists | None = None
 
-    @classmethod
-    def draws(cls, options: Mapping[str, Any]) -> bool:
-        return bool(options["guide"] == "student")
-
-    @classmethod
-    def asks_student(cls, options: Mapping[str, Any]) -> bool:
-        return bool(options["guide"] == "student")
-
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.guide == "teacher":
             self._list_of(self.teacher_scores)
 
-    def draw_item_sets(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         if self.guide == "student":
             self._list_of(self.student_scorer)
 
