@@ -18,7 +18,7 @@ compat.apply()
 from recbole_kd.integration import register as _register  # noqa: E402  (RecBole must not be imported before the bridge)
 
 _register.register()
-old_paths.install()
+old_paths.install_old_paths()
 
 from recbole_kd.data.split_and_loaders import prepare_data  # noqa: E402
 from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402

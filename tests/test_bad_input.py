@@ -27,7 +27,7 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "known-dataset": ({"dataset": "citeulik"}, [], ["citeulik", "did you mean citeulike?"]),
     "dataset-without-files": ({"dataset": "zzqx"}, [], ["zzqx.inter", "--data_path"]),
     "number-as-name": ({"dataset": "2018"}, [], ["dataset=2018", "text"]),
-    "not-prepared": ({"dataset": "citeulike"}, [], ["python scripts/prepare_dataset.py citeulike"]),
+    "not-prepared": ({"dataset": "citeulike"}, [], ["recbole-kd prepare citeulike"]),
     "sequential-teacher": ({"teacher": "SASRec"}, [], ["SASRec", "sequential"]),
     "sequential-student": ({"model": "GRU4Rec", "setting": "general"}, [], ["GRU4Rec", "sequential"]),
     "closed-form-student": ({"model": "EASE"}, [], ["EASE", "TraditionalTrainer"]),

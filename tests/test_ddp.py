@@ -21,7 +21,7 @@ from recbole.utils import init_seed
 
 from recbole_kd.cli.run import main
 from recbole_kd.distiller.registry import DISTILLERS, distiller_class
-from recbole_kd.distributed.data_parallel import Ranks, Shards, several
+from recbole_kd.distributed.data_parallel import Ranks, ShardLoader, several
 from recbole_kd.distributed.loss_terms import BY_ROWS as MEANS
 from recbole_kd.distributed.loss_terms import SharedNorms
 from recbole_kd.errors import TrainingError
@@ -65,12 +65,12 @@ def test_shards_keep_a_users_rows_and_its_negatives_together(tiny_dataset: TinyD
     parts = []
     for rank in range(2):
         kind = type("Loader", (list,), {"_dataset": case.loaders.train._dataset, "times": 3})
-        shards = Shards(kind([whole]), Ranks(rank, 2, CPU))
+        shards = ShardLoader(kind([whole]), Ranks(rank, 2, CPU))
         (part,) = list(shards)
         users = part["user_id"].view(3, -1)
         assert (users == users[0]).all() and (users % 2 == rank).all()
-        assert part.part.counts and part.part.whole is whole and torch.equal(whole["user_id"][part.part.mine], part["user_id"])
-        assert part.part.share(torch.ones(len(whole))) == len(part) / len(whole)
+        assert part.shard.counts and part.shard.whole is whole and torch.equal(whole["user_id"][part.shard.mine], part["user_id"])
+        assert part.shard.share(torch.ones(len(whole))) == len(part) / len(whole)
         parts.append(part)
     assert sum(map(len, parts)) == len(whole)
 
@@ -85,7 +85,7 @@ def first_losses(case: Any, folder: Path, ranks: Ranks | None) -> tuple[torch.Te
     trainer.prepare(case.loaders.train)
     loader = trainer._loader
     if ranks is not None:
-        trainer._shards = Shards(case.loaders.train, ranks)
+        trainer._shards = ShardLoader(case.loaders.train, ranks)
         loader = TeacherAwareLoader(trainer._shards, distiller, distiller.teacher_scores)
     distiller.begin_epoch(0)
     loader.ask_teacher()
@@ -137,7 +137,7 @@ def base_loss(case: Any, folder: Path, ranks: Ranks | None) -> tuple[float, torc
     trainer._base_loss.negatives_times = getattr(case.loaders.train, "times", 1)
     init_seed(7, True)
     case.model.train()
-    loss = trainer._base_loss(next(iter(case.loaders.train if ranks is None else Shards(case.loaders.train, ranks))))
+    loss = trainer._base_loss(next(iter(case.loaders.train if ranks is None else ShardLoader(case.loaders.train, ranks))))
     total = sum(loss) if isinstance(loss, tuple) else loss
     total.sum().backward()
     return float(total.detach()), torch.cat([p.grad.flatten() for p in case.model.parameters() if p.grad is not None])

@@ -17,7 +17,7 @@ from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.losses import unlisted_logsumexp
 from recbole_kd.losses.hetcomp import Terms, coarse_terms, fine_terms, list_distance, merged_lists
-from recbole_kd.losses.unlisted_logsumexp import Rows, rest_above, rest_above_of, rest_above_rows
+from recbole_kd.losses.unlisted_logsumexp import ListedRows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
@@ -90,7 +90,7 @@ def test_schedule_equals_the_published_class(case: dict[str, Any]) -> None:
 # -- the rest, in chunks -----------------------------------------------------------------------------------------------
 
 
-def direct(queries: Tensor, items: Tensor, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+def direct(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
     """rest_above by its definition, user by user, in float64."""
     total = torch.zeros((), dtype=torch.float64)
     for row, query in enumerate(rows.queries.tolist()):
@@ -105,14 +105,14 @@ def direct(queries: Tensor, items: Tensor, rows: Rows, below: Tensor, factors: T
     return total
 
 
-def a_case(scale: float = 1.0, n: int = 9, n_items: int = 40) -> tuple[Tensor, Tensor, Rows, Tensor, Tensor]:
+def a_case(scale: float = 1.0, n: int = 9, n_items: int = 40) -> tuple[Tensor, Tensor, ListedRows, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     rng = np.random.default_rng(0)
     excluded = Ragged.from_pairs(rng.integers(1, 12, 60), rng.integers(1, n_items, 60), 12)
     queries, items = (torch.randn(rows, 6, generator=generator) * scale for rows in (n, n_items))
     listed = torch.randint(0, n_items, (n, 5), generator=generator)
     below, factors = torch.randn(n, 7, generator=generator), torch.rand(n, 7, generator=generator)
-    return queries, items, Rows(torch.arange(n) + 2, listed, excluded), below, factors
+    return queries, items, ListedRows(torch.arange(n) + 2, listed, excluded), below, factors
 
 
 def with_gradients(function: Any, *tensors: Tensor, **more: Any) -> tuple[Tensor, tuple[Tensor, ...]]:

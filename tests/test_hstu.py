@@ -26,7 +26,7 @@ from recbole_kd.integration import register as registration
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.model import hstu
 from recbole_kd.model.hstu import HSTU, HSTUGeneral
-from recbole_kd.model.hstu_packing import Layout, time_buckets
+from recbole_kd.model.hstu_packing import PackedLayout, time_buckets
 from tests.helpers import TinyData
 
 FACES = {"HSTU": HSTU, "HSTUGeneral": HSTUGeneral}
@@ -204,7 +204,7 @@ def test_whole_seconds_of_ml_100k_reach_the_model() -> None:
         assert batch["timestamp_list"][row].max() <= 1  # what RecBole makes of them
 
     def used(times: torch.Tensor) -> int:
-        layout = Layout.of(length, 12, 1)
+        layout = PackedLayout.of(length, 12, 1)
         packed = times[layout.row, layout.column]
         buckets = time_buckets(layout, packed, packed)
         return len(

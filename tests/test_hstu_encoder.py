@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from recbole_kd.model import hstu_packing
 from recbole_kd.model.hstu_encoder import Encoded, HSTUBlock, HSTUEncoder, HSTUSizes, unit
-from recbole_kd.model.hstu_packing import Layout
+from recbole_kd.model.hstu_packing import PackedLayout
 from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
 from recbole_kd.ops import length_groups
 
@@ -124,7 +124,7 @@ def test_groups_and_hand_written_gradients_equal_the_plain_attention(
     encoder = make(biases)
     lengths = [9, 1, 4, 9, 7, 2, 9, 3]
     items, sizes, times, asked = some_rows(lengths)
-    groups = hstu_packing.Layout.of(sizes, 9, 2).groups
+    groups = hstu_packing.PackedLayout.of(sizes, 9, 2).groups
     assert len(groups) == (7 if device == "cpu" else 2)
     weight = torch.randn(sum(lengths), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     encoded = encoder(items, sizes, times, asked)
@@ -207,7 +207,7 @@ def test_a_long_history_keeps_its_latest_items() -> None:
 
 
 def test_time_buckets() -> None:
-    layout = Layout.of(torch.tensor([3]), 9, 1)
+    layout = PackedLayout.of(torch.tensor([3]), 9, 1)
     times = torch.tensor([0, 1, 10**6])
     (bucket,) = hstu_packing.time_buckets(layout, times, torch.tensor([1, 10**6, 2**62]))
     ln = np.log(np.maximum(1, np.abs([[1, 0, 1 - 10**6], [10**6, 10**6 - 1, 0], [2**62, 2**62, 2**62 - 10**6]])))
@@ -241,7 +241,7 @@ def test_empty_histories_get_zeros() -> None:
 
 def test_layout_covers_every_position_once() -> None:
     lengths = torch.randint(0, 60, (200,), generator=torch.Generator().manual_seed(0))
-    layout = Layout.of(lengths, 40, 4)
+    layout = PackedLayout.of(lengths, 40, 4)
     kept = lengths.clamp(max=40)
     assert torch.equal(torch.bincount(layout.row, minlength=200), kept)
     assert [group.start for group in layout.groups[1:]] == [group.stop for group in layout.groups[:-1]]

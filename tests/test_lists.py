@@ -74,7 +74,7 @@ def test_nan_is_not_hidden() -> None:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(list_cross_entropy, "PAIRS_PER_LANE", 1)
+    monkeypatch.setattr(list_cross_entropy, "PAIRS_PER_THREAD", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -162,7 +162,7 @@ def test_netflix_is_never_downloaded(tmp_path: Path, capsys: Any, monkeypatch: A
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
     assert main(["--model=MF", "--teacher=BM3", "--kd=RCEKD", "--dataset=netflix", f"--data_path={tmp_path}"]) == 2
     said = capsys.readouterr().err
-    assert "The data set netflix is not prepared in" in said and "scripts/prepare_dataset.py netflix" in said
+    assert "The data set netflix is not prepared in" in said and "recbole-kd prepare netflix" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,9 +173,7 @@ def test_recboles_own_run_downloads_no_other_netflix_for_our_models(model: str, 
     monkeypatch.setattr(sys, "argv", ["test"])
     monkeypatch.setattr("recbole.data.dataset.dataset.download_url", lambda *_: pytest.fail("a download was begun"))
     monkeypatch.setattr("recbole.data.dataset.dataset.decide_download", lambda *_: True)
-    with pytest.raises(
-        DataError, match=r"The data set netflix is not prepared in .*netflix: run `python scripts/prepare_dataset\.py netflix"
-    ):
+    with pytest.raises(DataError, match=r"The data set netflix is not prepared in .*netflix: run `recbole-kd prepare netflix"):
         run_recbole(model=model, dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False})
     assert list(tmp_path.iterdir()) == []
 

@@ -41,7 +41,7 @@ def test_ids_at_equal_a_stable_sort_with_ties_and_short_rows(data: st.DataObject
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("few", [0, 8])
 def test_both_ways_to_look_up_agree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "FEW_PLACES", few)
+    monkeypatch.setattr(places, "FEW_RANKS", few)
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(20, 500, generator=generator)
     asked = torch.randint(0, 300, (20, 5), generator=generator)

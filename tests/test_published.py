@@ -12,7 +12,7 @@ from recbole_kd.data.split_and_loaders import make_loaders
 from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.distiller.registry import check_options, distiller_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.model.loss_reduction import conversion_words, initialise, reduction_of, with_decay_for_mean
+from recbole_kd.model.loss_reduction import initialise, reduction_note, reduction_of, with_decay_for_mean
 from recbole_kd.training.trainer import KDTrainer
 from tests.helpers import TinyData, build_case, build_config, build_model
 
@@ -91,7 +91,7 @@ def test_the_log_names_the_reduction_and_its_decay(tiny_dataset: TinyData) -> No
         ("LightGCN", {}, "LightGCN: mean over the rows of a batch, weight_decay 0 as it stands"),
     ):
         config = build_config(tiny_dataset, model, **given)
-        assert words in conversion_words(build_model(config, build_case(tiny_dataset, model).splits), config)
+        assert words in reduction_note(build_model(config, build_case(tiny_dataset, model).splits), config)
 
 
 PUBLISHED: dict[str, tuple[Any, ...]] = {  # methods, section 2.8: batch, lambda, softmax temperature, K, L, candidates, beta, decay

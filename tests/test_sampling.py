@@ -17,9 +17,9 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import (
     Outside,
     distinct_below,
-    draw_better_places,
-    draw_places,
-    draw_unequal_places,
+    draw_better_positions,
+    draw_positions,
+    draw_unequal_positions,
     first_distinct,
     reach,
     union_of,
@@ -43,13 +43,13 @@ def fits(drawn: torch.Tensor, probabilities: np.ndarray) -> bool:
 
 @pytest.mark.parametrize(("length", "tau"), [(5, 2.0), (30, 20.0), (30, 1e4), (1, 3.0)])
 def test_places_follow_the_truncated_geometric(length: int, tau: float) -> None:
-    drawn = draw_places(torch.full((DRAWS // 10,), length), 10, tau, seeded())
+    drawn = draw_positions(torch.full((DRAWS // 10,), length), 10, tau, seeded())
     assert fits(drawn, np.exp(-np.arange(length) / tau))
 
 
 def test_places_of_rows_of_different_lengths() -> None:
     lengths = torch.arange(1, 9).repeat_interleave(1000)
-    drawn = draw_places(lengths, 12, 3.0, seeded())
+    drawn = draw_positions(lengths, 12, 3.0, seeded())
     for length in range(1, 9):
         assert fits(drawn[lengths == length], np.exp(-np.arange(length) / 3.0))
 
@@ -58,13 +58,13 @@ def test_no_draw_goes_beyond_the_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     highest = 1 - 2.0**-24
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, highest))
     for tau in (1.0, 20.0, 60.0):
-        last = int(draw_places(torch.tensor([10**6]), 1, tau, seeded())[0, 0])
+        last = int(draw_positions(torch.tensor([10**6]), 1, tau, seeded())[0, 0])
         assert last < reach(tau) and last > 0.95 * reach(tau) - 2
 
 
 @pytest.mark.parametrize(("length", "tau"), [(2, 20.0), (6, 2.0)])
 def test_unequal_places_are_pairs_conditional_on_being_different(length: int, tau: float) -> None:
-    better, worse = draw_unequal_places(torch.full((DRAWS // 4,), length), 4, tau, seeded())
+    better, worse = draw_unequal_positions(torch.full((DRAWS // 4,), length), 4, tau, seeded())
     assert (better < worse).all()
     weights = np.exp(-np.arange(length) / tau)
     pairs = list(itertools.combinations(range(length), 2))
@@ -74,7 +74,7 @@ def test_unequal_places_are_pairs_conditional_on_being_different(length: int, ta
 
 
 def test_a_list_without_a_pair_gives_zeros() -> None:
-    better, worse = draw_unequal_places(torch.tensor([0, 1, 2]), 3, 20.0, seeded())
+    better, worse = draw_unequal_positions(torch.tensor([0, 1, 2]), 3, 20.0, seeded())
     assert better[:2].tolist() == worse[:2].tolist() == [[0] * 3] * 2
     assert (worse[2] == 1).all()
 
@@ -102,7 +102,7 @@ def test_better_places_follow_cds_sampling(length: int, tau: float, n: int, few_
     if few_draws:  # Gumbel noise completes every row
         plain = sampling.first_distinct
         monkeypatch.setattr(sampling, "first_distinct", lambda drawn, n: plain(drawn[:, :1], n))
-    drawn = draw_better_places(torch.full((DRAWS,), length), n, tau, seeded()).sort(1).values
+    drawn = draw_better_positions(torch.full((DRAWS,), length), n, tau, seeded()).sort(1).values
     expected = sets_of_better(length, tau, n)
     number = {places: at for at, places in enumerate(expected)}
     assert fits(torch.tensor([number[tuple(row)] for row in drawn.tolist()]), np.array(list(expected.values())))
@@ -110,7 +110,7 @@ def test_better_places_follow_cds_sampling(length: int, tau: float, n: int, few_
 
 def test_better_places_of_short_lists() -> None:
     lengths = torch.tensor([0, 1, 3, 5, 50])
-    drawn = draw_better_places(lengths, 5, 10.0, seeded())
+    drawn = draw_better_positions(lengths, 5, 10.0, seeded())
     for row, length in zip(drawn.tolist(), lengths.tolist(), strict=True):
         real = [place for place in row if place >= 0]
         assert len(set(real)) == len(real) == min(5, length) and all(place < length for place in real)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from recbole_kd.acceleration.lightgcn_propagation import accelerate
 from recbole_kd.cli.run import main
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.training import build_distiller as build_module
 from recbole_kd.training.tensorboard import without_recbole_scalars
 from tests.helpers import SMALL, TinyData
 from tests.runs import results, run, words
@@ -235,10 +237,37 @@ def test_item_sets_are_refreshed_as_often_as_asked(tiny_dataset: TinyData, teach
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=5, kd_refresh=2)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     begun: list[int] = []
-    plain = distiller.begin_epoch
-    monkeypatch.setattr(distiller, "begin_epoch", lambda epoch: (begun.append(epoch), plain(epoch)))
+    followed: list[int] = []
+    plain = distiller.draw_item_sets
+    monkeypatch.setattr(distiller, "draw_item_sets", lambda epoch: (begun.append(epoch), plain(epoch)))
+    monkeypatch.setattr(distiller, "follow_epoch", followed.append)
     recbole_kd.KDTrainer(config, student, distiller).fit(train_data, valid_data)
-    assert begun == [0, 2, 4]
+    assert begun == [0, 2, 4] and followed == [0, 1, 2, 3, 4]
+
+
+def test_a_distiller_of_another_student_is_refused(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+    config, student, train_data, _, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=1)
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    other = copy.deepcopy(student)
+    with pytest.raises(recbole_kd.ConfigError, match="built for another MF than the MF to be trained"):
+        recbole_kd.KDTrainer(config, other, distiller)
+
+
+def test_keys_published_with_a_pair_are_warned_of(
+    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = {"kd_weight": 7.0, "learning_rate": 0.125, "weight_decay": 0.5, "train_batch_size": 99}
+    monkeypatch.setattr(build_module, "distiller_layers", lambda *names: (published, []))
+    config, student, train_data, _, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=1, weight_decay=0.25)
+    teacher = recbole_kd.load_teacher(teacher_folder, train_data)
+    distiller = recbole_kd.build_distiller(config, student, teacher)
+    (warning,) = {record.getMessage() for record in caplog.records if "(published" in record.getMessage()}
+    assert distiller.weight == 7.0 and "learning_rate=" in warning and "(published: 0.125)" in warning
+    assert "weight_decay" not in warning  # the user gave one
+    caplog.clear()
+    del published["learning_rate"], published["train_batch_size"]
+    recbole_kd.build_distiller(config, student, teacher)
+    assert not [record for record in caplog.records if "(published" in record.getMessage()]
 
 
 OUTSIDE = '''
@@ -267,14 +296,14 @@ class Mine(Distiller):
 
 
 @pytest.mark.parametrize(
-    ("model", "in_lanes", "most", "threads"),
+    ("model", "in_threads", "most", "threads"),
     [("MF", True, 2**20, 1), ("MF", True, 10, 2), ("LightGCN", True, 2**20, 2), ("MF", False, 2**20, 2)],
 )
-def test_torch_has_one_thread_where_lanes_do_the_work(
-    model: str, in_lanes: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
+def test_torch_has_one_thread_where_threads_do_the_work(
+    model: str, in_threads: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("recbole_kd.training.trainer.SMALL_MODEL", most)
-    monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_lanes", in_lanes)
+    monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_threads", in_threads)
     config, student, train_data, _, _ = recbole_parts(tiny_dataset, model, tmp_path)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)

@@ -50,6 +50,11 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
             return _internal(error, debug)
         _say(f"error: {_sentence(error)}")
         return BAD_INPUT
+    except ValueError as error:
+        if "embedded null" not in str(error):
+            return _internal(error, debug)
+        _say("error: A name or a path holds a NUL character, which no file can have in its name: write it without.")
+        return BAD_INPUT
     except Exception as error:
         return _internal(error, debug)
     finally:

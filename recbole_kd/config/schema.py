@@ -244,7 +244,7 @@ SEARCH_KEYS: dict[str, Any] = {
     "params_file": Path | None,
     "max_evals": Count,
     "study": str | None,
-    "search_seed": Natural,
+    "search_seed": Seed,
     "algo": Literal["exhaustive", "random", "bayes"],
     "early_stop": Count | None,
     "output_file": Path | None,

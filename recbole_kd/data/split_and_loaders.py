@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.sequence_dataset import stage_parts
 from recbole_kd.data.paper_protocol import follow_paper_protocol
 from recbole_kd.data.reading_errors import reading_error
+from recbole_kd.data.sampled_candidates import PHASES, CandidateRule
 from recbole_kd.data.side_information import side_digest
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.data.train_items import train_items
@@ -32,13 +34,14 @@ class Splits:
         dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of them trains on is
             made from them (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`). fingerprint: of all of them. side:
             digest of the other columns
-            (:func:`recbole_kd.data.side_information.side_digest`).
+            (:func:`recbole_kd.data.side_information.side_digest`). candidates: rule of sampled evaluation; None leaves it to RecBole.
     """
 
     dataset: Any
     parts: tuple[Any, Any, Any]
     fingerprint: dict[str, Any]
     side: str | None = None
+    candidates: CandidateRule | None = None
 
     @property
     def n_users(self) -> int:
@@ -113,7 +116,8 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
                 "give that part a share of the split, or loosen the filters"
             )
     train, valid, test = parts
-    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset), side_digest(dataset))
+    rule = CandidateRule.of(config, split_seed(config))
+    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset), side_digest(dataset), rule)
 
 
 def check_negatives(config: Any, splits: Splits) -> None:
@@ -155,11 +159,29 @@ def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None
         get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for phase, part, sampler in zip(phases, parts, samplers, strict=True)
     ]
+    _fix_candidates(config, splits, made)
     loaders = Loaders(*made)
     if config["eval_protocol"] == "paper":
         for loader in (loaders.valid, loaders.test):
             follow_paper_protocol(loader, train_items(splits.parts[0]))
     return loaders
+
+
+def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None:
+    """Let the loaders of sampled evaluation draw the run's candidates, and the training loader its negatives in this process.
+
+    Worker processes would draw negatives from streams of their own, so that their number changes the training.
+    """
+    for phase, loader in zip(PHASES[1:], loaders[1:], strict=True):
+        sampler = None if splits.candidates is None else splits.candidates.sampler(config, phase, splits.dataset, splits.parts)
+        if sampler is not None:
+            loader._sampler = sampler
+    if loaders[0].num_workers:
+        getLogger().info(
+            f"worker={config['worker']}: so many processes prepare evaluation batches; training batches are made in this process, so that "
+            "the negatives do not depend on it"
+        )
+        loaders[0].num_workers = 0
 
 
 def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:

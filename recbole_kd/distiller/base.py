@@ -99,9 +99,9 @@ def no_modalities(method: str, teacher: str) -> str:
 class Distiller(nn.Module, ABC):
     """Base of every method. Constructor arguments after student and teacher are its ``kd_*`` keys.
 
-    A method overrides :meth:`forward`, usually :meth:`begin_epoch` (draw the epoch's item sets into ``item_sets``). The annotations of its
-    arguments hold their bounds (:mod:`recbole_kd.config.value_types`); :meth:`check` refuses arguments that do not fit each other.
-    Modules it owns (projectors, experts) are trained with the student and not saved into it.
+    A method overrides :meth:`forward`, usually :meth:`draw_item_sets`, and :meth:`follow_epoch` if it has a schedule. The annotations
+    of its arguments hold their bounds (:mod:`recbole_kd.config.value_types`); :meth:`check` refuses arguments that do not fit each
+    other. Modules it owns (projectors, experts) are trained with the student and not saved into it.
 
     Args:
         student: scorer of the student. teacher: its frozen scores.
@@ -129,9 +129,9 @@ class Distiller(nn.Module, ABC):
     """Does it ask for the student's top-k lists (:meth:`Scorer.top_k`)? Then ``kd_candidate_index`` has a meaning for it."""
 
     drawn_sets: ClassVar[tuple[str, ...]] = ()
-    """Item sets that every begin_epoch replaces: the old ones and their scores are let go before."""
+    """Item sets that every draw_item_sets replaces: the old ones and their scores are let go before."""
 
-    in_lanes: ClassVar[bool] = False
+    in_threads: ClassVar[bool] = False
     """Is nearly all of its work on a CPU done by compiled kernels and blocks side by side (:mod:`recbole_kd.ops.threads`)?
     The trainer of a small student then leaves torch one thread."""
 
@@ -205,8 +205,39 @@ class Distiller(nn.Module, ABC):
         """Called once before the first epoch with the training items of each query."""
         self.train_items = train_items.to(self.student_scorer.device)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Draw the epoch's item sets. The student is not in a training step; use :meth:`Scorer.top_k` or :meth:`Scorer.frozen`."""
+    def begin_epoch(self, epoch: int, draw: bool = True) -> None:
+        """Prepare an epoch: follow its number, and draw item sets if asked to. The student is not in a training step.
+
+        Args:
+            draw: False keeps the item sets of an earlier epoch (``kd_refresh``).
+        """
+        self.follow_epoch(epoch)
+        if draw:
+            self.draw_item_sets(epoch)
+
+    def follow_epoch(self, epoch: int) -> None:
+        """Set what depends on the number of the epoch, such as a temperature; called in every epoch, whatever ``kd_refresh``."""
+
+    def draw_item_sets(self, epoch: int) -> None:
+        """Draw new item sets into ``item_sets``; use :meth:`Scorer.top_k` or :meth:`Scorer.frozen` to ask the student."""
+
+    def is_due(self, epoch: int) -> bool:
+        """Return whether new item sets are drawn in this epoch."""
+        return epoch % self.refresh == 0
+
+    @classmethod
+    def draws(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the method draws item sets again and again, so that ``kd_refresh`` has an effect.
+
+        Args:
+            options: constructor arguments, defaults included.
+        """
+        return cls.draw_item_sets is not Distiller.draw_item_sets
+
+    @classmethod
+    def asks_student(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the method ranks the student's items, so that ``kd_candidate_index`` has an effect."""
+        return cls.ranks_student
 
     @abstractmethod
     def forward(self, batch: DistillBatch) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.losses.ranking import soft_binary_loss
 from recbole_kd.ops.order_statistics import ids_at
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import draw_better_places
+from recbole_kd.ops.sampling import draw_better_positions
 from recbole_kd.ops.topk import DotProducts, blocks, in_blocks, strike_out
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -37,7 +37,7 @@ class CD(Distiller):
         guide: ``student``: its list, each epoch; ``teacher``: the teacher's list, drawn from once, as published.
     """
 
-    in_lanes = True
+    in_threads = True
     mask_train = True
 
     def __init__(
@@ -58,12 +58,16 @@ class CD(Distiller):
         self.candidates = min(candidates, student.n_items - 1)
         self.tau = tau * self.candidates
 
+    @classmethod
+    def draws(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["guide"] == "student")
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.guide == "teacher":
             self._draw(self.teacher_scores.full)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         if self.guide == "student":
             with self.student_scorer.frozen():
                 self._draw(self.student_scorer.catalogue())
@@ -73,7 +77,7 @@ class CD(Distiller):
         assert self.train_items is not None, "begin_training comes first"
         queries, n_items = self.all_queries(), self.student_scorer.n_items
         lengths = (n_items - 1 - self.train_items.counts()).clamp(max=self.candidates)
-        places = draw_better_places(lengths, self.n_samples, self.tau, self.generator)
+        places = draw_better_positions(lengths, self.n_samples, self.tau, self.generator)
         drawn = torch.empty_like(places)
 
         def look_up(rows: slice) -> None:

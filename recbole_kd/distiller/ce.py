@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -27,7 +28,7 @@ class CE(Distiller):
         mask_train: leave training items out; a user with fewer than K items left has a shorter list.
     """
 
-    in_lanes = True
+    in_threads = True
     ranks_student = True
 
     def __init__(
@@ -45,12 +46,20 @@ class CE(Distiller):
         self.k, self.guide, self.temperature, self.mask_train = k, guide, temperature, mask_train
         self._lists: Lists | None = None
 
+    @classmethod
+    def draws(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["guide"] == "student")
+
+    @classmethod
+    def asks_student(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["guide"] == "student")
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.guide == "teacher":
             self._list_of(self.teacher_scores)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         if self.guide == "student":
             self._list_of(self.student_scorer)
 

@@ -48,7 +48,7 @@ class DCD(Distiller):
         loss: ``relaxed``, or ``ce`` on both samples together (the code's ablation flag). temperature: of that cross-entropy.
     """
 
-    in_lanes = True
+    in_threads = True
     mask_train = True
 
     def __init__(
@@ -83,7 +83,7 @@ class DCD(Distiller):
         super().begin_training(train_items)
         self._listed = self.teacher_scores.top_k(self.all_queries(), self.candidates, self.train_items)[0]
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         place = torch.arange(self.candidates, device=self._listed.device)
         off = (self._student_ranks() - place) / self.tau
         listed = self._listed > 0

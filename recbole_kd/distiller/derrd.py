@@ -61,9 +61,8 @@ class DERRD(DE):
         super().begin_training(train_items)
         self.ranking.begin_training(train_items)
 
-    def begin_epoch(self, epoch: int) -> None:
-        super().begin_epoch(epoch)
-        self.ranking.begin_epoch(epoch)
+    def draw_item_sets(self, epoch: int) -> None:
+        self.ranking.draw_item_sets(epoch)
         self.item_sets = self.ranking.item_sets
 
     def forward(self, batch: DistillBatch) -> Tensor:

@@ -14,6 +14,7 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.expert_networks import ExpertMixture
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses.embedding import annealed_temperature, gumbel_noise, gumbel_selection
+from recbole_kd.ops.threads import same_on_any_threads
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.base import TeacherScores
@@ -127,7 +128,7 @@ class ExpertDistiller(EmbeddingDistiller):
         self.item_experts = ExpertMixture(n_experts, self.student_width, self.teacher_width, start)
         self.to(student.device)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def follow_epoch(self, epoch: int) -> None:
         self.temperature = annealed_temperature(epoch, *self.schedule)
 
     def experts(self, side: Side) -> ExpertMixture:
@@ -143,8 +144,12 @@ class ExpertDistiller(EmbeddingDistiller):
         if experts.n_experts == 1:
             selection = vectors.new_ones(len(ids), 1)
         else:
-            logits = experts.logits(self.teacher_vectors[side][ids])
-            selection = gumbel_selection(logits, self.noise(side, ids), self.temperature)
+            teacher, noise = self.teacher_vectors[side][ids], self.noise(side, ids)
+
+            def choose(weight: Tensor, bias: Tensor) -> Tensor:
+                return gumbel_selection(torch.addmm(bias, teacher, weight), noise, self.temperature)
+
+            selection = same_on_any_threads(choose, experts.choice_weight, experts.choice_bias)
         return experts(vectors, selection)
 
     def reconstruction_error(self, side: Side, ids: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from recbole_kd.ops.threads import same_on_any_threads, torch_on_one_thread
 
 NEGLIGIBLE = 2.0**-24
 """An expert with a smaller weight changes nothing in float32: it is not evaluated."""
@@ -56,22 +59,27 @@ class ExpertMixture(nn.Module):
 
     def forward(self, vectors: Tensor, selection: Tensor) -> Tensor:
         """Student vectors ``[n, d_s]`` and weights ``[n, E]`` -> ``[n, d_t]``."""
-        chosen = selection.detach() > NEGLIGIBLE
+        chosen = ~(selection.detach() <= NEGLIGIBLE)  # a NaN is chosen, so that it comes through
         if 2 * int(chosen.sum()) <= chosen.numel():
-            return self._of_chosen(vectors, selection, chosen)
+            weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
+            return same_on_any_threads(partial(_of_chosen, chosen), vectors, selection, *weights)
         stacked = self.weight_1.transpose(0, 1).flatten(1)
         mixed: Tensor = _MixedHidden.apply(vectors, selection, stacked, self.bias_1.flatten(), self.weight_2.flatten(0, 1))
-        return mixed + selection @ self.bias_2
+        return mixed + same_on_any_threads(torch.matmul, selection, self.bias_2)
 
-    def _of_chosen(self, vectors: Tensor, selection: Tensor, chosen: Tensor) -> Tensor:
-        expert, row = chosen.T.nonzero().unbind(1)
-        weights = selection[row, expert].unsqueeze(1)
-        sizes = torch.bincount(expert, minlength=self.n_experts).tolist()
-        outputs: list[Tensor] = []
-        for e, (rows, share) in enumerate(zip(row.split(sizes), weights.split(sizes), strict=True)):
-            hidden = torch.addmm(self.bias_1[e], vectors[rows], self.weight_1[e]).relu()
-            outputs.append(torch.addmm(self.bias_2[e], hidden, self.weight_2[e]) * share)
-        return vectors.new_zeros(len(vectors), self.bias_2.shape[1]).index_add(0, row, torch.cat(outputs))
+
+def _of_chosen(
+    chosen: Tensor, vectors: Tensor, selection: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor
+) -> Tensor:
+    """Return the weighted outputs of the chosen pairs of row and expert, bool ``[n, E]``, as :meth:`ExpertMixture.forward` does."""
+    expert, row = chosen.T.nonzero().unbind(1)
+    weights = selection[row, expert].unsqueeze(1)
+    sizes = torch.bincount(expert, minlength=chosen.shape[1]).tolist()
+    outputs: list[Tensor] = []
+    for e, (rows, share) in enumerate(zip(row.split(sizes), weights.split(sizes), strict=True)):
+        hidden = torch.addmm(bias_1[e], vectors[rows], weight_1[e]).relu()
+        outputs.append(torch.addmm(bias_2[e], hidden, weight_2[e]) * share)
+    return vectors.new_zeros(len(vectors), bias_2.shape[1]).index_add(0, row, torch.cat(outputs))
 
 
 class _MixedHidden(torch.autograd.Function):
@@ -109,9 +117,10 @@ class _MixedHidden(torch.autograd.Function):
             _weighted(d_hidden, selection[rows]).mul_((hidden > 0).view(torch.uint8))  # several times faster than by a bool
             d_weight_2.addmm_(_weighted(hidden, selection[rows]).T, grad[rows])
             d_weight_1.addmm_(vectors[rows].T, d_hidden)
-            d_bias_1 += d_hidden.sum(dim=0)
-            if d_vectors is not None:
-                torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])
+            with torch_on_one_thread(grad.device.type == "cpu"):  # these two have another order on each number of threads
+                d_bias_1 += d_hidden.sum(dim=0)
+                if d_vectors is not None:
+                    torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])
         return d_vectors, d_selection, d_weight_1, d_bias_1, d_weight_2
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from recbole_kd.distiller.expert_networks import linear_start, rows_at_a_time
 from recbole_kd.losses.embedding import kept_at_random
+from recbole_kd.ops.threads import torch_on_one_thread
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class _FilteredHidden(torch.autograd.Function):
             rows = FilterRows(columns[entries], weights[entries], starts[part] - firsts[block])
             d_hidden = rows.times(grad).mul_(alive[part].view(torch.uint8))
             d_weight.addmm_(inputs[part].T, d_hidden)
-            d_bias += d_hidden.sum(dim=0)
-            torch.mm(d_hidden, weight.T, out=d_inputs[part])
+            with torch_on_one_thread(grad.device.type == "cpu"):  # these two have another order on each number of threads
+                d_bias += d_hidden.sum(dim=0)
+                torch.mm(d_hidden, weight.T, out=d_inputs[part])
         return d_inputs, d_weight, d_bias, None, None, None, None

@@ -11,7 +11,7 @@ from torch import Tensor
 from recbole_kd.config.value_types import AtMost, Count, ItemCount, Natural, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.losses.hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
-from recbole_kd.losses.unlisted_logsumexp import Rows, rest_above, rest_above_of, rest_above_rows
+from recbole_kd.losses.unlisted_logsumexp import ListedRows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -45,7 +45,7 @@ class HetComp(Distiller):
         n_positives: training items of each query in the loss, in the order of their ids; when empty as many as every query with any has.
     """
 
-    in_lanes = True
+    in_threads = True
     ranks_student = True
 
     requires = frozenset({"trajectory"})
@@ -89,7 +89,7 @@ class HetComp(Distiller):
         self._memory = None
         self._set_targets()
 
-    def begin_epoch(self, epoch: int) -> None:
+    def follow_epoch(self, epoch: int) -> None:
         if epoch % self.p or epoch < self.p or self._fine:
             return
         own = self.student_scorer.top_k(self.all_queries(), self.k, self.train_items)[0]
@@ -142,7 +142,7 @@ class HetComp(Distiller):
         scores, valid = scorer.at(batch.queries, listed), listed != 0
         make = fine_terms if self._fine else coarse_terms
         terms = make(scores[:, :m], scores[:, m:], valid[:, :m], valid[:, m:])
-        rows = Rows(batch.queries, listed, self.train_items)
+        rows = ListedRows(batch.queries, listed, self.train_items)
         factors = terms.factors * batch.weights.unsqueeze(1)
         known = scorer.known_rows(batch.queries)
         if known is not None:

@@ -77,6 +77,10 @@ class PCKD(DE):
             n_samples = options["n_samples"]
             raise invalid("kd_n_samples", n_samples, "kd_regulariser=pair compares two items", try_value("kd_n_samples", 2))
 
+    @classmethod
+    def asks_student(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["guide"] == "student")
+
     # -- items --------------------------------------------------------------------------------------------------------
 
     def begin_training(self, train_items: Ragged) -> None:
@@ -84,8 +88,7 @@ class PCKD(DE):
         if self.guide == "teacher":
             self._ranked = self.teacher_scores.top_k(self.all_queries(), self.candidates)[0]
 
-    def begin_epoch(self, epoch: int) -> None:
-        super().begin_epoch(epoch)
+    def draw_item_sets(self, epoch: int) -> None:
         if self.guide == "student":
             self._ranked = self.student_scorer.top_k(self.all_queries(), self.candidates)[0]
         log_weights = -torch.arange(1, self.candidates + 1, device=self._ranked.device) / self.tau

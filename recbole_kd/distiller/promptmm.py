@@ -75,7 +75,7 @@ class PromptMM(Distiller):
         assert self.train_items is not None
         self._outside = Outside(self.train_items, self.student_scorer.n_items)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None and self.train_items is not None, "begin_training comes first"
         queries = self.all_queries()
         negatives = self._outside.draw_distinct(queries, self.n_negatives, self.generator)

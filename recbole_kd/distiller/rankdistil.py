@@ -64,7 +64,7 @@ class RankDistil(Distiller):
         self._top, self._top_scores = self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)
         self._outside = Outside(union_of(self.train_items, self._top, n_items), n_items)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         drawn = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
         self.item_sets = {"top": self._top, "drawn": drawn}

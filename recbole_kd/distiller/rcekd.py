@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positive, Share
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
-from recbole_kd.distiller.rcekd_gamma import GammaRule, check_gamma, gamma_weights
+from recbole_kd.distiller.rcekd_gamma import OF_THE_EPOCH, GammaRule, check_gamma, gamma_weights
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
@@ -33,6 +33,9 @@ MAX_COUNT = 50.0
 QUERIES_PER_DRAW = 2**13
 """Item sets are drawn for so many queries at a time: the ranked lists that they are drawn from are never there for all of a large data
 set's."""
+
+WITHOUT_STUDENT = ("full_ce", "vanilla_ce", "wo_s")
+"""Variants that never rank the student's items."""
 
 
 class RCEKD(Distiller):
@@ -66,7 +69,7 @@ class RCEKD(Distiller):
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 
-    in_lanes = True
+    in_threads = True
     ranks_student = True
     drawn_sets = ("own", "drawn")
 
@@ -103,6 +106,7 @@ class RCEKD(Distiller):
         self._chosen = torch.empty(0, dtype=torch.int64)
         self._valid = torch.empty(0, dtype=torch.bool)
         self._gamma = torch.empty(0)
+        self._overlaps: Tensor | None = None
         self._lists: Lists | None = None
         self._figures: dict[str, float] = {}
 
@@ -119,6 +123,14 @@ class RCEKD(Distiller):
 
     # -- item sets --------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def draws(cls, options: Mapping[str, Any]) -> bool:
+        return options["variant"] not in WITHOUT_STUDENT
+
+    @classmethod
+    def asks_student(cls, options: Mapping[str, Any]) -> bool:
+        return options["variant"] not in WITHOUT_STUDENT
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.variant == "full_ce":
@@ -128,8 +140,8 @@ class RCEKD(Distiller):
         if self.variant in ("vanilla_ce", "wo_s"):
             self.item_sets = {"teacher_list": ids}
 
-    def begin_epoch(self, epoch: int) -> None:
-        if self.variant in ("full_ce", "vanilla_ce", "wo_s"):
+    def draw_item_sets(self, epoch: int) -> None:
+        if self.variant in WITHOUT_STUDENT:
             return
         self._lists, self.item_sets = None, {}
         self._chosen, self._valid = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool)  # room for those that come
@@ -149,7 +161,20 @@ class RCEKD(Distiller):
         sets = {"own": self._chosen[:, : self.k], "drawn": drawn, "teacher_list": self._teacher_list}
         self.item_sets = {name: sets[name] for name in names}
         if shares:
+            self._overlaps = shares[0]
             self._weigh(epoch, *shares)
+
+    def follow_epoch(self, epoch: int) -> None:
+        """Set gamma anew if its rule counts epochs, by the overlaps of the last drawing."""
+        if self._overlaps is not None and self.gamma_rule in OF_THE_EPOCH:
+            self._lists = None
+            self._set_gamma(epoch, self._overlaps)
+            self._figures |= _spread("gamma", self._gamma[1:])
+
+    def _set_gamma(self, epoch: int, overlap: Tensor) -> None:
+        self._gamma = gamma_weights(
+            self.gamma_rule, overlap, beta=self.beta, constant=self.gamma_constant, epoch=epoch, last_epoch=self.gamma_epochs
+        )
 
     def _depth(self) -> int:
         """How much of the student's ranking is needed."""
@@ -229,14 +254,7 @@ class RCEKD(Distiller):
 
     def _weigh(self, epoch: int, overlap: Tensor, list_overlap: Tensor, rate: Tensor) -> None:
         """gamma of every query, and the epoch's figures: shares of :meth:`_sets_of`, float ``[U]``."""
-        self._gamma = gamma_weights(
-            self.gamma_rule,
-            overlap,
-            beta=self.beta,
-            constant=self.gamma_constant,
-            epoch=epoch,
-            last_epoch=self.gamma_epochs,
-        )
+        self._set_gamma(epoch, overlap)
         self._figures = {
             **_spread("overlap", overlap[1:]), **_spread("gamma", self._gamma[1:]),
             "list_overlap": float(list_overlap[1:].mean()),

@@ -12,6 +12,9 @@ from recbole_kd.losses.cross_entropy import rce_weight
 
 GammaRule = Literal["exponential", "linear", "user_specific", "fixed", "decreasing", "increasing", "global"]
 
+OF_THE_EPOCH = ("decreasing", "increasing", "global")
+"""Rules that count epochs."""
+
 
 def gamma_weights(rule: str, overlap: Tensor, *, beta: float, constant: float, epoch: int, last_epoch: int | None) -> Tensor:
     """gamma of each query, the weight of L2; 1 - gamma is that of L1.
@@ -43,6 +46,6 @@ def check_gamma(rule: str, last_epoch: int | None) -> None:
     Raises:
         ConfigError: it is not given.
     """
-    if rule in ("decreasing", "increasing", "global") and last_epoch is None:
+    if rule in OF_THE_EPOCH and last_epoch is None:
         reason = "it runs over Tmax epochs, which early stopping leaves open"
         raise invalid("kd_gamma", rule, reason, "Set kd_gamma_epochs, such as to the epochs of a finished exponential run")

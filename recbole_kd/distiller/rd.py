@@ -62,7 +62,10 @@ class RD(Distiller):
         self.item_sets = {"top": self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)[0]}
         self._outside = Outside(self.train_items, self.student_scorer.n_items)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def is_due(self, epoch: int) -> bool:
+        return super().is_due(epoch) or (epoch >= self.start_epoch and "drawn" not in self.item_sets)
+
+    def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         if epoch >= self.start_epoch:
             drawn = self._outside.draw(self.all_queries(), self.n_samples, self.generator)

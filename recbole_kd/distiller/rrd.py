@@ -69,7 +69,7 @@ class RRD(Distiller):
             by_place = -torch.arange(self.candidates, dtype=torch.float32, device=scores.device) / self.tau
             self._log_weights = by_place.expand_as(scores).masked_fill(self._listed == 0, -torch.inf)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         uninteresting = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
         self.item_sets = {"interesting": self._interesting(), "uninteresting": uninteresting}

@@ -106,7 +106,7 @@ class TARec(Distiller):
         n_items = self.student_scorer.n_items
         self._outside = Outside(union_of(self.train_items, self._top, n_items), n_items)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         drawn = self._outside.draw_distinct(self.all_queries(), self.n_negatives, self.generator)
         candidates = torch.cat([self._top, drawn], dim=1)

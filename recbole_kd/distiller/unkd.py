@@ -13,7 +13,7 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.popularity_groups import group_sizes, popularity_groups
 from recbole_kd.losses.ranking import pairwise_loss
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import draw_unequal_places, reach
+from recbole_kd.ops.sampling import draw_unequal_positions, reach
 from recbole_kd.ops.topk import blocks, strike_out, top_k
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
@@ -39,7 +39,7 @@ class UnKD(Distiller):
         candidates: length of each group's list. tau: T.
     """
 
-    in_lanes = True
+    in_threads = True
     mask_train = True
     needs_set_scores = False
 
@@ -88,11 +88,11 @@ class UnKD(Distiller):
                 places, values = top_k(own, ranked.shape[1])
                 ranked[rows] = items[places].masked_fill(values == -torch.inf, 0).to(torch.int32)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def draw_item_sets(self, epoch: int) -> None:
         better: list[Tensor] = []
         worse: list[Tensor] = []
         for size, ranked, lengths in zip(self._sizes, self._lists, self._lengths, strict=True):
-            places = draw_unequal_places(lengths, size, self.tau, self.generator)
+            places = draw_unequal_positions(lengths, size, self.tau, self.generator)
             for ids, place in zip((better, worse), places, strict=True):
                 ids.append(ranked.gather(1, place).masked_fill_((lengths < 2).unsqueeze(1), 0).long())
         self.item_sets = {"better": torch.cat(better, dim=1), "worse": torch.cat(worse, dim=1)}

@@ -1,7 +1,7 @@
-"""A part of a training batch: what one of several processes has of it, and what a mean over the part counts in the mean over all.
+"""A shard of a training batch: the rows that one of several processes has, and their weight in a mean over all.
 
-A loss is a sum or a mean over terms: rows, positions of histories, queries. Sums of parts add up as they are; a mean over a part counts the
-part's share of the terms. Every process knows the whole batch, so it counts the terms of all by itself.
+A loss is a sum or a mean over terms: rows, positions of histories, queries. Sums of shards add up as they are; a mean over a shard
+counts the shard's share of the terms. Every process knows the whole batch, so it counts the terms of all by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShard:
     """Which rows of a batch are here.
 
     Attributes:
@@ -28,31 +28,31 @@ class Part:
     mine: Tensor
     counts: bool = True
 
-    def to(self, device: torch.device) -> Part:
-        return Part(self.whole.to(device), self.mine.to(device), self.counts)
+    def to(self, device: torch.device) -> BatchShard:
+        return BatchShard(self.whole.to(device), self.mine.to(device), self.counts)
 
     def share(self, terms: Tensor) -> float:
-        """The share of this part in the terms of the batch: int64 ``[B]``, the terms of each row."""
+        """The share of this shard in the terms of the batch: int64 ``[B]``, the terms of each row."""
         return int(terms[self.mine.to(terms.device)].sum()) / max(1, int(terms.sum())) if self.counts else 0.0
 
 
-class PartInteraction(Interaction):
-    """Rows of a batch that know whether and how they are a part of it; ``part`` is None of a whole batch."""
+class ShardInteraction(Interaction):
+    """Rows of a batch that know whether and how they are a shard of it; ``shard`` is None of a whole batch."""
 
-    part: Part | None = None
+    shard: BatchShard | None = None
 
     @classmethod
-    def of(cls, interaction: Interaction, part: Part | None) -> PartInteraction:
+    def of(cls, interaction: Interaction, shard: BatchShard | None) -> ShardInteraction:
         result = cls(interaction.interaction)
-        result.part = part
+        result.shard = shard
         return result
 
-    def to(self, device: Any, selected_field: Any = None) -> PartInteraction:
-        part = None if self.part is None else self.part.to(torch.device(device))
-        return PartInteraction.of(super().to(device, selected_field), part)
+    def to(self, device: Any, selected_field: Any = None) -> ShardInteraction:
+        shard = None if self.shard is None else self.shard.to(torch.device(device))
+        return ShardInteraction.of(super().to(device, selected_field), shard)
 
 
-def part_of(interaction: Interaction) -> Part | None:
-    """Of which batch these rows are a part; None where they are the whole."""
-    part: Part | None = getattr(interaction, "part", None)
-    return part
+def shard_of(interaction: Interaction) -> BatchShard | None:
+    """Return of which batch these rows are a shard; None if they are the whole batch."""
+    shard: BatchShard | None = getattr(interaction, "shard", None)
+    return shard

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recbole_kd.distributed.batch_shard import Part, PartInteraction
+from recbole_kd.distributed.batch_shard import BatchShard, ShardInteraction
 from recbole_kd.distributed.children import deaf_to_interrupts
 from recbole_kd.errors import KDError, LostProcessError, TrainingError
 
@@ -110,8 +110,8 @@ class Ranks:
             p.grad = total.view_as(p).to(p.dtype) if some else None
 
 
-class Shards:
-    """A RecBole training loader of which this process sees the rows of its own users, as parts of the batches (:class:`Part`)."""
+class ShardLoader:
+    """A RecBole training loader of which this process sees the rows of its own users, as parts of the batches (:class:`BatchShard`)."""
 
     def __init__(self, loader: Any, ranks: Ranks) -> None:
         self.loader, self.ranks = loader, ranks
@@ -122,7 +122,7 @@ class Shards:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
-    def __iter__(self) -> Iterator[PartInteraction]:
+    def __iter__(self) -> Iterator[ShardInteraction]:
         field = self.loader._dataset.uid_field
         for interaction in self.loader:
             users = interaction[field]
@@ -130,7 +130,7 @@ class Shards:
             counts = bool(mine.any())
             if not counts:  # a user of another process is borrowed
                 mine = users == users[0]
-            yield PartInteraction.of(interaction[mine], Part(interaction, mine, counts))
+            yield ShardInteraction.of(interaction[mine], BatchShard(interaction, mine, counts))
 
 
 @contextmanager

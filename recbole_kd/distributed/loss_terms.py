@@ -45,7 +45,7 @@ class SharedNorms(nn.Module):
         add_up: the sum of a tensor over all processes.
 
     Attributes:
-        counts: are the rows here this process's own? See :class:`recbole_kd.distributed.batch_shard.Part`.
+        counts: are the rows here this process's own? See :class:`recbole_kd.distributed.batch_shard.BatchShard`.
     """
 
     def __init__(self, add_up: Callable[[Tensor], Tensor]) -> None:

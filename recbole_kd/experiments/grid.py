@@ -86,6 +86,8 @@ def read_grid(path: Path) -> Grid:
     for name, given in content["runs"].items():
         own = _mapping(path, f"runs.{name}", given)
         belongs_to = str(own.pop("from", path.stem))
+        if Path(belongs_to).name != belongs_to or "\0" in belongs_to:
+            raise ConfigError(f"from: {belongs_to!r} of the run {name!r} of {path} is no name of a grid: write that of a file beside it")
         if not path.with_name(f"{belongs_to}.yaml").is_file():
             raise ConfigError(f"from: {belongs_to} of the run {name!r} of {path} is no grid beside it: there is no {belongs_to}.yaml")
         for seed in _seeds(path, f"runs.{name}.seeds", own.pop("seeds", seeds)):

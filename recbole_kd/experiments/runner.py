@@ -19,6 +19,7 @@ from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.experiments.grid import Grid, Task
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file
 
 LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
@@ -90,8 +91,30 @@ def read_results(grid: Grid, results: Path) -> dict[tuple[str, int], dict[str, A
     for task in grid.tasks:
         path = results / task.grid / task.file_name
         if _is_done(task, path):
-            found[task.run, task.seed] = json.loads(path.read_text(encoding="utf-8"))
+            found[task.run, task.seed] = checked_result(path)
     return found
+
+
+def checked_result(path: Path) -> dict[str, Any]:
+    """Return a kept result.
+
+    Raises:
+        ConfigError: it has not the figures that a run leaves.
+    """
+    try:
+        result: dict[str, Any] = read_json(path)
+        for stage in ("teacher", "student", "distilled"):
+            figures = result[stage]
+            if stage == "student" and figures is None:
+                continue
+            for phase in ("valid", "test"):
+                if any(isinstance(value, bool) or not isinstance(value, int | float) for value in figures[phase].values()):
+                    raise ValueError(f"{stage}.{phase} holds something else than numbers")
+        if not isinstance(result["distilled"].get("history", {}), dict) or not isinstance(result["versions"], dict):
+            raise ValueError("history or versions is no mapping")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no result of a run ({error}): delete it, and the run is run again") from None
+    return result
 
 
 Finished = Iterator[tuple[Task, dict[str, Any] | None, str]]
@@ -160,7 +183,7 @@ def _is_done(task: Task, path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        made_with = json.loads(path.read_text(encoding="utf-8")).get("settings")
+        made_with = read_json(path).get("settings")
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is no result ({error}): delete it, and the run is run again") from None
     if made_with != json.loads(json.dumps(dict(task.settings))):

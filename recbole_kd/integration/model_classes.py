@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 import torch
 
 from recbole_kd.integration.inert_objects import Reference
 
 _MODEL_PACKAGES = ("recbole.model.", "recbole_kd.model.")
+_LIBRARIES = frozenset(["numpy", "torch", "scipy", "pandas", "yaml", "recbole", "recbole_kd", "builtins", "__builtin__", "nt", "posix", ""])
 _known: dict[tuple[str, str], type] = {}
 
 
 def allow_model_class(model_class: type) -> None:
-    """Let checkpoints name ``model_class``, a model that lives outside the two model packages."""
+    """Let checkpoints name ``model_class``, a model that lives outside the two model packages.
+
+    A name is all that a checkpoint can say of it: nothing in the file calls the class.
+    """
     _known[(model_class.__module__, model_class.__qualname__)] = model_class
+
+
+def advice_for(name: str) -> str | None:
+    """Return the call that lets checkpoints name a class of the user's own; None for a name of Python or of a known library."""
+    parts = name.split(".")
+    root, short = parts[0], parts[-1]
+    known = root in _LIBRARIES or (root != "__main__" and root in sys.stdlib_module_names)
+    if known or len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        return None
+    call = f"recbole_kd.register_model({short})"
+    return f"if {short} is a model class of your own, import it and call {call} before the file is read"
 
 
 def names_a_model(module: str, name: str) -> bool:

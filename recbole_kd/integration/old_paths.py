@@ -43,7 +43,7 @@ class _OldPathFinder(MetaPathFinder, Loader):
         sys.modules[old] = importlib.import_module(OLD_PATHS[old])
 
 
-def install() -> None:
+def install_old_paths() -> None:
     """Let Python find the old paths; doing so again changes nothing."""
     if not any(isinstance(finder, _OldPathFinder) for finder in sys.meta_path):
         sys.meta_path.append(_OldPathFinder())

@@ -24,7 +24,7 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     from logging import getLogger
 
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, init_logger, init_seed
+    from recbole.utils import init_logger, init_seed
 
     from recbole_kd.data.split_and_loaders import make_loaders, split_data
 
@@ -43,10 +43,26 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     getLogger().info(dataset)
     # Seeded again as at training time, so that whatever the model draws when it is built is drawn alike.
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    model = _class_of(config)(config, train_data._dataset).to(config["device"])
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, train_data, valid_data, test_data
+
+
+def _class_of(config: Any) -> type:
+    """Return the model class of a Config: RecBole's of that name, or the one that the Config was given in place of a name.
+
+    Raises:
+        ValueError: RecBole has no model of that name.
+    """
+    from recbole.utils import get_model
+
+    try:
+        return get_model(config["model"])
+    except ValueError:
+        if getattr(config.model_class, "__name__", None) != config["model"]:
+            raise
+        return config.model_class
 
 
 class _Proxy(types.ModuleType):

@@ -64,6 +64,7 @@ def register(model_classes: Iterable[type] | None = None) -> None:
     """
     pickle_call_sites.install()
     _wrap_property_files()
+    _wrap_trainers()
     _wrap_download()
     if model_classes is None:
         for name, (family, module) in _OUR_MODELS.items():
@@ -146,7 +147,8 @@ def _module_of(model_class: type, family: str) -> types.ModuleType:
 def _wrap_property_files() -> None:
     """Let a Config read our property file of a registered model after RecBole's own files and below all else.
 
-    It is called as the model, or as the class's ``property_file`` says.
+    It is called as the model, or as the class's ``property_file`` says. The model class of a Config is known from then on, so that this
+    process can read the checkpoints that it writes.
     """
     from recbole.config import Config
 
@@ -157,6 +159,7 @@ def _wrap_property_files() -> None:
     @functools.wraps(original)
     def load(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
+        allow_model_class(model_class)  # the Config that a checkpoint pickles names it
         if _registered.get(model) is model_class:
             file = properties_dir() / "model" / f"{getattr(model_class, 'property_file', model)}.yaml"
             if file.is_file():
@@ -164,6 +167,25 @@ def _wrap_property_files() -> None:
 
     load._of_recbole_kd = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load
+
+
+def _wrap_trainers() -> None:
+    """Let checkpoints name the classes of the Config and the model that a trainer is made with, which may be older than this import."""
+    from recbole.trainer.trainer import AbstractTrainer
+
+    original = AbstractTrainer.__init__
+    if getattr(original, "_of_recbole_kd", False):
+        return
+
+    @functools.wraps(original)
+    def init(self: Any, config: Any, model: Any) -> None:
+        for model_class in (getattr(config, "model_class", None), type(model)):
+            if isinstance(model_class, type):
+                allow_model_class(model_class)
+        original(self, config, model)
+
+    init._of_recbole_kd = True  # type: ignore[attr-defined]
+    AbstractTrainer.__init__ = init
 
 
 def _wrap_download() -> None:

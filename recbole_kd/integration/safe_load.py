@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from recbole_kd.errors import TeacherError
 from recbole_kd.integration.inert_objects import Inert, Placeholder, Reference, RefusedError
-from recbole_kd.integration.model_classes import model_class
+from recbole_kd.integration.model_classes import advice_for, model_class
 from recbole_kd.integration.restricted_unpickler import CONFIG, YAML_LOADER, RestrictedUnpickler
 from recbole_kd.integration.torch_archive import TorchArchive
 
@@ -74,7 +74,7 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
     try:
         return read()
     except RefusedError as refused:
-        fix = fix or "train the model again, or ask whoever made the file for its weights as safetensors"
+        fix = fix or advice_for(str(refused)) or "train the model again, or ask whoever made the file for its weights as safetensors"
         raise TeacherError(
             f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: {fix}."
         ) from refused
@@ -144,7 +144,8 @@ def _restore_config(inert: Inert) -> Any:
     final = state.get("final_config_dict")
     if type(final) is not dict:
         raise ValueError("its Config has no values")
-    if str(final.get("model")).lower() == "kd_dagfm" and not str(final.get("teacher")).isidentifier():
+    named = {str(final.get("model")).lower(), str(getattr(state.get("model_class"), "__name__", "")).lower()}
+    if "kd_dagfm" in named and not str(final.get("teacher")).isidentifier():
         # KD_DAGFM gives this value to eval when the model is built.
         raise RefusedError(f"the KD_DAGFM teacher {final.get('teacher')!r}")
     config = Config.__new__(Config)

@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from recbole_kd.losses.cross_entropy import masked_log_softmax, teacher_probabilities
 from recbole_kd.ops import compiled
-from recbole_kd.ops.threads import in_halves, n_lanes
+from recbole_kd.ops.threads import in_halves, n_threads
 
-PAIRS_PER_LANE = 2**15
+PAIRS_PER_THREAD = 2**15
 """Below twice so many query-item pairs a second thread is not worth its start."""
 
 ROWS_AT_A_TIME = 2**16
@@ -119,7 +119,7 @@ class _Listed(torch.autograd.Function):
 
 
 def _worth_two(pairs: Tensor) -> bool:
-    return n_lanes() > 1 and pairs.numel() >= 2 * PAIRS_PER_LANE
+    return n_threads() > 1 and pairs.numel() >= 2 * PAIRS_PER_THREAD
 
 
 _kept: list[Tensor] = []

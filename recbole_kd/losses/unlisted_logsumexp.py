@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.threads import halves, n_lanes, side_by_side
+from recbole_kd.ops.threads import halves, n_threads, side_by_side
 
 CPU_CHUNK_BYTES = 3 * 2**20
 """Score rows of one chunk: what stays in a core's share of the cache (twice of it is slower)."""
@@ -31,7 +31,7 @@ SAFE_BITS = 60.0
 
 
 @dataclass(frozen=True)
-class Rows:
+class ListedRows:
     """Rows of a batch with the items that are not in each one's rest; the pad item 0 never is.
 
     Attributes:
@@ -54,7 +54,7 @@ class Rows:
             yield slice(start, min(start + step, len(self.queries))), position[first:last] - start, items[first:last]
 
 
-def rest_above(queries: Tensor, items: Tensor, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+def rest_above(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
     r"""What the rest adds to the denominators of log-likelihoods, for scores that are dot products.
 
     .. math:: \sum_{b,k} c_{bk} [\log(e^{\beta_{bk}} + E_b) - \beta_{bk}], \quad E_b = \sum_{j \in rest_b} e^{q_b \cdot v_j}
@@ -73,7 +73,7 @@ def rest_above(queries: Tensor, items: Tensor, rows: Rows, below: Tensor, factor
     return result
 
 
-def rest_above_rows(scores: Tensor, places: Tensor, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+def rest_above_rows(scores: Tensor, places: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
     """The same for score rows that are there already: no product, and one more tensor of their size, their gradient.
 
     Args:
@@ -86,7 +86,7 @@ def rest_above_rows(scores: Tensor, places: Tensor, rows: Rows, below: Tensor, f
     return result
 
 
-def rest_above_of(full: Callable[[Tensor], Tensor], n_items: int, rows: Rows, below: Tensor, factors: Tensor) -> Tensor:
+def rest_above_of(full: Callable[[Tensor], Tensor], n_items: int, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
     """The same for scores from anywhere: ``full`` gives queries ``[b]`` -> scores of all items ``[b, n_items]``, and is asked again for the
     gradient."""
     total = torch.zeros((), device=rows.queries.device)
@@ -96,7 +96,7 @@ def rest_above_of(full: Callable[[Tensor], Tensor], n_items: int, rows: Rows, be
 
 
 def _plain_chunk(
-    full: Callable[[Tensor], Tensor], rows: Rows, part: slice, row: Tensor, item: Tensor, below: Tensor, factors: Tensor
+    full: Callable[[Tensor], Tensor], rows: ListedRows, part: slice, row: Tensor, item: Tensor, below: Tensor, factors: Tensor
 ) -> Tensor:
     scores = full(rows.queries[part]).float()
     apart = torch.zeros_like(scores, dtype=torch.bool)
@@ -110,7 +110,7 @@ def _plain_chunk(
 
 class _RestAbove(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows) -> Tensor:
         with torch.autocast(device_type=queries.device.type, enabled=False):
             total, *gradients = _sum_and_gradients(queries, items, below, factors, rows)
         ctx.save_for_backward(*gradients)
@@ -125,7 +125,7 @@ class _RestAbove(torch.autograd.Function):
 
 class _RestAboveRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, places: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, places: Tensor, below: Tensor, factors: Tensor, rows: ListedRows) -> Tensor:
         d_scores, rest, d_below = torch.zeros_like(scores), below.new_empty(len(below), 1), torch.empty_like(below)
         for part, row, item in rows.chunks(scores.shape[1]):
             some = scores.index_select(0, places[part]).float() / math.log(2)
@@ -143,7 +143,7 @@ class _RestAboveRows(torch.autograd.Function):
         return d_scores, None, d_below, None, None
 
 
-def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows) -> tuple[Tensor, ...]:
     """The sum and its gradients by ``queries``, ``items`` and ``below``.
 
     On a CPU the rows are done in two halves, side by side where torch has two threads: the products of a chunk are too small to be shared
@@ -157,12 +157,12 @@ def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: T
     shifts = not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS) if len(queries) else False
 
     def work(part: slice) -> None:
-        some = Rows(rows.queries[part], rows.listed[part], rows.excluded)
+        some = ListedRows(rows.queries[part], rows.listed[part], rows.excluded)
         rest[part], d_queries[part], d_below[part] = _of_rows(
             queries[part], items, below[part], factors[part], some, shifts, d_by_factor[part.start > 0]
         )
 
-    if on_cpu and n_lanes() > 1:
+    if on_cpu and n_threads() > 1:
         side_by_side(work, parts, len(parts))
     else:
         for part in parts:
@@ -171,7 +171,7 @@ def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: T
 
 
 def _of_rows(
-    queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: Rows, shifts: bool, d_by_factor: Tensor
+    queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows, shifts: bool, d_by_factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log E ``[B, 1]`` and the gradients by ``queries`` and ``below``; that by the items is added to ``d_by_factor``, float ``[d, I]``.
 

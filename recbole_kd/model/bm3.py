@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recbole_kd.data.item_features.aligned import ItemFeatures, item_blocks
 from recbole_kd.data.item_features.configured import load_item_features
-from recbole_kd.model.bm3_loss import View, bm3_loss, norm_regulariser, normalised_graph
+from recbole_kd.model.bm3_loss import View, bm3_loss, norm_regulariser, normalised_adjacency
 from recbole_kd.ops.sparse_product import symmetric_product
 
 
@@ -47,7 +47,7 @@ class BM3(GeneralRecommender):
         pairs = dataset.inter_matrix(form="coo")
         self._pairs = sp.csr_matrix((np.ones(pairs.nnz, dtype=np.float32), (pairs.row, pairs.col)), shape=(self.n_users, self.n_items))
         self._pairs.data[:] = 1  # an item that a user has twice counts once
-        self._graph = normalised_graph(pairs.row, pairs.col, self.n_users, self.n_items)
+        self._graph = normalised_adjacency(pairs.row, pairs.col, self.n_users, self.n_items)
         self._graph_on_device: Tensor | None = None
         self.user_embedding = nn.Embedding(self.n_users, self.embedding_dim)
         self.item_embedding = nn.Embedding(self.n_items, self.embedding_dim)

@@ -49,7 +49,7 @@ def norm_regulariser(users: Tensor, items: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(users) + torch.linalg.vector_norm(items)) / len(items)
 
 
-def normalised_graph(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_matrix:
+def normalised_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_matrix:
     """D^-1/2 A D^-1/2 of the bipartite graph, users first; a pair that comes twice counts once.
 
     The published code adds 1e-7 to every degree, and so does this.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recbole_kd.config.schema import MODEL_TYPES, check_values
 from recbole_kd.data.histories.user_histories import Histories, padded_histories
 from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
-from recbole_kd.distributed.batch_shard import Part, part_of
+from recbole_kd.distributed.batch_shard import BatchShard, shard_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.hstu_encoder import Encoded, HSTUEncoder, HSTUSizes
 from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
@@ -74,14 +74,14 @@ class _Autoregressive(nn.Module):
         return sampled_softmax(encoded.positions[known], self.item_vectors(), following[known], negatives, self.temperature)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        part = part_of(interaction)
-        return self.loss_of(*self.encode(interaction), None if part is None else self._positions_of(part))
+        shard = shard_of(interaction)
+        return self.loss_of(*self.encode(interaction), None if shard is None else self._positions_of(shard))
 
-    def _positions_of(self, part: Part) -> Tensor:
-        """Which of the whole batch's positions that something follows are this part's, bool ``[P]``, in the encoder's order."""
-        terms = self.terms_of_rows(part.whole)
+    def _positions_of(self, shard: BatchShard) -> Tensor:
+        """Which of the whole batch's positions that something follows are this shard's, bool ``[P]``, in the encoder's order."""
+        terms = self.terms_of_rows(shard.whole)
         order = terms.argsort(descending=True, stable=True)  # a layout begins with the longest history
-        return part.mine[order].repeat_interleave(terms[order])
+        return shard.mine[order].repeat_interleave(terms[order])
 
     def item_vectors(self) -> Tensor:
         """Unit vectors, float ``[n_items, d]``, differentiable; zero for the pad."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_kd.model.hstu_packing import Group, Layout
+from recbole_kd.model.hstu_packing import Group, PackedLayout
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def pointwise_attention(
     value: Tensor,
     position_weight: Tensor | None,
     time_weight: Tensor | None,
-    layout: Layout,
+    layout: PackedLayout,
     buckets: Sequence[Tensor],
     shape: Shape,
 ) -> Tensor:
@@ -95,7 +95,7 @@ class _PointwiseAttention(torch.autograd.Function):
         value: Tensor,
         position_weight: Tensor | None,
         time_weight: Tensor | None,
-        layout: Layout,
+        layout: PackedLayout,
         buckets: Sequence[Tensor],
         shape: Shape,
     ) -> Tensor:

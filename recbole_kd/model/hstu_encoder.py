@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_kd.model.hstu_attention import Shape, pointwise_attention
-from recbole_kd.model.hstu_packing import N_BUCKETS, Layout, time_buckets
+from recbole_kd.model.hstu_packing import N_BUCKETS, PackedLayout, time_buckets
 
 BEYOND = 10
 """The published code pads histories by so many places, and divides by the padded length."""
@@ -63,7 +63,7 @@ class Encoded:
     """
 
     positions: Tensor
-    layout: Layout
+    layout: PackedLayout
 
     def last(self) -> Tensor:
         """The vector that ends each row, float ``[B, d]``; zeros for an empty history."""
@@ -99,7 +99,7 @@ class HSTUBlock(nn.Module):
         self.time_weight = nn.Parameter(torch.empty(N_BUCKETS + 1).normal_(std=0.02)) if sizes.time_bias else None
         self.shape = Shape(heads, sizes.divisor)
 
-    def forward(self, x: Tensor, layout: Layout, buckets: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, layout: PackedLayout, buckets: Sequence[Tensor]) -> Tensor:
         """float ``[P, d]`` -> float ``[P, d]``."""
         normed = functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
         u, v, q, k = functional.silu(normed @ self.uvqk).split(self.widths, dim=1)
@@ -146,7 +146,7 @@ class HSTUEncoder(nn.Module):
             times: int64 ``[B, W]``, seconds of each item, for the time bias; None: the positions.
             next_times: int64 ``[B]``, when the item after the history is asked for, as in the published code; None: the last item's time.
         """
-        layout = Layout.of(lengths, self.sizes.max_length, self.sizes.n_heads)
+        layout = PackedLayout.of(lengths, self.sizes.max_length, self.sizes.n_heads)
         ids = items[layout.row, layout.column]
         x = self.item_embedding(ids) * math.sqrt(self.sizes.embedding_size) + self.position_embedding(layout.place)
         x = functional.dropout(x, self.sizes.input_dropout, self.training)
@@ -156,7 +156,7 @@ class HSTUEncoder(nn.Module):
         return Encoded(unit(x), layout)
 
     @staticmethod
-    def _buckets(layout: Layout, lengths: Tensor, times: Tensor | None, next_times: Tensor | None) -> Sequence[Tensor]:
+    def _buckets(layout: PackedLayout, lengths: Tensor, times: Tensor | None, next_times: Tensor | None) -> Sequence[Tensor]:
         if times is None:
             return time_buckets(layout, layout.place, layout.place + 1)
         row, column = layout.row, layout.column

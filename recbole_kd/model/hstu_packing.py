@@ -31,7 +31,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """Where the ``P`` positions of a batch come from, longest history first.
 
     Attributes:
@@ -46,7 +46,7 @@ class Layout:
     groups: tuple[Group, ...]
 
     @classmethod
-    def of(cls, lengths: Tensor, max_length: int, n_heads: int) -> Layout:
+    def of(cls, lengths: Tensor, max_length: int, n_heads: int) -> PackedLayout:
         """Of right-padded rows: int64 ``[B]`` lengths; of a history longer than ``max_length`` the latest positions are kept."""
         kept = lengths.clamp(0, max_length)
         sizes, order = torch.sort(kept, descending=True, stable=True)
@@ -75,7 +75,7 @@ def _group(first: int, stop: int, on_host: np.ndarray, sizes: Tensor, starts: Te
     return Group(start, end, index, places, across >= lengths)
 
 
-def time_buckets(layout: Layout, times: Tensor, following: Tensor) -> tuple[Tensor, ...]:
+def time_buckets(layout: PackedLayout, times: Tensor, following: Tensor) -> tuple[Tensor, ...]:
     """Bucket of the time from each key to what follows each query, floor(ln(max(1, |t_{i+1} - t_j|)) / 0.301), at most 128.
 
     Args:

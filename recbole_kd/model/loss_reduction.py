@@ -58,7 +58,7 @@ def with_decay_for_mean(defaults: Mapping[str, Any], given: Mapping[str, Any]) -
     return turned
 
 
-def conversion_words(model: nn.Module, config: Any) -> str:
+def reduction_note(model: nn.Module, config: Any) -> str:
     """One sentence for the log on the reduction that a model is trained with and the weight decay that belongs to it."""
     reduction, decay = reduction_of(model, config["loss_reduction"]), config["weight_decay"] or 0.0
     if reduction == "mean":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_kd.ops.threads import in_halves, n_lanes
+from recbole_kd.ops.threads import in_halves, n_threads
 
 MOST_VALUES = 2**26
 """A table of a 32-bit number for each value that may be drawn is made for so many at most."""
@@ -54,7 +54,8 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     size = math.isqrt(scores.shape[1] // k)
     n_groups = scores.shape[1] // size
     highest = scores[:, : size * n_groups].unflatten(1, (size, n_groups)).amax(1) if size > 1 else scores
-    if not bool(highest.amax() < torch.inf):  # also False of NaN
+    left_over = scores[:, size * n_groups :]
+    if not all(bool(part.amax() < torch.inf) for part in (highest, left_over) if part.numel()):  # also False of NaN
         return None
     ids = torch.empty(len(scores), k, dtype=torch.int64)
     values = torch.empty(len(scores), k)
@@ -112,7 +113,7 @@ def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor] | None:
         some, into, number = (array[rows] for array in arrays)
         draw_kernels().first_distinct(some, most + 1, into, number)
 
-    in_halves(work, len(drawn), n_lanes() > 1)
+    in_halves(work, len(drawn), n_threads() > 1)
     return found, counts
 
 
@@ -126,7 +127,7 @@ def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numb
     def work(rows: slice) -> None:
         draw_kernels().items_outside(keys.numpy(), starts.numpy(), span, *(array[rows] for array in arrays))
 
-    in_halves(work, len(queries), n_lanes() > 1)
+    in_halves(work, len(queries), n_threads() > 1)
     return ids
 
 
@@ -143,7 +144,7 @@ def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: f
     def work(rows: slice) -> None:
         row_kernels().full_slopes(*(array[rows] for array in arrays), factor, losses.numpy()[rows])
 
-    in_halves(work, len(scores), n_lanes() > 1)
+    in_halves(work, len(scores), n_threads() > 1)
     return losses
 
 
@@ -156,7 +157,7 @@ def softmax_sums(scores: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     sums = torch.empty_like(tops)
     arrays = [values.numpy() for values in (scores, tops, sums)]
-    in_halves(lambda rows: row_kernels().sums_of_exp(*(array[rows] for array in arrays)), len(scores), n_lanes() > 1)
+    in_halves(lambda rows: row_kernels().sums_of_exp(*(array[rows] for array in arrays)), len(scores), n_threads() > 1)
     return tops, sums
 
 
@@ -168,7 +169,7 @@ def softmax_slopes(scores: Tensor, tops: Tensor, sums: Tensor, targets: Tensor, 
     def work(rows: slice) -> None:
         row_kernels().softmax_slopes(*(array[rows] for array in arrays), scale, slopes.numpy()[rows])
 
-    in_halves(work, len(scores), n_lanes() > 1)
+    in_halves(work, len(scores), n_threads() > 1)
     return slopes
 
 

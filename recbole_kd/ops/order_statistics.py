@@ -13,7 +13,7 @@ from torch import Tensor
 from recbole_kd.ops import compiled
 from recbole_kd.ops.topk import top_k
 
-FEW_PLACES = 8
+FEW_RANKS = 8
 """Up to so many places a row are looked up by value, more by sorting the list."""
 
 
@@ -64,11 +64,11 @@ def ids_at(scores: Tensor, places: Tensor) -> Tensor:
     depth = int(places.max()) + 1 if places.numel() else 0
     if depth <= 0:
         return torch.zeros_like(places)
-    found = compiled.columns_at(scores, places) if places.shape[1] <= FEW_PLACES else None
+    found = compiled.columns_at(scores, places) if places.shape[1] <= FEW_RANKS else None
     if found is not None:
         return found
     asked = places.clamp(min=0)
-    if scores.device.type != "cpu" or places.shape[1] > FEW_PLACES or depth == scores.shape[1]:
+    if scores.device.type != "cpu" or places.shape[1] > FEW_RANKS or depth == scores.shape[1]:
         ids, values = top_k(scores, depth)
         found, values = ids.gather(1, asked), values.gather(1, asked)
     else:

@@ -21,11 +21,11 @@ LARGE = 2**62
 
 
 def reach(tau: float) -> int:
-    """No draw of :func:`draw_places` goes beyond so many places: the rest has a probability below 2**-24."""
+    """No draw of :func:`draw_positions` goes beyond so many places: the rest has a probability below 2**-24."""
     return math.ceil(tau * RANDOM_BITS * math.log(2)) + 1
 
 
-def draw_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
+def draw_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
     r"""Independent places of ranked lists, with replacement: :math:`P(k) \propto e^{-k/\tau}, k = 0..length-1`.
 
     By the inverse of the truncated geometric distribution function, so every row may have a length of its own.
@@ -42,8 +42,8 @@ def draw_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator)
     return torch.minimum((-tau * torch.log1p(-uniform * whole)).long(), last)
 
 
-def draw_unequal_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pairs of two different places, each place as in :func:`draw_places`: pairs of equal places are drawn again.
+def draw_unequal_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs of two different places, each place as in :func:`draw_positions`: pairs of equal places are drawn again.
 
     Args:
         lengths: int64 ``[R]``; a row shorter than 2 has no pair and comes back as zeros.
@@ -55,7 +55,7 @@ def draw_unequal_places(lengths: Tensor, n: int, tau: float, generator: torch.Ge
     equal = (lengths >= 2).unsqueeze(1).expand(-1, n).nonzero()
     while len(equal):
         row, column = equal.unbind(1)
-        drawn = draw_places(lengths[row], 2, tau, generator)
+        drawn = draw_positions(lengths[row], 2, tau, generator)
         pairs[:, row, column] = drawn.T
         equal = equal[drawn[:, 0] == drawn[:, 1]]
     return pairs.amin(0), pairs.amax(0)
@@ -84,7 +84,7 @@ def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def log_weight_of_better(lengths: Tensor, width: int, tau: float) -> Tensor:
-    """Log-probability, up to a constant, that a place is the better of two draws of :func:`draw_places`: float ``[R, width]``.
+    """Log-probability, up to a constant, that a place is the better of two draws of :func:`draw_positions`: float ``[R, width]``.
 
     With q = exp(-1/tau) and m places from k to the end: q^(2k) (1 + q - 2 q^m), -inf beyond a row's length.
     """
@@ -95,8 +95,8 @@ def log_weight_of_better(lengths: Tensor, width: int, tau: float) -> Tensor:
     return logs.masked_fill_(place >= lengths.unsqueeze(1), -torch.inf)
 
 
-def draw_better_places(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
-    """n different places a row, each the better of two draws of :func:`draw_places` (CD's ranking-based sampling).
+def draw_better_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
+    """n different places a row, each the better of two draws of :func:`draw_positions` (CD's ranking-based sampling).
 
     Draws are made until n different ones are there. Where a few more draws than n do not suffice, Gumbel noise completes the row, which is
     the same distribution: what comes next is chosen in proportion to its weight among the places that are not taken.
@@ -108,7 +108,7 @@ def draw_better_places(lengths: Tensor, n: int, tau: float, generator: torch.Gen
         int64 ``[R, n]``, -1 where a list is shorter than n.
     """
     n_drawn = 2 * n + 2
-    drawn = draw_places(lengths, 2 * n_drawn, tau, generator).view(len(lengths), n_drawn, 2).amin(2)
+    drawn = draw_positions(lengths, 2 * n_drawn, tau, generator).view(len(lengths), n_drawn, 2).amin(2)
     found, count = first_distinct(drawn, n)
     found[lengths == 0] = -1
     short = (count < torch.clamp(lengths, max=n)).nonzero().squeeze(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recbole_kd.ops import compiled
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.threads import n_lanes, side_by_side
+from recbole_kd.ops.threads import n_threads, side_by_side
 
 BLOCK_BYTES = 6 * 2**20
 """Memory budget of one block of full score rows, in bytes: on a CPU a block that stays in the cache is ranked three times faster."""
@@ -135,9 +135,9 @@ def top_k_in_blocks(
 def in_blocks(work: Callable[[slice], None], rows: Iterable[slice], device: torch.device, at_once: bool) -> None:
     """Call ``work`` for every block of rows, on a CPU as many of them at once as torch has threads where ``at_once`` allows it."""
     parts = list(rows)
-    lanes = min(n_lanes(), len(parts)) if device.type == "cpu" and at_once else 1
-    if lanes > 1:
-        side_by_side(work, parts, lanes)
+    threads = min(n_threads(), len(parts)) if device.type == "cpu" and at_once else 1
+    if threads > 1:
+        side_by_side(work, parts, threads)
     else:
         for part in parts:
             work(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_kd.config.dataset_name import check_dataset_name
 from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
 from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
@@ -27,7 +29,7 @@ from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.model.loss_reduction import with_decay_for_mean
 from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, model_class, recbole_defaults, student_model
 from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.teacher.export import no_factors, no_online_store, resolve_store
+from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
 from recbole_kd.training.build_distiller import check_index, known_kd_keys, no_teacher_index
 
@@ -157,6 +159,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     model, kd, dataset = public_name(values["model"]), values["kd"], values["dataset"]
     teacher = values["teacher"] if values["teacher"] and not values.get("teacher_path") else None
     setting = values.get("setting") or default_setting(model)
+    check_dataset_name(dataset)
     student = student_model(model, setting)
     cls = distiller_class(kd)
     if values.get("teacher"):
@@ -166,6 +169,8 @@ def make_request(values: Mapping[str, Any]) -> Request:
     _check_student_keys(values, model, kd, dataset, setting)
     check_index(values, kd, student)
     cls.check_student(student)
+    if cls.assistant:
+        check_dtype(str(values.get("teacher_dtype", "fp32")), _store_of(student, values), f"the assistant {model}")
     _check_teacher_keys(values, dataset, setting)
     _check_dataset(dataset, values.get("data_path") or "dataset/")
     run = {**own, **{key: value for key, value in values.items() if key in own}}
@@ -204,6 +209,7 @@ def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller],
             raise no_factors(name)
         store = _store_of(taught, values)
         _check_kept(name, taught, store, values.get("teacher_ray_address"))
+        check_dtype(str(values.get("teacher_dtype", "fp32")), store, name)
         if values.get("kd_index_teacher") is True and store != "factors":
             raise no_teacher_index(name, store)
         if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
@@ -260,7 +266,7 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
         )
     if values.get("teacher_path"):
         raise ConfigError(
-            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `python scripts/convert_teacher.py "
+            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `recbole-kd convert-teacher "
             f"{values['teacher_path']} --out=FOLDER --svd={width}` and give that folder"
         )
     if "trajectory" in method.requires:
@@ -332,7 +338,7 @@ def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -
 def _check_dataset(dataset: str, data_path: str) -> None:
     """The data set's folder must be there; RecBole would try to download, or fail far from here."""
     folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
-    if any(folder.glob(f"{dataset}*.inter")):
+    if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
         return
     known = not_prepared(dataset, folder)
     if known:
@@ -342,6 +348,6 @@ def _check_dataset(dataset: str, data_path: str) -> None:
     meant = f"did you mean {close[0]}? Else " if close else ""
     raise DataError(
         f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
-        f"or make it from a table with `python scripts/prepare_dataset.py {dataset} --form=table "
+        f"or make it from a table with `recbole-kd prepare {dataset} --form=table "
         "--file=<csv> --user=<column> --item=<column>`"
     )

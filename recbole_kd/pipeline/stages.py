@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
 from recbole_kd.data.fingerprint import without_histories
 from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
 from recbole_kd.data.item_features.configured import FEATURE_KEYS
+from recbole_kd.data.sampled_candidates import samples_candidates
 from recbole_kd.data.side_information import named_files
 from recbole_kd.data.split_and_loaders import Splits
 from recbole_kd.data.time_order import is_split_by_time
@@ -26,6 +26,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import CACHE_FORMAT, locked
 from recbole_kd.storage.digests import file_digest, settings_digest
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
 from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder
@@ -45,7 +46,7 @@ WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
         "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
-        "nproc", "local_rank", "single_spec",
+        "nproc", "local_rank", "single_spec", "worker",
         "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
         "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
     }
@@ -77,8 +78,7 @@ def settings_of(config: Any) -> dict[str, Any]:
     """The values of a Config that decide what a training comes to, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
-    # models that were kept before these counted are still the same; worker processes draw negatives of their own
-    unset = [key for key in ("max_minutes", "worker") if not config[key]]
+    unset = [] if config["max_minutes"] else ["max_minutes"]  # models that were kept before it counted are still the same
     if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
         unset.append("time_order")
     return {
@@ -102,7 +102,9 @@ def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, A
     made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(context, name)}
     if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
         made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
-    beside = {"source": own_source(get_model(name)), "columns": context.splits.side, "files": named_files(settings)}
+    beside: dict[str, Any] = {"source": own_source(get_model(name)), "columns": context.splits.side, "files": named_files(settings)}
+    if context.splits.candidates is not None and samples_candidates(settings["eval_args"]):
+        beside["candidates"] = asdict(context.splits.candidates)  # reports over other candidates are not taken for its own
     digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
     return context.cache / kind / f"{context.splits.dataset.dataset_name}-{name}-{digest}"
 
@@ -251,8 +253,10 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        report: dict[str, Any] = read_json(path)
+        if not isinstance(report, dict):
+            raise ValueError(f"a {type(report).__name__} in place of a mapping")
+    except ValueError as error:
         raise TeacherError(f"{path} is damaged ({error}); delete the folder {entry}") from None
     report.pop("settings", None)
     return report

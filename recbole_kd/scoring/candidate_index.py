@@ -22,7 +22,7 @@ from recbole_kd.distributed.row_sharding import Sharing
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.threads import n_lanes
+from recbole_kd.ops.threads import n_threads
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 
 RECALL_QUERIES = 256
@@ -118,7 +118,7 @@ class CandidateIndex:
             self.recalls.append(self.recall)
         self._cells, self._hits, self._wanted = None, 0, 0
 
-    def figures(self) -> dict[str, float]:
+    def log_values(self) -> dict[str, float]:
         """Of the index closed last, for the log."""
         return {} if self.recall is None else {"candidate_recall": self.recall}
 
@@ -130,7 +130,7 @@ class CandidateIndex:
 
     def _build(self, items: Tensor) -> _Cells:
         faiss = load_faiss(self.kind)
-        faiss.omp_set_num_threads(n_lanes())
+        faiss.omp_set_num_threads(n_threads())
         vectors = items[1:].cpu().numpy()  # without the pad
         squares = np.square(vectors).sum(1)
         radius = float(np.sqrt(squares.max()))

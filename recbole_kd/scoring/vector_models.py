@@ -41,7 +41,7 @@ vectors.register(BM3, lambda model: model.score_vectors())
 
 
 @dataclass(frozen=True)
-class Encoder:
+class QueryEncoder:
     """How a model whose score is a dot product makes its query vectors, row by row.
 
     Attributes:
@@ -58,7 +58,7 @@ class Encoder:
     positions: Callable[[Any, Interaction], Tensor] | None = None
 
 
-def _of_forward(*fields: str, last_of: str | None = None) -> Encoder:
+def _of_forward(*fields: str, last_of: str | None = None) -> QueryEncoder:
     """RecBole's usual form: forward(columns of the interaction) is the query vector, the item table is the embedding.
 
     Args:
@@ -79,17 +79,17 @@ def _of_forward(*fields: str, last_of: str | None = None) -> Encoder:
         found: Tensor = kept[0][-1] if isinstance(kept[0], list) else kept[0]
         return found
 
-    return Encoder(encode, encode, lambda model: model.item_embedding.weight, positions=None if last_of is None else positions)
+    return QueryEncoder(encode, encode, lambda model: model.item_embedding.weight, positions=None if last_of is None else positions)
 
 
-_HSTU = Encoder(
+_HSTU = QueryEncoder(
     queries=lambda model, rows: model.queries(rows),
     in_step=lambda model, rows: model.encode(rows)[0].last(),
     items=lambda model: model.item_vectors(),
     shared="encode",
     positions=lambda model, rows: model.position_vectors(rows),
 )
-ENCODERS: dict[type, Encoder] = {
+ENCODERS: dict[type, QueryEncoder] = {
     HSTU: _HSTU,
     HSTUGeneral: _HSTU,
     SASRec: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN", last_of="trm_encoder"),
@@ -125,9 +125,9 @@ def vector_function(kind: type) -> Callable[[nn.Module], tuple[Tensor, Tensor] |
     return found
 
 
-def encoder_of(kind: type) -> Encoder | None:
+def encoder_of(kind: type) -> QueryEncoder | None:
     """The registered encoder of a model class, or None."""
-    found: Encoder | None = _served(kind, ENCODERS)
+    found: QueryEncoder | None = _served(kind, ENCODERS)
     return found
 
 

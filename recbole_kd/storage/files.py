@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
 from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file, check_folder
 
 MANIFEST = "manifest.json"
@@ -134,8 +135,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "(or a RecBole checkpoint, *.pth); check --teacher_path or train one with --teacher=<model>"
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        manifest = read_json(path)
+    except ValueError as error:
         raise TeacherError(f"{path} is damaged ({error}); delete the folder and train the teacher again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise TeacherError(f"{path} is not a teacher manifest of format {FORMAT}; export the teacher again")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from recbole_kd.errors import ConfigError
+
+LONGEST_NAME = 255
+"""Bytes of a name, on the file systems in use."""
+
+DEEPEST = 200
+"""Folders of a path: more are a mistake, and Python makes each by a call inside another."""
 
 
 def user_path(text: str | Path, key: str) -> Path:
@@ -14,11 +21,20 @@ def user_path(text: str | Path, key: str) -> Path:
         text: what the user typed. key: by which he did, for the error.
 
     Raises:
-        ConfigError: ``~NAME`` names nobody on this machine.
+        ConfigError: ``~NAME`` names nobody on this machine, or the path has a name that is too long or too many folders.
     """
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
     except RuntimeError:
         raise ConfigError(
             f"{key}={text} begins with the home folder of a user whom this machine does not know: write the path out"
         ) from None
+    longest = max((len(os.fsencode(name)) for name in path.parts), default=0)
+    if longest > LONGEST_NAME or len(path.parts) > DEEPEST:
+        why = (
+            f"a name of {longest} bytes (at most {LONGEST_NAME})"
+            if longest > LONGEST_NAME
+            else f"{len(path.parts)} folders (at most {DEEPEST})"
+        )
+        raise ConfigError(f"{key}={str(text)[:40]}... has {why}: name a shorter path")
+    return path

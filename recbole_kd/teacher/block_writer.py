@@ -27,7 +27,7 @@ IN_FLIGHT = 2
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32", torch.int64: "I64"}
 
-Rows = Callable[[slice], Mapping[str, Tensor]]
+ReadRows = Callable[[slice], Mapping[str, Tensor]]
 """The rows of each table in a slice."""
 
 
@@ -138,7 +138,7 @@ class BlockFile:
         shutil.rmtree(self.marks)
 
 
-def write_blocks(path: Path, layout: Layout, rows: Rows, identity: str = "", ray_address: str | None = None) -> None:
+def write_blocks(path: Path, layout: Layout, rows: ReadRows, identity: str = "", ray_address: str | None = None) -> None:
     """Write all blocks that an earlier attempt has not written.
 
     Args:
@@ -149,7 +149,7 @@ def write_blocks(path: Path, layout: Layout, rows: Rows, identity: str = "", ray
     file.finish()
 
 
-def make_blocks(file: BlockFile, rows: Rows, ray_address: str | None = None) -> None:
+def make_blocks(file: BlockFile, rows: ReadRows, ray_address: str | None = None) -> None:
     """Make the blocks that a file lacks, as :func:`write_blocks` does; finishing it is left to the caller."""
     if ray_address is None:
         take_blocks(file, ((number, rows(file.layout.blocks[number])) for number in file.missing()))
@@ -163,7 +163,7 @@ def take_blocks(file: BlockFile, made: Iterable[tuple[int, Mapping[str, Tensor]]
         file.write(number, tables)
 
 
-def _made_on_ray(file: BlockFile, rows: Rows, address: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def _made_on_ray(file: BlockFile, rows: ReadRows, address: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The missing blocks, as workers finish them; a block whose worker was lost is made again."""
     ray = connect(address)
     shared = ray.put(rows)
@@ -181,7 +181,7 @@ def _made_on_ray(file: BlockFile, rows: Rows, address: str) -> Iterator[tuple[in
         yield pending.pop(ready), {name: torch.tensor(table) for name, table in tables.items()}
 
 
-_kept: dict[Any, Rows] = {}
+_kept: dict[Any, ReadRows] = {}
 
 
 def _made_by_worker(shared: list[Any], start: int, stop: int) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def export_teacher(
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
+    check_dtype(dtype, kind, type(scorer.model).__name__)
     content = {
         **manifest, "format": FORMAT, "store": kind, "dtype": dtype,
         "n_queries": scorer.n_queries, "n_items": scorer.n_items,
@@ -126,6 +127,15 @@ def check_store(scorer: Scorer, kind: str) -> None:
     other = set(getattr(scorer.model, "other_parameter_name", ())) - set(cached_names(scorer.model))
     if kind == "online" and (other or not list(scorer.model.parameters())):
         raise no_online_store(name)
+
+
+def check_dtype(dtype: str, kind: str, name: str) -> None:
+    """Refuse a number format that a store does not use (ConfigError)."""
+    if kind == "online" and dtype != "fp32":
+        raise ConfigError(
+            f"teacher_dtype={dtype} has no effect on {name} in an online store, which keeps weights and no scores: leave it out, or set "
+            "teacher_store=dense"
+        )
 
 
 def check_address(ray_address: str | None, device: torch.device) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from recbole_kd.distributed.batch_shard import part_of
+from recbole_kd.distributed.batch_shard import shard_of
 from recbole_kd.distributed.data_parallel import Ranks
 from recbole_kd.distributed.loss_terms import share_norms, terms_of_rows
 from recbole_kd.errors import KDError
@@ -42,15 +42,15 @@ class BaseLoss:
         Raises:
             ConfigError: the model cannot take its first loss.
         """
-        part, factor = part_of(interaction), 1.0
+        shard, factor = shard_of(interaction), 1.0
         for norms in self._norms:
-            norms.counts = part is None or part.counts
+            norms.counts = shard is None or shard.counts
         loss = self._of_model(interaction)
-        whole = interaction if part is None else part.whole
-        if part is not None and not self._adds_up:
-            factor = part.share(terms_of_rows(self.model, whole))
-        elif part is not None:
-            factor = float(part.counts)
+        whole = interaction if shard is None else shard.whole
+        if shard is not None and not self._adds_up:
+            factor = shard.share(terms_of_rows(self.model, whole))
+        elif shard is not None:
+            factor = float(shard.counts)
         if self._sums:
             factor = summed(factor, len(whole) // self.negatives_times)
         return tuple(term * factor for term in loss) if isinstance(loss, tuple) else loss * factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -45,7 +46,19 @@ def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items:
     context = {"n_items": n_items, "nlist": values.get("kd_nlist")}
     check_values({key: values[key] for key in KD_RUN_KEYS if key in values}, RUN_DEFAULTS, context=context)
     check_index_keys(values)
-    return check_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")}, n_queries, n_items)
+    options = check_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")}, n_queries, n_items)
+    _check_effects(kd, cls, values, options)
+    return options
+
+
+def _check_effects(kd: str, cls: type[Distiller], values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse run-level keys that have no effect on a method with these options (ConfigError)."""
+    own = "".join(f" and kd_{name}={options[name]}" for name in ("guide", "variant") if name in options)
+    refresh, kind = values.get("kd_refresh", 1), index_kind(values)
+    if refresh != 1 and not cls.draws(options):
+        raise ConfigError(f"kd_refresh={refresh} has no effect with kd={kd}{own}, which draws no item sets anew: leave it out")
+    if kind != "none" and not cls.asks_student(options) and not values.get("kd_index_teacher"):
+        raise ConfigError(f"kd_candidate_index={kind} has no effect with kd={kd}{own}, which never ranks the student's items: leave it out")
 
 
 def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
@@ -92,17 +105,34 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
             f"{scorer.n_queries - 1} and {scorer.n_items - 1}: they were made on different data or filters"
         )
     values: dict[str, Any] = dict(RUN_DEFAULTS)
-    values.update(distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0])
+    published = distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0]
+    _warn_of_other_keys(config, published, f"{kd} of {config['model']} under {teacher.name} on {config['dataset']}")
+    values.update(published)
     values.update({key: config[key] for key in known_kd_keys(kd) if key in config})
     options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
     check_index(values, kd, type(student))
-    scorer.index = _index(values, config["seed"])
+    scorer.index = _index(values, config["seed"]) if cls.asks_student(options) else None
     _index_teacher(given_teacher, values, config["seed"])
     distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller
+
+
+def _warn_of_other_keys(config: Any, published: Mapping[str, Any], pair: str) -> None:
+    """Warn of keys that were published with a pair's ``kd_*`` keys and that a training of this Config would not follow.
+
+    A key that the user gave stays the user's.
+    """
+    given = getattr(config, "external_config_dict", {})
+    other = {key: value for key, value in published.items() if not key.startswith("kd") and key not in given and _get(config, key) != value}
+    if other:
+        listed = ", ".join(f"{key}={_get(config, key)} (published: {value})" for key, value in other.items())
+        getLogger().warning(
+            f"The kd_* keys published for {pair} apply, the keys published with them do not: {listed}. "
+            f"Put them into the Config before the model is built, config_dict={other}, or give your own values there"
+        )
 
 
 def _index(values: Mapping[str, Any], seed: int | None) -> CandidateIndex | None:

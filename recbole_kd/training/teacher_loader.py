@@ -13,12 +13,12 @@ from torch import Tensor
 from recbole_kd.data.histories.recbole_rows import query_field
 from recbole_kd.data.vectorised_batches import batches_of
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
-from recbole_kd.distributed.batch_shard import Part, PartInteraction, part_of
+from recbole_kd.distributed.batch_shard import BatchShard, ShardInteraction, shard_of
 from recbole_kd.ops.topk import blocks
 from recbole_kd.teacher.base import TeacherScores
 
 
-class KDInteraction(PartInteraction):
+class KDInteraction(ShardInteraction):
     """An Interaction that carries a DistillBatch through ``to(device)``."""
 
     kd: DistillBatch
@@ -26,7 +26,7 @@ class KDInteraction(PartInteraction):
     @classmethod
     def attach(cls, interaction: Interaction, kd: DistillBatch) -> KDInteraction:
         result = cls(interaction.interaction)
-        result.kd, result.part = kd, part_of(interaction)
+        result.kd, result.shard = kd, shard_of(interaction)
         return result
 
     def to(self, device: Any, selected_field: Any = None) -> KDInteraction:
@@ -61,10 +61,10 @@ class TeacherAwareLoader:
 
     def __iter__(self) -> Iterator[KDInteraction]:
         for interaction in batches_of(self.loader):
-            queries, part = interaction[self._query_field], part_of(interaction)
+            queries, shard = interaction[self._query_field], shard_of(interaction)
             items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
             batch = self.batch_of(queries, *items)
-            yield KDInteraction.attach(interaction, batch if part is None else self._in_whole(batch, part))
+            yield KDInteraction.attach(interaction, batch if shard is None else self._in_whole(batch, shard))
 
     def batch_of(
         self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None, owners: Tensor | None = None
@@ -85,11 +85,11 @@ class TeacherAwareLoader:
         positives, negatives, owners = (None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners))
         return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
 
-    def _in_whole(self, batch: DistillBatch, part: Part) -> DistillBatch:
-        """The batch of a part, with what it counts in the whole."""
-        rows = self._positive_rows(part.whole[self._query_field])
+    def _in_whole(self, batch: DistillBatch, shard: BatchShard) -> DistillBatch:
+        """The batch of a shard, with what it counts in the whole."""
+        rows = self._positive_rows(shard.whole[self._query_field])
         rows = rows[rows != 0]
-        share = float(batch.weights.sum()) / len(rows) if part.counts and len(rows) else 0.0
+        share = float(batch.weights.sum()) / len(rows) if shard.counts and len(rows) else 0.0
         return replace(batch, share=share, whole_rows_per_query=len(rows) / max(1, len(rows.unique())))
 
     def _positive_rows(self, rows: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ From ``fit`` to a method's loss and back:
 
 1. :meth:`KDTrainer.fit` shows the training data to the distiller (:meth:`KDTrainer.prepare`) and calls ``fit`` of RecBole's Trainer.
 2. RecBole's ``fit`` calls ``_train_epoch`` once an epoch: :meth:`KDTrainer._train_epoch` makes the epoch repeatable.
-3. :meth:`KDTrainer._timed_epoch` lets the distiller draw its item sets (``Distiller.begin_epoch``) and asks the teacher for their scores
-   (``TeacherAwareLoader.ask_teacher``). It then calls RecBole's ``_train_epoch`` with this loader and with :meth:`KDTrainer._losses`.
+3. :meth:`KDTrainer._timed_epoch` lets the distiller draw its item sets, every ``kd_refresh`` epochs (``Distiller.begin_epoch``), and
+   asks the teacher for their scores (``TeacherAwareLoader.ask_teacher``). It then calls RecBole's ``_train_epoch`` with this loader and
+   with :meth:`KDTrainer._losses`.
 4. RecBole's ``_train_epoch`` iterates over the loader, whose batches carry the teacher's scores, and calls ``_losses`` for each.
 5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In it :class:`BaseLoss` gives the model's
    own loss, and ``Distiller.forward`` the method's loss, a pure function of :mod:`recbole_kd.losses` at the end.
@@ -30,8 +31,8 @@ from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distributed.data_parallel import Ranks, Shards
-from recbole_kd.errors import TrainingError
+from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
+from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.evaluation.train_ndcg import train_ndcg
 from recbole_kd.ops.threads import torch_on_one_thread
@@ -53,6 +54,16 @@ HISTORIES = ("history", "kd_loss", "epoch_seconds", "kd_seconds")
 
 class _TimeIsUpError(Exception):
     """Leaves RecBole's loop, which has no end of its own but the last epoch and the patience."""
+
+
+def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
+    """Refuse a distiller that pulls at another model than the one to be trained (ConfigError)."""
+    student = model if distiller is None else getattr(distiller.student_scorer, "model", model)
+    if student is not model:
+        raise ConfigError(
+            f"This {type(distiller).__name__} was built for another {type(student).__name__} than the {type(model).__name__} to be "
+            "trained: call build_distiller with the model that you give KDTrainer"
+        )
 
 
 class KDTrainer(RankingEvaluation):
@@ -88,6 +99,7 @@ class KDTrainer(RankingEvaluation):
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks
+        _check_student(model, distiller)
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
         if scalars is None:
             super().__init__(config, model)
@@ -119,7 +131,7 @@ class KDTrainer(RankingEvaluation):
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loader: TeacherAwareLoader | None = None
-        self._shards: Shards | None = None
+        self._shards: ShardLoader | None = None
         self._prepared: Any = None
         self._base_loss = BaseLoss(model, config["loss_reduction"], ranks)
 
@@ -211,7 +223,7 @@ class KDTrainer(RankingEvaluation):
             TeacherError: the teacher was made on another split.
         """
         if self.ranks is not None:
-            self._shards = Shards(TrainBatches(train_data), self.ranks)
+            self._shards = ShardLoader(TrainBatches(train_data), self.ranks)
         self._prepared = train_data
         if self.distiller is None:
             return
@@ -272,12 +284,12 @@ class KDTrainer(RankingEvaluation):
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         on_cpu = self.device.type == "cpu"
-        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_lanes()):
+        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_threads()):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
 
-    def _works_in_lanes(self) -> bool:
-        """Are the distiller's lanes nearly all of the work, and torch's own operations small beside it?"""
-        if self.distiller is None or not self.distiller.in_lanes or not self.distiller.student_scorer.looks_up:
+    def _works_in_threads(self) -> bool:
+        """Are the threads of the distiller nearly all of the work, and torch's own operations small beside it?"""
+        if self.distiller is None or not self.distiller.in_threads or not self.distiller.student_scorer.looks_up:
             return False
         return sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL_MODEL
 
@@ -291,9 +303,10 @@ class KDTrainer(RankingEvaluation):
             self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
         else:
             assert self._loader is not None, "prepare() comes before training"
-            if epoch_idx % self.distiller.refresh == 0 or not self.kd_loss:
+            due = self.distiller.is_due(epoch_idx) or not self.kd_loss
+            if due:
                 self._loader.let_go()
-                self.distiller.begin_epoch(epoch_idx)
+            self.distiller.begin_epoch(epoch_idx, draw=due)
             drawn = perf_counter()
             self._loader.ask_teacher()
             asked = perf_counter()
@@ -363,7 +376,7 @@ class KDTrainer(RankingEvaluation):
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:
         assert self.distiller is not None
         index = self.distiller.student_scorer.index
-        of_index = {} if index is None else index.figures()
+        of_index = {} if index is None else index.log_values()
         figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics(), **of_index}
         self.history.append(figures)
         for name, value in figures.items():

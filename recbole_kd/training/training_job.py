@@ -21,7 +21,7 @@ from recbole_kd.distributed.data_parallel import Ranks, several
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.model.build_model import fresh_model
-from recbole_kd.model.loss_reduction import conversion_words, initialise
+from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.teacher.base import TeacherScores
@@ -129,7 +129,7 @@ class TrainingJob:
         model = fresh_model(config, parts[0])
         accelerate_on_cpu(model, softmax_of(model))
         initialise(model, config["init_std"])
-        getLogger().info(conversion_words(model, config))
+        getLogger().info(reduction_note(model, config))
         if "eval_batch_size" not in config.external_config_dict:
             config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
         return model, make_loaders(config, splits, parts)

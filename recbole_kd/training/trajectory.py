@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_kd.errors import TrainingError
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.json_files import read_json
 
 KEPT_PER_CHECKPOINT = 4
 """So many snapshots are kept for each wanted checkpoint: the chosen ones are within an eighth to a quarter of their spacing of where they
@@ -46,7 +47,7 @@ class Trajectory:
         self._trainer = trainer
         index = self.folder / "spacing.json"
         if resumed and index.is_file():
-            self._spacing, self.best = int(json.loads(index.read_text(encoding="utf-8"))["spacing"]), trainer.best_epoch
+            self._spacing, self.best = _spacing_in(index), trainer.best_epoch
             return
         for kept in self._kept():
             self._file(kept).unlink()
@@ -99,3 +100,18 @@ class Trajectory:
 
     def _kept(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("*.pt") if path.stem.isdecimal())
+
+
+def _spacing_in(index: Path) -> int:
+    """Return the spacing of a kept trajectory.
+
+    Raises:
+        TrainingError: its index is damaged.
+    """
+    try:
+        spacing = read_json(index)["spacing"]
+        if type(spacing) is not int or spacing < 1:
+            raise ValueError(f"spacing={spacing!r} is no number of epochs")
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{index} is damaged ({error}): delete the folder {index.parent.parent}, and it is trained again") from None
+    return spacing

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ KINDS = (*LISTS, *RANGES)
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """How far between the ends of a range its example lies: at no round number."""
+
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 _HYPER_KINDS = {"choice": "choice", "uniform": "uniform", "quniform": "quniform", "loguniform": "exponent"}
 
@@ -246,6 +249,11 @@ def _parameter(place: str, key: str, kind: str, values: Any, method: str | None)
     if len(values) != wanted or not numbers or not values[0] < values[1] or (wanted == 3 and values[2] <= 0):
         words = "low, high and step" if wanted == 3 else "low and high"
         raise ConfigError(f"{key} of {place}: {kind} {values!r} is not {words}, {'whole ' if whole else ''}numbers with low < high")
+    if kind == "exponent" and values[1] > LARGEST_EXPONENT:
+        raise ConfigError(
+            f"{key} of {place}: {values!r} are natural logarithms, as RecBole's loguniform takes them, and exp({values[1]}) is too large "
+            "for a number"
+        )
     if kind in ("loguniform", "logint") and values[0] <= 0:
         raise ConfigError(f"{key} of {place}: {kind} {values!r} must begin above 0")
     return Parameter(key, kind, tuple(values), method)

@@ -17,6 +17,7 @@ from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.stages import WITHOUT_EFFECT
 from recbole_kd.storage.files import write_json, write_text_whole
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
 from recbole_kd.storage.targets import check_file, check_folder, holds_text
 
@@ -150,7 +151,7 @@ class Study:
         if not path.is_file():
             return []
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             trials = [Trial(**fields) for fields in record["trials"]]
             same = what_counts(record["base"]) == what_counts(self.base) and record.get("space", self.space) == as_json(self.space)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

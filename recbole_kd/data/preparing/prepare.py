@@ -107,7 +107,7 @@ def prepare_command(name: str) -> str | None:
     """The command line that prepares a known data set, for an error message; None for any other name."""
     if (known := _KNOWN.get(name)) is None:
         return None
-    return f"python scripts/prepare_dataset.py {name} --raw=<folder with {known.needs}> --out=dataset/"
+    return f"recbole-kd prepare {name} --raw=<folder with {known.needs}> --out=dataset/"
 
 
 def not_prepared(name: str, folder: Path | str) -> DataError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from recbole_kd.data.preparing.filters import by_user_and_time, first_per_pair, 
 from recbole_kd.data.preparing.interactions import Collector, Interactions, Mask, token_problem
 from recbole_kd.data.preparing.split_rules import HOLD_OUT_RULE, RATIO_RULE, hold_out, ratio_split
 from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.storage.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _refuse_leak(inter: Interactions, n_train: int, test: Path) -> None:
 def _attributes(path: Path, items: list[str]) -> dict[str, list[str]]:
     """The attribute ids of the items that have interactions, in the order of `items`."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}.") from None
     if not isinstance(table, dict) or not all(isinstance(values, list) for values in table.values()):

@@ -46,10 +46,21 @@ class MappedScores(TeacherScores):
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
         if exclude is not None:  # its rows are of these queries, not of the teacher's
-            return top_k_in_blocks(self.full, queries, self.n_items, k, exclude)
+            return self._masked_top_k(queries, k, exclude)
         distinct, place = self._of(queries).unique(return_inverse=True)
         ids, scores = self._teacher.top_k(distinct, k)
         return ids[place], scores[place]
+
+    def _masked_top_k(self, queries: Tensor, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
+        """Return the best items of queries without those that are left out, by the teacher's index if it has one."""
+        index = getattr(self._teacher, "index", None)
+        vectors = None if index is None else self.embeddings()
+        if index is None or vectors is None:
+            return top_k_in_blocks(self.full, queries, self.n_items, k, exclude)
+        own, items = (table.to(queries.device) for table in vectors)
+        found: tuple[Tensor, Tensor] = index.top_k(own, items, queries, k, exclude)
+        index.close()
+        return found
 
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
         found = self._teacher.embeddings()

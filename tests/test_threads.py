@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_kd.ops import topk
-from recbole_kd.ops.threads import in_halves, n_lanes, side_by_side, torch_on_one_thread
+from recbole_kd.ops.threads import in_halves, n_threads, side_by_side, torch_on_one_thread
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 
 
@@ -21,7 +21,7 @@ def test_every_part_is_done_once_on_one_thread_without_gradient() -> None:
     assert torch.get_num_threads() == before and torch.is_grad_enabled()
 
 
-def test_lanes_overlap() -> None:
+def test_threads_overlap() -> None:
     """Two parts that wait for each other can only finish side by side."""
     meeting = threading.Barrier(2, timeout=30)
     side_by_side(lambda _: meeting.wait() and None, [slice(0, 1), slice(1, 2)], 2)
@@ -39,26 +39,26 @@ def test_an_error_comes_through_and_the_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_torch_on_one_thread_leaves_the_lanes() -> None:
+def test_torch_on_one_thread_leaves_the_other_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         with pytest.raises(ValueError, match="inside"), torch_on_one_thread():
-            assert (torch.get_num_threads(), n_lanes()) == (1, 3)
+            assert (torch.get_num_threads(), n_threads()) == (1, 3)
             with torch_on_one_thread():
-                assert (torch.get_num_threads(), n_lanes()) == (1, 3)
-            side_by_side(lambda part: None, [slice(0, 1), slice(1, 2)], n_lanes())
-            assert (torch.get_num_threads(), n_lanes()) == (1, 3)
+                assert (torch.get_num_threads(), n_threads()) == (1, 3)
+            side_by_side(lambda part: None, [slice(0, 1), slice(1, 2)], n_threads())
+            assert (torch.get_num_threads(), n_threads()) == (1, 3)
             raise ValueError("inside")
-        assert (torch.get_num_threads(), n_lanes()) == (3, 3)
+        assert (torch.get_num_threads(), n_threads()) == (3, 3)
         with torch_on_one_thread(False):
-            assert (torch.get_num_threads(), n_lanes()) == (3, 3)
+            assert (torch.get_num_threads(), n_threads()) == (3, 3)
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_ranking_does_not_depend_on_the_lanes(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_does_not_depend_on_the_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     query_vectors, item_vectors = torch.randn(50, 8, generator=generator), torch.randn(700, 8, generator=generator)
     query_vectors.requires_grad_()

@@ -1,0 +1,84 @@
+"""Candidate items of sampled evaluation (``uniN``, ``popN``), the same for all models of a run and for every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from recbole.sampler import RepeatableSampler, Sampler
+from torch import Tensor
+
+PHASES = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class CandidateRule:
+    """The rule by which a run draws candidates, whatever its models.
+
+    Attributes:
+        seed: of the draws, that of the split.
+        repeatable: True leaves out a row's own item alone, False all items that the user has interacted with up to the phase. RecBole says
+            True for a sequential model; a run has one rule for all its models, that of its student.
+    """
+
+    seed: int
+    repeatable: bool
+
+    @classmethod
+    def of(cls, config: Any, seed: int) -> CandidateRule:
+        """Return the rule of a run whose student has this Config."""
+        return cls(int(seed), bool(config["repeatable"]))
+
+    def sampler(self, config: Any, phase: str, dataset: Any, parts: Sequence[Any]) -> FixedCandidates | None:
+        """Return the sampler of a phase; None for a phase that draws no candidates.
+
+        Args:
+            config: of any model of the run. dataset: before the split. parts: (train, valid, test), those of the run and not of a model.
+        """
+        arguments = config[f"{phase}_neg_sample_args"]
+        if arguments["distribution"] == "none" or arguments["sample_num"] == "none":
+            return None
+        kind: Any = RepeatableSampler if self.repeatable else Sampler
+        plain = kind(list(PHASES), dataset if self.repeatable else list(parts), arguments["distribution"])
+        return FixedCandidates(plain.set_phase(phase), self.seed)
+
+
+def samples_candidates(eval_args: Mapping[str, Any]) -> bool:
+    """Return whether validation or test rank a sample of the items."""
+    mode = eval_args["mode"]
+    return any(str(word).startswith(("uni", "pop")) for word in (mode.values() if isinstance(mode, Mapping) else [mode]))
+
+
+class FixedCandidates:
+    """A RecBole sampler that draws the same items of a user each time it is asked.
+
+    A user's draws have a generator of their own, so that they do not depend on the order or the size of batches, nor on worker processes;
+    numpy's global generator is left as it was.
+    """
+
+    def __init__(self, plain: Any, seed: int) -> None:
+        self.plain, self.seed = plain, seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "plain":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.plain, name)
+
+    def sample_by_user_ids(self, user_ids: Any, item_ids: Any, num: int) -> Tensor:
+        """As RecBole's: int64 ``[len(user_ids) * num]``. RecBole asks for one user's rows at a time."""
+        with _numpy_seeded([self.seed, PHASES.index(self.plain.phase), int(np.asarray(user_ids)[0])]):
+            found: Tensor = self.plain.sample_by_user_ids(user_ids, item_ids, num)
+        return found
+
+
+@contextmanager
+def _numpy_seeded(words: list[int]) -> Iterator[None]:
+    before = np.random.get_state()
+    np.random.seed(np.random.SeedSequence(words).generate_state(4))
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

@@ -1,0 +1,28 @@
+"""JSON files, read without surprises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: the file is no JSON, no UTF-8 text, or nested too deeply. OSError: it cannot be read.
+    """
+    return parse_json(path.read_bytes())
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the content of JSON in UTF-8.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8 text, or nested too deeply.
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
