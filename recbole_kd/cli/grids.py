@@ -12,15 +12,15 @@ FOLDER = "reproduce"
 """Of the package's grids, below its property files."""
 
 
-def named_grid(word: str) -> Grid:
+def named_grid(word: str, *, allow_code: bool = False) -> Grid:
     """The grid of a file, else the package's own of that name.
 
     Raises:
-        ConfigError: neither is there, or it is no grid.
+        ConfigError: neither is there, or it is no grid. It names code as a method and ``allow_code`` is False.
     """
     path = Path(word)
     if not path.exists():
         own = properties_dir() / FOLDER / path.with_suffix(".yaml").name
         given_as_own = path.parent in (Path(), Path("properties") / FOLDER)
         path = own if own.is_file() and given_as_own else path
-    return read_grid(path)
+    return read_grid(path, allow_code=allow_code)

@@ -29,6 +29,7 @@ def _parser() -> SentenceParser:
     add("--cpus_per_task", type=float, default=1.0, metavar="N", help="of a run on the cluster; fractions are allowed (default: 1)")
     add("--gpus_per_task", type=float, default=0.0, metavar="N", help="the same (default: 0)")
     add("--table", action="store_true", help="run nothing, only make the tables from the results that are there")
+    add("--allow_code", action="store_true", help="let grids name methods as module:Class, whose code is then imported and run")
     return parser
 
 
@@ -39,7 +40,7 @@ def run(words: list[str]) -> int:
         KDError: bad input.
     """
     arguments = _parser().parse_args(words)
-    grids = [named_grid(word) for word in arguments.grids]
+    grids = [named_grid(word, allow_code=arguments.allow_code or arguments.table) for word in arguments.grids]
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}
     local = {key: str(user_path(folder, key).resolve()) for key, folder in places.items()}  # workers have a folder of their own
     for grid in grids:

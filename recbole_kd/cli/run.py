@@ -26,6 +26,7 @@ example:
   --resume=True                                          continue an interrupted training
   --nproc=N                                              N processes train together, on CPUs or one a GPU
   --config_files='a.yaml b.yaml'                         RecBole property files
+  --allow_code                                           let these files name a method as module:Class, whose code is then imported
   --KEY=VALUE                                            any RecBole key of the student, such as --learning_rate=1e-3
   --kd_KEY=VALUE                                         a key of the method, such as --kd_weight=10; see properties/distiller/
   --teacher.KEY=VALUE                                    a RecBole key of the teacher, such as --teacher.embedding_size=256

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.cli.program import run_verb
+from recbole_kd.config.code_names import allows_code
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.property_dir import properties_dir
 from recbole_kd.config.schema import SEARCH_KEYS, check_table
@@ -32,6 +33,7 @@ examples:
   --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
   --search_seed=0                of what is drawn
   --resume=True                  continue an interrupted study: trials that are done are not repeated
+  --allow_code                   let files name methods as module:Class, whose code is then imported and run
   --KEY=VALUE --config_files=    as of recbole-kd run: what holds for all trials
 
   with --tool=Hyperopt, RecBole's HyperTuning
@@ -91,22 +93,22 @@ def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]
         )
 
 
-def find_space(options: Mapping[str, Any], base: Mapping[str, Any]) -> Space:
+def find_space(options: Mapping[str, Any], base: Mapping[str, Any], *, allow_code: bool = False) -> Space:
     """The search space that was named, or the method's own; checked."""
     own = properties_dir() / "tune" / f"{base.get('kd')}.yaml"
-    space = read_space(options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")))
+    space = read_space(options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")), allow_code=allow_code)
     check_space(space, base)
     return space
 
 
-def run_search(values: Mapping[str, Any]) -> Study:
-    """A whole search; see HELP for the keys.
+def run_search(values: Mapping[str, Any], *, allow_code: bool = False) -> Study:
+    """A whole search; see HELP for the keys. ``allow_code``: the search space may name methods as ``module:Class``.
 
     Raises:
         KDError: bad input; one sentence.
     """
     options, base = search_options(values)
-    space = find_space(options, base)
+    space = find_space(options, base, allow_code=allow_code)
     named = "-".join(str(base.get(key) or "saved").replace(",", "+") for key in ("model", "teacher", "kd", "dataset"))
     output = user_path(str(base.get("output_dir") or "saved"), "output_dir")
     study = Study(base, Path(os.path.abspath(output / (options["study"] or f"tune-{named.replace(':', '.')}"))))
@@ -131,13 +133,14 @@ def run(words: list[str]) -> int:
         print(HELP, end="")
         return 0
     files = values.pop("config_files", None)
-    study = run_search(merge_sources(files, None, values))
+    study = run_search(merge_sources(files, None, values), allow_code=allows_code(values))
     print(study.table())
     if study.best is None:
         print(f"error: none of {len(study.trials)} trials was done; the table gives the reasons", file=sys.stderr)
         return 1
     best = study.folder / BEST
-    print(f"Best configuration: {best} (recbole-kd run --config_files={best} repeats it)")
+    named = ":" in str(study.best.settings.get("kd", study.base.get("kd")))
+    print(f"Best configuration: {best} (recbole-kd run --config_files={best}{' --allow_code' if named else ''} repeats it)")
     return 0
 
 

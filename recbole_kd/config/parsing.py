@@ -15,7 +15,7 @@ import yaml
 
 from recbole_kd.errors import ConfigError
 
-FLAGS = {"--list": "list", "--help": "help", "-h": "help", "--version": "version"}
+FLAGS = {"--list": "list", "--help": "help", "-h": "help", "--version": "version", "--allow_code": "allow_code"}
 
 _KEY = re.compile(r"[A-Za-z_][\w.-]*")
 # What the constructors of a damaged or hostile document raise besides yaml.YAMLError.

@@ -33,7 +33,7 @@ DISTILLERS: dict[str, str | type[Distiller]] = {
     "PCKD": "recbole_kd.distiller.pckd:PCKD",
 }
 """``--kd=`` name -> ``module:Class`` (imported when used) or the class itself. A method from outside adds its own line, or is named
-``--kd=module:Class`` as it stands."""
+``--kd=module:Class`` as it stands, which imports that module and so runs its code."""
 
 NOT_OPTIONS = ("self", "student", "teacher", "seed")
 

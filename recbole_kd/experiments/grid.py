@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.config.code_names import methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import close_names
 from recbole_kd.config.parsing import read_config_file
 from recbole_kd.config.schema import GRID_KEYS, check_table
@@ -64,16 +65,19 @@ class Grid:
         return list(dict.fromkeys(task.run for task in self.tasks))
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
     """Read a grid: ``config`` common to all runs, ``seeds``, ``runs`` (name -> settings, with ``seeds`` of their own where they differ, and
     ``from`` where the run of that name and these settings belongs to another grid: its results are shared).
 
     Raises:
-        ConfigError: not a grid; one sentence.
+        ConfigError: not a grid; one sentence. It names code as a method (``kd: module:Class``), which ``allow_code`` lets through.
     """
     if not path.is_file():
         raise ConfigError(f"No grid at {path}: name a YAML file such as properties/reproduce/citeulike-mf-mf.yaml")
     content: dict[str, Any] = dict(read_config_file(path))
+    for part in (content, content.get("config"), *_values_of(content.get("runs"))):
+        refuse_permission(part if isinstance(part, dict) else {}, path)
+    refuse_code(methods_in(content), path, allow_code)
     unknown = next((key for key in content if key not in GRID_KEYS), None)
     if unknown is not None:
         advice = next((try_value(name, content[unknown], str(path)) for name in close_names(unknown, GRID_KEYS)), None)
@@ -99,6 +103,10 @@ def read_grid(path: Path) -> Grid:
     if reference is not None and reference not in content["runs"]:
         raise ConfigError(f"reference={reference!r} of {path} is none of its runs: {', '.join(map(str, content['runs']))}")
     return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, published, content.get("metric", Grid.metric))
+
+
+def _values_of(mapping: Any) -> list[Any]:
+    return list(mapping.values()) if isinstance(mapping, dict) else []
 
 
 def _mapping(path: Path, key: str, value: Any) -> dict[Any, Any]:

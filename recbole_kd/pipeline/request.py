@@ -13,6 +13,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_kd.config.code_names import KEY as ALLOW_CODE
+from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.dataset_name import check_dataset_name
 from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
@@ -118,12 +120,20 @@ def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, a
     """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings.
 
     A mapping that a later source gives in part keeps the parts of an earlier one; a later ``~`` empties it.
+
+    Raises:
+        ConfigError: a file cannot be read, or names code (``kd: module:Class``) and ``allow_code`` is in neither dict nor arguments.
     """
     merged: dict[str, Any] = {}
+    allowed = allows_code(config_dict, arguments)
     for path in split_config_files(config_files):
-        _merge(merged, read_config_file(path))
+        content = read_config_file(path)
+        refuse_permission(content, path)
+        refuse_code(methods_in(content), path, allowed)
+        _merge(merged, content)
     _merge(merged, config_dict or {})
     _merge(merged, arguments)
+    merged.pop(ALLOW_CODE, None)
     return merged
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.config.code_names import methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.parsing import parse_value, read_config_file
 from recbole_kd.config.property_layers import layers
@@ -142,14 +143,18 @@ class Space:
         return {"parameters": [[p.name, p.kind, list(p.values)] for p in self.parameters], "fixed": dict(self.fixed)}
 
 
-def read_space(path: str | Path) -> Space:
+def read_space(path: str | Path, *, allow_code: bool = False) -> Space:
     """Read a search space, YAML or (``*.hyper``) RecBole's lines ``KEY KIND VALUES``.
 
     Raises:
-        ConfigError: one sentence that names the line or key.
+        ConfigError: one sentence that names the line or key; or the file names code as a method, which ``allow_code`` lets through.
     """
     path = Path(path)
     space = _read_hyper(path) if path.suffix == ".hyper" else _read_yaml(path)
+    refuse_permission({**space.fixed, **{parameter.key: parameter for parameter in space.parameters}}, path)
+    methods = [{parameter.key: list(parameter.values)} for parameter in space.parameters]
+    named = [*methods_in([space.fixed, *methods]), *(parameter.method for parameter in space.parameters if parameter.method)]
+    refuse_code(named, path, allow_code)
     if not space.parameters:
         raise ConfigError(f"{path} searches nothing: give at least one key a distribution, such as kd_k: {{choice: [10, 50]}}")
     names = [parameter.name for parameter in space.parameters]
