@@ -23,13 +23,20 @@ old_paths.install_old_paths()
 from recbole_kd.data.split_and_loaders import prepare_data  # noqa: E402
 from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402
 from recbole_kd.errors import ConfigError, DataError, KDError, TeacherError, TrainingError  # noqa: E402
+from recbole_kd.integration import kd_trainers as _kd_trainers  # noqa: E402
+from recbole_kd.pipeline.configured_trainer import ConfiguredKDTrainer as KDTrainer  # noqa: E402
+from recbole_kd.pipeline.from_recbole import property_values as _property_values  # noqa: E402
 from recbole_kd.pipeline.quick_start import run_recbole_kd  # noqa: E402
 from recbole_kd.scoring.register_model import register_model  # noqa: E402
 from recbole_kd.scoring.scorer import Scorer  # noqa: E402
 from recbole_kd.teacher.load import load_teacher  # noqa: E402
 from recbole_kd.training.build_distiller import build_distiller  # noqa: E402
-from recbole_kd.training.trainer import KDTrainer  # noqa: E402
+from recbole_kd.training.distil import distil  # noqa: E402
+from recbole_kd.training.teacher_interactions import teacher_loader  # noqa: E402
+from recbole_kd.tuning.objective import objective_function  # noqa: E402
 from recbole_kd.version import __version__  # noqa: E402
+
+_kd_trainers.install(_kd_trainers.Distillation(_property_values, KDTrainer))
 
 __all__ = [
     "DISTILLERS",
@@ -42,10 +49,13 @@ __all__ = [
     "TrainingError",
     "__version__",
     "build_distiller",
+    "distil",
     "load_teacher",
+    "objective_function",
     "prepare_data",
     "register_model",
     "run_recbole_kd",
+    "teacher_loader",
 ]
 
 

@@ -25,7 +25,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 def test_the_sequential_script_of_the_readme_runs(tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands there, on other data and smaller."""
     (script,) = (
-        block for block in README.read_text(encoding="utf-8").split("```python\n")[1:] if "import make_loaders" in block.split("```")[0]
+        block for block in README.read_text(encoding="utf-8").split("```python\n")[1:] if "import create_dataset" in block.split("```")[0]
     )
     small = {
         "data_path": tiny_dataset.data_path, "kd_k": 5, "kd_n_samples": 5,

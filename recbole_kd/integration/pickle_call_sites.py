@@ -33,7 +33,8 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     init_seed(split_seed(config), config["reproducibility"])
     init_logger(config)
     getLogger().info(config)
-    if config["eval_protocol"] is not None:  # of a run: RecBole's data sets know neither its protocol nor the order of a file
+    # Of a run of ours: RecBole's data sets know neither its protocol nor the order of a file.
+    if config["eval_protocol"] is not None and not config["recbole_data"]:
         splits = split_data(config)
         dataset, loaders = splits.dataset, make_loaders(config, splits)
         train_data, valid_data, test_data = loaders.train, loaders.valid, loaders.test
@@ -74,6 +75,11 @@ class _Proxy(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_real"], name)
+
+
+def stand_in(real: types.ModuleType, **replaced: Any) -> types.ModuleType:
+    """Return what stands for a module inside one other module, with some of its attributes replaced."""
+    return _Proxy(real, **replaced)
 
 
 def _load_for_torch(f: PathOrFile, map_location: Any = None, **_options: Any) -> dict[str, Any]:

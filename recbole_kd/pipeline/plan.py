@@ -71,8 +71,11 @@ class Plan:
     features: dict[str, str] = field(default_factory=dict)
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     """Read the data, load a saved teacher, check all there is to check.
+
+    Args:
+        splits: the data, where they are read already.
 
     Raises:
         KDError: bad input; one sentence.
@@ -87,7 +90,7 @@ def make_plan(request: Request) -> Plan:
     teachers, teacher_files = request.teacher_configs()
     for config in (alone, *teachers):
         check_packages(config)
-    splits = split_data(alone)
+    splits = split_data(alone) if splits is None else splits
     features: dict[str, str] = {}
     for config in (alone, *teachers):
         _check_cutoffs(config, splits.n_items)

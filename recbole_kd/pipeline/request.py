@@ -176,7 +176,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
         _check_teachers(values, kd, cls, setting)
     _check_svd(values, kd, cls, setting)
     _check_features(values, setting)
-    _check_student_keys(values, model, kd, dataset, setting)
+    check_student_keys(values, model, kd, dataset, setting)
     check_index(values, kd, student)
     cls.check_student(student)
     if cls.assistant:
@@ -288,7 +288,8 @@ def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], sett
             raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
 
 
-def _check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
+def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
+    """Refuse keys of a student and its method that nobody knows, and values that cannot be (ConfigError)."""
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)

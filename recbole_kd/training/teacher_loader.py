@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_kd.data.histories.recbole_rows import query_field
+from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.vectorised_batches import batches_of
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.distributed.batch_shard import BatchShard, ShardInteraction, shard_of
@@ -31,6 +32,14 @@ class KDInteraction(ShardInteraction):
 
     def to(self, device: Any, selected_field: Any = None) -> KDInteraction:
         return KDInteraction.attach(super().to(device, selected_field), self.kd.to(torch.device(device)))
+
+
+def check_teacher_of(teacher: TeacherScores, train_data: Any) -> None:
+    """Refuse a teacher, or one of several, that was made on another split than some training data (TeacherError)."""
+    for member in teacher.members:
+        own = member.manifest.get("data")
+        if own is not None:
+            member.check_data(fingerprint_of(train_data, histories="histories" in own))
 
 
 class TeacherAwareLoader:
@@ -61,10 +70,14 @@ class TeacherAwareLoader:
 
     def __iter__(self) -> Iterator[KDInteraction]:
         for interaction in batches_of(self.loader):
-            queries, shard = interaction[self._query_field], shard_of(interaction)
-            items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
-            batch = self.batch_of(queries, *items)
-            yield KDInteraction.attach(interaction, batch if shard is None else self._in_whole(batch, shard))
+            yield KDInteraction.attach(interaction, self.batch_for(interaction))
+
+    def batch_for(self, interaction: Interaction) -> DistillBatch:
+        """Return the distillation batch for a training batch of the loader."""
+        queries, shard = interaction[self._query_field], shard_of(interaction)
+        items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
+        batch = self.batch_of(queries, *items)
+        return batch if shard is None else self._in_whole(batch, shard)
 
     def batch_of(
         self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None, owners: Tensor | None = None

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.data.histories.recbole_rows import sequence_queries
-from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
@@ -41,7 +40,7 @@ from recbole_kd.training.base_loss import BaseLoss
 from recbole_kd.training.determinism import repeatable
 from recbole_kd.training.random_state import random_state, restore_random_state
 from recbole_kd.training.resume_state import StateFile
-from recbole_kd.training.teacher_loader import TeacherAwareLoader
+from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
 from recbole_kd.training.tensorboard import without_recbole_scalars
 
 SMALL_MODEL = 2**20
@@ -151,6 +150,22 @@ class KDTrainer(RankingEvaluation):
         params = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(params, **(self.clip or {}))
 
+    def join(self, distiller: Distiller) -> None:
+        """Let a distiller take part from the next :meth:`fit` on, with what it learns itself in the optimiser.
+
+        Raises:
+            ConfigError: the distiller has parameters and RecBole's own processes train together, which share the model's gradients alone.
+        """
+        self.distiller = distiller.to(self.device)
+        own = list(distiller.parameters())
+        if own and not self.config["single_spec"]:
+            raise ConfigError(
+                f"kd={type(distiller).__name__} learns parameters of its own, and RecBole's processes share the gradients of the model "
+                "alone: run one process, or run_recbole_kd.py with --nproc"
+            )
+        if own:
+            self.optimizer.add_param_group({"params": own})
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def fit(
@@ -230,8 +245,7 @@ class KDTrainer(RankingEvaluation):
         if self.ranks is not None:
             self.distiller.student_scorer.sharing = self.ranks
         teacher = self.distiller.teacher_scores
-        if "data" in teacher.manifest:
-            teacher.check_data(fingerprint_of(train_data, histories="histories" in teacher.manifest["data"]))
+        check_teacher_of(teacher, train_data)
         self.distiller.begin_training(query_items(train_data))
         self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
 

@@ -1,0 +1,115 @@
+"""Puts trainers that can distil where RecBole looks for trainers; the only file that does so.
+
+``get_trainer`` is ``getattr(recbole.trainer, <model> + "Trainer")`` and sees no Config. So the class that it finds for a
+general or sequential model decides when it is made: with ``kd`` in the configuration it makes a trainer that distils,
+without it RecBole's own. A Config that names a method gets our property values beneath all that the user sets, and is
+checked at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any
+
+from recbole.config import Config
+from recbole.trainer import Trainer
+from recbole.utils import ModelType, get_model
+
+from recbole_kd.config.recbole_config import KDConfig
+from recbole_kd.errors import ConfigError
+from recbole_kd.integration import quick_start
+
+_SUFFIX = "Trainer"
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What the packages above know of a distillation, handed in by :func:`install`.
+
+    Attributes:
+        property_values: from a RecBole Config that is being made (with its model's name and class, and the data set's
+            name) to values that go beneath all that the user sets; raises ConfigError on a wrong key or value.
+        trainer: makes a trainer that distils from a Config and a model.
+    """
+
+    property_values: Callable[[Any, str, type, str], Mapping[str, Any]]
+    trainer: Callable[..., Trainer]
+
+
+_installed: list[Distillation] = []
+
+
+def install(distillation: Distillation) -> None:
+    """Let RecBole's own functions distil where a configuration names ``kd``; doing so again changes nothing."""
+    if _installed:
+        return
+    _installed.append(distillation)
+    vars(sys.modules["recbole.trainer"])["__getattr__"] = _find_trainer
+    _wrap_config()
+    quick_start.install()
+
+
+# -- trainers -------------------------------------------------------------------------------------------------------------
+
+
+def _find_trainer(name: str) -> type[Trainer]:
+    """The trainer of a model that has none of its own in RecBole; ``recbole.trainer`` asks for names that it does not hold."""
+    model = name.removesuffix(_SUFFIX)
+    if not name.endswith(_SUFFIX) or not model.isidentifier() or not _can_distil(model):
+        raise AttributeError(f"module 'recbole.trainer' has no attribute {name!r}")
+    return _chooser(name)
+
+
+def _can_distil(model: str) -> bool:
+    try:
+        found = get_model(model)
+    except (ValueError, AttributeError, ImportError):
+        return False
+    return getattr(found, "type", None) in (ModelType.GENERAL, ModelType.SEQUENTIAL)
+
+
+class _Choice(Trainer):
+    """RecBole's Trainer, or where the configuration names ``kd`` one that distils: decided when it is made."""
+
+    def __new__(cls, config: Any, model: Any, *more: Any, **named: Any) -> Any:
+        if "_chooses" not in vars(cls):
+            raise ConfigError(
+                f"{cls.__name__} derives from {cls.__mro__[1].__name__}, which only chooses a trainer: derive it from recbole_kd.KDTrainer"
+            )
+        if config["kd"]:
+            return _installed[0].trainer(config, model, *more, **named)
+        _warn_of_keys_without_effect(config)
+        return Trainer(config, model, *more, **named)
+
+
+@functools.cache
+def _chooser(name: str) -> type[Trainer]:
+    """The class for one model, under the name of what get_trainer gave before."""
+    return type("Trainer", (_Choice,), {"__module__": "recbole.trainer", "__qualname__": name, "_chooses": True})
+
+
+def _warn_of_keys_without_effect(config: Any) -> None:
+    given = getattr(config, "external_config_dict", {})
+    keys = [key for key in given if key.startswith(("kd_", "teacher.")) or key in ("teacher", "teacher_path", "teacher_config")]
+    if keys:
+        getLogger().warning(f"{keys[0]}={given[keys[0]]} has no effect without kd: name a method, such as kd=RCEKD, or leave it out")
+
+
+# -- configurations ---------------------------------------------------------------------------------------------------------
+
+
+def _wrap_config() -> None:
+    original = Config._load_internal_config_dict
+
+    @functools.wraps(original)
+    def load(self: Any, model: str, model_class: type, dataset: str) -> None:
+        original(self, model, model_class, dataset)
+        if not isinstance(self, KDConfig) and self.external_config_dict.get("kd"):
+            self.internal_config_dict.update(_installed[0].property_values(self, model, model_class, dataset))
+
+    load._of_recbole_kd = True  # type: ignore[attr-defined]
+    Config._load_internal_config_dict = load

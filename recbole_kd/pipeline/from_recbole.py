@@ -1,0 +1,234 @@
+"""A distillation asked of RecBole's own functions: from a RecBole Config to property values, a request and a teacher.
+
+Data, split and evaluation of such a run are RecBole's: ``eval_args``, filters, metrics and patience are what they are
+without ``kd``, so that a run with it and one without are compared on the same terms. What a method and its pair of
+student and teacher have in our property files applies beneath all that the user sets.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_kd.config.known_keys import RECBOLE_KEYS
+from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers
+from recbole_kd.data.recbole_split import generators_kept, split_behind
+from recbole_kd.distiller.registry import distiller_class
+from recbole_kd.errors import ConfigError
+from recbole_kd.integration.register import register
+from recbole_kd.integration.safe_load import load_checkpoint
+from recbole_kd.model.loss_reduction import with_decay_for_mean
+from recbole_kd.pipeline.assistant import ensure_assistant
+from recbole_kd.pipeline.model_choices import student_model
+from recbole_kd.pipeline.plan import make_plan
+from recbole_kd.pipeline.request import CONTROL, Request, check_student_keys, make_request, merge_sources, without_negatives
+from recbole_kd.pipeline.stages import RunContext, ensure_teachers
+from recbole_kd.storage.files import read_manifest
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher
+from recbole_kd.training.build_distiller import known_kd_keys
+
+OF_RECBOLE = frozenset(
+    {
+        *dataset_arguments, "eval_args", "metrics", "topk", "valid_metric", "metric_decimal_place", "eval_step",
+        "gpu_id", "use_gpu", "worker", "reproducibility", "state", "show_progress",
+    } - set(HISTORY_ARGUMENTS)
+)  # fmt: skip
+"""Keys whose value in RecBole's Config holds for the teacher too, whether the user gave it or not."""
+
+OF_SCRIPTS = frozenset({"params_file", "output_file", "display_file", "tool", "max_evals", "group_offset", "config_files"})
+"""Arguments of RecBole's own scripts, which its Config reads with all others."""
+
+DOTTED = ("teacher",)
+"""Prefixes of dotted keys that mean something here; RecBole's Config takes any other one and nobody reads it."""
+
+
+def property_values(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
+    """Return our property values for a Config that names a method, after a check of all that it was given.
+
+    Args:
+        config: RecBole's, in the making: what the user gave stands, its values do not.
+
+    Raises:
+        KDError: a wrong key or value, a student that cannot be distilled into, a teacher that is not there; one sentence.
+    """
+    values = _given(config, model, model_class, dataset)
+    kd = values["kd"]
+    if not isinstance(kd, str):
+        raise ConfigError(f"kd={kd!r} is not the name of a method: write it as text, such as kd: RCEKD")
+    distiller_class(kd)
+    _make_known(model_class)
+    student_model(public_name(model), values["setting"])
+    if values.get("teacher") or values.get("teacher_path"):
+        make_request(values)
+    else:  # the distiller is built by hand: its keys alone are checked
+        check_student_keys(values, public_name(model), kd, dataset, values["setting"])
+    found, files = _layers(values, model, dataset, _teacher_name(values))
+    if files:
+        getLogger().info(f"Property files of recbole_kd that apply: {', '.join(files)}")
+    defaults = with_decay_for_mean(found, values)
+    return without_negatives(public_name(model), dataset, defaults, values) | {"recbole_data": True}
+
+
+def _given(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
+    """What the user gave, whatever its source, with the setting that follows from it.
+
+    Raises:
+        ConfigError: a dotted key, which RecBole would pass over, or a setting that the model's face is not for.
+    """
+    strict = {**config.file_config_dict, **config.variable_config_dict}
+    given = dict(config.external_config_dict)
+    for key in list(given):
+        if "." in key and key.partition(".")[0] not in DOTTED:
+            raise ConfigError(
+                f"{key}={given[key]!r} has no effect: RecBole's own functions read no dotted keys, write "
+                f"{key.partition('.')[0]}: {{{key.partition('.')[2]}: ...}}"
+            )
+        if key in OF_SCRIPTS or (key not in strict and not _is_ours(key) and key not in RECBOLE_KEYS):
+            del given[key]  # of the command line, which a script of the user's own may read as well
+    values = merge_sources(None, given, {"model": model, "dataset": dataset, "kd_compare": False})
+    sequential = issubclass(model_class, SequentialRecommender)
+    setting = values.setdefault("setting", "sequential" if sequential else "general")
+    if sequential and setting == "general":
+        face = f", or {model}General for its other face" if public_name(f"{model}General") == model else ""
+        raise ConfigError(f"setting=general is not possible with {model}, a sequential model: leave it out{face}")
+    return values
+
+
+def _is_ours(key: str) -> bool:
+    return key.startswith(("kd_", "teacher")) or key in CONTROL
+
+
+def _make_known(model_class: type) -> None:
+    """Register a class of the user's own that RecBole was given as such and cannot find by its name."""
+    if not model_class.__module__.startswith("recbole."):
+        register([model_class])
+
+
+def _layers(values: Mapping[str, Any], model: str, dataset: str, teacher: str) -> tuple[dict[str, Any], list[str]]:
+    """Property values of protocol, student, method and pair; of the run's own only what RecBole's functions read."""
+    protocol, files = layers(f"protocol/{values.get('eval_protocol', 'recbole')}")
+    _, of_student = student_layers(model, dataset)
+    student, used = layers(*(name for name in of_student if name.startswith("model/")))
+    method, also = distiller_layers(values["kd"], dataset, model, teacher)
+    return {**protocol, **student, **method}, [*files, *used, *also]
+
+
+def _teacher_name(values: Mapping[str, Any]) -> str:
+    """The teacher as a pair's property file names it."""
+    names = values.get("teacher")
+    if names:
+        return ",".join(names) if isinstance(names, list) else str(names)
+    path = values.get("teacher_path")
+    if not path:
+        return ""
+    if str(path).endswith(".pth"):
+        return (
+            str(load_checkpoint(Path(path).expanduser(), "cpu", mmap=True)["config"]["model"]) if Path(path).expanduser().is_file() else ""
+        )
+    return str(read_manifest(Path(path).expanduser()).get("model", ""))
+
+
+@dataclass(frozen=True)
+class RecBoleRequest(Request):
+    """A request whose student is configured by RecBole's own Config.
+
+    Attributes:
+        config: of the student, as RecBole made it.
+    """
+
+    config: Any = None
+
+    def student_config(self) -> tuple[Config, list[str]]:
+        """Return RecBole's Config without the keys of the method."""
+        return _changed(self.config, {}, without={"kd", *known_kd_keys(self.kd)}), []
+
+    def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
+        """Return RecBole's Config, with changes that of the student's assistant."""
+        return _changed(self.config, changes or {}), []
+
+
+def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str] = ()) -> Config:
+    """A copy of a Config with other values, and without some."""
+    other = copy.copy(config)
+    values = copy.deepcopy(config.final_config_dict)
+    kept = {key: value for key, value in values.items() if key not in without}
+    of_methods = {key: value for key, value in layers("overall")[0].items() if key.startswith("kd_")}
+    other.final_config_dict = {**of_methods, "kd_compare": False, **kept, **changes}
+    return other
+
+
+def names_teacher(config: Config) -> bool:
+    """Return whether a configuration names a teacher, to be trained or saved."""
+    return bool(config["teacher"] or config["teacher_path"])
+
+
+def no_teacher(config: Config) -> ConfigError:
+    """Return the error of a training whose configuration names a method and no teacher."""
+    return ConfigError(
+        f"kd={config['kd']} needs a teacher: name a model to train as teacher (teacher: LightGCN), or a saved one "
+        "(teacher_path: ...); a distiller of your own goes into recbole_kd.KDTrainer(config, model, distiller), or into "
+        "recbole_kd.distil(trainer, distiller)"
+    )
+
+
+def request_of(config: Config) -> RecBoleRequest:
+    """Return the checked request of a RecBole Config.
+
+    Raises:
+        KDError: a wrong key or value; one sentence.
+    """
+    values = _given(config, config["model"], get_model(config["model"]), config["dataset"])
+    if values.get("time_order") == "exact":
+        raise ConfigError(
+            "time_order=exact has no effect in RecBole's own functions, which order by their float32 values of the times: leave it out, or "
+            "set time_order=recbole"
+        )
+    seed = values.get("split_seed")
+    if seed is not None and seed != config["seed"] and config["eval_args"]["order"] == "RO":
+        raise ConfigError(
+            f"split_seed={seed} has no effect in RecBole's own functions, which split by seed={config['seed']}: leave it out, or set "
+            "eval_args order to TO, which is the same for every seed"
+        )
+    request = make_request(values)
+    of_recbole = {key: config[key] for key in OF_RECBOLE if key in config}
+    place = {} if config["dataset"] == "ml-100k" else {"data_path": str(Path(config["data_path"]).parent)}
+    given = {**request.given, **of_recbole, **place, "split_seed": config["seed"], "time_order": "recbole", "nproc": 1}
+    return RecBoleRequest(**{**vars(request), "given": given}, config=config)
+
+
+def teacher_for(request: RecBoleRequest, train_data: Any) -> TeacherScores:
+    """Return the teacher of a request: a saved one, or the cache's, trained now where it is not there yet.
+
+    The state of every random generator is left as it was: the student trains as it would under a teacher that was there.
+
+    Args:
+        train_data: the student's training loader, of RecBole's ``data_preparation``.
+
+    Raises:
+        KDError: the teacher does not fit these data, or cannot be trained; one sentence.
+    """
+    method = distiller_class(request.kd)
+    with generators_kept():
+        if request.teacher is None and not method.assistant:
+            teacher = load_teacher(str(request.run["teacher_path"]), train_data, request.config["device"])
+            method.check_teacher(teacher)
+            return teacher
+        plan = make_plan(request, split_behind(train_data))
+        run = request.run
+        folder = Path(request.config["checkpoint_dir"])
+        context = RunContext(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
+        store, dtype = run["teacher_store"], run["teacher_dtype"]
+        teacher, _ = plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, run["teacher_svd"])
+        if plan.assistant is not None:
+            teacher, _ = ensure_assistant(plan.assistant, context, teacher, store, dtype)
+        return teacher
