@@ -11,7 +11,8 @@ import copy
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,8 @@ class Patch:
     bound: str
     needed: Callable[[], bool]
     do: Callable[[], None]
+    in_runs: bool = False
+    """Applied by :func:`quiet_warnings` within our own runs only: an import must not change what a user's own RecBole code prints."""
 
 
 def _missing_numpy_names(names: Mapping[str, str]) -> list[str]:
@@ -175,6 +178,7 @@ PATCHES = (
         bound="torch >= 2.4",
         needed=_grad_scaler_warns,
         do=_silence_grad_scaler_warning,
+        in_runs=True,
     ),
     Patch(
         name="pandas-future-warnings",
@@ -184,6 +188,7 @@ PATCHES = (
         bound="pandas >= 2.1, < 3",
         needed=_pandas_warns,
         do=_silence_pandas_warnings,
+        in_runs=True,
     ),
     Patch(
         name="collector-plain-values",
@@ -200,6 +205,16 @@ _applied: list[str] = []
 _done = False
 
 
+@contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Leave out, within a run of ours, the warnings that RecBole's own code causes with today's libraries."""
+    with warnings.catch_warnings():
+        for patch in PATCHES:
+            if patch.in_runs and patch.needed():
+                patch.do()
+        yield
+
+
 def apply() -> list[str]:
     """Apply every patch that the installed libraries need, once, and return the names of those applied.
 
@@ -211,7 +226,7 @@ def apply() -> list[str]:
         raise ImportError(_RECBOLE_MISSING)
     if not _done:
         for patch in PATCHES:
-            if patch.needed():
+            if not patch.in_runs and patch.needed():
                 patch.do()
                 _applied.append(patch.name)
         _done = True

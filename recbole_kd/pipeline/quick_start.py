@@ -14,6 +14,7 @@ from typing import Any
 from recbole_kd.data.item_features.configured import encoders_in
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
+from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
 from recbole_kd.pipeline.plan import Plan, make_plan
@@ -58,8 +59,9 @@ def run_recbole_kd(
 def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
     prefer_huge_pages()
-    plan = make_plan(request)
-    with _room_in(plan.output):
+    with quiet_warnings():
+        plan = make_plan(request)
+    with _room_in(plan.output), quiet_warnings():
         context = _context(plan, plan.teacher_name)
         with logging_to(context.folder / "run.log", plan.alone["state"]):
             for name, files in plan.property_files.items():
@@ -88,10 +90,11 @@ def make_teachers(request: Request) -> list[Path]:
         KDError: see :func:`run_recbole_kd`.
     """
     prefer_huge_pages()
-    plan = make_plan(request)
+    with quiet_warnings():
+        plan = make_plan(request)
     if plan.saved:
         return []
-    with _room_in(plan.output):
+    with _room_in(plan.output), quiet_warnings():
         context = _context(plan, f"{request.teacher}-alone")
         with logging_to(context.folder / "run.log", plan.alone["state"]):
             _, figures = _teachers(plan, context)

@@ -20,6 +20,7 @@ from recbole_kd.distiller.base import Distiller
 from recbole_kd.distributed.data_parallel import Ranks, several
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.scoring.vector_models import softmax_of
@@ -109,7 +110,8 @@ class TrainingJob:
         """Run the job in a further process, with files of its own in a folder that is thrown away; the state is the leader's."""
         self.config["device"], self.config["show_progress"] = ranks.device, False  # this process's own copy
         files = TrainingFiles(folder / CHECKPOINT, folder / "scalars", self.files.state)
-        replace(self, files=files).run(ranks)
+        with quiet_warnings():
+            replace(self, files=files).run(ranks)
 
     @property
     def processes(self) -> int:

@@ -219,13 +219,14 @@ def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, 
     unpack(names, partial(_get, packed), Path(base["cache_dir"]))
     settings = space.settings(drawn_values(config), base.get("kd"))
     best: dict[str, float] = {}
-    bigger = True
+    bigger, last_epoch = _of_the_training(base, settings)
 
     def after_epoch(epoch: int, score: float) -> None:
+        if epoch + 1 == last_epoch:
+            return  # the report of the finished trial follows: the scheduler does not stop what has run all its epochs
         best["score"] = max(best.get("score", -float("inf")), objective(float(score), bigger))
         tune.report({METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"})
 
-    bigger = _bigger_is_better(base, settings)
     outcome = Path(base["output_dir"]) / "outcomes" / f"{settings_digest(settings)}.json"
     trial = _finished(outcome)
     if trial is None:
@@ -257,12 +258,14 @@ def _get(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def _bigger_is_better(base: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+def _of_the_training(base: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[bool, int]:
+    """Return whether a bigger validation score is better, and how many epochs the trial has."""
     try:
         request = _request(base, settings)
-        return bool(request.distilled_config(request.teacher or "")[0]["valid_metric_bigger"])
+        config = request.distilled_config(request.teacher or "")[0]
     except KDError:
-        return True  # the trial itself will say what is wrong
+        return True, 0  # the trial itself will say what is wrong
+    return bool(config["valid_metric_bigger"]), int(config["epochs"])
 
 
 def _as_trial(result: Any, space: Space, study: Study) -> Trial:
@@ -277,7 +280,7 @@ def _as_trial(result: Any, space: Space, study: Study) -> Trial:
         return Trial(settings, "failed", reason=metrics["reason"])
     epochs, score = int(metrics.get("epoch", 0)), None if best in (None, FAILED) else abs(float(best))
     if result.error is not None:
-        return Trial(settings, "failed", score, epochs=epochs, reason=" ".join(str(result.error).split())[-200:])
+        return Trial(settings, "failed", score, epochs=epochs, reason=" ".join(str(result.error).split()))
     return Trial(settings, "stopped" if epochs else "interrupted", score, epochs=epochs)
 
 

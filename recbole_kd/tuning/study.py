@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,12 @@ BEST_MARK = "# The best of "
 """How the best configuration's file begins; a file without it is not replaced."""
 STUDY_FILE = "study.json"
 """Record of a study of Ray Tune; one of Hyperopt has its trials alone."""
+
+DATA_PATH = "dataset/"
+"""Where RecBole looks for data sets if no ``data_path`` is given: in the folder that a command is typed in, not that of a worker."""
+
+REASON_WIDTH = 60
+"""Columns of a failed trial's reason in the table, which goes on in the next line."""
 
 AfterEpoch = Callable[[int, float], None]
 
@@ -174,7 +181,7 @@ class Study:
                 str(trial.epochs or ""),
                 "" if trial.score is None else f"{trial.score:.4f}",
                 f"{trial.test[metric]:.4f}" if metric in trial.test else "",
-                trial.reason[:100],
+                textwrap.fill(trial.reason, REASON_WIDTH),
             ]
             for trial in sorted(self.trials, key=lambda trial: (trial.state != "done", -trial.objective))
         ]
@@ -196,5 +203,6 @@ def _short(value: Any) -> str:
 
 
 def absolute(base: Mapping[str, Any]) -> dict[str, Any]:
-    """The same keys with absolute folders."""
-    return {key: str(user_path(value, key).resolve()) if key in PLACES and value else value for key, value in base.items()}
+    """Return the same keys with absolute folders, RecBole's default folder of data sets among them."""
+    named = {"data_path": DATA_PATH, **base}
+    return {key: str(user_path(value, key).resolve()) if key in PLACES and value else value for key, value in named.items()}

@@ -1,0 +1,52 @@
+"""What a search hands its workers and says of its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_kd.tuning import ray_tune
+from recbole_kd.tuning.space import Space
+from recbole_kd.tuning.study import Study, Trial, absolute
+
+
+def test_workers_get_the_default_folder_of_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute({"model": "MF"}) == {"model": "MF", "data_path": str((tmp_path / "dataset").resolve())}
+    assert absolute({"data_path": "mine"})["data_path"] == str((tmp_path / "mine").resolve())
+
+
+def test_reasons_are_not_cut(tmp_path: Path) -> None:
+    reason = " ".join(f"word{number}" for number in range(80))
+    study = Study({}, tmp_path, [Trial({"kd_k": 4}, "failed", reason=reason)])
+    table = study.table()
+    assert all(f"word{number}" in table for number in range(80))
+
+    class Lost:
+        metrics, config, error = {"state": "running", "epoch": 1, "best": 0.5}, {}, RuntimeError(reason)
+
+    space: Any = type("Any", (Space,), {"settings": lambda self, drawn, kd: {}, "__init__": lambda self: None})()
+    assert ray_tune._as_trial(Lost(), space, study).reason == reason
+
+
+def test_the_last_epoch_is_reported_by_the_finished_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that stops a trial at a report cannot stop one that has run all its epochs."""
+    tune = pytest.importorskip("ray.tune")
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", reports.append)
+
+    def trained(base: Any, settings: Any, after_epoch: Any) -> Trial:
+        for epoch in range(3):
+            after_epoch(epoch, 0.1 * epoch)
+        return Trial({}, "done", 0.2, True, 3, "ndcg@10", {"ndcg@10": 0.2}, {"ndcg@10": 0.2})
+
+    monkeypatch.setattr(ray_tune, "run_trial", trained)
+    monkeypatch.setattr(ray_tune, "unpack", lambda *_: None)
+    monkeypatch.setattr(ray_tune, "own_devices", dict)
+    monkeypatch.setattr(ray_tune, "_of_the_training", lambda base, settings: (True, 3))
+    space: Any = type("Any", (Space,), {"settings": lambda self, drawn, kd: {}, "__init__": lambda self: None})()
+    base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), ray_tune.NODE_CACHE: False}
+    ray_tune.ray_trial({}, base, space, ([], None))
+    assert [(report["epoch"], report["state"]) for report in reports] == [(1, "running"), (2, "running"), (3, "done")]
