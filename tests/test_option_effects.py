@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_kd.data.train_items import query_items
 from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
 from recbole_kd.pipeline.assistant import KEYS as ASSISTANT_KEYS
 from recbole_kd.pipeline.plan import checkpoints_needed
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.training.build_distiller import build_distiller
-from recbole_kd.training.teacher_loader import TeacherAwareLoader, query_items
+from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from tests.helpers import Case, build_case, write_tiny
 from tests.test_distiller_contracts import METHODS, make_teacher, small_options
 

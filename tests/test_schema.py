@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_kd.config.key_rules import RANKING_METRICS, VALUE_METRICS, check_metrics
@@ -277,6 +277,7 @@ PLAIN = st.recursive(
 PARTS = st.dictionaries(st.sampled_from(["split", "order", "mode", "group_by", "distribution", "sample_num", "max_norm"]), PLAIN)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw builds tables of characters
 @given(st.dictionaries(st.sampled_from(sorted(RECBOLE_KEYS)), st.one_of(PLAIN, PARTS), max_size=4))
 def test_any_value_passes_or_is_a_config_error(values: dict[str, object]) -> None:
     for defaults in (DEFAULTS, {}):
