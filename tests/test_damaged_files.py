@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from recbole_kd.cli.boundary import answer
 from recbole_kd.cli.program import main
@@ -16,7 +17,7 @@ from recbole_kd.experiments.runner import checked_result
 from recbole_kd.pipeline.stages import REPORT, _read_report
 from recbole_kd.storage.files import MANIFEST, read_manifest
 from recbole_kd.storage.json_files import read_json
-from recbole_kd.training.trajectory import _spacing_in
+from recbole_kd.training.resume_state import StateFile
 from recbole_kd.tuning.space import read_space
 from recbole_kd.tuning.study import TRIALS, Study
 from tests.made_results import made_up, write_grid
@@ -54,7 +55,7 @@ def test_every_reader_names_the_file_that_is_damaged(content: bytes, tmp_path: P
     readers: dict[str, tuple[type[Exception], Any]] = {
         "result.json": (ConfigError, checked_result),
         MANIFEST: (TeacherError, lambda path: read_manifest(path.parent)),
-        "spacing.json": (TrainingError, _spacing_in),
+        "state.pt": (TrainingError, lambda path: StateFile(path).load(path.with_name("best.pth"), torch.device("cpu"))),
         TRIALS: (ConfigError, lambda path: Study({}, path.parent).finished()),
     }
     for name, (error, read) in readers.items():
@@ -69,7 +70,7 @@ def test_every_reader_names_the_file_that_is_damaged(content: bytes, tmp_path: P
 def test_a_damaged_report_of_a_student_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / REPORT).write_bytes(content)
     with pytest.raises(TeacherError, match=f"{REPORT} is damaged"):
-        _read_report(tmp_path)
+        _read_report(tmp_path, {})
 
 
 def test_a_result_without_figures_is_refused_by_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

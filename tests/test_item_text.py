@@ -58,7 +58,7 @@ def test_features_are_made_once_and_kept_in_the_cache(tmp_path: Path, monkeypatc
     assert features.missing == ["a", "e"]  # no term that another item shares
     assert torch.allclose(features.take(torch.tensor([2])), features.take(torch.tensor([1, 3])).mean(0, keepdim=True))
     entry = tmp_path / "cache" / "features" / f"made-{digests['text']}"
-    assert {path.name for path in entry.iterdir()} == {"text.npy", "text.ids"}
+    assert {path.name for path in entry.iterdir()} == {"text.npy", "text.ids", "manifest.json"}
     monkeypatch.setattr(TextFeatures, "texts", property(lambda self: pytest.fail("made again"), lambda self, value: None), raising=False)
     assert (entry / "text.ids").read_text() == "b\nd\n"
 

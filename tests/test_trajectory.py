@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import nn
 
 from recbole_kd.cli.run import main
 from recbole_kd.data.fingerprint import data_fingerprint
-from recbole_kd.errors import TeacherError
+from recbole_kd.errors import TeacherError, TrainingError
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import MANIFEST
 from recbole_kd.teacher.export import export_teacher
@@ -49,13 +51,23 @@ class Training:
             trajectory.after_epoch(epoch, 0.0)
 
 
-def trained(folder: Path, n: int, improvements: set[int], epochs: int) -> tuple[Trajectory, Training, int]:
-    """A finished training, and how many snapshots it held at most."""
-    trajectory, training, most = Trajectory(folder, n), Training(), 0
+class Recorded(Trajectory):
+    """A trajectory that remembers the states which its training wrote."""
+
+    states: dict[int, Any]
+
+
+def trained(folder: Path, n: int, improvements: set[int], epochs: int, state_after: int | None = None) -> tuple[Recorded, Training, int]:
+    """A finished training, and how many snapshots it held at most; a state is written after each epoch, or after one alone."""
+    trajectory, training, most = Recorded(folder, n), Training(), 0
+    trajectory.states = {}
     trajectory.follow(training, resumed=False)
     for epoch in range(epochs):
         training.epoch(trajectory, epoch, epoch in improvements)
         most = max(most, len(list(folder.glob("*.pt"))))
+        if state_after in (None, epoch):
+            trajectory.states[epoch] = trajectory.state()
+            trajectory.state_was_written()
     return trajectory, training, most
 
 
@@ -68,7 +80,7 @@ def test_chosen_epochs_are_evenly_spaced_and_few_are_kept(n: int, seed: int, tmp
     trajectory, training, most = trained(tmp_path / "kept", n, improvements, best + 31)
     chosen = trajectory.chosen()
     assert chosen[-1] == best and len(chosen) == min(n, best + 1) and chosen == sorted(set(chosen))
-    assert most <= (KEPT_PER_CHECKPOINT + 1) * n + 1
+    assert most <= 2 * (KEPT_PER_CHECKPOINT + 1) * n + 1, "those of this epoch and those of the last state"
     spacing = (best + 1) / n
     for found, wanted in zip(chosen, evenly_spaced(best, n), strict=True):
         assert abs(found - wanted) <= max(1, (best + 31) / (KEPT_PER_CHECKPOINT * n), spacing / 4)
@@ -95,17 +107,74 @@ def test_only_validated_epochs_count(tmp_path: Path) -> None:
 def test_a_resumed_training_keeps_the_same(cut: int, back: int, tmp_path: Path) -> None:
     improvements = {0, 2, 3, 7, 9, 11, 22}
     whole, _, _ = trained(tmp_path / "whole", 3, improvements, 45)
-    trained(tmp_path / "cut", 3, improvements, cut)
-    continued, training = Trajectory(tmp_path / "cut", 3), Training()
     start = max(0, cut - back)  # the state on disk may be older than the newest snapshot
+    state = trained(tmp_path / "cut", 3, improvements, cut, state_after=start - 1)[0].states.get(start - 1)
+    continued, training = Trajectory(tmp_path / "cut", 3), Training()
     training.best_epoch = max((epoch for epoch in improvements if epoch < start), default=-1)
     training.cur_step = 1
-    continued.follow(training, resumed=start > 0)
+    if state is not None:
+        continued.load_state(state)
+        assert sorted(state["kept"]) == sorted(int(path.stem) for path in (tmp_path / "cut").glob("*.pt"))
+    continued.follow(training, resumed=state is not None)
     for epoch in range(start, 45):
         training.epoch(continued, epoch, epoch in improvements)
     assert continued.chosen() == whole.chosen()
     weights = [[float(training.model.weight.detach()) for _ in each.replay(training.model)] for each in (whole, continued)]
     assert weights[0] == weights[1] == whole.chosen()[:-1]
+
+
+@pytest.mark.parametrize("cut", range(1, 46))
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_kill_at_any_file_operation_keeps_the_same(cut: int, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the removal or renaming number ``cut``, a training continues from its last state with the snapshots of that state."""
+    improvements = {0, 2, 3, 7, 9, 11, 22}
+    whole, _, _ = trained(tmp_path / "whole", 3, improvements, 45)
+    operations = iter(range(1, 10_000))
+    plain_unlink, plain_replace = Path.unlink, os.replace
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if next(operations) == cut:
+            raise KeyboardInterrupt
+        plain_unlink(path, missing_ok)
+
+    def replace(source: Any, target: Any) -> None:
+        if next(operations) == cut:
+            raise KeyboardInterrupt
+        plain_replace(source, target)
+
+    trajectory, training = Recorded(tmp_path / "cut", 3), Training()
+    state, start = None, 0
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", unlink)
+        patched.setattr("recbole_kd.training.trajectory.os.replace", replace)
+        trajectory.follow(training, resumed=False)
+        for epoch in range(45):
+            training.epoch(trajectory, epoch, epoch in improvements)
+            if epoch % every == 0:
+                state, start = trajectory.state(), epoch + 1
+                trajectory.state_was_written()
+    continued, training = Trajectory(tmp_path / "cut", 3), Training()
+    if state is not None:
+        continued.load_state(state)
+    training.cur_step = 1
+    continued.follow(training, resumed=state is not None)
+    for epoch in range(start, 45):
+        training.epoch(continued, epoch, epoch in improvements)
+    assert continued.chosen() == whole.chosen()
+    assert [float(training.model.weight.detach()) for _ in continued.replay(training.model)] == whole.chosen()[:-1]
+
+
+def test_a_snapshot_that_changed_on_disk_is_refused(tmp_path: Path) -> None:
+    trajectory, _, _ = trained(tmp_path / "kept", 3, {0, 5}, 20)
+    state, path = trajectory.state(), next((tmp_path / "kept").glob("*.pt"))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(bytes(raw))
+    with pytest.raises(TrainingError, match="missing or damaged"):
+        Trajectory(tmp_path / "kept", 3).load_state(state)
+    path.unlink()
+    with pytest.raises(TrainingError, match="missing or damaged"):
+        Trajectory(tmp_path / "kept", 3).load_state(state)
 
 
 def test_a_fresh_training_forgets_what_an_interrupted_one_left(tmp_path: Path) -> None:

@@ -485,4 +485,4 @@ def test_a_trajectory_removes_its_snapshots_alone(tmp_path: Path) -> None:
         eval_step, best_epoch = 1, -1
 
     Trajectory(tmp_path / "kept", 3).follow(Training(), resumed=False)
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"notes.txt", "best.pt", "spacing.json"}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"notes.txt", "best.pt"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.sequence_dataset import stage_parts
 from recbole_kd.data.paper_protocol import follow_paper_protocol
+from recbole_kd.data.prepared_files import check_prepared_files
 from recbole_kd.data.reading_errors import reading_error
 from recbole_kd.data.sampled_candidates import PHASES, CandidateRule
 from recbole_kd.data.side_information import side_digest
@@ -98,9 +100,10 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
         dataset_class: reads and splits; see :mod:`recbole_kd.data.recbole_split` for another one.
 
     Raises:
-        DataError: RecBole refuses the data, nothing to train on, or no user to validate on.
+        DataError: RecBole refuses the data, a prepared file was changed, nothing to train on, or no user to validate on.
     """
     init_seed(split_seed(config), config["reproducibility"])
+    check_prepared_files(Path(config["data_path"]))
     check_atomic_files(config)
     try:
         dataset = dataset_class(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,10 @@ from recbole_kd.data.split_and_loaders import Splits
 from recbole_kd.data.time_order import is_split_by_time
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.storage.cache import CACHE_FORMAT, locked
+from recbole_kd.storage.cache import CACHE_FORMAT, WORK, locked
 from recbole_kd.storage.digests import file_digest, settings_digest
-from recbole_kd.storage.files import WEIGHTS, save_weights, write_json, written_whole
+from recbole_kd.storage.files import FILES, WEIGHTS, check_written, save_weights, write_manifest, written_whole
+from recbole_kd.storage.integrity import OWN_SHA256
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
 from recbole_kd.storage.source_digest import own_source
@@ -118,7 +120,7 @@ def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
         TargetError: before anything is trained: the entry is there and holds other files than ``replaces``.
     """
     check_folder(entry, own=lambda path: path.name in replaces)
-    work = entry.with_name(entry.name + ".work")
+    work = entry.with_name(entry.name + WORK)
     try:
         yield work
     except LostProcessError:
@@ -161,6 +163,7 @@ def ensure_teacher(
                 rows = universe_of(stage_parts(config, context.splits.parts[:1])[0])
                 export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work, context.ray_address)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
+        check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None})
     teacher.check_data(context.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
 
@@ -177,6 +180,7 @@ def _ensure_truncated(config: Any, context: RunContext, store: str, dtype: str, 
             getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
             write_truncated(whole, entry, width, dtype)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
+        check_asked(entry, teacher.manifest, {"model": name, "settings": settings_alone(config), "dtype": dtype, "svd": width})
     fidelity = teacher.manifest["fidelity"]
     getLogger().info(
         f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
@@ -233,9 +237,10 @@ def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
     """Figures of the student trained alone: from the cache, or trained and put there."""
     name = config["model"]
     settings = settings_alone(config)
+    asked = {"settings": settings, "data": data_of(context, name)}
     entry = entry_of(context, "student", name, settings)
     with locked(entry):
-        report = _read_report(entry)
+        report = _read_report(entry, asked)
         if report is not None:
             return {**report, "cached": True}
         getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
@@ -244,11 +249,11 @@ def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
             model, figures = TrainingJob(config, context.splits, files, context.resume).train()
             with written_whole(entry, replaces=STUDENT_FILES) as temporary:
                 save_weights(temporary / WEIGHTS, model)
-                write_json(temporary / REPORT, {**figures, "settings": settings})
+                write_manifest(temporary, {**figures, **asked}, REPORT)
     return {**figures, "cached": False}
 
 
-def _read_report(entry: Path) -> dict[str, Any] | None:
+def _read_report(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     path = entry / REPORT
     if not path.is_file():
         return None
@@ -258,8 +263,32 @@ def _read_report(entry: Path) -> dict[str, Any] | None:
             raise ValueError(f"a {type(report).__name__} in place of a mapping")
     except ValueError as error:
         raise TeacherError(f"{path} is damaged ({error}); delete the folder {entry}") from None
-    report.pop("settings", None)
-    return report
+    if not {"valid", "test", "settings"} <= report.keys():
+        raise TeacherError(f"{path} is damaged (it lacks figures); delete the folder {entry}")
+    check_written(entry, report, REPORT, fix=" and run again")
+    check_asked(entry, report, asked)
+    return {key: value for key, value in report.items() if key not in (*asked, FILES, OWN_SHA256)}
+
+
+def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse a cached entry that was made with other settings than its name says.
+
+    Args:
+        made: its manifest or report; a key that an earlier version did not write is not compared.
+
+    Raises:
+        TeacherError: names the first setting that differs, with both values.
+    """
+    plain = json.loads(json.dumps(dict(asked), default=str))
+    for key, wanted in plain.items():
+        found = made.get(key, wanted)
+        if found == wanted:
+            continue
+        words = f"{key}={found!r}, not {wanted!r}"
+        if isinstance(found, dict) and isinstance(wanted, dict):
+            name = next(name for name in (*wanted, *found) if found.get(name) != wanted.get(name))
+            words = f"{name}={found.get(name)!r}, not {wanted.get(name)!r}"
+        raise TeacherError(f"{entry} was not made for this run ({words[:200]}); delete the folder and run again")
 
 
 def distill(config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:

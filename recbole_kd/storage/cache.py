@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from recbole_kd.storage.places import user_path
 
+WORK = ".work"
+"""Suffix of the folder in which an entry is made."""
 CACHE_FORMAT = 1
 """Part of every digest: raise it when what a stage computes changes."""
 
@@ -42,7 +44,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _forget_half_written(folder: Path) -> None:
-    """Remove the temporary folders of an entry (:func:`recbole_kd.storage.files.written_whole`); who holds its lock alone writes them."""
+    """Remove the temporary folders of an entry (:func:`recbole_kd.storage.files.written_whole`), and its workshop once the entry is there.
+
+    The caller holds the entry's lock, and nobody else writes them.
+    """
+    if folder.is_dir():
+        shutil.rmtree(folder.with_name(folder.name + WORK), ignore_errors=True)
     for path in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
         if path.name.rpartition("-")[2].isdigit():
             shutil.rmtree(path, ignore_errors=True)

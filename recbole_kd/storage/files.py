@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
 from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.storage.integrity import damage, is_changed, records_of, sealed
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file, check_folder
 
@@ -28,6 +29,9 @@ SCORES = "scores.safetensors"
 WEIGHTS = "model.safetensors"
 MODALITIES = "modalities.safetensors"
 FORMAT = 1
+FILES = "files"
+"""Key of a manifest: name -> size and SHA-256 of each file beside it."""
+TRAIN_AGAIN = " and train the teacher again"
 
 _KEYS: dict[str, type] = {"store": str, "n_queries": int, "n_items": int}
 _ONLINE_KEYS: dict[str, type] = {"model": str, "dataset": str, "settings": dict}
@@ -122,11 +126,33 @@ def save_weights(path: Path, model: nn.Module) -> None:
     save_file(tensors, path)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a teacher folder.
+def write_manifest(folder: Path, content: Mapping[str, Any], name: str = MANIFEST) -> None:
+    """Write a folder's manifest (or report) after all its files: with their sizes and SHA-256 under ``files``, and its own."""
+    files = records_of(path for path in folder.iterdir() if path.is_file() and path.name != name)
+    write_json(folder / name, sealed({**content, FILES: files}))
+
+
+def check_written(folder: Path, content: Mapping[str, Any], name: str = MANIFEST, fix: str = TRAIN_AGAIN) -> None:
+    """Refuse a folder whose manifest, or a file in it, is not what was written.
+
+    Reads every file up to 64 MiB as a whole and 64 MiB of a larger one. What an earlier version wrote has no digests and passes.
 
     Raises:
-        TeacherError: no such folder, no manifest, or one that is not ours.
+        TeacherError: names the file and what to do.
+    """
+    if is_changed(content):
+        raise TeacherError(f"{folder / name} is not what was written (its SHA-256 differs); delete the folder {folder}{fix}")
+    files = content.get(FILES, {})
+    wrong = damage(folder, files) if isinstance(files, dict) else f"{name} is malformed"
+    if wrong is not None:
+        raise TeacherError(f"{folder} is damaged: {wrong}; delete the folder{fix}")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a teacher folder, after a check of its files (:func:`check_written`).
+
+    Raises:
+        TeacherError: no such folder, no manifest, one that is not ours, or files that are not what was written.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -147,6 +173,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     wrong += [] if isinstance(epochs, list) and all(type(epoch) is int for epoch in epochs) else ["trajectory"]
     if wrong:
         raise TeacherError(f"{path} lacks {', '.join(wrong)} or has it wrong; delete the folder and train the teacher again")
+    check_written(folder, manifest)
     return manifest
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.ops.topk import BLOCK_BYTES
-from recbole_kd.storage.files import MANIFEST, SCORES, read_tensors, write_json, written_whole
+from recbole_kd.storage.files import SCORES, read_tensors, write_manifest, written_whole
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.block_writer import Layout, write_blocks
@@ -57,7 +57,7 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
             queries = torch.arange(1, teacher.n_queries)
             overlap = mean_overlap(teacher.top_k(queries, k)[0], queries, read_tensors(temporary / SCORES))
             content["fidelity"] = {"k": k, "top_k_overlap": overlap}
-        write_json(temporary / MANIFEST, content)
+        write_manifest(temporary, content)
 
 
 def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str = "fp32") -> None:
@@ -81,4 +81,4 @@ def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str
     with written_whole(folder) as temporary:
         write_vectors(teacher.modalities, temporary, DTYPES[dtype])
         save_file(tensors, temporary / SCORES)
-        write_json(temporary / MANIFEST, content)
+        write_manifest(temporary, content)

@@ -20,13 +20,12 @@ from recbole_kd.scoring.vector_models import cached_names
 from recbole_kd.storage.digests import digest
 from recbole_kd.storage.files import (
     FORMAT,
-    MANIFEST,
     SCORES,
     WEIGHTS,
     of_epoch,
     read_tensors,
     save_weights,
-    write_json,
+    write_manifest,
     written_whole,
 )
 from recbole_kd.teacher.block_writer import Layout, write_blocks
@@ -96,7 +95,7 @@ def export_teacher(
         write_modalities(scorer.model, temporary, DTYPES[dtype])
         for epoch in earlier:
             _write_scores(scorer, temporary / of_epoch(main, epoch), kind, dtype, work, ray_address)
-        write_json(temporary / MANIFEST, content)
+        write_manifest(temporary, content)
 
 
 def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None, ray_address: str | None) -> None:

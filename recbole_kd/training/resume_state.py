@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from recbole_kd.errors import TrainingError
+from recbole_kd.storage.digests import file_sha256
+from recbole_kd.storage.integrity import is_sealed, seal
 
 SHARE_OF_TIME = 0.1
 """Writing the state may cost this share of the training time: a large model's state is not written after every short epoch."""
@@ -25,7 +27,8 @@ class StateFile:
     """The state of a training after an epoch, on disk.
 
     The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically. A copy of the best
-    checkpoint so far lies beside it, under a name that the state holds, so that both are always of the same epoch.
+    checkpoint so far lies beside it, under a name that the state holds, so that both are always of the same epoch. The file ends with its
+    SHA-256, holds that of the best checkpoint and the name of its entry; all are checked when a training is continued.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,6 +37,7 @@ class StateFile:
         self._cost = 0.0
         self._best: str | None = None
         self._best_version: tuple[int, ...] = ()
+        self._best_sha256 = ""
 
     def exists(self) -> bool:
         """Whether there is a training to continue."""
@@ -45,8 +49,13 @@ class StateFile:
         if not self.exists():
             self._remove_checkpoints(kept=None)
 
-    def save(self, collect: Callable[[], Mapping[str, Any]], checkpoint: Path) -> None:
-        """Write the state and a copy of the best checkpoint, unless the last writing is too recent for its cost.
+    @property
+    def _identity(self) -> str:
+        """The entry that the state belongs to: folder and file bear the digest of its settings."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def save(self, collect: Callable[[], Mapping[str, Any]], checkpoint: Path) -> bool:
+        """Write the state and a copy of the best checkpoint, unless the last writing is too recent for its cost; True if it was written.
 
         Args:
             collect: gives the state; called only if it is written.
@@ -54,13 +63,15 @@ class StateFile:
         """
         started = perf_counter()
         if started - self._written_at < self._cost / SHARE_OF_TIME:
-            return
+            return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self._best
         temporary = self.path.with_suffix(f".{os.getpid()}")
         try:
             self._copy_best(checkpoint)
-            torch.save({**collect(), "best_file": self._best}, temporary)
+            best = {"best_file": self._best, "best_sha256": self._best_sha256}
+            torch.save({**collect(), **best, "identity": self._identity}, temporary)
+            seal(temporary)
             os.replace(temporary, self.path)
         except Exception:  # no room: the state before this one can be continued
             temporary.unlink(missing_ok=True)
@@ -71,17 +82,25 @@ class StateFile:
         self._remove_checkpoints(kept=self._best)
         self._written_at = perf_counter()
         self._cost = self._written_at - started
+        return True
 
     def load(self, checkpoint: Path, device: torch.device) -> dict[str, Any]:
         """Return the saved state, and copy the best checkpoint back to its place.
 
         Raises:
-            TrainingError: the file is damaged, or the best checkpoint beside it is gone.
+            TrainingError: the file is damaged or another training's, or the best checkpoint beside it is gone or damaged.
         """
         try:
+            if not is_sealed(self.path):
+                raise ValueError("it is not what was written, its SHA-256 differs")
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+            if state["identity"] != self._identity:
+                raise ValueError(f"it belongs to {state['identity']}")
             if state["best_file"] is not None:
-                shutil.copyfile(self.path.with_name(state["best_file"]), checkpoint)
+                best = self.path.with_name(state["best_file"])
+                if file_sha256(best) != state["best_sha256"]:
+                    raise ValueError(f"{best.name} beside it is not what was written")
+                shutil.copyfile(best, checkpoint)
         except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"{self.path} cannot be continued from ({reason}): delete it, or run with --resume=False") from None
@@ -108,7 +127,7 @@ class StateFile:
             except OSError:
                 os.unlink(name)
                 raise
-            self._best, self._best_version = Path(name).name, version
+            self._best, self._best_version, self._best_sha256 = Path(name).name, version, file_sha256(Path(name))
 
     def _remove_checkpoints(self, kept: str | None) -> None:
         for path in self.path.parent.glob(f"{glob.escape(self._best_prefix)}*"):

@@ -42,6 +42,7 @@ from recbole_kd.training.random_state import random_state, restore_random_state
 from recbole_kd.training.resume_state import StateFile
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
 from recbole_kd.training.tensorboard import without_recbole_scalars
+from recbole_kd.training.trajectory import Trajectory
 
 SMALL_MODEL = 2**20
 """Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
@@ -117,6 +118,7 @@ class KDTrainer(RankingEvaluation):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
         self.state_file = StateFile(state_file) if state_file is not None else None
+        self.trajectory: Trajectory | None = None
         self.max_seconds: float | None = None if config["max_minutes"] is None else 60.0 * config["max_minutes"]
         self.best_epoch = -1
         self.track = track
@@ -198,7 +200,9 @@ class KDTrainer(RankingEvaluation):
             if callback_fn is not None:  # first: what it keeps of the epoch must be there when the training goes on after it
                 callback_fn(epoch, score)
             if self.state_file is not None and self._leads and self._ends_refresh(epoch):
-                self.state_file.save(self.state, Path(self.saved_model_file))
+                written = self.state_file.save(self.state, Path(self.saved_model_file))
+                if written and self.trajectory is not None:
+                    self.trajectory.state_was_written()
             if self._time_is_up():
                 raise _TimeIsUpError
 
@@ -278,10 +282,13 @@ class KDTrainer(RankingEvaluation):
             "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},
             **random_state(),
             "loader_rng": self._prepared.generator.get_state(),
+            "trajectory": None if self.trajectory is None else self.trajectory.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put a state of :meth:`state` into this trainer, which is new and has been shown the training data (:meth:`prepare`)."""
+        if self.trajectory is not None:
+            self.trajectory.load_state(state["trajectory"])
         self.start_epoch = state["epoch"] + 1
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

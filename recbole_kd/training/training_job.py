@@ -168,6 +168,8 @@ class TrainingJob:
             TrainingError: the loss is not finite. StorageError: the disk is full.
         """
         config, trajectory = self.config, self.trajectory
+        if isinstance(trainer, KDTrainer):
+            trainer.trajectory = trajectory  # before the state, which lists its snapshots, is read
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
         if resumed:
             getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from recbole_kd.errors import TrainingError
-from recbole_kd.storage.files import write_json
-from recbole_kd.storage.json_files import read_json
+from recbole_kd.storage.digests import file_sha256
 
 KEPT_PER_CHECKPOINT = 4
 """So many snapshots are kept for each wanted checkpoint: the chosen ones are within an eighth to a quarter of their spacing of where they
@@ -31,6 +30,10 @@ class Trajectory:
     Epochs whose number (from 1) is a multiple of the spacing are kept. When there are too many, the spacing doubles; of those that then
     fall out, the ones that the best epoch so far would choose stay.
 
+    A training's state and its snapshots belong together: the state lists the snapshots (:meth:`state`), snapshots of a written state are
+    removed only after the next one was written (:meth:`state_was_written`), and a training that is continued drops those that its state
+    does not list (:meth:`load_state`).
+
     Args:
         folder: of the snapshots; other files in it stay. n: checkpoints wanted at the end, the best epoch's among them.
     """
@@ -41,17 +44,41 @@ class Trajectory:
         self.best = -1
         self._spacing = 1
         self._trainer: Any = None
+        self._kept: dict[int, str] = {}
+        self._needed: set[int] = set()
 
     def follow(self, trainer: Any, resumed: bool) -> None:
-        """Start with a trainer that is about to fit, or that continues an interrupted training from its state."""
+        """Start with a trainer that is about to fit, or that continues an interrupted training after :meth:`load_state`."""
         self._trainer = trainer
-        index = self.folder / "spacing.json"
-        if resumed and index.is_file():
-            self._spacing, self.best = _spacing_in(index), trainer.best_epoch
+        if resumed:
             return
-        for kept in self._kept():
-            self._file(kept).unlink()
-        self._space(max(1, int(trainer.eval_step)))
+        self._kept, self._needed, self.best = {}, set(), -1
+        self._spacing = max(1, int(trainer.eval_step))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_others()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a training's state has to say of its snapshots: the spacing, the best epoch, and each snapshot's SHA-256."""
+        return {"spacing": self._spacing, "best": self.best, "kept": dict(self._kept)}
+
+    def state_was_written(self) -> None:
+        """Remove the snapshots that only the state before this one needed."""
+        self._needed = set(self._kept)
+        self._remove_others()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to the snapshots of a state; newer ones are removed.
+
+        Raises:
+            TrainingError: a snapshot is gone or damaged.
+        """
+        self._spacing, self.best, self._kept = int(state["spacing"]), int(state["best"]), dict(state["kept"])
+        self._needed = set(self._kept)
+        for epoch, digest in self._kept.items():
+            path = self._file(epoch)
+            if not path.is_file() or file_sha256(path) != digest:
+                raise TrainingError(f"The snapshot {path} is missing or damaged: run with --resume=False, which trains from the beginning")
+        self._remove_others()
 
     def after_epoch(self, epoch: int, score: float) -> None:
         """Keep the epoch that has just been validated, if it is one to keep."""
@@ -62,17 +89,18 @@ class Trajectory:
         path = self._file(epoch)
         temporary = path.with_suffix(f".{os.getpid()}")
         torch.save(self._trainer.model.state_dict(), temporary)
+        digest = file_sha256(temporary)
         os.replace(temporary, path)
-        if sum((kept + 1) % self._spacing == 0 for kept in self._kept()) > KEPT_PER_CHECKPOINT * self.n:
-            self._space(2 * self._spacing)
+        self._kept[epoch] = digest
+        if sum((kept + 1) % self._spacing == 0 for kept in self._kept) > KEPT_PER_CHECKPOINT * self.n:
+            self._spacing *= 2
             wanted = set(self.chosen())
-            for kept in self._kept():
-                if (kept + 1) % self._spacing and kept not in wanted:
-                    self._file(kept).unlink()
+            self._kept = {kept: digest for kept, digest in self._kept.items() if (kept + 1) % self._spacing == 0 or kept in wanted}
+            self._remove_others()
 
     def chosen(self) -> list[int]:
         """The kept epochs nearest to evenly spaced ones up to the best so far, oldest first; the best is the last of them."""
-        before = [kept for kept in self._kept() if kept < self.best]
+        before = [kept for kept in sorted(self._kept) if kept < self.best]
         chosen = {self.best}
         for wanted in reversed(evenly_spaced(self.best, self.n)[:-1]):
             left = [kept for kept in before if kept not in chosen]
@@ -91,27 +119,11 @@ class Trajectory:
         finally:
             model.load_state_dict(before)
 
-    def _space(self, spacing: int) -> None:
-        write_json(self.folder / "spacing.json", {"spacing": spacing})
-        self._spacing = spacing
-
     def _file(self, epoch: int) -> Path:
         return self.folder / f"{epoch}.pt"
 
-    def _kept(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("*.pt") if path.stem.isdecimal())
-
-
-def _spacing_in(index: Path) -> int:
-    """Return the spacing of a kept trajectory.
-
-    Raises:
-        TrainingError: its index is damaged.
-    """
-    try:
-        spacing = read_json(index)["spacing"]
-        if type(spacing) is not int or spacing < 1:
-            raise ValueError(f"spacing={spacing!r} is no number of epochs")
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{index} is damaged ({error}): delete the folder {index.parent.parent}, and it is trained again") from None
-    return spacing
+    def _remove_others(self) -> None:
+        """Remove the snapshots that neither this training nor its last written state needs."""
+        for path in self.folder.glob("*.pt"):
+            if path.stem.isdecimal() and int(path.stem) not in self._needed | set(self._kept):
+                path.unlink()

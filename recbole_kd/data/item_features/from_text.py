@@ -14,8 +14,9 @@ from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX, FeatureMatrix
 from recbole_kd.data.item_features.text_encoders import ENCODERS, Text
 from recbole_kd.errors import DataError
 from recbole_kd.storage.cache import locked
+from recbole_kd.storage.cache_entries import entry_damage
 from recbole_kd.storage.digests import settings_digest
-from recbole_kd.storage.files import written_whole
+from recbole_kd.storage.files import MANIFEST, write_manifest, written_whole
 
 WORDS = ("token", "token_seq")
 """Types of the columns of an ``.item`` file that are read as text."""
@@ -89,4 +90,8 @@ class TextFeatures:
                     np.save(temporary / f"{modality}.npy", values[real])
                     lines = "".join(f"{self.items[row]}\n" for row in real)
                     (temporary / f"{modality}{IDS_SUFFIX}").write_text(lines, encoding="utf-8")
+                    write_manifest(temporary, {"dataset": dataset, "encoder": self.encoder, "digest": self.digest})
+            wrong = entry_damage(entry) if (entry / MANIFEST).exists() else None  # an earlier version wrote none
+            if wrong is not None:
+                raise DataError(f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are made again")
         return read_matrix(modality, entry / f"{modality}.npy")
