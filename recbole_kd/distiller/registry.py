@@ -56,9 +56,25 @@ def distiller_class(name: str) -> type[Distiller]:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--kd={name} cannot be imported ({error}); write --kd=module:Class") from None
+    except Exception as error:  # a module of the user's own may fail in any way
+        raise ConfigError(f"--kd={name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not (isinstance(found, type) and issubclass(found, Distiller)):
         raise ConfigError(f"--kd={name} is not a subclass of recbole_kd.distiller.base.Distiller")
+    _check_constructor(name, found)
     return found
+
+
+def _check_constructor(name: str, cls: type[Distiller]) -> None:
+    """Refuse a class that :func:`recbole_kd.training.build_distiller.build_distiller` cannot call."""
+    if inspect.isabstract(cls):
+        raise ConfigError(f"--kd={name} has no {', '.join(sorted(cls.__abstractmethods__))}: a method defines it")
+    try:
+        inspect.signature(cls, eval_str=True).bind_partial(None, None, seed=0)
+    except (TypeError, ValueError, NameError) as error:
+        raise ConfigError(
+            f"--kd={name} cannot be made ({error}): its __init__ takes student, teacher and seed=0 beside its own options, "
+            "and its annotations are names that its module knows"
+        ) from None
 
 
 def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
