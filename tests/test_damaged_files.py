@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,28 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path, capsys: pytest.CaptureFi
     named = [word for word in given if not word.startswith("--dataset=")]
     assert main(["plan", *named, "--dataset=tiny[0]"]) == 0
     assert "tiny[0]: 30 users" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("teacher", ["LightGCN", "EASE"])  # EASE has a trainer of its own in RecBole
+def test_a_working_folder_that_cannot_be_written_to(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container: cache and output lie elsewhere. The folder is watched, since root writes into read-only ones too."""
+    here = tmp_path / "here"
+    here.mkdir()
+    own = {"teacher.epochs": "1"} if teacher == "LightGCN" else {"teacher.epochs": None, "teacher.embedding_size": None}
+    given = words(tmp_path, teacher=teacher, epochs="1", **own)
+    monkeypatch.chdir(here)
+    made: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event in ("open", "os.mkdir") and isinstance(arguments[0], str):
+            writes = event == "os.mkdir" or (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))
+            if writes and (not Path(arguments[0]).is_absolute() or Path(arguments[0]).is_relative_to(here)):
+                made.append(arguments[0])
+
+    watching = True
+    sys.addaudithook(watch)
+    try:
+        assert main(["run", *given]) == 0
+    finally:
+        watching = False  # a hook cannot be removed
+    assert not made and not list(here.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from recbole_kd.acceleration.lightgcn_propagation import accelerate
 from recbole_kd.cli.run import main
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.training import build_distiller as build_module
-from recbole_kd.training.tensorboard import without_recbole_scalars
 from tests.helpers import SMALL, TinyData
 from tests.runs import results, run, words
 
@@ -123,20 +122,22 @@ def test_scalars_of_others_stay(tiny_dataset: TinyData, tmp_path: Path, monkeypa
     assert list((tmp_path / "mine").iterdir())
 
 
-def test_runs_of_one_folder_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # all of them open log_tensorboard/run, named after their run.log, and remove it
+def test_trainers_made_side_by_side_leave_recbole_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.trainer import trainer as recbole_trainer
+
     monkeypatch.chdir(tmp_path)
+    before = recbole_trainer.get_tensorboard, recbole_trainer.ensure_dir
 
     def make(_: int) -> None:
         for _ in range(40):
-            with without_recbole_scalars():
-                opened = Path("log_tensorboard") / "run"
-                opened.mkdir(parents=True)  # not there: nobody else is inside
-                (opened / f"events.out.tfevents.1.host.{os.getpid()}.0").write_text("")
+            with without_files():
+                recbole_trainer.ensure_dir("saved")
+                recbole_trainer.get_tensorboard(None).add_scalar("a", 1.0, 0)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(make, range(4)))
-    assert not (tmp_path / "log_tensorboard").exists()
+    assert (recbole_trainer.get_tensorboard, recbole_trainer.ensure_dir) == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_teacher_of_another_split_is_refused_by_fit(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.evaluation.train_ndcg import train_ndcg
+from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.ops.threads import torch_on_one_thread
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.training.base_loss import BaseLoss
@@ -41,7 +42,6 @@ from recbole_kd.training.determinism import repeatable
 from recbole_kd.training.random_state import random_state, restore_random_state
 from recbole_kd.training.resume_state import StateFile
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
-from recbole_kd.training.tensorboard import without_recbole_scalars
 from recbole_kd.training.trajectory import Trajectory
 
 SMALL_MODEL = 2**20
@@ -104,9 +104,8 @@ class KDTrainer(RankingEvaluation):
         if scalars is None:
             super().__init__(config, model)
         else:
-            with without_recbole_scalars():
+            with without_files():
                 super().__init__(config, model)
-                self.tensorboard.close()
             self.tensorboard = SummaryWriter(str(scalars))
         self.clip: dict[str, Any] | None = config["clip_grad_norm"]
         self.clip_grad_norm = None

@@ -21,6 +21,7 @@ from recbole_kd.distributed.data_parallel import Ranks, several
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import RankingEvaluation
 from recbole_kd.integration.compat import quiet_warnings
+from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.scoring.vector_models import softmax_of
@@ -28,7 +29,6 @@ from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.metrics import RankCurves, best_epoch_metrics, distillation_metrics, ending
-from recbole_kd.training.tensorboard import without_recbole_scalars
 from recbole_kd.training.trainer import KDTrainer
 from recbole_kd.training.trajectory import Trajectory
 
@@ -146,9 +146,9 @@ class TrainingJob:
             where = {"checkpoint": files.checkpoint, "scalars": files.scalars, "state_file": files.state}
             return KDTrainer(config, model, distiller, track=track, ranks=ranks, **where)
         self._refuse_cap(kind.__name__)
-        with without_recbole_scalars():
+        files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        with without_files():
             trainer: Any = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
-            trainer.tensorboard.close()
         trainer.tensorboard = SummaryWriter(str(files.scalars))
         return trainer
 
