@@ -61,6 +61,10 @@ NonNegative = Annotated[FiniteFloat, Ge(0)]
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 
 
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+Path = Annotated[str, Expected("a path")]
+
+
 def any_case(*names: str) -> Any:
     """Return the type of a text that is one of the names, in capitals or not."""
     return Annotated[str, Predicate(_LowerIn(names)), Expected(f"one of {', '.join(names)}")]

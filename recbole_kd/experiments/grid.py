@@ -16,7 +16,7 @@ from recbole_kd.config.validation import check_value, invalid, try_value
 from recbole_kd.errors import ConfigError
 
 EXAMPLES: dict[str, Any] = {"seeds": [0, 1], "runs": {"RCE-KD": {"kd": "RCEKD"}}, "config": {"epochs": 100}, "metric": "ndcg@20"}
-"""What an error proposes."""
+"""Values that an error proposes."""
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 """Columns of a table."""
