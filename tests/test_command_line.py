@@ -41,7 +41,7 @@ def test_result_holds_the_contract(first: dict[str, Any]) -> None:
         assert set(first[stage]["test"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
     distilled = first["distilled"]
     assert distilled["epochs"] == 3 and 0 <= distilled["best_epoch"] < 3 and len(distilled["kd_loss"]) == 3
-    assert distilled["seconds_per_epoch"] > distilled["kd_seconds_per_epoch"] > 0 and distilled["peak_rss_mb"] > 100
+    assert distilled["seconds_per_epoch"] > distilled["kd_seconds_per_epoch"] > 0 and distilled["process_peak_rss_mb"] > 100
     assert first["student"]["parameters"] == distilled["parameters"] == (31 + 41) * 4
     assert distilled["bytes"] == 4 * distilled["parameters"]
     assert not first["teacher"]["cached"] and {"python", "torch", "recbole", "recbole_kd", "commit", "device"} <= first["versions"].keys()
@@ -100,7 +100,7 @@ def test_table_on_the_screen(first: dict[str, Any], folder: Path, capsys: pytest
         "test ndcg@10",
         "test recall@20",
         "parameters",
-        "size on disk",
+        "size of weights",
         "inference, us per user",
     ):
         assert word in out

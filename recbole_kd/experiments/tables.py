@@ -32,10 +32,16 @@ def _teachers(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, 
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
     for task in _reference_first(grid):
         figures = results.get((task.run, task.seed), {}).get("teacher")
-        known = [(row[0]["valid"], row[0]["test"]) for row in rows.values()]
+        known = [(own["valid"], own["test"]) for row in rows.values() for own in row.values()]
         if figures is not None and (figures["valid"], figures["test"]) not in known:
-            rows[f"teacher of {task.run}" if rows else "teacher"] = {0: figures}
+            rows[f"teacher of {task.run}" if rows else "teacher"] = {_teacher_seed(task): figures}
     return rows
+
+
+def _teacher_seed(task: Task) -> int:
+    """Return the seed of a task's teacher, which is 0 unless it is given."""
+    own = task.settings.get("teacher_config") or {}
+    return int(own.get("seed", task.settings.get("teacher.seed", 0)))
 
 
 def _reference_first(grid: Grid) -> list[Task]:

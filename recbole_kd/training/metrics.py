@@ -50,7 +50,7 @@ def distillation_metrics(trainer: KDTrainer, teacher: TeacherScores) -> dict[str
         "kd_loss": trainer.kd_loss,
         "seconds_per_epoch": _mean(trainer.epoch_seconds),
         "kd_seconds_per_epoch": _mean(trainer.kd_seconds),
-        "peak_rss_mb": peak_rss_mb(),
+        "process_peak_rss_mb": peak_rss_mb(),  # of all that the process has done, a teacher trained in it included
         "history": _by_name(trainer.history),
     }
 
