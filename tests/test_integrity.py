@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from recbole_kd.cli.program import main as program
 from recbole_kd.cli.run import main
 from recbole_kd.data.preparing.prepare import prepare
 from recbole_kd.data.preparing.raw_layouts import Options
@@ -286,3 +287,27 @@ def test_an_entry_with_a_users_file_is_not_pruned(tmp_path: Path) -> None:
     assert len(prune_cache(tmp_path, ["teacher/x-MF-0"])) == 1 and not folder.exists()
     with pytest.raises(ValueError, match="No teacher at"):
         read_manifest(folder)
+
+
+def test_the_verb_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path)
+    where = f"--cache_dir={tmp_path / 'cache'}"
+    names = {entry.kind: entry.name for entry in list_cache(tmp_path / "cache")}
+
+    def said(*argv: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert program(["cache", *argv, where]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    assert all(name in said("list") for name in names.values()) and "2 entries" in said("list")
+    assert said("verify").count("whole") == 2
+    flip(tmp_path / "cache" / names["teacher"] / SCORES)
+    assert "is not what was written" in said("verify", code=1) and "1 entries" in said("verify", names["student"])
+    assert "nothing was removed" in said("prune", "--damaged", "--dry-run") and (tmp_path / "cache" / names["teacher"]).is_dir()
+    assert "removed 0 of 0" in said("prune", "--older_than=1") and "removed 0 of 0" in said("prune", "--larger_than=1000")
+    assert "removed 1 of 1" in said("prune", "--damaged") and [entry.kind for entry in list_cache(tmp_path / "cache")] == ["student"]
+    assert "removed 1 of 1" in said("prune", names["student"]) and "0 entries" in said("list")
+    for argv, words_ in ((["prune"], "without a choice"), (["list", "teacher/x"], "is no entry"), (["list", "--dry-run"], "has no effect")):
+        line = said(*argv, code=2)
+        assert line.startswith("error: ") and words_ in line and line.count("\n") == 1

@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
     "plot": Verb("plot", "draw the results of grids"),
     "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
     "convert-teacher": Verb("convert_teacher", "keep a teacher's scores in another form"),
+    "cache": Verb("cache", "list, verify and prune the cache of trained models"),
     "benchmark": Verb("benchmark", "time an epoch of distillation beside RecBole's own"),
 }
 """A further verb is a module with ``run(words)`` and a line here."""

@@ -117,9 +117,15 @@ def entry_damage(folder: Path, full: bool = False) -> str | None:
     return damage(folder, files, full) if isinstance(files, dict) else "its manifest is malformed"
 
 
-def verify_cache(cache: Path, full: bool = True) -> dict[str, str]:
-    """Return the damaged entries of a cache: name -> what is wrong. Files are read as a whole unless ``full`` is False."""
-    found = {entry.name: entry_damage(entry.path, full) for entry in list_cache(cache) if entry.finished}
+def verify_cache(cache: Path, names: Iterable[str] | None = None, full: bool = True) -> dict[str, str]:
+    """Return the damaged entries of a cache, or of some of its entries: name -> what is wrong.
+
+    Args:
+        names: as in :attr:`CacheEntry.name`; all when None. full: read large files as a whole, not a sample.
+    """
+    wanted = None if names is None else set(names)
+    chosen = (entry for entry in list_cache(cache) if entry.finished and (wanted is None or entry.name in wanted))
+    found = {entry.name: entry_damage(entry.path, full) for entry in chosen}
     return {name: words for name, words in found.items() if words is not None}
 
 
