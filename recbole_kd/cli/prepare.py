@@ -28,6 +28,7 @@ def _parser() -> SentenceParser:
     add("--item", metavar="COLUMN", help="table: column of the items")
     add("--time", metavar="COLUMN", help="table: column of the times (numbers or ISO dates)")
     add("--rating", metavar="COLUMN", help="table: column of the ratings")
+    add("--columns", metavar="A,B,...", help="table: names of the columns of a file without a header line")
     add("--min_rating", type=float, metavar="X", help="table, ratings: drop lower ratings (ratings: 4)")
     add("--core", type=int, metavar="K", help="table, ratings, checkins: k-core (ratings, checkins: 10)")
     add("--split", choices=["none", "ratio"], help="table, sequence: also write 8:1:1 files (default: none)")

@@ -13,15 +13,21 @@ from recbole_kd.errors import ConfigError, DataError
 N_BENCHMARK = 3
 TYPES = frozenset(kind.value for kind in FeatureType)
 ID_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD")
+Headers = dict[str, dict[str, FeatureType]]
+"""Source (inter, user, item) -> column -> type."""
+Wanted = dict[str, list[str] | None]
 BYTE_ORDER_MARK = "\ufeff"
 
 
-def check_atomic_files(config: Any) -> None:
-    """Check the headers of the files that a Config reads. A file that is not there is left to RecBole, which names it.
+def check_atomic_files(config: Any) -> Headers:
+    """Check the headers of the files that a Config reads, and return the columns that are loaded, source -> column -> type.
+
+    An interaction file that is not there is left to RecBole, which names it.
 
     Raises:
-        DataError: a header is malformed, or has no column of users or items, or none that ``load_col`` names. ConfigError: ``load_col``
-            leaves out users or items, or ``benchmark_filename`` does not name three files.
+        DataError: a header is malformed, has no column of users or items or none that ``load_col`` names, or has a column of another type
+            than it is used as. ConfigError: ``load_col`` leaves out users or items, or names a file that is not there;
+            ``benchmark_filename`` does not name three files.
     """
     names = config["benchmark_filename"]
     if names is not None and len(names) != N_BENCHMARK:
@@ -29,19 +35,91 @@ def check_atomic_files(config: Any) -> None:
             f"benchmark_filename={names} names {len(names)} files: it must name {N_BENCHMARK}, for training, validation and test, such as "
             "[train, valid, test]"
         )
-    ids = {key: config[key] for key in ID_KEYS}
     wanted = _wanted_columns(config)
-    folder, dataset = Path(config["data_path"]), config["dataset"]
-    for source in {"inter": None, **wanted}:
-        stems = [dataset] if source != "inter" or names is None else [f"{dataset}.{name}" for name in names]
-        for path in (folder / f"{stem}.{source}" for stem in stems):
-            if path.is_file():
-                _check_columns(path, columns_of(path, config), ids if source == "inter" else {}, wanted.get(source))
+    loaded: Headers = {}
+    for source in dict.fromkeys(("inter", *wanted, *(("user", "item") if config["load_col"] is None else ()))):
+        for path in _files_of(source, config, must_be_there=source in wanted):
+            header = columns_of(path, config)
+            _check_columns(path, header, {key: config[key] for key in ID_KEYS} if source == "inter" else {}, wanted.get(source))
+            columns = _loaded(source, header, config, wanted)
+            if source == "inter":
+                _check_types(path, columns, config)
+                _refuse_histories(path, header, columns, config)
+            if loaded.setdefault(source, columns).keys() != columns.keys():
+                odd = sorted(loaded[source].keys() ^ columns.keys())[0]
+                raise DataError(
+                    f"{path}: the column {odd} is not in all files of benchmark_filename={names}: name what to read in load_col"
+                )
+    return loaded
 
 
-def _wanted_columns(config: Any) -> dict[str, list[str] | None]:
+def interaction_files(config: Any) -> list[Path]:
+    """Return the paths of a Config's interaction files, whether they are there or not."""
+    names, dataset = config["benchmark_filename"], config["dataset"]
+    stems = [dataset] if names is None else [f"{dataset}.{name}" for name in names]
+    return [Path(config["data_path"]) / f"{stem}.inter" for stem in stems]
+
+
+def _files_of(source: str, config: Any, must_be_there: bool) -> list[Path]:
+    if source == "inter":
+        paths = interaction_files(config)
+        absent = [path for path in paths if not path.is_file()]
+        whole = paths[0].with_name(f"{config['dataset']}.inter")
+        if absent and config["benchmark_filename"] and whole.is_file():
+            raise DataError(
+                f"{absent[0]} is not there, which benchmark_filename={config['benchmark_filename']} names: set "
+                f"--benchmark_filename=~ to split {whole.name} anew, or name the files that are there"
+            )
+        return [path for path in paths if path.is_file()]
+    path = Path(config["data_path"]) / f"{config['dataset']}.{source}"
+    if must_be_there and not path.is_file():
+        raise ConfigError(f"load_col names {source}, and there is no file {path}: leave {source} out of load_col, or add the file")
+    return [path] if path.is_file() else []
+
+
+def _loaded(source: str, header: Mapping[str, FeatureType], config: Any, wanted: Wanted) -> dict[str, FeatureType]:
+    """Return the columns of a header that load_col and unload_col let through."""
+    if config["load_col"] and source not in wanted:
+        return {}
+    named, dropped = wanted.get(source), (config["unload_col"] or {}).get(source) or ()
+    return {name: kind for name, kind in header.items() if (named is None or name in named) and name not in dropped}
+
+
+def _check_types(path: Path, columns: Mapping[str, FeatureType], config: Any) -> None:
+    """Refuse ids that are not tokens and times that are not numbers."""
+    for key in ID_KEYS:
+        kind = columns.get(config[key], FeatureType.TOKEN)
+        if kind != FeatureType.TOKEN:
+            raise DataError(f"{path}: the column {config[key]} is of type {kind.value}: write {config[key]}:token in the first line")
+    time = config["TIME_FIELD"]
+    kind = columns.get(time, FeatureType.FLOAT)
+    if kind != FeatureType.FLOAT:
+        raise DataError(
+            f"{path}: the times {time} are of type {kind.value}, by which nothing can be ordered: write numbers and {time}:float in the "
+            "first line (`python scripts/prepare_dataset.py NAME --form=table --time=COLUMN` converts dates), or set TIME_FIELD to a name "
+            "that is no column"
+        )
+
+
+def _refuse_histories(path: Path, header: Mapping[str, FeatureType], columns: Mapping[str, FeatureType], config: Any) -> None:
+    """Refuse rows that bring their own history, which RecBole's sequential models would learn from and we make from the interactions."""
+    suffix = config["LIST_SUFFIX"]
+    ready = [name + suffix for name in header if name + suffix in header]
+    if config["ITEM_LIST_LENGTH_FIELD"] in header and config["ITEM_ID_FIELD"] + suffix in header:
+        ready.append(config["ITEM_LIST_LENGTH_FIELD"])
+    chosen = "load_col" in config.external_config_dict
+    unread = next((name for name in ready if name in columns or not chosen), None)
+    if unread is not None:
+        raise DataError(
+            f"{path}: the column {unread} holds ready-made histories, which are not read: histories are made from the interactions, one a "
+            f"row, of a user in order. Write those, or leave the column out with "
+            f"--load_col='{{inter: [{', '.join(name for name in header if name not in ready)}]}}' to learn from the targets alone"
+        )
+
+
+def _wanted_columns(config: Any) -> Wanted:
     """``load_col``, source -> columns; None stands for all of them."""
-    wanted: dict[str, list[str] | None] = {}
+    wanted: Wanted = {}
     for source, columns in (config["load_col"] or {}).items():
         if columns != "*" and not isinstance(columns, list | tuple | set):
             raise ConfigError(

@@ -15,6 +15,7 @@ from recbole.utils import init_seed
 from torch import nn
 
 from recbole_kd.data.atomic_file_checks import check_atomic_files, file_in_another_encoding
+from recbole_kd.data.data_key_checks import check_data_keys
 from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.sequence_dataset import stage_parts
@@ -104,7 +105,7 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
     """
     init_seed(split_seed(config), config["reproducibility"])
     check_prepared_files(Path(config["data_path"]))
-    check_atomic_files(config)
+    check_data_keys(config, check_atomic_files(config))
     try:
         dataset = dataset_class(config)
         parts = tuple(dataset.build())

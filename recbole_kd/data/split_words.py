@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import lcm
+from pathlib import Path
 from typing import Any
 
+from recbole_kd.data.own_data import SPLIT_FILES
 from recbole_kd.data.time_order import is_split_by_time, time_order
 
 HELD_OUT = {
@@ -47,7 +49,7 @@ def describe_split(dataset: Any) -> str:
         dataset: of :func:`recbole_kd.data.split_and_loaders.split_data`, or one of its parts. It also tells for how many users RecBole's
             float32 order would give another split.
     """
-    return f"Split: {split_in_words(dataset.config)}{_order_words(dataset)}."
+    return f"Split: {split_in_words(dataset.config)}{_order_words(dataset)}{_published_words(dataset)}."
 
 
 def _order_words(dataset: Any) -> str:
@@ -66,6 +68,17 @@ def _order_words(dataset: Any) -> str:
             f"change the order of {change.order:,}"
         )
     return words
+
+
+def _published_words(dataset: Any) -> str:
+    """Return what a published split has to do with this one."""
+    if dataset.config["benchmark_filename"]:
+        return " (--benchmark_filename=~ splits anew)"
+    name, folder = dataset.dataset_name, Path(dataset.dataset_path)
+    if not all((folder / f"{name}.{part}.inter").is_file() for part in SPLIT_FILES):
+        return ""
+    takes_it = f"--benchmark_filename=[{','.join(SPLIT_FILES)}]"
+    return f"; the published split beside it, {name}.train.inter and so on, is not used ({takes_it} takes it)"
 
 
 def ranking_in_words(config: Any) -> str:

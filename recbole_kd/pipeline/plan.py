@@ -17,6 +17,7 @@ from recbole_kd.config.optional_packages import check_packages
 from recbole_kd.config.property_layers import public_name
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset, stage_parts
 from recbole_kd.data.item_features.configured import record_features
+from recbole_kd.data.label_checks import check_labels
 from recbole_kd.data.split_and_loaders import Splits, check_negatives, split_data
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import distiller_class
@@ -97,6 +98,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         check_protocol(config)
         check_modes(config, splits.dataset.inter_feat, issubclass(get_model(config["model"]), SequentialRecommender))
         check_negatives(config, splits)
+        check_labels(config, splits.dataset)
         features.update(record_features(config, splits.dataset))
     _check_export(teachers, run)
     saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])

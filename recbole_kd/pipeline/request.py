@@ -24,6 +24,7 @@ from recbole_kd.config.recbole_config import MERGED, make_config
 from recbole_kd.config.schema import KD_RUN_KEYS, RUN_KEYS, TEACHER_RUN_KEYS, check_values
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
+from recbole_kd.data.own_data import own_data_defaults
 from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
 from recbole_kd.distiller.registry import check_given_options, distiller_class
@@ -40,12 +41,14 @@ SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
         "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
-        "split_seed", "time_order", "eval_protocol", "eval_memory_mb",
+        "split_seed", "time_order", "encoding", "eval_protocol", "eval_memory_mb",
         *GIVEN_KEYS,
     }
 )  # fmt: skip
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
-OF_THE_SPLIT = frozenset({*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order"} - set(HISTORY_ARGUMENTS))
+OF_THE_SPLIT = frozenset(
+    {*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order", "encoding"} - set(HISTORY_ARGUMENTS)
+)
 """Keys that no teacher has of its own: all models of a run share one data set and one split."""
 
 OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown", *TEACHER_RUN_KEYS})
@@ -79,6 +82,9 @@ class Request:
         return self._config(self.model, defaults, {key: value for key, value in self.given.items() if key not in of_method}), files
 
     def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+        if not (RECBOLE / "properties" / "dataset" / f"{self.dataset}.yaml").is_file():
+            settings = {**recbole_defaults(model, self.dataset), **defaults, **given}
+            defaults = {**defaults, **own_data_defaults(self.dataset, settings, defaults, given)}
         defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
         return make_config(recbole_name(model, self.setting), self.dataset, defaults, given)
 

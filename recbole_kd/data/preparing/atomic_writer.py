@@ -67,8 +67,10 @@ def _tokens(codes: npt.NDArray[np.int32], tokens: list[str]) -> list[str]:
     return [tokens[code] for code in codes.tolist()]
 
 
-def _numbers(values: npt.NDArray[np.float64]) -> list[str]:
+def _numbers(values: npt.NDArray[Any]) -> list[str]:
     """Shortest text that reads back as the same number; whole numbers without a point."""
+    if values.dtype == np.int64:
+        return [str(value) for value in values.tolist()]
     return [str(int(value)) if value.is_integer() else repr(value) for value in values.tolist()]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ _WORDS_LOST = frozenset({
     "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]",
 })
 # fmt: on
+LARGEST_EXACT = 2**53
+_BOTH = "the times hold fractions, and numbers beyond 2^53, which no number type holds exactly: write whole numbers"
 _CHARACTERS_LOST = frozenset('\t\n\r"')
 
 
@@ -77,7 +79,7 @@ class Interactions:
 
     user: IntArray
     item: IntArray
-    time: FloatArray
+    time: npt.NDArray[Any]  # int64 if all times are whole numbers, else float64
     rating: FloatArray | None
     user_tokens: list[str]
     item_tokens: list[str]
@@ -109,7 +111,8 @@ class Collector:
 
     def __init__(self, *, with_rating: bool = False, has_time: bool = True) -> None:
         self._user, self._item = array("i"), array("i")
-        self._time, self._rating = array("d"), array("d")
+        self._time: array[Any] = array("q")
+        self._rating = array("d")
         self._users, self._items = Vocabulary(), Vocabulary()
         self._with_rating, self._has_time = with_rating, has_time
 
@@ -121,17 +124,27 @@ class Collector:
         for user, item, time, rating in rows:
             self._user.append(self._users.code(user, source))
             self._item.append(self._items.code(item, source))
-            self._time.append(time)
+            self._add_time(time, source)
             if self._with_rating:
                 self._rating.append(rating)
         return self
+
+    def _add_time(self, time: float, source: Located) -> None:
+        """Keep a time exactly: as int64 until the first fraction, as float64 from then on."""
+        if self._time.typecode == "q" and not isinstance(time, int):
+            if self._time and max(max(self._time), -min(self._time)) > LARGEST_EXACT:
+                raise source.error(_BOTH)
+            self._time = array("d", self._time)
+        if self._time.typecode == "d" and abs(time) > LARGEST_EXACT:
+            raise source.error(_BOTH)
+        self._time.append(time)
 
     def interactions(self) -> Interactions:
         """The rows so far, in the order they came."""
         return Interactions(
             user=np.array(self._user, dtype=np.int32),
             item=np.array(self._item, dtype=np.int32),
-            time=np.array(self._time, dtype=np.float64),
+            time=np.array(self._time, dtype=np.int64 if self._time.typecode == "q" else np.float64),
             rating=np.array(self._rating, dtype=np.float64) if self._with_rating else None,
             user_tokens=self._users.tokens,
             item_tokens=self._items.tokens,

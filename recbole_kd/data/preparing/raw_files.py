@@ -6,8 +6,9 @@ import csv
 import gzip
 import io
 import math
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from recbole_kd.errors import ConfigError, DataError
 
 # A header is recognised only by these words: an unknown word in a rating column is a malformed line.
 _RATING_HEADERS = frozenset({"rating", "ratings", "stars", "score"})
+SEPARATORS = ("::", "\t", ",", ";", "|")
+"""Between two columns of a .txt or .dat file; the first that the first line holds, else blanks."""
+LARGEST_TIME = 2**62
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_NANOSECONDS = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
 _BAR_EVERY = 1 << 14
 _BAR_DELAY = 2.0  # seconds: short work shows no bar
 
@@ -103,12 +109,19 @@ class ParquetRows:
 
 
 class DelimitedRows:
-    """Chosen columns of a csv or tsv file whose first line names the columns."""
+    """Chosen columns of a text file.
 
-    def __init__(self, path: Path, delimiter: str) -> None:
+    Args:
+        delimiter: what stands between two columns; None for any blanks. columns: their names; None if the first line names them.
+    """
+
+    def __init__(self, path: Path, delimiter: str | None, columns: Sequence[str] | None = None) -> None:
         self._lines = Lines(path)
-        self._reader = csv.reader(iter(self._lines), delimiter=delimiter)
-        self.columns: list[str] = next(self._rows(), [])
+        if delimiter is not None and len(delimiter) == 1:
+            self._reader: Iterator[list[str]] = csv.reader(iter(self._lines), delimiter=delimiter)
+        else:  # which the csv module does not know
+            self._reader = (line.rstrip("\r\n").split(delimiter) if line.strip() else [] for line in self._lines)
+        self.columns: list[str] = next(self._rows(), []) if columns is None else list(columns)
 
     def error(self, problem: str) -> DataError:
         """The problem as one sentence that begins with file:line."""
@@ -129,14 +142,28 @@ class DelimitedRows:
             raise self.error(str(error)) from None
 
 
-def open_table(path: Path) -> ParquetRows | DelimitedRows:
-    """A table reader chosen by the file's name."""
+def open_table(path: Path, columns: Sequence[str] | None = None) -> ParquetRows | DelimitedRows:
+    """Return a table reader chosen by the file's name; of .txt and .dat files the first line tells what stands between two columns.
+
+    Args:
+        columns: names of the columns of a text file without a header line.
+    """
     name = path.name.removesuffix(".gz")
     if name.endswith((".parquet", ".pq")):
+        if columns is not None:
+            raise ConfigError(f"--columns has no effect on {path.name}, a Parquet file, which names its columns: leave it out.")
         return ParquetRows(path)
     if name.endswith((".csv", ".tsv")):
-        return DelimitedRows(path, "," if name.endswith(".csv") else "\t")
-    raise ConfigError(f"{path.name} is no known kind of table: a name ending in .csv, .tsv or .parquet is needed.")
+        return DelimitedRows(path, "," if name.endswith(".csv") else "\t", columns)
+    if name.endswith((".txt", ".dat")):
+        return DelimitedRows(path, _separator_of(path), columns)
+    raise ConfigError(f"{path.name} is no known kind of table: a name ending in .csv, .tsv, .txt, .dat or .parquet is needed.")
+
+
+def _separator_of(path: Path) -> str | None:
+    """Return what stands between two columns of the first line; None for blanks."""
+    first = next(iter(Lines(path)), "")
+    return next((mark for mark in SEPARATORS if mark in first), None)
 
 
 def finite(value: Any) -> float:
@@ -148,15 +175,24 @@ def finite(value: Any) -> float:
 
 
 def seconds(value: Any) -> float:
-    """A number, an ISO date or a date-time as seconds; UTC where no zone is given.
+    """Return a number as it is, an ISO date or a date-time as seconds; UTC if no zone is given. A whole number is an int.
 
-    ValueError or TypeError if it is none of them.
+    ValueError or TypeError if it is none of them, or a date-time to the nanosecond.
     """
     if isinstance(value, str):
+        value = value.strip()
+        if _WHOLE.fullmatch(value):
+            return int(value)
         try:
             return finite(value)
         except ValueError:
-            value = datetime.fromisoformat(value.strip())
+            if _NANOSECONDS.search(value):
+                raise
+            value = datetime.fromisoformat(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if getattr(value, "nanosecond", 0):
+        raise ValueError(value)
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
     if isinstance(value, datetime):
@@ -166,9 +202,12 @@ def seconds(value: Any) -> float:
 
 def _time(value: Any, source: Located) -> float:
     try:
-        return seconds(value)
+        when = seconds(value)
     except (ValueError, TypeError, OverflowError):
-        raise source.error(f"the time {value!r} is neither a number nor an ISO date") from None
+        raise source.error(f"the time {value!r} is neither a number nor an ISO date (to the microsecond)") from None
+    if abs(when) > LARGEST_TIME:
+        raise source.error(f"the time {value!r} is beyond 2^62")
+    return when
 
 
 def _rating(value: Any, source: Located) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Options:
     item: str | None = None
     time: str | None = None
     rating: str | None = None
+    columns: str | None = None
     min_rating: float | None = None
     core: int | None = None
     seed: int | None = None
@@ -127,16 +129,17 @@ def from_sequence(options: Options) -> Converted:
 
 
 def from_table(options: Options) -> Converted:
-    """A csv, tsv or Parquet table with named columns; the first row of each (user, item) is kept."""
+    """A csv, tsv, txt, dat or Parquet table with named columns; the first row of each (user, item) is kept."""
     path = raw_files.find_file(options.raw, _required("table", options, "file"))
     user, item = _required("table", options, "user"), _required("table", options, "item")
     if options.min_rating is not None and options.rating is None:
         raise ConfigError("--min_rating needs the column of the ratings: add --rating=COLUMN.")
-    table = raw_files.open_table(path)
+    table = raw_files.open_table(path, None if options.columns is None else _column_names(options.columns))
     for column in filter(None, (user, item, options.time, options.rating)):
         if column not in table.columns:
             known = ", ".join(table.columns)
-            raise ConfigError(f"{path} has no column {column!r}{close_match(column, table.columns)}: it has {known}.")
+            headless = "" if options.columns else "; name its columns if it has no header line, --columns=user,item,..."
+            raise ConfigError(f"{path} has no column {column!r}{close_match(column, table.columns)}: it has {known}{headless}.")
     collector = Collector(with_rating=options.rating is not None, has_time=options.time is not None)
     rows = raw_files.table_rows(table, user, item, options.time, options.rating, options.min_rating)
     inter = _filtered(collector.add(rows, table).interactions(), options.core)
@@ -169,7 +172,7 @@ FORMS: dict[str, Form] = {
     "sequence": Form(from_sequence, frozenset({"file", "split", "attributes"})),
     "table": Form(
         from_table,
-        frozenset({"file", "user", "item", "time", "rating", "min_rating", "core", "split"}),
+        frozenset({"file", "user", "item", "time", "rating", "columns", "min_rating", "core", "split"}),
     ),
 }
 
@@ -192,8 +195,21 @@ def _filtered(inter: Interactions, core: int | None) -> Interactions:
     return by_user_and_time(inter)
 
 
+def _column_names(text: str) -> list[str]:
+    """Return the names in ``--columns=user,item,...``."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"Invalid --columns={text}: expected a name for each column of the file. Try --columns=user,item,rating,time.")
+    return names
+
+
 def _optional_split(inter: Interactions, options: Options) -> tuple[dict[str, Mask], str]:
     if options.split == "ratio":
+        if not inter.has_time:
+            getLogger().warning(
+                "--split=ratio without --time divides each user's rows in the order of the file: if that is not their order in time "
+                "(a file sorted by item, say), add --time=COLUMN, or leave out --split and let a run split at random"
+            )
         return ratio_split(inter.user), RATIO_RULE
     return {}, "none"
 
