@@ -21,6 +21,8 @@ from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.candidate_index import CandidateIndex, cells_for
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.dense import DenseScores
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.teacher.stores.remapped import MappedScores
 from recbole_kd.training.build_distiller import build_distiller, check_index
 from tests.helpers import TinyData, build_case
 from tests.runs import refusal, run
@@ -242,3 +244,18 @@ def test_a_student_without_vectors_is_refused_in_the_api_too(tiny_dataset: TinyD
     table = torch.zeros(case.model.n_users, case.model.n_items)
     with pytest.raises(ConfigError, match="NeuMF"):
         build_distiller(case.config, case.model, DenseScores(table))
+
+
+def test_a_masked_sequential_student_is_served_by_the_teachers_index() -> None:
+    """Lists by all cells are the exact ones, and the index has been asked."""
+    generator = torch.Generator().manual_seed(3)
+    users, items = torch.randn(9, 4, generator=generator), torch.randn(41, 4, generator=generator)
+    ids = torch.tensor([0, 3, 3, 5, 8, 1, 2])  # rows of a student's histories -> users of the teacher
+    mask = Ragged.from_pairs(np.array([1, 1, 2, 6]), np.array([4, 7, 9, 11]), len(ids))
+    queries = torch.arange(1, 7)
+    exact = MappedScores(FactorScores(users, items, {}), ids).top_k(queries, 6, mask)
+    teacher = FactorScores(users, items, {})
+    teacher.index = CandidateIndex("ivf", nlist=4, nprobe=4)
+    found = MappedScores(teacher, ids).top_k(queries, 6, mask)
+    assert torch.equal(found[0], exact[0]) and torch.allclose(found[1], exact[1])
+    assert teacher.index.recall == 1.0

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from recbole.evaluator.collector import Collector, DataStruct
+from recbole.trainer import Trainer
 
 from recbole_kd.cli.run import main
 from recbole_kd.config import optional_packages
 from recbole_kd.config.key_rules import RANKING_METRICS
-from tests.helpers import write_tiny
+from recbole_kd.scoring.scorer import Scorer
+from tests.helpers import TinyData, build_case, write_tiny
 from tests.runs import refusal, results, words
 
 ALL = f"--metrics=[{', '.join(RANKING_METRICS)}]"
@@ -94,3 +96,23 @@ def test_a_missing_package_is_named_before_anything_is_read(tmp_path: Path, caps
     config = {"log_wandb": False, "model": "NCL"}
     with pytest.raises(optional_packages.ConfigError, match="The model NCL needs the package faiss-cpu"):
         optional_packages.check_packages(config)
+
+
+@pytest.mark.parametrize("name", ["BPR", "NeuMF"])
+def test_recboles_own_trainer_computes_them_too(tiny_dataset: TinyData, name: str) -> None:
+    case = build_case(tiny_dataset, name, metrics=list(RANKING_METRICS), topk=[5], valid_metric="NDCG@5", metric_decimal_place=10)
+    trainer = Trainer(case.config, case.model)
+    trainer.eval_collector.data_collect(case.loaders.train)
+    found = trainer.evaluate(case.loaders.test, load_best_model=False)
+    assert len(found) == len(RANKING_METRICS)
+    users = torch.tensor(sorted({int(user) for user in case.splits.parts[2].inter_feat["user_id"]}))
+    seen: list[set[int]] = [set() for _ in range(case.splits.dataset.user_num)]
+    for part in case.splits.parts[:2]:
+        for user, item in zip(part.inter_feat["user_id"].tolist(), part.inter_feat["item_id"].tolist(), strict=True):
+            seen[user].add(item)
+    listed: set[int] = set()
+    scores = Scorer(case.model).full(users).detach()
+    for user, row in zip(users.tolist(), scores, strict=True):
+        row[[0, *seen[user]]] = -torch.inf
+        listed |= set(row.topk(5).indices.tolist())
+    assert found["itemcoverage@5"] == pytest.approx(len(listed) / case.splits.dataset.item_num)
