@@ -224,7 +224,7 @@ def test_a_prepared_file_that_changed_is_refused_with_the_command(
 ) -> None:
     CHANGES[change](prepared)
     line = refusal(capsys, tmp_path, dataset="mine", **more)
-    assert "python scripts/prepare_dataset.py mine --form=sequence --raw=<folder with raw.txt>" in line and str(prepared.parent) in line
+    assert "recbole-kd prepare mine --form=sequence --raw=<folder with raw.txt>" in line and str(prepared.parent) in line
     prepare("mine", Options(raw=tmp_path, file="raw.txt", split="ratio"), tmp_path / "data", form="sequence")
     assert main(words(tmp_path, dataset="mine", kd_compare="False", **more)) == 0
 

@@ -33,7 +33,7 @@ def check_prepared_files(folder: Path) -> None:
         files = dict(manifest["files"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
-            f"{path} is damaged: prepare the data set again with `python scripts/prepare_dataset.py {folder.name} --raw=<folder of its raw "
+            f"{path} is damaged: prepare the data set again with `recbole-kd prepare {folder.name} --raw=<folder of its raw "
             f"files> --out={folder.parent}` after you moved {folder} away, or delete {path} if the files are your own"
         ) from None
     for name, digest in sorted(files.items()):
@@ -52,4 +52,4 @@ def _command(folder: Path, manifest: Mapping[str, Any]) -> str:
         return known.replace("--out=dataset/", f"--out={folder.parent}")
     sources = manifest.get("sources")
     needed = ", ".join(sources) if isinstance(sources, dict) and sources else "its raw files"
-    return f"python scripts/prepare_dataset.py {name} --form={form} --raw=<folder with {needed}> --out={folder.parent}"
+    return f"recbole-kd prepare {name} --form={form} --raw=<folder with {needed}> --out={folder.parent}"
