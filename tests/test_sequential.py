@@ -20,7 +20,7 @@ from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.data.split_and_loaders import make_loaders, split_data
 from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.errors import ConfigError, DataError
-from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.evaluation.full_ranking import evaluate_by_full_ranking
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
@@ -285,10 +285,6 @@ def test_weight_0_is_recboles_own_training(tiny_dataset: TinyData, model: str, t
         torch.testing.assert_close(ends[1][1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
-class OurRanking(RankingEvaluation):
-    """The evaluation that our trainers have."""
-
-
 @pytest.mark.parametrize("protocol", ["recbole", "paper"])
 @pytest.mark.parametrize("model", [*STUDENTS, "FPMC"])
 def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
@@ -298,7 +294,8 @@ def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
     with (tmp_path / "tiny" / "tiny.inter").open("a", encoding="utf-8") as file:
         file.write("short\ti3\t1\n")  # a user with nothing to be tested on, who counts in the paper's means
     case = build_case(data, model, eval_protocol=protocol, metrics=["Recall", "NDCG"], topk=[1, 5], valid_metric="NDCG@5")
-    trainer = OurRanking(case.config, case.model)
+    trainer = Trainer(case.config, case.model)
+    evaluate_by_full_ranking(trainer)
     fast = trainer.evaluate(case.loaders.test, load_best_model=False)
     monkeypatch.setattr("recbole_kd.evaluation.full_ranking.has_vectors", lambda kind: False)
     assert fast == pytest.approx(trainer.evaluate(case.loaders.test, load_best_model=False))

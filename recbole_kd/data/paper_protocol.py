@@ -20,7 +20,7 @@ def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
     """Make a validation or test loader follow ``eval_protocol: paper``: only training items are left out of the ranking.
 
     RecBole leaves out the validation items too when it tests. The mean over all users, those without a test item included, is taken by
-    :class:`recbole_kd.evaluation.full_ranking.RankingEvaluation`, which knows a loader by the mark ``all_users`` that is set here.
+    :class:`recbole_kd.evaluation.full_ranking.FullRanking`, which knows a loader by the mark ``all_users`` that is set here.
 
     Of a sequential model, from which RecBole leaves out nothing, too: a row's user's training items, whatever its history holds.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, set_color
 from torch import Tensor
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from recbole_kd.config.property_layers import public_name
 from recbole_kd.data.histories.history_rows import Rows
 from recbole_kd.data.paper_protocol import FULL_ONLY
+from recbole_kd.distributed.row_sharding import Sharing
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.ops.ragged import Ragged
@@ -47,33 +48,62 @@ def _modes(mode: Any) -> list[str]:
     return [str(word) for word in mode.values()] if isinstance(mode, dict) else [str(mode)]
 
 
-class RankingEvaluation(Trainer):
-    """A RecBole trainer's evaluation, to be put before it among the bases of a class.
+Evaluate = Callable[[Any, bool, str | None, bool], Any]
+"""``evaluate`` of a RecBole trainer: (loader, load_best_model, model_file, show_progress) -> metrics."""
+
+
+class FullRanking:
+    """Evaluation of a RecBole trainer's model; the trainer calls it, and hands over RecBole's own method for what is not done here.
 
     Models whose score is a dot product are ranked in blocks that stay in the cache (RecBole: one matrix per batch, a mask of the same
     size and a sort); all others by RecBole's own loop. The metrics are RecBole's in both cases. ``eval_protocol: paper`` averages
     over all users and counts only a strictly better validation score as an improvement, where RecBole takes a tie for one.
+
+    Args:
+        trainer: RecBole's Trainer, or a subclass.
+        sharing: how ranks that train together share the users out; None ranks all of them here.
     """
 
+    def __init__(self, trainer: Any, sharing: Sharing | None = None) -> None:
+        self.trainer, self.sharing = trainer, sharing
+
+    @property
+    def config(self) -> Any:
+        """The trainer's Config."""
+        return self.trainer.config
+
+    @property
+    def model(self) -> Any:
+        """The model that is evaluated."""
+        return self.trainer.model
+
     def evaluate(
-        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
-    ) -> dict[str, float] | None:
-        """As RecBole's; see there."""
+        self, recboles: Evaluate, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> Any:
+        """Return the metrics of a loader, as the trainer's ``evaluate``.
+
+        Args:
+            recboles: RecBole's own ``evaluate`` of the trainer.
+
+        Raises:
+            ConfigError: the loader does not follow ``eval_protocol``.
+        """
         self._check_protocol(eval_data)
         if not self._ranks_vectors(eval_data):
-            return self._over_all_users(super().evaluate(eval_data, load_best_model, model_file, show_progress), eval_data)
+            return self._over_all_users(recboles(eval_data, load_best_model, model_file, show_progress), eval_data)
         if load_best_model:
-            self._load_best(model_file or self.saved_model_file)
+            self._load_best(model_file or self.trainer.saved_model_file)
         self.model.eval()
         self._rank(eval_data, show_progress)
-        result = self._over_all_users(self.evaluator.evaluate(self.eval_collector.get_data_struct()), eval_data)
-        self.wandblogger.log_eval_metrics(result, head="eval")
+        result = self._over_all_users(self.trainer.evaluator.evaluate(self.trainer.eval_collector.get_data_struct()), eval_data)
+        self.trainer.wandblogger.log_eval_metrics(result, head="eval")
         return result
 
-    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
-        score, result = super()._valid_epoch(valid_data, show_progress)
-        if self.config["eval_protocol"] == "paper" and score == self.best_valid_score:
-            score = float(np.nextafter(score, -np.inf if self.valid_metric_bigger else np.inf))
+    def valid_epoch(self, recboles: Callable[..., Any], valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        """Return score and metrics of a validation, as the trainer's ``_valid_epoch``; under the paper's protocol a tie is made worse."""
+        score, result = recboles(valid_data, show_progress)
+        if self.config["eval_protocol"] == "paper" and score == self.trainer.best_valid_score:
+            score = float(np.nextafter(score, -np.inf if self.trainer.valid_metric_bigger else np.inf))
         return score, result
 
     def _check_protocol(self, eval_data: Any) -> None:
@@ -94,14 +124,16 @@ class RankingEvaluation(Trainer):
 
     # -- scores that are not finite ------------------------------------------------------------------------------------------
 
-    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
-        found = super()._full_sort_batch_eval(batched_data)
+    def full_sort_batch(self, recboles: Callable[[Any], Any], batched_data: Any) -> Any:
+        """Return a batch's scores at all items, as the trainer's ``_full_sort_batch_eval``, refused if they are not finite."""
+        found = recboles(batched_data)
         history = batched_data[1]
         check_scores(found[1], [] if history is None else [history], self._name())
         return found
 
-    def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
-        found = super()._neg_sample_batch_eval(batched_data)
+    def sampled_batch(self, recboles: Callable[[Any], Any], batched_data: Any) -> Any:
+        """Return a batch's scores at sampled items, as the trainer's ``_neg_sample_batch_eval``, refused if they are not finite."""
+        found = recboles(batched_data)
         rows, scores = batched_data[1], found[1]
         if self.config["eval_type"] == EvaluatorType.RANKING:
             scores = scores[rows, found[0][self.config["ITEM_ID_FIELD"]]]
@@ -119,15 +151,15 @@ class RankingEvaluation(Trainer):
             return False
         if eval_data.is_sequential and _rows_of(eval_data) is None:
             return False
-        needs = {key for key, value in vars(self.eval_collector.register).items() if key.startswith(("rec.", "data.")) and value}
+        needs = {key for key, value in vars(self.trainer.eval_collector.register).items() if key.startswith(("rec.", "data.")) and value}
         return needs == {"rec.topk"} and has_vectors(type(self.model))
 
     def _load_best(self, path: str) -> None:
-        checkpoint = load_checkpoint(path, self.device, mmap=True)  # most of it are the optimiser's moments, which nobody reads
+        checkpoint = load_checkpoint(path, self.trainer.device, mmap=True)  # most of it are the optimiser's moments, which nobody reads
         self.model.load_state_dict(checkpoint["state_dict"])
         other = checkpoint.get("other_parameter") or {}
         self.model.load_other_parameter({key: value.clone() if torch.is_tensor(value) else value for key, value in other.items()})
-        self.logger.info(f"Loading model structure and parameters from {path}")
+        self.trainer.logger.info(f"Loading model structure and parameters from {path}")
 
     def _rank(self, eval_data: Any, show_progress: bool) -> None:
         """Rank every user, or row, of the loader and hand RecBole's collector what its metrics need."""
@@ -137,32 +169,25 @@ class RankingEvaluation(Trainer):
         history, positives = self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
         scorer, found = Scorer(self.model, rows), []
         with scorer.frozen():
-            own_users = users[self._own_part(len(users))]
-            queries, items = scorer.tables_for(own_users.to(self.device))
-            check_products(queries[own_users.to(self.device)], items[1:], self._name())
+            own_users = users if self.sharing is None else users[self.sharing.slice_of(len(users))]
+            queries, items = scorer.tables_for(own_users.to(self.trainer.device))
+            check_products(queries[own_users.to(self.trainer.device)], items[1:], self._name())
             full = DotProducts(queries, items)
             for some in _in_turns(own_users, show_progress):
-                at = some.to(self.device)
+                at = some.to(self.trainer.device)
                 ids, _ = top_k_in_blocks(full, at, scorer.n_items, k, history)
                 hits = positives.contains(at, ids).int()
                 counts = positives.counts()[at].int().unsqueeze(1)
                 found.append(torch.cat([hits, counts], dim=1))
-        own = torch.cat(found) if found else torch.empty(0, k + 1, dtype=torch.int32, device=self.device)
-        self.eval_collector.data_struct.update_tensor("rec.topk", self._of_all_parts(own, len(users)))
-
-    def _own_part(self, n_users: int) -> slice:
-        """The users that this process ranks: all, unless several share the work."""
-        return slice(0, n_users)
-
-    def _of_all_parts(self, rows: Tensor, n_users: int) -> Tensor:
-        """The rows of all users, from those of each process's part."""
-        return rows
+        own = torch.cat(found) if found else torch.empty(0, k + 1, dtype=torch.int32, device=self.trainer.device)
+        found_of_all = own if self.sharing is None else self.sharing.gather(own, len(users))
+        self.trainer.eval_collector.data_struct.update_tensor("rec.topk", found_of_all)
 
     def _items_of_rows(self, eval_data: Any, rows: Rows) -> tuple[Ragged | None, Ragged]:
         """What is left out of the ranking of each row of a sequential loader, and its target."""
         history: Ragged | None = getattr(eval_data, "row_history", None)
         targets = Ragged(torch.arange(len(rows) + 1), rows.items[rows.targets])
-        return None if history is None else history.to(self.device), targets.to(self.device)
+        return None if history is None else history.to(self.trainer.device), targets.to(self.trainer.device)
 
     def _items_of(self, eval_data: Any, name: str) -> Ragged:
         """A loader's lists of items by user; kept on the loader, which is used once per epoch."""
@@ -171,9 +196,21 @@ class RankingEvaluation(Trainer):
             users = eval_data.uid_list
             lists = getattr(eval_data, name)[users.tolist()]
             rows = np.repeat(users.numpy(), [len(items) for items in lists])
-            kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(self.device)
+            kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(self.trainer.device)
         ragged: Ragged = kept[name]
         return ragged
+
+
+def evaluate_by_full_ranking(trainer: Any) -> None:
+    """Let one of RecBole's own trainers, which are not ours to subclass, evaluate by a :class:`FullRanking`; this instance alone."""
+    ranking = FullRanking(trainer)
+    for name, ours in (
+        ("evaluate", ranking.evaluate),
+        ("_valid_epoch", ranking.valid_epoch),
+        ("_full_sort_batch_eval", ranking.full_sort_batch),
+        ("_neg_sample_batch_eval", ranking.sampled_batch),
+    ):
+        setattr(trainer, name, partial(ours, getattr(trainer, name)))
 
 
 def _rows_of(loader: Any) -> Rows | None:

@@ -11,8 +11,10 @@ From ``fit`` to a method's loss and back:
 5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In it :class:`BaseLoss` gives the model's
    own loss, and ``Distiller.forward`` the method's loss, a pure function of :mod:`recbole_kd.losses` at the end.
 6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the ranks' gradients and clip them.
-7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, and with its score ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the
-   state to continue from.
+7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, which ranks the catalogue (:class:`FullRanking`), and with its score
+   ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the state to continue from.
+
+Longer than 300 lines: all that overrides RecBole's Trainer is read in one place.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -32,7 +35,7 @@ from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
 from recbole_kd.errors import ConfigError, TrainingError
-from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.evaluation.full_ranking import FullRanking
 from recbole_kd.evaluation.train_ndcg import train_ndcg
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.ops.threads import torch_on_one_thread
@@ -66,7 +69,7 @@ def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
         )
 
 
-class KDTrainer(RankingEvaluation):
+class KDTrainer(Trainer):
     """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
 
     Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient clipping, which RecBole
@@ -133,6 +136,7 @@ class KDTrainer(RankingEvaluation):
         self._loader: TeacherAwareLoader | None = None
         self._shards: ShardLoader | None = None
         self._prepared: Any = None
+        self._ranking = FullRanking(self, ranks)
         self._base_loss = BaseLoss(model, config["loss_reduction"], ranks)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
@@ -370,6 +374,24 @@ class KDTrainer(RankingEvaluation):
         self._term = "sum of the losses"
         return base, kd
 
+    # -- evaluation -----------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> dict[str, float] | None:
+        """Return the metrics of a loader; as RecBole's, see there."""
+        found: dict[str, float] | None = self._ranking.evaluate(super().evaluate, eval_data, load_best_model, model_file, show_progress)
+        return found
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        return self._ranking.valid_epoch(super()._valid_epoch, valid_data, show_progress)
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        return self._ranking.full_sort_batch(super()._full_sort_batch_eval, batched_data)
+
+    def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
+        return self._ranking.sampled_batch(super()._neg_sample_batch_eval, batched_data)
+
     # -- several processes ----------------------------------------------------------------------------------------------
 
     def _over_ranks(self, losses: Any) -> Any:
@@ -378,12 +400,6 @@ class KDTrainer(RankingEvaluation):
             return losses
         sums = self.ranks.sum(list(losses) if isinstance(losses, tuple) else [losses])
         return tuple(sums) if isinstance(losses, tuple) else sums[0]
-
-    def _own_part(self, n_users: int) -> slice:
-        return slice(0, n_users) if self.ranks is None else self.ranks.slice_of(n_users)
-
-    def _of_all_parts(self, rows: Tensor, n_users: int) -> Tensor:
-        return rows if self.ranks is None else self.ranks.gather(rows, n_users)
 
     def _check_nan(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

@@ -19,7 +19,7 @@ from recbole_kd.data.split_and_loaders import Loaders, Splits, evaluation_batch_
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distributed.data_parallel import Ranks, several
 from recbole_kd.errors import ConfigError, TrainingError
-from recbole_kd.evaluation.full_ranking import RankingEvaluation
+from recbole_kd.evaluation.full_ranking import evaluate_by_full_ranking
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.model.build_model import fresh_model
@@ -148,8 +148,9 @@ class TrainingJob:
         self._refuse_cap(kind.__name__)
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         with without_files():
-            trainer: Any = type(kind.__name__, (RankingEvaluation, kind), {})(config, model)
+            trainer: Any = kind(config, model)
         trainer.tensorboard = SummaryWriter(str(files.scalars))
+        evaluate_by_full_ranking(trainer)
         return trainer
 
     def _refuse_cap(self, trainer: str) -> None:
