@@ -40,7 +40,7 @@ def test_equals_recboles_loop(tiny_dataset: TinyData, model: str) -> None:
     ours = prepared(KDTrainer(case.config, case.model), case)
     theirs = prepared(Trainer(case.config, case.model), case)
     for data in (case.loaders.valid, case.loaders.test):
-        assert ours._ranks_vectors(data)
+        assert ours._ranking.ranks_vectors(data)
         expected = theirs.evaluate(data, load_best_model=False)
         assert ours.evaluate(data, load_best_model=False) == pytest.approx(expected, rel=1e-9)
         assert list(ours.evaluate(data, load_best_model=False)) == list(expected)
@@ -50,7 +50,7 @@ def test_equals_recboles_loop(tiny_dataset: TinyData, model: str) -> None:
 def test_what_is_no_dot_product_ranking_goes_through_recboles_loop(tiny_dataset: TinyData, model: str, given: dict[str, Any]) -> None:
     case = build_case(tiny_dataset, model, **{**EXACT, **given})
     ours, theirs = prepared(KDTrainer(case.config, case.model), case), prepared(Trainer(case.config, case.model), case)
-    assert not ours._ranks_vectors(case.loaders.test)
+    assert not ours._ranking.ranks_vectors(case.loaders.test)
     assert ours.evaluate(case.loaders.test, load_best_model=False) == theirs.evaluate(case.loaders.test, load_best_model=False)
 
 

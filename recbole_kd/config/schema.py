@@ -3,6 +3,8 @@
 RecBole checks few of its values: `--use_gpu=maybe` counts as true, an unknown learner becomes Adam. Here a key of RecBole has the type of
 its default in the property files, unless the table says more. Options of a method are not in the table: its constructor's annotations
 hold them (:mod:`recbole_kd.distiller.registry`).
+
+Longer than 300 lines: it is one table.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class FullRanking:
             ConfigError: the loader does not follow ``eval_protocol``.
         """
         self._check_protocol(eval_data)
-        if not self._ranks_vectors(eval_data):
+        if not self.ranks_vectors(eval_data):
             return self._over_all_users(recboles(eval_data, load_best_model, model_file, show_progress), eval_data)
         if load_best_model:
             self._load_best(model_file or self.trainer.saved_model_file)
@@ -146,7 +146,8 @@ class FullRanking:
 
     # -- dot-product models -----------------------------------------------------------------------------------------------
 
-    def _ranks_vectors(self, eval_data: Any) -> bool:
+    def ranks_vectors(self, eval_data: Any) -> bool:
+        """Return whether this loader is ranked here, in blocks of dot products."""
         if not isinstance(eval_data, FullSortEvalDataLoader) or not self.config["single_spec"]:
             return False
         if eval_data.is_sequential and _rows_of(eval_data) is None:

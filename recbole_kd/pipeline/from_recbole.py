@@ -30,7 +30,8 @@ from recbole_kd.model.loss_reduction import with_decay_for_mean
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.model_choices import student_model
 from recbole_kd.pipeline.plan import make_plan
-from recbole_kd.pipeline.request import CONTROL, Request, check_student_keys, make_request, merge_sources, without_negatives
+from recbole_kd.pipeline.request import Request, make_request, merge_sources, without_negatives
+from recbole_kd.pipeline.request_checks import CONTROL, check_student_keys
 from recbole_kd.pipeline.stages import RunContext, ensure_teachers
 from recbole_kd.storage.files import read_manifest
 from recbole_kd.teacher.base import TeacherScores

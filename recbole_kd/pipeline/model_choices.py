@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from recbole.utils import ModelType, get_model, get_trainer
 
 from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.parsing import read_config_file
-from recbole_kd.config.property_layers import public_name, recbole_name
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS
-from recbole_kd.distiller.registry import DISTILLERS, distiller_class
+from recbole_kd.config.property_layers import recbole_name
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration.register import registered_names
 
@@ -85,34 +82,3 @@ def recbole_defaults(model: str, dataset: str) -> dict[str, object]:
         if path.is_file():
             merged.update(read_config_file(path))
     return merged
-
-
-def listing() -> str:
-    """The text of ``--list``: models, methods and data sets, a line each."""
-    lines: list[str] = []
-    for setting, title in (("general", "general models"), ("sequential", "sequential models, with --setting=sequential")):
-        lines.append(f"Students and teachers ({title}):")
-        lines += [f"  {name:<14} {_first_line(model)}" for name, model in _models_of(setting)]
-    lines.append("Methods (--kd):")
-    lines += [f"  {name:<14} {_first_line(distiller_class(name))}" for name in sorted(DISTILLERS)]
-    lines.append("Data sets (any RecBole atomic files besides):")
-    lines.append(f"  {'ml-100k':<14} MovieLens 100k, shipped inside RecBole")
-    lines += [f"  {name:<14} {text}" for name, text in sorted(KNOWN_DATASETS.items())]
-    return "\n".join(lines)
-
-
-def _models_of(setting: str) -> Iterator[tuple[str, type[Any]]]:
-    """Names and classes of the models of one family, a model of two faces in both."""
-    family = SequentialRecommender if setting == "sequential" else GeneralRecommender
-    for name in model_names():
-        try:
-            model = model_class(name, "model", setting)
-        except (ConfigError, ImportError):
-            continue
-        if issubclass(model, family) and public_name(name) == name:
-            yield name, model
-
-
-def _first_line(cls: type) -> str:
-    doc = (cls.__doc__ or "").strip().splitlines()
-    return doc[0].strip() if doc else ""

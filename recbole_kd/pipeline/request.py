@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.code_names import KEY as ALLOW_CODE
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.dataset_name import check_dataset_name
-from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
-from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
 from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
 from recbole_kd.config.recbole_config import MERGED, make_config
-from recbole_kd.config.schema import KD_RUN_KEYS, RUN_KEYS, TEACHER_RUN_KEYS, check_values
-from recbole_kd.config.validation import invalid, try_value
+from recbole_kd.config.schema import RUN_KEYS, check_values
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.own_data import own_data_defaults
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared
-from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
-from recbole_kd.distiller.registry import check_given_options, distiller_class
-from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.distiller.registry import distiller_class
 from recbole_kd.model.loss_reduction import with_decay_for_mean
-from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, model_class, recbole_defaults, student_model
-from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
-from recbole_kd.teacher.load import HISTORY_ARGUMENTS
-from recbole_kd.training.build_distiller import check_index, known_kd_keys, no_teacher_index
+from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, recbole_defaults, student_model
+from recbole_kd.pipeline.request_checks import (
+    CONTROL,
+    check_dataset,
+    check_features,
+    check_named,
+    check_student_keys,
+    check_svd,
+    check_teacher_keys,
+    check_teachers,
+    store_of,
+    teacher_names,
+)
+from recbole_kd.teacher.export import check_dtype
+from recbole_kd.training.build_distiller import check_index, known_kd_keys
 
-CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
 SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
@@ -46,13 +45,6 @@ SHARED = frozenset(
     }
 )  # fmt: skip
 """Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
-OF_THE_SPLIT = frozenset(
-    {*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order", "encoding"} - set(HISTORY_ARGUMENTS)
-)
-"""Keys that no teacher has of its own: all models of a run share one data set and one split."""
-
-OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown", *TEACHER_RUN_KEYS})
-"""Keys that are read of the run alone."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +160,10 @@ def make_request(values: Mapping[str, Any]) -> Request:
         ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not there.
     """
     values = dict(values)
-    _check_named(values)
+    check_named(values)
     own = layers("overall")[0]
     check_values({key: value for key, value in values.items() if key in RUN_KEYS}, own)
-    values["teacher"] = _teacher_names(values.get("teacher"))
+    values["teacher"] = teacher_names(values.get("teacher"))
     model, kd, dataset = public_name(values["model"]), values["kd"], values["dataset"]
     teacher = values["teacher"] if values["teacher"] and not values.get("teacher_path") else None
     setting = values.get("setting") or default_setting(model)
@@ -179,192 +171,16 @@ def make_request(values: Mapping[str, Any]) -> Request:
     student = student_model(model, setting)
     cls = distiller_class(kd)
     if values.get("teacher"):
-        _check_teachers(values, kd, cls, setting)
-    _check_svd(values, kd, cls, setting)
-    _check_features(values, setting)
+        check_teachers(values, kd, cls, setting)
+    check_svd(values, kd, cls, setting)
+    check_features(values, setting)
     check_student_keys(values, model, kd, dataset, setting)
     check_index(values, kd, student)
     cls.check_student(student)
     if cls.assistant:
-        check_dtype(str(values.get("teacher_dtype", "fp32")), _store_of(student, values), f"the assistant {model}")
-    _check_teacher_keys(values, dataset, setting)
-    _check_dataset(dataset, values.get("data_path") or "dataset/")
+        check_dtype(str(values.get("teacher_dtype", "fp32")), store_of(student, values), f"the assistant {model}")
+    check_teacher_keys(values, dataset, setting)
+    check_dataset(dataset, values.get("data_path") or "dataset/")
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
     return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)
-
-
-def _check_named(values: Mapping[str, Any]) -> None:
-    """A run needs a student, a method, a data set and a teacher."""
-    for key in ("model", "dataset", "kd"):
-        if values.get(key) in (None, ""):
-            raise ConfigError(
-                f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list"
-            )
-    if not values.get("teacher") and not values.get("teacher_path"):
-        raise ConfigError(
-            "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
-        )
-
-
-def _teacher_names(given: str | list[str] | None) -> str | None:
-    """One or several names, with commas or as a list, joined by commas."""
-    if not given:
-        return None
-    names = given.split(",") if isinstance(given, str) else given
-    if not all(name.strip() for name in names):
-        raise invalid("teacher", given, "one of the names is empty", try_value("teacher", "MF,LightGCN"))
-    return ",".join(name.strip() for name in names)
-
-
-def _check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
-    names = str(values["teacher"]).split(",")
-    for name in names:
-        taught = model_class(name, "teacher", setting)
-        if values.get("teacher_store") == "factors" and not has_vectors(taught):
-            raise no_factors(name)
-        store = _store_of(taught, values)
-        _check_kept(name, taught, store, values.get("teacher_ray_address"))
-        check_dtype(str(values.get("teacher_dtype", "fp32")), store, name)
-        if values.get("kd_index_teacher") is True and store != "factors":
-            raise no_teacher_index(name, store)
-        if "modalities" in method.requires and not hasattr(taught, "modality_vectors"):
-            raise ConfigError(no_modalities(f"--kd={kd}", name))
-        kept = values.get("teacher_svd") is not None or (has_vectors(taught) and store != "dense")
-        if "embeddings" in method.requires and not kept:
-            raise ConfigError(no_embeddings(f"--kd={kd}", name, store))
-    if len(names) > 1 and not method.several:
-        raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
-
-
-def _check_features(values: Mapping[str, Any], setting: str) -> None:
-    """Refuse item features that no model of the run reads, and an encoder of texts beside features from files."""
-    given = [key for key in GIVEN_KEYS if values.get(key) is not None]
-    if not given:
-        return
-    names = [public_name(values["model"]), *(values["teacher"].split(",") if values.get("teacher") else [])]
-    models = [student_model(names[0], setting), *(model_class(name, "teacher", setting) for name in names[1:])]
-    if not values.get("teacher_path") and not any(getattr(model, "reads_item_features", False) for model in models):
-        reason = f"it has no effect on {' and '.join(dict.fromkeys(names))}, which read no item features"
-        raise invalid(given[0], values[given[0]], reason, f"Take a model such as BM3, or leave {given[0]} out")
-    files = {**student_layers(names[0], values["dataset"], setting=setting)[0], **values}.get("item_features")
-    if values.get("text_encoder") is not None and files is not None:
-        reason = "it has no effect beside item_features, which names files"
-        raise invalid("text_encoder", values["text_encoder"], reason, "Try --item_features=~, or leave text_encoder out")
-
-
-def _check_kept(name: str, taught: type, store: str, address: str | None) -> None:
-    """What the export of a teacher would say, after its training."""
-    if store == "online" and taught.type == ModelType.TRADITIONAL:  # type: ignore[attr-defined]
-        raise no_online_store(name)
-    if address and store != "dense":
-        raise ConfigError(
-            f"teacher_ray_address={address} has no effect on {name} in a store of kind {store}: workers make the blocks of a dense one, "
-            "set teacher_store=dense, or leave it out"
-        )
-
-
-def _store_of(taught: type, values: Mapping[str, Any]) -> str:
-    """The kind of store that a teacher's class comes to."""
-    return resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
-
-
-def _check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
-    """``teacher_svd``: a width, of teachers that are trained here and keep scores."""
-    width = values.get("teacher_svd")
-    if width is None:
-        return
-    if str(values.get("teacher_path")).endswith(".pth"):
-        raise ConfigError(
-            f"teacher_svd={width} is not possible with a checkpoint (--teacher_path=*.pth): name its model as --teacher instead"
-        )
-    if values.get("teacher_path"):
-        raise ConfigError(
-            f"teacher_svd={width} has no effect on a saved teacher (--teacher_path): run `recbole-kd convert-teacher "
-            f"{values['teacher_path']} --out=FOLDER --svd={width}` and give that folder"
-        )
-    if "trajectory" in method.requires:
-        raise ConfigError(
-            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: leave it out"
-        )
-    for name in str(values["teacher"]).split(","):
-        if _store_of(model_class(name, "teacher", setting), values) == "online":
-            raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
-
-
-def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
-    """Refuse keys of a student and its method that nobody knows, and values that cannot be (ConfigError)."""
-    defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
-    kd_keys = known_kd_keys(kd)
-    check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
-    known = {*RECBOLE_KEYS, *defaults, *keys_of(model), *kd_keys, *CONTROL, *RUN_KEYS}
-    of_teacher = [f"teacher.{key}" for key in known - set(TEACHER_RUN_KEYS)]
-    check_keys(values, known, what="key", allow=_allowed(values), elsewhere=of_teacher)
-    options = kd_keys - set(KD_RUN_KEYS)
-    check_values(
-        {key: value for key, value in values.items() if key not in options},
-        defaults,
-        model=model,
-        context={"nlist": values.get("kd_nlist")},
-    )
-    check_given_options(distiller_class(kd), values)
-    check_metrics(values, defaults)
-    check_unread(values)
-    check_index_keys({**layers("overall")[0], **values})
-
-
-def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys with this prefix that the user lets through, without it."""
-    allowed = values.get("allow_unknown") or ()
-    names = [allowed] if isinstance(allowed, str) else list(allowed)
-    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-
-
-def _check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -> None:
-    given = values.get("teacher_config") or {}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
-    if given and values.get("teacher_path"):
-        raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
-    if values.get("teacher") and values.get("teacher_path"):
-        raise ConfigError(
-            f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the teacher: leave one out"
-        )
-    if "model" in given:
-        raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
-    of_run = sorted(key for key in given if key in OF_THE_RUN)
-    if of_run:
-        raise ConfigError(f"teacher.{of_run[0]} has no effect: it is a key of the whole run, set --{of_run[0]}, or leave it out")
-    shared = sorted(OF_THE_SPLIT & set(given))
-    if shared:
-        raise ConfigError(
-            f"teacher.{shared[0]} is not possible: data and split of a run are one for all its models; set --{shared[0]}, or leave it out"
-        )
-    for name in str(values["teacher"]).split(",") if given else []:
-        defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
-        known = {*RECBOLE_KEYS, *defaults, *keys_of(name)} - set(KD_RUN_KEYS)
-        allowed = _allowed(values, "teacher.")
-        check_keys(given, known, what=f"key of the teacher {name}", allow=allowed, prefix="teacher.", elsewhere=TEACHER_RUN_KEYS)
-        check_values(given, defaults, prefix="teacher.", model=public_name(name))
-        check_metrics(given, defaults, "teacher.")
-        check_unread(given, "teacher.")
-
-
-def _check_dataset(dataset: str, data_path: str) -> None:
-    """The data set's folder must be there; RecBole would try to download, or fail far from here."""
-    folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
-    if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
-        return
-    known = not_prepared(dataset, folder)
-    if known:
-        raise known
-    there = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
-    close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
-    meant = f"did you mean {close[0]}? Else " if close else ""
-    raise DataError(
-        f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
-        f"or make it from a table with `recbole-kd prepare {dataset} --form=table "
-        "--file=<csv> --user=<column> --item=<column>`"
-    )

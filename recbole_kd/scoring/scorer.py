@@ -16,6 +16,8 @@ teacher's scores, item sets and overlap of a sequential student are those of a t
 a method masks them; of a row, the items of its history that the student sees, and its target.
 
 Scores of HSTU are cosines, without the temperature of its own loss.
+
+Longer than 300 lines: what a query is, and all that a model can be asked about it, is read in one place.
 """
 
 from __future__ import annotations

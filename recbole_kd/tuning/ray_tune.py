@@ -1,4 +1,7 @@
-"""Ray Tune: trials side by side on one machine or a cluster, with early stopping by the scheduler, resumable."""
+"""Ray Tune: trials side by side on one machine or a cluster, with early stopping by the scheduler, resumable.
+
+Longer than 300 lines: what only Ray Tune needs stands in one place.
+"""
 
 from __future__ import annotations
 

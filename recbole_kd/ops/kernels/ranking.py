@@ -1,4 +1,7 @@
-"""Kernels compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held. See :mod:`recbole_kd.ops.compiled`."""
+"""Kernels compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held. See :mod:`recbole_kd.ops.compiled`.
+
+Longer than 300 lines: kernels that call each other are compiled as one unit.
+"""
 
 from __future__ import annotations
 
