@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import recbole_kd
 from recbole_kd.config.parsing import read_config_file
-from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import EmbeddingDistiller
 from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.experiments import runner
 from recbole_kd.experiments.grid import Grid, Task, read_grid

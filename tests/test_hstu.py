@@ -17,7 +17,7 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_kd.config.property_dir import properties_dir, read_yaml
+from recbole_kd.config.property_layers import properties_dir, read_yaml
 from recbole_kd.data.histories import ordered_dataset
 from recbole_kd.data.histories.ordered_dataset import RAW_ROW, RAW_TIME
 from recbole_kd.data.histories.user_histories import Histories, padded_histories

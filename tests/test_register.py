@@ -140,7 +140,7 @@ def test_recboles_functions_know_mf(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_property_file_lies_below_files_dict_and_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.config import Config
 
-    from recbole_kd.config.property_dir import properties_dir, read_yaml
+    from recbole_kd.config.property_layers import properties_dir, read_yaml
     from recbole_kd.model.mf import MF
 
     ours = read_yaml(properties_dir() / "model" / "MF.yaml")

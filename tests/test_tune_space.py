@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_kd.cli.tune import find_space, search_options
-from recbole_kd.config.property_dir import properties_dir
-from recbole_kd.config.property_layers import distiller_layers
+from recbole_kd.config.property_layers import distiller_layers, properties_dir
 from recbole_kd.distiller.registry import DISTILLERS
 from recbole_kd.errors import ConfigError
 from recbole_kd.training.build_distiller import check_distiller

@@ -44,7 +44,7 @@ def test_all_property_files_are_packed(installed: Path) -> None:
 
 def test_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import recbole_kd; from recbole_kd.config.property_dir import properties_dir; from recbole.config import Config; "
+        "import recbole_kd; from recbole_kd.config.property_layers import properties_dir; from recbole.config import Config; "
         "print(recbole_kd.__file__); print(properties_dir()); print(Config(model='MF', dataset='ml-100k')['init_std'])"
     )
     done = subprocess.run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.experiments.grid import Grid, read_grid
 
 HELP = "a YAML file, or the name of a grid of the package (citeulike-mf-mf)"

@@ -11,7 +11,7 @@ from typing import Any
 from recbole_kd.cli.program import run_verb
 from recbole_kd.config.code_names import allows_code
 from recbole_kd.config.parsing import parse_arguments
-from recbole_kd.config.property_dir import properties_dir
+from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.config.schema import SEARCH_KEYS, check_table
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.request import merge_sources

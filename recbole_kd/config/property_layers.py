@@ -1,4 +1,4 @@
-"""Which property files of ours apply to a run, and in what order."""
+"""Property files of recbole_kd: where they are, how one is read, which apply to a run and in what order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.config.parsing import read_config_file
-from recbole_kd.config.property_dir import properties_dir
 
 
 def layers(*names: str) -> tuple[dict[str, Any], list[str]]:
@@ -59,3 +58,19 @@ def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple
 def names_in(folder: str) -> list[str]:
     """The property files of one kind, by name."""
     return sorted(path.stem for path in Path(properties_dir() / folder).glob("*.yaml"))
+
+
+def properties_dir() -> Path:
+    """Return the folder of property files: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "properties"
+    return installed if installed.is_dir() else package.parent / "properties"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one property file: plain values only, ``1e-3`` is a float, nothing is evaluated.
+
+    Raises:
+        ConfigError: the file is missing or is not a YAML mapping.
+    """
+    return dict(read_config_file(path))

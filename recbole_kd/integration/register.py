@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from recbole_kd.config.property_dir import properties_dir, read_yaml
+from recbole_kd.config.property_layers import properties_dir, read_yaml
 from recbole_kd.data.preparing.prepare import not_prepared
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration import pickle_call_sites
