@@ -21,6 +21,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 import recbole_kd
 from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX
+from recbole_kd.pipeline.from_recbole import request_of
 from tests.helpers import SEQUENTIAL, SMALL, TinyData
 from tests.test_drop_in import OwnModel
 
@@ -391,3 +392,19 @@ def test_several_runs_of_one_process_do_not_disturb_each_other(keys: dict[str, A
     first = figures(run(keys, "BPR"))
     distilled = figures(run(keys, "BPR", **KD))
     assert torch.is_tensor(torch.rand(1)) and figures(run(keys, "BPR")) == first and figures(run(keys, "BPR", **KD)) == distilled
+
+
+def test_what_is_trained_beside_the_student_takes_one_process(keys: dict[str, Any]) -> None:
+    """Where RecBole runs several, a teacher and an assistant are trained by the first that needs them."""
+    config = Config(model="BPR", dataset="tiny", config_dict={**keys, **KD})
+    config["nproc"], config["single_spec"], config["local_rank"] = 2, False, 1
+    request = request_of(config)
+    made = [request.student_config()[0], request.distilled_config("LightGCN", {"embedding_size": 4})[0], *request.teacher_configs()[0]]
+    assert [(one["nproc"], one["single_spec"], one["local_rank"]) for one in made] == 3 * [(1, True, 0)]
+    assert made[1]["embedding_size"] == 4 and made[1]["kd_k"] == 5 and made[0]["kd"] is None
+
+
+def test_a_file_that_names_code_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "kd.yaml").write_text("kd: os:system\nteacher: MF\n")
+    with pytest.raises(recbole_kd.ConfigError, match="allow_code"):
+        Config(model="BPR", dataset="tiny", config_file_list=[str(tmp_path / "kd.yaml")], config_dict=dict(keys))

@@ -19,6 +19,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import RECBOLE_KEYS
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers
 from recbole_kd.data.recbole_split import generators_kept, split_behind
@@ -49,6 +50,9 @@ OF_RECBOLE = frozenset(
 OF_SCRIPTS = frozenset({"params_file", "output_file", "display_file", "tool", "max_evals", "group_offset", "config_files"})
 """Arguments of RecBole's own scripts, which its Config reads with all others."""
 
+OF_ONE_PROCESS: dict[str, Any] = {"nproc": 1, "single_spec": True, "local_rank": 0}
+"""What is trained beside the student is trained by one process: where RecBole runs several, the first that needs it."""
+
 DOTTED = ("teacher",)
 """Prefixes of dotted keys that mean something here; RecBole's Config takes any other one and nobody reads it."""
 
@@ -62,6 +66,9 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
     Raises:
         KDError: a wrong key or value, a student that cannot be distilled into, a teacher that is not there; one sentence.
     """
+    allowed = allows_code(config.variable_config_dict, config.cmd_config_dict)
+    refuse_permission(config.file_config_dict, "config_file_list")
+    refuse_code(methods_in(config.file_config_dict), "config_file_list", allowed)
     values = _given(config, model, model_class, dataset)
     kd = values["kd"]
     if not isinstance(kd, str):
@@ -164,7 +171,7 @@ def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str
     values = copy.deepcopy(config.final_config_dict)
     kept = {key: value for key, value in values.items() if key not in without}
     of_methods = {key: value for key, value in layers("overall")[0].items() if key.startswith("kd_")}
-    other.final_config_dict = {**of_methods, "kd_compare": False, **kept, **changes}
+    other.final_config_dict = {**of_methods, "kd_compare": False, **kept, **OF_ONE_PROCESS, **changes}
     return other
 
 
