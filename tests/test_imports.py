@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "recbole_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 MAY_ASSIGN = tuple(
-    f"integration/{name}.py" for name in ("register", "pickle_call_sites", "compat", "old_paths", "kd_trainers", "quick_start")
+    f"integration/{name}.py"
+    for name in ("register", "pickle_call_sites", "compat", "old_paths", "kd_trainers", "quick_start", "trainer_files")
 )
 
 

@@ -385,7 +385,7 @@ def test_a_cached_teacher_serves_with_and_without_hstu(tmp_path: Path) -> None:
         ),
         ("S3Rec", "MF", "CE", (), "S3Rec cannot be a student"),
         ("MF", "FM", "CE", (), "--teacher=FM is a context model"),
-        ("MF", "MF", "CE", ("--setting=sequental",), "did you mean 'sequential'"),
+        ("MF", "MF", "CE", ("--setting=sequental",), "Try --setting=sequential"),
         ("SASRec", "MF", "CE", ("--eval_args.split={RS: [0.5, 0.25, 0.25]}",), "leaves some users more"),
     ],
 )
