@@ -377,6 +377,8 @@ def test_the_pairs_property_file_applies_beneath_what_the_user_sets(keys: dict[s
     assert config["eval_args"]["order"] == "RO" and config["topk"] == [10]  # RecBole's, as without kd
     assert Config(model="MF", dataset="ml-100k", config_dict={**pair, "learning_rate": 0.1})["learning_rate"] == 0.1
     assert Config(model="MF", dataset="ml-100k", config_dict={})["learning_rate"] == 0.001
+    asked = Config(model="MF", dataset="ml-100k", config_dict={**pair, "setting": "sequential"})
+    assert asked["eval_args"]["split"] == {"LS": "valid_and_test"} and asked["eval_args"]["order"] == "TO"
 
 
 def test_spawned_processes_get_functions_that_bring_recbole_kd() -> None:
@@ -408,3 +410,11 @@ def test_a_file_that_names_code_is_refused(keys: dict[str, Any], tmp_path: Path)
     (tmp_path / "kd.yaml").write_text("kd: os:system\nteacher: MF\n")
     with pytest.raises(recbole_kd.ConfigError, match="allow_code"):
         Config(model="BPR", dataset="tiny", config_file_list=[str(tmp_path / "kd.yaml")], config_dict=dict(keys))
+
+
+def test_an_assistant_and_a_trajectory_are_made_on_demand(keys: dict[str, Any]) -> None:
+    """TARec's teacher assistant is distilled first; HetComp's teacher keeps checkpoints of its training."""
+    method = {"teacher": "LightGCN", "teacher_config": {"epochs": 2, "embedding_size": 16}, "kd_k": 5, "epochs": 1}
+    plain = figures(run(keys, "BPR", epochs=1))
+    for given in ({"kd": "TARec", "kd_n_negatives": 5}, {"kd": "HetComp"}):
+        assert figures(run(keys, "BPR", **method, **given, kd_weight=1e4)) != plain

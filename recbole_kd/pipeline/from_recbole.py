@@ -80,7 +80,8 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
         make_request(values)
     else:  # the distiller is built by hand: its keys alone are checked
         check_student_keys(values, public_name(model), kd, dataset, values["setting"])
-    found, files = _layers(values, model, dataset, _teacher_name(values))
+    asked = config.external_config_dict.get("setting")
+    found, files = _layers(values, model, dataset, _teacher_name(values), asked)
     if files:
         getLogger().info(f"Property files of recbole_kd that apply: {', '.join(files)}")
     defaults = with_decay_for_mean(found, values)
@@ -122,9 +123,10 @@ def _make_known(model_class: type) -> None:
         register([model_class])
 
 
-def _layers(values: Mapping[str, Any], model: str, dataset: str, teacher: str) -> tuple[dict[str, Any], list[str]]:
-    """Property values of protocol, student, method and pair; of the run's own only what RecBole's functions read."""
-    protocol, files = layers(f"protocol/{values.get('eval_protocol', 'recbole')}")
+def _layers(values: Mapping[str, Any], model: str, dataset: str, teacher: str, setting: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Property values of student, method and pair, and of protocol and setting where the user asks for them."""
+    asked = [f"protocol/{values.get('eval_protocol', 'recbole')}", *([f"setting/{setting}"] if setting else [])]
+    protocol, files = layers(*asked)
     _, of_student = student_layers(model, dataset)
     student, used = layers(*(name for name in of_student if name.startswith("model/")))
     method, also = distiller_layers(values["kd"], dataset, model, teacher)
@@ -170,7 +172,8 @@ def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str
     other = copy.copy(config)
     values = copy.deepcopy(config.final_config_dict)
     kept = {key: value for key, value in values.items() if key not in without}
-    of_methods = {key: value for key, value in layers("overall")[0].items() if key.startswith("kd_")}
+    read_by_stages = ("eval_protocol", "eval_memory_mb")
+    of_methods = {key: value for key, value in layers("overall")[0].items() if key.startswith("kd_") or key in read_by_stages}
     other.final_config_dict = {**of_methods, "kd_compare": False, **kept, **OF_ONE_PROCESS, **changes}
     return other
 
