@@ -187,7 +187,7 @@ def test_norms_of_parts_add_up_to_the_norm_of_all() -> None:
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        ({"nproc": "0"}, "nproc=0 is not valid: allowed is a whole number of at least 1"),
+        ({"nproc": "0"}, "Invalid --nproc=0: expected an integer of at least 1. Try --nproc=1."),
         ({"nproc": "2", "kd": "FTD"}, "nproc=2 is not possible with kd=FTD, whose loss compares all of a batch's rows"),
         ({"nproc": "2", "teacher": "SGL"}, "nproc=2 is not possible with SGL, whose loss is not known to be a mean over rows"),
         ({"nproc": "2", "model": "BERT4Rec"}, "nproc=2 is not possible with BERT4Rec, whose loss is not known to be a mean over rows"),
