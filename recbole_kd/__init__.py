@@ -22,13 +22,14 @@ old_paths.install_old_paths()
 
 from recbole_kd.data.split_and_loaders import prepare_data  # noqa: E402
 from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402
-from recbole_kd.errors import ConfigError, DataError, KDError, TeacherError, TrainingError  # noqa: E402
+from recbole_kd.errors import ConfigError, DataError, KDError, StudentError, TeacherError, TrainingError, UnknownIdError  # noqa: E402
 from recbole_kd.integration import kd_trainers as _kd_trainers  # noqa: E402
 from recbole_kd.pipeline.configured_trainer import ConfiguredKDTrainer as KDTrainer  # noqa: E402
 from recbole_kd.pipeline.from_recbole import property_values as _property_values  # noqa: E402
 from recbole_kd.pipeline.quick_start import run_recbole_kd  # noqa: E402
 from recbole_kd.scoring.register_model import register_model  # noqa: E402
 from recbole_kd.scoring.scorer import Scorer  # noqa: E402
+from recbole_kd.serving.student import Student, load_student  # noqa: E402
 from recbole_kd.teacher.load import load_teacher  # noqa: E402
 from recbole_kd.training.build_distiller import build_distiller  # noqa: E402
 from recbole_kd.training.distil import distil  # noqa: E402
@@ -45,11 +46,15 @@ __all__ = [
     "KDError",
     "KDTrainer",
     "Scorer",
+    "Student",
+    "StudentError",
     "TeacherError",
     "TrainingError",
+    "UnknownIdError",
     "__version__",
     "build_distiller",
     "distil",
+    "load_student",
     "load_teacher",
     "objective_function",
     "prepare_data",

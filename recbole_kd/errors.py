@@ -30,6 +30,14 @@ class LostProcessError(TrainingError):
     """One of several processes that trained together was lost; what was kept of the training can be continued."""
 
 
+class StudentError(KDError, ValueError):
+    """A student's folder is missing, damaged, of another version, or cannot be made of this model."""
+
+
+class UnknownIdError(KDError, LookupError):
+    """A student is asked about users or items that it does not know."""
+
+
 class StorageError(KDError):
     """There is no room on a disk; what was kept of a training can be continued."""
 

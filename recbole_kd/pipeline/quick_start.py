@@ -22,6 +22,8 @@ from recbole_kd.pipeline.request import Request, make_request, merge_sources
 from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
 from recbole_kd.pipeline.stages import RunContext, distill, ensure_student_alone, ensure_teachers
+from recbole_kd.pipeline.student_export import export_student
+from recbole_kd.serving.student_files import FOLDER
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.files import write_json
 from recbole_kd.teacher.base import TeacherScores
@@ -69,8 +71,9 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
             getLogger().info(describe_split(plan.splits.dataset))
             try:
                 with _room_in(context.folder):
-                    figures = _train(plan, context, after_epoch)
+                    figures, model = _train(plan, context, after_epoch)
                     result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
+                    result["student_export"] = export_student(plan.distilled, context, model, result)
                     write_json(context.folder / "result.json", result)
             except KDError:
                 _leave_nothing(context.folder)
@@ -112,8 +115,8 @@ def _teachers(plan: Plan, context: RunContext) -> tuple[TeacherScores, dict[str,
     return plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, svd)
 
 
-def _train(plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None) -> dict[str, Any]:
-    """The stages one after the other; their figures, and what else of the result only they know."""
+def _train(plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None) -> tuple[dict[str, Any], Any]:
+    """The stages one after the other; their figures, and what else of the result only they know; and the distilled student."""
     teacher, of_teacher = _teachers(plan, context)
     figures: dict[str, Any] = {"teacher": of_teacher}
     if plan.features or plan.saved:
@@ -123,11 +126,11 @@ def _train(plan: Plan, context: RunContext, after_epoch: Callable[[int, float], 
     if plan.assistant is not None:
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
         teacher, figures["assistant"] = ensure_assistant(plan.assistant, context, teacher, store, dtype)
-    figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
+    model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
     alone, key = figures["student"], "inference_us_per_user"
     if alone is not None and alone["parameters"] == figures["distilled"]["parameters"]:
         figures["student"] = {**alone, key: figures["distilled"][key]}  # one model, measured once: two timings differ by the machine's load
-    return figures
+    return figures, model
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
@@ -148,8 +151,8 @@ def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) ->
 
 def _leave_nothing(folder: Path) -> None:
     """Remove what a failed run has written and could be taken for a result; its log, which says why, stays, and so does all else."""
-    for scalars in folder.glob("tensorboard*"):
-        shutil.rmtree(scalars, ignore_errors=True)
+    for made in (*folder.glob("tensorboard*"), folder / FOLDER):
+        shutil.rmtree(made, ignore_errors=True)
     for path in (*folder.glob("*.pth"), folder / "result.json"):
         path.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
+from torch import nn
 
 from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
 from recbole_kd.data.fingerprint import without_histories
@@ -291,21 +292,23 @@ def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) 
         raise TeacherError(f"{entry} was not made for this run ({words[:200]}); delete the folder and run again")
 
 
-def distill(config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:
-    """Train the student under the teacher; its checkpoint stays in the run's folder."""
+def distill(
+    config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train the student under the teacher; its checkpoint stays in the run's folder. Return the model of the best epoch and its figures."""
     entry = entry_of(context, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
     files = TrainingFiles(context.folder / f"{config['model']}.pth", context.folder / "tensorboard", state_file)
     with locked(entry):
         try:
-            _, figures = TrainingJob(config, context.splits, files, context.resume, teacher, after_epoch=after_epoch).train()
+            model, figures = TrainingJob(config, context.splits, files, context.resume, teacher, after_epoch=after_epoch).train()
         except (LostProcessError, StorageError):
             raise
         except KDError:
             StateFile(state_file).remove()
             raise
         StateFile(state_file).remove()
-    return figures
+    return model, figures
 
 
 def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:

@@ -93,8 +93,11 @@ def _new_beside(path: Path, make: Callable[[Path], object]) -> Path:
             return temporary
 
 
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; the caller has checked that the file which is there may be replaced.
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all; the caller has checked that the file which is there may be replaced.
+
+    Args:
+        write: writes the content into the path that it is given, an empty file beside ``path``.
 
     Raises:
         TargetError: the path is a link, a folder or a device.
@@ -102,11 +105,16 @@ def write_text_whole(path: Path, text: str) -> None:
     check_file(path, own=lambda _: True)
     temporary = _new_beside(path, partial(Path.touch, exist_ok=False))
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        write(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; see :func:`write_whole`."""
+    write_whole(path, lambda new: new.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

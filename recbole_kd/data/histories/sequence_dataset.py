@@ -60,7 +60,7 @@ class SequenceDataset(HSTUDataset):
 
 
 @dataclass(frozen=True)
-class _Sequences:
+class UserSequences:
     """All users' interactions in order, train before valid before test.
 
     Attributes:
@@ -75,7 +75,7 @@ class _Sequences:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, parts: Sequence[Any]) -> _Sequences:
+    def of(cls, parts: Sequence[Any]) -> UserSequences:
         n_users = parts[0].user_num
         uid, iid = parts[0].uid_field, parts[0].iid_field
         columns = [np.concatenate([np.asarray(part.inter_feat[field]) for part in parts]) for field in (uid, iid, RAW_TIME)]
@@ -108,7 +108,7 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
             "(fix: make the data with recbole_kd.data.split_and_loaders.split_data and make_loaders)"
         )
     _check_order(config["model"], parts[0])
-    sequences = _Sequences.of(parts)
+    sequences = UserSequences.of(parts)
     if (sequences.counts[1:] > 1).any():
         raise DataError(
             f"{config['model']} is asked for one item after a history, and this split of {config['dataset']} leaves some users more: "
@@ -128,7 +128,7 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
 class _RowMaker:
     """Rows of one model over the sequences of a split."""
 
-    def __init__(self, config: Any, part: Any, sequences: _Sequences) -> None:
+    def __init__(self, config: Any, part: Any, sequences: UserSequences) -> None:
         self.fields, self.with_times, self.sequences = RowFields.of(config), bool(part.has_times), sequences
 
     def _rows(self, users: np.ndarray, ends: np.ndarray, targets: np.ndarray) -> Rows:

@@ -1,0 +1,1 @@
+"""A finished student at work: its folder, recommendations, users without training."""

@@ -1,0 +1,140 @@
+"""How a student scores its users, and new users by their histories: by vectors, or by the model built anew."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor
+
+from recbole_kd.data.histories.history_rows import RowFields, Rows
+from recbole_kd.errors import ConfigError
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.topk import DotProducts
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.serving.fold_in import least_squares, propagated
+from recbole_kd.serving.known_interactions import KnownInteractions
+
+Full = Callable[[Tensor], Tensor]
+"""Places in a block of users, int64 ``[b]`` -> scores of all items, float ``[b, n_items]``; the next call may overwrite them."""
+QUERY_VECTORS, ITEM_VECTORS, PROPAGATION = "query_vectors", "item_vectors", "propagation"
+"""Tensors of a student whose users have final vectors."""
+
+
+class StudentScores(ABC):
+    """Scores of one student, for a block of users at a time."""
+
+    @abstractmethod
+    def of_users(self, users: Tensor, as_tested: bool) -> AbstractContextManager[Full]:
+        """Return a context with the scores of known users, int64 ``[B]``.
+
+        Args:
+            as_tested: a model of histories is given what the run's test gave it; else all that is known.
+        """
+
+    @abstractmethod
+    def of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> AbstractContextManager[Full]:
+        """Return a context with the scores of new users.
+
+        Args:
+            histories: items of each, int64 ``[L]``, in order, not empty. times: of each item, int64 or float64 ``[L]``, seconds.
+        """
+
+    @abstractmethod
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors of known users, float ``[B, d]``; ConfigError where the score is no dot product."""
+
+    @abstractmethod
+    def item_vectors(self) -> Tensor:
+        """Return the vectors of all items, float ``[n_items, d]``; ConfigError where the score is no dot product."""
+
+
+class VectorScores(StudentScores):
+    """A student whose users and items have final vectors.
+
+    Args:
+        tensors: query_vectors float ``[n_users, d]``, item_vectors float ``[n_items, d]``, and of a LightGCN propagation float
+            ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._queries, self._items = tensors[QUERY_VECTORS], tensors[ITEM_VECTORS]
+        self._propagation = tensors.get(PROPAGATION)
+
+    def of_users(self, users: Tensor, as_tested: bool) -> AbstractContextManager[Full]:
+        return nullcontext(DotProducts(self._queries[users], self._items))
+
+    def of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> AbstractContextManager[Full]:
+        if times is not None:
+            raise ConfigError("times have no effect on a student without histories: leave them out.")
+        rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        items = Ragged.from_pairs(rows, torch.cat(list(histories)).numpy(), len(histories))
+        vectors = least_squares(self._items, items) if self._propagation is None else propagated(self._propagation, items)
+        return nullcontext(DotProducts(vectors, self._items))
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        return self._queries[users]
+
+    def item_vectors(self) -> Tensor:
+        return self._items
+
+
+class ModelScores(StudentScores):
+    """A student that is a RecBole model: one of histories, or one whose score is no dot product.
+
+    Args:
+        settings: its keys. known: gives it the histories of its users.
+    """
+
+    def __init__(self, model: Any, settings: Mapping[str, Any], known: KnownInteractions) -> None:
+        self._model, self._known = model, known
+        self._with_times = bool(getattr(model, "has_times", False))
+        self._fields = RowFields.of(settings) if isinstance(model, SequentialRecommender) else None
+
+    def rows_of_users(self, users: Tensor, as_tested: bool) -> Rows | None:
+        """Return the histories of known users, int64 ``[B]``; None of a model that has no histories."""
+        return None if self._fields is None else self._known.histories(self._fields, users, self._with_times, as_tested)
+
+    @contextmanager
+    def of_users(self, users: Tensor, as_tested: bool) -> Iterator[Full]:
+        rows = self.rows_of_users(users, as_tested)
+        scorer = Scorer(self._model, rows)
+        with scorer.frozen():
+            yield scorer.catalogue() if rows is not None else lambda places: scorer.full(users[places])
+
+    @contextmanager
+    def of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> Iterator[Full]:
+        rows = self._rows_of_histories(histories, times)
+        scorer = Scorer(self._model, rows)
+        with scorer.frozen():
+            yield scorer.catalogue()
+
+    def _rows_of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> Rows:
+        if self._fields is None:
+            raise ConfigError(
+                f"{type(self._model).__name__} scores by no dot product and reads no histories, so that it cannot serve users whom it was "
+                "not trained on: distil into a student such as MF, LightGCN or SASRec"
+            )
+        if times is not None and not self._with_times:
+            raise ConfigError(f"times have no effect on this {type(self._model).__name__}, which was trained without: leave them out.")
+        items = torch.cat(list(histories))
+        lengths = torch.tensor([len(history) for history in histories])
+        ends = lengths.cumsum(0)
+        seconds = torch.zeros_like(items) if times is None else torch.cat(list(times))
+        return Rows(self._fields, items, seconds, torch.ones_like(ends), ends - lengths, ends, ends - 1, self._with_times)
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        rows = self.rows_of_users(users, as_tested=False)
+        scorer = Scorer(self._model, rows)
+        with scorer.frozen():
+            return scorer.query_vectors(users if rows is None else torch.arange(len(users))).clone()
+
+    def item_vectors(self) -> Tensor:
+        scorer = Scorer(self._model, self.rows_of_users(torch.zeros(1, dtype=torch.int64), as_tested=False))
+        with scorer.frozen():
+            return scorer.item_table().detach().clone()
