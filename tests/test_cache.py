@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock, Timeout
+from recbole.model.general_recommender import NeuMF
 
 from recbole_kd.cli.run import main
 from recbole_kd.data.split_and_loaders import evaluation_batch_size
 from recbole_kd.storage.cache import cache_folder, locked
 from recbole_kd.training import resume_state as resume_module
+from recbole_kd.training.training_job import TrainingJob
 from tests.helpers import TinyData, build_case
 from tests.runs import cut_after, run, words
 
@@ -110,7 +113,7 @@ def test_what_a_killed_process_left_of_an_entry_is_removed(tmp_path: Path) -> No
     """By the next run that holds the entry's lock; another entry's stays."""
     made = run(tmp_path)
     entries = [path.with_suffix("") for path in (tmp_path / "cache").glob("*/*.lock")]
-    assert {path.parent.name for path in entries} == {"teacher", "student", "distilled"}
+    assert {path.parent.name for path in entries} == {"teacher", "trained", "student", "distilled"}
     for entry in entries:
         (entry.parent / f".{entry.name}-99999999").mkdir()
         (entry.parent / f".{entry.name}0-99999999").mkdir()
@@ -149,3 +152,103 @@ def test_the_loaders_processes_are_part_of_what_is_kept(tmp_path: Path) -> None:
     assert again["teacher"]["cached"] and again["student"]["cached"]
     settings = json.loads((Path(plain["teacher"]["path"]) / "manifest.json").read_text())["settings"]
     assert "worker" not in settings
+
+
+def refuse_training(patched: pytest.MonkeyPatch) -> None:
+    """Let a training of a teacher or student fail; a method's goes on."""
+    plain = TrainingJob.train
+
+    def train(self: TrainingJob) -> Any:
+        assert self.teacher is not None, f"{self.config['model']} is trained again"
+        return plain(self)
+
+    patched.setattr(TrainingJob, "train", train)
+
+
+@pytest.mark.parametrize(("teacher", "first"), [("LightGCN", "factors"), ("LightGCN", "dense"), ("LightGCN", "online"), ("NeuMF", "dense")])
+def test_another_store_or_dtype_is_exported_without_training(
+    teacher: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores are those that a training for that store exports, bit for bit."""
+    size = {} if teacher == "LightGCN" else {"teacher.embedding_size": None}
+    keys: dict[str, Any] = {"teacher": teacher, "kd_compare": "False", **size}
+    run(tmp_path, **keys, teacher_store=first)
+    others = [("auto", "fp32"), ("auto", "fp16"), ("dense", "fp16"), ("dense", "fp32"), ("online", "fp32")]
+    for store, dtype in others:
+        with monkeypatch.context() as patched:
+            refuse_training(patched)
+            found = run(tmp_path, **keys, teacher_store=store, teacher_dtype=dtype)
+        assert found["teacher"]["cached"]
+        fresh = run(tmp_path, **keys, teacher_store=store, teacher_dtype=dtype, cache_dir=str(tmp_path / f"{store}-{dtype}"))
+        assert not fresh["teacher"]["cached"] and found["teacher"]["test"] == fresh["teacher"]["test"]
+        folders = [Path(result["teacher"]["path"]) for result in (found, fresh)]
+        for path in folders[1].glob("*.safetensors"):
+            assert path.read_bytes() == (folders[0] / path.name).read_bytes(), (store, dtype, path.name)
+    with monkeypatch.context() as patched:
+        refuse_training(patched)
+        assert run(tmp_path, **keys, teacher_svd="3", teacher_dtype="fp16")["teacher"]["cached"]
+
+
+def test_auto_and_the_store_that_it_chooses_are_one_entry(tmp_path: Path) -> None:
+    found = [run(tmp_path, kd_compare="False", teacher_store=store)["teacher"] for store in ("factors", "auto", "factors")]
+    assert len({figures["path"] for figures in found}) == 1 and [figures["cached"] for figures in found] == [False, True, True]
+
+
+def test_kept_checkpoints_are_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of a trajectory, another dtype: all its checkpoints come from the kept weights."""
+    keys: dict[str, Any] = {"kd": "HetComp", "kd_n_samples": None, "kd_candidates": None, "kd_compare": "False", "kd_p": "1"}
+    keys |= {"teacher.epochs": "6"}
+    run(tmp_path, **keys)
+    with monkeypatch.context() as patched:
+        refuse_training(patched)
+        found = run(tmp_path, **keys, teacher_dtype="fp16")["teacher"]
+    fresh = run(tmp_path, **keys, teacher_dtype="fp16", cache_dir=str(tmp_path / "other"))["teacher"]
+    assert found["trajectory"] == fresh["trajectory"] and len(found["trajectory"]) > 1
+    files = [{path.name: path.read_bytes() for path in Path(figures["path"]).glob("scores*")} for figures in (found, fresh)]
+    assert files[0] == files[1] and len(files[0]) == len(found["trajectory"])
+
+
+def test_a_teacher_of_a_version_without_kept_weights_is_read(tmp_path: Path) -> None:
+    """Its scores as they are; another store is trained for, and its weights are kept then."""
+    first = run(tmp_path, kd_compare="False")["teacher"]
+    shutil.rmtree(tmp_path / "cache" / "trained")
+    assert run(tmp_path, kd_compare="False")["teacher"] == {**first, "cached": True}
+    assert not run(tmp_path, kd_compare="False", teacher_dtype="fp16")["teacher"]["cached"]
+    assert run(tmp_path, kd_compare="False", teacher_store="online")["teacher"]["cached"]
+
+
+def test_weights_that_do_not_give_the_scores_again_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that keeps something outside its weights is trained again, and the log says so."""
+    keys: dict[str, Any] = {"teacher": "NeuMF", "teacher.embedding_size": None, "kd_compare": "False"}
+    run(tmp_path, **keys)
+    plain = NeuMF.__init__
+
+    def other(self: NeuMF, *args: Any) -> None:
+        plain(self, *args)
+        self.sigmoid.forward = lambda scores: torch.sigmoid(scores + self.training - 0.5)
+        self.predict_layer.forward = lambda rows: rows.sum(-1, keepdim=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NeuMF, "__init__", other)
+        again = run(tmp_path, **keys, teacher_dtype="fp16")
+    assert not again["teacher"]["cached"]
+    assert "do not give the scores of the trained model again" in (again["folder"] / "run.log").read_text()
+
+
+@pytest.mark.parametrize("harm", ["flip", "settings"])
+def test_kept_weights_that_are_not_what_was_written_are_refused(harm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, kd_compare="False")
+    (entry,) = (path for path in (tmp_path / "cache" / "trained").iterdir() if path.is_dir())
+    if harm == "flip":
+        raw = bytearray((entry / "model.safetensors").read_bytes())
+        raw[-1] ^= 1
+        (entry / "model.safetensors").write_bytes(raw)
+    else:
+        run(tmp_path, kd_compare="False", **{"teacher.embedding_size": "6"})
+        (other,) = (path for path in entry.parent.iterdir() if path.is_dir() and path != entry)
+        shutil.rmtree(entry)
+        shutil.copytree(other, entry)
+    capsys.readouterr()
+    assert main(words(tmp_path, kd_compare="False", teacher_dtype="fp16")) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert ("is damaged" if harm == "flip" else "was not made for this run (embedding_size=6") in line and "delete the folder" in line

@@ -100,7 +100,7 @@ def test_a_sealed_mapping_and_a_sealed_file_notice_every_change(tmp_path: Path) 
 
 
 def entries(folder: Path) -> dict[str, Path]:
-    return {entry.kind: entry.path for entry in list_cache(folder / "cache")}
+    return {entry.kind: entry.path for entry in list_cache(folder / "cache") if entry.kind != "trained"}
 
 
 @pytest.mark.parametrize("harm", [flip, half, longer])
@@ -245,7 +245,7 @@ def test_the_cache_is_listed_verified_and_pruned(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (cache / "teacher" / "notes.txt").write_text("mine")
     listed = list_cache(cache)
-    assert {entry.kind for entry in listed} == {"teacher", "student"} and all(entry.finished for entry in listed)
+    assert {entry.kind for entry in listed} == {"teacher", "trained", "student"} and all(entry.finished for entry in listed)
     assert all(entry.size > 0 and 0 <= entry.age < 600 and "tiny" in entry.made_by for entry in listed)
     assert verify_cache(cache) == {}
     teacher = next(entry for entry in listed if entry.kind == "teacher")
@@ -300,14 +300,17 @@ def test_the_verb_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Captu
         captured = capsys.readouterr()
         return captured.out + captured.err
 
-    assert all(name in said("list") for name in names.values()) and "2 entries" in said("list")
-    assert said("verify").count("whole") == 2
+    assert all(name in said("list") for name in names.values()) and "3 entries" in said("list")
+    assert said("verify").count("whole") == 3
     flip(tmp_path / "cache" / names["teacher"] / SCORES)
     assert "is not what was written" in said("verify", code=1) and "1 entries" in said("verify", names["student"])
     assert "nothing was removed" in said("prune", "--damaged", "--dry-run") and (tmp_path / "cache" / names["teacher"]).is_dir()
     assert "removed 0 of 0" in said("prune", "--older_than=1") and "removed 0 of 0" in said("prune", "--larger_than=1000")
-    assert "removed 1 of 1" in said("prune", "--damaged") and [entry.kind for entry in list_cache(tmp_path / "cache")] == ["student"]
-    assert "removed 1 of 1" in said("prune", names["student"]) and "0 entries" in said("list")
+    assert "removed 1 of 1" in said("prune", "--damaged") and {entry.kind for entry in list_cache(tmp_path / "cache")} == {
+        "trained",
+        "student",
+    }
+    assert all("removed 1 of 1" in said("prune", names[kind]) for kind in ("trained", "student")) and "0 entries" in said("list")
     for argv, words_ in ((["prune"], "without a choice"), (["list", "teacher/x"], "is no entry"), (["list", "--dry-run"], "has no effect")):
         line = said(*argv, code=2)
         assert line.startswith("error: ") and words_ in line and line.count("\n") == 1

@@ -24,7 +24,7 @@ from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence,
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.pipeline.quick_start import make_teachers
 from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.pipeline.stages import settings_of
+from recbole_kd.pipeline.training_entries import settings_of
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import export_teacher

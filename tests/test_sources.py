@@ -10,7 +10,7 @@ import pytest
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.pipeline.stages import settings_alone, settings_of
+from recbole_kd.pipeline.training_entries import settings_alone, settings_of
 from tests.runs import refusal, words
 
 

@@ -26,7 +26,7 @@ from recbole_kd.config.schema import TEACHER_STORES
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.data.train_items import train_items
 from recbole_kd.errors import ConfigError, DataError, TargetError, TeacherError
-from recbole_kd.pipeline.stages import settings_of
+from recbole_kd.pipeline.training_entries import settings_of
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import (
     FORMAT,

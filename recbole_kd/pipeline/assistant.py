@@ -11,7 +11,8 @@ from recbole_kd.config.property_layers import student_layers
 from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.model_choices import recbole_defaults
-from recbole_kd.pipeline.stages import RunContext, data_of, distilled_settings, entry_of, identity, settings_of, workshop
+from recbole_kd.pipeline.revisions import revisions_of
+from recbole_kd.pipeline.training_entries import RunContext, data_of, distilled_settings, entry_of, identity, settings_of, workshop
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import locked
 from recbole_kd.teacher.base import TeacherScores
@@ -88,9 +89,10 @@ def ensure_assistant(
             with workshop(entry) as work:
                 files = TrainingFiles.in_folder(work, context.folder / "tensorboard-assistant")
                 model, figures = TrainingJob(config, context.splits, files, context.resume, teacher).train()
+                revisions = revisions_of(type(model))
                 manifest = {
                     "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
-                    "data": data_of(context, name), "report": figures,
+                    "data": data_of(context, name), "report": figures, **({"revisions": revisions} if revisions else {}),
                 }  # fmt: skip
                 rows = universe_of(stage_parts(config, context.splits.parts[:1])[0])
                 export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=context.ray_address)

@@ -33,7 +33,8 @@ from recbole_kd.pipeline.model_choices import student_model
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.request import Request, make_request, merge_sources, without_negatives
 from recbole_kd.pipeline.request_checks import CONTROL, check_student_keys
-from recbole_kd.pipeline.stages import RunContext, ensure_teachers
+from recbole_kd.pipeline.stages import ensure_teachers
+from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.storage.files import read_manifest
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher

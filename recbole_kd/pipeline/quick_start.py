@@ -21,8 +21,9 @@ from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import Request, make_request, merge_sources
 from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
-from recbole_kd.pipeline.stages import RunContext, distill, ensure_student_alone, ensure_teachers
+from recbole_kd.pipeline.stages import distill, ensure_student_alone, ensure_teachers
 from recbole_kd.pipeline.student_export import export_student
+from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.serving.student_files import FOLDER
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.files import write_json

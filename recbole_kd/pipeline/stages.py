@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -15,158 +11,121 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 from torch import nn
 
-from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
-from recbole_kd.data.fingerprint import without_histories
-from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
-from recbole_kd.data.item_features.configured import FEATURE_KEYS
-from recbole_kd.data.sampled_candidates import samples_candidates
-from recbole_kd.data.side_information import named_files
+from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.data.split_and_loaders import Splits
-from recbole_kd.data.time_order import is_split_by_time
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
+from recbole_kd.pipeline.kept_weights import keep_weights, read_kept, replay, restore
+from recbole_kd.pipeline.revisions import revisions_of
+from recbole_kd.pipeline.training_entries import (
+    RunContext,
+    check_asked,
+    data_of,
+    distilled_settings,
+    entry_of,
+    settings_alone,
+    workshop,
+)
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.storage.cache import CACHE_FORMAT, WORK, locked
-from recbole_kd.storage.digests import file_digest, settings_digest
+from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.storage.cache import locked
+from recbole_kd.storage.digests import file_digest
 from recbole_kd.storage.files import FILES, WEIGHTS, check_written, save_weights, write_manifest, written_whole
 from recbole_kd.storage.integrity import OWN_SHA256
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
-from recbole_kd.storage.source_digest import own_source
-from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
-from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.export import export_teacher, resolve_store
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
 from recbole_kd.training.resume_state import StateFile
-from recbole_kd.training.training_job import CHECKPOINT, STATE, AfterEpoch, TrainingFiles, TrainingJob
+from recbole_kd.training.training_job import AfterEpoch, TrainingFiles, TrainingJob
 from recbole_kd.training.trajectory import Trajectory
 
 REPORT = "report.json"
 STUDENT_FILES = (WEIGHTS, REPORT)
 """Files of a cached student; without a report they are made again."""
-WITHOUT_EFFECT = frozenset(
-    {
-        "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
-        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
-        "nproc", "local_rank", "single_spec", "worker",
-        "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
-        "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
-    }
-)  # fmt: skip
-"""Keys that do not change what a training comes to; they are left out of its digest."""
-
-
-IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents")
-"""Keys of a teacher's manifest that say how it was made."""
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What all stages of a run share: its data, its folders, whether it continues an interrupted one.
-
-    Attributes:
-        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
-        ray_address: of a cluster whose workers make the blocks of a dense teacher store.
-    """
-
-    splits: Splits
-    cache: Path
-    folder: Path
-    resume: bool
-    ray_address: str | None = None
-
-
-def settings_of(config: Any) -> dict[str, Any]:
-    """The values of a Config that decide what a training comes to, as plain JSON values."""
-    plain = (str, int, float, bool, list, tuple, dict, type(None))
-    unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
-    unset = [] if config["max_minutes"] else ["max_minutes"]  # models that were kept before it counted are still the same
-    if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
-        unset.append("time_order")
-    return {
-        key: value
-        for key, value in config.final_config_dict.items()
-        if key not in (*WITHOUT_EFFECT, *unset) and key not in unread and isinstance(value, plain)
-    }
-
-
-def settings_alone(config: Any) -> dict[str, Any]:
-    """The settings of a model that is not distilled."""
-    return {key: value for key, value in settings_of(config).items() if key not in ("kd", *KD_RUN_KEYS)}
-
-
-def data_of(context: RunContext, name: str) -> dict[str, Any]:
-    """What identifies the data for a model of this name: their order counts for a model of histories alone."""
-    return dict(context.splits.fingerprint) if reads_histories(name) else without_histories(context.splits.fingerprint)
-
-
-def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
-    made = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(context, name)}
-    if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
-        made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
-    beside: dict[str, Any] = {"source": own_source(get_model(name)), "columns": context.splits.side, "files": named_files(settings)}
-    if context.splits.candidates is not None and samples_candidates(settings["eval_args"]):
-        beside["candidates"] = asdict(context.splits.candidates)  # reports over other candidates are not taken for its own
-    digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
-    return context.cache / kind / f"{context.splits.dataset.dataset_name}-{name}-{digest}"
-
-
-@contextmanager
-def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
-    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not, and one
-    that found the disk full keeps what it can be continued from.
-
-    Raises:
-        TargetError: before anything is trained: the entry is there and holds other files than ``replaces``.
-    """
-    check_folder(entry, own=lambda path: path.name in replaces)
-    work = entry.with_name(entry.name + WORK)
-    try:
-        yield work
-    except LostProcessError:
-        raise
-    except StorageError:
-        if (work / STATE).is_file():
-            (work / CHECKPOINT).unlink(missing_ok=True)  # it may be half written; the state has its own
-        else:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    except KDError:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def ensure_teacher(
     config: Any, context: RunContext, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
 ) -> tuple[TeacherScores, dict[str, Any]]:
-    """The teacher's scores and figures: from the cache, or trained, exported and put there. With so many checkpoints of its training."""
+    """The teacher's scores and figures: from the cache, or exported from kept weights, or trained, exported and put there.
+
+    Args:
+        n_checkpoints: of its training, exported with it.
+    """
     name = config["model"]
-    settings = settings_alone(config)
     kept = {"trajectory": n_checkpoints} if n_checkpoints else {}
-    entry = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": dtype, **kept})
+    settings = settings_alone(config)
+    entry = _export_entry(context, name, {**settings, **kept}, store, dtype)
+    weights = entry_of(context, "trained", name, {**settings, **kept})
+    asked = {"model": name, "settings": settings, "data": data_of(context, name)}
     with locked(entry):
-        cached = entry.is_dir() or (store == "dense" and not kept and _from_factors(context, name, settings, entry, dtype))
-        if not cached:
-            getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
-            with workshop(entry) as work:
-                trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
-                files = TrainingFiles.in_folder(work, context.folder / "tensorboard-teacher" / name)
-                model, figures = TrainingJob(config, context.splits, files, context.resume, trajectory=trajectory).train()
-                manifest = {
-                    "model": name, "dataset": config["dataset"], "settings": settings, "data": data_of(context, name), "report": figures,
-                }  # fmt: skip
-                earlier: Iterable[int] = ()
-                if trajectory is not None:
-                    figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
-                    earlier = trajectory.replay(model)
-                rows = universe_of(stage_parts(config, context.splits.parts[:1])[0])
-                export_teacher(Scorer(model, rows), entry, manifest, store, dtype, earlier, work, context.ray_address)
+        trained = False
+        if not entry.is_dir():
+            with locked(weights):
+                made = _from_weights(config, context, weights, entry, store, dtype, asked)
+                made = made or (store == "dense" and not kept and _from_factors(context, name, settings, entry, dtype))
+                if not made:
+                    trained = True
+                    _train_teacher(config, context, weights, entry, store, dtype, n_checkpoints)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
-        check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None})
+        stored = {} if store == "auto" else {"store": store}
+        check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None, **stored})
     teacher.check_data(context.splits.fingerprint)
-    return teacher, {**teacher.manifest["report"], "cached": cached, "path": str(entry)}
+    return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry)}
+
+
+def _export_entry(context: RunContext, name: str, settings: Mapping[str, Any], store: str, dtype: str) -> Path:
+    """Return the entry of a teacher's scores; ``auto`` and the store that it chooses are one."""
+    kind = get_model(name)
+    usual = resolve_store("auto", has_vectors(kind), issubclass(kind, SequentialRecommender))
+    spellings = ("auto", usual) if store in ("auto", usual) else (store,)
+    entries = [entry_of(context, "teacher", name, {**settings, "store": word, "dtype": dtype}) for word in spellings]
+    return next((entry for entry in entries if entry.is_dir()), entries[0])
+
+
+def _train_teacher(config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, n_checkpoints: int) -> None:
+    name = config["model"]
+    getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
+    with workshop(entry) as work:
+        trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
+        files = TrainingFiles.in_folder(work, context.folder / "tensorboard-teacher" / name)
+        model, figures = TrainingJob(config, context.splits, files, context.resume, trajectory=trajectory).train()
+        revisions = revisions_of(type(model))
+        manifest = {
+            "model": name, "dataset": config["dataset"], "settings": settings_alone(config), "data": data_of(context, name),
+            "report": figures, **({"revisions": revisions} if revisions else {}),
+        }  # fmt: skip
+        if trajectory is not None:
+            figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
+        scorer = _scorer_of(config, context, model)
+        earlier = [() if trajectory is None else trajectory.replay(model) for _ in range(2)]
+        export_teacher(scorer, entry, manifest, store, dtype, earlier[0], work, context.ray_address)
+        if not weights.is_dir():
+            keep_weights(weights, scorer, manifest, earlier[1])
+
+
+def _scorer_of(config: Any, context: RunContext, model: Any) -> Scorer:
+    return Scorer(model, universe_of(stage_parts(config, context.splits.parts[:1])[0]))
+
+
+def _from_weights(config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, asked: Mapping[str, Any]) -> bool:
+    """Export the scores from the teacher's kept weights, where the cache has them: True when it did."""
+    if not weights.is_dir():
+        return False
+    manifest = read_kept(weights, asked)
+    with workshop(entry) as work:
+        job = TrainingJob(config, context.splits, TrainingFiles.in_folder(work, context.folder))
+        scorer = _scorer_of(config, context, job.model_and_loaders()[0])
+        if not restore(weights, scorer):
+            return False
+        getLogger().info(f"Exporting the scores of the teacher {config['model']} from its weights in {weights}")
+        earlier = replay(weights, scorer.model, manifest.get("trajectory", [])[:-1])
+        content = {key: value for key, value in manifest.items() if key not in (FILES, OWN_SHA256)}
+        export_teacher(scorer, entry, content, store, dtype, earlier, work, context.ray_address)
+    return True
 
 
 def _ensure_truncated(config: Any, context: RunContext, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
@@ -271,27 +230,6 @@ def _read_report(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None
     return {key: value for key, value in report.items() if key not in (*asked, FILES, OWN_SHA256)}
 
 
-def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse a cached entry that was made with other settings than its name says.
-
-    Args:
-        made: its manifest or report; a key that an earlier version did not write is not compared.
-
-    Raises:
-        TeacherError: names the first setting that differs, with both values.
-    """
-    plain = json.loads(json.dumps(dict(asked), default=str))
-    for key, wanted in plain.items():
-        found = made.get(key, wanted)
-        if found == wanted:
-            continue
-        words = f"{key}={found!r}, not {wanted!r}"
-        if isinstance(found, dict) and isinstance(wanted, dict):
-            name = next(name for name in (*wanted, *found) if found.get(name) != wanted.get(name))
-            words = f"{name}={found.get(name)!r}, not {wanted.get(name)!r}"
-        raise TeacherError(f"{entry} was not made for this run ({words[:200]}); delete the folder and run again")
-
-
 def distill(
     config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -309,15 +247,3 @@ def distill(
             raise
         StateFile(state_file).remove()
     return model, figures
-
-
-def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
-    """What decides what a distillation comes to."""
-    return {**settings_of(config), "teacher": identity(teacher)}
-
-
-def identity(teacher: TeacherScores) -> dict[str, Any]:
-    """What a teacher's manifest says of how it was made; of a teacher of histories also the order of its data."""
-    histories = [(member.manifest.get("data") or {}).get("histories") for member in teacher.members]
-    made = {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
-    return {**made, "histories": histories} if any(histories) else made

@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole_kd.errors import KDError, StorageError
 from recbole_kd.pipeline.result_table import result_table
-from recbole_kd.pipeline.stages import RunContext, settings_of
+from recbole_kd.pipeline.training_entries import RunContext, settings_of
 from recbole_kd.serving.pack_student import pack_student
 from recbole_kd.serving.student_files import FOLDER
 

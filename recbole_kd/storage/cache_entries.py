@@ -18,8 +18,11 @@ from recbole_kd.storage.integrity import damage, is_changed
 
 REPORT = "report.json"
 """Manifest of a cached student."""
-KINDS = ("teacher", "student", "assistant", "features", "distilled")
-"""Folders of the cache; the last one holds states of interrupted distillations alone."""
+KINDS = ("teacher", "trained", "student", "assistant", "features", "distilled")
+"""Folders of the cache.
+
+``teacher`` has exported scores, ``trained`` the weights that they were made of; the last one holds
+states of interrupted distillations alone."""
 
 
 @dataclass(frozen=True)

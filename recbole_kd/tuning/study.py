@@ -16,7 +16,7 @@ from tabulate import tabulate
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.pipeline.stages import WITHOUT_EFFECT
+from recbole_kd.pipeline.training_entries import WITHOUT_EFFECT
 from recbole_kd.storage.files import write_json, write_text_whole
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path

@@ -1,0 +1,162 @@
+"""Entries of trainings in the cache: what tells one from another, and the folder in which one is made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
+
+from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
+from recbole_kd.data.fingerprint import without_histories
+from recbole_kd.data.histories.sequence_dataset import reads_histories
+from recbole_kd.data.item_features.configured import FEATURE_KEYS
+from recbole_kd.data.sampled_candidates import samples_candidates
+from recbole_kd.data.side_information import named_files
+from recbole_kd.data.split_and_loaders import Splits
+from recbole_kd.data.time_order import is_split_by_time
+from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
+from recbole_kd.pipeline.revisions import revisions_of
+from recbole_kd.storage.cache import CACHE_FORMAT, WORK
+from recbole_kd.storage.digests import settings_digest
+from recbole_kd.storage.source_digest import own_source
+from recbole_kd.storage.targets import check_folder
+from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.training.training_job import CHECKPOINT, STATE
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
+        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
+        "nproc", "local_rank", "single_spec", "worker",
+        "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
+        "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
+    }
+)  # fmt: skip
+"""Keys that do not change what a training comes to; they are left out of its digest."""
+
+IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents", "revisions")
+"""Keys of a teacher's manifest that say how it was made."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of a run share: its data, its folders, whether it continues an interrupted one.
+
+    Attributes:
+        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
+        ray_address: of a cluster whose workers make the blocks of a dense teacher store.
+    """
+
+    splits: Splits
+    cache: Path
+    folder: Path
+    resume: bool
+    ray_address: str | None = None
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The values of a Config that decide what a training comes to, as plain JSON values."""
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
+    unset = [] if config["max_minutes"] else ["max_minutes"]  # models that were kept before it counted are still the same
+    if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
+        unset.append("time_order")
+    return {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if key not in (*WITHOUT_EFFECT, *unset) and key not in unread and isinstance(value, plain)
+    }
+
+
+def settings_alone(config: Any) -> dict[str, Any]:
+    """The settings of a model that is not distilled."""
+    return {key: value for key, value in settings_of(config).items() if key not in ("kd", *KD_RUN_KEYS)}
+
+
+def data_of(context: RunContext, name: str) -> dict[str, Any]:
+    """What identifies the data for a model of this name: their order counts for a model of histories alone."""
+    return dict(context.splits.fingerprint) if reads_histories(name) else without_histories(context.splits.fingerprint)
+
+
+def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
+    """Return the folder of an entry of the cache.
+
+    Args:
+        kind: a folder of the cache. name: of the model. settings: all that decides what the entry holds; data, sources and revisions of
+            the code are added.
+    """
+    made: dict[str, Any] = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(context, name)}
+    if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
+        made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
+    beside: dict[str, Any] = {"source": own_source(get_model(name)), "columns": context.splits.side, "files": named_files(settings)}
+    beside["revisions"] = revisions_of(get_model(name))
+    if context.splits.candidates is not None and samples_candidates(settings["eval_args"]):
+        beside["candidates"] = asdict(context.splits.candidates)  # reports over other candidates are not taken for its own
+    digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
+    return context.cache / kind / f"{context.splits.dataset.dataset_name}-{name}-{digest}"
+
+
+@contextmanager
+def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
+    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not, and one
+    that found the disk full keeps what it can be continued from.
+
+    Raises:
+        TargetError: before anything is trained: the entry is there and holds other files than ``replaces``.
+    """
+    check_folder(entry, own=lambda path: path.name in replaces)
+    work = entry.with_name(entry.name + WORK)
+    try:
+        yield work
+    except LostProcessError:
+        raise
+    except StorageError:
+        if (work / STATE).is_file():
+            (work / CHECKPOINT).unlink(missing_ok=True)  # it may be half written; the state has its own
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    except KDError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse a cached entry that was made with other settings than its name says.
+
+    Args:
+        made: its manifest or report; a key that an earlier version did not write is not compared.
+
+    Raises:
+        TeacherError: names the first setting that differs, with both values.
+    """
+    plain = json.loads(json.dumps(dict(asked), default=str))
+    for key, wanted in plain.items():
+        found = made.get(key, wanted)
+        if found == wanted:
+            continue
+        words = f"{key}={found!r}, not {wanted!r}"
+        if isinstance(found, dict) and isinstance(wanted, dict):
+            name = next(name for name in (*wanted, *found) if found.get(name) != wanted.get(name))
+            words = f"{name}={found.get(name)!r}, not {wanted.get(name)!r}"
+        raise TeacherError(f"{entry} was not made for this run ({words[:200]}); delete the folder and run again")
+
+
+def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
+    """What decides what a distillation comes to."""
+    return {**settings_of(config), "teacher": identity(teacher)}
+
+
+def identity(teacher: TeacherScores) -> dict[str, Any]:
+    """What a teacher's manifest says of how it was made; of a teacher of histories also the order of its data."""
+    histories = [(member.manifest.get("data") or {}).get("histories") for member in teacher.members]
+    made = {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
+    return {**made, "histories": histories} if any(histories) else made
