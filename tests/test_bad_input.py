@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number(term: str, tmp_path: Path, capsys: pytest.Capt
     ("word", "expected"),
     [
         ("--learning_rate=1e30", ["loss of MF", "epoch"]),
-        ("--teacher.learning_rate=1e30", ["loss of LightGCN", "epoch"]),
+        ("--teacher.learning_rate=1e30", ["scores of LightGCN", "learning_rate"]),
     ],
 )
 def test_a_training_that_diverges(word: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ CASES: dict[str, Case] = {
     "teacher": Case("BPR", "teacher"),
     "kd": Case("RRD", "weights"),
     "dataset": Case("other", "weights"),
-    "setting": Case("sequential", "test", ("--eval_args.order=",)),
+    "setting": Case("general", "weights", ("--model=HSTU", "--eval_args.order=")),
     "teacher_store": Case("dense", "teacher"),
     "teacher_dtype": Case("fp16", "teacher"),
     "teacher_svd": Case("3", "teacher"),
@@ -78,6 +78,8 @@ CASES: dict[str, Case] = {
     "embedding_size": Case("3", "weights"),
     "eval_args": Case("{split: {RS: [0.6, 0.2, 0.2]}}", "weights"),
     "topk": Case("[10]", "test"),
+    "valid_metric": Case("Recall@10", "reported"),
+    "TIME_FIELD": Case("when", "refused"),
     "data_path": Case("more", "weights"),
     "encoding": Case("utf-16", "refused"),
     "load_col": Case("{inter: [user_id, item_id, timestamp, rating]}", "teacher", ("--dataset=rated",)),
@@ -134,14 +136,15 @@ def _run(folder: Path, *given: str) -> Outcome:
     except KDError as error:
         return {"refused": str(error)}
     distilled, where = result["distilled"], Path(result["folder"])
-    weights = torch.load(where / f"{result['model']}.pth", weights_only=False)["state_dict"]
+    (checkpoint,) = where.glob("*.pth")
+    weights = torch.load(checkpoint, weights_only=False)["state_dict"]
     return {
         "weights": hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights.values())).hexdigest(),
         "test": distilled["test"],
         "teacher": result["teacher"]["path"],
         "student": result["student"] is not None,
         "index": distilled.get("candidate_index"),
-        "reported": (sorted(distilled), distilled.get("stopped_by"), len(distilled["kd_loss"])),
+        "reported": (sorted(distilled), distilled.get("stopped_by"), len(distilled["kd_loss"]), result["valid_metric"]),
         "folder": where.parent,
     }
 

@@ -31,7 +31,7 @@ def a_case(data: TinyData, model: str, length: int) -> tuple[Case, Scorer]:
 def separately(scorer: Scorer, queries: torch.Tensor) -> torch.Tensor:
     """Each history encoded by itself, at full width."""
     assert scorer._encoder is not None
-    return torch.cat([scorer._encoder.queries(scorer.model, scorer._interaction(query)) for query in queries.split(1)])
+    return torch.cat([scorer._encoder.queries(scorer.model, scorer._own.interaction(query)) for query in queries.split(1)])
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -227,7 +227,7 @@ def test_every_store_carries_the_scores_of_the_modalities(store: str, dtype: str
         assert torch.allclose(scores.full(users), own[name].full(users), atol=1e-5 if dtype == "fp32" else 1e-2)
     if store == "factors":
         (folder / "modalities.safetensors").write_bytes(b"\x00" * 20)
-        with pytest.raises(TeacherError, match=r"modalities\.safetensors is truncated or damaged"):
+        with pytest.raises(TeacherError, match=r"is damaged: modalities\.safetensors has"):
             load_teacher(folder, case.splits.parts[0])
 
 

@@ -79,7 +79,7 @@ def test_weight_zero_is_recboles_own_training(model: str, tiny_dataset: TinyData
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "kd", epochs=3, kd_weight=0.0)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     assert per_epoch(recbole_kd.KDTrainer(config, student, distiller), train_data, valid_data) == plain
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "none", epochs=3)
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "none", epochs=3, kd=None)
     assert per_epoch(recbole_kd.KDTrainer(config, student), train_data, valid_data) == plain
 
 
@@ -106,7 +106,10 @@ def test_a_batch_of_the_pad_alone_has_no_kd_loss(kd: str, tiny_dataset: TinyData
 
 
 def test_a_mistyped_key_in_a_recbole_project_is_refused(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, *_ = recbole_parts(tiny_dataset, "MF", tmp_path, kd_tua=3.0)
+    with pytest.raises(ConfigError, match=r"kd_tua.*kd_tau"):
+        recbole_parts(tiny_dataset, "MF", tmp_path, kd_tua=3.0)
+    config, student, train_data, *_ = recbole_parts(tiny_dataset, "MF", tmp_path)
+    config["kd_tua"] = 3.0
     with pytest.raises(ConfigError, match=r"kd_tua.*kd_tau"):
         recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
 
@@ -207,7 +210,7 @@ def test_mixed_precision(model: str, tiny_dataset: TinyData, teacher_folder: str
 
 
 def test_early_stopping(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=0.0, stopping_step=3)
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=1e-9, stopping_step=3)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)
     scores = iter([0.3, 0.2, 0.25, 0.1, 0.1, 0.9])
@@ -217,7 +220,7 @@ def test_early_stopping(tiny_dataset: TinyData, teacher_folder: str, tmp_path: P
 
 
 def test_a_cap_of_minutes_ends_a_training(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=0.0, max_minutes=1)
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=1e-9, max_minutes=1)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)
     scores = iter([0.3, 0.2, 0.25, 0.1])

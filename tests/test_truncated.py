@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "saved": (
         {"teacher": None, "teacher_path": "here", "teacher.epochs": None, "teacher.embedding_size": None},
         ["--teacher_svd=3"],
-        ["convert_teacher.py", "--svd=3"],
+        ["convert-teacher", "--svd=3"],
     ),
 }
 

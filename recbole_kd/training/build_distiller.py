@@ -108,7 +108,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     published = distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0]
     _warn_of_other_keys(config, published, f"{kd} of {config['model']} under {teacher.name} on {config['dataset']}")
     values.update(published)
-    values.update({key: config[key] for key in known_kd_keys(kd) if key in config})
+    values.update({key: config[key] for key in known_kd_keys(kd) if key in config and _is_given(config, key)})
     options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
     check_index(values, kd, type(student))
     scorer.index = _index(values, config["seed"]) if cls.asks_student(options) else None
@@ -118,6 +118,11 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller
+
+
+def _is_given(config: Any, key: str) -> bool:
+    """Return whether a key comes from the user: the defaults of a Config of RecBole's functions give way to the pair's file."""
+    return not _get(config, "recbole_data") or key in config.external_config_dict
 
 
 def _warn_of_other_keys(config: Any, published: Mapping[str, Any], pair: str) -> None:
