@@ -91,6 +91,35 @@ def test_the_split_behind_a_loader_is_found_whatever_the_length_of_histories(sho
     assert int(pairs.starts[-1]) == splits.fingerprint["train"]["count"]
 
 
+@pytest.fixture(scope="module")
+def later_users_first(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
+    """Who stands later in the file comes earlier in time: RecBole's rows take users in another order than their numbers."""
+    folder = tmp_path_factory.mktemp("later") / "later"
+    folder.mkdir()
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    rows += [f"u{user}\ti{(3 * user + 5 * step) % 11}\t{1000 * (16 - user) + step}" for user in range(16) for step in range(6)]
+    (folder / "later.inter").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return TinyData(str(folder.parent), "later")
+
+
+@pytest.mark.parametrize("model", SEQUENTIAL_MODELS)
+def test_the_split_behind_a_loader_is_found_whatever_the_order_of_users(later_users_first: TinyData, model: str) -> None:
+    _, train, _, _ = recboles(later_users_first, model)
+    users = train._dataset.inter_feat[train._dataset.uid_field]
+    assert not torch.equal(users, users.sort().values)
+    assert split_behind(train).fingerprint["train"] == data_fingerprint(train=train)["train"]
+
+
+def test_histories_in_another_order_are_refused_whatever_the_order_of_users(later_users_first: TinyData) -> None:
+    _, train, _, _ = recboles(later_users_first, "SASRec")
+    rows = train._dataset.inter_feat
+    history = rows[train._dataset.item_id_list_field]
+    last = int(rows["item_length"].argmax())
+    history[last, :2] = history[last, :2].flip(0)
+    with pytest.raises(recbole_kd.DataError, match=r"its histories are in another order than those of the loader"):
+        split_behind(train)
+
+
 def test_a_loader_of_other_interactions_is_refused(tiny_dataset: TinyData) -> None:
     _, train, _, _ = recboles(tiny_dataset, "BPR")
     train._dataset.inter_feat = train._dataset.inter_feat[:50]

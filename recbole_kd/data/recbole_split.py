@@ -90,16 +90,25 @@ def _compare(dataset: Any, splits: Splits) -> None:
 
 
 def _same_rows(dataset: Any, splits: Splits) -> bool:
-    """Whether RecBole's rows are those that a sequential model gets of the split, one by one."""
+    """Whether RecBole's rows are those that a sequential model gets of the split, one by one inside each user.
+
+    RecBole takes the users as they first appear in time, the split by their number; both keep a user's rows in order.
+    """
     found = sequence_queries(dataset)
     if found is None or not issubclass(get_model(dataset.config["model"]), SequentialRecommender):
         return False
     made = sequence_parts(dataset.config, splits.parts)[0].universe
-    theirs, ours = (rows.take(torch.arange(rows.n_whole, len(rows))) for rows in (found.universe, made))
+    theirs, ours = (_by_user(rows) for rows in (found.universe, made))
     if not torch.equal(theirs.users, ours.users):
         return False
     blocks = torch.arange(len(ours)).split(2**16)
     return all(torch.equal(_seen(theirs, some), _seen(ours, some)) for some in blocks)
+
+
+def _by_user(rows: Rows) -> Rows:
+    """The rows of histories without the pad, by user; a user's rows stay in their order."""
+    histories = torch.arange(rows.n_whole, len(rows))
+    return rows.take(histories[rows.users[histories].argsort(stable=True)])
 
 
 def _seen(rows: Rows, some: Tensor) -> Tensor:
