@@ -234,7 +234,8 @@ def test_a_training_that_diverges(word: str, expected: list[str], tmp_path: Path
         assert part in said
     assert "kd_" not in said, "neither was distilled"
     left = {path.name for path in files_in(tmp_path) if path.suffix != ".lock"}
-    assert left <= {"run.log", "manifest.json", "scores.safetensors"}, "the finished teacher may stay, nothing else"
+    teachers = {"manifest.json", "scores.safetensors", "model.safetensors", "probe.safetensors"}
+    assert left <= {"run.log", *teachers}, "the finished teacher may stay, nothing else"
 
 
 def test_a_teacher_that_cannot_be_kept_leaves_nothing(

@@ -117,7 +117,7 @@ def test_a_saved_teacher_by_path(first: dict[str, Any], folder: Path) -> None:
 @pytest.mark.parametrize("store", ["dense", "online"])
 def test_every_store_gives_the_same_distillation(first: dict[str, Any], folder: Path, store: str) -> None:
     other = run(folder, teacher_store=store, kd_compare="False")
-    assert other["teacher"]["cached"] is (store == "dense"), "a dense store comes from the factors, without training again"
+    assert other["teacher"]["cached"], "another store comes from the kept weights, without training again"
     assert other["distilled"]["kd_loss"] == pytest.approx(first["distilled"]["kd_loss"], rel=1e-5)
 
 

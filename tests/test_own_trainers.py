@@ -113,6 +113,13 @@ def test_a_trainer_that_would_distil_nothing_is_refused(tiny_dataset: TinyData, 
         trainer.fit(train, valid, saved=False)
 
 
+@pytest.mark.parametrize("kind", [Trainer, WithHook, WithLoop])
+def test_a_trainer_that_knows_no_distillation_refuses_kd(tiny_dataset: TinyData, tmp_path: Path, kind: type[Any]) -> None:
+    config, student, _, train, valid = parts(tiny_dataset, tmp_path)
+    with pytest.raises(recbole_kd.ConfigError, match=r"kd=\w+ has no effect on \w+.*recbole_kd\.KDTrainer.*recbole_kd\.distil"):
+        kind(config, student).fit(train, valid)
+
+
 def test_recboles_own_trainers_and_a_second_distiller_are_refused_by_name(tiny_dataset: TinyData, tmp_path: Path) -> None:
     config, student, distiller, _, _ = parts(tiny_dataset, tmp_path)
     from recbole.trainer.trainer import RecVAETrainer

@@ -156,8 +156,11 @@ for model, keys in json.loads({runs!r}):
 
 
 def test_without_kd_a_run_has_the_bits_of_one_without_the_import(keys: dict[str, Any], tmp_path: Path) -> None:
-    runs = json.dumps([("BPR", keys), ("LightGCN", keys), ("SASRec", {**keys, **SEQUENCES})])
-    codes = [PLAIN.format(first=first, runs=runs) for first in ("import recbole_kd", BRIDGE)]
+    codes = []
+    for number, first in enumerate(("import recbole_kd", BRIDGE)):
+        own = {**keys, "checkpoint_dir": str(tmp_path / f"saved-{number}")}  # RecBole names checkpoints by the second
+        runs = json.dumps([("BPR", own), ("LightGCN", own), ("SASRec", {**own, **SEQUENCES})])
+        codes.append(PLAIN.format(first=first, runs=runs))
     words = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path, "env": environment()}
     both = [subprocess.Popen([sys.executable, "-c", code], **words) for code in codes]
     said = [process.communicate() for process in both]

@@ -74,7 +74,7 @@ def per_epoch(trainer: Trainer, train_data: Any, valid_data: Any) -> list[float]
 
 @pytest.mark.parametrize("model", ["BPR", "MF", "LightGCN", "NGCF"])
 def test_weight_zero_is_recboles_own_training(model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "plain", epochs=3)
+    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "plain", epochs=3, kd=None)
     plain = per_epoch(Trainer(config, student), train_data, valid_data)
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "kd", epochs=3, kd_weight=0.0)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
@@ -262,6 +262,7 @@ def test_keys_published_with_a_pair_are_warned_of(
 ) -> None:
     published = {"kd_weight": 7.0, "learning_rate": 0.125, "weight_decay": 0.5, "train_batch_size": 99}
     monkeypatch.setattr(build_module, "distiller_layers", lambda *names: (published, []))
+    caplog.set_level("WARNING")  # a run before this test may have set another one
     config, student, train_data, _, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=1, weight_decay=0.25)
     teacher = recbole_kd.load_teacher(teacher_folder, train_data)
     distiller = recbole_kd.build_distiller(config, student, teacher)

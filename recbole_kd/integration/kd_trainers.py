@@ -24,6 +24,8 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.integration import quick_start
 
 _SUFFIX = "Trainer"
+_OURS = frozenset(["teacher", "teacher_path", "teacher_config", "eval_protocol", "time_order", "max_minutes", "loss_reduction"])
+"""Keys that RecBole's own trainer passes over."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def install(distillation: Distillation) -> None:
     _installed.append(distillation)
     vars(sys.modules["recbole.trainer"])["__getattr__"] = _find_trainer
     _wrap_config()
+    _wrap_fit()
     quick_start.install()
 
 
@@ -94,9 +97,27 @@ def _chooser(name: str) -> type[Trainer]:
 
 def _warn_of_keys_without_effect(config: Any) -> None:
     given = getattr(config, "external_config_dict", {})
-    keys = [key for key in given if key.startswith(("kd_", "teacher.")) or key in ("teacher", "teacher_path", "teacher_config")]
+    keys = [key for key in given if key.startswith(("kd_", "teacher.")) or key in _OURS or key.lower() == "kd"]
     if keys:
         getLogger().warning(f"{keys[0]}={given[keys[0]]} has no effect without kd: name a method, such as kd=RCEKD, or leave it out")
+
+
+def _wrap_fit() -> None:
+    """Let RecBole's Trainer refuse a Config that names a method which this trainer would pass over."""
+    original = Trainer.fit
+
+    @functools.wraps(original)
+    def fit(self: Any, *args: Any, **options: Any) -> Any:
+        if self.config["kd"] and not hasattr(self, "distiller"):
+            raise ConfigError(
+                f"kd={self.config['kd']} has no effect on {type(self).__name__}, which knows no distillation: take the trainer that "
+                "get_trainer(config['MODEL_TYPE'], config['model']) gives, derive yours from recbole_kd.KDTrainer, or call "
+                "recbole_kd.distil(trainer, distiller) before fit"
+            )
+        return original(self, *args, **options)
+
+    fit._of_recbole_kd = True  # type: ignore[attr-defined]
+    Trainer.fit = fit
 
 
 # -- configurations ---------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def ensure_teacher(
                 made = made or (store == "dense" and not kept and _from_factors(context, name, settings, entry, dtype))
                 if not made:
                     trained = True
-                    _train_teacher(config, context, weights, entry, store, dtype, n_checkpoints)
+                    _train_teacher(config, context, weights, entry, store, dtype, n_checkpoints, asked)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
         stored = {} if store == "auto" else {"store": store}
         check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None, **stored})
@@ -86,7 +86,10 @@ def _export_entry(context: RunContext, name: str, settings: Mapping[str, Any], s
     return next((entry for entry in entries if entry.is_dir()), entries[0])
 
 
-def _train_teacher(config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, n_checkpoints: int) -> None:
+def _train_teacher(
+    config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, n_checkpoints: int, asked: Mapping[str, Any]
+) -> None:
+    """Train a teacher, export its scores and keep its weights; ``asked`` was taken before: a training writes into its Config."""
     name = config["model"]
     getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
     with workshop(entry) as work:
@@ -95,7 +98,7 @@ def _train_teacher(config: Any, context: RunContext, weights: Path, entry: Path,
         model, figures = TrainingJob(config, context.splits, files, context.resume, trajectory=trajectory).train()
         revisions = revisions_of(type(model))
         manifest = {
-            "model": name, "dataset": config["dataset"], "settings": settings_alone(config), "data": data_of(context, name),
+            "model": name, "dataset": config["dataset"], "settings": asked["settings"], "data": asked["data"],
             "report": figures, **({"revisions": revisions} if revisions else {}),
         }  # fmt: skip
         if trajectory is not None:
@@ -131,7 +134,8 @@ def _from_weights(config: Any, context: RunContext, weights: Path, entry: Path, 
 def _ensure_truncated(config: Any, context: RunContext, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
     name = config["model"]
-    entry = entry_of(context, "teacher", name, {**settings_alone(config), "store": store, "dtype": dtype, "svd": width})
+    settings = settings_alone(config)
+    entry = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": dtype, "svd": width})
     with locked(entry):
         trained = False
         if not entry.is_dir():  # where the cache has it, the whole one is not needed
@@ -140,7 +144,7 @@ def _ensure_truncated(config: Any, context: RunContext, store: str, dtype: str, 
             getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
             write_truncated(whole, entry, width, dtype)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
-        check_asked(entry, teacher.manifest, {"model": name, "settings": settings_alone(config), "dtype": dtype, "svd": width})
+        check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": width})
     fidelity = teacher.manifest["fidelity"]
     getLogger().info(
         f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
