@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from recbole_kd.cli.tune import main
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError
 from recbole_kd.storage.files import SCORES
-from recbole_kd.tuning import ray_tune
+from recbole_kd.tuning import ray_space, ray_tune
+from recbole_kd.tuning.ray_record import StudyRecord, recorded_from
 from recbole_kd.tuning.space import Space, read_space
 from recbole_kd.tuning.study import FAILED, Study, Trial
 from recbole_kd.tuning.teacher_transfer import pack, unpack
@@ -76,7 +78,7 @@ def test_rays_domains_keep_to_their_ends(tmp_path: Path) -> None:
     e: {logint: [2, 9]}
     f: {quniform: [0, 1, 0.25]}
     """
-    domains = ray_tune.ray_space(space_of(tmp_path, text), "RCEKD")
+    domains = ray_space.ray_space(space_of(tmp_path, text), "RCEKD")
     drawn = {name: {domain.sample() for _ in range(200)} for name, domain in domains.items()}
     assert drawn["a"] == {1, "x"} and drawn["d"] == {3, 4, 5} and min(drawn["e"]) >= 2 and max(drawn["e"]) <= 9
     assert all(0.5 <= value <= 2 for value in drawn["b"]) and all(1e-3 <= value <= 1 for value in drawn["c"])
@@ -85,9 +87,9 @@ def test_rays_domains_keep_to_their_ends(tmp_path: Path) -> None:
 
 def test_a_grid_is_one_parameter_of_whole_combinations(tmp_path: Path) -> None:
     space = space_of(tmp_path, "kd_k: {grid: [3, 5]}\nkd_beta: {grid: [1, 2]}\nkd_weight: {uniform: [1, 2]}\n")
-    domains = ray_tune.ray_space(space, "RCEKD")
+    domains = ray_space.ray_space(space, "RCEKD")
     assert set(domains) == {"kd_weight", "grid"} and len(domains["grid"]["grid_search"]) == 4
-    drawn = ray_tune.drawn_values({"kd_weight": 1.5, "grid": {"kd_k": 3, "kd_beta": 2}})
+    drawn = ray_space.drawn_values({"kd_weight": 1.5, "grid": {"kd_k": 3, "kd_beta": 2}})
     assert space.settings(drawn, "RCEKD") == {"kd_weight": 1.5, "kd_k": 3, "kd_beta": 2}
 
 
@@ -96,9 +98,9 @@ def test_a_grid_needs_the_random_searcher(tmp_path: Path, searcher: str, words_:
     space = space_of(tmp_path, "kd_k: {grid: [3, 5]}\n")
     if words_:
         with pytest.raises(ConfigError, match=words_):
-            ray_tune._check_searcher(space, searcher)
+            ray_space.check_searcher(space, searcher)
     else:
-        ray_tune._check_searcher(space, searcher)
+        ray_space.check_searcher(space, searcher)
 
 
 def test_the_states_of_trials(tmp_path: Path) -> None:
@@ -242,6 +244,118 @@ def test_trials_on_a_ray_worker_keep_the_gpus_that_ray_gave_it(tmp_path: Path, m
         ray.shutdown()
     assert all(before == after == given and state == "done" for before, after, given, state in found)
     assert sorted(before for before, *_ in found) == ["4", "7"]
+
+
+class _Bomb:
+    """Pickles as a call of os.system."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def _plant_bombs(study: Path, mark: Path) -> int:
+    """Put a bomb into every file of a study that is not JSON of ours, and where Ray looks for its own; the number of files."""
+    bomb = pickle.dumps(_Bomb(mark))
+    own = {study / "study.json", study / "trials.json", *(study / "record").iterdir(), *(study / "runs").rglob("*.json")}
+    files = [path for path in study.rglob("*") if path.is_file() and path not in own]
+    names = ("tuner.pkl", "trainable.pkl", "searcher-state-now.pkl", "search_gen_state-now.json", "error.pkl", "params.pkl")
+    for folder in (study, *(path for path in study.rglob("*") if path.is_dir())):
+        files += [folder / name for name in names]
+    for path in files:
+        path.write_bytes(bomb)
+    state = {"trial_data": [[json.dumps({"x": {"_type": "CLOUDPICKLE_FALLBACK", "value": bomb.hex()}}), "{}"]]}
+    for folder in (study, *(study / "ray").iterdir()):
+        (folder / "experiment_state-2099-01-01_00-00-00.json").write_text(json.dumps(state))
+    return len(files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("searcher", ["random", "hyperopt", "optuna"])
+def test_no_pickle_of_a_study_is_read_when_it_is_continued(searcher: str, tmp_path: Path, local_ray: None) -> None:
+    """Of three trials one has not ended: it is run, the others are told from the record, and no bomb goes off."""
+    mark, study = tmp_path / "mark", tmp_path / "saved" / "s"
+    space = "kd_weight: {loguniform: [0.5, 50]}\nkd_k: {int: [3, 20]}\n"
+    more = ["--max_evals=3", f"--searcher={searcher}", "--grace_period=1", "--reduction_factor=2"]
+    assert search(tmp_path, space, *more) == 0
+    before = trials(tmp_path)
+    records = sorted((study / "record").iterdir(), key=lambda path: json.loads(path.read_text())["number"])
+    assert len(records) == 3 and {t["state"] for t in before} <= {"done", "stopped"}
+    lost = [json.loads(path.read_text())["trial"]["settings"] for path in records[-1:]]
+    for path in records[-1:]:
+        path.unlink()
+        (study / "runs" / "outcomes" / path.name).unlink(missing_ok=True)
+    assert _plant_bombs(study, mark) > 10
+    written = {path: path.stat().st_mtime_ns for path in records[:-1]}
+    assert search(tmp_path, space, *more, "--resume=True") == 0
+    assert not mark.exists() and {path: path.stat().st_mtime_ns for path in written} == written
+    after = trials(tmp_path)
+    kept = [t for t in before if t["settings"] not in lost]
+    assert len(after) == 3 and all(t in after for t in kept) and {t["state"] for t in after} <= {"done", "stopped"}
+    if searcher == "random":
+        assert all(any(t["settings"] == settings for t in after) for settings in lost), "the same values are drawn again"
+    assert len({json.dumps(t["settings"]) for t in after}) == 3
+    sessions = len(list((study / "ray").iterdir()))
+    assert search(tmp_path, space, *more, "--resume=True") == 0
+    assert len(list((study / "ray").iterdir())) == sessions, "a study at its end starts nothing"
+    assert sorted(trials(tmp_path), key=str) == sorted(after, key=str)
+
+
+def _recorded(tmp_path: Path, **changes: Any) -> StudyRecord:
+    record = StudyRecord(tmp_path)
+    for epoch in (1, 2):
+        record.note({"kd_k": 3}, Trial({"kd_k": 3}, "interrupted", 0.1 * epoch, epochs=epoch), 0.1 * epoch)
+    record.note({"kd_k": 5}, Trial({"kd_k": 5}, **{"state": "failed", "reason": "no room", **changes}))
+    return record
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record, read = _recorded(tmp_path), StudyRecord(tmp_path)
+    read.read()
+    assert read.trials == record.trials and [r.number for r in read.trials.values()] == [0, 1]
+    first = read.of({"kd_k": 3})
+    assert first is not None and first.curve == [0.1, 0.2] and not first.is_final
+    read.note({"kd_k": 3}, Trial({"kd_k": 3}, "interrupted", 0.3, epochs=2), 0.3)  # the second epoch again
+    assert first.curve == [0.1, 0.3]
+    read.note({"kd_k": 3}, Trial({"kd_k": 3}, "stopped", 0.3, epochs=2))
+    read.note({"kd_k": 3}, Trial({"kd_k": 3}, "interrupted", 0.0, epochs=1), 0.0)
+    again = StudyRecord(tmp_path)
+    again.read()
+    assert again.trials == read.trials and again.of({"kd_k": 3}).trial.state == "stopped"  # type: ignore[union-attr]
+    assert {d: recorded_from(plain) for d, plain in json.loads(json.dumps(again.plain())).items()} == again.trials
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"{}", b"null", b"\x80\x04N.", b'{"number": 0, "drawn": {}, "curve": [], "trial": {}}',
+        b'{"number": "0", "drawn": {}, "curve": [], "trial": {"settings": {"kd_k": 3}, "state": "done"}}',
+        b'{"number": 0, "drawn": {}, "curve": ["x"], "trial": {"settings": {"kd_k": 3}, "state": "failed"}}',
+        b'{"number": 0, "drawn": {}, "curve": [], "trial": {"settings": {"kd_k": 4}, "state": "failed"}}',
+        b'{"number": 0, "drawn": {}, "curve": [NaN], "trial": {"settings": {"kd_k": 3}, "state": "failed"}}',
+        b"[" * 100000,
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
+    _recorded(tmp_path)
+    path = next(path for path in (tmp_path / "record").iterdir() if '"kd_k": 3' in path.read_text())
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{path.name} is damaged .* delete it, and its trial is run again"):
+        StudyRecord(tmp_path).read()
+
+
+def test_a_searcher_that_learns_tries_first_what_is_known_and_draws_on(tmp_path: Path) -> None:
+    space, record = space_of(tmp_path, "kd_k: {int: [3, 50]}\n"), _recorded(tmp_path)
+    for name in ("hyperopt", "optuna"):
+        pytest.importorskip(name)
+        drawn = []
+        for known in (StudyRecord(tmp_path / "none"), record):
+            searcher = ray_space.make_searcher({"search_seed": 0, "searcher": name}, space, known)
+            searcher.set_search_properties("objective", "max", ray_space.ray_space(space, "RCEKD"))
+            drawn.append([searcher.suggest(str(n))["kd_k"] for n in range(4)])
+        assert drawn[1][:2] == [3, 5] and drawn[1][2:] != drawn[0][:2]
 
 
 CLUSTER = """

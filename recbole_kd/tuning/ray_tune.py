@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,14 +23,18 @@ from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import write_json
 from recbole_kd.storage.places import user_path
-from recbole_kd.tuning.space import Parameter, Space
+from recbole_kd.tuning.ray_record import FOLDER as OF_RECORD
+from recbole_kd.tuning.ray_record import StudyRecord, recorded_from
+from recbole_kd.tuning.ray_space import check_searcher, drawn_values, make_searcher, ray_space
+from recbole_kd.tuning.space import Space
 from recbole_kd.tuning.study import FAILED, STUDY_FILE, Study, Trial, absolute, as_json, objective, run_trial, what_counts
 from recbole_kd.tuning.teacher_transfer import pack, unpack
 
 METRIC = "objective"
-GRID = "grid"
-BEFORE_RECORD = ("runs", "tuner.pkl", "trainable.pkl")
-"""Names in the folder of a study that was interrupted before it wrote its record; the last two are Ray's."""
+OF_RAY = "ray"
+"""Folder of Ray's own files below that of the study: it writes pickles there, which nobody reads."""
+BEFORE_RECORD = ("runs", OF_RAY, OF_RECORD, "tuner.pkl", "trainable.pkl")
+"""Names in the folder of a study that was interrupted before it wrote its record; the last two are Ray's, of earlier versions."""
 
 FIXED = ("max_evals", "search_seed", "searcher", "scheduler", "grace_period", "reduction_factor", "max_concurrent", "max_failures")
 """Keys of a search that Ray keeps when it continues it."""
@@ -48,17 +53,24 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
         ConfigError: the study is there already, or is another one. TargetError: its folder holds something else.
         KDError: the teacher cannot be trained.
     """
-    _check_searcher(space, options["searcher"])
-    known = _known_study(study, space, options)
+    check_searcher(space, options["searcher"])
+    record = StudyRecord(study.folder)
+    if _known_study(study, space, options):
+        record.read()
+        if _is_whole(record, space, study, options):
+            study.trials[:] = [recorded.trial for recorded in record.trials.values()]
+            return
     base = absolute({**study.base, "output_dir": str(study.folder / "runs")})
     for_workers = {**base, NODE_CACHE: not base.get("cache_dir"), "cache_dir": str(cache_folder(base.get("cache_dir")).resolve())}
     resources = {"cpu": options["cpus_per_trial"], "gpu": options["gpus_per_trial"]}
     check_room(connect(options["ray_address"]), resources["cpu"], resources["gpu"], "trial")
     teachers = _teachers_once(for_workers, space, resources)
-    trainable = _trainable(for_workers, space, teachers, resources, options)
-    tuner = _restored(study, trainable) if known else _fresh(study, space, trainable, base, options)
+    trainable = _trainable(for_workers, space, teachers, resources, record)
     write_json(study.folder / STUDY_FILE, _record(study, space, options))
-    study.trials[:] = [_as_trial(result, space, study) for result in tuner.fit()]
+    results = _tuner(study, space, trainable, base, options, record).fit()
+    found = [_as_trial(result, space, study) for result in results]
+    kept = [record.of(trial.settings) for trial in found]
+    study.trials[:] = [own.trial if own is not None and own.is_final else trial for own, trial in zip(kept, found, strict=True)]
 
 
 # -- the study ------------------------------------------------------------------------------------------------------------
@@ -92,27 +104,35 @@ def _difference(made: Any, wanted: Mapping[str, Any]) -> str:
     return "" if key is None or key in ("parameters", "fixed") else f" ({key}={made.get(key)!r}, not {wanted.get(key)!r})"
 
 
-def _fresh(study: Study, space: Space, trainable: Any, base: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def _is_whole(record: StudyRecord, space: Space, study: Study, options: Mapping[str, Any]) -> bool:
+    """Return whether every trial of the study is at its end."""
+    wanted = options["max_evals"] * max(1, len(space.grid(study.base.get("kd"))))
+    return len(record.trials) >= wanted and all(recorded.is_final for recorded in record.trials.values())
+
+
+def _tuner(study: Study, space: Space, trainable: Any, base: Mapping[str, Any], options: Mapping[str, Any], record: StudyRecord) -> Any:
+    """Return a new search of Ray's, whose own files lie in a new folder: none that lies there already is read.
+
+    A study that is continued draws again what it drew: trials at their end are told from the record, the others go on where they were.
+    """
     from ray import tune
 
-    searcher = _searcher(options)
+    from recbole_kd.tuning.ray_callback import KeepRecord
+
+    keep = KeepRecord(record, lambda metrics, config, error: _became(metrics, config, error, space, study), drawn_values, METRIC)
+    of_ray = study.folder / OF_RAY
+    of_ray.mkdir(parents=True, exist_ok=True)
+    session = Path(tempfile.mkdtemp(prefix="session-", dir=of_ray))
+    searcher = make_searcher(options, space, record)
     config = tune.TuneConfig(
         metric=METRIC, mode="max", num_samples=options["max_evals"], search_alg=searcher, scheduler=_scheduler(base, space, options),
         max_concurrent_trials=options["max_concurrent"] or None,
     )  # fmt: skip
     failures = tune.FailureConfig(max_failures=options["max_failures"])
     run = tune.RunConfig(
-        name=study.folder.name, storage_path=str(study.folder.parent), failure_config=failures, verbose=int(base.get("show_progress", True))
+        name=session.name, storage_path=str(of_ray), failure_config=failures, verbose=int(base.get("show_progress", True)), callbacks=[keep]
     )
     return tune.Tuner(trainable, param_space=ray_space(space, study.base.get("kd")), tune_config=config, run_config=run)
-
-
-def _restored(study: Study, trainable: Any) -> Any:
-    from ray import tune
-
-    if not tune.Tuner.can_restore(str(study.folder)):
-        raise ConfigError(f"The study {study.folder} was interrupted before its first trial: delete the folder and start again")
-    return tune.Tuner.restore(str(study.folder), trainable=trainable, resume_unfinished=True)
 
 
 def _scheduler(base: Mapping[str, Any], space: Space, options: Mapping[str, Any]) -> Any:
@@ -137,91 +157,39 @@ def _request(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     return make_request(merge_sources(None, dict(base), settings))
 
 
-# -- search spaces --------------------------------------------------------------------------------------------------------
-
-
-def ray_space(space: Space, kd: str | None) -> dict[str, Any]:
-    """The space as Ray wants it; the ``grid`` values as one parameter of whole combinations."""
-    from ray import tune
-
-    drawn = {parameter.name: _domain(parameter) for parameter in space.parameters if parameter.kind != "grid"}
-    combinations = space.grid(kd)
-    return {**drawn, GRID: tune.grid_search(combinations)} if len(combinations) > 1 else {**drawn, **_fixed_grid(combinations)}
-
-
-def _fixed_grid(combinations: list[dict[str, Any]]) -> dict[str, Any]:
-    return {GRID: combinations[0]} if combinations and combinations[0] else {}
-
-
-def _domain(parameter: Parameter) -> Any:
-    from math import exp
-
-    from ray import tune
-
-    values = parameter.values
-    if parameter.kind == "choice":
-        return tune.choice(list(values))
-    if parameter.kind in ("int", "logint"):
-        draw = tune.randint if parameter.kind == "int" else tune.lograndint
-        return draw(values[0], values[1] + 1)
-    if parameter.kind == "exponent":
-        return tune.loguniform(exp(values[0]), exp(values[1]))
-    draws: dict[str, Any] = {"uniform": tune.uniform, "loguniform": tune.loguniform, "quniform": tune.quniform}
-    return draws[parameter.kind](*values)
-
-
-def drawn_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameter name -> value of a trial of :func:`ray_space`."""
-    return {**{name: value for name, value in config.items() if name != GRID}, **(config.get(GRID) or {})}
-
-
-def _check_searcher(space: Space, searcher: str) -> None:
-    listed = next((parameter.key for parameter in space.parameters if parameter.kind == "grid"), None)
-    if searcher != "random" and listed is not None:
-        raise ConfigError(f"searcher={searcher} cannot run a grid and {listed} is one: write choice, or take --searcher=random")
-    module = {"optuna": "optuna", "hyperopt": "hyperopt"}.get(searcher)
-    if module is not None:
-        try:
-            __import__(module)
-        except ImportError:
-            words = {"optuna": "pip install optuna", "hyperopt": "pip install hyperopt==0.2.5"}[searcher]
-            raise ConfigError(f"searcher={searcher} needs {module}: run `{words}`, or take --searcher=random") from None
-
-
-def _searcher(options: Mapping[str, Any]) -> Any:
-    seed = options["search_seed"]
-    if options["searcher"] == "hyperopt":
-        from ray.tune.search.hyperopt import HyperOptSearch
-
-        return HyperOptSearch(random_state_seed=seed)
-    if options["searcher"] == "optuna":
-        from ray.tune.search.optuna import OptunaSearch
-
-        return OptunaSearch(seed=seed)
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    return BasicVariantGenerator(random_state=seed)
-
-
 # -- trials ---------------------------------------------------------------------------------------------------------------
 
 
-def _trainable(base: Mapping[str, Any], space: Space, teachers: Any, resources: Mapping[str, float], options: Mapping[str, Any]) -> Any:
+def _trainable(base: Mapping[str, Any], space: Space, teachers: Any, resources: Mapping[str, float], record: StudyRecord) -> Any:
     from ray import tune
 
-    given = {"base": dict(base), "space": space, "teachers": teachers}
+    given = {"base": dict(base), "space": space, "teachers": teachers, "known": record.plain()}
     return tune.with_resources(tune.with_parameters(ray_trial, **given), dict(resources))
 
 
-def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, teachers: Any) -> None:
-    """One trial, in a worker: reports every epoch, and at the end the figures of the best one or the reason of its failure."""
+def ray_trial(
+    config: Mapping[str, Any], base: Mapping[str, Any], space: Space, teachers: Any, known: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """One trial, in a worker: reports every epoch, and at the end the figures of the best one or the reason of its failure.
+
+    Args:
+        known: trials of a study that is continued, by the digest of their settings: their epochs are reported again, for the scheduler.
+    """
     from ray import tune
 
     base = _on_this_node(base)
+    settings = space.settings(drawn_values(config), base.get("kd"))
+    digest = settings_digest(settings)
+    before = recorded_from(known[digest]) if digest in known else None
+    best: dict[str, float] = {}
+    for epoch, reached in enumerate(before.curve if before else (), 1):
+        best["score"] = max(best.get("score", -float("inf")), reached)
+        tune.report({METRIC: reached, "best": best["score"], "epoch": epoch, "state": "running"})
+    if before is not None and before.is_final:
+        _report(before.trial)
+        return
     names, packed = teachers
     unpack(names, partial(_get, packed), Path(base["cache_dir"]))
-    settings = space.settings(drawn_values(config), base.get("kd"))
-    best: dict[str, float] = {}
     bigger, last_epoch = _of_the_training(base, settings)
 
     def after_epoch(epoch: int, score: float) -> None:
@@ -230,14 +198,21 @@ def ray_trial(config: Mapping[str, Any], base: Mapping[str, Any], space: Space, 
         best["score"] = max(best.get("score", -float("inf")), objective(float(score), bigger))
         tune.report({METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"})
 
-    outcome = Path(base["output_dir"]) / "outcomes" / f"{settings_digest(settings)}.json"
+    outcome = Path(base["output_dir"]) / "outcomes" / f"{digest}.json"
     trial = _finished(outcome)
     if trial is None:
         # an interrupted trial goes on from its last epoch
         trial = run_trial({**base, **own_devices(), "resume": True, "show_progress": False}, settings, after_epoch)
         if trial.state == "done":
             write_json(outcome, asdict(trial))
-    epoch = trial.epochs if trial.state == "done" else 0
+    _report(trial)
+
+
+def _report(trial: Trial) -> None:
+    """Report what a trial came to at its end."""
+    from ray import tune
+
+    epoch = trial.epochs if trial.state != "failed" else 0
     figures = {"score": trial.score, "bigger": trial.bigger, "metric": trial.metric, "valid": trial.valid, "test": trial.test}
     words = {"state": trial.state, "reason": trial.reason}
     tune.report({METRIC: trial.objective, "best": trial.objective, "epoch": epoch, **figures, **words})
@@ -272,8 +247,12 @@ def _of_the_training(base: Mapping[str, Any], settings: Mapping[str, Any]) -> tu
 
 
 def _as_trial(result: Any, space: Space, study: Study) -> Trial:
-    metrics = result.metrics or {}
-    config = result.config if result.config is not None else {}
+    return _became(result.metrics, result.config, result.error, space, study)
+
+
+def _became(metrics: Any, config: Any, error: Any, space: Space, study: Study) -> Trial:
+    """Return what became of a trial of Ray's."""
+    metrics, config = metrics or {}, config if config is not None else {}
     settings = space.settings(drawn_values(config), study.base.get("kd"))
     state, best = metrics.get("state"), metrics.get("best")
     if state == "done":
@@ -282,8 +261,8 @@ def _as_trial(result: Any, space: Space, study: Study) -> Trial:
     if state == "failed":
         return Trial(settings, "failed", reason=metrics["reason"])
     epochs, score = int(metrics.get("epoch", 0)), None if best in (None, FAILED) else abs(float(best))
-    if result.error is not None:
-        return Trial(settings, "failed", score, epochs=epochs, reason=" ".join(str(result.error).split()))
+    if error is not None:
+        return Trial(settings, "failed", score, epochs=epochs, reason=" ".join(str(error).split()))
     return Trial(settings, "stopped" if epochs else "interrupted", score, epochs=epochs)
 
 

@@ -1,0 +1,45 @@
+"""Keeps the record of a study while Ray runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+
+from recbole_kd.tuning.ray_record import StudyRecord
+from recbole_kd.tuning.study import Trial
+
+
+class KeepRecord(Callback):
+    """Writes each trial into the record when it reports, ends or fails.
+
+    Args:
+        record: of the study. as_trial: what became of a trial, from its last result, its drawn values and its error. drawn_values: the
+            values of the search from what Ray calls a trial's config. metric: name of the objective in a result.
+    """
+
+    def __init__(
+        self, record: StudyRecord, as_trial: Callable[[Any, Any, Any], Trial], drawn_values: Callable[[Any], Any], metric: str
+    ) -> None:
+        self._record = record
+        self._as_trial = as_trial
+        self._drawn_values = drawn_values
+        self._metric = metric
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        found = self._as_trial(result, trial.config, None)
+        if result.get("state") == "running":  # until it is known that no scheduler stopped it
+            found.state = "interrupted"
+            self._record.note(self._drawn_values(trial.config), found, float(result[self._metric]))
+        else:
+            self._record.note(self._drawn_values(trial.config), found)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._record.note(self._drawn_values(trial.config), self._as_trial(trial.last_result, trial.config, None))
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A worker that was lost is no judgement on the settings: its trial is run again when the study is continued."""
+        found = self._as_trial(trial.last_result, trial.config, None)
+        found.state = "interrupted"
+        self._record.note(self._drawn_values(trial.config), found)
