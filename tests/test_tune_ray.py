@@ -267,7 +267,7 @@ def _plant_bombs(study: Path, mark: Path) -> int:
     for path in files:
         path.write_bytes(bomb)
     state = {"trial_data": [[json.dumps({"x": {"_type": "CLOUDPICKLE_FALLBACK", "value": bomb.hex()}}), "{}"]]}
-    for folder in (study, *(study / "ray").iterdir()):
+    for folder in (study, *(path for path in (study / "ray").iterdir() if path.is_dir())):
         (folder / "experiment_state-2099-01-01_00-00-00.json").write_text(json.dumps(state))
     return len(files)
 
