@@ -112,6 +112,7 @@ def test_the_states_of_trials(tmp_path: Path) -> None:
 
     assert trial(done) == Trial({"kd_k": 3}, "done", 0.2, True, 7, "ndcg@10", {"ndcg@10": 0.2}, {})
     assert trial({"state": "running", "best": 0.1, "epoch": 2}).state == "stopped"
+    assert trial({"state": "running", "best": -0.9, "epoch": 2}) == Trial({"kd_k": 3}, "stopped", 0.9, False, 2), "RMSE, say"
     assert trial({"state": "failed", "reason": "nan", "best": FAILED}).reason == "nan"
     lost = trial({"state": "running", "best": 0.1, "epoch": 2}, RuntimeError("the worker died: out of memory"))
     assert lost.state == "failed" and "out of memory" in lost.reason
@@ -317,6 +318,8 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read.trials == record.trials and [r.number for r in read.trials.values()] == [0, 1]
     first = read.of({"kd_k": 3})
     assert first is not None and first.curve == [0.1, 0.2] and not first.is_final
+    read.note({"kd_k": 3}, Trial({"kd_k": 3}, "interrupted", 0.1, epochs=1), 0.1)  # reported again
+    assert first.curve == [0.1, 0.2] and first.trial.epochs == 2
     read.note({"kd_k": 3}, Trial({"kd_k": 3}, "interrupted", 0.3, epochs=2), 0.3)  # the second epoch again
     assert first.curve == [0.1, 0.3]
     read.note({"kd_k": 3}, Trial({"kd_k": 3}, "stopped", 0.3, epochs=2))
@@ -344,6 +347,34 @@ def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"{path.name} is damaged .* delete it, and its trial is run again"):
         StudyRecord(tmp_path).read()
+
+
+EVERY_KIND = """
+a: {choice: [7, x, 0.5]}
+b: {uniform: [0.5, 2]}
+c: {loguniform: [1.0e-3, 1]}
+d: {int: [3, 50]}
+e: {logint: [2, 90]}
+f: {quniform: [0, 1, 0.25]}
+"""
+
+
+@pytest.mark.parametrize("name", ["hyperopt", "optuna"])
+def test_values_of_every_kind_come_back_from_the_record_as_they_were(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(name)
+    space, options = space_of(tmp_path, EVERY_KIND), {"search_seed": 0, "searcher": name}
+    first = ray_space.make_searcher(options, space, StudyRecord(tmp_path))
+    first.set_search_properties("objective", "max", ray_space.ray_space(space, "RCEKD"))
+    drawn = [first.suggest(str(n)) for n in range(4)]
+    record, read = StudyRecord(tmp_path), StudyRecord(tmp_path)
+    for values in drawn:
+        record.note(values, Trial(space.settings(values, "RCEKD"), "failed", reason="no room"))
+    read.read()
+    again = ray_space.make_searcher(options, space, read)
+    again.set_search_properties("objective", "max", ray_space.ray_space(space, "RCEKD"))
+    told = [space.settings(again.suggest(str(n)), "RCEKD") for n in range(5)]
+    assert [json.dumps(t) for t in told[:4]] == [json.dumps(space.settings(values, "RCEKD")) for values in drawn]
+    assert told[4] not in told[:4]
 
 
 def test_a_searcher_that_learns_tries_first_what_is_known_and_draws_on(tmp_path: Path) -> None:

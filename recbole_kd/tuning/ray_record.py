@@ -75,7 +75,10 @@ class StudyRecord:
             return
         recorded = before or Recorded(len(self.trials), as_json(dict(drawn)), trial)
         if objective is not None:
-            recorded.curve = [*recorded.curve[: max(trial.epochs - 1, 0)], objective]
+            done = max(trial.epochs - 1, 0)
+            if recorded.curve[done : done + 1] == [objective]:
+                return  # an epoch that is reported again, as a continued study does: what follows it stays
+            recorded.curve = [*recorded.curve[:done], objective]
         recorded.trial = trial
         self.trials[digest] = recorded
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def check_searcher(space: Space, searcher: str) -> None:
 def make_searcher(options: Mapping[str, Any], space: Space, record: StudyRecord) -> Any:
     """Return the searcher; one that learns is told what is known by trying it first, and then draws from another seed."""
     names = {parameter.name for parameter in space.parameters}
-    known = [recorded.drawn for recorded in record.trials.values() if recorded.drawn.keys() == names] or None
+    known = [dict(recorded.drawn) for recorded in record.trials.values() if recorded.drawn.keys() == names] or None
     seed = options["search_seed"] + (len(known) if known else 0)
     if options["searcher"] == "hyperopt":
         from ray.tune.search.hyperopt import HyperOptSearch

@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +174,7 @@ def ray_trial(
     Args:
         known: trials of a study that is continued, by the digest of their settings: their epochs are reported again, for the scheduler.
     """
+    import ray
     from ray import tune
 
     base = _on_this_node(base)
@@ -189,7 +189,7 @@ def ray_trial(
         _report(before.trial)
         return
     names, packed = teachers
-    unpack(names, partial(_get, packed), Path(base["cache_dir"]))
+    unpack(names, lambda: ray.get(packed), Path(base["cache_dir"]))
     bigger, last_epoch = _of_the_training(base, settings)
 
     def after_epoch(epoch: int, score: float) -> None:
@@ -230,12 +230,6 @@ def _finished(outcome: Path) -> Trial | None:
     return Trial(**json.loads(outcome.read_text(encoding="utf-8"))) if outcome.is_file() else None
 
 
-def _get(reference: Any) -> Any:
-    import ray
-
-    return ray.get(reference)
-
-
 def _of_the_training(base: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[bool, int]:
     """Return whether a bigger validation score is better, and how many epochs the trial has."""
     try:
@@ -261,9 +255,10 @@ def _became(metrics: Any, config: Any, error: Any, space: Space, study: Study) -
     if state == "failed":
         return Trial(settings, "failed", reason=metrics["reason"])
     epochs, score = int(metrics.get("epoch", 0)), None if best in (None, FAILED) else abs(float(best))
+    bigger = score is None or float(best) >= 0  # an objective below zero is a score that is better the smaller it is
     if error is not None:
-        return Trial(settings, "failed", score, epochs=epochs, reason=" ".join(str(error).split()))
-    return Trial(settings, "stopped" if epochs else "interrupted", score, epochs=epochs)
+        return Trial(settings, "failed", score, bigger, epochs, reason=" ".join(str(error).split()))
+    return Trial(settings, "stopped" if epochs else "interrupted", score, bigger, epochs)
 
 
 # -- teachers -------------------------------------------------------------------------------------------------------------
