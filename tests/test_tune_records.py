@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from recbole_kd.tuning import ray_tune
+from recbole_kd.tuning.ray_record import StudyRecord
 from recbole_kd.tuning.space import Space
-from recbole_kd.tuning.study import Study, Trial, absolute
+from recbole_kd.tuning.study import FAILED, Study, Trial, absolute
 
 
 def test_workers_get_the_default_folder_of_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +51,32 @@ def test_the_last_epoch_is_reported_by_the_finished_trial_alone(tmp_path: Path, 
     base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), ray_tune.NODE_CACHE: False}
     ray_tune.ray_trial({}, base, space, ([], None))
     assert [(report["epoch"], report["state"]) for report in reports] == [(1, "running"), (2, "running"), (3, "done")]
+
+
+@pytest.mark.parametrize("state", ["done", "stopped", "failed", "interrupted"])
+def test_a_known_trial_is_told_from_the_record_and_only_an_interrupted_one_trains(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epochs are reported again, in the sense that the metric has: here less is better."""
+    tune = pytest.importorskip("ray.tune")
+    reports: list[dict[str, Any]] = []
+    trained: list[Any] = []
+    settings = {"kd_k": 4}
+    done = Trial(settings, "done", 0.7, False, 3, "rmse", {"rmse": 0.7}, {"rmse": 0.8})
+    monkeypatch.setattr(tune, "report", reports.append)
+    monkeypatch.setattr(ray_tune, "run_trial", lambda *given: trained.append(given) or done)
+    monkeypatch.setattr(ray_tune, "unpack", lambda *_: None)
+    monkeypatch.setattr(ray_tune, "_of_the_training", lambda base, settings: (False, 3))
+    space: Any = type("Any", (Space,), {"settings": lambda self, drawn, kd: settings, "__init__": lambda self: None})()
+    record = StudyRecord(tmp_path / "study")
+    for epoch, score in ((1, 0.9), (2, 0.8)):
+        record.note(settings, Trial(settings, "interrupted", score, False, epoch), -score)
+    last = {"done": done, "failed": Trial(settings, "failed", reason="no room")}
+    record.note(settings, last.get(state, Trial(settings, state, 0.8, False, 2)))
+    base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), ray_tune.NODE_CACHE: False}
+    ray_tune.ray_trial({}, base, space, ([], None), record.plain())
+    assert [(report["epoch"], report["objective"]) for report in reports[:2]] == [(1, -0.9), (2, -0.8)]
+    assert len(trained) == (state == "interrupted")
+    objective = {"done": -0.7, "stopped": -0.8, "failed": FAILED, "interrupted": -0.7}[state]
+    assert len(reports) == 3 and reports[2]["state"] == ("done" if state == "interrupted" else state)
+    assert reports[2]["objective"] == objective

@@ -167,7 +167,7 @@ def _trainable(base: Mapping[str, Any], space: Space, teachers: Any, resources: 
 
 
 def ray_trial(
-    config: Mapping[str, Any], base: Mapping[str, Any], space: Space, teachers: Any, known: Mapping[str, Mapping[str, Any]]
+    config: Mapping[str, Any], base: Mapping[str, Any], space: Space, teachers: Any, known: Mapping[str, Any] | None = None
 ) -> None:
     """One trial, in a worker: reports every epoch, and at the end the figures of the best one or the reason of its failure.
 
@@ -180,7 +180,7 @@ def ray_trial(
     base = _on_this_node(base)
     settings = space.settings(drawn_values(config), base.get("kd"))
     digest = settings_digest(settings)
-    before = recorded_from(known[digest]) if digest in known else None
+    before = recorded_from(known[digest]) if known and digest in known else None
     best: dict[str, float] = {}
     for epoch, reached in enumerate(before.curve if before else (), 1):
         best["score"] = max(best.get("score", -float("inf")), reached)
