@@ -270,7 +270,7 @@ def _plant_bombs(study: Path, mark: Path) -> int:
     files = [path for path in study.rglob("*") if path.is_file() and path not in own]
     names = ("tuner.pkl", "trainable.pkl", "searcher-state-now.pkl", "search_gen_state-now.json", "error.pkl", "params.pkl")
     for folder in (study, *(path for path in study.rglob("*") if path.is_dir())):
-        files += [folder / name for name in names]
+        files += [folder / name for name in names if not (folder == study / "record" and name.endswith(".json"))]
     for path in files:
         path.write_bytes(bomb)
     state = {"trial_data": [[json.dumps({"x": {"_type": "CLOUDPICKLE_FALLBACK", "value": bomb.hex()}}), "{}"]]}
