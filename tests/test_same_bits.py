@@ -53,6 +53,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "DE": (DE, {"n_experts": 5}),
     "DERRD": (DERRD, {"n_experts": 3, "k": 4, "n_samples": 4, "candidates": 10}),
     "HTD": (HTD, {}),
+    "HTD, prototypes": (HTD, {"topology": "prototypes"}),
     "PCKD": (PCKD, {"n_experts": 3, "candidates": 10, "n_samples": 4}),
 }
 
@@ -62,7 +63,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_methods_with_experts_have_the_same_bits(name: str, temperature: float, threads: Callable[[int], None]) -> None:
     kind, options = METHODS[name]
     gradients = []
-    for n in (1, 2) if name == "HTD" else (1, 2, 3, 4):  # the topology loss of HTD has other bits on three threads
+    for n in (1, 2, 3, 4):
         threads(n)
         student, teacher = random_pair(n_users=3000, n_items=2000, width=20, teacher_width=180)
         distiller = kind(student, teacher, **options, end_temperature=temperature, anneal=1.0)

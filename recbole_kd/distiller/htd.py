@@ -11,6 +11,7 @@ from recbole_kd.config.value_types import Count, Share
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import SIDES, AnnealFactor, EndTemperature, ExpertDistiller, Side
 from recbole_kd.losses.embedding import cosine_distance_to, group_means, grouped_topology_distance
+from recbole_kd.ops.threads import same_on_any_threads
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
@@ -73,5 +74,10 @@ class HTD(ExpertDistiller):
         within = grouped_topology_distance(own, other, groups)
         # a group without an entity has a zero mean: its cosines are 0 in both models
         if self.topology == "prototypes":
-            return within + cosine_distance_to(own_means, other_means, own_means, other_means)
-        return within + cosine_distance_to(own, other, own_means.detach(), other_means)
+            return within + same_on_any_threads(_between_prototypes, own_means, other_means)
+        return within + same_on_any_threads(cosine_distance_to, own, other, own_means.detach(), other_means)
+
+
+def _between_prototypes(own: Tensor, other: Tensor) -> Tensor:
+    """Return the squared differences of the cosines of all prototypes with each other, summed, ``[]``."""
+    return cosine_distance_to(own, other, own, other)

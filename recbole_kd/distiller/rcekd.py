@@ -2,6 +2,7 @@
 
 Longer than 300 lines: one method, one file.
 """
+# Over 300 lines: the method with its variants, whose docstrings hold the equations of the paper.
 
 from __future__ import annotations
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from recbole_kd.ops.threads import n_threads, side_by_side
 
 FLOOR = 1e-10
 """Least probability of an expert before the noise, as published."""
@@ -130,22 +133,39 @@ class _GroupedCosines(torch.autograd.Function):
         return gradient * grad, None, None
 
 
-def _tiles(sizes: list[int]) -> Iterator[tuple[slice, slice]]:
-    """(rows, columns) of all tiles on and above the diagonal of each group's block, groups lying one after the other."""
-    start = 0
-    for size in sizes:
-        stop = start + size
-        for row in range(start, stop, TILE):
-            for column in range(row, stop, TILE):
-                yield slice(row, min(row + TILE, stop)), slice(column, min(column + TILE, stop))
-        start = stop
+def _tiles(group: slice) -> Iterator[tuple[slice, slice]]:
+    """Yield (rows, columns) of all tiles on and above the diagonal of a group's block."""
+    for row in range(group.start, group.stop, TILE):
+        for column in range(row, group.stop, TILE):
+            yield slice(row, min(row + TILE, group.stop)), slice(column, min(column + TILE, group.stop))
 
 
 def _grouped_cosines(student: Tensor, teacher: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient in the student's unit rows. Rows are sorted by group; sizes are the groups'."""
-    loss = torch.zeros((), device=student.device)
+    """Return the loss and its gradient in the student's unit rows, which are sorted by group; sizes are the groups'.
+
+    A group is one thread's work and the groups' losses are added in their order: the bits do not depend on the number of threads.
+    """
+    ends = list(accumulate(sizes))
+    groups = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True) if size]
+    losses = torch.zeros(len(groups), device=student.device)
     gradient = torch.zeros_like(student)
-    for rows, columns in _tiles(sizes):
+    number = {group.start: index for index, group in enumerate(groups)}
+
+    def of_group(group: slice) -> None:
+        losses[number[group.start]] = _cosines_within(student, teacher, group, gradient)
+
+    if student.device.type == "cpu":
+        side_by_side(of_group, sorted(groups, key=lambda group: group.start - group.stop), n_threads())
+    else:
+        for group in groups:
+            of_group(group)
+    return losses.sum(), gradient
+
+
+def _cosines_within(student: Tensor, teacher: Tensor, group: slice, gradient: Tensor) -> Tensor:
+    """Return the loss of one group, ``[]``, and add its gradient to the group's rows of ``gradient``."""
+    loss = torch.zeros((), device=student.device)
+    for rows, columns in _tiles(group):
         cosine = teacher[rows] @ teacher[columns].T
         difference = torch.addmm(cosine, student[rows], student[columns].T, beta=-1)
         difference.mul_((cosine > 0).view(torch.uint8))  # several times faster than by a bool
@@ -156,7 +176,7 @@ def _grouped_cosines(student: Tensor, teacher: Tensor, sizes: list[int]) -> tupl
         else:  # stands for the pair seen from the other side, too
             loss += 2 * (flat @ flat)
             gradient[columns].addmm_(difference.T, student[rows], alpha=4)
-    return loss, gradient
+    return loss
 
 
 def group_means(vectors: Tensor, groups: Tensor, n_groups: int) -> Tensor:

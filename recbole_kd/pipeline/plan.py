@@ -110,10 +110,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     for config in (alone, *teachers):
         _check_processes(config)
         _check_reduction(config)
-    if method.needs_items and (alone["nproc"] or 1) > 1:
-        raise ConfigError(
-            f"nproc={alone['nproc']} is not possible with kd={request.kd}, whose loss compares all of a batch's rows: take nproc=1"
-        )
+    _check_shared_method(method, request.kd, alone["nproc"] or 1)
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
@@ -124,6 +121,12 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     return Plan(
         request, property_files, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features
     )
+
+
+def _check_shared_method(method: type[Distiller], kd: str, n_processes: int) -> None:
+    """Refuse several processes for a method whose loss cannot be shared out (ConfigError)."""
+    if method.needs_items and n_processes > 1:
+        raise ConfigError(f"nproc={n_processes} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
 
 
 def _distilled(request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:

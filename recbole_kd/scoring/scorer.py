@@ -19,6 +19,7 @@ Scores of HSTU are cosines, without the temperature of its own loss.
 
 Longer than 300 lines: what a query is, and all that a model can be asked about it, is read in one place.
 """
+# Over 300 lines: one class answers every question about scores; its parts lie in step_cache, frozen and own_scores.
 
 from __future__ import annotations
 

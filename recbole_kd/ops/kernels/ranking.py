@@ -2,6 +2,7 @@
 
 Longer than 300 lines: kernels that call each other are compiled as one unit.
 """
+# Over 300 lines: kernels that call each other stay in one module, where numba can inline them.
 
 from __future__ import annotations
 
