@@ -41,6 +41,8 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for name in set(sys.modules) - before:
         module = sys.modules[name]
-        alias = module.__name__ != name or not hasattr(module, "__file__")  # RecBole's own modules stay: they were only imported
+        alias = module.__name__ != name or not hasattr(
+            module, "__file__"
+        )  # RecBole's own modules stay: they were only imported
         if name.startswith("recbole.model.") and alias:
             del sys.modules[name]

@@ -31,18 +31,31 @@ class Recorder(KDTrainer):
         self.optimizer.register_step_pre_hook(self._record)
 
     def _record(self, *_: Any) -> None:
-        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in self.model.parameters() if p.grad is not None]))
+        self.gradients.append(
+            torch.cat([p.grad.flatten().clone() for p in self.model.parameters() if p.grad is not None])
+        )
 
     def _losses(self, interaction: Any) -> Any:
         base, kd = super()._losses(interaction)
         self.losses.append(float(base.detach() + kd.detach()))
         assert self.distiller is not None
-        self.sets.append(sum(int((ids * torch.arange(1, ids.numel() + 1).view_as(ids)).sum()) for ids in self.distiller.item_sets.values()))
+        self.sets.append(
+            sum(
+                int((ids * torch.arange(1, ids.numel() + 1).view_as(ids)).sum())
+                for ids in self.distiller.item_sets.values()
+            )
+        )
         return base, kd
 
 
 def record(
-    config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool = True, block_bytes: int | None = None
+    config: Any,
+    splits: Any,
+    teacher: Any,
+    folder: Path,
+    ranks: Ranks | None,
+    evaluate: bool = True,
+    block_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Train, and what was seen: summed losses, gradients, a checksum of the item sets, test metrics.
 
@@ -53,10 +66,14 @@ def record(
         return _record(config, splits, teacher, folder, ranks, evaluate)
 
 
-def _record(config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool) -> dict[str, Any]:
+def _record(
+    config: Any, splits: Any, teacher: Any, folder: Path, ranks: Ranks | None, evaluate: bool
+) -> dict[str, Any]:
     model, loaders = TrainingJob(config, splits, TrainingFiles.in_folder(folder, folder)).model_and_loaders()
     distiller = build_distiller(config, model, teacher, loaders.train)
-    trainer = Recorder(config, model, distiller, checkpoint=folder / "best.pth", scalars=folder / "scalars", ranks=ranks)
+    trainer = Recorder(
+        config, model, distiller, checkpoint=folder / "best.pth", scalars=folder / "scalars", ranks=ranks
+    )
     trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=False)
     metrics = trainer.evaluate(loaders.test, load_best_model=True, show_progress=False) if evaluate else {}
     losses = trainer.losses if ranks is None else ranks.sum(trainer.losses)
@@ -77,7 +94,9 @@ def fail(how: str, ranks: Ranks, own: Path) -> None:
     raise ValueError("the disk is full")
 
 
-def both(config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2, block_bytes: int | None = None) -> dict[str, Any]:
+def both(
+    config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2, block_bytes: int | None = None
+) -> dict[str, Any]:
     """The same training by n processes."""
     with several(n, torch.device("cpu"), partial(follow, config, splits, teacher, block_bytes)) as ranks:
         return record(config, splits, teacher, folder, ranks, block_bytes=block_bytes)

@@ -112,7 +112,9 @@ def give_noise(distiller: Any, case: dict[str, Any]) -> None:
     distiller.noise = lambda side, ids: tables[side][ids]
 
 
-def assert_equals_published(distiller: Any, student: VectorScorer, case: dict[str, Any], *, gradient: bool = True) -> None:
+def assert_equals_published(
+    distiller: Any, student: VectorScorer, case: dict[str, Any], *, gradient: bool = True
+) -> None:
     """The loss on the case's batch, in the published sum, and its gradient in the student's tables."""
     distiller.reduction = "sum"
     loss = distiller(batch_of_case(case, distiller))

@@ -70,4 +70,6 @@ def dtype(text: str, order: str) -> Forged:
 
 def raw_array(shape: Any, kind: Any, data: Any, *, by_columns: bool = False) -> Forged:
     """Return an array of any shape, type and data."""
-    return Forged(call("numpy._core.multiarray", "_reconstruct", np.ndarray, (0,), b"b"), (1, shape, kind, by_columns, data))
+    return Forged(
+        call("numpy._core.multiarray", "_reconstruct", np.ndarray, (0,), b"b"), (1, shape, kind, by_columns, data)
+    )

@@ -50,7 +50,11 @@ def write_tiny(folder: Path, name: str, *, prefix: str = "", n_users: int = 30, 
     """Write an atomic file: users like the items of their own colour, but for holes."""
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
     for user in range(n_users):
-        liked = [item for item in range(n_items) if (item + user) % 2 == 0 and (7 * item + 3 * user) % 5 and (item * user) % 11 != 3]
+        liked = [
+            item
+            for item in range(n_items)
+            if (item + user) % 2 == 0 and (7 * item + 3 * user) % 5 and (item * user) % 11 != 3
+        ]
         rows += [f"{prefix}u{user}\t{prefix}i{item}\t{100 * user + (17 * item) % n_items}" for item in liked]
     target = folder / name
     target.mkdir(parents=True)

@@ -40,7 +40,9 @@ def train(folder: Path, n_users: int, n_items: int, distil: bool, sizes: dict[st
     if distil:
         generator = torch.Generator().manual_seed(0)
         tables = [torch.randn(n + 1, 64, generator=generator) for n in (case.splits.n_users, case.splits.n_items)]
-        distiller = build_distiller({**METHOD, "model": "HSTU"}, case.model, FactorScores(*tables, {"model": "MF"}), case.loaders.train)
+        distiller = build_distiller(
+            {**METHOD, "model": "HSTU"}, case.model, FactorScores(*tables, {"model": "MF"}), case.loaders.train
+        )
     trainer = KDTrainer(case.config, case.model, distiller)
     trainer.prepare(case.loaders.train)
     loss = trainer._train_epoch(case.loaders.train, 0)

@@ -35,7 +35,11 @@ SMALL: dict[str, Any] = {
     "use_gpu": False,
     "state": "ERROR",
     "show_progress": False,
-    "load_col": {"inter": ["user_id", "item_id", "label", "timestamp"], "user": ["user_id", "age"], "item": ["item_id", "class", "year"]},
+    "load_col": {
+        "inter": ["user_id", "item_id", "label", "timestamp"],
+        "user": ["user_id", "age"],
+        "item": ["item_id", "class", "year"],
+    },
     "selected_features": ["class"],
 }
 OF_FAMILY: dict[str, dict[str, Any]] = {
@@ -74,7 +78,12 @@ OF_MODEL: dict[str, dict[str, Any]] = {
     **{name: {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}} for name in ("FPMC", "TransRec")},
     "S3Rec": {"train_stage": "pretrain", "item_attribute": "class", "pretrain_epochs": 1, "save_step": 1},
     "RaCT": {"train_stage": "actor_pretrain", "pretrain_epochs": 1, "save_step": 1},
-    "ConvNCF": {"cnn_channels": [1, 8, 8, 8], "cnn_kernels": [2, 2, 2], "cnn_strides": [2, 2, 2], "train_method": "no_pretrain"},
+    "ConvNCF": {
+        "cnn_channels": [1, 8, 8, 8],
+        "cnn_kernels": [2, 2, 2],
+        "cnn_strides": [2, 2, 2],
+        "train_method": "no_pretrain",
+    },
     "KD_DAGFM": {"phase": "teacher_training"},
     "FEARec": {"n_layers": 2},
     "DGCF": {"train_batch_size": 32},
@@ -107,7 +116,9 @@ def model_names() -> dict[str, str]:
     for family in FAMILIES:
         package = importlib.import_module(f"recbole.model.{family}")
         for module in pkgutil.iter_modules(package.__path__):
-            for name, value in inspect.getmembers(importlib.import_module(f"{package.__name__}.{module.name}"), inspect.isclass):
+            for name, value in inspect.getmembers(
+                importlib.import_module(f"{package.__name__}.{module.name}"), inspect.isclass
+            ):
                 if name.lower() == module.name:
                     found[value.__name__] = family
     return found
@@ -120,18 +131,29 @@ def write_data(folder: Path) -> None:
     rows = ["user_id:token\titem_id:token\tlabel:float\ttimestamp:float"]
     for user in range(40):
         for step in range(14):
-            rows.append(f"u{user}\ti{(7 * user + step * (user % 5 + 1)) % 130}\t{(user + step) % 2}\t{1000 * user + step}")
+            rows.append(
+                f"u{user}\ti{(7 * user + step * (user % 5 + 1)) % 130}\t{(user + step) % 2}\t{1000 * user + step}"
+            )
     rows += [f"u{item % 40}\ti{item}\t{item % 2}\t{10**6 + item}" for item in range(130)]
     (home / "small.inter").write_text("\n".join(dict.fromkeys(rows)) + "\n", encoding="utf-8")
     users = [f"u{user}\t{20 + user % 7}" for user in range(40)]
     (home / "small.user").write_text("\n".join(["user_id:token\tage:token", *users]) + "\n", encoding="utf-8")
     items = [f"i{item}\tc{item % 3} c{item % 5}\t{1990 + item % 9}" for item in range(130)]
-    (home / "small.item").write_text("\n".join(["item_id:token\tclass:token_seq\tyear:token", *items]) + "\n", encoding="utf-8")
+    (home / "small.item").write_text(
+        "\n".join(["item_id:token\tclass:token_seq\tyear:token", *items]) + "\n", encoding="utf-8"
+    )
     facts = [f"e{item}\tr{item % 3}\te{(item * 3 + 1) % 150}" for item in range(150)]
-    (home / "small.kg").write_text("\n".join(["head_id:token\trelation_id:token\ttail_id:token", *facts]) + "\n", encoding="utf-8")
+    (home / "small.kg").write_text(
+        "\n".join(["head_id:token\trelation_id:token\ttail_id:token", *facts]) + "\n", encoding="utf-8"
+    )
     for short, count in (("ent", 150), ("rel", 3)):
-        rows = [f"{short[0]}{row}\t{' '.join(str(round(((row * 7 + n) % 11) / 11, 2)) for n in range(8))}" for row in range(count)]
-        (home / f"small.{short}").write_text("\n".join([f"{short}_id:token\t{short}_emb:float_seq", *rows]) + "\n", encoding="utf-8")
+        rows = [
+            f"{short[0]}{row}\t{' '.join(str(round(((row * 7 + n) % 11) / 11, 2)) for n in range(8))}"
+            for row in range(count)
+        ]
+        (home / f"small.{short}").write_text(
+            "\n".join([f"{short}_id:token\t{short}_emb:float_seq", *rows]) + "\n", encoding="utf-8"
+        )
     links = [f"i{item}\te{item}" for item in range(130)]
     (home / "small.link").write_text("\n".join(["item_id:token\tentity_id:token", *links]) + "\n", encoding="utf-8")
 
@@ -142,7 +164,13 @@ def train(name: str, family: str, data: Path, home: Path) -> Any:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
-    given = {**SMALL, **OF_FAMILY.get(family, {}), **OF_MODEL.get(name, {}), "data_path": str(data), "checkpoint_dir": str(home)}
+    given = {
+        **SMALL,
+        **OF_FAMILY.get(family, {}),
+        **OF_MODEL.get(name, {}),
+        "data_path": str(data),
+        "checkpoint_dir": str(home),
+    }
     if family == "sequential_recommender" and name not in ("DIN", "DIEN"):
         given = {"train_neg_sample_args": None, **given}
     if family == "knowledge_aware_recommender":

@@ -20,7 +20,13 @@ RANKED = {"kd": "RCEKD", "kd_n_samples": 5, "eval_args": {"order": "TO"}}
 MODELS: dict[str, dict[str, Any]] = {
     "MF": {**RANKED, "embedding_size": 4},
     "LightGCN": {**RANKED, "embedding_size": 4},
-    "NeuMF": {"kd": "CE", "eval_args": {"order": "TO"}, "mf_embedding_size": 4, "mlp_embedding_size": 4, "mlp_hidden_size": [8]},
+    "NeuMF": {
+        "kd": "CE",
+        "eval_args": {"order": "TO"},
+        "mf_embedding_size": 4,
+        "mlp_embedding_size": 4,
+        "mlp_hidden_size": [8],
+    },
     "MultiVAE": {"kd": "CE", "eval_args": {"order": "TO"}, "mlp_hidden_size": [8], "latent_dimension": 4},
     "SASRec": {**SEQUENTIAL, "n_heads": 1},
     "GRU4Rec": {**SEQUENTIAL, "embedding_size": 8, "num_layers": 1},
@@ -40,5 +46,9 @@ def place() -> Path:
 def trained(model: str, protocol: str = "recbole") -> dict[str, Any]:
     """The result of a run of the model on the tiny data set; trained at the first call."""
     folder = place()
-    places = {"data_path": str(folder / "data"), "cache_dir": str(folder / "cache"), "output_dir": str(folder / "saved")}
+    places = {
+        "data_path": str(folder / "data"),
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "saved"),
+    }
     return run_recbole_kd(model, config_dict={**KEYS, **MODELS[model], **places, "eval_protocol": protocol})

@@ -40,6 +40,8 @@ def test_ndcg_equals_its_definition() -> None:
 
 def test_train_ndcg_ranks_the_training_items_themselves() -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
-    train = Ragged.from_pairs(np.array([1, 1, 2]), np.array([1, 2, 1]), 3)  # user 1 likes its two best, user 2 its worst
+    train = Ragged.from_pairs(
+        np.array([1, 1, 2]), np.array([1, 2, 1]), 3
+    )  # user 1 likes its two best, user 2 its worst
     found = train_ndcg(TableScorer(padded(scores)), train, k=4)  # type: ignore[arg-type]
     assert found == pytest.approx((1 + 1 / math.log2(5)) / 2)

@@ -79,7 +79,9 @@ def test_split_at_the_first_equals_sign() -> None:
     assert parse_arguments(["--data_path=a=b=c", "--x==="]) == {"data_path": "a=b=c", "x": "=="}
 
 
-@pytest.mark.parametrize(("flag", "key"), [("--list", "list"), ("--help", "help"), ("-h", "help"), ("--version", "version")])
+@pytest.mark.parametrize(
+    ("flag", "key"), [("--list", "list"), ("--help", "help"), ("-h", "help"), ("--version", "version")]
+)
 def test_flags(flag: str, key: str) -> None:
     assert parse_arguments([flag]) == {key: True}
 
@@ -244,7 +246,9 @@ def test_nest_prefix_under_the_key_itself() -> None:
     assert (rest, nested) == ({}, {"order": "TO", "split": {"RS": [8, 1, 1]}})
 
 
-@pytest.mark.parametrize("values", [{"teacher_config": [1]}, {"teacher_config": "x"}, {"teacher_config": {1: 2}}, {"teacher.": 3}])
+@pytest.mark.parametrize(
+    "values", [{"teacher_config": [1]}, {"teacher_config": "x"}, {"teacher_config": {1: 2}}, {"teacher.": 3}]
+)
 def test_nest_prefix_refuses(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"fix: .*--teacher\.key=value"):
         nest_prefix(values, "teacher")

@@ -57,8 +57,16 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "twice": ({}, ["--seed=3", "--seed=4"], ["seed", "3", "4"]),
     "setting": ({}, ["--setting=sequental"], ["sequental", "general"]),
     "protocol": ({}, ["--eval_protocol=papper"], ["papper", "recbole"]),
-    "protocol-metric": ({}, ["--eval_protocol=paper", "--metrics=[NDCG, GAUC]", "--valid_metric=NDCG@10"], ["eval_protocol=paper", "GAUC"]),
-    "protocol-mode": ({}, ["--eval_protocol=paper", "--eval_args.mode=uni20"], ["eval_protocol=paper", "eval_args.mode=full"]),
+    "protocol-metric": (
+        {},
+        ["--eval_protocol=paper", "--metrics=[NDCG, GAUC]", "--valid_metric=NDCG@10"],
+        ["eval_protocol=paper", "GAUC"],
+    ),
+    "protocol-mode": (
+        {},
+        ["--eval_protocol=paper", "--eval_args.mode=uni20"],
+        ["eval_protocol=paper", "eval_args.mode=full"],
+    ),
     "std-zero": ({}, ["--init_std=0"], ["init_std=0", "greater than 0"]),
     "std-text": ({}, ["--init_std=abc"], ["init_std", "abc"]),
     "teacher-std": ({}, ["--teacher.init_std=-1"], ["teacher.init_std=-1"]),
@@ -85,11 +93,23 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
         ["--teacher_store=online"],
         ["teacher_store=online cannot keep EASE"],
     ),
-    "address-of-factors": ({}, ["--teacher_ray_address=local"], ["teacher_ray_address=local has no effect on LightGCN", "factors"]),
+    "address-of-factors": (
+        {},
+        ["--teacher_ray_address=local"],
+        ["teacher_ray_address=local has no effect on LightGCN", "factors"],
+    ),
     "svd-too-wide": ({}, ["--teacher_svd=8"], ["teacher_svd=8 is not possible with LightGCN", "from 1 to 7"]),
     "run-key-of-teacher": ({}, ["--teacher.resume=True"], ["teacher.resume has no effect", "--resume"]),
-    "choice-of-teacher": ({}, ["--teacher.loss_reduction=Sum"], ["teacher.loss_reduction", "=Sum", "Try --teacher.loss_reduction=sum"]),
-    "reduction-of-teacher": ({"teacher": "NCL"}, ["--teacher.loss_reduction=sum"], ["loss_reduction=sum has no effect on NCL"]),
+    "choice-of-teacher": (
+        {},
+        ["--teacher.loss_reduction=Sum"],
+        ["teacher.loss_reduction", "=Sum", "Try --teacher.loss_reduction=sum"],
+    ),
+    "reduction-of-teacher": (
+        {"teacher": "NCL"},
+        ["--teacher.loss_reduction=sum"],
+        ["loss_reduction=sum has no effect on NCL"],
+    ),
     "processes-of-teacher": ({"teacher": "SGL"}, ["--teacher.nproc=2"], ["nproc=2 is not possible with SGL"]),
     "split-of-teacher": ({}, ["--teacher.eval_args={order: RO}"], ["teacher.eval_args", "--eval_args"]),
     "data-of-teacher": ({}, ["--teacher.dataset=ml-100k"], ["teacher.dataset", "--dataset"]),
@@ -104,9 +124,17 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
         [],
         ["DE needs the teacher's embeddings and EASE (dense store) has none"],
     ),
-    "dense-vectors": ({**VECTORS, "teacher_store": "dense"}, [], ["DE needs the teacher's embeddings and LightGCN (dense store) has none"]),
+    "dense-vectors": (
+        {**VECTORS, "teacher_store": "dense"},
+        [],
+        ["DE needs the teacher's embeddings and LightGCN (dense store) has none"],
+    ),
     "NeuMF-vectors": ({**VECTORS, "model": "NeuMF"}, [], ["DE needs the vectors of the student and NeuMF has none"]),
-    "MultiVAE-vectors": ({**VECTORS, "model": "MultiVAE"}, [], ["DE needs the vectors of the student and MultiVAE has none"]),
+    "MultiVAE-vectors": (
+        {**VECTORS, "model": "MultiVAE"},
+        [],
+        ["DE needs the vectors of the student and MultiVAE has none"],
+    ),
     "SASRec-tables": (
         {**VECTORS, "kd": "FreqD", "model": "SASRec", "eval_args.order": None, "embedding_size": None},
         [],
@@ -121,7 +149,11 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "cache-no-folder": ({"cache_dir": "/dev/null/x"}, [], ["cache_dir=/dev/null/x", "writable"]),
     "output-no-folder": ({"output_dir": "/dev/null/x"}, [], ["output_dir=/dev/null/x", "writable"]),
     "allow-unknown-type": ({}, ["--allow_unknown=3"], ["allow_unknown=3", "key"]),
-    "constructor": ({"model": "NeuMF", "embedding_size": None}, ["--mlp_hidden_size=[]"], ["NeuMF", "IndexError", "keys"]),
+    "constructor": (
+        {"model": "NeuMF", "embedding_size": None},
+        ["--mlp_hidden_size=[]"],
+        ["NeuMF", "IndexError", "keys"],
+    ),
     "heads": (
         {"model": "SASRec", "embedding_size": None, "eval_args.order": None},
         ["--hidden_size=15", "--n_heads=2"],
@@ -148,7 +180,9 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_sentence(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_sentence(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     changes, more, expected = CASES[case]
     assert main([*words(tmp_path, **changes), *more]) == 2
@@ -162,7 +196,9 @@ def test_one_sentence(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_teachers_may_be_a_list(tmp_path: Path) -> None:
     given = merge_sources(
-        None, None, parse_arguments(words(tmp_path, kd="HetComp", teacher="[MF, LightGCN]", kd_n_samples=None, kd_candidates=None))
+        None,
+        None,
+        parse_arguments(words(tmp_path, kd="HetComp", teacher="[MF, LightGCN]", kd_n_samples=None, kd_candidates=None)),
     )
     assert make_request(given).teachers == ["MF", "LightGCN"]
 
@@ -180,7 +216,14 @@ def test_a_saved_teacher_that_lacks_what_the_method_needs_is_refused_before_anyt
 
 
 def test_factors_of_any_teacher_have_vectors(tmp_path: Path) -> None:
-    changes = {**VECTORS, "teacher": "EASE", "teacher.embedding_size": None, "teacher.epochs": None, "kd_compare": "False", "epochs": "1"}
+    changes = {
+        **VECTORS,
+        "teacher": "EASE",
+        "teacher.embedding_size": None,
+        "teacher.epochs": None,
+        "kd_compare": "False",
+        "epochs": "1",
+    }
     assert run(tmp_path, "--teacher_svd=3", **changes)["distilled"]["kd_loss"][0] > 0
 
 
@@ -198,8 +241,12 @@ def test_a_broken_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("term", ["base loss", "KD loss"])
-def test_a_loss_that_is_no_number(term: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    target = "recbole_kd.model.mf.MF.calculate_loss" if term == "base loss" else "recbole_kd.distiller.rcekd.RCEKD.forward"
+def test_a_loss_that_is_no_number(
+    term: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = (
+        "recbole_kd.model.mf.MF.calculate_loss" if term == "base loss" else "recbole_kd.distiller.rcekd.RCEKD.forward"
+    )
     import importlib
 
     module, name, method = target.rsplit(".", 2)
@@ -227,7 +274,9 @@ def test_a_loss_that_is_no_number(term: str, tmp_path: Path, capsys: pytest.Capt
         ("--teacher.learning_rate=1e30", ["scores of LightGCN", "learning_rate"]),
     ],
 )
-def test_a_training_that_diverges(word: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_diverges(
+    word: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*words(tmp_path), word]) == 2
     said = sentence(capsys)
     for part in expected:
@@ -272,7 +321,12 @@ def test_nan_in_a_trainer_of_recboles_own() -> None:
 
 def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(run(tmp_path, kd_compare="False")["teacher"]["path"])
-    saved: dict[str, str | None] = {"teacher": None, "teacher_path": str(path), "teacher.epochs": None, "teacher.embedding_size": None}
+    saved: dict[str, str | None] = {
+        "teacher": None,
+        "teacher_path": str(path),
+        "teacher.epochs": None,
+        "teacher.embedding_size": None,
+    }
     capsys.readouterr()
     assert main(words(tmp_path, **{**saved, "eval_args.order": "RO"})) == 2
     said = sentence(capsys)
@@ -289,10 +343,15 @@ def test_damaged_and_foreign_teachers(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("teacher", ["LightGCN", "EASE"])
-def test_a_user_of_all_items(teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_of_all_items(
+    teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     file = write_tiny(tmp_path / "data", "tiny")
-    changes: dict[str, str | None] = {"teacher": teacher, **({"teacher.embedding_size": None} if teacher == "EASE" else {})}
+    changes: dict[str, str | None] = {
+        "teacher": teacher,
+        **({"teacher.embedding_size": None} if teacher == "EASE" else {}),
+    }
     with (Path(file.data_path) / "tiny" / "tiny.inter").open("a", encoding="utf-8") as rows:
         rows.writelines(f"all\ti{item}\t{item}\n" for item in range(40))
     assert main(words(tmp_path, **changes)) == 2
@@ -321,14 +380,21 @@ DATA_CASES: dict[str, tuple[str, str, dict[str, str | None], list[str]]] = {
     "load-no-item": ("", "", {"load_col": "{inter: [user_id, timestamp]}"}, ["load_col", "item_id", "add it"]),
     "load-text": ("", "", {"load_col": "{inter: user_id}"}, ["load_col.inter='user_id'", "list"]),
     "unload-item": ("", "", {"load_col": "null", "unload_col": "{inter: [item_id]}"}, ["unload_col", "item_id"]),
-    "two-parts": ("", "", {"benchmark_filename": "[train, test]"}, ["benchmark_filename=['train', 'test']", "3", "[train, valid, test]"]),
+    "two-parts": (
+        "",
+        "",
+        {"benchmark_filename": "[train, test]"},
+        ["benchmark_filename=['train', 'test']", "3", "[train, valid, test]"],
+    ),
     "items-not-utf-8": ("", "", {"load_col": LOADED}, ["tiny.item", "0xe9", "--encoding"]),
     "texts-not-utf-8": ("", "", {"teacher": "BM3"}, ["tiny.item", "0xe9", "--encoding"]),
 }
 
 
 @pytest.mark.parametrize("case", DATA_CASES)
-def test_files_of_a_data_set(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_data_set(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     old, new, changes, expected = DATA_CASES[case]
     file = Path(write_tiny(tmp_path / "data", "tiny").data_path) / "tiny" / "tiny.inter"

@@ -20,7 +20,17 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks import growth
 from recbole_kd.experiments.benchmarks.cases import Case, build, phase_seconds, work_of
 from recbole_kd.experiments.benchmarks.floors import FLOORS, Machine, Work, floors, measure
-from recbole_kd.experiments.benchmarks.growth import AXES, BASE, arithmetic, bytes_needed, exponent, largest, markdown, measure_all, slope
+from recbole_kd.experiments.benchmarks.growth import (
+    AXES,
+    BASE,
+    arithmetic,
+    bytes_needed,
+    exponent,
+    largest,
+    markdown,
+    measure_all,
+    slope,
+)
 from recbole_kd.experiments.benchmarks.made_data import counts_of, make_pairs, width_of, write_dataset, write_teacher
 from recbole_kd.experiments.benchmarks.phases import PHASES, Clock, timed
 from recbole_kd.experiments.benchmarks.rows import measured
@@ -43,7 +53,8 @@ def case(folder: str, **changes: Any) -> Any:
     return replace(Case("MF", "RCEKD", SIZE, folder, 8, dict(OPTIONS)), **changes)
 
 
-# -- data -----------------------------------------------------------------------------------------------------------------
+# -- data
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n_users", "n_items", "count"), [(50, 30, 400), (60, 90, 100), (90, 60, 90), (7, 9, 40)])
@@ -65,7 +76,8 @@ def test_sizes_that_cannot_be_are_refused(size: str) -> None:
         counts_of(size)
 
 
-# -- phases ---------------------------------------------------------------------------------------------------------------
+# -- phases
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_phase_inside_another_stops_its_clock() -> None:
@@ -81,10 +93,15 @@ def test_a_phase_inside_another_stops_its_clock() -> None:
     assert 0.03 <= clock.seconds["inner"] < 0.045 and 0.01 <= clock.seconds["second"] < 0.025
 
 
-@pytest.mark.parametrize(("model", "kd"), [("MF", "RCEKD"), ("LightGCN", "RCEKD"), ("MF", "CE"), ("MF", None), ("MF", "alone")])
+@pytest.mark.parametrize(
+    ("model", "kd"), [("MF", "RCEKD"), ("LightGCN", "RCEKD"), ("MF", "CE"), ("MF", None), ("MF", "alone")]
+)
 def test_phases_change_nothing_and_are_all_there(model: str, kd: str | None, folder: str) -> None:
     own = case(
-        folder, model="BPR" if kd is None else model, kd=kd, options=OPTIONS if kd not in (None, "alone") else {"train_batch_size": 64}
+        folder,
+        model="BPR" if kd is None else model,
+        kd=kd,
+        options=OPTIONS if kd not in (None, "alone") else {"train_batch_size": 64},
     )
     backward = torch.Tensor.backward
     watched, loaders = build(own)
@@ -127,7 +144,8 @@ def test_a_backward_pass_is_divided_where_the_base_loss_begins(folder: str) -> N
         assert phases.pop(slow) >= 0.02 * batches and next(iter(phases.values())) < 0.02 * batches
 
 
-# -- floors ---------------------------------------------------------------------------------------------------------------
+# -- floors
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_work_of_a_case_is_what_it_does(folder: str) -> None:
@@ -156,7 +174,8 @@ def test_the_machine_is_measured() -> None:
     assert 1e8 < rates.bandwidth < 1e13 and 1e8 < rates.rate < 1e16
 
 
-# -- growth ---------------------------------------------------------------------------------------------------------------
+# -- growth
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_growth_is_fitted_as_a_power_law_of_each_size_alone() -> None:
@@ -167,15 +186,28 @@ def test_growth_is_fitted_as_a_power_law_of_each_size_alone() -> None:
         topk = 1e-9 * sizes["users"] * sizes["items"]
         phases = {"topk_refresh": topk, "sampling": 1e-4 * sizes["users"], "teacher_scores": 1e-4 * sizes["users"]}
         phases |= {"kd_forward": 1e-3 * sizes["d"] ** 0.5, "evaluation": 99.0}
-        return {"seconds_per_epoch": sum(phases.values()) - 99.0, "phases": phases, "peak_rss_mb": 500 + sizes["users"] / 2**10}
+        return {
+            "seconds_per_epoch": sum(phases.values()) - 99.0,
+            "phases": phases,
+            "peak_rss_mb": 500 + sizes["users"] / 2**10,
+        }
 
     found = measure_all(measure)
     assert len(found) == sum(map(len, AXES.values())) and len(asked) == len({tuple(sizes.values()) for sizes in asked})
     assert all(sum(sizes[name] != BASE[name] for name in BASE) <= 1 for sizes in asked), "one size at a time"
     of = {axis: [row for row in found if row[0] == axis] for axis in AXES}
-    for axis, name, power in (("users", "top-k, s", 1.0), ("items", "top-k, s", 1.0), ("d", "steps, s", 0.5), ("K", "epoch, s", 0.0)):
-        assert exponent([row[1] for row in of[axis]], [row[2][name] for row in of[axis]]) == pytest.approx(power, abs=1e-9)
-    assert slope([row[1] for row in of["users"]], [row[2]["peak, MiB"] for row in of["users"]]) == pytest.approx(1 / 2**10)
+    for axis, name, power in (
+        ("users", "top-k, s", 1.0),
+        ("items", "top-k, s", 1.0),
+        ("d", "steps, s", 0.5),
+        ("K", "epoch, s", 0.0),
+    ):
+        assert exponent([row[1] for row in of[axis]], [row[2][name] for row in of[axis]]) == pytest.approx(
+            power, abs=1e-9
+        )
+    assert slope([row[1] for row in of["users"]], [row[2]["peak, MiB"] for row in of["users"]]) == pytest.approx(
+        1 / 2**10
+    )
     text = markdown(found)
     measured, fits = text.split("\n\n")
     assert len(measured.splitlines()) == 2 + len(found) and len(fits.splitlines()) == 2 + len(AXES)
@@ -189,30 +221,57 @@ def test_the_largest_problem_is_the_last_that_fits() -> None:
     assert f"{n:,}" in arithmetic(24)
 
 
-# -- the command ----------------------------------------------------------------------------------------------------------
+# -- the command
+# ----------------------------------------------------------------------------------------------------------
 
 
 def command(folder: Path, *words: str) -> list[dict[str, Any]]:
     """Run the script and return the rows it wrote."""
     output = folder / "bench.json"
-    script = [sys.executable, str(SCRIPTS / "benchmark.py"), f"--size={SIZE}", f"--output={output}", "--teacher_width=8", *words]
-    done = subprocess.run([*script, *(f"--{key}={value}" for key, value in OPTIONS.items())], cwd=folder, capture_output=True, text=True)
+    script = [
+        sys.executable,
+        str(SCRIPTS / "benchmark.py"),
+        f"--size={SIZE}",
+        f"--output={output}",
+        "--teacher_width=8",
+        *words,
+    ]
+    done = subprocess.run(
+        [*script, *(f"--{key}={value}" for key, value in OPTIONS.items())], cwd=folder, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "KD / floor" in done.stdout and "seconds_per_epoch" in done.stdout
     rows: list[dict[str, Any]] = json.loads(output.read_text())
     return rows
 
 
-KEYS = {"model", "kd", "size", "seconds_per_epoch", "plain_seconds_per_epoch", "ratio_to_plain", "phases", "peak_rss_mb"}
+KEYS = {
+    "model",
+    "kd",
+    "size",
+    "seconds_per_epoch",
+    "plain_seconds_per_epoch",
+    "ratio_to_plain",
+    "phases",
+    "peak_rss_mb",
+}
 
 
 @pytest.mark.slow
 def test_the_command_times_models_by_methods(tmp_path: Path) -> None:
     rows = command(tmp_path, "--model=MF,LightGCN", "--kd=RCEKD,RD", "--repeats=2", "--evaluation")
-    assert [(row["model"], row["kd"]) for row in rows] == [(m, kd) for m in ("MF", "LightGCN") for kd in ("RCEKD", "RD")]
+    assert [(row["model"], row["kd"]) for row in rows] == [
+        (m, kd) for m in ("MF", "LightGCN") for kd in ("RCEKD", "RD")
+    ]
     for row in rows:
-        assert set(row) >= KEYS and row["ratio_to_plain"] == pytest.approx(row["seconds_per_epoch"] / row["plain_seconds_per_epoch"])
-        assert set(row["floors"]) >= set(row["phases"]) - {"other"} and row["peak_rss_mb"] > 100 and row["evaluation_seconds"] > 0
+        assert set(row) >= KEYS and row["ratio_to_plain"] == pytest.approx(
+            row["seconds_per_epoch"] / row["plain_seconds_per_epoch"]
+        )
+        assert (
+            set(row["floors"]) >= set(row["phases"]) - {"other"}
+            and row["peak_rss_mb"] > 100
+            and row["evaluation_seconds"] > 0
+        )
 
 
 @pytest.mark.slow

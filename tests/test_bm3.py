@@ -32,7 +32,9 @@ def write_data(folder: Path, features: dict[str, Any]) -> TinyData:
     """The fixture's pairs as an atomic file; tokens are its row numbers."""
     (folder / "pub").mkdir()
     rows = [f"{u}\t{i}\t{n}" for n, (u, i) in enumerate(REFERENCE["pairs"])]
-    (folder / "pub" / "pub.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n")
+    (folder / "pub" / "pub.inter").write_text(
+        "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n"
+    )
     for name, values in features.items():
         np.save(folder / "pub" / f"{name}.npy", np.asarray(values, dtype=np.float32))
     return TinyData(str(folder), "pub")
@@ -57,7 +59,9 @@ def from_reference(case: dict[str, Any], folder: Path, freeze: bool) -> tuple[BM
     )  # fmt: skip
     dataset = create_dataset(config)
     model = BM3(config, dataset)
-    users, items = (ids_of(dataset, field, REFERENCE[n]) for field, n in (("user_id", "n_users"), ("item_id", "n_items")))
+    users, items = (
+        ids_of(dataset, field, REFERENCE[n]) for field, n in (("user_id", "n_users"), ("item_id", "n_items"))
+    )
     published = {name: torch.tensor(values) for name, values in case["weights"].items()}
     with torch.no_grad():
         model.user_embedding.weight[users] = published["user_embedding.weight"]
@@ -116,7 +120,9 @@ def test_losses_propagation_scores_and_gradients_are_those_of_the_public_code(
     for ours, prefix in (("visual", "image"), ("text", "text")):
         if ours in model.modalities:
             assert torch.allclose(
-                model.projections[f"of_{ours}"].weight.grad, torch.tensor(case["gradients"][f"{prefix}_trs.weight"]), atol=1e-5
+                model.projections[f"of_{ours}"].weight.grad,
+                torch.tensor(case["gradients"][f"{prefix}_trs.weight"]),
+                atol=1e-5,
             )
             if not freeze:
                 found = model.tables[f"of_{ours}"].grad[items]
@@ -130,7 +136,8 @@ def own_dataset(tmp_path: Path) -> TinyData:
     return write_tiny(tmp_path, "own")
 
 
-# -- as a RecBole model --------------------------------------------------------------------------------------------------
+# -- as a RecBole model
+# --------------------------------------------------------------------------------------------------
 
 
 def featured(data: TinyData, **given: Any) -> Case:
@@ -195,7 +202,9 @@ def test_modality_vectors_are_means_of_the_training_items(own_dataset: TinyData)
 def test_an_item_that_a_user_has_twice_counts_once(own_dataset: TinyData) -> None:
     case = featured(own_dataset)
     part = copy.copy(case.splits.parts[0])
-    part.inter_feat = part.inter_feat[torch.cat([torch.arange(len(part.inter_feat)), torch.zeros(3, dtype=torch.int64)])]
+    part.inter_feat = part.inter_feat[
+        torch.cat([torch.arange(len(part.inter_feat)), torch.zeros(3, dtype=torch.int64)])
+    ]
     doubled = BM3(case.config, part)
     doubled.load_state_dict(case.model.state_dict())
     torch.testing.assert_close(doubled.modality_vectors()["text"], case.model.modality_vectors()["text"])
@@ -233,7 +242,9 @@ def whole_vectors(model: BM3, batch: Interaction) -> dict[str, Tensor]:
         return {**own, **{name: model.project(name, batch["item_id"]) for name in model.modalities}}
 
 
-def test_dropout_falls_on_the_targets_alone_one_mask_an_entity(own_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_falls_on_the_targets_alone_one_mask_an_entity(
+    own_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An online vector is the predictor's of the whole one; a target is the whole one with a share of its numbers gone, the others scaled."""
     case = featured(own_dataset, dropout_prob=0.25, embedding_size=32)
     case.model.train()
@@ -253,7 +264,9 @@ def test_dropout_falls_on_the_targets_alone_one_mask_an_entity(own_dataset: Tiny
     assert all(torch.allclose(views[name].target, whole[name], atol=1e-6) for name in views)
 
 
-def test_a_training_makes_and_reads_its_features_once(own_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_makes_and_reads_its_features_once(
+    own_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of words, by an encoder; over three epochs, and not again for a second model."""
     items = "".join(f"i{item}\tword{item % 7} word{item % 5} word{item % 3}\n" for item in range(40))
     (Path(own_dataset.data_path) / "own" / "own.item").write_text("item_id:token\ttitle:token_seq\n" + items)
@@ -273,7 +286,9 @@ def test_a_training_makes_and_reads_its_features_once(own_dataset: TinyData, tmp
     config = build_config(own_dataset, "BM3", epochs=3, freeze_features=True, cache_dir=str(tmp_path / "cache"))
     splits = split_data(config)
     for models in (1, 2):
-        _, figures = TrainingJob(config, splits, TrainingFiles.in_folder(tmp_path / f"w{models}", tmp_path / f"s{models}")).train()
+        _, figures = TrainingJob(
+            config, splits, TrainingFiles.in_folder(tmp_path / f"w{models}", tmp_path / f"s{models}")
+        ).train()
         assert figures["epochs"] == 3 and calls == {"made": 1, "read": models}
 
 

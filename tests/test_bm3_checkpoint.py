@@ -45,7 +45,10 @@ def taught_by(checkpoint: Path, folder: Path, **changes: str | None) -> list[str
 def test_its_size_features_and_digests_stand_in_the_result(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(taught_by(checkpoint, tmp_path)) == 0
     result, kept = results(tmp_path)[-1], load_checkpoint(checkpoint)
-    assert result["item_features"] == kept["config"]["item_feature_digests"] and set(result["item_features"]) == {"visual", "text"}
+    assert result["item_features"] == kept["config"]["item_feature_digests"] and set(result["item_features"]) == {
+        "visual",
+        "text",
+    }
     parameters = sum(weight.numel() for weight in kept["state_dict"].values())
     assert (result["teacher"]["parameters"], result["teacher"]["bytes"]) == (parameters, 4 * parameters)
     assert f"{parameters:,}" in capsys.readouterr().out
@@ -58,7 +61,9 @@ def test_other_features_than_it_was_trained_on_are_refused(checkpoint: Path, tmp
     assert "put the old files back, or train it again" in capsys.readouterr().err
 
 
-def test_of_a_checkpoint_without_digests_it_is_said_what_was_compared(checkpoint: Path, tmp_path: Path, caplog: Any) -> None:
+def test_of_a_checkpoint_without_digests_it_is_said_what_was_compared(
+    checkpoint: Path, tmp_path: Path, caplog: Any
+) -> None:
     kept = torch.load(checkpoint, weights_only=False)
     del kept["config"].final_config_dict["item_feature_digests"]
     torch.save(kept, checkpoint, pickle_protocol=4)
@@ -72,6 +77,15 @@ def test_of_a_saved_teacher_of_unknown_size_the_cells_are_empty() -> None:
     student: dict[str, Any] = {"test": {"ndcg@5": 0.1}, "parameters": 1000, "bytes": 4000, "inference_us_per_user": 2.0}
     for unknown in (0, None):
         teacher = {"test": None, "parameters": unknown, "bytes": unknown, "inference_us_per_user": None}
-        table = result_table({"model": "MF", "kd": "CE", "teacher_model": "BM3", "teacher": teacher, "student": None, "distilled": student})
+        table = result_table(
+            {
+                "model": "MF",
+                "kd": "CE",
+                "teacher_model": "BM3",
+                "teacher": teacher,
+                "student": None,
+                "distilled": student,
+            }
+        )
         cells = [line.split()[-2:] for line in table.splitlines()[2:]]
         assert cells == [["-", "0.1000"], ["-", "1,000"], ["4.0", "KB"], ["-", "2"]] and "0 B" not in table

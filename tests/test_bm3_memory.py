@@ -42,13 +42,17 @@ def test_a_wide_visual_table_trains_in_under_four_gigabytes(freeze: str, tmp_pat
     }  # fmt: skip
     command = [sys.executable, str(ROOT / "run_recbole_kd.py"), *(f"--{key}={value}" for key, value in words.items())]
     log = (tmp_path / "log").open("w+")
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)  # as wait4 has taken it
     log.seek(0)
     assert process.returncode == 0, log.read()[-2000:]
     result = json.loads(next((tmp_path / "saved").rglob("result.json")).read_text())
-    assert result["teacher"]["epochs"] == 1 and (result["teacher"]["parameters"] > N_ITEMS * WIDTH) is (freeze == "False")
+    assert result["teacher"]["epochs"] == 1 and (result["teacher"]["parameters"] > N_ITEMS * WIDTH) is (
+        freeze == "False"
+    )
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(f"freeze_features={freeze}: peak {peak / 1e9:.2f} GB")
     assert peak < LIMIT_BYTES

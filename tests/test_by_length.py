@@ -40,7 +40,9 @@ def test_vectors_losses_and_gradients_are_recboles(model: str, more: dict[str, A
     case = sequential(tiny_dataset, model, **NO_DROPOUT, **more)
     with torch.no_grad():
         for parameter in case.model.parameters():  # biases too: RecBole starts them at nought
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+            parameter.add_(
+                0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+            )
     plain, grouped = case.model.train(), copy.deepcopy(case.model)
     encode_by_length(grouped)
     batch = next(iter(case.loaders.train))

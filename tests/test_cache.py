@@ -79,7 +79,9 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["MF", "LightGCN", "MultiVAE", "EASE", "NeuMF"])
 @pytest.mark.parametrize("memory_mb", [1, 16, 256])
-def test_an_evaluation_batch_is_whole_users_within_the_budget(tiny_dataset: TinyData, name: str, memory_mb: int) -> None:
+def test_an_evaluation_batch_is_whole_users_within_the_budget(
+    tiny_dataset: TinyData, name: str, memory_mb: int
+) -> None:
     model = build_case(tiny_dataset, name).model
     for n_users, n_items in (CITEULIKE, (30, 41), (10**6, 500)):
         size = evaluation_batch_size(model, n_users, n_items, memory_mb)
@@ -98,7 +100,9 @@ def test_citeulike_is_scored_by_hundreds(tiny_dataset: TinyData) -> None:
 
 def test_a_model_scored_row_by_row_gets_fewer_rows(tiny_dataset: TinyData) -> None:
     """Every row it scores holds the outputs of its layers as well."""
-    sizes: dict[str, Any] = {name: evaluation_batch_size(build_case(tiny_dataset, name).model, *CITEULIKE, 256) for name in ("MF", "NeuMF")}
+    sizes: dict[str, Any] = {
+        name: evaluation_batch_size(build_case(tiny_dataset, name).model, *CITEULIKE, 256) for name in ("MF", "NeuMF")
+    }
     assert 10 * sizes["NeuMF"] < 10 * sizes["MF"] / 2
     wide = build_case(tiny_dataset, "NeuMF", mlp_hidden_size=[512, 256]).model
     assert evaluation_batch_size(wide, *CITEULIKE, 256) < sizes["NeuMF"] / 4
@@ -122,11 +126,16 @@ def test_what_a_killed_process_left_of_an_entry_is_removed(tmp_path: Path) -> No
     assert again["distilled"]["test"] == made["distilled"]["test"] and not again["student"]["cached"]
     assert not any(path.exists() for path in mine) and all(path.exists() for path in other)
     for entry in entries:
-        assert not (entry.parent / f".{entry.name}-99999999").exists() and (entry.parent / f".{entry.name}0-99999999").exists()
+        assert (
+            not (entry.parent / f".{entry.name}-99999999").exists()
+            and (entry.parent / f".{entry.name}0-99999999").exists()
+        )
 
 
 @pytest.mark.parametrize("resume", ["True", "False"])
-def test_the_best_checkpoint_of_a_training_to_continue_is_no_leftover(resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_checkpoint_of_a_training_to_continue_is_no_leftover(
+    resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resume_module, "SHARE_OF_TIME", 1e9)
     with monkeypatch.context() as patched:
         cut_after(2, 3, patched)
@@ -159,7 +168,9 @@ def refuse_training(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(TrainingJob, "train", train)
 
 
-@pytest.mark.parametrize(("teacher", "first"), [("LightGCN", "factors"), ("LightGCN", "dense"), ("LightGCN", "online"), ("NeuMF", "dense")])
+@pytest.mark.parametrize(
+    ("teacher", "first"), [("LightGCN", "factors"), ("LightGCN", "dense"), ("LightGCN", "online"), ("NeuMF", "dense")]
+)
 def test_another_store_or_dtype_is_exported_without_training(
     teacher: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +184,9 @@ def test_another_store_or_dtype_is_exported_without_training(
             refuse_training(patched)
             found = run(tmp_path, **keys, teacher_store=store, teacher_dtype=dtype)
         assert found["teacher"]["cached"]
-        fresh = run(tmp_path, **keys, teacher_store=store, teacher_dtype=dtype, cache_dir=str(tmp_path / f"{store}-{dtype}"))
+        fresh = run(
+            tmp_path, **keys, teacher_store=store, teacher_dtype=dtype, cache_dir=str(tmp_path / f"{store}-{dtype}")
+        )
         assert not fresh["teacher"]["cached"] and found["teacher"]["test"] == fresh["teacher"]["test"]
         folders = [Path(result["teacher"]["path"]) for result in (found, fresh)]
         for path in folders[1].glob("*.safetensors"):
@@ -184,13 +197,25 @@ def test_another_store_or_dtype_is_exported_without_training(
 
 
 def test_auto_and_the_store_that_it_chooses_are_one_entry(tmp_path: Path) -> None:
-    found = [run(tmp_path, kd_compare="False", teacher_store=store)["teacher"] for store in ("factors", "auto", "factors")]
-    assert len({figures["path"] for figures in found}) == 1 and [figures["cached"] for figures in found] == [False, True, True]
+    found = [
+        run(tmp_path, kd_compare="False", teacher_store=store)["teacher"] for store in ("factors", "auto", "factors")
+    ]
+    assert len({figures["path"] for figures in found}) == 1 and [figures["cached"] for figures in found] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_kept_checkpoints_are_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method of a trajectory, another dtype: all its checkpoints come from the kept weights."""
-    keys: dict[str, Any] = {"kd": "HetComp", "kd_n_samples": None, "kd_candidates": None, "kd_compare": "False", "kd_p": "1"}
+    keys: dict[str, Any] = {
+        "kd": "HetComp",
+        "kd_n_samples": None,
+        "kd_candidates": None,
+        "kd_compare": "False",
+        "kd_p": "1",
+    }
     keys |= {"teacher.epochs": "6"}
     run(tmp_path, **keys)
     with monkeypatch.context() as patched:
@@ -198,7 +223,9 @@ def test_kept_checkpoints_are_exported_too(tmp_path: Path, monkeypatch: pytest.M
         found = run(tmp_path, **keys, teacher_dtype="fp16")["teacher"]
     fresh = run(tmp_path, **keys, teacher_dtype="fp16", cache_dir=str(tmp_path / "other"))["teacher"]
     assert found["trajectory"] == fresh["trajectory"] and len(found["trajectory"]) > 1
-    files = [{path.name: path.read_bytes() for path in Path(figures["path"]).glob("scores*")} for figures in (found, fresh)]
+    files = [
+        {path.name: path.read_bytes() for path in Path(figures["path"]).glob("scores*")} for figures in (found, fresh)
+    ]
     assert files[0] == files[1] and len(files[0]) == len(found["trajectory"])
 
 
@@ -211,7 +238,9 @@ def test_a_teacher_of_a_version_without_kept_weights_is_read(tmp_path: Path) -> 
     assert run(tmp_path, kd_compare="False", teacher_store="online")["teacher"]["cached"]
 
 
-def test_weights_that_do_not_give_the_scores_again_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_give_the_scores_again_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that keeps something outside its weights is trained again, and the log says so."""
     keys: dict[str, Any] = {"teacher": "NeuMF", "teacher.embedding_size": None, "kd_compare": "False"}
     run(tmp_path, **keys)
@@ -230,7 +259,9 @@ def test_weights_that_do_not_give_the_scores_again_are_not_used(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("harm", ["flip", "settings"])
-def test_kept_weights_that_are_not_what_was_written_are_refused(harm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_weights_that_are_not_what_was_written_are_refused(
+    harm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path, kd_compare="False")
     (entry,) = (path for path in (tmp_path / "cache" / "trained").iterdir() if path.is_dir())
     if harm == "flip":
@@ -245,4 +276,6 @@ def test_kept_weights_that_are_not_what_was_written_are_refused(harm: str, tmp_p
     capsys.readouterr()
     assert main(words(tmp_path, kd_compare="False", teacher_dtype="fp16")) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-    assert ("is damaged" if harm == "flip" else "was not made for this run (embedding_size=6") in line and "delete the folder" in line
+    assert (
+        "is damaged" if harm == "flip" else "was not made for this run (embedding_size=6"
+    ) in line and "delete the folder" in line

@@ -125,7 +125,9 @@ def test_the_same_seed_gives_the_same_lists_on_any_number_of_threads() -> None:
     for threads, seed in ((1, 3), (2, 3), (1, 4)):
         torch.set_num_threads(threads)
         try:
-            found.append(ranked(CandidateIndex(nlist=64, nprobe=2, seed=seed), queries, items, torch.arange(len(queries)), 30)[0])
+            found.append(
+                ranked(CandidateIndex(nlist=64, nprobe=2, seed=seed), queries, items, torch.arange(len(queries)), 30)[0]
+            )
         finally:
             torch.set_num_threads(1)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
@@ -182,7 +184,8 @@ def test_every_method_that_ranks_the_student_says_so(tiny_dataset: TinyData) -> 
     assert not Distiller.ranks_student
 
 
-# -- whole runs -----------------------------------------------------------------------------------------------------------
+# -- whole runs
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_reports_recall_of_each_refresh(tmp_path: Path) -> None:
@@ -190,21 +193,35 @@ def test_a_run_reports_recall_of_each_refresh(tmp_path: Path) -> None:
     found = few["distilled"]
     recalls = found["history"]["candidate_recall"]
     assert len(recalls) == 3 and all(0 < recall <= 1 for recall in recalls)
-    assert found["candidate_index"] == {"kind": "ivf", "nlist": 10, "nprobe": 2, "refreshes": 3, "recall": pytest.approx(sum(recalls) / 3)}
+    assert found["candidate_index"] == {
+        "kind": "ivf",
+        "nlist": 10,
+        "nprobe": 2,
+        "refreshes": 3,
+        "recall": pytest.approx(sum(recalls) / 3),
+    }
     assert "candidate_recall" in (few["folder"] / "run.log").read_text()
     assert few["kd_options"]["kd_candidate_index"] == "ivf"
 
 
 def test_looking_at_all_cells_trains_the_same_student_as_none(tmp_path: Path) -> None:
     exact = run(tmp_path, "--kd_compare=False")["distilled"]
-    indexed = run(tmp_path, "--kd_compare=False", "--kd_candidate_index=ivf", "--kd_nlist=4", "--kd_nprobe=4")["distilled"]
+    indexed = run(tmp_path, "--kd_compare=False", "--kd_candidate_index=ivf", "--kd_nlist=4", "--kd_nprobe=4")[
+        "distilled"
+    ]
     assert indexed["history"]["candidate_recall"] == [1.0] * 3 and "candidate_recall" not in exact["history"]
-    assert indexed["kd_loss"] == pytest.approx(exact["kd_loss"], rel=1e-6) and indexed["test"] == pytest.approx(exact["test"])
+    assert indexed["kd_loss"] == pytest.approx(exact["kd_loss"], rel=1e-6) and indexed["test"] == pytest.approx(
+        exact["test"]
+    )
 
 
 def test_a_factor_teachers_lists_by_an_index_of_its_own(tmp_path: Path) -> None:
-    found = run(tmp_path, IVF, "--kd_index_teacher=True", "--kd_nlist=5", "--kd_nprobe=5", "--kd_compare=False")["distilled"]
-    assert found["candidate_index"]["teacher"] == [{"kind": "ivf", "nlist": 5, "nprobe": 5, "refreshes": 1, "recall": 1.0}]
+    found = run(tmp_path, IVF, "--kd_index_teacher=True", "--kd_nlist=5", "--kd_nprobe=5", "--kd_compare=False")[
+        "distilled"
+    ]
+    assert found["candidate_index"]["teacher"] == [
+        {"kind": "ivf", "nlist": 5, "nprobe": 5, "refreshes": 1, "recall": 1.0}
+    ]
     exact = run(tmp_path, "--kd_compare=False")["distilled"]
     assert found["kd_loss"] == pytest.approx(exact["kd_loss"], rel=1e-6)
 
@@ -218,7 +235,11 @@ REFUSED: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "nlist-many": ({}, [IVF, "--kd_nlist=10000"], ["kd_nlist=10000", "the number of items"]),
     "teacher-only": ({}, ["--kd_index_teacher=True"], ["kd_index_teacher", "kd_candidate_index=ivf"]),
     "teacher-word": ({}, [IVF, "--kd_index_teacher=2"], ["kd_index_teacher=2"]),
-    "teacher-store": ({}, [IVF, "--kd_index_teacher=True", "--teacher_store=dense"], ["LightGCN", "dense", "teacher_store=factors"]),
+    "teacher-store": (
+        {},
+        [IVF, "--kd_index_teacher=True", "--teacher_store=dense"],
+        ["LightGCN", "dense", "teacher_store=factors"],
+    ),
     "no-index": ({}, ["--kd_nlist=4"], ["kd_nlist=4", "kd_candidate_index=ivf"]),
     "no-vectors": ({"model": "NeuMF", "embedding_size": None}, [IVF], ["NeuMF", "dot product"]),
     "no-ranking": ({"kd": "RD", "kd_n_samples": None, "kd_candidates": None}, [IVF], ["kd=RD", "no effect"]),
@@ -240,7 +261,9 @@ def test_without_the_library_one_sentence_says_what_to_install(monkeypatch: pyte
 
 
 def test_a_student_without_vectors_is_refused_in_the_api_too(tiny_dataset: TinyData) -> None:
-    case = build_case(tiny_dataset, "NeuMF", kd="RCEKD", kd_candidate_index="ivf", kd_k=5, kd_n_samples=5, kd_candidates=10)
+    case = build_case(
+        tiny_dataset, "NeuMF", kd="RCEKD", kd_candidate_index="ivf", kd_k=5, kd_n_samples=5, kd_candidates=10
+    )
     table = torch.zeros(case.model.n_users, case.model.n_items)
     with pytest.raises(ConfigError, match="NeuMF"):
         build_distiller(case.config, case.model, DenseScores(table))

@@ -20,7 +20,9 @@ from tests.baselines import ids, loss_of_case, of_case, random_scores, random_tr
 def test_equals_the_published_class_on_its_samples(case: dict[str, Any]) -> None:
     distiller, _ = of_case(CD, case)
     for query in range(1, 7):  # its samples are among those that could be ours
-        ranked = distiller.student_scorer.top_k(torch.tensor([query]), case["options"]["candidates"], distiller.train_items)[0][0]
+        ranked = distiller.student_scorer.top_k(
+            torch.tensor([query]), case["options"]["candidates"], distiller.train_items
+        )[0][0]
         assert set(ids(case["drawn"])[query].tolist()) <= set(ranked.tolist())
     distiller.item_sets = {"drawn": ids(case["drawn"])}
     assert loss_of_case(distiller, case) == pytest.approx(case["loss"], rel=1e-5)

@@ -23,7 +23,17 @@ from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops import compiled as compiled_ops
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.factors import FactorScores
-from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
+from tests.baselines import (
+    ids,
+    loss_of,
+    loss_of_case,
+    of_case,
+    random_scores,
+    random_train,
+    references,
+    started,
+    train_items_of,
+)
 from tests.helpers import TinyData, build_case
 from tests.stubs import batch_for
 
@@ -62,14 +72,18 @@ def test_full_ce_by_its_formula(temperature: float, monkeypatch: pytest.MonkeyPa
     loss = distiller(batch_for(distiller, [1, 1, 4, 7]))
     loss.backward()
     table = student.clone().requires_grad_()
-    expected = (cross_entropy(table[[0, 3, 6]], teacher[[0, 3, 6]], None, temperature) * torch.tensor([2.0, 1.0, 1.0])).sum()
+    expected = (
+        cross_entropy(table[[0, 3, 6]], teacher[[0, 3, 6]], None, temperature) * torch.tensor([2.0, 1.0, 1.0])
+    ).sum()
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(scorer.table.grad[1:, 1:], table.grad)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("model", ["MF", "LightGCN", "NeuMF"])
-def test_full_ce_gives_a_models_own_gradient(model: str, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_ce_gives_a_models_own_gradient(
+    model: str, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The backward pass makes the blocks again, after the step's shared encoding is gone."""
     case = build_case(tiny_dataset, model, dropout_prob=0.0)
     scorer = Scorer(case.model)
@@ -130,7 +144,10 @@ def test_full_cross_entropy_equals_autograd(scale: float, compiled: bool, monkey
 
 
 @example(np.array([[9638.0, 9634.0]], dtype=np.float32), 3.0)
-@given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.floats(-1e4, 1e4, width=32)), st.floats(0.05, 20))
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.floats(-1e4, 1e4, width=32)),
+    st.floats(0.05, 20),
+)
 def test_the_kernel_of_full_rows_equals_the_plain_path(scores: np.ndarray, temperature: float) -> None:
     pytest.importorskip("numba")
     teacher, weights = torch.from_numpy(scores[::-1, ::-1].copy()), torch.arange(1.0, len(scores) + 1)
@@ -180,4 +197,6 @@ def test_options_out_of_range_name_their_key(cls: Any, changed: dict[str, Any], 
 
 def test_rows_count_as_often_as_they_come() -> None:
     distiller, _ = started(CE, *random_scores(), k=5)
-    assert loss_of(distiller, [1, 1, 4]) == pytest.approx(2 * loss_of(distiller, [1]) + loss_of(distiller, [4]), rel=1e-5)
+    assert loss_of(distiller, [1, 1, 4]) == pytest.approx(
+        2 * loss_of(distiller, [1]) + loss_of(distiller, [4]), rel=1e-5
+    )

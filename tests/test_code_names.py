@@ -75,18 +75,26 @@ def test_a_file_cannot_vouch_for_itself(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="vouch"):
         read_space(_write(tmp_path / "space.yaml", {"allow_code": True, "kd_k": {"choice": [1]}}))
     named: dict[str, Any] = {"kd": BOMB}
-    for content in ({"config": {"allow_code": True}, "runs": {"a": named}}, {"config": {}, "runs": {"a": {**named, "allow_code": True}}}):
+    for content in (
+        {"config": {"allow_code": True}, "runs": {"a": named}},
+        {"config": {}, "runs": {"a": {**named, "allow_code": True}}},
+    ):
         with pytest.raises(ConfigError, match="vouch"):
             read_grid(_write(tmp_path / "grid.yaml", content))
 
 
 def test_the_user_may_allow_it(mark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = _write(tmp_path / "x.yaml", {"kd": BOMB})
-    for merged in (merge_sources([str(file)], None, {"allow_code": True}), merge_sources([str(file)], {"allow_code": True}, {})):
+    for merged in (
+        merge_sources([str(file)], None, {"allow_code": True}),
+        merge_sources([str(file)], {"allow_code": True}, {}),
+    ):
         assert merged == {"kd": BOMB}
     given = [word for word in words(tmp_path) if not word.startswith("--kd=")]
     assert run([*given, f"--config_files={file}", "--allow_code"]) == 2
-    assert mark.exists() and "cannot be imported" in capsys.readouterr().err, "the module is there and has no such class"
+    assert mark.exists() and "cannot be imported" in capsys.readouterr().err, (
+        "the module is there and has no such class"
+    )
     with pytest.raises(ConfigError, match="Invalid --allow_code='yes': expected True or False"):
         merge_sources(None, None, {"allow_code": "yes"})
 
@@ -106,7 +114,9 @@ def test_a_grid_is_refused(content: Any, mark: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", SPACES)
-def test_a_search_space_is_refused(content: Any, mark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_space_is_refused(
+    content: Any, mark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = _write(tmp_path / ("space.hyper" if isinstance(content, str) else "space.yaml"), content)
     with pytest.raises(ConfigError, match=f"Invalid kd: {BOMB} in .*space.*Try --allow_code"):
         read_space(path)
@@ -116,5 +126,11 @@ def test_a_search_space_is_refused(content: Any, mark: Path, tmp_path: Path, cap
 
 
 def test_methods_are_found_wherever_they_are() -> None:
-    content = {"kd": "A", "x": [{"kd": ["B", {"choice": ["C"]}]}], "title": "a:b", "runs": {"c:d": {"kd": {"grid": ("D",)}}}, "kd_k": "e:f"}
+    content = {
+        "kd": "A",
+        "x": [{"kd": ["B", {"choice": ["C"]}]}],
+        "title": "a:b",
+        "runs": {"c:d": {"kd": {"grid": ("D",)}}},
+        "kd_k": "e:f",
+    }
     assert sorted(methods_in(content)) == ["A", "B", "C", "D"]

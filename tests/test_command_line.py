@@ -34,18 +34,34 @@ def first(folder: Path) -> dict[str, Any]:
 
 
 def test_result_holds_the_contract(first: dict[str, Any]) -> None:
-    assert {"dataset": "tiny", "setting": "general", "model": "MF", "teacher_model": "LightGCN", "kd": "RCEKD"}.items() <= first.items()
+    assert {
+        "dataset": "tiny",
+        "setting": "general",
+        "model": "MF",
+        "teacher_model": "LightGCN",
+        "kd": "RCEKD",
+    }.items() <= first.items()
     assert first["eval_protocol"] == "recbole" and first["kd_weight"] == 10.0 and first["seed"] == 2020
     for stage in ("teacher", "student", "distilled"):
         assert first[stage].keys() >= FIGURES
         assert set(first[stage]["test"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
     distilled = first["distilled"]
     assert distilled["epochs"] == 3 and 0 <= distilled["best_epoch"] < 3 and len(distilled["kd_loss"]) == 3
-    assert distilled["seconds_per_epoch"] > distilled["kd_seconds_per_epoch"] > 0 and distilled["process_peak_rss_mb"] > 100
+    assert (
+        distilled["seconds_per_epoch"] > distilled["kd_seconds_per_epoch"] > 0
+        and distilled["process_peak_rss_mb"] > 100
+    )
     assert first["student"]["parameters"] == distilled["parameters"] == (31 + 41) * 4
     assert distilled["bytes"] == 4 * distilled["parameters"]
-    assert not first["teacher"]["cached"] and {"python", "torch", "recbole", "recbole_kd", "commit", "device"} <= first["versions"].keys()
-    every = [value for stage in ("teacher", "student", "distilled") for value in (first[stage]["valid"] | first[stage]["test"]).values()]
+    assert (
+        not first["teacher"]["cached"]
+        and {"python", "torch", "recbole", "recbole_kd", "commit", "device"} <= first["versions"].keys()
+    )
+    every = [
+        value
+        for stage in ("teacher", "student", "distilled")
+        for value in (first[stage]["valid"] | first[stage]["test"]).values()
+    ]
     assert any(value != round(value, 4) for value in every)
     assert first["command"].startswith("recbole-kd run --model=MF")
 
@@ -74,13 +90,17 @@ def test_folder_of_a_run(first: dict[str, Any], folder: Path) -> None:
         "KD/kd_loss",
     }
     assert tags <= set(events.Tags()["scalars"])
-    assert [event.value for event in events.Scalars("KD/kd_loss")] == pytest.approx(first["distilled"]["kd_loss"], rel=1e-5)
+    assert [event.value for event in events.Scalars("KD/kd_loss")] == pytest.approx(
+        first["distilled"]["kd_loss"], rel=1e-5
+    )
 
 
 def test_second_run_trains_only_the_distilled_student(first: dict[str, Any], folder: Path) -> None:
     second = run(folder)
     assert second["teacher"]["cached"] and second["student"]["cached"]
-    assert second["teacher"]["test"] == first["teacher"]["test"] and second["student"]["test"] == first["student"]["test"]
+    assert (
+        second["teacher"]["test"] == first["teacher"]["test"] and second["student"]["test"] == first["student"]["test"]
+    )
     assert second["distilled"]["test"] == first["distilled"]["test"]
     assert second["distilled"]["kd_loss"] == first["distilled"]["kd_loss"]
 
@@ -109,7 +129,12 @@ def test_table_on_the_screen(first: dict[str, Any], folder: Path, capsys: pytest
 
 
 def test_a_saved_teacher_by_path(first: dict[str, Any], folder: Path) -> None:
-    again = run(folder, teacher=None, teacher_path=first["teacher"]["path"], **{"teacher.epochs": None, "teacher.embedding_size": None})
+    again = run(
+        folder,
+        teacher=None,
+        teacher_path=first["teacher"]["path"],
+        **{"teacher.epochs": None, "teacher.embedding_size": None},
+    )
     assert again["teacher_model"] == "LightGCN"
     assert again["distilled"]["kd_loss"] == first["distilled"]["kd_loss"]
 
@@ -122,12 +147,18 @@ def test_every_store_gives_the_same_distillation(first: dict[str, Any], folder: 
 
 
 @pytest.mark.parametrize(
-    ("model", "teacher"), [("BPR", "EASE"), ("LightGCN", "NeuMF"), ("NeuMF", "MF"), ("MultiVAE", "ItemKNN"), ("SGL", "MultiVAE")]
+    ("model", "teacher"),
+    [("BPR", "EASE"), ("LightGCN", "NeuMF"), ("NeuMF", "MF"), ("MultiVAE", "ItemKNN"), ("SGL", "MultiVAE")],
 )
 def test_other_students_and_teachers(folder: Path, model: str, teacher: str) -> None:
-    more = {"teacher.embedding_size": "8" if teacher == "MF" else None, "embedding_size": None if model in ("NeuMF", "MultiVAE") else "4"}
+    more = {
+        "teacher.embedding_size": "8" if teacher == "MF" else None,
+        "embedding_size": None if model in ("NeuMF", "MultiVAE") else "4",
+    }
     given = [
-        w for w in words(folder, model=model, teacher=teacher, kd_compare="False") if not w.startswith(("--embedding", "--teacher.emb"))
+        w
+        for w in words(folder, model=model, teacher=teacher, kd_compare="False")
+        if not w.startswith(("--embedding", "--teacher.emb"))
     ]
     before = Path("log_tensorboard").exists()
     assert main([*given, *(f"--{key}={value}" for key, value in more.items() if value)]) == 0

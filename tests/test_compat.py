@@ -42,7 +42,9 @@ def test_missing_recbole_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
     ("patch", "names"),
     [("numpy-2-names", compat._REMOVED_IN_NUMPY_2), ("numpy-1.24-names", compat._REMOVED_IN_NUMPY_1_24)],
 )
-def test_numpy_names_are_restored_iff_missing(patch: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_names_are_restored_iff_missing(
+    patch: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in names:
         monkeypatch.delattr(np, name, raising=False)
     lacks = not hasattr(np, next(iter(names)))

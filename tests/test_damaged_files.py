@@ -74,27 +74,37 @@ def test_a_damaged_report_of_a_student_is_named(content: bytes, tmp_path: Path) 
         _read_report(tmp_path, {})
 
 
-def test_a_result_without_figures_is_refused_by_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_without_figures_is_refused_by_tables_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_grid(tmp_path)
     task = read_grid(path).tasks[0]
     file = tmp_path / "results" / task.grid / task.file_name
     file.parent.mkdir(parents=True)
     whole = {**made_up(0.3, 0.1, 0.2), "settings": dict(task.settings)}
     damaged: list[dict[str, Any]] = [{"settings": dict(task.settings)}]
-    damaged += [{**whole, "distilled": {**whole["distilled"], "valid": {"ndcg@20": value}}} for value in ("x", None, True, [1])]
+    damaged += [
+        {**whole, "distilled": {**whole["distilled"], "valid": {"ndcg@20": value}}} for value in ("x", None, True, [1])
+    ]
     damaged += [{**whole, "versions": []}, {**whole, "distilled": {**whole["distilled"], "history": [1]}}]
     for content in damaged:
         file.write_text(json.dumps(content))
         for verb in (["reproduce", str(path), "--table"], ["plot", str(path)]):
             assert main([*verb, f"--results={tmp_path / 'results'}"]) == 2
             (line,) = capsys.readouterr().err.splitlines()
-            assert line.startswith(f"error: {file} is no result of a run (") and line.endswith("delete it, and the run is run again")
+            assert line.startswith(f"error: {file} is no result of a run (") and line.endswith(
+                "delete it, and the run is run again"
+            )
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "a\0b"])
 def test_a_grid_names_only_grids_beside_it(name: str, tmp_path: Path) -> None:
     path = tmp_path / "g.yaml"
-    path.write_text(json.dumps({"config": {"dataset": "t", "model": "MF", "teacher": "MF", "kd": "RCEKD"}, "runs": {"a": {"from": name}}}))
+    path.write_text(
+        json.dumps(
+            {"config": {"dataset": "t", "model": "MF", "teacher": "MF", "kd": "RCEKD"}, "runs": {"a": {"from": name}}}
+        )
+    )
     with pytest.raises(ConfigError):
         read_grid(path)
 
@@ -109,7 +119,11 @@ def test_a_hyper_file_whose_numbers_overflow(tmp_path: Path) -> None:
 
 
 def test_names_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = {"~nobodyhere/x": "a user whom this machine does not know", "x" * 300: "a name of 300 bytes", "a/" * 2000: "2000 folders"}
+    said = {
+        "~nobodyhere/x": "a user whom this machine does not know",
+        "x" * 300: "a name of 300 bytes",
+        "a/" * 2000: "2000 folders",
+    }
     for key in ("cache_dir", "output_dir"):
         for value, why in said.items():
             assert main(["run", *words(tmp_path, **{key: value})]) == 2
@@ -120,7 +134,8 @@ def test_names_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc", "/etc/passwd", "a/b", "..", ".", "../data/tiny", "*", "tiny*", "t?ny", "x" * 300, " ", "a\tb", "tiny "]
+    "name",
+    ["/etc", "/etc/passwd", "a/b", "..", ".", "../data/tiny", "*", "tiny*", "t?ny", "x" * 300, " ", "a\tb", "tiny "],
 )
 def test_what_is_no_name_of_a_data_set(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *words(tmp_path, dataset=name)]) == 2
@@ -139,7 +154,9 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("teacher", ["LightGCN", "EASE"])  # EASE has a trainer of its own in RecBole
-def test_a_working_folder_that_cannot_be_written_to(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_folder_that_cannot_be_written_to(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a container: cache and output lie elsewhere. The folder is watched, since root writes into read-only ones too."""
     here = tmp_path / "here"
     here.mkdir()

@@ -28,7 +28,14 @@ def made_rows(n_users: int = 6, n_items: int = 8) -> list[list[str]]:
     rows = []
     for user in range(n_users):
         for step in range(6):
-            rows.append([f"u{user}", f"i{(3 * step + user) % n_items}", str(1 + (step + user) % 5), str(1_600_000_000 + 60 * user - step)])
+            rows.append(
+                [
+                    f"u{user}",
+                    f"i{(3 * step + user) % n_items}",
+                    str(1 + (step + user) % 5),
+                    str(1_600_000_000 + 60 * user - step),
+                ]
+            )
     return rows
 
 
@@ -44,12 +51,24 @@ def written(folder: Path, rows: Sequence[Sequence[str]], header: Sequence[str] =
         write(folder / "made" / "made.inter", header, rows)
         return "made.inter"
     for part in PARTS:
-        write(folder / "made" / f"made.{part}.inter", header, rows if part == way else made_rows() if len(header) == 4 else rows)
+        write(
+            folder / "made" / f"made.{part}.inter",
+            header,
+            rows if part == way else made_rows() if len(header) == 4 else rows,
+        )
     return f"made.{way}.inter"
 
 
 def split(folder: Path, *more: str, model: str = "MF", setting: str = "general") -> Splits:
-    words = [f"--model={model}", "--teacher=MF", "--kd=CE", "--dataset=made", f"--data_path={folder}", f"--setting={setting}", *more]
+    words = [
+        f"--model={model}",
+        "--teacher=MF",
+        "--kd=CE",
+        "--dataset=made",
+        f"--data_path={folder}",
+        f"--setting={setting}",
+        *more,
+    ]
     return split_data(make_request(merge_sources(None, None, parse_arguments(words))).student_config()[0])
 
 
@@ -65,7 +84,15 @@ def pairs_in(splits: Splits) -> list[list[tuple[str, str]]]:
     data, found = splits.dataset, []
     for part in splits.parts:
         users, items = (np.asarray(part.inter_feat[field]) for field in (data.uid_field, data.iid_field))
-        found.append(list(zip(data.id2token(data.uid_field, users).tolist(), data.id2token(data.iid_field, items).tolist(), strict=True)))
+        found.append(
+            list(
+                zip(
+                    data.id2token(data.uid_field, users).tolist(),
+                    data.id2token(data.iid_field, items).tolist(),
+                    strict=True,
+                )
+            )
+        )
     return found
 
 
@@ -73,7 +100,8 @@ def benchmark(way: str) -> tuple[str, ...]:
     return () if way == "inter" else (f"--benchmark_filename=[{', '.join(PARTS)}]",)
 
 
-# -- ids -----------------------------------------------------------------------------------------------------------------
+# -- ids
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("way", "empty"), [("inter", ""), ("inter", "  "), ("train", ""), ("valid", ""), ("test", "")])
@@ -82,13 +110,17 @@ def test_rows_without_an_id_are_refused_by_line(way: str, column: int, name: str
     rows = made_rows()
     rows[5][column] = rows[20][column] = empty
     file = written(tmp_path, rows, way=way)
-    assert f"{file}:7: {name} is empty: complete or delete the row (2 such rows)" in refused(tmp_path, ALL_COLUMNS, *benchmark(way))
+    assert f"{file}:7: {name} is empty: complete or delete the row (2 such rows)" in refused(
+        tmp_path, ALL_COLUMNS, *benchmark(way)
+    )
 
 
 @pytest.mark.parametrize("source", ["user", "item"])
 def test_features_without_an_id_are_refused_by_line(source: str, tmp_path: Path) -> None:
     written(tmp_path, made_rows())
-    write(tmp_path / "made" / f"made.{source}", (f"{source}_id:token", "kind:token"), [(f"{source[0]}0", "a"), ("", "b")])
+    write(
+        tmp_path / "made" / f"made.{source}", (f"{source}_id:token", "kind:token"), [(f"{source[0]}0", "a"), ("", "b")]
+    )
     more = f"--load_col={{inter: [user_id, item_id, timestamp], {source}: [{source}_id, kind]}}"
     assert f"made.{source}:3: {source}_id is empty" in refused(tmp_path, more)
 
@@ -106,7 +138,9 @@ def test_ids_that_look_like_missing_values_are_ids(way: str, tmp_path: Path) -> 
     data = splits.dataset
     assert set(MISSING) <= set(data.field2id_token["user_id"]) and set(MISSING) <= set(data.field2id_token["item_id"])
     found = pairs_in(splits)
-    assert sorted(found[0] if way == "train" else [pair for part in found for pair in part]) == sorted((row[0], row[1]) for row in rows)
+    assert sorted(found[0] if way == "train" else [pair for part in found for pair in part]) == sorted(
+        (row[0], row[1]) for row in rows
+    )
     assert all(int((part.inter_feat["item_id"] == 0).sum()) == 0 for part in splits.parts)
 
 
@@ -129,7 +163,8 @@ def test_features_of_items_that_look_missing_are_theirs(tmp_path: Path) -> None:
     assert data.id2token("kind", kinds.numpy()).tolist() == ["NA", "[PAD]", "plain"]
 
 
-# -- widths and numbers --------------------------------------------------------------------------------------------------
+# -- widths and numbers
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["inter", "test"])
@@ -146,7 +181,9 @@ def test_rows_of_another_width_than_the_header(way: str, wrong: str, line: int, 
         rows[5] = rows[5][:found]
     file = written(tmp_path, rows, way=way)
     plural = "column" if found == 1 else "columns"
-    assert f"{file}:{line}: {found} {plural} where the header names 4" in refused(tmp_path, ALL_COLUMNS, *benchmark(way))
+    assert f"{file}:{line}: {found} {plural} where the header names 4" in refused(
+        tmp_path, ALL_COLUMNS, *benchmark(way)
+    )
 
 
 @pytest.mark.parametrize("quoted", [False, True])
@@ -199,7 +236,9 @@ def test_a_missing_rating_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("way", ["inter", "valid"])
-@pytest.mark.parametrize("text", ["", "NaN", "inf", "-inf", "1e300", "99999999999999999999", "2020-01-01T00:00:00", "noon"])
+@pytest.mark.parametrize(
+    "text", ["", "NaN", "inf", "-inf", "1e300", "99999999999999999999", "2020-01-01T00:00:00", "noon"]
+)
 def test_rows_without_a_time_are_refused_by_line(way: str, text: str, tmp_path: Path) -> None:
     rows = made_rows()
     rows[5][3] = text
@@ -214,13 +253,16 @@ def test_times_of_another_type_are_refused(tmp_path: Path) -> None:
     assert "timestamp are of type token" in said and "prepare_dataset.py" in said
 
 
-@pytest.mark.parametrize(("header", "said"), [("item_id:float", "type float"), ("user_id:token", "twice"), (":token", "name:type")])
+@pytest.mark.parametrize(
+    ("header", "said"), [("item_id:float", "type float"), ("user_id:token", "twice"), (":token", "name:type")]
+)
 def test_headers_that_cannot_be_meant(header: str, said: str, tmp_path: Path) -> None:
     written(tmp_path, made_rows(), header=(HEADER[0], header, *HEADER[2:]))
     assert said in refused(tmp_path)
 
 
-# -- histories that rows bring -------------------------------------------------------------------------------------------
+# -- histories that rows bring
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("more", [(), ("--load_col={inter: [user_id, item_id, item_id_list]}",)])
@@ -228,13 +270,16 @@ def test_headers_that_cannot_be_meant(header: str, said: str, tmp_path: Path) ->
 def test_ready_made_histories_are_refused(model: str, setting: str, more: tuple[str, ...], tmp_path: Path) -> None:
     rows = [[row[0], row[1], "i1 i2"] for row in made_rows()]
     for part in PARTS:
-        write(tmp_path / "made" / f"made.{part}.inter", ("user_id:token", "item_id:token", "item_id_list:token_seq"), rows)
+        write(
+            tmp_path / "made" / f"made.{part}.inter", ("user_id:token", "item_id:token", "item_id_list:token_seq"), rows
+        )
     said = refused(tmp_path, *benchmark("train"), *more, model=model, setting=setting)
     assert "made.train.inter: the column item_id_list holds ready-made histories, which are not read" in said
     assert "--load_col='{inter: [user_id, item_id]}'" in said
 
 
-# -- keys without an effect ----------------------------------------------------------------------------------------------
+# -- keys without an effect
+# ----------------------------------------------------------------------------------------------
 
 FILTERS = {
     "--val_interval={rating: '[4,inf)'}": "val_interval",
@@ -259,10 +304,14 @@ def test_filters_and_splits_beside_prepared_files_are_refused(filtered: str, tmp
 @pytest.mark.parametrize("value", ["4", "'[4'", "'4-5'", "'>=4'", "'4,5'", "[4, 5]", "'[5,4]'", "'[4,inf);x'", "''"])
 def test_an_interval_that_is_none(value: str, tmp_path: Path) -> None:
     written(tmp_path, made_rows())
-    assert "expected an interval for the numbers of rating" in refused(tmp_path, ALL_COLUMNS, f"--val_interval={{rating: {value}}}")
+    assert "expected an interval for the numbers of rating" in refused(
+        tmp_path, ALL_COLUMNS, f"--val_interval={{rating: {value}}}"
+    )
 
 
-@pytest.mark.parametrize(("value", "n"), [("'[4,inf)'", (4, 5)), ("'(1,4)'", (2, 3)), ("'[1,1];[5,5]'", (1, 5)), ("'(-inf, 2]'", (1, 2))])
+@pytest.mark.parametrize(
+    ("value", "n"), [("'[4,inf)'", (4, 5)), ("'(1,4)'", (2, 3)), ("'[1,1];[5,5]'", (1, 5)), ("'(-inf, 2]'", (1, 2))]
+)
 def test_intervals_filter(value: str, n: tuple[int, ...], tmp_path: Path) -> None:
     written(tmp_path, made_rows(n_users=20))
     splits = split(tmp_path, ALL_COLUMNS, f"--val_interval={{rating: {value}}}")
@@ -282,7 +331,10 @@ def test_intervals_filter(value: str, n: tuple[int, ...], tmp_path: Path) -> Non
         ("--seq_len={colour: 3}", "seq_len names colour"),
         ("--seq_len={rating: 3}", "of type float"),
         ("--load_col={inter: [user_id, item_id, rating, timestamp], item: [item_id, kind]}", "there is no file"),
-        ("--eval_args={split: {TS: [0.8, 0.1, 0.1]}, order: RO}", "order=RO is not possible with eval_args.split={TS: ...}"),
+        (
+            "--eval_args={split: {TS: [0.8, 0.1, 0.1]}, order: RO}",
+            "order=RO is not possible with eval_args.split={TS: ...}",
+        ),
     ],
 )
 def test_keys_of_columns_that_are_not_there(more: str, said: str, tmp_path: Path) -> None:
@@ -300,7 +352,8 @@ def test_an_order_in_time_needs_times(arguments: str, tmp_path: Path) -> None:
     assert "add it, --load_col='{inter: [user_id, item_id, timestamp]}'" in said
 
 
-# -- labels --------------------------------------------------------------------------------------------------------------
+# -- labels
+# --------------------------------------------------------------------------------------------------------------
 
 
 def checked(folder: Path, *more: str) -> None:
@@ -311,7 +364,9 @@ def checked(folder: Path, *more: str) -> None:
 @pytest.mark.parametrize("mode", ["full", "uni2", "pop2"])
 def test_a_threshold_that_nothing_reads(mode: str, tmp_path: Path) -> None:
     written(tmp_path, made_rows())
-    with pytest.raises(ConfigError, match=rf"threshold=.* has no effect with eval_args.mode={mode}.*val_interval=.*\[4,inf\)"):
+    with pytest.raises(
+        ConfigError, match=rf"threshold=.* has no effect with eval_args.mode={mode}.*val_interval=.*\[4,inf\)"
+    ):
         checked(tmp_path, ALL_COLUMNS, "--threshold={rating: 4}", f"--eval_args.mode={mode}")
 
 
@@ -332,7 +387,13 @@ def test_a_column_of_labels_that_nothing_reads(name: str, tmp_path: Path) -> Non
 
 def test_labels_that_a_model_and_its_metrics_read(tmp_path: Path) -> None:
     written(tmp_path, made_rows())
-    labelled = ("--threshold={rating: 4}", "--eval_args.mode=labeled", "--metrics=[AUC]", "--valid_metric=AUC", "--train_neg_sample_args=~")
+    labelled = (
+        "--threshold={rating: 4}",
+        "--eval_args.mode=labeled",
+        "--metrics=[AUC]",
+        "--valid_metric=AUC",
+        "--train_neg_sample_args=~",
+    )
     for model, reads in (("NeuMF", True), ("BPR", False)):
         splits = split(tmp_path, ALL_COLUMNS, *labelled, model=model)
         if reads:
@@ -342,7 +403,8 @@ def test_labels_that_a_model_and_its_metrics_read(tmp_path: Path) -> None:
                 check_labels(splits.dataset.config, splits.dataset)
 
 
-# -- one's own data ------------------------------------------------------------------------------------------------------
+# -- one's own data
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_times_are_read_and_decide_without_naming_them(tmp_path: Path) -> None:
@@ -372,7 +434,11 @@ def test_a_published_split_is_used_or_the_log_says_that_it_is_not(tmp_path: Path
     rows = made_rows(n_users=10)
     written(tmp_path, rows)
     for number, part in enumerate(PARTS):
-        write(tmp_path / "made" / f"made.{part}.inter", HEADER, [row for place, row in enumerate(rows) if place % 3 == number])
+        write(
+            tmp_path / "made" / f"made.{part}.inter",
+            HEADER,
+            [row for place, row in enumerate(rows) if place % 3 == number],
+        )
     published = split(tmp_path)
     assert [len(part.inter_feat) for part in published.parts] == [20, 20, 20]
     assert "as published, by the files made.train.inter" in describe_split(published.dataset)

@@ -54,17 +54,27 @@ def test_weights_by_hand(depth: int | None, weights: list[torch.Tensor]) -> None
         wanted, own = (sorted(left, key=lambda i, s=scores: -float(s[user, i])) for scores in (teacher, student))
         assert (distiller._listed[user + 1] - 1).tolist() == wanted[:6]
         off = [own.index(item) - place for place, item in enumerate(wanted[:6])]
-        assert weights[0][user].tolist() == pytest.approx([max(math.tanh(d / tau), LEAST_WEIGHT) for d in off], rel=1e-5)
+        assert weights[0][user].tolist() == pytest.approx(
+            [max(math.tanh(d / tau), LEAST_WEIGHT) for d in off], rel=1e-5
+        )
         over = [max(math.tanh(-d / tau), LEAST_WEIGHT) for d in off]
         assert sorted(w for w in weights[1][user].tolist() if w) == pytest.approx(
-            sorted(w for w, item in zip(over, wanted, strict=False) if item + 1 not in distiller.item_sets["under"][user + 1]), rel=1e-5
+            sorted(
+                w
+                for w, item in zip(over, wanted, strict=False)
+                if item + 1 not in distiller.item_sets["under"][user + 1]
+            ),
+            rel=1e-5,
         )
 
 
 def test_samples_share_nothing_and_keep_the_teachers_order() -> None:
     student, teacher = random_scores()
     distiller, _ = started(DCD, student, teacher, k=5, candidates=10)
-    at = {name: torch.cat([torch.zeros(7, 1), teacher], 1).gather(1, items[1:]) for name, items in distiller.item_sets.items()}
+    at = {
+        name: torch.cat([torch.zeros(7, 1), teacher], 1).gather(1, items[1:])
+        for name, items in distiller.item_sets.items()
+    }
     assert all((scores.diff(dim=1) < 0).all() for scores in at.values())
     both = torch.cat(list(distiller.item_sets.values()), 1)
     assert torch.equal(both[1:].sort(1).values, distiller._listed[1:].sort(1).values)

@@ -44,10 +44,13 @@ BY_ROWS = ("RCEKD", "CE", "FullCE", "CD", "RRD", "DCD", "UnKD", "RankDistil", "R
 def teacher_of(case: Any) -> FactorScores:
     generator = torch.Generator().manual_seed(3)
     n_users, n_items = case.splits.n_users + 1, case.splits.n_items + 1
-    return FactorScores(torch.randn(n_users, 6, generator=generator), torch.randn(n_items, 6, generator=generator), {"model": "MF"})
+    return FactorScores(
+        torch.randn(n_users, 6, generator=generator), torch.randn(n_items, 6, generator=generator), {"model": "MF"}
+    )
 
 
-# -- in one process ---------------------------------------------------------------------------------------------------------
+# -- in one process
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_parts_of_a_table_are_all_of_it() -> None:
@@ -69,7 +72,11 @@ def test_shards_keep_a_users_rows_and_its_negatives_together(tiny_dataset: TinyD
         (part,) = list(shards)
         users = part["user_id"].view(3, -1)
         assert (users == users[0]).all() and (users % 2 == rank).all()
-        assert part.shard.counts and part.shard.whole is whole and torch.equal(whole["user_id"][part.shard.mine], part["user_id"])
+        assert (
+            part.shard.counts
+            and part.shard.whole is whole
+            and torch.equal(whole["user_id"][part.shard.mine], part["user_id"])
+        )
         assert part.shard.share(torch.ones(len(whole))) == len(part) / len(whole)
         parts.append(part)
     assert sum(map(len, parts)) == len(whole)
@@ -98,10 +105,15 @@ def first_losses(case: Any, folder: Path, ranks: Ranks | None) -> tuple[torch.Te
 
 def assert_parts_add_up(data: TinyData, folder: Path, model: str, n: int = 2, **given: Any) -> None:
     """The losses of all processes' parts of a batch, and their gradients, against those of one process."""
-    whole, *parts = (first_losses(build_case(data, model, **given), folder, rank) for rank in (None, *(Ranks(r, n, CPU) for r in range(n))))
+    whole, *parts = (
+        first_losses(build_case(data, model, **given), folder, rank)
+        for rank in (None, *(Ranks(r, n, CPU) for r in range(n)))
+    )
     assert (whole[0] > 0).all() and all((losses > 0).any() for losses, _ in parts)
     assert torch.allclose(sum(losses for losses, _ in parts), whole[0], rtol=1e-5, atol=0)
-    assert torch.allclose(sum(gradients for _, gradients in parts), whole[1], rtol=1e-5, atol=1e-6 * float(whole[1].abs().max()))
+    assert torch.allclose(
+        sum(gradients for _, gradients in parts), whole[1], rtol=1e-5, atol=1e-6 * float(whole[1].abs().max())
+    )
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -110,15 +122,23 @@ def assert_parts_add_up(data: TinyData, folder: Path, model: str, n: int = 2, **
 def test_the_parts_gradients_add_up_to_the_whole_batchs(
     tiny_dataset: TinyData, tmp_path: Path, model: str, kd: str, reduction: str
 ) -> None:
-    options = {key: value for key, value in KD.items() if key[3:] in distiller_class(kd).__init__.__annotations__ or key == "kd_weight"}
+    options = {
+        key: value
+        for key, value in KD.items()
+        if key[3:] in distiller_class(kd).__init__.__annotations__ or key == "kd_weight"
+    }
     if kd == "RD":
         options["kd_start_epoch"] = 0
-    assert_parts_add_up(tiny_dataset, tmp_path, model, loss_reduction=reduction, **{**options, "kd": kd, "kd_compare": False})
+    assert_parts_add_up(
+        tiny_dataset, tmp_path, model, loss_reduction=reduction, **{**options, "kd": kd, "kd_compare": False}
+    )
 
 
 @pytest.mark.parametrize("more", [{}, {"loss_reduction": "sum"}, {"kd_faithful": "paper"}, {"negatives": "shared"}])
 @pytest.mark.parametrize("model", ["HSTUGeneral", "HSTU"])
-def test_a_mean_over_positions_is_shared_out_by_positions(tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]) -> None:
+def test_a_mean_over_positions_is_shared_out_by_positions(
+    tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]
+) -> None:
     """Users have histories of 3 to 10 items: a share by rows would be wrong."""
     assert_parts_add_up(tiny_dataset, tmp_path, model, n=3, train_batch_size=16, **WITHOUT_DROPOUT, **{**KD, **more})
 
@@ -137,7 +157,9 @@ def base_loss(case: Any, folder: Path, ranks: Ranks | None) -> tuple[float, torc
     trainer._base_loss.negatives_times = getattr(case.loaders.train, "times", 1)
     init_seed(7, True)
     case.model.train()
-    loss = trainer._base_loss(next(iter(case.loaders.train if ranks is None else ShardLoader(case.loaders.train, ranks))))
+    loss = trainer._base_loss(
+        next(iter(case.loaders.train if ranks is None else ShardLoader(case.loaders.train, ranks)))
+    )
     total = sum(loss) if isinstance(loss, tuple) else loss
     total.sum().backward()
     return float(total.detach()), torch.cat([p.grad.flatten() for p in case.model.parameters() if p.grad is not None])
@@ -148,12 +170,16 @@ def base_loss(case: Any, folder: Path, ranks: Ranks | None) -> tuple[float, torc
 def test_what_is_said_of_recboles_models_is_so(tmp_path: Path, model: str) -> None:
     data, given = write_tiny(tmp_path, "tiny"), {**WITHOUT_DROPOUT, "dropout_probs": [0.0, 0.0], "n_samples": 4}
     make = featured if model == "BM3" else partial(build_case, model=model)
-    whole, one, other = (base_loss(make(data, **given), tmp_path, ranks) for ranks in (None, Ranks(0, 2, CPU), Ranks(1, 2, CPU)))
+    whole, one, other = (
+        base_loss(make(data, **given), tmp_path, ranks) for ranks in (None, Ranks(0, 2, CPU), Ranks(1, 2, CPU))
+    )
     assert one[0] + other[0] == pytest.approx(whole[0], rel=1e-5)
     assert torch.allclose(one[1] + other[1], whole[1], rtol=1e-5, atol=2e-6 * float(whole[1].abs().max()))
 
 
-def test_a_process_without_rows_takes_another_users_and_counts_them_zero_times(tiny_dataset: TinyData, tmp_path: Path) -> None:
+def test_a_process_without_rows_takes_another_users_and_counts_them_zero_times(
+    tiny_dataset: TinyData, tmp_path: Path
+) -> None:
     case = build_case(tiny_dataset, "HSTU", train_batch_size=2, **WITHOUT_DROPOUT, **KD)
     losses, gradient = first_losses(case, tmp_path, None)
     after, found = np.random.get_state()[2], []
@@ -189,12 +215,20 @@ def test_norms_of_parts_add_up_to_the_norm_of_all() -> None:
     [
         ({"nproc": "0"}, "Invalid --nproc=0: expected an integer of at least 1. Try --nproc=1."),
         ({"nproc": "2", "kd": "FTD"}, "nproc=2 is not possible with kd=FTD, whose loss compares all of a batch's rows"),
-        ({"nproc": "2", "teacher": "SGL"}, "nproc=2 is not possible with SGL, whose loss is not known to be a mean over rows"),
-        ({"nproc": "2", "model": "BERT4Rec"}, "nproc=2 is not possible with BERT4Rec, whose loss is not known to be a mean over rows"),
+        (
+            {"nproc": "2", "teacher": "SGL"},
+            "nproc=2 is not possible with SGL, whose loss is not known to be a mean over rows",
+        ),
+        (
+            {"nproc": "2", "model": "BERT4Rec"},
+            "nproc=2 is not possible with BERT4Rec, whose loss is not known to be a mean over rows",
+        ),
         ({"nproc": "2", "enable_amp": "True"}, "nproc=2 is not possible with mixed precision"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], text: str) -> None:
+def test_what_cannot_be_shared_out_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], text: str
+) -> None:
     given = [word for word in words(tmp_path, **more) if more.get("kd") is None or not word.startswith("--kd_")]
     assert main(given) == 2
     assert text in capsys.readouterr().err
@@ -206,14 +240,20 @@ def test_every_method_is_sorted_into_those_that_can_and_those_that_cannot() -> N
     assert set(BY_ROWS) <= set(DISTILLERS) - refused
 
 
-# -- two processes ----------------------------------------------------------------------------------------------------------
+# -- two processes
+# ----------------------------------------------------------------------------------------------------------
 
 
 def same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert np.allclose(one["losses"], two["losses"], rtol=1e-5, atol=0)
     scale = max(float(g.abs().max()) for g in one["gradients"])
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale) for a, b in zip(one["gradients"], two["gradients"], strict=True))
-    assert one["test"].keys() == two["test"].keys() and all(abs(one["test"][m] - two["test"][m]) <= 1e-4 for m in one["test"])
+    assert all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
+        for a, b in zip(one["gradients"], two["gradients"], strict=True)
+    )
+    assert one["test"].keys() == two["test"].keys() and all(
+        abs(one["test"][m] - two["test"][m]) <= 1e-4 for m in one["test"]
+    )
 
 
 def one_and_several(
@@ -241,7 +281,9 @@ def test_two_processes_train_as_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["MF", "HSTU"])
-def test_draws_from_the_whole_catalogue_are_shared_out_and_the_same(tiny_dataset: TinyData, tmp_path: Path, model: str) -> None:
+def test_draws_from_the_whole_catalogue_are_shared_out_and_the_same(
+    tiny_dataset: TinyData, tmp_path: Path, model: str
+) -> None:
     """kd_faithful=paper, in blocks of four queries: item sets of every step, bit by bit."""
     given = {"epochs": 3, "train_batch_size": 16, "kd_faithful": "paper", **WITHOUT_DROPOUT, **KD}
     del given["kd_candidates"]
@@ -278,12 +320,14 @@ def test_a_whole_run_with_two_processes(tmp_path: Path) -> None:
     assert np.allclose(runs["1"]["distilled"]["kd_loss"], runs["2"]["distilled"]["kd_loss"], rtol=1e-4)
 
 
-# -- one of them dies -------------------------------------------------------------------------------------------------------
+# -- one of them dies
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "words_"), [("kill", r"rank 1 of 2 was killed \(SIGKILL\)"), ("raise", "rank 1 of 2 failed: ValueError: the disk")]
+    ("how", "words_"),
+    [("kill", r"rank 1 of 2 was killed \(SIGKILL\)"), ("raise", "rank 1 of 2 failed: ValueError: the disk")],
 )
 def test_a_process_that_ends_ends_the_others_with_its_reason(how: str, words_: str) -> None:
     started = time.monotonic()
@@ -308,7 +352,9 @@ def test_a_process_that_cannot_begin_is_not_waited_for() -> None:
 @pytest.mark.slow
 def test_the_others_end_with_the_one_that_leads(tmp_path: Path) -> None:
     place = tmp_path / "pid"
-    leader = subprocess.Popen([sys.executable, "-c", f"from tests import ddp_steps; ddp_steps.lead({str(place)!r})"], cwd=ROOT)
+    leader = subprocess.Popen(
+        [sys.executable, "-c", f"from tests import ddp_steps; ddp_steps.lead({str(place)!r})"], cwd=ROOT
+    )
     end = time.monotonic() + 60
     while not (place.is_file() and place.read_text()):
         assert leader.poll() is None and time.monotonic() < end
@@ -324,7 +370,14 @@ def test_the_others_end_with_the_one_that_leads(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_whose_second_process_is_killed_says_so_and_goes_on_later(tmp_path: Path) -> None:
     given = [word for word in words(tmp_path) if not word.startswith("--epochs")]
-    command = [sys.executable, str(ROOT / "run_recbole_kd.py"), *given, "--nproc=2", "--epochs=400", "--stopping_step=400"]
+    command = [
+        sys.executable,
+        str(ROOT / "run_recbole_kd.py"),
+        *given,
+        "--nproc=2",
+        "--epochs=400",
+        "--stopping_step=400",
+    ]
     command += ["--kd_compare=False", "--state=INFO"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     states = tmp_path / "cache" / "distilled"

@@ -13,7 +13,15 @@ from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.expert_networks import ExpertMixture
 from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
-from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
+from tests.embedding_stubs import (
+    assert_equals_published,
+    batch_of_rows,
+    give_noise,
+    load_networks,
+    random_pair,
+    reference,
+    vector_pair,
+)
 
 
 @pytest.mark.parametrize("case", reference("de"), ids=["start", "epoch-100", "epoch-400", "extreme"])
@@ -41,7 +49,9 @@ def test_experts_and_gradients_equal_one_network_after_the_other(kind: str, monk
     generator = torch.Generator().manual_seed(1)
     experts = ExpertMixture(4, 5, 9, generator).double()
     vectors = torch.randn(40, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    logits = torch.randn(40, 4, generator=generator, dtype=torch.float64) / {"soft": 1, "sharp": 0.03, "one-hot": 1e-9}[kind]
+    logits = (
+        torch.randn(40, 4, generator=generator, dtype=torch.float64) / {"soft": 1, "sharp": 0.03, "one-hot": 1e-9}[kind]
+    )
     selection = logits.softmax(1).requires_grad_()
     sparse = 2 * int((selection > module.NEGLIGIBLE).sum()) <= selection.numel()
     assert sparse == (kind != "soft")
@@ -49,7 +59,11 @@ def test_experts_and_gradients_equal_one_network_after_the_other(kind: str, monk
     parameters = [experts.weight_1, experts.bias_1, experts.weight_2, experts.bias_2]
     found, expected = experts(vectors, selection), naive(experts, vectors, selection)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    wanted = [vectors, *parameters, *([] if sparse else [selection])]  # negligible experts pass nothing on to the choice
+    wanted = [
+        vectors,
+        *parameters,
+        *([] if sparse else [selection]),
+    ]  # negligible experts pass nothing on to the choice
     gradients = (torch.autograd.grad((out * direction).sum(), wanted) for out in (found, expected))
     for own, other in zip(*gradients, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
@@ -81,7 +95,9 @@ def test_an_item_that_is_positive_and_negative_counts_whole() -> None:
     item = float(distiller.reconstruction_error("items", torch.tensor([4])).detach())
     user = float(distiller.reconstruction_error("users", torch.tensor([2])).detach())
     assert float(distiller(batch_of_rows([2, 2], [4, 4], [4, 4])).detach()) == pytest.approx(user + item)
-    assert float(distiller(batch_of_rows([2], [4], torch.empty(0, dtype=torch.int64))).detach()) == pytest.approx(user + item / 2)
+    assert float(distiller(batch_of_rows([2], [4], torch.empty(0, dtype=torch.int64))).detach()) == pytest.approx(
+        user + item / 2
+    )
 
 
 def test_gradient_reaches_the_choice_of_experts() -> None:
@@ -92,7 +108,8 @@ def test_gradient_reaches_the_choice_of_experts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("n_experts", 0), ("end_temperature", 0.0), ("end_temperature", float("inf")), ("anneal", 0.5), ("max_epoch", 0)]
+    ("key", "value"),
+    [("n_experts", 0), ("end_temperature", 0.0), ("end_temperature", float("inf")), ("anneal", 0.5), ("max_epoch", 0)],
 )
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     options = {"n_experts": 5, "end_temperature": 1e-10, "anneal": 1e10, "max_epoch": 1000, key: value}

@@ -27,7 +27,9 @@ from tests.stubs import batch_for, no_train_items
 SMALL = {"k": 4, "n_samples": 5, "candidates": 8, "n_experts": 2}
 
 
-def begun(n_users: int = 12, n_items: int = 20, seed: int = 0, train: Ragged | None = None, **options: float) -> tuple[DERRD, VectorScorer]:
+def begun(
+    n_users: int = 12, n_items: int = 20, seed: int = 0, train: Ragged | None = None, **options: float
+) -> tuple[DERRD, VectorScorer]:
     student, teacher = random_pair(n_users, n_items)
     distiller = DERRD(student, teacher, seed=seed, **{**SMALL, **options})  # type: ignore[arg-type]
     distiller.begin_training(no_train_items(student.n_queries) if train is None else train)
@@ -138,7 +140,13 @@ def test_no_experts_are_evaluated_at_weight_zero() -> None:
 def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks, their optimiser's state and both generators are picked up."""
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)
-    changes: dict[str, str | None] = {"kd": "DERRD", "kd_compare": "False", "epochs": "4", "kd_lambda_de": "1.0", "kd_lambda_rrd": "1.0"}
+    changes: dict[str, str | None] = {
+        "kd": "DERRD",
+        "kd_compare": "False",
+        "epochs": "4",
+        "kd_lambda_de": "1.0",
+        "kd_lambda_rrd": "1.0",
+    }
     whole = run(tmp_path / "whole", **changes)
     plain = KDTrainer._valid_epoch
 
@@ -165,7 +173,8 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("lambda_de", -1.0), ("lambda_rrd", math.inf), ("k", 9), ("candidates", 21), ("n_samples", 0), ("tau", 0.0)]
+    ("key", "value"),
+    [("lambda_de", -1.0), ("lambda_rrd", math.inf), ("k", 9), ("candidates", 21), ("n_samples", 0), ("tau", 0.0)],
 )
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):

@@ -37,10 +37,18 @@ def test_gradients_of_indexed_rows_have_the_same_bits_each_time() -> None:
 
 
 def test_the_process_is_left_as_it_was() -> None:
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory, torch.is_anomaly_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.is_anomaly_enabled(),
+    )
     with repeatable(True):
         assert torch.are_deterministic_algorithms_enabled() and not torch.utils.deterministic.fill_uninitialized_memory
     with repeatable(False):
         assert torch.are_deterministic_algorithms_enabled() == before[0]
-    after = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory, torch.is_anomaly_enabled()
+    after = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.is_anomaly_enabled(),
+    )
     assert after == before

@@ -1,7 +1,8 @@
 """What every method of the table keeps, whoever wrote it: a method is found by its line, and needs no test of its own here.
 
-Each runs with small options on a small data set with MF, LightGCN, NeuMF, HSTU (both faces) and SASRec as students; and with MF, in every choice of its options, at
-the edges. A method that a student or a teacher cannot serve says so with a ConfigError or TeacherError; MF and LightGCN serve all.
+Each runs with small options on a small data set with MF, LightGCN, NeuMF, HSTU (both faces) and SASRec as students; and
+with MF, in every choice of its options, at the edges. A method that a student or a teacher cannot serve says so with a
+ConfigError or TeacherError; MF and LightGCN serve all.
 """
 
 from __future__ import annotations
@@ -79,11 +80,17 @@ FURTHER_TEACHERS: dict[str, Callable[[FactorScores, list[FactorScores]], None]] 
 """What a teacher must offer beside scores and embeddings -> what gives it to one, out of two others."""
 
 
-def small_options(name: str, whole: int = SMALL_INT, exceptions: Mapping[str, Mapping[str, Any]] = OPTIONS) -> dict[str, Any]:
+def small_options(
+    name: str, whole: int = SMALL_INT, exceptions: Mapping[str, Mapping[str, Any]] = OPTIONS
+) -> dict[str, Any]:
     """Options with every whole number above ``whole`` set to it, but for the exceptions."""
     cls = distiller_class(name)
     defaults = {key: p.default for key, p in distiller_options(cls).items()}
-    shrunk = {key: whole for key, value in defaults.items() if isinstance(value, int) and not isinstance(value, bool) and value > whole}
+    shrunk = {
+        key: whole
+        for key, value in defaults.items()
+        if isinstance(value, int) and not isinstance(value, bool) and value > whole
+    }
     return resolve_options(cls, {**shrunk, **exceptions.get(name, {})})
 
 
@@ -92,7 +99,9 @@ def choices(name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for option, parameter in distiller_options(distiller_class(name)).items():
         kinds = (parameter.annotation, *typing.get_args(parameter.annotation))
-        values = [value for kind in kinds if typing.get_origin(kind) is typing.Literal for value in typing.get_args(kind)]
+        values = [
+            value for kind in kinds if typing.get_origin(kind) is typing.Literal for value in typing.get_args(kind)
+        ]
         values += [True, False] if bool in kinds else []
         found += [{option: value} for value in values if value != parameter.default]
     return found + FURTHER_OPTIONS.get(name, [])
@@ -106,20 +115,26 @@ SETTINGS = [
 """(method, options) for the edges."""
 
 
-def make_teacher(cls: type[Distiller], n_queries: int, n_items: int, scale: float = 1.0) -> tuple[FactorScores, list[Tensor]]:
+def make_teacher(
+    cls: type[Distiller], n_queries: int, n_items: int, scale: float = 1.0
+) -> tuple[FactorScores, list[Tensor]]:
     """A teacher that offers what the method requires, and the tensors it is made of, which would take a gradient."""
     generator = torch.Generator().manual_seed(3)
     leaves = [(torch.randn(n, 6, generator=generator) * scale**0.5).requires_grad_() for n in 3 * (n_queries, n_items)]
     teacher, *others = (FactorScores(*leaves[at : at + 2], {"model": "Factors"}) for at in (0, 2, 4))
     for need in cls.requires - {"scores", "embeddings"}:
-        assert need in FURTHER_TEACHERS, f"{cls.__name__} requires {need}: tell FURTHER_TEACHERS how to make such a teacher"
+        assert need in FURTHER_TEACHERS, (
+            f"{cls.__name__} requires {need}: tell FURTHER_TEACHERS how to make such a teacher"
+        )
         FURTHER_TEACHERS[need](teacher, others)
     if cls.assistant:
         teacher.taught_by = others[0]
     return teacher, leaves
 
 
-def build(name: str, case: Case, *, seed: int = 0, scale: float = 1.0, **options: Any) -> tuple[Distiller, list[Tensor]]:
+def build(
+    name: str, case: Case, *, seed: int = 0, scale: float = 1.0, **options: Any
+) -> tuple[Distiller, list[Tensor]]:
     """The method for a student, checked as a run would be."""
     cls = distiller_class(name)
     scorer = Scorer(case.model) if case.splits is None else scorer_of(case)
@@ -163,7 +178,9 @@ def small_batch(distiller: Distiller, aware: TeacherAwareLoader, order: list[int
 
 
 def sampling_state(distiller: Distiller) -> dict[str, Any]:
-    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in distiller.sampling_state().items()}
+    return {
+        key: value.clone() if isinstance(value, Tensor) else value for key, value in distiller.sampling_state().items()
+    }
 
 
 def refusal_of(name: str, case: Case) -> str | None:
@@ -183,13 +200,16 @@ def serves(method: str, student: str) -> bool:
     return student != "NeuMF" or "embeddings" not in distiller_class(method).requires
 
 
-@pytest.fixture(params=[(method, student) for method in METHODS for student in STUDENTS if serves(method, student)], ids="-".join)
+@pytest.fixture(
+    params=[(method, student) for method in METHODS for student in STUDENTS if serves(method, student)], ids="-".join
+)
 def pair(request: pytest.FixtureRequest, tiny_dataset: TinyData) -> tuple[str, Case]:
     name, student = request.param
     return name, build_case(tiny_dataset, student)
 
 
-# -- with models ---------------------------------------------------------------------------------------------------------
+# -- with models
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -314,7 +334,9 @@ def made_case(tmp_path: Any, n_users: int, n_items: int) -> Case:
     """MF on so many users and items; without splits, as tests at the edges bring training items of their own."""
     (tmp_path / "made").mkdir()
     lines = [f"u{user}\ti{item}\t{user + item}" for user in range(n_users) for item in range(n_items)]
-    (tmp_path / "made" / "made.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
+    (tmp_path / "made" / "made.inter").write_text(
+        "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n"
+    )
     config = build_config(TinyData(str(tmp_path), "made"), "MF")
     dataset = create_dataset(config)
     init_seed(0, True)
@@ -395,4 +417,6 @@ def test_property_files_of_pairs_fit_their_method(path: str) -> None:
     options = {f"kd_{option}" for option in distiller_options(cls)}
     assert set(values) <= {"learning_rate", "weight_decay", "train_batch_size", "kd_weight", "kd_refresh", *options}
     resolve_options(cls, {key[3:]: value for key, value in values.items() if key in options})
-    assert all(isinstance(values[key], float) for key in ("learning_rate", "weight_decay", "kd_weight") if key in values)
+    assert all(
+        isinstance(values[key], float) for key in ("learning_rate", "weight_decay", "kd_weight") if key in values
+    )

@@ -22,10 +22,14 @@ from tests.helpers import TinyData, build_case
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def test_the_sequential_script_of_the_readme_runs(tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sequential_script_of_the_readme_runs(
+    tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As it stands there, on other data and smaller."""
     (script,) = (
-        block for block in README.read_text(encoding="utf-8").split("```python\n")[1:] if "import create_dataset" in block.split("```")[0]
+        block
+        for block in README.read_text(encoding="utf-8").split("```python\n")[1:]
+        if "import create_dataset" in block.split("```")[0]
     )
     small = {
         "data_path": tiny_dataset.data_path, "kd_k": 5, "kd_n_samples": 5,
@@ -83,7 +87,10 @@ def test_a_model_of_ones_own_is_student_and_teacher(tiny_dataset: TinyData, tmp_
         "teacher_config": {"epochs": 1, "embedding_size": 16},
     }  # fmt: skip
     result = recbole_kd.run_recbole_kd("OwnModel", "OwnModel", "RCEKD", tiny_dataset.name, config_dict=given)
-    assert result["distilled"]["kd_loss"][0] > 0 and result["teacher"]["parameters"] == 4 * result["distilled"]["parameters"]
+    assert (
+        result["distilled"]["kd_loss"][0] > 0
+        and result["teacher"]["parameters"] == 4 * result["distilled"]["parameters"]
+    )
 
 
 @pytest.mark.usefixtures("own_model")
@@ -91,7 +98,13 @@ def test_one_line_says_that_its_score_is_a_dot_product(tiny_dataset: TinyData) -
     model = build_case(tiny_dataset, "OwnModel", own_scale=2.0).model
     users = torch.arange(1, 6)
     plain = Scorer(model)
-    recbole_kd.scoring.vector_models.vectors.register(OwnModel, lambda model: (model.scale * model.people.weight, model.things.weight))
+    recbole_kd.scoring.vector_models.vectors.register(
+        OwnModel, lambda model: (model.scale * model.people.weight, model.things.weight)
+    )
     with_vectors = Scorer(model)
-    assert not plain.has_vectors and with_vectors.has_vectors and vectors.dispatch(OwnModel) is not vectors.dispatch(object)
+    assert (
+        not plain.has_vectors
+        and with_vectors.has_vectors
+        and vectors.dispatch(OwnModel) is not vectors.dispatch(object)
+    )
     assert torch.allclose(plain.full(users), with_vectors.full(users), atol=1e-6)

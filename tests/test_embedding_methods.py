@@ -56,7 +56,9 @@ def begun(name: str, student: Any, teacher: Any, *, seed: int = 0, **options: An
     return distiller
 
 
-def batch_of(distiller: EmbeddingDistiller, users: list[int], positives: list[int], negatives: list[int]) -> DistillBatch:
+def batch_of(
+    distiller: EmbeddingDistiller, users: list[int], positives: list[int], negatives: list[int]
+) -> DistillBatch:
     """What the teacher-aware loader makes of these rows."""
     loader: Any = SimpleNamespace(_dataset=SimpleNamespace(uid_field="user_id"), times=1)
     aware = TeacherAwareLoader(loader, distiller, distiller.teacher_scores)
@@ -156,7 +158,9 @@ def test_a_real_training(name: str, model: str, tiny_dataset: TinyData, tmp_path
     scorer = Scorer(case.model)
     sizes = ((scorer.n_queries, 12), (scorer.n_items, 12))
     teacher = FactorScores(*(torch.randn(size, generator=generator) for size in sizes), {"model": "MF"})
-    fixed = {"n_groups": 1} if name == "HTD" else {}  # more groups change with the training, and the number of pairs with them
+    fixed = (
+        {"n_groups": 1} if name == "HTD" else {}
+    )  # more groups change with the training, and the number of pairs with them
     distiller = made(name, scorer, teacher, **fixed)
     distiller.weight = 1.0  # the base loss of this data pulls all vectors onto two directions
     distiller.reduction = getattr(case.model, "loss_reduction", "mean")
@@ -171,7 +175,9 @@ def test_a_real_training(name: str, model: str, tiny_dataset: TinyData, tmp_path
     assert set(saved) == set(case.model.state_dict())
 
 
-OWN_FILES = sorted(path.stem for path in (properties_dir() / "distiller").glob("*.yaml") if path.stem.split("-")[0] in METHODS)
+OWN_FILES = sorted(
+    path.stem for path in (properties_dir() / "distiller").glob("*.yaml") if path.stem.split("-")[0] in METHODS
+)
 
 
 @pytest.mark.parametrize("file", OWN_FILES)
@@ -182,7 +188,9 @@ def test_property_files_hold_what_the_methods_take(file: str) -> None:
     options = distiller_options(distiller_class(name))
     assert own == {"kd_weight": own["kd_weight"], **{f"kd_{key}": p.default for key, p in options.items()}}
     assert set(pair) <= {*own, "learning_rate", "weight_decay", "train_batch_size"}
-    assert all(isinstance(value, int | float | str) for value in pair.values()) and isinstance(pair.get("weight_decay", 0.0), float)
+    assert all(isinstance(value, int | float | str) for value in pair.values()) and isinstance(
+        pair.get("weight_decay", 0.0), float
+    )
     check_distiller(name, {"kd_refresh": 1, "kd_compare": True, **own, **pair}, 5000, 20000)
 
 
@@ -216,7 +224,8 @@ def test_a_model_without_tables_of_its_own_has_no_ego_tables(tiny_dataset: TinyD
         Scorer(case.model).ego_tables()
 
 
-# -- the batch's items ---------------------------------------------------------------------------------------------------
+# -- the batch's items
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("model", "n_negatives"), [("MF", 1), ("MF", 3), ("NeuMF", 1), ("NeuMF", 2)])

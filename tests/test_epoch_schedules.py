@@ -111,5 +111,12 @@ def test_a_number_format_of_scores_is_refused_for_a_store_of_weights(tmp_path: P
     line = refusal(capsys, tmp_path, "--teacher_store=online", "--teacher_dtype=fp16")
     assert "teacher_dtype=fp16 has no effect on LightGCN in an online store" in line
     # `auto` comes to an online store for a sequential teacher without vectors
-    line = refusal(capsys, tmp_path, "--teacher_dtype=fp16", "--setting=sequential", teacher="BERT4Rec", **{"teacher.embedding_size": None})
+    line = refusal(
+        capsys,
+        tmp_path,
+        "--teacher_dtype=fp16",
+        "--setting=sequential",
+        teacher="BERT4Rec",
+        **{"teacher.embedding_size": None},
+    )
     assert "teacher_dtype=fp16 has no effect on BERT4Rec in an online store" in line

@@ -46,12 +46,18 @@ def test_equals_recboles_loop(tiny_dataset: TinyData, model: str) -> None:
         assert list(ours.evaluate(data, load_best_model=False)) == list(expected)
 
 
-@pytest.mark.parametrize(("model", "given"), [("NeuMF", {}), ("BPR", {"metrics": ["GAUC"], "valid_metric": "GAUC"}), ("MultiVAE", {})])
-def test_what_is_no_dot_product_ranking_goes_through_recboles_loop(tiny_dataset: TinyData, model: str, given: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("model", "given"), [("NeuMF", {}), ("BPR", {"metrics": ["GAUC"], "valid_metric": "GAUC"}), ("MultiVAE", {})]
+)
+def test_what_is_no_dot_product_ranking_goes_through_recboles_loop(
+    tiny_dataset: TinyData, model: str, given: dict[str, Any]
+) -> None:
     case = build_case(tiny_dataset, model, **{**EXACT, **given})
     ours, theirs = prepared(KDTrainer(case.config, case.model), case), prepared(Trainer(case.config, case.model), case)
     assert not ours._ranking.ranks_vectors(case.loaders.test)
-    assert ours.evaluate(case.loaders.test, load_best_model=False) == theirs.evaluate(case.loaders.test, load_best_model=False)
+    assert ours.evaluate(case.loaders.test, load_best_model=False) == theirs.evaluate(
+        case.loaders.test, load_best_model=False
+    )
 
 
 def test_the_best_model_is_loaded(tiny_dataset: TinyData, tmp_path: Any) -> None:
@@ -66,7 +72,8 @@ def test_the_best_model_is_loaded(tiny_dataset: TinyData, tmp_path: Any) -> None
     assert trainer.evaluate(case.loaders.test) == expected
 
 
-# -- protocols ----------------------------------------------------------------------------------------------------------
+# -- protocols
+# ----------------------------------------------------------------------------------------------------------
 
 
 def naive(case: Case, part: int, protocol: str, k: int) -> dict[str, float]:
@@ -85,7 +92,9 @@ def naive(case: Case, part: int, protocol: str, k: int) -> dict[str, float]:
         if not relevant:
             continue
         hidden = seen[0][user] if part == 1 or protocol == "paper" else seen[0][user] | seen[1][user]
-        order = sorted((i for i in range(1, scores.shape[1]) if i not in hidden), key=lambda i, u=user: -float(scores[u, i]))[:k]  # type: ignore[misc]
+        order = sorted(
+            (i for i in range(1, scores.shape[1]) if i not in hidden), key=lambda i, u=user: -float(scores[u, i])
+        )[:k]  # type: ignore[misc]
         hits = [place for place, item in enumerate(order) if item in relevant]
         recall += len(hits) / len(relevant)
         ideal = sum(1 / math.log2(place + 2) for place in range(min(len(relevant), k)))
@@ -114,7 +123,9 @@ def naive_by(case: Case, part: int, protocol: str) -> dict[str, float]:
     scorer, users = Scorer(case.model), torch.arange(case.splits.dataset.user_num)
     with scorer.frozen():
         scores = scorer.full(users)
-    stand_in = Case(case.config, case.splits, case.loaders, type("Table", (), {"full_sort_predict": lambda self, _: scores})())
+    stand_in = Case(
+        case.config, case.splits, case.loaders, type("Table", (), {"full_sort_predict": lambda self, _: scores})()
+    )
     return naive(stand_in, part, protocol, 5)
 
 

@@ -29,7 +29,8 @@ import reproduce
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# -- grids --------------------------------------------------------------------------------------------------------------
+# -- grids
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_grids_are_valid_and_their_settings_are_known() -> None:
@@ -83,7 +84,10 @@ def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
             {"runs": {"RCE-KD": {"from": "elsewhere"}}},
             "from: elsewhere of the run 'RCE-KD' of .* is no grid beside it: there is no elsewhere.yaml",
         ),
-        ({"metric": "ndcg"}, "Invalid metric: ndcg in .*: expected one of recall@10, ndcg@10, recall@20, ndcg@20. Write metric: ndcg@"),
+        (
+            {"metric": "ndcg"},
+            "Invalid metric: ndcg in .*: expected one of recall@10, ndcg@10, recall@20, ndcg@20. Write metric: ndcg@",
+        ),
         ({"reference": "RCE"}, "reference='RCE' of .* is none of its runs: RCE-KD, vanilla CE"),
         ({"seeds": 0}, r"Invalid seeds: 0 in .*: expected a list of integers, not empty. Write seeds: \[0\]"),
         ({"seeds": []}, r"Invalid seeds: \[\] in .*: expected a list of integers, not empty. Write seeds: \[0, 1\]"),
@@ -96,7 +100,10 @@ def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
         ({"config": "epochs"}, "Invalid config: epochs in .*: expected a mapping"),
         ({"published": [0.1]}, r"Invalid published: \[0.1\] in .*: expected a mapping"),
         ({"published": {"RCE-KD": 0.1}}, "Invalid published.RCE-KD: 0.1 in .*: expected a mapping"),
-        ({"runs": {"A b": {}, "a  B": {}}, "reference": None}, "'A b' and 'a  B' .* would write the same file a-b-seed0.json"),
+        (
+            {"runs": {"A b": {}, "a  B": {}}, "reference": None},
+            "'A b' and 'a  B' .* would write the same file a-b-seed0.json",
+        ),
     ],
 )
 def test_a_wrong_grid_is_refused_in_one_sentence(
@@ -110,7 +117,8 @@ def test_a_wrong_grid_is_refused_in_one_sentence(
     assert err.startswith("error: ") and err.count("\n") == 1 and not (tmp_path / "results").exists()
 
 
-# -- running ------------------------------------------------------------------------------------------------------------
+# -- running
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_grid_runs_through_the_script_and_is_not_run_again(
@@ -154,10 +162,14 @@ def test_a_result_is_kept_without_the_places_of_its_teachers_and_assistant() -> 
     }
     kept = runner._record(Task("g", "run", 0, {}), result, "command")
     assert "/cache" not in str(kept) and "/saved" not in str(kept)
-    assert [member["model"] for member in kept["teacher"]["members"]] == ["MF", "LightGCN"] and kept["assistant"] == {"test": {}}
+    assert [member["model"] for member in kept["teacher"]["members"]] == ["MF", "LightGCN"] and kept["assistant"] == {
+        "test": {}
+    }
 
 
-def test_a_task_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_fails_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run_task(settings: dict[str, Any]) -> dict[str, Any]:
         if settings["seed"] == 1:
             raise TrainingError("The loss is nan in epoch 3")
@@ -226,7 +238,8 @@ def test_bad_words_are_one_sentence(words: list[str], capsys: pytest.CaptureFixt
     assert err.startswith("error: ") and err.count("\n") == 1
 
 
-# -- tables -------------------------------------------------------------------------------------------------------------
+# -- tables
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_mean_deviation_gain_and_p_value() -> None:
@@ -234,7 +247,8 @@ def test_mean_deviation_gain_and_p_value() -> None:
     results = {("ours", seed): made_up(0.3, 0.10, value) for seed, value in enumerate((0.20, 0.21, 0.22))}
     results |= {("other", seed): made_up(0.3, 0.10, value) for seed, value in enumerate((0.18, 0.20, 0.19))}
     lines = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in grid_table(grid, results).splitlines()
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in grid_table(grid, results).splitlines()
     }
     assert lines["ours"][:2] == ["0, 1, 2", "0.2100 ± 0.0100"]
     assert lines["ours"][6] == "0.2500" and lines["ours"][9] == "+110.0 %" and lines["ours"][10] == ""
@@ -260,12 +274,17 @@ def test_a_run_is_compared_with_its_own_student_alone() -> None:
 
 def test_students_alone_of_the_same_keys_and_other_figures_have_their_own_rows() -> None:
     results = {(run, 0): made_up(0.3, alone, 0.2) for run, alone in (("ours", 0.1), ("other", 0.16))}
-    names = [line.split("|")[1].strip() for line in grid_table(grid_of("ours", "other", seeds=(0,)), results).splitlines()[2:]]
+    names = [
+        line.split("|")[1].strip()
+        for line in grid_table(grid_of("ours", "other", seeds=(0,)), results).splitlines()[2:]
+    ]
     assert names == ["teacher", "student alone", "student alone, of other", "ours", "other"]
 
 
 def test_teachers_of_a_grid_have_their_own_rows() -> None:
-    results = {(run, seed): made_up(0.3 if run == "ours" else 0.4, 0.1, 0.2) for run in ("other", "ours") for seed in (0, 1)}
+    results = {
+        (run, seed): made_up(0.3 if run == "ours" else 0.4, 0.1, 0.2) for run in ("other", "ours") for seed in (0, 1)
+    }
     found = rows_of(grid_of("other", "ours", reference="ours"), results)
     assert list(found) == ["teacher", "teacher of other", "student alone", "other", "ours"]
     assert [found[name][0]["test"]["ndcg@20"] for name in ("teacher", "teacher of other")] == [0.3, 0.4]
@@ -337,4 +356,7 @@ def test_dynamics_are_read_from_the_histories() -> None:
         if line.startswith("|")
     }
     assert cells["ours, seed 0, start"] == ["1", "5", "10", "20", "50"] and cells["ours, seed 0, end"] == ["1"] * 5
-    assert dynamics_section(grid, {("ours", 0): {**made_up(0.3, 0.1, 0.2), "distilled": {**figures(0.2), "history": {}}}}) == ""
+    assert (
+        dynamics_section(grid, {("ours", 0): {**made_up(0.3, 0.1, 0.2), "distilled": {**figures(0.2), "history": {}}}})
+        == ""
+    )

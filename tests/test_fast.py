@@ -62,12 +62,19 @@ def test_what_the_kernel_cannot_order_takes_the_plain_path(value: float) -> None
 def test_membership_equals_sets(data: st.DataObject) -> None:
     n_rows, n, m = (data.draw(st.integers(0, most)) for most in (4, 6, 6))
     ids, others = st.integers(0, 9), st.integers(-1, 9)
-    items = torch.tensor(data.draw(st.lists(st.lists(ids, min_size=n, max_size=n), min_size=n_rows, max_size=n_rows)), dtype=torch.int64)
-    other = torch.tensor(data.draw(st.lists(st.lists(others, min_size=m, max_size=m), min_size=n_rows, max_size=n_rows)), dtype=torch.int64)
+    items = torch.tensor(
+        data.draw(st.lists(st.lists(ids, min_size=n, max_size=n), min_size=n_rows, max_size=n_rows)), dtype=torch.int64
+    )
+    other = torch.tensor(
+        data.draw(st.lists(st.lists(others, min_size=m, max_size=m), min_size=n_rows, max_size=n_rows)),
+        dtype=torch.int64,
+    )
     items, other = items.view(n_rows, n), other.view(n_rows, m)
     found = compiled_ops.is_in(items, other)
     assert found is not None
-    assert found.tolist() == [[i in set(row) for i in mine] for mine, row in zip(items.tolist(), other.tolist(), strict=True)]
+    assert found.tolist() == [
+        [i in set(row) for i in mine] for mine, row in zip(items.tolist(), other.tolist(), strict=True)
+    ]
 
 
 def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +83,11 @@ def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
     def results() -> list[torch.Tensor]:
         draws = torch.Generator().manual_seed(1)
-        return [*topk.top_k(scores, 11), is_in(items[:, :10], items[:, 10:]), sample_without_replacement(scores, 13, draws)]
+        return [
+            *topk.top_k(scores, 11),
+            is_in(items[:, :10], items[:, 10:]),
+            sample_without_replacement(scores, 13, draws),
+        ]
 
     found = results()
     calls: list[str] = []
@@ -90,11 +101,17 @@ def draws_outside(seed: int, n_rows: int, n_items: int, n: int) -> list[torch.Te
     """Values of repeated draws, the first different ones, and items outside of random sets, some of which leave nothing outside."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(0, n_items, (n_rows, 2 * n), generator=generator)
-    rows = torch.rand(n_rows, n_items - 1, generator=generator) < torch.rand(n_rows, 1, generator=generator).round(decimals=1)
+    rows = torch.rand(n_rows, n_items - 1, generator=generator) < torch.rand(n_rows, 1, generator=generator).round(
+        decimals=1
+    )
     counts = rows.sum(1)
     sets = Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), rows.nonzero()[:, 1] + 1)
     outside, queries = Outside(sets, n_items), torch.randperm(n_rows, generator=generator)
-    return [*first_distinct(drawn, n), outside.draw(queries, n, generator), outside.draw_distinct(queries, n, generator)]
+    return [
+        *first_distinct(drawn, n),
+        outside.draw(queries, n, generator),
+        outside.draw_distinct(queries, n, generator),
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (7, 30, 5), (40, 400, 9), (3, 5, 8)])
@@ -104,13 +121,21 @@ def test_draws_are_those_of_the_plain_path(shape: tuple[int, int, int], monkeypa
     monkeypatch.setattr(compiled_ops, "kernels", lambda: calls.append("asked"))
     plain = [draws_outside(seed, *shape) for seed in range(5)]
     assert len(calls) >= 15
-    assert all(torch.equal(a, b) for ours, theirs in zip(found, plain, strict=True) for a, b in zip(ours, theirs, strict=True))
+    assert all(
+        torch.equal(a, b) for ours, theirs in zip(found, plain, strict=True) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def test_values_too_high_for_a_table_and_negative_ones_take_the_plain_path() -> None:
-    for drawn in (torch.tensor([[compiled_ops.MOST_VALUES, 3]]), torch.tensor([[-1, 3]]), torch.empty(0, 2, dtype=torch.int64)):
+    for drawn in (
+        torch.tensor([[compiled_ops.MOST_VALUES, 3]]),
+        torch.tensor([[-1, 3]]),
+        torch.empty(0, 2, dtype=torch.int64),
+    ):
         assert compiled_ops.first_distinct(drawn, 2) is None
-    assert first_distinct(torch.tensor([[compiled_ops.MOST_VALUES, 3, 3]]), 2)[0].tolist() == [[compiled_ops.MOST_VALUES, 3]]
+    assert first_distinct(torch.tensor([[compiled_ops.MOST_VALUES, 3, 3]]), 2)[0].tolist() == [
+        [compiled_ops.MOST_VALUES, 3]
+    ]
 
 
 def test_strided_and_gradient_carrying_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

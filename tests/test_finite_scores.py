@@ -78,7 +78,15 @@ def test_a_run_ends_and_keeps_nothing(tmp_path: Path, capsys: Any, whose: str) -
     one_step = {"epochs": "1", "train_batch_size": "100000"}
     keys = {**one_step, **{f"teacher.{key}": value for key, value in one_step.items()}, f"{whose}learning_rate": "1e30"}
     line = refusal(
-        capsys, tmp_path, teacher="MF", kd="CE", kd_compare="False", state="ERROR", kd_n_samples=None, kd_candidates=None, **keys
+        capsys,
+        tmp_path,
+        teacher="MF",
+        kd="CE",
+        kd_compare="False",
+        state="ERROR",
+        kd_n_samples=None,
+        kd_candidates=None,
+        **keys,
     )
     assert "The scores of MF are inf or nan" in line
     assert not list((tmp_path / "saved").glob("*/result.json")) and not list((tmp_path / "saved").glob("*/*.pth"))

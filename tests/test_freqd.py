@@ -19,7 +19,15 @@ from recbole_kd.losses.embedding import kept_at_random
 from recbole_kd.ops import cooccurrence_graph
 from recbole_kd.ops.cooccurrence_graph import WeightedGraph, nearest_neighbours, normalised_graph
 from recbole_kd.ops.ragged import Ragged
-from tests.embedding_stubs import assert_equals_published, batch_of_rows, load_networks, random_pair, reference, vector_pair, with_pad
+from tests.embedding_stubs import (
+    assert_equals_published,
+    batch_of_rows,
+    load_networks,
+    random_pair,
+    reference,
+    vector_pair,
+    with_pad,
+)
 
 
 def padded_graph(graph: list[list[float]]) -> WeightedGraph:
@@ -45,7 +53,8 @@ def test_freqd_equals_the_published_class(case: dict[str, Any], monkeypatch: pyt
     assert_equals_published(distiller, student, case)
 
 
-# -- the graph -----------------------------------------------------------------------------------------------------------
+# -- the graph
+# -----------------------------------------------------------------------------------------------------------
 
 
 def naive_neighbours(matrix: np.ndarray, n: int) -> set[tuple[int, int]]:
@@ -81,12 +90,19 @@ def test_graphs_of_users_and_items_from_the_training_data() -> None:
     distiller = FreqD(*random_pair(n_users=3, n_items=4), n_neighbours=2)  # type: ignore[arg-type]
     distiller.begin_training(Ragged.from_pairs(np.array([1, 1, 2, 2, 3]), np.array([1, 2, 2, 3, 4]), 4))
     position, columns, values = distiller.graphs["users"].edges(torch.tensor([3, 0, 2, 1]))
-    assert (position.tolist(), columns.tolist(), values.tolist()) == ([2, 3], [1, 2], [1.0, 1.0])  # users 1 and 2 share item 2
+    assert (position.tolist(), columns.tolist(), values.tolist()) == (
+        [2, 3],
+        [1, 2],
+        [1.0, 1.0],
+    )  # users 1 and 2 share item 2
     position, columns, values = distiller.graphs["items"].edges(torch.tensor([1, 2, 3, 4]))
-    assert (position.tolist(), columns.tolist()) == ([0, 1, 1, 2], [2, 1, 3, 2]) and values.tolist() == pytest.approx([0.5**0.5] * 4)
+    assert (position.tolist(), columns.tolist()) == ([0, 1, 1, 2], [2, 1, 3, 2]) and values.tolist() == pytest.approx(
+        [0.5**0.5] * 4
+    )
 
 
-# -- filter and networks -------------------------------------------------------------------------------------------------
+# -- filter and networks
+# -------------------------------------------------------------------------------------------------
 
 
 def test_only_kept_edges_are_scaled_up_and_a_quarter_is_a_quarter() -> None:
@@ -108,7 +124,9 @@ def test_only_kept_edges_are_scaled_up_and_a_quarter_is_a_quarter() -> None:
     edges[starts] = False
     exact = {(int(r), int(c)): float(v) for r, c, v in zip(*distiller.graphs["users"].edges(ids), strict=True)}
     row = torch.repeat_interleave(torch.arange(400), torch.cat([starts, torch.tensor([len(columns)])]).diff())
-    for r, c, w in zip(row[edges][:50].tolist(), columns[edges][:50].tolist(), weights[edges][:50].tolist(), strict=True):
+    for r, c, w in zip(
+        row[edges][:50].tolist(), columns[edges][:50].tolist(), weights[edges][:50].tolist(), strict=True
+    ):
         assert w == pytest.approx(0.4 * exact[r, c] / 0.25, rel=1e-5)
 
 
@@ -134,7 +152,9 @@ def test_filtered_experts_and_gradients_equal_projecting_everything(monkeypatch:
     found, expected = experts(vectors, rows, generator), naive_experts(experts, vectors, matrix)
     torch.testing.assert_close(found, expected)
     wanted = [vectors, *experts.parameters()]
-    for own, other in zip(*(torch.autograd.grad((out * direction).sum(), wanted) for out in (found, expected)), strict=True):
+    for own, other in zip(
+        *(torch.autograd.grad((out * direction).sum(), wanted) for out in (found, expected)), strict=True
+    ):
         torch.testing.assert_close(own, other)
 
 
@@ -178,7 +198,8 @@ def test_student_vectors_are_those_before_propagation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("n_neighbours", 0), ("n_experts", 0), ("filter_strength", 1.5), ("keep", 0.0), ("keep", 1.5), ("dropout", 1.0)]
+    ("key", "value"),
+    [("n_neighbours", 0), ("n_experts", 0), ("filter_strength", 1.5), ("keep", 0.0), ("keep", 1.5), ("dropout", 1.0)],
 )
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     options = {"n_neighbours": 5, "n_experts": 5, "filter_strength": 0.5, "keep": 0.5, "dropout": 0.2, key: value}

@@ -20,7 +20,9 @@ def test_ftd_equals_the_published_class(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("n", "d_s", "d_t"), [(1, 3, 4), (30, 3, 8), (6, 5, 50)])
-def test_distance_and_gradient_equal_the_full_matrices(n: int, d_s: int, d_t: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distance_and_gradient_equal_the_full_matrices(
+    n: int, d_s: int, d_t: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "GRAM_COLUMNS", 3)
     generator = torch.Generator().manual_seed(n)
     student = torch.randn(n, d_s, generator=generator, dtype=torch.float64, requires_grad=True)

@@ -49,7 +49,9 @@ def test_both_backward_paths_equal_autograd(data: st.DataObject) -> None:
     """In float64, any shape: no rows, no columns, and one item over and over."""
     n, k, width, n_items = (data.draw(st.integers(least, most)) for least, most in ((0, 4), (0, 5), (1, 3), (1, 4)))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    queries, items, grad = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((n, width), (n_items, width), (n, k)))
+    queries, items, grad = (
+        torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((n, width), (n_items, width), (n, k))
+    )
     chosen = torch.randint(0, n_items, (n, k), generator=generator)
     leaves = queries.clone().requires_grad_(), items.clone().requires_grad_()
     expected = torch.autograd.grad(plain(*leaves, chosen), leaves, grad)

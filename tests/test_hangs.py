@@ -49,7 +49,12 @@ def refused(address: str, within: float) -> str:
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(closed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in (f"127.0.0.1:{closed}", f"ray://127.0.0.1:{closed}", "no-such-host.invalid:6379", "127.0.0.1:99999999"):
+    for address in (
+        f"127.0.0.1:{closed}",
+        f"ray://127.0.0.1:{closed}",
+        "no-such-host.invalid:6379",
+        "127.0.0.1:99999999",
+    ):
         said = refused(address, 15)
         assert said.startswith(f"ray_address={address!r}: no Ray cluster answers there") and "ray start --head" in said
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed}")
@@ -87,7 +92,9 @@ def test_a_task_must_fit_on_one_node() -> None:
 def test_children_of_a_command_do_not_hear_ctrl_c() -> None:
     code = "import time; print('up', flush=True); time.sleep(0.3); print('still here', flush=True)"
     with deaf_to_interrupts():
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     assert child.stdout is not None and child.stdout.readline() == "up\n"
     os.kill(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=30)

@@ -40,7 +40,9 @@ def with_trajectory(checkpoints: list[Tensor]) -> DenseScores:
     return last
 
 
-def made(student: Tensor, checkpoints: list[Tensor], train: Ragged | None = None, **options: Any) -> tuple[HetComp, TableScorer]:
+def made(
+    student: Tensor, checkpoints: list[Tensor], train: Ragged | None = None, **options: Any
+) -> tuple[HetComp, TableScorer]:
     scorer = TableScorer(padded(student))
     distiller = HetComp(scorer, with_trajectory(checkpoints), **options)  # type: ignore[arg-type]
     distiller.reduction = "sum"
@@ -72,7 +74,9 @@ def test_losses_equal_the_published_class(case: dict[str, Any], phase: str) -> N
 def test_schedule_equals_the_published_class(case: dict[str, Any]) -> None:
     checkpoints = [torch.tensor(scores) for scores in case["checkpoints"]]
     students = [torch.tensor(scores) for scores in case["students"]]
-    distiller, scorer = made(students[0], checkpoints, ragged(case["train"]), k=case["k"], alpha=case["alpha"], p=case["p"])
+    distiller, scorer = made(
+        students[0], checkpoints, ragged(case["train"]), k=case["k"], alpha=case["alpha"], p=case["p"]
+    )
     assert torch.equal(distiller._lists[0][:, 1:], torch.tensor(case["perms"]) + 1)
     for step in case["trace"]:
         scorer.table.data = padded(students[step["student"]])
@@ -84,7 +88,9 @@ def test_schedule_equals_the_published_class(case: dict[str, Any]) -> None:
             assert distiller._memory[0, 1:].tolist() == pytest.approx(step["memory"], abs=1e-12)
         target = torch.tensor(case["perms"])[position, torch.arange(len(position))] + 1
         assert torch.equal(distiller.item_sets["top"][1:], target)
-        assert distiller.diagnostics()["trajectory_mean"] == pytest.approx(sum(step["position"]) / len(step["position"]))
+        assert distiller.diagnostics()["trajectory_mean"] == pytest.approx(
+            sum(step["position"]) / len(step["position"])
+        )
 
 
 # -- the rest, in chunks -----------------------------------------------------------------------------------------------
@@ -100,7 +106,11 @@ def direct(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, fact
             *rows.excluded.items[rows.excluded.starts[query] : rows.excluded.starts[query + 1]].tolist(),
         }
         left = [item for item in range(len(items)) if item not in apart]
-        rest = torch.logsumexp(items[left] @ queries[row], dim=0) if left else torch.tensor(-torch.inf, dtype=torch.float64)
+        rest = (
+            torch.logsumexp(items[left] @ queries[row], dim=0)
+            if left
+            else torch.tensor(-torch.inf, dtype=torch.float64)
+        )
         total = total + (factors[row] * (torch.logaddexp(below[row], rest) - below[row])).sum()
     return total
 
@@ -123,7 +133,9 @@ def with_gradients(function: Any, *tensors: Tensor, **more: Any) -> tuple[Tensor
 
 @pytest.mark.parametrize("chunk", [1, 1000, 10**9], ids=["row by row", "in chunks", "at once"])
 @pytest.mark.parametrize("scale", [0.3, 1.7, 8.0])
-def test_the_rest_equals_its_definition_with_gradients(chunk: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rest_equals_its_definition_with_gradients(
+    chunk: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(unlisted_logsumexp, "CPU_CHUNK_BYTES", chunk)
     queries, items, rows, below, factors = a_case(scale)
     longest = float(queries.norm(dim=1).amax() * items.norm(dim=1).amax()) / np.log(2)
@@ -199,7 +211,9 @@ def test_terms_ignore_what_does_not_count() -> None:
         found = []
         for filler in (0.0, 1e4):
             filled = torch.where(valid, scores, filler).requires_grad_()
-            loss = make(filled[:, :2], filled[:, 2:], valid[:, :2], valid[:, 2:]).loss(torch.tensor([0.0, 1e4, -1e4, -torch.inf]))
+            loss = make(filled[:, :2], filled[:, 2:], valid[:, :2], valid[:, 2:]).loss(
+                torch.tensor([0.0, 1e4, -1e4, -torch.inf])
+            )
             (gradient,) = torch.autograd.grad(loss.sum(), filled)
             assert bool(torch.isfinite(loss).all()) and bool(torch.isfinite(gradient).all())
             assert not gradient[:, 9:].any()
@@ -248,7 +262,10 @@ def test_state_brings_everything_back() -> None:
     distiller.begin_epoch(2)
     other, _ = made(random_scores(), checkpoints, k=6, p=1)
     other.restore_sampling(distiller.sampling_state())
-    assert torch.equal(other.item_sets["top"], distiller.item_sets["top"]) and other.diagnostics() == distiller.diagnostics()
+    assert (
+        torch.equal(other.item_sets["top"], distiller.item_sets["top"])
+        and other.diagnostics() == distiller.diagnostics()
+    )
     assert distiller.diagnostics()["trajectory_mean"] > 0
     scorer.table.data = padded(checkpoints[2])
     for each in (distiller, other):
@@ -271,12 +288,15 @@ def test_users_without_items_left() -> None:
 
 
 def test_a_teacher_without_trajectory_is_refused() -> None:
-    with pytest.raises(TeacherError, match="HetComp needs the checkpoints of the teacher's training and Table has none"):
+    with pytest.raises(
+        TeacherError, match="HetComp needs the checkpoints of the teacher's training and Table has none"
+    ):
         HetComp(TableScorer(padded(random_scores())), dense(random_scores()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("k", 0), ("k", 11), ("n_checkpoints", 0), ("p", 0), ("alpha", 0.0), ("alpha", float("inf")), ("n_positives", -1)]
+    ("option", "value"),
+    [("k", 0), ("k", 11), ("n_checkpoints", 0), ("p", 0), ("alpha", 0.0), ("alpha", float("inf")), ("n_positives", -1)],
 )
 def test_impossible_options(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"kd_{option}={value}"):
@@ -296,7 +316,10 @@ OURS: dict[str, Any] = {"kd": "HetComp", "kd_n_samples": None, "kd_candidates": 
 
 def test_a_run_from_one_teacher(tmp_path: Path) -> None:
     result = run(tmp_path, **OURS, **{"kd_p": "1", "epochs": "4", "teacher.epochs": "6"})
-    assert result["teacher"]["trajectory"][-1] == result["teacher"]["best_epoch"] and len(result["teacher"]["trajectory"]) <= 3
+    assert (
+        result["teacher"]["trajectory"][-1] == result["teacher"]["best_epoch"]
+        and len(result["teacher"]["trajectory"]) <= 3
+    )
     assert len(result["distilled"]["kd_loss"]) == 4 and all(loss > 0 for loss in result["distilled"]["kd_loss"])
     assert "trajectory_mean" in (result["folder"] / "run.log").read_text()
     again = run(tmp_path, **OURS, **{"kd_p": "1", "epochs": "4", "teacher.epochs": "6"})
@@ -316,26 +339,38 @@ def test_a_run_from_two_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("model", "teacher", "more"),
-    [("LightGCN", "MF", {}), ("MF", "EASE", {}), ("NeuMF", "MF", {"teacher_store": "dense"}), ("MF", "MF", {"enable_amp": "True"})],
+    [
+        ("LightGCN", "MF", {}),
+        ("MF", "EASE", {}),
+        ("NeuMF", "MF", {"teacher_store": "dense"}),
+        ("MF", "MF", {"enable_amp": "True"}),
+    ],
 )
 def test_students_and_teachers_of_all_kinds(model: str, teacher: str, more: dict[str, str], tmp_path: Path) -> None:
     own = {"teacher.embedding_size": None, "teacher.epochs": None} if teacher == "EASE" else {}
     result = run(tmp_path, **{**OURS, **own, **more, "model": model, "teacher": teacher, "kd_p": "1"})
     assert all(0 < loss < 1e7 for loss in result["distilled"]["kd_loss"])
-    assert result["teacher"]["trajectory"] == list(range(1 if teacher == "EASE" else result["teacher"]["best_epoch"] + 1))
+    assert result["teacher"]["trajectory"] == list(
+        range(1 if teacher == "EASE" else result["teacher"]["best_epoch"] + 1)
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kd": "RCEKD", "teacher": "MF,LightGCN"}, "--kd=RCEKD learns from one teacher and --teacher=MF,LightGCN names 2"),
+        (
+            {"kd": "RCEKD", "teacher": "MF,LightGCN"},
+            "--kd=RCEKD learns from one teacher and --teacher=MF,LightGCN names 2",
+        ),
         ({**OURS, "teacher": "MF,MF"}, "names a model twice"),
         ({**OURS, "teacher": "MF,LightGNC"}, "LightGNC"),
         ({**OURS, "teacher": "MF,LightGCN", "teacher.n_layerz": "2"}, "n_layerz"),
         ({**OURS, "teacher": "MF,LightGCN", "teacher.n_layers": "two"}, "teacher.n_layers"),
     ],
 )
-def test_teachers_that_cannot_be(changes: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_teachers_that_cannot_be(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words(tmp_path, **changes)) == 2
     assert sentence in capsys.readouterr().err
     assert not results(tmp_path)

@@ -58,6 +58,8 @@ def test_equal_models_have_equal_times(tmp_path: Path) -> None:
     assert result["teacher"]["parameters"] > 1000 and result["teacher"]["bytes"] > 4000
 
 
-@pytest.mark.parametrize(("settings", "seed"), [({}, 0), ({"teacher_config": {"seed": 5}}, 5), ({"teacher.seed": 3}, 3)])
+@pytest.mark.parametrize(
+    ("settings", "seed"), [({}, 0), ({"teacher_config": {"seed": 5}}, 5), ({"teacher.seed": 3}, 3)]
+)
 def test_the_seed_of_a_grids_teacher_is_its_own(settings: dict[str, Any], seed: int) -> None:
     assert _teacher_seed(SimpleNamespace(settings=settings)) == seed  # type: ignore[arg-type]

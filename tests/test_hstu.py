@@ -91,7 +91,10 @@ def test_run_recbole_trains_and_its_checkpoint_is_read_back(model: str, tmp_path
     assert {name.split(".")[0] for name in state} == {"encoder"}  # the histories belong to the data
     config, read, _, _, _, test = load_data_and_model(file)
     assert type(read) is FACES[model] is config.model_class
-    assert get_trainer(config["MODEL_TYPE"], model)(config, read).evaluate(test, load_best_model=False) == result["test_result"]
+    assert (
+        get_trainer(config["MODEL_TYPE"], model)(config, read).evaluate(test, load_best_model=False)
+        == result["test_result"]
+    )
 
 
 def _in_worker(model: str, connection: Any) -> None:
@@ -140,7 +143,9 @@ def test_published_sizes(file: Path) -> None:
     base, student = read_yaml(properties_dir() / "model" / "HSTU.yaml"), read_yaml(file)
     teacher = {**student, **read_yaml(properties_dir() / "teacher" / file.name)}
     assert set(student) <= {*base, "learning_rate", "weight_decay"} and set(teacher) == set(student)
-    blocks = {"citeulike": ((1, 2), (8, 4)), "gowalla": ((1, 1), (8, 4)), "yelp2018": ((1, 2), (8, 8))}[file.stem.split("-")[1]]
+    blocks = {"citeulike": ((1, 2), (8, 4)), "gowalla": ((1, 1), (8, 4)), "yelp2018": ((1, 2), (8, 8))}[
+        file.stem.split("-")[1]
+    ]
     assert tuple((p["n_layers"], p["n_heads"]) for p in (student, teacher)) == blocks
     hstu.check({**base, **student})
 
@@ -152,7 +157,9 @@ def test_training_is_by_user_and_evaluation_rows_are_recboles(tiny_dataset: Tiny
     split = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"}}
     _, _, _, ours = prepared("HSTU", tiny_dataset, **split)
     config = Config(
-        model="SASRec", dataset="tiny", config_dict={**TINY, "data_path": tiny_dataset.data_path, "train_neg_sample_args": None, **split}
+        model="SASRec",
+        dataset="tiny",
+        config_dict={**TINY, "data_path": tiny_dataset.data_path, "train_neg_sample_args": None, **split},
     )
     theirs = data_preparation(config, create_dataset(config))
     for mine, other in zip(ours, theirs, strict=True):
@@ -178,7 +185,9 @@ def test_every_position_is_a_target(tiny_dataset: TinyData) -> None:
     batch = next(iter(train))
     encoded, following = model.encode(batch)
     positions = encoded.padded()
-    at = torch.zeros(positions.shape[:2], dtype=torch.int64).index_put((encoded.layout.row, encoded.layout.place), following)
+    at = torch.zeros(positions.shape[:2], dtype=torch.int64).index_put(
+        (encoded.layout.row, encoded.layout.place), following
+    )
     for row in range(len(batch)):
         length = int(batch["item_length"][row])
         items, times = batch["item_id_list"][row : row + 1, :length], batch["raw_time_list"][row : row + 1, :length]
@@ -209,7 +218,10 @@ def test_whole_seconds_of_ml_100k_reach_the_model() -> None:
         buckets = time_buckets(layout, packed, packed)
         return len(
             torch.cat(
-                [b[(~g.padding).unsqueeze(1) & (~g.padding).unsqueeze(2)] for b, g in zip(buckets, layout.groups, strict=True)]
+                [
+                    b[(~g.padding).unsqueeze(1) & (~g.padding).unsqueeze(2)]
+                    for b, g in zip(buckets, layout.groups, strict=True)
+                ]
             ).unique()
         )
 
@@ -242,7 +254,9 @@ def test_without_times_the_files_order_counts(timeless: TinyData) -> None:
     for row in range(6):
         user = int(dataset.id2token("user_id", int(batch["user_id"][row]))[1:])
         items = [*batch["item_id_list"][row, : batch["item_length"][row]].tolist(), int(batch["item_id"][row])]
-        assert dataset.id2token("item_id", items).tolist() == [f"i{(7 * user + 3 * step) % 20}" for step in range(len(items))]
+        assert dataset.id2token("item_id", items).tolist() == [
+            f"i{(7 * user + 3 * step) % 20}" for step in range(len(items))
+        ]
     model.calculate_loss(batch).backward()
     distinct = model.encoder.blocks[0].time_weight.grad.nonzero().flatten().tolist()
     assert distinct == [0, 2, 3, 4, 5]  # positions apart 1 to 5: ln 1 / .301 = 0, ln 2 / .301 = 2.3, ...
@@ -250,19 +264,27 @@ def test_without_times_the_files_order_counts(timeless: TinyData) -> None:
 
 @pytest.mark.parametrize("order", ["TO", "RO"])
 @pytest.mark.parametrize("timed", [True, False])
-def test_a_general_split_keeps_the_order_of_the_training_items(order: str, timed: bool, tiny_dataset: TinyData, timeless: TinyData) -> None:
+def test_a_general_split_keeps_the_order_of_the_training_items(
+    order: str, timed: bool, tiny_dataset: TinyData, timeless: TinyData
+) -> None:
     if order == "TO" and not timed:
         return  # RecBole itself needs the times
     data, columns = (tiny_dataset, ["user_id", "item_id", "timestamp"]) if timed else (timeless, ["user_id", "item_id"])
     split = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": order, "mode": "full"}}
-    _, model, dataset, (train, valid, test) = prepared("HSTUGeneral", data, load_col={"inter": columns}, MAX_ITEM_LIST_LENGTH=7, **split)
+    _, model, dataset, (train, valid, test) = prepared(
+        "HSTUGeneral", data, load_col={"inter": columns}, MAX_ITEM_LIST_LENGTH=7, **split
+    )
     lines = (Path(data.data_path) / data.name / f"{data.name}.inter").read_text().splitlines()[1:]
     rows = [line.split("\t") for line in lines]
     rows = sorted(rows, key=lambda row: float(row[2])) if timed else rows
-    in_order = by_user(dataset.token2id("user_id", [r[0] for r in rows]), dataset.token2id("item_id", [r[1] for r in rows]))
+    in_order = by_user(
+        dataset.token2id("user_id", [r[0] for r in rows]), dataset.token2id("item_id", [r[1] for r in rows])
+    )
     kept = by_user(train._dataset.inter_feat["user_id"], train._dataset.inter_feat["item_id"])
     assert len(train._dataset) == len(kept) < len(train._dataset.inter_feat)
-    held_out = by_user(*(torch.cat([part._dataset.inter_feat[f] for part in (valid, test)]) for f in ("user_id", "item_id")))
+    held_out = by_user(
+        *(torch.cat([part._dataset.inter_feat[f] for part in (valid, test)]) for f in ("user_id", "item_id"))
+    )
     for user, items in in_order.items():
         want = [item for item in items if item in kept[user]][-7:]
         mine = model.items[model.starts[user] : model.starts[user + 1]].tolist()
@@ -295,7 +317,11 @@ def test_histories() -> None:
     got = padded_histories(made.starts, made.items, made.times, torch.tensor([4, 0, 1]))
     assert [x.tolist() for x in got] == [[[3, 0], [0, 0], [9, 6]], [1, 0, 2], [[1, 0], [0, 0], [5, 10]]]
     nobody = Histories.of(*(np.empty(0, dtype=np.int64) for _ in range(4)), n_users=3, max_length=2)
-    assert [x.tolist() for x in padded_histories(nobody.starts, nobody.items, nobody.times, torch.tensor([1]))] == [[[0]], [0], [[0]]]
+    assert [x.tolist() for x in padded_histories(nobody.starts, nobody.items, nobody.times, torch.tensor([1]))] == [
+        [[0]],
+        [0],
+        [[0]],
+    ]
 
 
 # -- the models -------------------------------------------------------------------------------------------------------
@@ -377,5 +403,7 @@ def test_bad_values_are_named(key: str, value: Any) -> None:
 def test_tables_start_as_published(init: str) -> None:
     _, net, _, _ = prepared("HSTU", table_init=init, embedding_size=64)
     table = net.encoder.item_embedding.weight.detach()
-    want = (2 / (len(table) + 64)) ** 0.5 if init == "xavier_normal" else 0.02 * 0.8796  # a normal cut at two standard deviations
+    want = (
+        (2 / (len(table) + 64)) ** 0.5 if init == "xavier_normal" else 0.02 * 0.8796
+    )  # a normal cut at two standard deviations
     assert table[1:].std().item() == pytest.approx(want, rel=0.03) and not table[0].any()

@@ -30,10 +30,22 @@ def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     return nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True), lengths
 
 
-def make(biases: tuple[str, ...] = ("position", "time"), *, double: bool = True, n_items: int = 30, **given: Any) -> HSTUEncoder:
-    sizes = {"max_length": 9, "embedding_size": 8, "n_layers": 2, "n_heads": 2, "attention_size": 3, "linear_size": 5, **given}
+def make(
+    biases: tuple[str, ...] = ("position", "time"), *, double: bool = True, n_items: int = 30, **given: Any
+) -> HSTUEncoder:
+    sizes = {
+        "max_length": 9,
+        "embedding_size": 8,
+        "n_layers": 2,
+        "n_heads": 2,
+        "attention_size": 3,
+        "linear_size": 5,
+        **given,
+    }
     torch.manual_seed(1)
-    encoder = HSTUEncoder(n_items, HSTUSizes(**sizes, position_bias="position" in biases, time_bias="time" in biases)).eval()
+    encoder = HSTUEncoder(
+        n_items, HSTUSizes(**sizes, position_bias="position" in biases, time_bias="time" in biases)
+    ).eval()
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.normal_(std=0.5)
@@ -55,7 +67,9 @@ def some_rows(lengths: list[int], seed: int = 0, n_items: int = 30) -> tuple[Ten
 
 def load(case: dict[str, Any]) -> HSTUEncoder:
     sizes = HSTUSizes(
-        **{key: REFERENCE[key] for key in SIZES}, position_bias="position" in case["biases"], time_bias="time" in case["biases"]
+        **{key: REFERENCE[key] for key in SIZES},
+        position_bias="position" in case["biases"],
+        time_bias="time" in case["biases"],
     )
     encoder = HSTUEncoder(REFERENCE["n_items"], sizes).double().eval()
     encoder.load_state_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in case["weights"].items()})
@@ -73,12 +87,14 @@ def test_equals_the_public_research_code(case: dict[str, Any]) -> None:
     for got, want in zip(encoded.padded(), case["positions"], strict=True):
         torch.testing.assert_close(got[: len(want)], torch.tensor(want, dtype=torch.float64), rtol=1e-5, atol=1e-6)
     vectors = encoder.item_vectors()
-    torch.testing.assert_close(encoded.last() @ vectors.T, torch.tensor(case["scores"], dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        encoded.last() @ vectors.T, torch.tensor(case["scores"], dtype=torch.float64), rtol=1e-5, atol=1e-6
+    )
 
     row, after = encoded.layout.row, encoded.layout.column + 1
-    positives = torch.cat([items, torch.zeros(len(items), 1, dtype=torch.int64)], 1).scatter(1, lengths.unsqueeze(1), target.unsqueeze(1))[
-        row, after
-    ]
+    positives = torch.cat([items, torch.zeros(len(items), 1, dtype=torch.int64)], 1).scatter(
+        1, lengths.unsqueeze(1), target.unsqueeze(1)
+    )[row, after]
     # theirs drew row by row in the input's order
     in_their_order = torch.argsort(row * (REFERENCE["max_length"] + 1) + encoded.layout.place)
     negatives = torch.empty(len(row), len(case["negatives"][0]), dtype=torch.int64)
@@ -97,7 +113,9 @@ def test_equals_the_public_research_code(case: dict[str, Any]) -> None:
 def plain_attention(block: HSTUBlock, x: Tensor, times: Tensor, asked: Tensor) -> Tensor:
     """One block on dense rows of full length, line by line as in the paper."""
     sizes, n = block.sizes, x.shape[1]
-    u, v, q, k = functional.silu(functional.layer_norm(x, x.shape[-1:], eps=1e-6) @ block.uvqk).split(block.widths, dim=-1)
+    u, v, q, k = functional.silu(functional.layer_norm(x, x.shape[-1:], eps=1e-6) @ block.uvqk).split(
+        block.widths, dim=-1
+    )
     q, k, v = (part.unflatten(-1, (sizes.n_heads, -1)).transpose(1, 2) for part in (q, k, v))
     scores = q @ k.transpose(2, 3)
     at = torch.arange(n)
@@ -133,7 +151,9 @@ def test_groups_and_hand_written_gradients_equal_the_plain_attention(
     encoder.zero_grad()
     total = torch.zeros((), dtype=torch.float64)
     for row, length in enumerate(lengths):
-        x = (encoder.item_embedding(items[row, :length]) * 8**0.5 + encoder.position_embedding.weight[:length]).unsqueeze(0)
+        x = (
+            encoder.item_embedding(items[row, :length]) * 8**0.5 + encoder.position_embedding.weight[:length]
+        ).unsqueeze(0)
         for block in encoder.blocks:
             x = plain_attention(block, x, times[row : row + 1, :length], asked[row : row + 1])
         want = unit(x[0])
@@ -158,7 +178,9 @@ def test_gradients_are_those_of_finite_differences(biases: tuple[str, ...]) -> N
         negatives = torch.arange(8 * 3).view(8, 3) % 6 + 1
         return sampled_softmax(encoded.positions, vectors, torch.arange(8) % 6 + 1, negatives, 0.5)
 
-    assert torch.autograd.gradcheck(loss, tuple(p.detach().clone().requires_grad_() for p in encoder.parameters()), atol=1e-6)
+    assert torch.autograd.gradcheck(
+        loss, tuple(p.detach().clone().requires_grad_() for p in encoder.parameters()), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -167,7 +189,8 @@ def test_padding_changes_nothing(double: bool) -> None:
     encoder = make(double=double)
     items, lengths, times, asked = some_rows([4, 1, 9, 6])
     alone: list[Encoded] = [
-        encoder(items[r : r + 1, :n], lengths[r : r + 1], times[r : r + 1, :n], asked[r : r + 1]) for r, n in enumerate(lengths.tolist())
+        encoder(items[r : r + 1, :n], lengths[r : r + 1], times[r : r + 1, :n], asked[r : r + 1])
+        for r, n in enumerate(lengths.tolist())
     ]
     rubbish = torch.arange(items.shape[1] + 7) >= lengths.unsqueeze(1)
     wide = functional.pad(items, (0, 7)).masked_fill(rubbish, 29)
@@ -221,7 +244,9 @@ def test_seconds_decide_and_without_them_the_positions() -> None:
     at = torch.arange(6).expand(2, 6)
     torch.testing.assert_close(encoder(items, lengths, at, lengths).last(), encoder(items, lengths).last())
     same = encoder(items, lengths, times)
-    torch.testing.assert_close(same.last(), encoder(items, lengths, times, times.gather(1, lengths[:, None] - 1)[:, 0]).last())
+    torch.testing.assert_close(
+        same.last(), encoder(items, lengths, times, times.gather(1, lengths[:, None] - 1)[:, 0]).last()
+    )
     assert torch.equal(make(())(items, lengths, times).last(), make(())(items, lengths).last())
 
 
@@ -233,7 +258,11 @@ def test_empty_histories_get_zeros() -> None:
     assert nobody.last().shape == (2, 8) and not nobody.last().any() and nobody.padded().shape == (2, 0, 8)
     assert (
         sampled_softmax(
-            nobody.positions, encoder.item_vectors(), torch.empty(0, dtype=torch.int64), UniformNegatives(30, 3, torch.device("cpu")), 0.1
+            nobody.positions,
+            encoder.item_vectors(),
+            torch.empty(0, dtype=torch.int64),
+            UniformNegatives(30, 3, torch.device("cpu")),
+            0.1,
         )
         == 0
     )
@@ -251,7 +280,9 @@ def test_layout_covers_every_position_once() -> None:
         assert int(sizes.max()) < 1.5 * int(sizes.min()) or int(sizes.max()) == 1
         assert torch.equal(group.index.view(-1)[group.places], torch.arange(group.stop - group.start))
     ends = layout.last[kept > 0]
-    assert torch.equal(layout.row[ends], torch.arange(200)[kept > 0]) and torch.equal(layout.column[ends] + 1, lengths[kept > 0])
+    assert torch.equal(layout.row[ends], torch.arange(200)[kept > 0]) and torch.equal(
+        layout.column[ends] + 1, lengths[kept > 0]
+    )
 
 
 def test_dropout_is_off_in_evaluation() -> None:
@@ -268,7 +299,9 @@ def test_mixed_precision_trains() -> None:
     items, lengths, times, asked = some_rows([6, 3])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         encoded = encoder(items, lengths, times, asked)
-        loss = sampled_softmax(encoded.positions, encoder.item_vectors(), torch.ones(9, dtype=torch.int64), torch.arange(2, 20), 0.05)
+        loss = sampled_softmax(
+            encoded.positions, encoder.item_vectors(), torch.ones(9, dtype=torch.int64), torch.arange(2, 20), 0.05
+        )
     loss.backward()
     exact = encoder(items, lengths, times, asked)
     torch.testing.assert_close(encoded.positions.float(), exact.positions, rtol=0.1, atol=0.1)
@@ -316,7 +349,8 @@ def test_chunked_loss_equals_the_plain_one(kind: str, chunk: int) -> None:
         torch.testing.assert_close(mine, theirs)
     with torch.no_grad():
         torch.testing.assert_close(
-            sampled_softmax(queries, items, positives, own, 0.05, chunk), plain_loss(queries, items, positives, own, 0.05)
+            sampled_softmax(queries, items, positives, own, 0.05, chunk),
+            plain_loss(queries, items, positives, own, 0.05),
         )
 
 
@@ -363,11 +397,18 @@ def test_no_scores_of_a_whole_batch_are_held() -> None:
             nonlocal largest
             out = function(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, tuple | list) else [out]:
-                largest = max(largest, tensor.numel() if isinstance(tensor, Tensor) and tensor.layout is torch.strided else 0)
+                largest = max(
+                    largest, tensor.numel() if isinstance(tensor, Tensor) and tensor.layout is torch.strided else 0
+                )
             return out
 
     with Watch():
         sampled_softmax(
-            queries, items, torch.ones(4000, dtype=torch.int64), UniformNegatives(3000, 2048, torch.device("cpu")), 0.05, 2**18
+            queries,
+            items,
+            torch.ones(4000, dtype=torch.int64),
+            UniformNegatives(3000, 2048, torch.device("cpu")),
+            0.05,
+            2**18,
         ).backward()
     assert largest <= 2**19

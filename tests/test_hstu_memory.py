@@ -20,15 +20,31 @@ YELP2018 = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("distil", "changed"), [(False, {}), (True, {"n_layers": 1, "n_heads": 2})], ids=["teacher", "student"])
+@pytest.mark.parametrize(
+    ("distil", "changed"), [(False, {}), (True, {"n_layers": 1, "n_heads": 2})], ids=["teacher", "student"]
+)
 def test_length_400_with_2048_negatives_trains_in_8_gib(distil: bool, changed: dict[str, int], tmp_path: Path) -> None:
     """Positions x negatives x d would be 13 GB, attention scores 2 GB a block."""
-    given = {"folder": str(tmp_path), "n_users": 160, "n_items": 38_047, "distil": distil, "sizes": {**YELP2018, **changed}}
+    given = {
+        "folder": str(tmp_path),
+        "n_users": 160,
+        "n_items": 38_047,
+        "distil": distil,
+        "sizes": {**YELP2018, **changed},
+    }
     command = [sys.executable, "-m", "tests.hstu_memory", json.dumps(given)]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=3000, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=3000,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert (figures["steps"], figures["longest"], figures["items"]) == (2, 399, 38_047) and math.isfinite(figures["loss"])
+    assert (figures["steps"], figures["longest"], figures["items"]) == (2, 399, 38_047) and math.isfinite(
+        figures["loss"]
+    )
     assert 500 < figures["peak_mb"] < 8 * 1024, figures

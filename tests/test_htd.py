@@ -13,7 +13,15 @@ from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses import embedding as module
 from recbole_kd.losses.embedding import group_means, grouped_topology_distance, unit_rows
-from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
+from tests.embedding_stubs import (
+    assert_equals_published,
+    batch_of_rows,
+    give_noise,
+    load_networks,
+    random_pair,
+    reference,
+    vector_pair,
+)
 
 
 @pytest.mark.parametrize("case", reference("htd"), ids=["start", "epoch-100", "prototypes", "extreme"])

@@ -33,7 +33,9 @@ def trials(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_six_trials_on_validation_and_the_best_file_repeats_its_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_six_trials_on_validation_and_the_best_file_repeats_its_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     space = "kd_k choice [3, 5, 8]\nkd_weight choice [0.5, 50]\n"
     assert search(tmp_path, space, f"--output_file={tmp_path / 'made' / 'hyper.result'}") == 0
     found = trials(tmp_path)
@@ -54,9 +56,20 @@ def test_six_trials_on_validation_and_the_best_file_repeats_its_trial(tmp_path: 
 
 
 @pytest.mark.parametrize("algo", ["random", "bayes"])
-def test_the_other_algorithms_search_ranges_the_same_way_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
+def test_the_other_algorithms_search_ranges_the_same_way_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
+) -> None:
     def run_trial(base: Any, settings: dict[str, Any], after_epoch: Any = None) -> Trial:
-        return Trial(settings, "done", 1 / (1 + abs(settings["kd_k"] - 12)), True, 3, "ndcg@10", {"ndcg@10": 0.1}, {"ndcg@10": 0.2})
+        return Trial(
+            settings,
+            "done",
+            1 / (1 + abs(settings["kd_k"] - 12)),
+            True,
+            3,
+            "ndcg@10",
+            {"ndcg@10": 0.1},
+            {"ndcg@10": 0.2},
+        )
 
     monkeypatch.setattr("recbole_kd.tuning.hyperopt.run_trial", run_trial)
     space = "kd_k: {int: [3, 30]}\nkd_weight: {loguniform: [0.5, 50]}\n"
@@ -139,12 +152,17 @@ def test_a_metric_to_be_minimised(tmp_path: Path) -> None:
         (["--max_evals=0"], "Invalid --max_evals=0: expected an integer of at least 1. Try --max_evals=20."),
         (["--max_evals=5"], "max_evals=5 has no effect with algo=exhaustive, which tries every combination"),
         (["--scheduler=FIFO"], "scheduler=FIFO has no effect with tool=Hyperopt: leave it out, or take --tool=Ray"),
-        (["--tool=Ray", "--algo=bayes"], "algo=bayes has no effect with tool=Ray: leave it out, or take --tool=Hyperopt"),
+        (
+            ["--tool=Ray", "--algo=bayes"],
+            "algo=bayes has no effect with tool=Ray: leave it out, or take --tool=Hyperopt",
+        ),
         (["--kd_kk=3"], "did you mean 'kd_k'"),
         (["--params_file=nowhere.hyper"], "nowhere.hyper cannot be read"),
     ],
 )
-def test_bad_words_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], text: str) -> None:
+def test_bad_words_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], text: str
+) -> None:
     (tmp_path / "s.yaml").write_text("kd_k: {choice: [3]}\n")
     given = [] if more[0].startswith("--params_file") else [f"--params_file={tmp_path / 's.yaml'}"]
     assert main([*words(tmp_path), *given, *more]) == 2
@@ -174,7 +192,13 @@ def test_choices_between_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_natural_ends_become_logarithms_for_hyperopt() -> None:
     from hyperopt.pyll.stochastic import sample
 
-    space = Space([Parameter("a", "loguniform", (0.5, 4.0)), Parameter("b", "logint", (2, 9)), Parameter("c", "exponent", (-1, 0))])
+    space = Space(
+        [
+            Parameter("a", "loguniform", (0.5, 4.0)),
+            Parameter("b", "logint", (2, 9)),
+            Parameter("c", "exponent", (-1, 0)),
+        ]
+    )
     import numpy as np
 
     drawn = [sample(hyperopt_space(space), np.random.RandomState(seed)) for seed in range(50)]

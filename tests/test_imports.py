@@ -35,7 +35,9 @@ def of_recbole(tree: ast.AST) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names if reaches(alias.name, "recbole")}
+            names |= {
+                alias.asname or alias.name.split(".")[0] for alias in node.names if reaches(alias.name, "recbole")
+            }
         elif isinstance(node, ast.ImportFrom) and reaches(str(node.module), "recbole"):
             names |= {alias.asname or alias.name for alias in node.names}
     return names
@@ -47,7 +49,11 @@ def test_only_integration_touches_recboles_modules(name: str) -> None:
         return
     tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
     theirs = of_recbole(tree)
-    wrong = [target for target in stored(tree) if target.split(".")[0].split("[")[0] in theirs or target.startswith("sys.modules")]
+    wrong = [
+        target
+        for target in stored(tree)
+        if target.split(".")[0].split("[")[0] in theirs or target.startswith("sys.modules")
+    ]
     assert wrong == [], f"{name} assigns into {wrong}"
 
 
@@ -56,7 +62,11 @@ def test_the_search_for_assignments_sees_them() -> None:
     tree = ast.parse(source)
     assert sorted(stored(tree)) == ["Config", "Config", "sys.modules"]
     assert of_recbole(tree) == {"Config"}
-    found = {str(path.relative_to(PACKAGE)) for path in FILES if set(stored(ast.parse(path.read_text()))) & {"Config", "sys.modules"}}
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if set(stored(ast.parse(path.read_text()))) & {"Config", "sys.modules"}
+    }
     assert found <= set(MAY_ASSIGN)
 
 

@@ -43,7 +43,8 @@ def gone(path: Path) -> None:
     path.unlink()
 
 
-# -- functions ----------------------------------------------------------------------------------------------------------
+# -- functions
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("harm", [flip, half, longer, gone])
@@ -96,7 +97,8 @@ def test_a_sealed_mapping_and_a_sealed_file_notice_every_change(tmp_path: Path) 
     assert not is_sealed(path)
 
 
-# -- cached entries -----------------------------------------------------------------------------------------------------
+# -- cached entries
+# -----------------------------------------------------------------------------------------------------
 
 
 def entries(folder: Path) -> dict[str, Path]:
@@ -104,7 +106,9 @@ def entries(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("harm", [flip, half, longer])
-def test_a_changed_file_of_an_entry_is_refused(harm: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_file_of_an_entry_is_refused(
+    harm: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path)
     for kind, entry in entries(tmp_path).items():
         for path in sorted(entry.iterdir()):
@@ -152,10 +156,20 @@ def test_an_entry_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         path = entries(tmp_path)[kind] / name
         content = json.loads(path.read_text())
         path.write_text(
-            json.dumps({key: value for key, value in content.items() if key not in ("files", "sha256", "data" * (kind == "student"))})
+            json.dumps(
+                {
+                    key: value
+                    for key, value in content.items()
+                    if key not in ("files", "sha256", "data" * (kind == "student"))
+                }
+            )
         )
     again = run(tmp_path)
-    assert again["teacher"]["cached"] and again["student"]["cached"] and again["distilled"]["test"] == whole["distilled"]["test"]
+    assert (
+        again["teacher"]["cached"]
+        and again["student"]["cached"]
+        and again["distilled"]["test"] == whole["distilled"]["test"]
+    )
 
 
 def test_a_workshop_that_a_kill_left_beside_its_entry_goes_with_the_next_run(tmp_path: Path) -> None:
@@ -168,7 +182,8 @@ def test_a_workshop_that_a_kill_left_beside_its_entry_goes_with_the_next_run(tmp
     assert works and not any(work.exists() for work in works)
 
 
-# -- states -------------------------------------------------------------------------------------------------------------
+# -- states
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["state", "best checkpoint", "another training's"])
@@ -197,7 +212,8 @@ def test_a_state_that_is_not_what_was_written_is_refused(
     assert not results(tmp_path)
 
 
-# -- prepared data ------------------------------------------------------------------------------------------------------
+# -- prepared data
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -213,7 +229,9 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "flipped": lambda folder: flip(folder / "mine.inter", bit=0),
     "half": lambda folder: half(folder / "mine.inter"),
     "gone": lambda folder: gone(folder / "mine.valid.inter"),
-    "train swapped with test": lambda folder: shutil.copy(folder / "mine.test.inter", folder / "mine.train.inter") and None,
+    "train swapped with test": lambda folder: (
+        shutil.copy(folder / "mine.test.inter", folder / "mine.train.inter") and None
+    ),
 }
 
 
@@ -224,12 +242,16 @@ def test_a_prepared_file_that_changed_is_refused_with_the_command(
 ) -> None:
     CHANGES[change](prepared)
     line = refusal(capsys, tmp_path, dataset="mine", **more)
-    assert "recbole-kd prepare mine --form=sequence --raw=<folder with raw.txt>" in line and str(prepared.parent) in line
+    assert (
+        "recbole-kd prepare mine --form=sequence --raw=<folder with raw.txt>" in line and str(prepared.parent) in line
+    )
     prepare("mine", Options(raw=tmp_path, file="raw.txt", split="ratio"), tmp_path / "data", form="sequence")
     assert main(words(tmp_path, dataset="mine", kd_compare="False", **more)) == 0
 
 
-def test_a_damaged_or_missing_record_of_a_prepared_data_set(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_or_missing_record_of_a_prepared_data_set(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for text in ("{", "[]", '{"files": 3}', "[" * 100_000):
         (prepared / "prepared.json").write_text(text)
         assert "prepared.json is damaged" in refusal(capsys, tmp_path, dataset="mine")
@@ -237,7 +259,8 @@ def test_a_damaged_or_missing_record_of_a_prepared_data_set(prepared: Path, tmp_
     assert main(words(tmp_path, dataset="mine", kd_compare="False")) == 0
 
 
-# -- list, verify, prune ------------------------------------------------------------------------------------------------
+# -- list, verify, prune
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_cache_is_listed_verified_and_pruned(tmp_path: Path) -> None:
@@ -245,13 +268,17 @@ def test_the_cache_is_listed_verified_and_pruned(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (cache / "teacher" / "notes.txt").write_text("mine")
     listed = list_cache(cache)
-    assert {entry.kind for entry in listed} == {"teacher", "trained", "student"} and all(entry.finished for entry in listed)
+    assert {entry.kind for entry in listed} == {"teacher", "trained", "student"} and all(
+        entry.finished for entry in listed
+    )
     assert all(entry.size > 0 and 0 <= entry.age < 600 and "tiny" in entry.made_by for entry in listed)
     assert verify_cache(cache) == {}
     teacher = next(entry for entry in listed if entry.kind == "teacher")
     flip(teacher.path / SCORES)
     assert list(verify_cache(cache)) == [teacher.name]
-    assert [entry.name for entry in prune_cache(cache, [teacher.name, "teacher/notes.txt"], dry_run=True)] == [teacher.name]
+    assert [entry.name for entry in prune_cache(cache, [teacher.name, "teacher/notes.txt"], dry_run=True)] == [
+        teacher.name
+    ]
     assert teacher.path.is_dir()
     with FileLock(str(teacher.path) + ".lock"):
         assert prune_cache(cache, [teacher.name]) == [] and teacher.path.is_dir()
@@ -260,7 +287,9 @@ def test_the_cache_is_listed_verified_and_pruned(tmp_path: Path) -> None:
     assert list_cache(tmp_path / "nowhere") == []
 
 
-def test_what_an_interrupted_training_left_is_listed_and_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_interrupted_training_left_is_listed_and_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resume_state, "SHARE_OF_TIME", 1e9)
     for which in (3, 1):
         with monkeypatch.context() as patched:
@@ -304,13 +333,26 @@ def test_the_verb_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Captu
     assert said("verify").count("whole") == 3
     flip(tmp_path / "cache" / names["teacher"] / SCORES)
     assert "is not what was written" in said("verify", code=1) and "1 entries" in said("verify", names["student"])
-    assert "nothing was removed" in said("prune", "--damaged", "--dry-run") and (tmp_path / "cache" / names["teacher"]).is_dir()
-    assert "removed 0 of 0" in said("prune", "--older_than=1") and "removed 0 of 0" in said("prune", "--larger_than=1000")
-    assert "removed 1 of 1" in said("prune", "--damaged") and {entry.kind for entry in list_cache(tmp_path / "cache")} == {
+    assert (
+        "nothing was removed" in said("prune", "--damaged", "--dry-run")
+        and (tmp_path / "cache" / names["teacher"]).is_dir()
+    )
+    assert "removed 0 of 0" in said("prune", "--older_than=1") and "removed 0 of 0" in said(
+        "prune", "--larger_than=1000"
+    )
+    assert "removed 1 of 1" in said("prune", "--damaged") and {
+        entry.kind for entry in list_cache(tmp_path / "cache")
+    } == {
         "trained",
         "student",
     }
-    assert all("removed 1 of 1" in said("prune", names[kind]) for kind in ("trained", "student")) and "0 entries" in said("list")
-    for argv, words_ in ((["prune"], "without a choice"), (["list", "teacher/x"], "is no entry"), (["list", "--dry-run"], "has no effect")):
+    assert all(
+        "removed 1 of 1" in said("prune", names[kind]) for kind in ("trained", "student")
+    ) and "0 entries" in said("list")
+    for argv, words_ in (
+        (["prune"], "without a choice"),
+        (["list", "teacher/x"], "is no entry"),
+        (["list", "--dry-run"], "has no effect"),
+    ):
         line = said(*argv, code=2)
         assert line.startswith("error: ") and words_ in line and line.count("\n") == 1

@@ -45,7 +45,9 @@ def write(folder: Path, kind: str) -> Path:
     if kind == "lists":
         pd.DataFrame({**table, "x": VALUES.tolist()}).to_parquet(folder / "f.parquet")
     else:
-        pd.DataFrame({**table, "x": VALUES[:, 0], "y": VALUES[:, 1], "z": VALUES[:, 2]}).to_parquet(folder / "f.parquet")
+        pd.DataFrame({**table, "x": VALUES[:, 0], "y": VALUES[:, 1], "z": VALUES[:, 2]}).to_parquet(
+            folder / "f.parquet"
+        )
     return folder / "f.parquet"
 
 
@@ -148,14 +150,20 @@ BAD = {
     "infinite": (refused(with_nan(0, float("inf"))), r"of item 'a' \(row 0\) hold a number that is not finite"),
     "no such row": (refused(VALUES, None, ["[PAD]", "1", "4"]), "have 4 rows, and item '4' would be row 4"),
     "no number": (refused(VALUES, None), "have no ids, and item 'b' is no number of a row"),
-    "nobody": (refused(VALUES, "w\nx\ny\nz\n"), "No item of the data set has visual features: the first without is 'b'"),
+    "nobody": (
+        refused(VALUES, "w\nx\ny\nz\n"),
+        "No item of the data set has visual features: the first without is 'b'",
+    ),
     "one axis": (refused(VALUES.ravel()), r"have the shape \(12,\) and type float32"),
     "whole numbers": (refused(VALUES.astype(np.int64)), "type int64: they must be a matrix"),
     "objects": (refused(VALUES.astype(object)), "are no readable .npy matrix"),
     "structs": (parquet({"x": [{"p": 1.0}, {"p": 2.0}]}), r"hold struct<p: double> in the column x, from item 'a' on"),
     "lists of texts": (parquet({"x": [["1"], ["x"]]}), "hold list<.*string> in the column x, from item 'a' on"),
     "lists of uneven lists": (parquet({"x": [[[1.0]], [[1.0, 2.0]]]}), "in the column x, from item 'a' on"),
-    "a list beside a number": (parquet({"x": [1.0, 2.0], "y": [[1.0], [2.0]]}), "hold list<.*double> in the column y, from item 'a' on"),
+    "a list beside a number": (
+        parquet({"x": [1.0, 2.0], "y": [[1.0], [2.0]]}),
+        "hold list<.*double> in the column y, from item 'a' on",
+    ),
     "texts": (parquet({"x": ["1", "2"]}), "hold string in the column x, from item 'a' on"),
     "no numbers": (parquet({}), "have no column of numbers"),
     "no list": (parquet({"x": [None, [1.0]]}), "have 0 numbers for item 'a': every row must have some"),
@@ -165,9 +173,15 @@ BAD = {
         parquet({"x": [[1.0], [1e300]]}),
         r"of item 'b' \(row 1\) hold a number that is not finite in single precision",
     ),
-    "too large in a column": (parquet({"x": [1.0, 1e300]}), r"of item 'b' \(row 1\) hold a number that is not finite in single precision"),
+    "too large in a column": (
+        parquet({"x": [1.0, 1e300]}),
+        r"of item 'b' \(row 1\) hold a number that is not finite in single precision",
+    ),
     "too large": (refused(with_nan(1, 1e300)), r"of item 'b' \(row 1\) hold a number that is not finite in single"),
-    "one row for two": (refused(VALUES, None, ["[PAD]", "1", "3", "01", "001"]), "the items '1' and '01' would both have row 1"),
+    "one row for two": (
+        refused(VALUES, None, ["[PAD]", "1", "3", "01", "001"]),
+        "the items '1' and '01' would both have row 1",
+    ),
     "uneven": (uneven, "have 1 numbers for item 'b' and 2 for the first"),
 }
 

@@ -21,7 +21,12 @@ from recbole_kd.errors import ConfigError, DataError
 from tests.test_item_features import setup
 
 ITEM_FILE = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\tprice:float\n"
-ROWS = ["b\tHeat (1995)\t1995\tCrime Drama\t1", "a\tCrime Wave\t1985\tComedy\t2", "d\tHeat\t1986\tCrime\t3", "e\tZzz\t1901\tOdd\t4"]
+ROWS = [
+    "b\tHeat (1995)\t1995\tCrime Drama\t1",
+    "a\tCrime Wave\t1985\tComedy\t2",
+    "d\tHeat\t1986\tCrime\t3",
+    "e\tZzz\t1901\tOdd\t4",
+]
 
 
 def item_file(folder: Path, rows: list[str] = ROWS, header: str = ITEM_FILE) -> Path:
@@ -32,7 +37,13 @@ def item_file(folder: Path, rows: list[str] = ROWS, header: str = ITEM_FILE) -> 
 def test_the_item_file_is_read_by_columns_of_words(tmp_path: Path) -> None:
     texts = read_item_text(item_file(tmp_path), "item_id")
     assert texts["b"] == {"movie_title": "Heat (1995)", "release_year": "1995", "class": "Crime Drama"}
-    assert terms_of(texts["b"]) == ["movie_title=heat", "movie_title=1995", "release_year=1995", "class=crime", "class=drama"]
+    assert terms_of(texts["b"]) == [
+        "movie_title=heat",
+        "movie_title=1995",
+        "release_year=1995",
+        "class=crime",
+        "class=drama",
+    ]
     assert sentence_of(texts["d"]) == "Heat. 1986. Crime"
 
 
@@ -59,7 +70,9 @@ def test_features_are_made_once_and_kept_in_the_cache(tmp_path: Path, monkeypatc
     assert torch.allclose(features.take(torch.tensor([2])), features.take(torch.tensor([1, 3])).mean(0, keepdim=True))
     entry = tmp_path / "cache" / "features" / f"made-{digests['text']}"
     assert {path.name for path in entry.iterdir()} == {"text.npy", "text.ids", "manifest.json"}
-    monkeypatch.setattr(TextFeatures, "texts", property(lambda self: pytest.fail("made again"), lambda self, value: None), raising=False)
+    monkeypatch.setattr(
+        TextFeatures, "texts", property(lambda self: pytest.fail("made again"), lambda self, value: None), raising=False
+    )
     assert (entry / "text.ids").read_text() == "b\nd\n"
 
 

@@ -83,8 +83,12 @@ CASES: dict[str, Case] = {
     "data_path": Case("more", "weights"),
     "encoding": Case("utf-16", "refused"),
     "load_col": Case("{inter: [user_id, item_id, timestamp, rating]}", "teacher", ("--dataset=rated",)),
-    "normalize_all": Case("False", "teacher", ("--dataset=rated", "--load_col={inter: [user_id, item_id, timestamp, rating]}")),
-    "loss_type": Case("BPR", "weights", ("--model=GRU4Rec", "--embedding_size=", "--hidden_size=4", "--eval_args.order=")),
+    "normalize_all": Case(
+        "False", "teacher", ("--dataset=rated", "--load_col={inter: [user_id, item_id, timestamp, rating]}")
+    ),
+    "loss_type": Case(
+        "BPR", "weights", ("--model=GRU4Rec", "--embedding_size=", "--hidden_size=4", "--eval_args.order=")
+    ),
 }
 """Key -> what it does in a run. Of the rest: see the other tests of this file."""
 
@@ -153,7 +157,11 @@ def named_in_the_readme() -> set[str]:
     """Keys of RecBole that the README writes as code: ``--key=``, ``key:`` or `key`."""
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
-    names = {name for part in code for name in re.findall(r"(?:--|[ {`\n]|teacher\.)([A-Za-z_]\w*)(?:\.\w+)?(?:=|: |`)", part)}
+    names = {
+        name
+        for part in code
+        for name in re.findall(r"(?:--|[ {`\n]|teacher\.)([A-Za-z_]\w*)(?:\.\w+)?(?:=|: |`)", part)
+    }
     return (names & RECBOLE_KEYS) - {"k"}  # a letter of the methods
 
 
@@ -194,7 +202,10 @@ def test_a_saved_teacher_is_the_one_that_teaches(place: Path) -> None:
 def test_a_file_of_keys_is_read(place: Path) -> None:
     (place / "keys.yaml").write_text("learning_rate: 0.1\n", encoding="utf-8")
     values = merge_sources(str(place / "keys.yaml"), None, {})
-    assert values == {"learning_rate": 0.1} and outcome(place, "--learning_rate=0.1")["weights"] != outcome(place)["weights"]
+    assert (
+        values == {"learning_rate": 0.1}
+        and outcome(place, "--learning_rate=0.1")["weights"] != outcome(place)["weights"]
+    )
 
 
 def test_an_unknown_key_is_refused_unless_it_is_allowed(place: Path) -> None:
@@ -218,8 +229,13 @@ def test_item_features_are_part_of_what_is_kept(place: Path) -> None:
     for name in ("one", "two"):
         np.save(folder / f"{name}.npy", generator.normal(size=(40, 3)).astype(np.float32))
         (folder / f"{name}.ids").write_text("".join(f"i{item}\n" for item in range(40)), encoding="utf-8")
-    (folder / "tiny.item").write_text("item_id:token\ttitle:token_seq\n" + "".join(f"i{n}\ta word{n % 7}\n" for n in range(40)))
-    of_files = [make_plan(request_of(place, "--teacher=BM3", f"--item_features={{visual: {n}.npy}}")).features for n in ("one", "two")]
+    (folder / "tiny.item").write_text(
+        "item_id:token\ttitle:token_seq\n" + "".join(f"i{n}\ta word{n % 7}\n" for n in range(40))
+    )
+    of_files = [
+        make_plan(request_of(place, "--teacher=BM3", f"--item_features={{visual: {n}.npy}}")).features
+        for n in ("one", "two")
+    ]
     of_text = make_plan(request_of(place, "--teacher=BM3", "--text_encoder=tfidf")).features
     assert of_files[0] != of_files[1] and set(of_text) != set(of_files[0])
 
@@ -232,8 +248,12 @@ def test_an_encoder_of_texts_is_refused_beside_files(place: Path) -> None:
 def test_the_memory_of_the_evaluation_sets_its_batches(place: Path) -> None:
     steps = []
     for megabytes in (1, 1000):
-        config, _ = request_of(place, "--model=NeuMF", "--embedding_size=", f"--eval_memory_mb={megabytes}").student_config()
-        job = TrainingJob(config, split_data(config), TrainingFiles(place / "best.pth", place / "scalars", place / "state.pt"))
+        config, _ = request_of(
+            place, "--model=NeuMF", "--embedding_size=", f"--eval_memory_mb={megabytes}"
+        ).student_config()
+        job = TrainingJob(
+            config, split_data(config), TrainingFiles(place / "best.pth", place / "scalars", place / "state.pt")
+        )
         job.model_and_loaders()
         steps.append(config["eval_batch_size"])
     assert steps[0] < steps[1]

@@ -43,9 +43,14 @@ def test_the_sum_over_the_parts_is_that_of_the_loss(temperature: float) -> None:
     valid = torch.rand(6, 10, generator=generator) < 0.8
     shares, queries = torch.rand(6, 2, generator=generator), torch.tensor([4, 1])
     found = cross_entropy_of_scores(
-        student[queries], queries, Lists.of(torch.zeros(6, 10), teacher, valid, [3, 10], shares, temperature), temperature
+        student[queries],
+        queries,
+        Lists.of(torch.zeros(6, 10), teacher, valid, [3, 10], shares, temperature),
+        temperature,
     )
-    first, second = (cross_entropy(student[:, p], teacher[:, p], valid[:, p], temperature) for p in (slice(0, 3), slice(3, 10)))
+    first, second = (
+        cross_entropy(student[:, p], teacher[:, p], valid[:, p], temperature) for p in (slice(0, 3), slice(3, 10))
+    )
     torch.testing.assert_close(found, (shares[:, 0] * first + shares[:, 1] * second)[queries])
 
 

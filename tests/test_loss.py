@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from recbole_kd.losses.cross_entropy import cross_entropy, is_closed, masked_log_softmax, ndcg_on_set, rce_weight, teacher_probabilities
+from recbole_kd.losses.cross_entropy import (
+    cross_entropy,
+    is_closed,
+    masked_log_softmax,
+    ndcg_on_set,
+    rce_weight,
+    teacher_probabilities,
+)
 from recbole_kd.ops.membership import is_in
 from recbole_kd.ops.order_statistics import counts_below, counts_of_lower
 from recbole_kd.ops.sampling import sample_without_replacement
@@ -73,7 +80,8 @@ def test_oracle_counts_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "expected", "closed"), [(Q_STUDENT, 0.805543, True), (Q_TEACHER, 0.593257, False), (list(range(8)), 0.725710, True)]
+    ("items", "expected", "closed"),
+    [(Q_STUDENT, 0.805543, True), (Q_TEACHER, 0.593257, False), (list(range(8)), 0.725710, True)],
 )
 def test_oracle_partial_ndcg(items: list[int], expected: float, closed: bool) -> None:
     ranks = ranks_of(STUDENT)[:, items]
@@ -82,7 +90,8 @@ def test_oracle_partial_ndcg(items: list[int], expected: float, closed: bool) ->
     assert bool(is_closed(ranks)) is closed
 
 
-# -- the bound (methods: log NDCG_J + CE_J >= 0 for every closed J) --------------------------------------------------------
+# -- the bound (methods: log NDCG_J + CE_J >= 0 for every closed J)
+# --------------------------------------------------------
 
 scores = st.lists(st.floats(-20, 20, allow_nan=False, width=32), min_size=2, max_size=30, unique=True)
 
@@ -103,7 +112,10 @@ def test_cross_entropy_bounds_ndcg_on_every_closed_set(student: list[float], dat
 
 
 def test_the_bound_can_fail_on_a_set_that_is_not_closed() -> None:
-    student, teacher = torch.linspace(1, 0, 50, dtype=torch.float64).unsqueeze(0), torch.zeros(1, 50, dtype=torch.float64)
+    student, teacher = (
+        torch.linspace(1, 0, 50, dtype=torch.float64).unsqueeze(0),
+        torch.zeros(1, 50, dtype=torch.float64),
+    )
     last = torch.tensor([[49]])
     ranks = ranks_of(student).gather(1, last)
     assert not bool(is_closed(ranks))
@@ -111,14 +123,17 @@ def test_the_bound_can_fail_on_a_set_that_is_not_closed() -> None:
     assert float(ndcg_on_set(ranks, gains).log() + cross_entropy(student.gather(1, last), teacher.gather(1, last))) < -1
 
 
-# -- masks, gradients, extremes --------------------------------------------------------------------------------------------
+# -- masks, gradients, extremes
+# --------------------------------------------------------------------------------------------
 
 
 def test_masked_columns_do_not_count() -> None:
     student, teacher = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     valid = torch.tensor([[True, False, True, True, False, True]]).expand(4, -1)
     kept = valid[0]
-    torch.testing.assert_close(cross_entropy(student, teacher, valid), cross_entropy(student[:, kept], teacher[:, kept]))
+    torch.testing.assert_close(
+        cross_entropy(student, teacher, valid), cross_entropy(student[:, kept], teacher[:, kept])
+    )
     torch.testing.assert_close(teacher_probabilities(teacher, valid).sum(1), torch.ones(4, dtype=torch.float64))
 
 
@@ -167,7 +182,8 @@ def test_finite_at_extreme_scores(scale: float) -> None:
     assert torch.isfinite(loss).all() and student.grad is not None and torch.isfinite(student.grad).all()
 
 
-# -- membership and sampling -----------------------------------------------------------------------------------------------
+# -- membership and sampling
+# -----------------------------------------------------------------------------------------------
 
 rows = st.integers(1, 4).flatmap(
     lambda n: st.tuples(
@@ -189,7 +205,9 @@ def test_is_in_of_nothing() -> None:
     assert not is_in(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.int64)).any()
 
 
-tables = st.integers(1, 8).flatmap(lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=4))
+tables = st.integers(1, 8).flatmap(
+    lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=4)
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -212,12 +230,19 @@ def test_counts_of_lower_equals_python(data: st.DataObject) -> None:
 
     items, wanted, valid = table(maybe_ranked, n_items), table(score, n_wanted), table(st.booleans(), n_wanted)
     expected = [
-        [-1 if mine == -math.inf else sum(ok and other < mine for other, ok in zip(row_wanted, row_valid, strict=True)) for mine in row]
+        [
+            -1
+            if mine == -math.inf
+            else sum(ok and other < mine for other, ok in zip(row_wanted, row_valid, strict=True))
+            for mine in row
+        ]
         for row, row_wanted, row_valid in zip(items, wanted, valid, strict=True)
     ]
     given = torch.tensor(items), torch.tensor(wanted), torch.tensor(valid)
     assert counts_of_lower(*given).tolist() == expected
-    assert counts_of_lower(given[0].double(), *given[1:]).tolist() == expected, "the plain path, which takes what is no float32"
+    assert counts_of_lower(given[0].double(), *given[1:]).tolist() == expected, (
+        "the plain path, which takes what is no float32"
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -230,11 +255,17 @@ def test_closure_equals_its_definition(ranks: list[int], size: int) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 1)), min_size=1, max_size=8, unique_by=lambda pair: pair[0]))
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 1)), min_size=1, max_size=8, unique_by=lambda pair: pair[0])
+)
 def test_partial_ndcg_equals_python(pairs: list[tuple[int, float]]) -> None:
     dcg = sum(gain / math.log2(1 + rank) for rank, gain in pairs)
-    ideal = sum(gain / math.log2(1 + place) for place, gain in enumerate(sorted((g for _, g in pairs), reverse=True), start=1))
-    found = ndcg_on_set(torch.tensor([[r for r, _ in pairs]]), torch.tensor([[g for _, g in pairs]], dtype=torch.float64))
+    ideal = sum(
+        gain / math.log2(1 + place) for place, gain in enumerate(sorted((g for _, g in pairs), reverse=True), start=1)
+    )
+    found = ndcg_on_set(
+        torch.tensor([[r for r, _ in pairs]]), torch.tensor([[g for _, g in pairs]], dtype=torch.float64)
+    )
     assert float(found) == pytest.approx(dcg / ideal) and 0 < float(found) <= 1 + 1e-12
 
 
@@ -262,16 +293,22 @@ def test_draws_without_replacement_by_chi_square(counts: list[float]) -> None:
     expected = successive_probabilities([math.exp(c / 10) for c in counts], 2)
     observed = torch.bincount(drawn[:, 0] * len(counts) + drawn[:, 1], minlength=len(counts) ** 2)
     pairs = list(expected)
-    result = chisquare([int(observed[a * len(counts) + b]) for a, b in pairs], [n_draws * expected[pair] for pair in pairs])
+    result = chisquare(
+        [int(observed[a * len(counts) + b]) for a, b in pairs], [n_draws * expected[pair] for pair in pairs]
+    )
     assert result.pvalue > 1e-3
     assert int(sum(observed[a * len(counts) + a] for a in range(len(counts)))) == 0
 
 
-@pytest.mark.parametrize("counts", [[2.0, 2.0, 1.0, 1.0, 0.0], [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 0.0, 1.0]], ids=["code", "paper"])
+@pytest.mark.parametrize(
+    "counts", [[2.0, 2.0, 1.0, 1.0, 0.0], [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 0.0, 1.0]], ids=["code", "paper"]
+)
 def test_inclusion_of_three_draws(counts: list[float]) -> None:
     """An item's share of the samples against the exact one; five standard errors."""
     n_draws = 100_000
-    drawn = sample_without_replacement(torch.tensor([counts]).expand(n_draws, -1) / 10, 3, torch.Generator().manual_seed(11))
+    drawn = sample_without_replacement(
+        torch.tensor([counts]).expand(n_draws, -1) / 10, 3, torch.Generator().manual_seed(11)
+    )
     exact = successive_probabilities([math.exp(c / 10) for c in counts], 3)
     for item in range(len(counts)):
         expected = sum(p for draw, p in exact.items() if item in draw)

@@ -11,13 +11,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recbole_kd.losses import ranking as loss_ranking
-from recbole_kd.losses.ranking import discrepancy_weights, listwise_loss, pairwise_loss, pointwise_loss, share_above, soft_binary_loss
+from recbole_kd.losses.ranking import (
+    discrepancy_weights,
+    listwise_loss,
+    pairwise_loss,
+    pointwise_loss,
+    share_above,
+    soft_binary_loss,
+)
 from tests.baselines import naive_listwise
 
 
 def plain(listed: Tensor, rest: Tensor) -> Tensor:
     """Autograd's version of one list ``[K]`` over a rest ``[L]``."""
-    return sum((torch.cat([listed[k:], rest]).logsumexp(0) - listed[k] for k in range(len(listed))), torch.zeros((), dtype=listed.dtype))
+    return sum(
+        (torch.cat([listed[k:], rest]).logsumexp(0) - listed[k] for k in range(len(listed))),
+        torch.zeros((), dtype=listed.dtype),
+    )
 
 
 def test_toy_values() -> None:
@@ -83,7 +93,10 @@ def test_lists_share_their_rest() -> None:
 
 
 def test_pairwise() -> None:
-    better, worse = torch.tensor([[1.0, 4.0], [1e4, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 9.0], [-1e4, 1e4], [0.0, 0.0]])
+    better, worse = (
+        torch.tensor([[1.0, 4.0], [1e4, 0.0], [0.0, 0.0]]),
+        torch.tensor([[0.0, 9.0], [-1e4, 1e4], [0.0, 0.0]]),
+    )
     valid = torch.tensor([[True, False], [True, True], [False, False]])
     assert pairwise_loss(better, worse, valid).tolist() == pytest.approx([math.log1p(math.exp(-1)), 5e3, 0.0])
 
@@ -97,7 +110,9 @@ def test_soft_binary() -> None:
 
 
 def test_pointwise() -> None:
-    assert float(pointwise_loss(torch.tensor([[0.0, -1e4]]), torch.tensor([[0.5, 0.25]]))) == pytest.approx(0.5 * math.log(2) + 2500)
+    assert float(pointwise_loss(torch.tensor([[0.0, -1e4]]), torch.tensor([[0.5, 0.25]]))) == pytest.approx(
+        0.5 * math.log(2) + 2500
+    )
 
 
 def test_share_above_counts_what_is_strictly_higher() -> None:

@@ -32,9 +32,19 @@ KINDS = {
 def test_all_metrics_are_computed_also_from_the_cache(tmp_path: Path, kind: str) -> None:
     models, more = KINDS[kind]
     small = ("--topk=[5]", "--valid_metric=NDCG@5", "--epochs=1", "--kd=CE", "--kd_k=5")
-    given = [word for word in words(tmp_path, **models) if word.split("=")[0] in {"--data_path", "--cache_dir", "--output_dir"}]
+    given = [
+        word
+        for word in words(tmp_path, **models)
+        if word.split("=")[0] in {"--data_path", "--cache_dir", "--output_dir"}
+    ]
     teacher = () if models["teacher"] == "EASE" else ("--teacher.epochs=1",)
-    line = [*given, *(f"--{key}={value}" for key, value in models.items()), "--dataset=tiny", "--show_progress=False", "--state=ERROR"]
+    line = [
+        *given,
+        *(f"--{key}={value}" for key, value in models.items()),
+        "--dataset=tiny",
+        "--show_progress=False",
+        "--state=ERROR",
+    ]
     line += ["--load_col={inter: [user_id, item_id, timestamp]}"]
     first, second = (_run([*line, *small, *teacher, *more, ALL], tmp_path) for _ in range(2))
     expected = {name.lower() if name == "GAUC" else f"{name.lower()}@5" for name in RANKING_METRICS}
@@ -42,7 +52,10 @@ def test_all_metrics_are_computed_also_from_the_cache(tmp_path: Path, kind: str)
         for part in ("teacher", "student", "distilled"):
             assert set(result[part]["test"]) == set(result[part]["valid"]) == expected, part
     assert second["teacher"]["cached"] and second["student"]["cached"]
-    assert second["distilled"]["test"] == first["distilled"]["test"] and 0 < first["student"]["test"]["itemcoverage@5"] <= 1
+    assert (
+        second["distilled"]["test"] == first["distilled"]["test"]
+        and 0 < first["student"]["test"]["itemcoverage@5"] <= 1
+    )
 
 
 def _run(line: list[str], folder: Path) -> dict[str, Any]:
@@ -68,8 +81,14 @@ def test_the_collector_keeps_counts_and_moves_tensors() -> None:
 @pytest.mark.parametrize("mode", ["labeled", "{valid: labeled, test: full}", "{valid: full, test: labeled}"])
 @pytest.mark.parametrize("metric", ["NDCG@10", "GAUC"])
 def test_labeled_rows_have_no_ranking(tmp_path: Path, capsys: Any, mode: str, metric: str) -> None:
-    line = refusal(capsys, tmp_path, f"--eval_args.mode={mode}", f"--valid_metric={metric}", f"--metrics=[{metric.split('@')[0]}]")
-    assert "eval_args.mode=" in line and "labeled rows have no ranking" in line and "--metrics=[AUC, MAE, RMSE, LogLoss]" in line
+    line = refusal(
+        capsys, tmp_path, f"--eval_args.mode={mode}", f"--valid_metric={metric}", f"--metrics=[{metric.split('@')[0]}]"
+    )
+    assert (
+        "eval_args.mode=" in line
+        and "labeled rows have no ranking" in line
+        and "--metrics=[AUC, MAE, RMSE, LogLoss]" in line
+    )
 
 
 def test_labeled_rows_need_a_label(tmp_path: Path, capsys: Any) -> None:
@@ -90,7 +109,9 @@ def test_histories_have_no_labels(tmp_path: Path, capsys: Any) -> None:
     assert "SASRec, whose rows are histories without labels" in line
 
 
-def test_a_missing_package_is_named_before_anything_is_read(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_before_anything_is_read(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
     assert "pip install wandb" in refusal(capsys, tmp_path, "--log_wandb=True")
     config = {"log_wandb": False, "model": "NCL"}
@@ -100,7 +121,9 @@ def test_a_missing_package_is_named_before_anything_is_read(tmp_path: Path, caps
 
 @pytest.mark.parametrize("name", ["BPR", "NeuMF"])
 def test_recboles_own_trainer_computes_them_too(tiny_dataset: TinyData, name: str) -> None:
-    case = build_case(tiny_dataset, name, metrics=list(RANKING_METRICS), topk=[5], valid_metric="NDCG@5", metric_decimal_place=10)
+    case = build_case(
+        tiny_dataset, name, metrics=list(RANKING_METRICS), topk=[5], valid_metric="NDCG@5", metric_decimal_place=10
+    )
     trainer = Trainer(case.config, case.model)
     trainer.eval_collector.data_collect(case.loaders.train)
     found = trainer.evaluate(case.loaders.test, load_best_model=False)

@@ -55,7 +55,12 @@ def test_json_files_become_a_benchmark_split_with_features(tmp_path: Path) -> No
     raw = write_json(tmp_path / "raw", image_feat=6, text_feat=4, audio_feat=3)
     manifest = prepare("tiktok", Options(raw=raw), tmp_path / "out")
     folder = tmp_path / "out" / "tiktok"
-    assert {part: count["interactions"] for part, count in manifest["counts"].items()} == {"all": 96, "train": 72, "valid": 12, "test": 12}
+    assert {part: count["interactions"] for part, count in manifest["counts"].items()} == {
+        "all": 96,
+        "train": 72,
+        "valid": 12,
+        "test": 12,
+    }
     assert rows_of(folder / "tiktok.train.inter")[:3] == [
         ["user_id:token", "item_id:token", "timestamp:float"],
         ["0", "0", "0"],
@@ -67,7 +72,14 @@ def test_json_files_become_a_benchmark_split_with_features(tmp_path: Path) -> No
         written = np.load(folder / f"tiktok.{name}.npy")
         assert written.dtype == np.float32 and written.shape == (N_ITEMS, width)
         assert np.allclose(written, np.load(raw / f"{file}.npy"), atol=1e-6)
-    assert set(manifest["sources"]) == {"train.json", "val.json", "test.json", "image_feat.npy", "text_feat.npy", "audio_feat.npy"}
+    assert set(manifest["sources"]) == {
+        "train.json",
+        "val.json",
+        "test.json",
+        "image_feat.npy",
+        "text_feat.npy",
+        "audio_feat.npy",
+    }
 
 
 def test_a_row_that_comes_again_in_a_later_part_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -114,20 +126,44 @@ TABLE = "userID\titemID\tx_label\n"
 BAD: dict[str, tuple[str, Any, str]] = {
     "no json": ("tiktok", lambda f: change(f, "val.json", "{"), r"val\.json is not JSON"),
     "a list": ("tiktok", lambda f: change(f, "val.json", "[]"), r"val\.json must be a JSON object"),
-    "no items": ("tiktok", lambda f: change(f, "test.json", '{"3": [1, 2.5]}'), r"test\.json: the items of user '3' are no list"),
+    "no items": (
+        "tiktok",
+        lambda f: change(f, "test.json", '{"3": [1, 2.5]}'),
+        r"test\.json: the items of user '3' are no list",
+    ),
     "missing": ("tiktok", lambda f: (f / "test.json").unlink(), r"test\.json \(or test\.json\.gz\) is not in"),
-    "no features": ("tiktok", lambda f: [(f / n).unlink() for n in ("image_feat.npy", "text_feat.npy")], "holds no features"),
-    "few rows": ("tiktok", lambda f: write_features(f, 19), "The visual features have 19 rows, and item '19' would be row 19"),
-    "nan": ("tiktok", lambda f: np.save(f / "text_feat.npy", np.full((20, 2), np.nan)), r"The text features of item '0' \(row 0\) hold"),
+    "no features": (
+        "tiktok",
+        lambda f: [(f / n).unlink() for n in ("image_feat.npy", "text_feat.npy")],
+        "holds no features",
+    ),
+    "few rows": (
+        "tiktok",
+        lambda f: write_features(f, 19),
+        "The visual features have 19 rows, and item '19' would be row 19",
+    ),
+    "nan": (
+        "tiktok",
+        lambda f: np.save(f / "text_feat.npy", np.full((20, 2), np.nan)),
+        r"The text features of item '0' \(row 0\) hold",
+    ),
     "label": ("baby", lambda f: change(f, "baby.inter", TABLE + "0\t1\t3\n"), r"baby\.inter:2: x_label is '3'"),
-    "column": ("baby", lambda f: change(f, "baby.inter", "userID\titemID\n0\t1\n"), r"has no column 'x_label': it has userID, itemID"),
+    "column": (
+        "baby",
+        lambda f: change(f, "baby.inter", "userID\titemID\n0\t1\n"),
+        r"has no column 'x_label': it has userID, itemID",
+    ),
     "twice": (
         "baby",
         lambda f: change(f, "baby.inter", TABLE + "0\t1\t0\n0\t1\t2\n"),
         r"baby\.inter:3: item '1' of user '0' has a row already",
     ),
     "short": ("baby", lambda f: change(f, "baby.inter", TABLE + "0\t1\n"), r"baby\.inter:2: expected 3 columns"),
-    "time": ("baby", lambda f: change(f, "baby.inter", TABLE.strip() + "\ttimestamp\n0\t1\t0\tx\n"), r"baby\.inter:2: 'x' is no time"),
+    "time": (
+        "baby",
+        lambda f: change(f, "baby.inter", TABLE.strip() + "\ttimestamp\n0\t1\t0\tx\n"),
+        r"baby\.inter:2: 'x' is no time",
+    ),
 }
 
 
@@ -167,14 +203,20 @@ def test_netflix_is_never_downloaded(tmp_path: Path, capsys: Any, monkeypatch: A
 
 
 @pytest.mark.parametrize("model", ["BM3", "HSTU", "MF"])
-def test_recboles_own_run_downloads_no_other_netflix_for_our_models(model: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_recboles_own_run_downloads_no_other_netflix_for_our_models(
+    model: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     from recbole.quick_start import run_recbole
 
     monkeypatch.setattr(sys, "argv", ["test"])
     monkeypatch.setattr("recbole.data.dataset.dataset.download_url", lambda *_: pytest.fail("a download was begun"))
     monkeypatch.setattr("recbole.data.dataset.dataset.decide_download", lambda *_: True)
-    with pytest.raises(DataError, match=r"The data set netflix is not prepared in .*netflix: run `recbole-kd prepare netflix"):
-        run_recbole(model=model, dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False})
+    with pytest.raises(
+        DataError, match=r"The data set netflix is not prepared in .*netflix: run `recbole-kd prepare netflix"
+    ):
+        run_recbole(
+            model=model, dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False}
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,4 +229,6 @@ def test_recboles_own_models_may_have_recboles_netflix(tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "argv", ["test"])
     monkeypatch.setattr("recbole.data.dataset.dataset.decide_download", begun)
     with pytest.raises(KeyboardInterrupt):
-        run_recbole(model="BPR", dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False})
+        run_recbole(
+            model="BPR", dataset="netflix", config_dict={"data_path": str(tmp_path), "state": "ERROR", "use_gpu": False}
+        )

@@ -31,7 +31,8 @@ def test_a_known_history_gives_the_known_users_list(model: str) -> None:
     """With times where the student was trained with them; each alone, and two in one call."""
     student = student_of(model)
     histories, times = (
-        dict(zip("ab", both, strict=True)) for both in zip(history_of(student, "u3"), history_of(student, "u8"), strict=True)
+        dict(zip("ab", both, strict=True))
+        for both in zip(history_of(student, "u3"), history_of(student, "u8"), strict=True)
     )
     given = {"times": times} if model == "HSTU" else {}
     found = student.recommend_for(histories, k=5, **given)

@@ -24,7 +24,14 @@ QUICK: dict[str, str | None] = {
 @pytest.mark.parametrize("model", ["GCMC", "FEARec"])
 def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
     setting = "sequential" if model == "FEARec" else "general"
-    changes = {**QUICK, "model": model, "teacher": model, "setting": setting, "teacher.embedding_size": None, "teacher_store": "online"}
+    changes = {
+        **QUICK,
+        "model": model,
+        "teacher": model,
+        "setting": setting,
+        "teacher.embedding_size": None,
+        "teacher_store": "online",
+    }
     found = run(tmp_path, **changes)
     again = run(tmp_path, **changes)
     assert again["teacher"]["cached"] and again["student"]["cached"]
@@ -44,7 +51,9 @@ def test_a_loss_that_a_model_cannot_take_is_one_sentence(tmp_path: Path, capsys:
     """SASRecCPR re-ranks 100 items or more; the catalogue has 40."""
     assert main(words(tmp_path, **{**QUICK, "model": "SASRecCPR", "setting": "sequential"})) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "SASRecCPR cannot take its loss" in said and "selected index k out of range" in said and "--state=DEBUG" in said
+    assert (
+        "SASRecCPR cannot take its loss" in said and "selected index k out of range" in said and "--state=DEBUG" in said
+    )
 
 
 @pytest.mark.parametrize("model", ["SASRecF", "FDSA"])

@@ -49,7 +49,11 @@ def command(data: TinyData, folder: Path, *more: str, kd: str = "CE") -> list[st
 
 @pytest.mark.parametrize(
     ("model", "teacher", "setting", "kept"),
-    [("MF", "SASRec", "sequential", "student"), ("SASRec", "MF", "sequential", "teacher"), ("MF", "HSTU", "general", "student")],
+    [
+        ("MF", "SASRec", "sequential", "student"),
+        ("SASRec", "MF", "sequential", "teacher"),
+        ("MF", "HSTU", "general", "student"),
+    ],
 )
 def test_only_models_of_histories_are_trained_again(
     tiny_dataset: TinyData, tmp_path: Path, model: str, teacher: str, setting: str, kept: str
@@ -66,7 +70,14 @@ def test_only_models_of_histories_are_trained_again(
 
 
 def test_a_teacher_of_other_histories_is_refused(tiny_dataset: TinyData, tmp_path: Path) -> None:
-    assert main(command(tiny_dataset, tmp_path, "--model=MF", "--teacher=SASRec", "--teacher.epochs=1", "--setting=sequential")) == 0
+    assert (
+        main(
+            command(
+                tiny_dataset, tmp_path, "--model=MF", "--teacher=SASRec", "--teacher.epochs=1", "--setting=sequential"
+            )
+        )
+        == 0
+    )
     folder = results(tmp_path)[-1]["teacher"]["path"]
     other = backwards(tiny_dataset, tmp_path / "other", 2)
     load_teacher(folder, split_data(build_config(tiny_dataset, "MF", **SEQUENTIAL)).parts[0])
@@ -77,7 +88,20 @@ def test_a_teacher_of_other_histories_is_refused(tiny_dataset: TinyData, tmp_pat
 @pytest.mark.parametrize("teachers", ["MF,SASRec", "SASRec,MF", "SASRec,HSTU"])
 def test_a_general_student_of_several_teachers(tiny_dataset: TinyData, tmp_path: Path, teachers: str) -> None:
     more = ["--kd_n_checkpoints=2", "--kd_compare=False", "--teacher.epochs=2"]
-    assert main(command(tiny_dataset, tmp_path, "--model=MF", f"--teacher={teachers}", "--setting=sequential", *more, kd="HetComp")) == 0
+    assert (
+        main(
+            command(
+                tiny_dataset,
+                tmp_path,
+                "--model=MF",
+                f"--teacher={teachers}",
+                "--setting=sequential",
+                *more,
+                kd="HetComp",
+            )
+        )
+        == 0
+    )
     assert [member["model"] for member in results(tmp_path)[-1]["teacher"]["members"]] == teachers.split(",")
 
 
@@ -97,16 +121,22 @@ def checkpoint(tiny_dataset: TinyData, tmp_path_factory: pytest.TempPathFactory)
     return file
 
 
-@pytest.mark.parametrize("more", [("--model=SASRec",), ("--model=MF",), ("--model=SASRec", "--MAX_ITEM_LIST_LENGTH=20"), ("--model=HSTU",)])
+@pytest.mark.parametrize(
+    "more", [("--model=SASRec",), ("--model=MF",), ("--model=SASRec", "--MAX_ITEM_LIST_LENGTH=20"), ("--model=HSTU",)]
+)
 def test_recboles_sequential_checkpoint_teaches_any_student(
     tiny_dataset: TinyData, tmp_path: Path, checkpoint: Path, more: tuple[str, ...]
 ) -> None:
     alone = "--kd_compare=False"
-    assert main(command(tiny_dataset, tmp_path, f"--teacher_path={checkpoint}", "--setting=sequential", alone, *more)) == 0
+    assert (
+        main(command(tiny_dataset, tmp_path, f"--teacher_path={checkpoint}", "--setting=sequential", alone, *more)) == 0
+    )
     assert results(tmp_path)[-1]["teacher_model"] == "SASRec"
 
 
-def test_a_checkpoint_of_another_split_is_refused(tiny_dataset: TinyData, tmp_path: Path, checkpoint: Path, capsys: Any) -> None:
+def test_a_checkpoint_of_another_split_is_refused(
+    tiny_dataset: TinyData, tmp_path: Path, checkpoint: Path, capsys: Any
+) -> None:
     more = ("--model=MF", "--kd_compare=False", f"--eval_args={BY_TIME}")
     assert main(command(tiny_dataset, tmp_path, f"--teacher_path={checkpoint}", *more)) == 2
     assert re.search("eval_args.*its ids or its split differ", capsys.readouterr().err)
@@ -120,7 +150,9 @@ def test_times_that_float32_cannot_tell_apart(gap: int, order: str, same: bool, 
     for name, written in (("forth", rows), ("back", [*rows[:30], *reversed(rows[30:])])):
         folder = tmp_path / name / "near"
         folder.mkdir(parents=True)
-        (folder / "near.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *written]) + "\n")
+        (folder / "near.inter").write_text(
+            "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *written]) + "\n"
+        )
         config = build_config(TinyData(str(tmp_path / name), "near"), "MF", **SEQUENTIAL, time_order=order)
         found.append(split_data(config).fingerprint)
     assert (found[0]["histories"] == found[1]["histories"]) == same

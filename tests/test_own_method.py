@@ -34,7 +34,11 @@ def test_what_is_no_method_is_a_sentence(text: str, said: str, tmp_path: Path, m
     sys.modules.pop("mine_of_a_test", None)
     with pytest.raises(ConfigError) as error:
         distiller_class("mine_of_a_test:Mine")
-    assert said in str(error.value) and str(error.value).startswith("--kd=mine_of_a_test:Mine ") and "\n" not in str(error.value)
+    assert (
+        said in str(error.value)
+        and str(error.value).startswith("--kd=mine_of_a_test:Mine ")
+        and "\n" not in str(error.value)
+    )
 
 
 def test_one_that_takes_what_it_is_given_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

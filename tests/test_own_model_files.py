@@ -84,7 +84,9 @@ def _run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     (folder / "script.py").write_text(code)
     (folder / "my_model.py").write_text(MODEL)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def _train(data: TinyData, name: str = "TwoTower", between: str = "") -> str:
@@ -105,7 +107,9 @@ def test_a_project_reads_what_it_wrote_and_another_process_is_told_how(tiny_data
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["in the script itself", "nested", "the Config is older than the import"])
-def test_the_class_may_live_anywhere_and_the_config_may_be_older(case: str, tiny_dataset: TinyData, tmp_path: Path) -> None:
+def test_the_class_may_live_anywhere_and_the_config_may_be_older(
+    case: str, tiny_dataset: TinyData, tmp_path: Path
+) -> None:
     if case == "nested":
         code = f"import recbole_kd\nfrom my_model import Outer\nInner = Outer.Inner\n{_train(tiny_dataset, 'Inner')}"
     elif case == "in the script itself":
@@ -117,7 +121,9 @@ def test_the_class_may_live_anywhere_and_the_config_may_be_older(case: str, tiny
 
 
 def test_the_advice_names_classes_of_users_only() -> None:
-    assert "register_model(TwoTower)" in str(advice_for("my_model.TwoTower")) and "(Net)" in str(advice_for("__main__.Net"))
+    assert "register_model(TwoTower)" in str(advice_for("my_model.TwoTower")) and "(Net)" in str(
+        advice_for("__main__.Net")
+    )
     for name in (
         "os.system",
         "posix.system",

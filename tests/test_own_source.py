@@ -32,7 +32,10 @@ def test_of_recboles_and_our_classes_nothing_is_asked() -> None:
 def test_a_class_without_a_file_counts_by_its_code() -> None:
     def made(text: str) -> type:
         names: dict[str, type] = {}
-        exec(f"class Own:\n    __module__ = 'own'\n    def score(self):\n        return [x * {text} for x in (1, 2)]", names)
+        exec(
+            f"class Own:\n    __module__ = 'own'\n    def score(self):\n        return [x * {text} for x in (1, 2)]",
+            names,
+        )
         return names["Own"]
 
     assert own_source(made("2.0")) == own_source(made("2.0")) is not None
@@ -49,5 +52,9 @@ def test_an_edited_model_is_trained_again(tmp_path: Path, monkeypatch: pytest.Mo
         importlib.invalidate_caches()
         module = importlib.import_module("own_model_of_a_user") if module is None else importlib.reload(module)
         registration.register([module.EditedBPR])
-        cached.append(run(tmp_path, teacher="EditedBPR", **{"teacher.epochs": "1", "teacher.embedding_size": None})["teacher"]["cached"])
+        cached.append(
+            run(tmp_path, teacher="EditedBPR", **{"teacher.epochs": "1", "teacher.embedding_size": None})["teacher"][
+                "cached"
+            ]
+        )
     assert cached == [False, False, True]

@@ -22,7 +22,9 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["script.py"])
 
 
-def parts(data: TinyData, folder: Path, model: str = "BPR", teacher: str = "MF", **given: Any) -> tuple[Any, Any, Any, Any, Any]:
+def parts(
+    data: TinyData, folder: Path, model: str = "BPR", teacher: str = "MF", **given: Any
+) -> tuple[Any, Any, Any, Any, Any]:
     """Config, student, distiller and loaders."""
     split = {"eval_args": SEQUENTIAL["eval_args"]} if "SASRec" in (model, teacher) else {}
     path = folder_of(data, teacher, folder / "teacher", **split)
@@ -30,7 +32,13 @@ def parts(data: TinyData, folder: Path, model: str = "BPR", teacher: str = "MF",
     config, train, valid, _ = recboles(data, model, epochs=2, checkpoint_dir=str(folder), **split, **method)
     init_seed(config["seed"], True)
     student = get_model(model)(config, train._dataset)
-    return config, student, recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(path, train), train), train, valid
+    return (
+        config,
+        student,
+        recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(path, train), train),
+        train,
+        valid,
+    )
 
 
 class WithHook(Trainer):  # type: ignore[misc]
@@ -46,7 +54,9 @@ class WithHook(Trainer):  # type: ignore[misc]
 class WithLoop(Trainer):  # type: ignore[misc]
     """A loop of its own, which makes its batches anew."""
 
-    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> float:
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float:
         self.model.train()
         total = 0.0
         for batch in train_data:
@@ -81,7 +91,9 @@ def test_a_trainer_is_made_to_distil(tiny_dataset: TinyData, tmp_path: Path, kin
     assert recbole_kd.distil(trainer, distiller) is trainer and type(trainer) is kind
     trainer.fit(train, valid, saved=False)
     assert len(trainer.kd_loss) == 2 and min(trainer.kd_loss) > 0
-    assert "calculate_loss" not in vars(student) and any(map(torch.ne, map(torch.sum, alone), map(torch.sum, student.parameters())))
+    assert "calculate_loss" not in vars(student) and any(
+        map(torch.ne, map(torch.sum, alone), map(torch.sum, student.parameters()))
+    )
 
 
 def test_a_joined_trainer_learns_what_a_kd_trainer_learns(tiny_dataset: TinyData, tmp_path: Path) -> None:
@@ -96,7 +108,9 @@ def test_a_joined_trainer_learns_what_a_kd_trainer_learns(tiny_dataset: TinyData
 
 
 @pytest.mark.parametrize("kind", [Trainer, recbole_kd.KDTrainer])
-def test_what_a_method_learns_itself_is_trained_with_the_student(tiny_dataset: TinyData, tmp_path: Path, kind: type[Any]) -> None:
+def test_what_a_method_learns_itself_is_trained_with_the_student(
+    tiny_dataset: TinyData, tmp_path: Path, kind: type[Any]
+) -> None:
     config, student, distiller, train, valid = parts(tiny_dataset, tmp_path, kd="DE")
     before = [parameter.detach().clone() for parameter in distiller.parameters()]
     recbole_kd.distil(kind(config, student), distiller).fit(train, valid, saved=False)
@@ -104,9 +118,12 @@ def test_what_a_method_learns_itself_is_trained_with_the_student(tiny_dataset: T
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(WithLossOfItsOwn, "never calls self.model.calculate_loss"), (WithFitOfItsOwn, "never calls _train_epoch")]
+    ("kind", "words"),
+    [(WithLossOfItsOwn, "never calls self.model.calculate_loss"), (WithFitOfItsOwn, "never calls _train_epoch")],
 )
-def test_a_trainer_that_would_distil_nothing_is_refused(tiny_dataset: TinyData, tmp_path: Path, kind: type[Any], words: str) -> None:
+def test_a_trainer_that_would_distil_nothing_is_refused(
+    tiny_dataset: TinyData, tmp_path: Path, kind: type[Any], words: str
+) -> None:
     config, student, distiller, train, valid = parts(tiny_dataset, tmp_path)
     trainer = recbole_kd.distil(kind(config, student), distiller)
     with pytest.raises(recbole_kd.ConfigError, match=words):
@@ -114,13 +131,19 @@ def test_a_trainer_that_would_distil_nothing_is_refused(tiny_dataset: TinyData, 
 
 
 @pytest.mark.parametrize("kind", [Trainer, WithHook, WithLoop])
-def test_a_trainer_that_knows_no_distillation_refuses_kd(tiny_dataset: TinyData, tmp_path: Path, kind: type[Any]) -> None:
+def test_a_trainer_that_knows_no_distillation_refuses_kd(
+    tiny_dataset: TinyData, tmp_path: Path, kind: type[Any]
+) -> None:
     config, student, _, train, valid = parts(tiny_dataset, tmp_path)
-    with pytest.raises(recbole_kd.ConfigError, match=r"kd=\w+ has no effect on \w+.*recbole_kd\.KDTrainer.*recbole_kd\.distil"):
+    with pytest.raises(
+        recbole_kd.ConfigError, match=r"kd=\w+ has no effect on \w+.*recbole_kd\.KDTrainer.*recbole_kd\.distil"
+    ):
         kind(config, student).fit(train, valid)
 
 
-def test_recboles_own_trainers_and_a_second_distiller_are_refused_by_name(tiny_dataset: TinyData, tmp_path: Path) -> None:
+def test_recboles_own_trainers_and_a_second_distiller_are_refused_by_name(
+    tiny_dataset: TinyData, tmp_path: Path
+) -> None:
     config, student, distiller, _, _ = parts(tiny_dataset, tmp_path)
     from recbole.trainer.trainer import RecVAETrainer
 
@@ -158,12 +181,21 @@ def test_a_class_that_chooses_is_no_base(tiny_dataset: TinyData, tmp_path: Path)
         type("Wrong", (chooser,), {})(config, student)
 
 
-# -- the teacher's lists ------------------------------------------------------------------------------------------------------
+# -- the teacher's lists
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("model", "teacher"),
-    [("BPR", "MF"), ("NeuMF", "MF"), ("MultiVAE", "MF"), ("SASRec", "MF"), ("SASRec", "SASRec"), ("HSTU", "SASRec"), ("BPR", "SASRec")],
+    [
+        ("BPR", "MF"),
+        ("NeuMF", "MF"),
+        ("MultiVAE", "MF"),
+        ("SASRec", "MF"),
+        ("SASRec", "SASRec"),
+        ("HSTU", "SASRec"),
+        ("BPR", "SASRec"),
+    ],
 )
 def test_batches_carry_the_teachers_lists(tiny_dataset: TinyData, tmp_path: Path, model: str, teacher: str) -> None:
     split = {"eval_args": SEQUENTIAL["eval_args"]}
@@ -184,13 +216,19 @@ def test_batches_carry_the_teachers_lists(tiny_dataset: TinyData, tmp_path: Path
     for batch, same in zip(batches, plain, strict=True):
         assert all(torch.equal(batch[name], same[name]) for name in same.columns)
         items, values = batch["teacher_items"], batch["teacher_scores"]
-        assert items.shape == values.shape == (len(batch), 7) and items.dtype == torch.int64 and values.dtype == torch.float32
+        assert (
+            items.shape == values.shape == (len(batch), 7)
+            and items.dtype == torch.int64
+            and values.dtype == torch.float32
+        )
         queries = batch["kd_query"] if "kd_query" in batch else batch["user_id"]
         real = queries > 0
         everything = asked.full(queries[real])
         everything[:, 0] = -torch.inf
         best = everything.topk(7).values
-        assert torch.allclose(values[real], best, atol=1e-5) and torch.allclose(everything.gather(1, items[real]), best, atol=1e-5)
+        assert torch.allclose(values[real], best, atol=1e-5) and torch.allclose(
+            everything.gather(1, items[real]), best, atol=1e-5
+        )
         assert not items[~real].any() and not values[~real].any()
 
 
@@ -212,7 +250,9 @@ def test_lists_too_large_to_keep_are_asked_for_batch_by_batch(
 def test_a_length_that_cannot_be_is_refused(tiny_dataset: TinyData, tmp_path: Path, k: Any) -> None:
     path = folder_of(tiny_dataset, "MF", tmp_path / "teacher")
     _, train, _, _ = recboles(tiny_dataset, "BPR")
-    with pytest.raises(recbole_kd.ConfigError, match=r"expected an integer from 1 to 40 \(the number of items\)\. Try k=40"):
+    with pytest.raises(
+        recbole_kd.ConfigError, match=r"expected an integer from 1 to 40 \(the number of items\)\. Try k=40"
+    ):
         recbole_kd.teacher_loader(train, path, k=k)
 
 
@@ -224,7 +264,10 @@ def test_recboles_trainer_takes_the_loader(tiny_dataset: TinyData, tmp_path: Pat
 
     def with_lists(interaction: Any) -> Any:
         seen.append(interaction["teacher_items"].shape)
-        users, items = (student.user_embedding.weight[interaction["user_id"]], student.item_embedding.weight[interaction["teacher_items"]])
+        users, items = (
+            student.user_embedding.weight[interaction["user_id"]],
+            student.item_embedding.weight[interaction["teacher_items"]],
+        )
         return base(interaction) - torch.einsum("bd,bkd->bk", users, items).log_softmax(dim=1)[:, 0].mean()
 
     student.calculate_loss = with_lists

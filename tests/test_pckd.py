@@ -13,7 +13,15 @@ from recbole_kd.distiller import pckd as module
 from recbole_kd.distiller.pckd import PCKD
 from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
-from tests.embedding_stubs import assert_equals_published, batch_of_rows, give_noise, load_networks, random_pair, reference, vector_pair
+from tests.embedding_stubs import (
+    assert_equals_published,
+    batch_of_rows,
+    give_noise,
+    load_networks,
+    random_pair,
+    reference,
+    vector_pair,
+)
 from tests.stubs import no_train_items
 
 
@@ -99,7 +107,15 @@ OPTIONS = {
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("alpha", -1.0), ("alpha", math.inf), ("n_samples", 0), ("n_samples", 21), ("candidates", 0), ("tau", 0.0), ("temperature", math.nan)],
+    [
+        ("alpha", -1.0),
+        ("alpha", math.inf),
+        ("n_samples", 0),
+        ("n_samples", 21),
+        ("candidates", 0),
+        ("tau", 0.0),
+        ("temperature", math.nan),
+    ],
 )
 def test_options_out_of_range_are_refused_by_name(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"kd_{key}={value}"):

@@ -125,7 +125,19 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(
-    "text", [*TEXTS, None, 8, 2**63, b"f8", ("f8", 3), [("a", "f8")], {"names": ["a"], "formats": ["f8"]}, float, np.float64(1)]
+    "text",
+    [
+        *TEXTS,
+        None,
+        8,
+        2**63,
+        b"f8",
+        ("f8", 3),
+        [("a", "f8")],
+        {"names": ["a"], "formats": ["f8"]},
+        float,
+        np.float64(1),
+    ],
 )
 @pytest.mark.parametrize("flags", [(), (False, True)])
 def test_a_type_is_a_text_of_the_short_list(text: Any, flags: tuple[Any, ...]) -> None:
@@ -133,7 +145,9 @@ def test_a_type_is_a_text_of_the_short_list(text: Any, flags: tuple[Any, ...]) -
         _load(pickled(raw_array((1,), call("numpy", "dtype", text, *flags), b"\0" * 8)))
 
 
-@pytest.mark.parametrize("arguments", [("f8", True, True), ("f8", False, True, {}), ("f8", "x"), ("f8", False, None), ()])
+@pytest.mark.parametrize(
+    "arguments", [("f8", True, True), ("f8", False, True, {}), ("f8", "x"), ("f8", False, None), ()]
+)
 def test_a_type_takes_no_alignment_and_nothing_else(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TeacherError, match=r"numpy\.dtype"):
         _load(pickled(raw_array((1,), call("numpy", "dtype", *arguments), b"\0" * 8)))
@@ -162,19 +176,37 @@ def test_a_state_of_a_type_says_nothing_but_the_order(text: str, place: int, val
 
 
 @pytest.mark.parametrize(
-    "state", [(), GOOD_STATE[:7], (*GOOD_STATE, {}), list(GOOD_STATE), {}, None, "x", 0, {"itemsize": 800}, (None, {"itemsize": 800})]
+    "state",
+    [
+        (),
+        GOOD_STATE[:7],
+        (*GOOD_STATE, {}),
+        list(GOOD_STATE),
+        {},
+        None,
+        "x",
+        0,
+        {"itemsize": 800},
+        (None, {"itemsize": 800}),
+    ],
 )
 def test_a_state_of_another_form_is_refused(state: Any) -> None:
     with pytest.raises(TeacherError, match=r"numpy\.dtype"):
         _load(pickled(raw_array((2,), Forged(call("numpy", "dtype", "f8"), state), b"\0" * 16)))
 
 
-@pytest.mark.parametrize("second", [GOOD_STATE, (3, ">", None, None, None, -1, -1, 0), (3, "<", None, None, None, 800, 1, 0)])
+@pytest.mark.parametrize(
+    "second", [GOOD_STATE, (3, ">", None, None, None, -1, -1, 0), (3, "<", None, None, None, 800, 1, 0)]
+)
 def test_a_type_that_is_remembered_cannot_be_changed(second: tuple[Any, ...]) -> None:
     """The array is made first; then the type that it was made with is given another state."""
     kind = dtype("f8", "<")
     array = raw_array((2,), kind, b"\0" * 16)
-    for content in ([array, Forged(kind, second)], [kind, Forged(kind, second), array], [array, Forged(kind, second), array]):
+    for content in (
+        [array, Forged(kind, second)],
+        [kind, Forged(kind, second), array],
+        [array, Forged(kind, second), array],
+    ):
         with pytest.raises(TeacherError, match=r"numpy\.dtype"):
             _load(pickled(content))
 
@@ -206,14 +238,18 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (2.0,), (True, True), ("2",), (None,), [2], 2, None, (1,) * 70, ((2,),), (2**62, 2**62, 0)])
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, (2.0,), (True, True), ("2",), (None,), [2], 2, None, (1,) * 70, ((2,),), (2**62, 2**62, 0)]
+)
 @pytest.mark.parametrize("by_columns", [False, True])
 def test_bytes_must_be_those_of_the_shape(shape: Any, by_columns: bool) -> None:
     with pytest.raises(TeacherError):
         _load(pickled(raw_array(shape, dtype("f8", "<"), b"\0" * 16, by_columns=by_columns)))
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 15, b"\0" * 17, "\0" * 16, [0.0, 0.0], None, 16, bytearray(16), (b"\0" * 16,)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 15, b"\0" * 17, "\0" * 16, [0.0, 0.0], None, 16, bytearray(16), (b"\0" * 16,)]
+)
 def test_data_must_be_bytes_of_the_right_number(data: Any) -> None:
     with pytest.raises(TeacherError):
         _load(pickled(raw_array((2,), dtype("f8", "<"), data)))
@@ -233,7 +269,18 @@ def test_an_array_needs_a_type_of_the_pickle(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [((2,), b"b"), ((2**40,), b"b"), ((0,), b"d"), ((0,), "b"), ((0,),), (), ((0, 5), b"b"), (0, b"b"), ((0,), b"b", 1)]
+    "arguments",
+    [
+        ((2,), b"b"),
+        ((2**40,), b"b"),
+        ((0,), b"d"),
+        ((0,), "b"),
+        ((0,),),
+        (),
+        ((0, 5), b"b"),
+        (0, b"b"),
+        ((0,), b"b", 1),
+    ],
 )
 def test_an_array_is_made_empty(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TeacherError, match="_reconstruct"):
@@ -254,7 +301,16 @@ def test_an_array_takes_one_state_and_none_is_left_without() -> None:
 @pytest.mark.parametrize("text", ["f8", "O", "O8", "U2"])
 def test_a_scalar_is_its_bytes(text: str, data: Any) -> None:
     with pytest.raises(TeacherError):
-        _load(pickled(call("numpy._core.multiarray", "scalar", dtype(text, "<") if text == "f8" else call("numpy", "dtype", text), data)))
+        _load(
+            pickled(
+                call(
+                    "numpy._core.multiarray",
+                    "scalar",
+                    dtype(text, "<") if text == "f8" else call("numpy", "dtype", text),
+                    data,
+                )
+            )
+        )
 
 
 @pytest.mark.parametrize("content", [[1, 2], [[1, 2], [3]], [None, None], [{}, []]])

@@ -110,7 +110,9 @@ FITTING = {("csr", "shape (4, 6)"), ("csc", "shape (5, 5)")}
 """More columns, or rows, than are used: no contradiction."""
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in ("csr", "csc") for name in CHANGES if (kind, name) not in FITTING])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("csr", "csc") for name in CHANGES if (kind, name) not in FITTING]
+)
 def test_parts_of_a_compressed_matrix_must_fit(kind: str, name: str) -> None:
     content = _changed(kind, CHANGES[name])
     assert _load(_changed(kind, lambda state: None)).nnz == 10
@@ -118,7 +120,9 @@ def test_parts_of_a_compressed_matrix_must_fit(kind: str, name: str) -> None:
         _load(content)
 
 
-@pytest.mark.parametrize("coordinates", [([4, 0], [0, 0]), ([-1, 0], [0, 0]), ([0, 0], [5, 0]), ([0], [0, 0]), ([0.0, 1.0], [0, 0])])
+@pytest.mark.parametrize(
+    "coordinates", [([4, 0], [0, 0]), ([-1, 0], [0, 0]), ([0, 0], [5, 0]), ([0], [0, 0]), ([0.0, 1.0], [0, 0])]
+)
 @pytest.mark.parametrize("as_pair", [False, True])
 def test_coordinates_must_lie_in_the_shape(coordinates: Any, as_pair: bool) -> None:
     rows, columns = (np.asarray(part, dtype=None if isinstance(part[0], float) else np.int32) for part in coordinates)
@@ -127,7 +131,9 @@ def test_coordinates_must_lie_in_the_shape(coordinates: Any, as_pair: bool) -> N
     with pytest.raises(TeacherError):
         _load(pickled(Forged(new("scipy.sparse._coo", "coo_matrix"), state)))
     state |= (
-        {"coords": (np.array([0, 3], np.int32),) * 2} if as_pair else {"row": np.array([0, 3], np.int32), "col": np.array([0, 3], np.int32)}
+        {"coords": (np.array([0, 3], np.int32),) * 2}
+        if as_pair
+        else {"row": np.array([0, 3], np.int32), "col": np.array([0, 3], np.int32)}
     )
     found = _load(pickled(Forged(new("scipy.sparse._coo", "coo_matrix"), state)))
     assert found.toarray()[3, 3] == 1 and found.nnz == 2

@@ -23,13 +23,20 @@ def with_history(result: dict[str, Any], values: list[float]) -> dict[str, Any]:
 
 
 def results() -> dict[tuple[str, int], dict[str, Any]]:
-    found = {("ours", seed): with_history(made_up(0.3, 0.1 + seed / 4, 0.2 + seed / 4), [0.1, 0.2, 0.15]) for seed in (0, 1)}
+    found = {
+        ("ours", seed): with_history(made_up(0.3, 0.1 + seed / 4, 0.2 + seed / 4), [0.1, 0.2, 0.15]) for seed in (0, 1)
+    }
     return found | {("other", 0): made_up(0.3, 0.1, 0.18)}
 
 
 def test_bars_are_the_tables_rows_and_curves_those_of_the_first_seed() -> None:
     grid = grid_of("ours", "other", "not run", reference="ours")
-    assert bars(grid, results()) == [("teacher", [0.3]), ("student alone", [0.1, 0.35]), ("ours", [0.2, 0.45]), ("other", [0.18])]
+    assert bars(grid, results()) == [
+        ("teacher", [0.3]),
+        ("student alone", [0.1, 0.35]),
+        ("ours", [0.2, 0.45]),
+        ("other", [0.18]),
+    ]
     assert curves(grid, results()) == {"ours": [0.1, 0.2, 0.15]}
 
 
@@ -40,12 +47,17 @@ def test_a_picture_shows_every_row_and_is_the_same_each_time(tmp_path: Path) -> 
     for picture in pictures:
         draw_grid(grid, results(), picture)
     drawn = pictures[0].read_text()
-    assert all(f">{word}<" in drawn for word in ("teacher", "student alone", "ours", "other", "test ndcg@20 (diamonds: published)"))
+    assert all(
+        f">{word}<" in drawn
+        for word in ("teacher", "student alone", "ours", "other", "test ndcg@20 (diamonds: published)")
+    )
     assert "0.3250" in drawn  # the mean of ours
     assert drawn == pictures[1].read_text()
 
 
-def test_the_script_draws_what_is_there_and_refuses_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script_draws_what_is_there_and_refuses_what_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib")
     path = write_grid(tmp_path)
     assert plot_results.main([str(path), f"--results={tmp_path}"]) == 2

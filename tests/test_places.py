@@ -30,7 +30,11 @@ def test_ids_at_equal_a_stable_sort_with_ties_and_short_rows(data: st.DataObject
     values = st.sampled_from([0.0, 1.0, 2.5, -1e4, float("-inf")])
     scores = torch.tensor(data.draw(st.lists(st.lists(values, min_size=n, max_size=n), min_size=1, max_size=4)))
     asked = torch.tensor(
-        data.draw(st.lists(st.lists(st.integers(-1, n - 1), min_size=p, max_size=p), min_size=len(scores), max_size=len(scores)))
+        data.draw(
+            st.lists(
+                st.lists(st.integers(-1, n - 1), min_size=p, max_size=p), min_size=len(scores), max_size=len(scores)
+            )
+        )
     )
     ordered = scores.sort(dim=1, descending=True, stable=True)
     at = asked.clamp(min=0)

@@ -33,7 +33,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         own = folder / when
         own.mkdir()
         command = [sys.executable, str(ROOT / "tests" / "plain_recbole.py"), when, data]
-        done = subprocess.run(command, cwd=own, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, cwd=own, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         (line,) = (line for line in done.stdout.splitlines() if line.startswith("RESULT "))
         results[when] = json.loads(line.removeprefix("RESULT "))
@@ -42,7 +44,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 @pytest.mark.parametrize("order", ORDERS[1:])
 @pytest.mark.parametrize("part", ["metrics", "files", "folders", "warnings", "at_start", "at_end", "class"])
-def test_the_quick_start_is_the_same_with_and_without_the_import(found: dict[str, dict[str, Any]], order: str, part: str) -> None:
+def test_the_quick_start_is_the_same_with_and_without_the_import(
+    found: dict[str, dict[str, Any]], order: str, part: str
+) -> None:
     assert found[order][part] == found["without"][part]
     assert found["without"]["metrics"]["test_result"]["ndcg@5"] > 0 and ".pth" in found["without"]["files"]
 

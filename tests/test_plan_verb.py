@@ -21,10 +21,16 @@ Capture = pytest.CaptureFixture[str]
 
 def write_histories(folder: Path, n_users: int = 12, length: int = 10) -> None:
     """User u's k-th item in time is ``(u + 3 k) mod 20``; the rows of the file are shuffled."""
-    rows = [f"u{user}\ti{(user + 3 * place) % 20}\t{1000 * user + place}" for user in range(n_users) for place in range(length)]
+    rows = [
+        f"u{user}\ti{(user + 3 * place) % 20}\t{1000 * user + place}"
+        for user in range(n_users)
+        for place in range(length)
+    ]
     np.random.default_rng(0).shuffle(rows)
     (folder / "data" / "tiny").mkdir(parents=True)
-    (folder / "data" / "tiny" / "tiny.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n")
+    (folder / "data" / "tiny" / "tiny.inter").write_text(
+        "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n"
+    )
 
 
 def planned(folder: Path, capsys: Capture, *more: str, **changes: str | None) -> dict[str, Any]:
@@ -53,7 +59,9 @@ def test_leave_one_out_of_a_sequential_run(tmp_path: Path, capsys: Capture) -> N
     plan = planned(tmp_path, capsys, "--user=u7", setting="sequential")
     own = history(7)
     assert plan["user"] == {"user": "u7", "train": own[:8], "valid": own[8:9], "test": own[9:]}
-    assert plan["split"] == "leave one out: the last interaction of each user for test, the one before it for validation"
+    assert (
+        plan["split"] == "leave one out: the last interaction of each user for test, the one before it for validation"
+    )
     assert plan["setting"] == "sequential" and plan["interactions"]["test"] == 12
 
 
@@ -69,7 +77,10 @@ def test_the_screen_says_the_same(tmp_path: Path, capsys: Capture) -> None:
 
 def test_every_setting_names_its_source(tmp_path: Path, capsys: Capture) -> None:
     write_histories(tmp_path)
-    for name, text in (("a", "learning_rate: 0.5\nkd_weight: 3\nteacher_config: {n_layers: 1}\n"), ("b", "learning_rate: 0.25\n")):
+    for name, text in (
+        ("a", "learning_rate: 0.5\nkd_weight: 3\nteacher_config: {n_layers: 1}\n"),
+        ("b", "learning_rate: 0.25\n"),
+    ):
         (tmp_path / f"{name}.yaml").write_text(text)
     files = f"{tmp_path / 'a.yaml'} {tmp_path / 'b.yaml'}"
     settings = planned(tmp_path, capsys, config_files=files)["settings"]

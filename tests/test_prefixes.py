@@ -31,12 +31,16 @@ def a_case(data: TinyData, model: str, length: int) -> tuple[Case, Scorer]:
 def separately(scorer: Scorer, queries: torch.Tensor) -> torch.Tensor:
     """Each history encoded by itself, at full width."""
     assert scorer._encoder is not None
-    return torch.cat([scorer._encoder.queries(scorer.model, scorer._own.interaction(query)) for query in queries.split(1)])
+    return torch.cat(
+        [scorer._encoder.queries(scorer.model, scorer._own.interaction(query)) for query in queries.split(1)]
+    )
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("model", MODELS)
-def test_vectors_are_those_of_separate_passes(model: str, length: int, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_are_those_of_separate_passes(
+    model: str, length: int, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prefixes, "POSITIONS_PER_CALL", 3 * length)
     _, scorer = a_case(tiny_dataset, model, length)
     queries = torch.randperm(scorer.n_queries, generator=torch.Generator().manual_seed(0))
@@ -84,13 +88,19 @@ def test_a_query_asked_at_another_time_has_its_own_pass(tiny_dataset: TinyData) 
         passes = rows.passes(torch.arange(len(rows)))
         assert (query in passes.encoded.tolist()) is (model == "HSTU")
         with scorer.frozen():
-            torch.testing.assert_close(scorer.tables()[0][query], separately(scorer, torch.tensor([query]))[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                scorer.tables()[0][query], separately(scorer, torch.tensor([query]))[0], rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_in_training_mode_every_history_has_its_own_dropout(model: str, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_training_mode_every_history_has_its_own_dropout(
+    model: str, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, scorer = a_case(tiny_dataset, model, 8)
-    monkeypatch.setattr("recbole_kd.scoring.scorer.encode_prefixes", lambda *_: pytest.fail("one pass for several histories"))
+    monkeypatch.setattr(
+        "recbole_kd.scoring.scorer.encode_prefixes", lambda *_: pytest.fail("one pass for several histories")
+    )
     scorer.model.train()
     assert scorer._encoded(torch.arange(5)).shape == (5, 8)
 
@@ -102,7 +112,9 @@ def test_others_encode_every_history(model: str, tiny_dataset: TinyData) -> None
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_teacher_is_exported_so(model: str, tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_is_exported_so(
+    model: str, tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, scorer = a_case(tiny_dataset, model, 8)
     seen: list[int] = []
     plain = prefixes.encode_prefixes

@@ -412,7 +412,9 @@ def test_a_second_run_gives_the_same_bytes(sequence_file: Options, out: Path) ->
 
 
 @pytest.mark.parametrize("existing", [True, False])
-def test_a_crash_while_writing_changes_nothing(sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch, existing: bool) -> None:
+def test_a_crash_while_writing_changes_nothing(
+    sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
     if existing:
         prepare("s", sequence_file, out, form="sequence")
         before = contents(out / "s")
@@ -444,7 +446,9 @@ def test_what_a_killed_run_left_is_cleared_or_put_back(sequence_file: Options, o
     assert {path.name for path in out.iterdir()} == {"s", ".s.lock"}
 
 
-def test_a_failed_exchange_puts_the_old_folder_back(sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_exchange_puts_the_old_folder_back(
+    sequence_file: Options, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare("s", sequence_file, out, form="sequence")
     before = contents(out / "s")
     rename = Path.rename

@@ -16,8 +16,12 @@ from recbole_kd.errors import ConfigError, DataError
 def prepared(folder: Path, file: str, text: str, **options: str) -> list[list[str]]:
     """Prepare a table and return the rows of its atomic file, the header first."""
     (folder / file).write_text(text, encoding="utf-8")
-    prepare("mine", Options(raw=folder, file=file, **{"user": "u", "item": "i", **options}), folder / "out", form="table")
-    return [line.split("\t") for line in (folder / "out" / "mine" / "mine.inter").read_text(encoding="utf-8").splitlines()]
+    prepare(
+        "mine", Options(raw=folder, file=file, **{"user": "u", "item": "i", **options}), folder / "out", form="table"
+    )
+    return [
+        line.split("\t") for line in (folder / "out" / "mine" / "mine.inter").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".dat", ".txt"])
@@ -66,7 +70,11 @@ def test_fractions_read_back_as_they_were(time: str, tmp_path: Path) -> None:
 def test_dates_become_seconds(tmp_path: Path) -> None:
     text = "u,i,t\na,x,2020-01-02T03:04:05.000006\na,y,2020-01-02\na,z,2020-01-02 03:04:05+01:00\n"
     rows = {row[1]: float(row[2]) for row in prepared(tmp_path, "log.csv", text, time="t")[1:]}
-    expected = {"x": "2020-01-02T03:04:05.000006+00:00", "y": "2020-01-02T00:00:00+00:00", "z": "2020-01-02T02:04:05+00:00"}
+    expected = {
+        "x": "2020-01-02T03:04:05.000006+00:00",
+        "y": "2020-01-02T00:00:00+00:00",
+        "z": "2020-01-02T02:04:05+00:00",
+    }
     assert rows == {item: datetime.fromisoformat(when).timestamp() for item, when in expected.items()}
 
 
@@ -89,7 +97,9 @@ def test_times_that_cannot_be_kept_are_refused_by_line(times: tuple[str, ...], s
 
 
 @pytest.mark.parametrize(("timed", "warned"), [(True, False), (False, True)])
-def test_a_ratio_split_without_times_is_warned_of(timed: bool, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ratio_split_without_times_is_warned_of(
+    timed: bool, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     text = "u,i,t\n" + "".join(f"a,x{step},{step}\n" for step in range(10))
     prepared(tmp_path, "log.csv", text, split="ratio", **({"time": "t"} if timed else {}))
     assert ("--split=ratio without --time" in caplog.text) == warned

@@ -30,7 +30,8 @@ def _raise(error: BaseException) -> Callable[[list[str]], int]:
     return job
 
 
-# -- verbs and help -------------------------------------------------------------------------------------------------------
+# -- verbs and help
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -90,7 +91,11 @@ def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
         "runpy.run_module('recbole_kd', run_name='__main__')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     parts = done.stdout.split("# ")[1:]
     assert [part.splitlines()[0] for part in parts] == list(scripts)
@@ -99,7 +104,8 @@ def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
     assert done.returncode == 2 and "recbole-kd prepare" in done.stderr
 
 
-# -- exit codes -----------------------------------------------------------------------------------------------------------
+# -- exit codes
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,9 @@ def test_an_internal_error_asks_for_a_report_and_keeps_its_traceback(
     for error in (ZeroDivisionError("a reason"), OSError("without a number")):
         assert answer(_raise(error), []) == boundary.INTERNAL_ERROR
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"internal error: {type(error).__name__}: {error} (") and line.endswith("; please report it")
+        assert line.startswith(f"internal error: {type(error).__name__}: {error} (") and line.endswith(
+            "; please report it"
+        )
         (log,) = tmp_path.glob("*.log")
         assert str(log) in line and log.read_text().count("Traceback (most recent call last)") == 1
         log.unlink()
@@ -141,7 +149,9 @@ def test_debug_is_no_word_of_the_verb(capsys: Capture) -> None:
     assert main(["list", "--debug"]) == 0
 
 
-def test_a_run_that_meets_an_internal_error_keeps_it_in_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_run_that_meets_an_internal_error_keeps_it_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("in the middle of it")
 
@@ -153,7 +163,8 @@ def test_a_run_that_meets_an_internal_error_keeps_it_in_its_log(tmp_path: Path, 
     assert "Traceback (most recent call last)" in log.read_text() and "in the middle of it" in log.read_text()
 
 
-# -- interrupts -----------------------------------------------------------------------------------------------------------
+# -- interrupts
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -44,7 +44,9 @@ REFERENCE = json.loads((Path(__file__).parent / "reference" / "promptmm.json").r
 @pytest.mark.parametrize("case", REFERENCE["cases"])
 def test_the_decoupled_loss_and_its_gradient_are_the_published(case: dict[str, Any]) -> None:
     student, teacher = torch.tensor(case["student"], requires_grad=True), torch.tensor(case["teacher"])
-    target, rest = decoupled_divergence(student, teacher, torch.ones_like(teacher, dtype=torch.bool), case["temperature"])
+    target, rest = decoupled_divergence(
+        student, teacher, torch.ones_like(teacher, dtype=torch.bool), case["temperature"]
+    )
     loss = (case["alpha"] * target + case["beta"] * rest).mean()
     assert float(loss.detach()) == pytest.approx(case["loss"], rel=1e-5, abs=1e-5)
     loss.backward()
@@ -58,7 +60,9 @@ def test_the_divergence_of_pairs_belongs_to_the_published_probabilities() -> Non
     for side in ("student", "teacher"):
         user, positive, negative = (torch.tensor(vectors) for vectors in pairs[side])
         margins.append((user * (positive - negative)).sum(dim=1))
-        assert torch.allclose(-torch.nn.functional.logsigmoid(margins[-1]), torch.tensor(pairs[f"{side}_bpr"]), atol=1e-5)
+        assert torch.allclose(
+            -torch.nn.functional.logsigmoid(margins[-1]), torch.tensor(pairs[f"{side}_bpr"]), atol=1e-5
+        )
     assert torch.allclose(binary_divergence(*margins), torch.tensor(pairs["divergence"]), atol=1e-5)
 
 
@@ -102,7 +106,8 @@ def test_shares_are_of_the_probability_of_the_positive() -> None:
     assert torch.allclose(positive_shares(scores, valid)[:, 0], torch.stack(p) / sum(p))
 
 
-# -- rows ----------------------------------------------------------------------------------------------------------------
+# -- rows
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def scores_of(seed: int) -> Tensor:
@@ -149,7 +154,9 @@ def by_hand(distiller: PromptMM, scorer: TableScorer, negatives: Tensor) -> Tens
 def test_the_loss_is_the_sum_of_its_terms_over_the_rows() -> None:
     distiller, scorer = made()
     negatives = torch.tensor([5, 6, 7])
-    assert float(distiller(batch(negatives)).detach()) == pytest.approx(float(by_hand(distiller, scorer, negatives).detach()), rel=1e-4)
+    assert float(distiller(batch(negatives)).detach()) == pytest.approx(
+        float(by_hand(distiller, scorer, negatives).detach()), rel=1e-4
+    )
     twice = float(distiller(batch(torch.tensor([5, 6, 7, 5, 6, 7]))).detach())
     assert twice == pytest.approx(float(distiller(batch(negatives)).detach()), rel=1e-6)
     distiller.reduction = "mean"
@@ -164,9 +171,13 @@ def test_every_epoch_draws_negatives_anew_and_asks_the_modalities_about_them() -
         drawn.append(distiller.item_sets["negatives"].clone())
         positives.append(distiller._drawn_positive.clone())
         negatives = torch.tensor([5, 6, 7])
-        assert float(distiller(batch(negatives)).detach()) == pytest.approx(float(by_hand(distiller, scorer, negatives).detach()), rel=1e-4)
+        assert float(distiller(batch(negatives)).detach()) == pytest.approx(
+            float(by_hand(distiller, scorer, negatives).detach()), rel=1e-4
+        )
     for before, after in pairwise(drawn):
-        assert {tuple(sorted(row)) for row in before[1:4].tolist()} != {tuple(sorted(row)) for row in after[1:4].tolist()}
+        assert {tuple(sorted(row)) for row in before[1:4].tolist()} != {
+            tuple(sorted(row)) for row in after[1:4].tolist()
+        }
     assert len({tuple(row.tolist()) for row in positives}) > 1
 
 
@@ -176,7 +187,9 @@ def test_terms_can_be_switched_off_and_modalities_weighed_equally() -> None:
         weights = {name: float(name in keys or not keys) for name in ("pair_weight", "list_weight", "modality_weight")}
         parts.append(float(made(**weights)[0](batch(torch.tensor([5, 6, 7]))).detach()))
     assert sum(parts[:3]) == pytest.approx(parts[3], rel=1e-5)
-    equal, positive = (float(made(reweight=way)[0](batch(torch.tensor([5, 6, 7]))).detach()) for way in ("equal", "positive"))
+    equal, positive = (
+        float(made(reweight=way)[0](batch(torch.tensor([5, 6, 7]))).detach()) for way in ("equal", "positive")
+    )
     assert equal != positive
 
 
@@ -196,18 +209,30 @@ def test_a_teacher_without_modalities_is_refused() -> None:
 
 
 def test_options_out_of_range_are_refused() -> None:
-    fine = {"n_negatives": 3, "temperature": 1.0, **dict.fromkeys(("alpha", "beta", "pair_weight", "list_weight", "modality_weight"), 1.0)}
+    fine = {
+        "n_negatives": 3,
+        "temperature": 1.0,
+        **dict.fromkeys(("alpha", "beta", "pair_weight", "list_weight", "modality_weight"), 1.0),
+    }
     check_options(PromptMM, fine, 4, 9)
-    for wrong in ({"n_negatives": 0}, {"n_negatives": 10}, {"temperature": 0.0}, {"alpha": -1.0}, {"pair_weight": float("nan")}):
+    for wrong in (
+        {"n_negatives": 0},
+        {"n_negatives": 10},
+        {"temperature": 0.0},
+        {"alpha": -1.0},
+        {"pair_weight": float("nan")},
+    ):
         with pytest.raises(ConfigError, match=f"^Invalid --kd_{next(iter(wrong))}="):
             check_options(PromptMM, {**fine, **wrong}, 4, 9)
 
 
-# -- stores --------------------------------------------------------------------------------------------------------------
+# -- stores
+# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("store", "dtype"), [("factors", "fp32"), ("factors", "fp16"), ("dense", "fp32"), ("online", "fp32"), ("converted", "fp32")]
+    ("store", "dtype"),
+    [("factors", "fp32"), ("factors", "fp16"), ("dense", "fp32"), ("online", "fp32"), ("converted", "fp32")],
 )
 def test_every_store_carries_the_scores_of_the_modalities(store: str, dtype: str, tmp_path: Path) -> None:
     case = featured(write_tiny(tmp_path, "own"))
@@ -236,7 +261,12 @@ def test_a_model_without_modalities_leaves_no_file(tiny_dataset: TinyData, tmp_p
 
     export_teacher(Scorer(build_case(tiny_dataset, "MF").model), tmp_path / "mf", {"model": "MF"})
     assert not (tmp_path / "mf" / "modalities.safetensors").exists()
-    assert load_teacher(tmp_path / "mf", SimpleNamespace(_dataset=build_case(tiny_dataset, "MF").splits.parts[0])).modalities == {}
+    assert (
+        load_teacher(
+            tmp_path / "mf", SimpleNamespace(_dataset=build_case(tiny_dataset, "MF").splits.parts[0])
+        ).modalities
+        == {}
+    )
 
 
 # -- the public command ------------------------------------------------------------------------------------------------
@@ -271,7 +301,11 @@ def command(folder: Path, **changes: str | None) -> list[str]:
 def test_bm3_teaches_by_the_methods_of_the_papers_table(kd: str, student: str, tmp_path: Path) -> None:
     assert main(command(tmp_path, kd=kd, model=student, kd_compare="False")) == 0
     result = results(tmp_path)[-1]
-    assert result["teacher_model"] == "BM3" and set(result["item_features"]) == {"visual", "text"} and result["text_encoder"] is None
+    assert (
+        result["teacher_model"] == "BM3"
+        and set(result["item_features"]) == {"visual", "text"}
+        and result["text_encoder"] is None
+    )
     assert all(np.isfinite(result["distilled"]["kd_loss"])) and result["distilled"]["kd_loss"][-1] > 0
 
 
@@ -289,7 +323,9 @@ def test_the_same_teacher_serves_every_method_and_other_features_make_another(tm
 
 
 def test_a_teacher_made_beforehand_is_the_one_that_a_run_takes(tmp_path: Path) -> None:
-    request = make_request(merge_sources(None, None, parse_arguments(command(tmp_path, kd="PromptMM", kd_compare="False"))))
+    request = make_request(
+        merge_sources(None, None, parse_arguments(command(tmp_path, kd="PromptMM", kd_compare="False")))
+    )
     folders = make_teachers(request)
     assert main(command(tmp_path, kd="PromptMM", kd_compare="False")) == 0
     assert results(tmp_path)[-1]["teacher"]["cached"] and results(tmp_path)[-1]["teacher"]["path"] == str(folders[0])
@@ -298,7 +334,11 @@ def test_a_teacher_made_beforehand_is_the_one_that_a_run_takes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "more", "said"),
     [
-        ({"teacher": "LightGCN", "kd": "PromptMM"}, [], "--kd=PromptMM needs scores of the teacher's modalities and LightGCN has none"),
+        (
+            {"teacher": "LightGCN", "kd": "PromptMM"},
+            [],
+            "--kd=PromptMM needs scores of the teacher's modalities and LightGCN has none",
+        ),
         ({}, ["--item_features={visual: gone.npy}"], "The visual features gone.npy are not there"),
         ({}, ["--item_features=visual.npy"], "Invalid --item_features=visual.npy: expected a mapping"),
         ({}, ["--text_encoder=bert", "--item_features=~"], "text_encoder='bert' is not allowed"),

@@ -56,7 +56,11 @@ def test_prepare_data_gives_what_a_model_trains_on(model: str, tmp_path: Path) -
     data = write_tiny(tmp_path, "tiny")
     softmax = {"train_neg_sample_args": None} if model == "SASRec" else {}
     columns = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
-    config = Config(model=model, dataset="tiny", config_dict={"data_path": str(tmp_path), "show_progress": False, **columns, **softmax})
+    config = Config(
+        model=model,
+        dataset="tiny",
+        config_dict={"data_path": str(tmp_path), "show_progress": False, **columns, **softmax},
+    )
     found = recbole_kd.prepare_data(config)
     dataset, train, valid, test = found
     assert dataset is found.dataset and dataset.user_num > 1 and data
@@ -84,8 +88,12 @@ class Table(GeneralRecommender):
         return (self.users(interaction[self.USER_ID]) * self.items(interaction[self.ITEM_ID])).sum(1)
 
 
-def test_a_registered_model_runs_with_its_keys_and_keyword_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recbole_kd.register_model(Table, vectors=lambda model: (model.users.weight, model.items.weight), keys=["table_width"])
+def test_a_registered_model_runs_with_its_keys_and_keyword_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recbole_kd.register_model(
+        Table, vectors=lambda model: (model.users.weight, model.items.weight), keys=["table_width"]
+    )
     recbole_kd.register_model(Table)  # again: nothing is taken back
     assert keys_of("Table") == {"table_width"} and vector_function(Table) is not None
     given = dict(word.removeprefix("--").split("=", 1) for word in words(tmp_path, model="Table", kd_compare="False"))

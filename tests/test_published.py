@@ -34,7 +34,9 @@ def test_a_summed_loss_is_the_mean_times_the_positives(tiny_dataset: TinyData, m
 def test_mf_sums_by_itself_and_is_not_multiplied_twice(tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "MF", loss_reduction="sum")
     batch = next(iter(case.loaders.train))
-    assert KDTrainer(case.config, case.model)._base_loss(batch).item() == pytest.approx(case.model.calculate_loss(batch).item())
+    assert KDTrainer(case.config, case.model)._base_loss(batch).item() == pytest.approx(
+        case.model.calculate_loss(batch).item()
+    )
     assert reduction_of(case.model, None) == "sum"
 
 
@@ -45,7 +47,9 @@ def test_a_decay_turned_for_the_mean_trains_as_the_sum_does(tiny_dataset: TinyDa
         "sum": {"loss_reduction": "sum", "weight_decay": 0.5},
         "mean": {
             "loss_reduction": "mean",
-            **with_decay_for_mean({"loss_reduction": "sum", "weight_decay": 0.5}, {"loss_reduction": "mean", "train_batch_size": 50}),
+            **with_decay_for_mean(
+                {"loss_reduction": "sum", "weight_decay": 0.5}, {"loss_reduction": "mean", "train_batch_size": 50}
+            ),
         },
         "unturned": {"loss_reduction": "mean", "weight_decay": 0.5},
     }.items():
@@ -87,14 +91,20 @@ def test_initialisation(tiny_dataset: TinyData) -> None:
 def test_the_log_names_the_reduction_and_its_decay(tiny_dataset: TinyData) -> None:
     for model, given, words in (
         ("MF", {}, "MF: its own sum (loss_reduction=sum), to which weight_decay 0.001 belongs"),
-        ("LightGCN", {"loss_reduction": "sum", "weight_decay": 1e-7}, "LightGCN: RecBole's mean times the rows of the batch"),
+        (
+            "LightGCN",
+            {"loss_reduction": "sum", "weight_decay": 1e-7},
+            "LightGCN: RecBole's mean times the rows of the batch",
+        ),
         ("LightGCN", {}, "LightGCN: mean over the rows of a batch, weight_decay 0 as it stands"),
     ):
         config = build_config(tiny_dataset, model, **given)
         assert words in reduction_note(build_model(config, build_case(tiny_dataset, model).splits), config)
 
 
-PUBLISHED: dict[str, tuple[Any, ...]] = {  # methods, section 2.8: batch, lambda, softmax temperature, K, L, candidates, beta, decay
+PUBLISHED: dict[
+    str, tuple[Any, ...]
+] = {  # methods, section 2.8: batch, lambda, softmax temperature, K, L, candidates, beta, decay
     "citeulike-MF-MF": (2048, 500, 1, 50, 50, 200, 3, 1e-5),
     "citeulike-MF-LightGCN": (2048, 100, 10, 50, 50, 200, 5, 1e-7),
     "citeulike-HSTU-HSTU": (512, 5, 1, 100, 100, 200, 3, 1e-5),
@@ -110,7 +120,16 @@ def test_published_values_of_a_pair(name: str) -> None:
     dataset, student, teacher = name.split("-")
     values, files = distiller_layers("RCEKD", dataset, student, teacher)
     assert f"distiller/RCEKD-{name}" in files
-    keys = ("train_batch_size", "kd_weight", "kd_temperature", "kd_k", "kd_n_samples", "kd_code_candidates", "kd_beta", "weight_decay")
+    keys = (
+        "train_batch_size",
+        "kd_weight",
+        "kd_temperature",
+        "kd_k",
+        "kd_n_samples",
+        "kd_code_candidates",
+        "kd_beta",
+        "weight_decay",
+    )
     batch, weight, *rest = PUBLISHED[name]
     # HSTU's own loss is a mean, where the published KD loss is a sum over the users of a batch
     assert tuple(values[key] for key in keys) == (batch, weight * batch if student == "HSTU" else weight, *rest)
@@ -137,12 +156,20 @@ def test_every_published_pair_has_its_file() -> None:
 
 
 def test_sizes_and_decays_of_the_models() -> None:
-    sizes = {("MF", "citeulike"): (400, 1e-3, 1e-3), ("MF", "gowalla"): (300, 1e-4, 1e-3), ("LightGCN", "citeulike"): (2000, 1e-7, 1e-3)}
+    sizes = {
+        ("MF", "citeulike"): (400, 1e-3, 1e-3),
+        ("MF", "gowalla"): (300, 1e-4, 1e-3),
+        ("LightGCN", "citeulike"): (2000, 1e-7, 1e-3),
+    }
     sizes |= {("LightGCN", "gowalla"): (2000, 1e-6, 1e-7), ("LightGCN", "yelp2018"): (1000, 1e-7, 1e-4)}
     for (model, dataset), (width, teacher_decay, student_decay) in sizes.items():
         teacher, student = teacher_layers(model, dataset)[0], student_layers(model, dataset)[0]
         assert (teacher["embedding_size"], teacher["weight_decay"]) == (width, teacher_decay)
-        assert (student["embedding_size"], student["weight_decay"], student["loss_reduction"]) == (20, student_decay, "sum")
+        assert (student["embedding_size"], student["weight_decay"], student["loss_reduction"]) == (
+            20,
+            student_decay,
+            "sum",
+        )
 
 
 def test_sizes_of_sasrec() -> None:

@@ -30,10 +30,16 @@ def test_repeated_pairs_are_kept_once_and_rows_are_sorted() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=30), st.lists(st.integers(0, 5), max_size=6), st.integers(0, 4))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=30),
+    st.lists(st.integers(0, 5), max_size=6),
+    st.integers(0, 4),
+)
 def test_membership_equals_python(given_pairs: list[tuple[int, int]], rows: list[int], width: int) -> None:
     array = np.array(given_pairs, dtype=np.int64).reshape(-1, 2)
     ragged = Ragged.from_pairs(array[:, 0], array[:, 1], 6)
     wanted = torch.randint(0, 14, (len(rows), width), generator=torch.Generator().manual_seed(len(given_pairs)))
     found = ragged.contains(torch.tensor(rows, dtype=torch.int64), wanted)
-    assert found.tolist() == [[(row, item) in given_pairs for item in items] for row, items in zip(rows, wanted.tolist(), strict=True)]
+    assert found.tolist() == [
+        [(row, item) in given_pairs for item in items] for row, items in zip(rows, wanted.tolist(), strict=True)
+    ]

@@ -20,11 +20,16 @@ from tests.baselines import loss_of, naive_listwise, random_scores, random_train
 @pytest.mark.parametrize("scale", [1.0, 10.0, 1e4])
 def test_loss_by_hand(scale: float) -> None:
     student, teacher = random_scores(scale=scale)
-    distiller, _ = started(RankDistil, student, teacher, random_train(), k=5, n_samples=6, permutations=3, temperature=2.0)
+    distiller, _ = started(
+        RankDistil, student, teacher, random_train(), k=5, n_samples=6, permutations=3, temperature=2.0
+    )
     for user in range(7):
         top, rest = (distiller.item_sets[name][user + 1] - 1 for name in ("top", "drawn"))
         scores = student[user] / 2.0
-        each = [naive_listwise(scores[top[order.long()]].tolist(), scores[rest].tolist()) for order in distiller._orders[user + 1]]
+        each = [
+            naive_listwise(scores[top[order.long()]].tolist(), scores[rest].tolist())
+            for order in distiller._orders[user + 1]
+        ]
         assert loss_of(distiller, [user + 1, user + 1]) == pytest.approx(2 * sum(each) / 3, rel=1e-5)
 
 

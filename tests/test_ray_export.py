@@ -44,13 +44,20 @@ def block(rows: slice) -> dict[str, torch.Tensor]:
 def factor_teacher(folder: Path, n_queries: int, n_items: int, width: int = 8) -> Path:
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    tables = {name: torch.randn(n, width, generator=generator) for name, n in (("query_vectors", n_queries), ("item_vectors", n_items))}
+    tables = {
+        name: torch.randn(n, width, generator=generator)
+        for name, n in (("query_vectors", n_queries), ("item_vectors", n_items))
+    }
     save_file(tables, folder / SCORES)
-    write_json(folder / MANIFEST, {"format": FORMAT, "store": "factors", "n_queries": n_queries, "n_items": n_items, "model": "MF"})
+    write_json(
+        folder / MANIFEST,
+        {"format": FORMAT, "store": "factors", "n_queries": n_queries, "n_items": n_items, "model": "MF"},
+    )
     return folder
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------------
+# -- tables
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_two_tables_in_one_file_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -115,7 +122,8 @@ def test_a_dense_teacher_goes_on_from_its_blocks_while_its_weights_are_the_same(
     assert torch.equal(read_tensors(tmp_path / "a" / SCORES)["scores"], read_tensors(tmp_path / "b" / SCORES)["scores"])
 
 
-# -- lists ------------------------------------------------------------------------------------------------------------------
+# -- lists
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_lists_are_the_teachers_own(tmp_path: Path) -> None:
@@ -141,7 +149,9 @@ def test_what_cannot_be_listed_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", ["nothing", "step", "k", "queries", "teacher", "dtype"])
-def test_an_export_that_is_continued_as_another_one_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+def test_an_export_that_is_continued_as_another_one_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
     """The half-written blocks of another export are never mixed with this one's."""
     folder = factor_teacher(tmp_path / "teacher", 21, 40)
     with monkeypatch.context() as patched:
@@ -155,7 +165,10 @@ def test_an_export_that_is_continued_as_another_one_begins_anew(tmp_path: Path, 
         patched.setattr(BlockFile, "write", cut)
         with pytest.raises(KeyboardInterrupt):
             export_lists(folder, tmp_path / "out", 5, step=6)
-    asked: dict[str, Any] = {"step": 4 if changed == "step" else 6, "queries": range(2, 21) if changed == "queries" else None}
+    asked: dict[str, Any] = {
+        "step": 4 if changed == "step" else 6,
+        "queries": range(2, 21) if changed == "queries" else None,
+    }
     k = 6 if changed == "k" else 5
     if changed in ("teacher", "dtype"):  # the same manifest, other numbers
         tables = read_tensors(folder / SCORES)
@@ -172,7 +185,9 @@ def test_an_export_that_is_continued_as_another_one_begins_anew(tmp_path: Path, 
 
     monkeypatch.setattr(ListRows, "__call__", counted)
     continued = export_lists(folder, tmp_path / "out", k, **asked)
-    assert made == ([12, 18] if changed == "nothing" else [*range(0, 19 if changed == "queries" else 20, asked["step"])])
+    assert made == (
+        [12, 18] if changed == "nothing" else [*range(0, 19 if changed == "queries" else 20, asked["step"])]
+    )
     assert continued.read_bytes() == export_lists(folder, tmp_path / "fresh", k, **asked).read_bytes()
 
 
@@ -218,7 +233,9 @@ def test_200_000_queries_and_items_stay_under_2_gb_and_resume_after_a_kill(tmp_p
 @pytest.fixture
 def two_workers() -> Iterator[None]:
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
-    ray.init(num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    ray.init(
+        num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False, runtime_env=environment
+    )
     yield
     ray.shutdown()
 
@@ -245,7 +262,9 @@ def test_ray_workers_make_the_same_dense_teacher(
     assert torch.equal(one, other) and one.shape == (scorer.n_queries, scorer.n_items)
     if model == "LightGCN":
         export_teacher(scorer, tmp_path / "factors", {"model": model}, "factors")
-        write_dense(load_teacher(tmp_path / "factors", case.splits.parts[0]), tmp_path / "from factors", ray_address="local")
+        write_dense(
+            load_teacher(tmp_path / "factors", case.splits.parts[0]), tmp_path / "from factors", ray_address="local"
+        )
         assert torch.allclose(read_tensors(tmp_path / "from factors" / SCORES)["scores"], one, atol=1e-6)
 
 

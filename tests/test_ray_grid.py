@@ -29,7 +29,10 @@ def found(folder: Path) -> dict[str, dict[str, Any]]:
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Do two results of a task agree in all that is no time and no memory?"""
     parts = ("valid", "test", "kd_loss", "epochs", "best_epoch")
-    return all(one["distilled"][part] == other["distilled"][part] for part in parts) and one["student"]["test"] == other["student"]["test"]
+    return (
+        all(one["distilled"][part] == other["distilled"][part] for part in parts)
+        and one["student"]["test"] == other["student"]["test"]
+    )
 
 
 def test_the_reason_inside_rays_wrapping_is_shown() -> None:
@@ -55,9 +58,18 @@ def test_on_ray_the_results_are_those_of_one_process(
     for name, more in (("one", []), ("ray", ["--ray_address=local", "--cpus_per_task=0.5"])):
         monkeypatch.setenv("RECBOLE_KD_CACHE", str(tmp_path / f"cache-{name}"))
         if more:
-            ray.init(num_cpus=2, object_store_memory=2 * STORE, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+            ray.init(
+                num_cpus=2,
+                object_store_memory=2 * STORE,
+                include_dashboard=False,
+                log_to_driver=False,
+                runtime_env=environment,
+            )
         try:
-            assert reproduce.main([str(path), f"--data_path={tmp_path / 'data'}", f"--results={tmp_path / name}", *more]) == 1
+            assert (
+                reproduce.main([str(path), f"--data_path={tmp_path / 'data'}", f"--results={tmp_path / name}", *more])
+                == 1
+            )
         finally:
             ray.shutdown()
         results[name] = found(tmp_path / name)
@@ -81,7 +93,9 @@ def test_a_lost_node_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch
         second = cluster.add_node(**node)
         command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *words, f"--results={tmp_path / 'ray'}"]
         with open(tmp_path / "driver.log", "wb") as log:
-            driver = subprocess.Popen([*command, f"--ray_address={cluster.address}"], stdout=log, stderr=log, env=dict(os.environ))
+            driver = subprocess.Popen(
+                [*command, f"--ray_address={cluster.address}"], stdout=log, stderr=log, env=dict(os.environ)
+            )
             end = time.monotonic() + 180
             while not found(tmp_path / "ray"):
                 assert driver.poll() is None and time.monotonic() < end

@@ -28,7 +28,13 @@ REFERENCE = json.loads((Path(__file__).parent / "reference" / "rcekd.json").read
 
 
 def made(
-    student: Tensor, teacher: Tensor, train: Ragged | None = None, *, reduction: str = "sum", seed: int = 0, **options: Any
+    student: Tensor,
+    teacher: Tensor,
+    train: Ragged | None = None,
+    *,
+    reduction: str = "sum",
+    seed: int = 0,
+    **options: Any,
 ) -> tuple[RCEKD, TableScorer]:
     """A distiller over unpadded score matrices, its first epoch begun."""
     scorer = TableScorer(padded(student))
@@ -109,7 +115,9 @@ def test_code_mode_equals_the_published_class(case: dict[str, Any], monkeypatch:
 # -- the paper, user by user -------------------------------------------------------------------------------------------
 
 
-def naive_paper_weights(student: Tensor, teacher: Tensor, train: set[int], k: int) -> tuple[list[int], list[int], dict[int, int]]:
+def naive_paper_weights(
+    student: Tensor, teacher: Tensor, train: set[int], k: int
+) -> tuple[list[int], list[int], dict[int, int]]:
     """Q^T, Q^S and z of one user, by the words of section 5.3; items from 0."""
     left = [i for i in range(len(student)) if i not in train]
     rank = {i: place for place, i in enumerate(sorted(left, key=lambda i: (-float(student[i]), i)))}
@@ -123,7 +131,9 @@ def naive_paper_weights(student: Tensor, teacher: Tensor, train: set[int], k: in
 def test_paper_mode_equals_the_paper_user_by_user(candidates: Any, log_weights: list[Tensor]) -> None:
     student, teacher = random_scores()
     train = random_train()
-    distiller, scorer = made(student, teacher, train, faithful="paper", k=6, n_samples=5, candidates=candidates, beta=3.0)
+    distiller, scorer = made(
+        student, teacher, train, faithful="paper", k=6, n_samples=5, candidates=candidates, beta=3.0
+    )
     weights = torch.cat(log_weights)
     ranked = scorer.top_k(torch.arange(8), 30, train)[0]
     for user in range(7):
@@ -172,7 +182,9 @@ def test_code_mode_equals_the_code_user_by_user(
     distiller, _ = made(student, teacher, train, **options)
     weights = torch.cat(log_weights) * 10
     for user in range(7):
-        wanted, own, drawn_from, counts = naive_code_weights(student[user], teacher[user], train_of(train, user), k, candidates)
+        wanted, own, drawn_from, counts = naive_code_weights(
+            student[user], teacher[user], train_of(train, user), k, candidates
+        )
         found = weights[user + 1]
         columns = [i + 1 for i in drawn_from] if candidates == "all" else list(range(len(drawn_from)))
         assert found[columns].tolist() == pytest.approx(counts)
@@ -219,7 +231,9 @@ def test_a_user_without_any_item_left_costs_nothing() -> None:
     users, items = np.nonzero(np.ones((7, 12)) * (np.arange(7)[:, None] == 2))
     train = Ragged.from_pairs(users + 1, items + 1, 8)
     for candidates in ("all", 12):
-        distiller, scorer = made(*random_scores(n_items=12), train, faithful="paper", k=4, n_samples=3, candidates=candidates)
+        distiller, scorer = made(
+            *random_scores(n_items=12), train, faithful="paper", k=4, n_samples=3, candidates=candidates
+        )
         assert not distiller._valid[3].any()
         loss = distiller(batch_for(distiller, [3]))
         loss.backward()
@@ -320,7 +334,9 @@ def test_a_new_epoch_draws_anew_and_a_restored_generator_draws_the_same() -> Non
 
 def test_same_seed_same_sets() -> None:
     student, teacher = random_scores()
-    draws = [made(student, teacher, seed=seed, k=4, n_samples=4, candidates=15)[0].item_sets["drawn"] for seed in (1, 1, 2)]
+    draws = [
+        made(student, teacher, seed=seed, k=4, n_samples=4, candidates=15)[0].item_sets["drawn"] for seed in (1, 1, 2)
+    ]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
@@ -328,7 +344,9 @@ def test_same_seed_same_sets() -> None:
 @pytest.mark.parametrize("variant", ["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"])
 def test_every_variant_is_finite_at_scores_of_1e4(variant: str, faithful: str) -> None:
     student, teacher = random_scores(scale=1e4)
-    distiller, scorer = made(student, teacher, random_train(), variant=variant, faithful=faithful, k=5, n_samples=5, candidates=20)
+    distiller, scorer = made(
+        student, teacher, random_train(), variant=variant, faithful=faithful, k=5, n_samples=5, candidates=20
+    )
     loss = distiller(batch_for(distiller, [1, 2, 2, 7]))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(scorer.table.grad).all()  # type: ignore[arg-type]
@@ -343,7 +361,9 @@ def test_variants_are_one_cross_entropy_on_their_set(variant: str) -> None:
     distiller, _ = made(student, teacher, variant=variant, k=5, n_samples=5, candidates=20)
     for user in range(7):
         wanted, own = (set(scores[user].topk(5).indices.tolist()) for scores in (teacher, student))
-        items = {"vanilla_ce": wanted, "wo_s": wanted, "wo_t": own, "wo_sep": wanted | own, "full_ce": set(range(30))}[variant]
+        items = {"vanilla_ce": wanted, "wo_s": wanted, "wo_t": own, "wo_sep": wanted | own, "full_ce": set(range(30))}[
+            variant
+        ]
         index = torch.tensor(sorted(items))
         expected = float(cross_entropy(student[user][index][None], teacher[user][index][None]))
         assert loss_of(distiller, [user + 1]) == pytest.approx(expected, rel=1e-5)
@@ -356,7 +376,8 @@ def test_const_uses_the_constant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("decreasing", [1, 0.75, 0, 0]), ("global", [1, 0.75, 0, 0]), ("increasing", [0, 0.25, 1, 1])]
+    ("rule", "expected"),
+    [("decreasing", [1, 0.75, 0, 0]), ("global", [1, 0.75, 0, 0]), ("increasing", [0, 0.25, 1, 1])],
 )
 def test_a_schedule_follows_the_epochs_and_stays_at_its_end(rule: str, expected: list[float]) -> None:
     distiller, _ = made(*random_scores(), gamma=rule, gamma_epochs=4, k=5, n_samples=5, candidates=20)
@@ -368,7 +389,10 @@ def test_a_schedule_follows_the_epochs_and_stays_at_its_end(rule: str, expected:
 
 
 def test_linear_goes_by_both_of_its_names() -> None:
-    gammas = [made(*random_scores(), gamma=rule, k=5, n_samples=5, candidates=20)[0]._gamma for rule in ("linear", "user_specific")]
+    gammas = [
+        made(*random_scores(), gamma=rule, k=5, n_samples=5, candidates=20)[0]._gamma
+        for rule in ("linear", "user_specific")
+    ]
     assert torch.equal(*gammas) and gammas[0][1:].unique().numel() > 1
 
 
@@ -476,7 +500,9 @@ def test_defaults_are_accepted_and_an_int_passes_for_a_float() -> None:
     assert set(options) == set(distiller_options(RCEKD))
 
 
-@pytest.mark.parametrize("name", ["RCKD", "no.such.module:Thing", "math:pi", "math:nothing", ":RCEKD", ".rcekd:RCEKD", "math:"])
+@pytest.mark.parametrize(
+    "name", ["RCKD", "no.such.module:Thing", "math:pi", "math:nothing", ":RCEKD", ".rcekd:RCEKD", "math:"]
+)
 def test_unknown_methods(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         distiller_class(name)
@@ -486,7 +512,16 @@ class Outside(Distiller):
     """A method from elsewhere, with arguments of every kind; one has no annotation."""
 
     def __init__(
-        self, student: Any, teacher: Any, *, width: int, layers: list[int], anything: Any = (1,), bare=3, seed: int = 0, **more: float
+        self,
+        student: Any,
+        teacher: Any,
+        *,
+        width: int,
+        layers: list[int],
+        anything: Any = (1,),
+        bare=3,
+        seed: int = 0,
+        **more: float,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
 
@@ -509,7 +544,8 @@ def test_a_class_is_found_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"faithful": "paper", "candidates": 20}, {"faithful": "paper"}, {"variant": "wo_sep"}, {"variant": "wo_t"}]
+    "options",
+    [{}, {"faithful": "paper", "candidates": 20}, {"faithful": "paper"}, {"variant": "wo_sep"}, {"variant": "wo_t"}],
 )
 def test_sets_drawn_in_blocks_of_queries_are_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = random_scores(23, 60, seed=3)

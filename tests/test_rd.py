@@ -10,7 +10,17 @@ import torch
 from recbole_kd.distiller.rd import RD
 from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
-from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_items_of
+from tests.baselines import (
+    ids,
+    loss_of,
+    loss_of_case,
+    of_case,
+    random_scores,
+    random_train,
+    references,
+    started,
+    train_items_of,
+)
 
 CASES = references("rd")
 NAMES = ["static", "random-1", "random-2", "extreme"]

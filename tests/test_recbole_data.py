@@ -28,7 +28,12 @@ SEQUENTIAL_MODELS = ("SASRec", "HSTU", "GRU4Rec")
 def recboles(data: TinyData, model: str, **given: Any) -> tuple[Any, Any, Any, Any]:
     """Config and loaders, made by RecBole's own functions alone."""
     sequential = model in SEQUENTIAL_MODELS
-    keys = {**SMALL, **(SEQUENTIAL | {"train_neg_sample_args": None} if sequential else {}), "data_path": data.data_path, **given}
+    keys = {
+        **SMALL,
+        **(SEQUENTIAL | {"train_neg_sample_args": None} if sequential else {}),
+        "data_path": data.data_path,
+        **given,
+    }
     config = Config(model=model, dataset=data.name, config_dict=keys)
     init_seed(config["seed"], config["reproducibility"])
     return (config, *data_preparation(config, create_dataset(config)))
@@ -45,7 +50,11 @@ def short_histories(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     folder = tmp_path_factory.mktemp("short") / "short"
     folder.mkdir()
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
-    rows += [f"u{user}\ti{(3 * user + step) % 11}\t{1000 * step + user}" for user in range(16) for step in range(1 + user % 8)]
+    rows += [
+        f"u{user}\ti{(3 * user + step) % 11}\t{1000 * step + user}"
+        for user in range(16)
+        for step in range(1 + user % 8)
+    ]
     (folder / "short.inter").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return TinyData(str(folder.parent), "short")
 
@@ -61,7 +70,9 @@ def test_queries_of_recboles_rows_are_those_of_our_split(tiny_dataset: TinyData,
     assert torch.equal(theirs.universe.users, ours.universe.users)
     every = torch.arange(len(ours.universe))
     left, right = theirs.universe.interaction(every), ours.universe.interaction(every)
-    names = set(left.columns) - {"raw_time"}  # a whole history is asked at its last item's time in both, and only HSTU's rows carry times
+    names = set(left.columns) - {
+        "raw_time"
+    }  # a whole history is asked at its last item's time in both, and only HSTU's rows carry times
     assert names and all(torch.equal(left[name], right[name]) for name in names)
     seen, expected = query_items(train), query_items(stage_parts(config, split_data(config).parts)[0])
     assert torch.equal(seen.starts, expected.starts) and torch.equal(seen.items, expected.items)
@@ -79,7 +90,9 @@ def test_rows_that_follow_no_sequence_keep_their_histories(tiny_dataset: TinyDat
 
 
 @pytest.mark.parametrize("model", ["BPR", *SEQUENTIAL_MODELS])
-def test_the_split_behind_a_loader_is_found_whatever_the_length_of_histories(short_histories: TinyData, model: str) -> None:
+def test_the_split_behind_a_loader_is_found_whatever_the_length_of_histories(
+    short_histories: TinyData, model: str
+) -> None:
     _, train, valid, _ = recboles(short_histories, model)
     before = torch.get_rng_state()
     splits = split_behind(train)
@@ -97,13 +110,19 @@ def later_users_first(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     folder = tmp_path_factory.mktemp("later") / "later"
     folder.mkdir()
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
-    rows += [f"u{user}\ti{(3 * user + 5 * step) % 11}\t{1000 * (16 - user) + step}" for user in range(16) for step in range(6)]
+    rows += [
+        f"u{user}\ti{(3 * user + 5 * step) % 11}\t{1000 * (16 - user) + step}"
+        for user in range(16)
+        for step in range(6)
+    ]
     (folder / "later.inter").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return TinyData(str(folder.parent), "later")
 
 
 @pytest.mark.parametrize("model", SEQUENTIAL_MODELS)
-def test_the_split_behind_a_loader_is_found_whatever_the_order_of_users(later_users_first: TinyData, model: str) -> None:
+def test_the_split_behind_a_loader_is_found_whatever_the_order_of_users(
+    later_users_first: TinyData, model: str
+) -> None:
     _, train, _, _ = recboles(later_users_first, model)
     users = train._dataset.inter_feat[train._dataset.uid_field]
     assert not torch.equal(users, users.sort().values)
@@ -123,7 +142,9 @@ def test_histories_in_another_order_are_refused_whatever_the_order_of_users(late
 def test_a_loader_of_other_interactions_is_refused(tiny_dataset: TinyData) -> None:
     _, train, _, _ = recboles(tiny_dataset, "BPR")
     train._dataset.inter_feat = train._dataset.inter_feat[:50]
-    with pytest.raises(recbole_kd.DataError, match=r"are not what eval_args=.*give the loaders of RecBole's data_preparation"):
+    with pytest.raises(
+        recbole_kd.DataError, match=r"are not what eval_args=.*give the loaders of RecBole's data_preparation"
+    ):
         split_behind(train)
 
 
@@ -151,15 +172,24 @@ def folder_of(data: TinyData, model: str, folder: Path, store: str = "auto", **g
     part = stage_parts(config, splits.parts[:1])[0]
     init_seed(5, True)
     scorer = Scorer(get_model(config["model"])(config, part), getattr(part, "universe", None))
-    settings = {key: value for key, value in config.final_config_dict.items() if isinstance(value, str | int | float | list | dict | None)}
-    export_teacher(scorer, folder, {"model": model, "dataset": data.name, "settings": settings, "data": splits.fingerprint}, store)
+    settings = {
+        key: value
+        for key, value in config.final_config_dict.items()
+        if isinstance(value, str | int | float | list | dict | None)
+    }
+    export_teacher(
+        scorer, folder, {"model": model, "dataset": data.name, "settings": settings, "data": splits.fingerprint}, store
+    )
     return folder
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher"), [("SASRec", "SASRec"), ("SASRec", "MF"), ("HSTU", "SASRec"), ("MF", "HSTU"), ("BPR", "LightGCN")]
+    ("student", "teacher"),
+    [("SASRec", "SASRec"), ("SASRec", "MF"), ("HSTU", "SASRec"), ("MF", "HSTU"), ("BPR", "LightGCN")],
 )
-def test_a_teacher_of_any_family_teaches_on_recboles_loaders(tiny_dataset: TinyData, tmp_path: Path, student: str, teacher: str) -> None:
+def test_a_teacher_of_any_family_teaches_on_recboles_loaders(
+    tiny_dataset: TinyData, tmp_path: Path, student: str, teacher: str
+) -> None:
     sequential = {"eval_args": SEQUENTIAL["eval_args"]}
     folder = folder_of(tiny_dataset, teacher, tmp_path / "teacher", **sequential)
     keys = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10}
@@ -175,7 +205,9 @@ def test_a_teacher_of_any_family_teaches_on_recboles_loaders(tiny_dataset: TinyD
 def test_a_teacher_of_another_split_is_refused_with_the_key_to_set(tiny_dataset: TinyData, tmp_path: Path) -> None:
     folder = folder_of(tiny_dataset, "MF", tmp_path / "teacher")
     _, train, _, _ = recboles(tiny_dataset, "BPR", eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO"})
-    with pytest.raises(recbole_kd.TeacherError, match=r"set what it was made with: eval_args=\{.*'order': 'TO'") as refused:
+    with pytest.raises(
+        recbole_kd.TeacherError, match=r"set what it was made with: eval_args=\{.*'order': 'TO'"
+    ) as refused:
         recbole_kd.load_teacher(folder, train)
     named = eval(str(refused.value).partition("eval_args=")[2].partition(", seed")[0])  # the sentence's own words, ours
     assert recbole_kd.load_teacher(folder, recboles(tiny_dataset, "BPR", eval_args=named)[1]).name == "MF"
@@ -187,4 +219,6 @@ def test_a_random_split_names_its_seed_too(tiny_dataset: TinyData, tmp_path: Pat
     _, train, _, _ = recboles(tiny_dataset, "BPR", eval_args=random_order)
     with pytest.raises(recbole_kd.TeacherError, match=r"'order': 'RO'.*, seed=3"):
         recbole_kd.load_teacher(folder, train)
-    assert recbole_kd.load_teacher(folder, recboles(tiny_dataset, "BPR", eval_args=random_order, seed=3)[1]).name == "MF"
+    assert (
+        recbole_kd.load_teacher(folder, recboles(tiny_dataset, "BPR", eval_args=random_order, seed=3)[1]).name == "MF"
+    )

@@ -77,7 +77,9 @@ def four_runs(keys: dict[str, Any], model: str, **given: Any) -> list[tuple[floa
         ("HSTU", {**SEQUENCES, "kd": {"teacher": "HSTU", "teacher_config": {"epochs": 1, "embedding_size": 16}}}),
     ],
 )
-def test_weight_and_method_change_what_run_recbole_comes_to(keys: dict[str, Any], model: str, given: dict[str, Any]) -> None:
+def test_weight_and_method_change_what_run_recbole_comes_to(
+    keys: dict[str, Any], model: str, given: dict[str, Any]
+) -> None:
     plain, *distilled = four_runs(keys, model, **given)
     assert len({plain, *distilled}) == 4, (plain, distilled)
 
@@ -87,7 +89,10 @@ def test_a_multimodal_teacher(keys: dict[str, Any], tiny_dataset: TinyData, tmp_
     path = tmp_path / "image.npy"
     np.save(path, np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32))
     path.with_suffix(IDS_SUFFIX).write_text("\n".join(tokens) + "\n")
-    given = {"item_features": {"visual": str(path)}, "kd": {"teacher": "BM3", "teacher_config": {"epochs": 1, "embedding_size": 8}}}
+    given = {
+        "item_features": {"visual": str(path)},
+        "kd": {"teacher": "BM3", "teacher_config": {"epochs": 1, "embedding_size": 8}},
+    }
     assert len(set(four_runs(keys, "MF", **given))) == 4
 
 
@@ -115,7 +120,8 @@ def trained(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
     return trainer, loaders
 
 
-# -- without kd -------------------------------------------------------------------------------------------------------------
+# -- without kd
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["BPR", "SASRec", "LightGCN", "MultiVAE"])
@@ -182,7 +188,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
-# -- where the keys come from ------------------------------------------------------------------------------------------------
+# -- where the keys come from
+# ------------------------------------------------------------------------------------------------
 
 
 def test_keys_from_a_file_a_dictionary_and_the_command_line_are_one_run(
@@ -190,10 +197,14 @@ def test_keys_from_a_file_a_dictionary_and_the_command_line_are_one_run(
 ) -> None:
     (tmp_path / "kd.yaml").write_text(yaml.safe_dump(KD))
     by_dict = run(keys, "BPR", **KD)
-    by_file = run_recbole(model="BPR", dataset="tiny", config_file_list=[str(tmp_path / "kd.yaml")], config_dict=dict(keys))
+    by_file = run_recbole(
+        model="BPR", dataset="tiny", config_file_list=[str(tmp_path / "kd.yaml")], config_dict=dict(keys)
+    )
     words = [f"--{key}={value}" for key, value in KD.items() if key != "teacher_config"]
     monkeypatch.setattr(
-        sys, "argv", ["run_recbole.py", *words, "--teacher.epochs=2", "--teacher.embedding_size=8", "--unknown_of_a_script=1"]
+        sys,
+        "argv",
+        ["run_recbole.py", *words, "--teacher.epochs=2", "--teacher.embedding_size=8", "--unknown_of_a_script=1"],
     )
     by_line = run(keys, "BPR")
     assert figures(by_dict) == figures(by_file) == figures(by_line) != figures(run(keys, "BPR", kd_weight=0))
@@ -222,10 +233,13 @@ def test_recboles_script_with_one_import_and_a_file(keys: dict[str, Any], tmp_pa
     words = [sys.executable, "run_recbole.py", "--model=BPR", "--dataset=tiny", "--config_files=project.yaml kd.yaml"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.strip().splitlines()[-1]) == pytest.approx(float(run(keys, "BPR", **KD)["best_valid_score"]), abs=1e-9)
+    assert float(done.stdout.strip().splitlines()[-1]) == pytest.approx(
+        float(run(keys, "BPR", **KD)["best_valid_score"]), abs=1e-9
+    )
 
 
-# -- the same as run_recbole_kd ----------------------------------------------------------------------------------------------
+# -- the same as run_recbole_kd
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,7 +257,9 @@ def test_run_recbole_and_run_recbole_kd_are_one_training(
 ) -> None:
     """Losses and validation scores by epoch, bit for bit, of the same keys, seed and split."""
     merged = {**KD, **kd, **given}
-    same = {key: value for key, value in {**keys, **merged}.items() if value is not None or key == "train_neg_sample_args"}
+    same = {
+        key: value for key, value in {**keys, **merged}.items() if value is not None or key == "train_neg_sample_args"
+    }
     same |= {"kd_compare": False, "stopping_step": 10, "time_order": "recbole", "eval_batch_size": 400}
     same.pop("dataset")
     names = {"teacher": same.pop("teacher"), "kd": same.pop("kd")}
@@ -262,7 +278,13 @@ def test_run_recbole_and_run_recbole_kd_are_one_training(
 @pytest.mark.parametrize("model", ["BPR", "SASRec"])
 def test_the_papers_protocol(keys: dict[str, Any], model: str) -> None:
     """Training items alone are left out, and histories hold them alone: as in a run of run_recbole_kd."""
-    given = {"eval_protocol": "paper", "metrics": ["Recall", "NDCG"], "topk": [20], "valid_metric": "NDCG@20", "epochs": 2}
+    given = {
+        "eval_protocol": "paper",
+        "metrics": ["Recall", "NDCG"],
+        "topk": [20],
+        "valid_metric": "NDCG@20",
+        "epochs": 2,
+    }
     given["stopping_step"] = 10
     given |= {**SEQUENCES, "setting": "sequential"} if model == "SASRec" else {}
     theirs = run(keys, model, **KD, **given)
@@ -270,12 +292,15 @@ def test_the_papers_protocol(keys: dict[str, Any], model: str) -> None:
     for key in ("dataset", "kd", "teacher"):
         same.pop(key)
     ours = recbole_kd.run_recbole_kd(model, "LightGCN", "RCEKD", "tiny", config_dict=same)["distilled"]
-    assert {name: float(value) for name, value in theirs["test_result"].items()} == pytest.approx(ours["test"], abs=1e-9)
+    assert {name: float(value) for name, value in theirs["test_result"].items()} == pytest.approx(
+        ours["test"], abs=1e-9
+    )
     plain = run(keys, model, **KD, **{**given, "eval_protocol": "recbole"})
     assert theirs["best_valid_result"] != plain["best_valid_result"] or theirs["test_result"] != plain["test_result"]
 
 
-# -- searches ---------------------------------------------------------------------------------------------------------------
+# -- searches
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", [recbole_kd.objective_function, objective_function])
@@ -307,7 +332,8 @@ def test_recboles_objective_warns_of_the_test_metric(keys: dict[str, Any]) -> No
         recbole_kd.objective_function(given)
 
 
-# -- refusals ---------------------------------------------------------------------------------------------------------------
+# -- refusals
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -335,14 +361,22 @@ def test_recboles_objective_warns_of_the_test_metric(keys: dict[str, Any]) -> No
         ("FM", {}, "FM"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_of_ours(keys: dict[str, Any], model: str, given: dict[str, Any], words: str) -> None:
-    wrong = {key: value for key, value in {**keys, **KD, **given}.items() if value is not None or key == "train_neg_sample_args"}
+def test_what_is_wrong_is_one_sentence_of_ours(
+    keys: dict[str, Any], model: str, given: dict[str, Any], words: str
+) -> None:
+    wrong = {
+        key: value
+        for key, value in {**keys, **KD, **given}.items()
+        if value is not None or key == "train_neg_sample_args"
+    }
     with pytest.raises(recbole_kd.KDError, match=words) as refused:
         run_recbole(model=model, dataset="tiny", config_dict=wrong)
     assert "\n" not in str(refused.value)
 
 
-def test_keys_of_a_method_without_the_method_are_warned_of(keys: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_of_a_method_without_the_method_are_warned_of(
+    keys: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     config = Config(model="BPR", dataset="tiny", config_dict={**keys, "kd_weight": 3.0})
     model = get_model("BPR")(config, create_dataset(config).build()[0])
     with caplog.at_level("WARNING"):
@@ -350,7 +384,8 @@ def test_keys_of_a_method_without_the_method_are_warned_of(keys: dict[str, Any],
     assert "kd_weight=3.0 has no effect without kd" in caplog.text
 
 
-# -- after a run, and beside it ----------------------------------------------------------------------------------------------
+# -- after a run, and beside it
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["BPR", "SASRec"])
@@ -373,7 +408,9 @@ def test_a_saved_teacher_and_one_trained_on_demand_are_one(keys: dict[str, Any],
     assert figures(run(keys, "BPR", **saved)) == figures(on_demand)
 
 
-def test_the_pairs_property_file_applies_beneath_what_the_user_sets(keys: dict[str, Any], tiny_dataset: TinyData) -> None:
+def test_the_pairs_property_file_applies_beneath_what_the_user_sets(
+    keys: dict[str, Any], tiny_dataset: TinyData
+) -> None:
     pair = {"kd": "RCEKD", "teacher": "LightGCN"}
     config = Config(model="MF", dataset="ml-100k", config_dict=dict(pair))
     assert (config["learning_rate"], config["kd_weight"], config["kd_k"]) == (0.005, 5.0, 100)
@@ -396,7 +433,11 @@ def test_spawned_processes_get_functions_that_bring_recbole_kd() -> None:
 def test_several_runs_of_one_process_do_not_disturb_each_other(keys: dict[str, Any]) -> None:
     first = figures(run(keys, "BPR"))
     distilled = figures(run(keys, "BPR", **KD))
-    assert torch.is_tensor(torch.rand(1)) and figures(run(keys, "BPR")) == first and figures(run(keys, "BPR", **KD)) == distilled
+    assert (
+        torch.is_tensor(torch.rand(1))
+        and figures(run(keys, "BPR")) == first
+        and figures(run(keys, "BPR", **KD)) == distilled
+    )
 
 
 def test_what_is_trained_beside_the_student_takes_one_process(keys: dict[str, Any]) -> None:
@@ -404,7 +445,11 @@ def test_what_is_trained_beside_the_student_takes_one_process(keys: dict[str, An
     config = Config(model="BPR", dataset="tiny", config_dict={**keys, **KD})
     config["nproc"], config["single_spec"], config["local_rank"] = 2, False, 1
     request = request_of(config)
-    made = [request.student_config()[0], request.distilled_config("LightGCN", {"embedding_size": 4})[0], *request.teacher_configs()[0]]
+    made = [
+        request.student_config()[0],
+        request.distilled_config("LightGCN", {"embedding_size": 4})[0],
+        *request.teacher_configs()[0],
+    ]
     assert [(one["nproc"], one["single_spec"], one["local_rank"]) for one in made] == 3 * [(1, True, 0)]
     assert made[1]["embedding_size"] == 4 and made[1]["kd_k"] == 5 and made[0]["kd"] is None
 

@@ -15,7 +15,9 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_the_file_holds_what_recommend_gives(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_the_file_holds_what_recommend_gives(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.setattr("recbole_kd.cli.recommend.USERS_PER_BLOCK", 2)
     if form == "parquet":
         pytest.importorskip("pyarrow")
@@ -25,9 +27,14 @@ def test_the_file_holds_what_recommend_gives(form: str, tmp_path: Path, monkeypa
     assert main(words) == 2 and "no user 'nobody'" in capsys.readouterr().err and not out.exists()
     assert main([*words, "--unknown=skip", "--seen=protocol"]) == 0
     found = pd.read_csv(out) if form == "csv" else pd.read_parquet(out)
-    expected = recbole_kd.load_student(trained("MF")["folder"]).recommend(["u3", "u8", "u1"], k=4, exclude_seen="protocol")
+    expected = recbole_kd.load_student(trained("MF")["folder"]).recommend(
+        ["u3", "u8", "u1"], k=4, exclude_seen="protocol"
+    )
     assert list(found["user"]) == list(expected["user"]) and list(found["item"]) == list(expected["item"])
-    assert found["score"].to_numpy() == pytest.approx(expected["score"].to_numpy(), rel=1e-6) and list(found["rank"]) == [1, 2, 3, 4] * 3
+    assert (
+        found["score"].to_numpy() == pytest.approx(expected["score"].to_numpy(), rel=1e-6)
+        and list(found["rank"]) == [1, 2, 3, 4] * 3
+    )
     before = out.read_bytes()
     assert main([*words, "--unknown=skip"]) == 2  # what is there is not replaced
     assert "did not make" in capsys.readouterr().err and out.read_bytes() == before
@@ -36,7 +43,9 @@ def test_the_file_holds_what_recommend_gives(form: str, tmp_path: Path, monkeypa
 
 def test_all_users_by_default(tmp_path: Path) -> None:
     assert main(["recommend", trained("MF")["folder"], "--k=1", f"--out={tmp_path / 'r.csv'}"]) == 0
-    assert sorted(pd.read_csv(tmp_path / "r.csv")["user"]) == sorted(recbole_kd.load_student(trained("MF")["folder"]).users.tokens[1:])
+    assert sorted(pd.read_csv(tmp_path / "r.csv")["user"]) == sorted(
+        recbole_kd.load_student(trained("MF")["folder"]).users.tokens[1:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,9 @@ def test_all_users_by_default(tmp_path: Path) -> None:
         (["--out=r.csv", "--seen=some"], "invalid choice"),
     ],
 )
-def test_bad_words_are_a_sentence(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_bad_words_are_a_sentence(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty.txt").write_text("\n")

@@ -110,7 +110,11 @@ def test_importing_does_not_switch_anomaly_detection(before: bool) -> None:
     """A module of RecBole's sequential models switches it on for the whole process; it costs each backward pass a fifth."""
     code = f"import torch; torch.autograd.set_detect_anomaly({before}); import recbole_kd; print(torch.is_anomaly_enabled())"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT))
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
     assert done.stdout.split()[-1] == str(before)
 

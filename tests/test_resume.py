@@ -47,7 +47,9 @@ def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, mo
         assert resumed[name]["test"] == whole[name]["test"] and resumed[name]["valid"] == whole[name]["valid"]
     assert resumed["teacher"]["cached"] is (which > 1) and resumed["student"]["cached"] is (which > 2)
     assert resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]
-    assert resumed["distilled"]["epochs"] == 6 and resumed["distilled"]["best_epoch"] == whole["distilled"]["best_epoch"]
+    assert (
+        resumed["distilled"]["epochs"] == 6 and resumed["distilled"]["best_epoch"] == whole["distilled"]["best_epoch"]
+    )
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name])
     assert not list((broken / "cache").rglob("*.pt")) and not list((broken / "cache").rglob("*.best-*"))
@@ -66,9 +68,16 @@ def cut_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "patience"), [("8", "30"), ("60", "2")], ids=["all-epochs", "stopped-early"])
-def test_a_training_that_had_ended_is_not_trained_on(epochs: str, patience: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_had_ended_is_not_trained_on(
+    epochs: str, patience: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # a large learning rate, so that the best epoch is not the last
-    changes: dict[str, str | None] = {"epochs": epochs, "stopping_step": patience, "learning_rate": "0.3", "kd_compare": "False"}
+    changes: dict[str, str | None] = {
+        "epochs": epochs,
+        "stopping_step": patience,
+        "learning_rate": "0.3",
+        "kd_compare": "False",
+    }
     whole = run(tmp_path / "whole", **changes)
     assert whole["distilled"]["best_epoch"] < whole["distilled"]["epochs"] - 1
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)
@@ -93,7 +102,8 @@ def test_a_training_that_the_clock_had_ended_is_not_trained_on(tmp_path: Path, m
     resumed = run(tmp_path, "--resume=True", **changes)
     assert resumed["teacher"]["stopped_by"] == "epochs", "the student's cap is not the teacher's"
     assert (
-        resumed["distilled"]["stopped_by"] == "max_minutes" and resumed["distilled"]["epochs"] == len(resumed["distilled"]["kd_loss"]) == 1
+        resumed["distilled"]["stopped_by"] == "max_minutes"
+        and resumed["distilled"]["epochs"] == len(resumed["distilled"]["kd_loss"]) == 1
     )
 
 
@@ -159,7 +169,9 @@ def test_a_damaged_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert f"error: {state} cannot be continued from" in capsys.readouterr().err
 
 
-def test_a_state_whose_best_checkpoint_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_whose_best_checkpoint_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patched:
         cut_after(2, 2, patched)
         with pytest.raises(KeyboardInterrupt):
@@ -184,7 +196,12 @@ def test_without_resume_it_starts_anew(tmp_path: Path, monkeypatch: pytest.Monke
 def started(folder: Path, *more: str, **changes: str | None) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_recbole_kd.py"), *words(folder, **changes), *more]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 

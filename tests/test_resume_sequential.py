@@ -24,7 +24,12 @@ DROPOUTS = {
 def changes_of(model: str, teacher: str, setting: str, kd: str) -> dict[str, str | None]:
     left_out: dict[str, str | None] = {"embedding_size": None, "teacher.embedding_size": None, "eval_args.order": None}
     own = {**DROPOUTS[model], **{f"teacher.{key}": value for key, value in DROPOUTS[teacher].items()}}
-    few = {"epochs": "4", "teacher.epochs": "4", "kd_compare": "False", "train_batch_size": "16" if model == "HSTU" else "64"}
+    few = {
+        "epochs": "4",
+        "teacher.epochs": "4",
+        "kd_compare": "False",
+        "train_batch_size": "16" if model == "HSTU" else "64",
+    }
     return {**left_out, **LENGTHS, **own, **few, "model": model, "teacher": teacher, "setting": setting, "kd": kd}
 
 
@@ -34,7 +39,9 @@ def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return state
 
 
-def check_resumed(changes: dict[str, str | None], which: int, cut: int, start: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_resumed(
+    changes: dict[str, str | None], which: int, cut: int, start: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Interrupt the which-th training of a run in an epoch, continue it from ``start``, and compare with a run in one go."""
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)  # a state after every epoch, however busy the machine
     whole = run(folder / "whole", **changes)
@@ -62,10 +69,17 @@ def test_continues_to_the_same_result(
 
 @pytest.mark.parametrize("model", ["SASRec", "HSTU"])
 def test_item_sets_of_several_epochs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_resumed({**changes_of(model, "SASRec", "sequential", "RCEKD"), "kd_refresh": "2"}, 2, 3, 2, tmp_path, monkeypatch)
+    check_resumed(
+        {**changes_of(model, "SASRec", "sequential", "RCEKD"), "kd_refresh": "2"}, 2, 3, 2, tmp_path, monkeypatch
+    )
 
 
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_trajectory_of_histories(which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {**changes_of("SASRec", "HSTU", "sequential", "HetComp"), "kd_p": "1", "kd_n_samples": None, "kd_candidates": None}
+    changes = {
+        **changes_of("SASRec", "HSTU", "sequential", "HetComp"),
+        "kd_p": "1",
+        "kd_n_samples": None,
+        "kd_candidates": None,
+    }
     check_resumed(changes, which, 2, 2, tmp_path, monkeypatch)

@@ -48,7 +48,9 @@ def fix_weights(model: nn.Module) -> None:
             setattr(model, name, value.double())
     with torch.no_grad():
         for number, weight in enumerate(model.parameters()):
-            weight.copy_(torch.sin(torch.arange(weight.numel(), dtype=torch.float64) * 1.7 + number).view_as(weight) * 0.3)
+            weight.copy_(
+                torch.sin(torch.arange(weight.numel(), dtype=torch.float64) * 1.7 + number).view_as(weight) * 0.3
+            )
 
 
 def three_steps(data: TinyData, name: str, folder: Path) -> list[float]:
@@ -72,7 +74,10 @@ def three_steps(data: TinyData, name: str, folder: Path) -> list[float]:
         trainer.tensorboard.close()
     steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
     assert steps == {3}, f"{name} took {steps} steps"
-    sums = [float((w.detach().flatten() * torch.cos(torch.arange(w.numel(), dtype=torch.float64))).sum()) for w in model.parameters()]
+    sums = [
+        float((w.detach().flatten() * torch.cos(torch.arange(w.numel(), dtype=torch.float64))).sum())
+        for w in model.parameters()
+    ]
     return [float(loss), *sums]
 
 
@@ -125,4 +130,8 @@ def test_a_raised_revision_trains_again(tmp_path: Path, monkeypatch: pytest.Monk
         third = run(tmp_path)
         assert not third["teacher"]["cached"] and not third["student"]["cached"]
     again = run(tmp_path)
-    assert again["teacher"]["cached"] and again["student"]["cached"] and again["teacher"]["path"] == first["teacher"]["path"]
+    assert (
+        again["teacher"]["cached"]
+        and again["student"]["cached"]
+        and again["teacher"]["path"] == first["teacher"]["path"]
+    )

@@ -70,7 +70,9 @@ def test_interesting_items_are_in_the_teachers_order() -> None:
     assert (at_interesting.diff(dim=1) < 0).all()
     unsorted, _ = started(RRD, student, teacher, k=6, n_samples=5, candidates=12, sort=False)
     assert not torch.equal(unsorted.item_sets["interesting"], distiller.item_sets["interesting"])
-    assert torch.equal(unsorted.item_sets["interesting"].sort(1).values, distiller.item_sets["interesting"].sort(1).values)
+    assert torch.equal(
+        unsorted.item_sets["interesting"].sort(1).values, distiller.item_sets["interesting"].sort(1).values
+    )
 
 
 def test_none_takes_the_first_k() -> None:

@@ -140,7 +140,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_recboles_checkpoints_round_trip(name: str, runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recboles_checkpoints_round_trip(
+    name: str, runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from recbole.quick_start import load_data_and_model
     from recbole.utils import get_model, get_trainer
 
@@ -338,7 +340,9 @@ def test_a_sparse_matrix_with_wild_indices_is_refused(kind: str) -> None:
         safe_load.load_pickle(io.BytesIO(pickle.dumps(matrix, protocol=4)))
 
 
-def test_a_pickled_data_set_is_refused_with_the_way_out(runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_data_set_is_refused_with_the_way_out(
+    runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from recbole.data import create_dataset
     from recbole.data.utils import load_split_dataloaders
 

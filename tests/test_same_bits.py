@@ -31,7 +31,9 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 def test_work_on_one_thread_has_the_gradients_of_torch(threads: Callable[[int], None]) -> None:
     generator = torch.Generator().manual_seed(2)
-    rows, weight, unused = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((50, 4), (4, 3), (3,)))
+    rows, weight, unused = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((50, 4), (4, 3), (3,))
+    )
     for tensor in (rows, unused):
         tensor.requires_grad_()
     slopes = torch.randn(50, 3, generator=generator, dtype=torch.float64)

@@ -33,7 +33,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def curve(data: TinyData, folder: Path, teacher: str, given: dict[str, Any]) -> tuple[list[list[float]], list[float]]:
     """Losses of every step, and the validation score of every epoch."""
-    config, student, train_data, valid_data, _ = recbole_parts(data, "MF", folder, epochs=4, learning_rate=0.02, **given)
+    config, student, train_data, valid_data, _ = recbole_parts(
+        data, "MF", folder, epochs=4, learning_rate=0.02, **given
+    )
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)
     steps: list[list[float]] = []

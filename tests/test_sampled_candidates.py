@@ -27,9 +27,13 @@ def candidates(loader: Any) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("student", "others"), [("MF", ["HSTU", "NeuMF"]), ("SASRec", ["MF", "HSTU", "GRU4Rec"])])
-def test_all_models_of_a_run_rank_the_same_items(tiny_dataset: TinyData, student: str, others: list[str], mode: str) -> None:
+def test_all_models_of_a_run_rank_the_same_items(
+    tiny_dataset: TinyData, student: str, others: list[str], mode: str
+) -> None:
     sequential = student == "SASRec"
-    args = SEQUENTIAL["eval_args"] if sequential else {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user"}
+    args = (
+        SEQUENTIAL["eval_args"] if sequential else {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user"}
+    )
     given = {**(SEQUENTIAL if sequential else {}), "eval_args": {**args, "mode": mode}, "split_seed": 7}
     config = build_config(tiny_dataset, student, **given)
     splits = split_data(config)
@@ -41,14 +45,21 @@ def test_all_models_of_a_run_rank_the_same_items(tiny_dataset: TinyData, student
         np.random.seed(len(name))
         other = make_loaders(build_config(tiny_dataset, name, **given, seed=11), splits)
         for phase in ("valid", "test"):
-            assert candidates(getattr(other, phase)) == expected[phase] == candidates(getattr(other, phase)), (name, phase)
+            assert candidates(getattr(other, phase)) == expected[phase] == candidates(getattr(other, phase)), (
+                name,
+                phase,
+            )
     again = split_data(build_config(tiny_dataset, student, **{**given, "split_seed": 8}))
     assert candidates(make_loaders(config, again).test) != expected["test"]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_items_are_none_that_the_user_has_and_numpy_is_left_alone(tiny_dataset: TinyData, mode: str) -> None:
-    case = build_case(tiny_dataset, "MF", eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": mode})
+    case = build_case(
+        tiny_dataset,
+        "MF",
+        eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": mode},
+    )
     seen: dict[int, set[int]] = {}
     for part in case.splits.parts:
         for user, item in zip(part.inter_feat["user_id"].tolist(), part.inter_feat["item_id"].tolist(), strict=True):
@@ -63,7 +74,11 @@ def test_the_items_are_none_that_the_user_has_and_numpy_is_left_alone(tiny_datas
 
 
 def test_one_model_has_one_score(tiny_dataset: TinyData) -> None:
-    case = build_case(tiny_dataset, "MF", eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": "uni5"})
+    case = build_case(
+        tiny_dataset,
+        "MF",
+        eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": "uni5"},
+    )
     trainer = KDTrainer(case.config, case.model)
     trainer.eval_collector.data_collect(case.loaders.train)
     scores = [trainer.evaluate(case.loaders.test, load_best_model=False) for _ in range(3)]
@@ -78,4 +93,7 @@ def test_workers_change_no_training_and_no_cache_entry(tmp_path: Path) -> None:
     torch.manual_seed(5)
     second = run(tmp_path, *keys, "--worker=2")
     assert second["teacher"]["cached"] and second["distilled"]["kd_loss"] == first["distilled"]["kd_loss"]
-    assert second["distilled"]["test"] == first["distilled"]["test"] and second["distilled"]["history"] == first["distilled"]["history"]
+    assert (
+        second["distilled"]["test"] == first["distilled"]["test"]
+        and second["distilled"]["history"] == first["distilled"]["history"]
+    )

@@ -69,7 +69,9 @@ def test_unequal_places_are_pairs_conditional_on_being_different(length: int, ta
     weights = np.exp(-np.arange(length) / tau)
     pairs = list(itertools.combinations(range(length), 2))
     number = {pair: at for at, pair in enumerate(pairs)}
-    codes = torch.tensor([number[pair] for pair in zip(better.reshape(-1).tolist(), worse.reshape(-1).tolist(), strict=True)])
+    codes = torch.tensor(
+        [number[pair] for pair in zip(better.reshape(-1).tolist(), worse.reshape(-1).tolist(), strict=True)]
+    )
     assert fits(codes, np.array([weights[a] * weights[b] for a, b in pairs]))
 
 
@@ -98,7 +100,9 @@ def sets_of_better(length: int, tau: float, n: int) -> dict[tuple[int, ...], flo
 
 @pytest.mark.parametrize("few_draws", [False, True])
 @pytest.mark.parametrize(("length", "tau", "n"), [(6, 100.0, 2), (4, 1.5, 3)])
-def test_better_places_follow_cds_sampling(length: int, tau: float, n: int, few_draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_better_places_follow_cds_sampling(
+    length: int, tau: float, n: int, few_draws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if few_draws:  # Gumbel noise completes every row
         plain = sampling.first_distinct
         monkeypatch.setattr(sampling, "first_distinct", lambda drawn, n: plain(drawn[:, :1], n))

@@ -29,7 +29,9 @@ def plain_draw(counts: Tensor, n: int, tau: float, n_levels: int, seed: int) -> 
         return draw_by_count(counts, n, tau, n_levels, seeded(seed))
 
 
-tables = st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(st.integers(-1, 4), min_size=n, max_size=n), min_size=1, max_size=4))
+tables = st.integers(1, 9).flatmap(
+    lambda n: st.lists(st.lists(st.integers(-1, 4), min_size=n, max_size=n), min_size=1, max_size=4)
+)
 
 
 @compiled

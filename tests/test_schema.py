@@ -69,7 +69,9 @@ def test_recbole_own_values_pass_without_defaults(path: Path) -> None:
 def test_the_metrics_are_those_of_recbole() -> None:
     tree = ast.parse((recbole_folder() / "evaluator" / "metrics.py").read_text(encoding="utf-8"))
     bases = {
-        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)} for node in tree.body if isinstance(node, ast.ClassDef)
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
     }
     value = {name for name, names in bases.items() if "LossMetric" in names}
     assert set(VALUE_METRICS) == value
@@ -274,7 +276,9 @@ PLAIN = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
     max_leaves=6,
 )
-PARTS = st.dictionaries(st.sampled_from(["split", "order", "mode", "group_by", "distribution", "sample_num", "max_norm"]), PLAIN)
+PARTS = st.dictionaries(
+    st.sampled_from(["split", "order", "mode", "group_by", "distribution", "sample_num", "max_norm"]), PLAIN
+)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw builds tables of characters

@@ -109,7 +109,9 @@ def count_calls(target: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list
 def naive_top_k(scores: Tensor, k: int, exclude: Ragged | None) -> list[list[int]]:
     result = []
     for query, row in enumerate(scores.tolist()):
-        seen = set() if exclude is None else set(exclude.items[exclude.starts[query] : exclude.starts[query + 1]].tolist())
+        seen = (
+            set() if exclude is None else set(exclude.items[exclude.starts[query] : exclude.starts[query + 1]].tolist())
+        )
         ranked = sorted((-score, item) for item, score in enumerate(row) if item and item not in seen)
         listed = [item for _, item in ranked[:k]]
         result.append(listed + [0] * (k - len(listed)))
@@ -163,7 +165,9 @@ def test_flags_and_caches_are_as_before(tiny_dataset: TinyData, name: str) -> No
     with pytest.raises(ZeroDivisionError), scorer.frozen():
         raise ZeroDivisionError
     assert [m.training for m in case.model.modules()] == flags
-    assert all(getattr(case.model, cache, None) is None for cache in ("restore_user_e", "restore_item_e", "i_embedding"))
+    assert all(
+        getattr(case.model, cache, None) is None for cache in ("restore_user_e", "restore_item_e", "i_embedding")
+    )
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -190,7 +194,9 @@ def test_evaluation_is_not_stale_after_a_step(tiny_dataset: TinyData, name: str)
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_gradient_of_at_reaches_parameters(tiny_dataset: TinyData, name: str) -> None:
     case = case_of(tiny_dataset, name)
-    Trainer(case.config, case.model).evaluate(case.loaders.valid, load_best_model=False)  # leaves constant tables in some models
+    Trainer(case.config, case.model).evaluate(
+        case.loaders.valid, load_best_model=False
+    )  # leaves constant tables in some models
     queries, items = chosen_items(case)
     case.model.zero_grad()
     Scorer(case.model).at(queries, items).sum().backward()

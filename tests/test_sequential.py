@@ -43,10 +43,13 @@ def plain_rows(dataset: Any) -> set[tuple[int, tuple[int, ...], int]]:
 def user_teacher(case: Case, d: int = 6) -> FactorScores:
     generator = torch.Generator().manual_seed(2)
     n_users, n_items = case.splits.n_users + 1, case.splits.n_items + 1
-    return FactorScores(torch.randn(n_users, d, generator=generator), torch.randn(n_items, d, generator=generator), {"model": "MF"})
+    return FactorScores(
+        torch.randn(n_users, d, generator=generator), torch.randn(n_items, d, generator=generator), {"model": "MF"}
+    )
 
 
-# -- data ----------------------------------------------------------------------------------------------------------------
+# -- data
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [3, 50])
@@ -76,7 +79,9 @@ def test_users_of_few_items_lose_none(tmp_path: Path) -> None:
     """Of three items one is for training, where RecBole's own sequential split has no validation item; of one, all."""
     (tmp_path / "few").mkdir()
     lines = [f"{user}\ti{item}\t{item}" for user, n in (("a", 1), ("b", 2), ("c", 3), ("d", 5)) for item in range(n)]
-    (tmp_path / "few" / "few.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
+    (tmp_path / "few" / "few.inter").write_text(
+        "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n"
+    )
     case = build_case(TinyData(str(tmp_path), "few"), "SASRec", topk=[2], eval_batch_size=8)
     name, item = case.splits.dataset.field2id_token["user_id"], case.splits.dataset.field2id_token["item_id"]
 
@@ -120,7 +125,8 @@ def test_a_time_column_that_is_not_read_is_not_passed_over(tmp_path: Path, capsy
     assert main([*given, *more, "--TIME_FIELD=order_of_the_file"]) == 0
 
 
-# -- queries -------------------------------------------------------------------------------------------------------------
+# -- queries
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", STUDENTS)
@@ -139,7 +145,9 @@ def test_queries_in_training_are_the_rows_of_the_batch(tiny_dataset: TinyData, m
     assert int(rows.users[0]) == 0 and len(rows) == scorer_of(case).n_queries
 
 
-@pytest.mark.parametrize("model", [*STUDENTS, "STAMP", "NARM", "NextItNet", "LightSANs", "Caser", "FPMC", "HSTUGeneral"])
+@pytest.mark.parametrize(
+    "model", [*STUDENTS, "STAMP", "NARM", "NextItNet", "LightSANs", "Caser", "FPMC", "HSTUGeneral"]
+)
 def test_scores_are_the_models_own(tiny_dataset: TinyData, model: str) -> None:
     case = build_case(tiny_dataset, model)
     scorer, queries = scorer_of(case), torch.tensor([1, 4, 2, 7])
@@ -155,7 +163,9 @@ def test_scores_are_the_models_own(tiny_dataset: TinyData, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", [*STUDENTS, "HGN", "HSTUGeneral"])
-def test_a_step_encodes_once_and_only_its_batch(tiny_dataset: TinyData, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_encodes_once_and_only_its_batch(
+    tiny_dataset: TinyData, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Base loss and KD terms share one encoding with one dropout mask, and no other history is encoded."""
     case = build_case(tiny_dataset, model, **({"input_dropout": 0.5, "linear_dropout": 0.5} if "HSTU" in model else {}))
     distiller = build_distiller(case.config_with_kd, case.model, user_teacher(case), case.loaders.train)  # type: ignore[attr-defined]
@@ -189,11 +199,15 @@ def _config_with_kd(monkeypatch: pytest.MonkeyPatch) -> None:
     """``case.config_with_kd``: the values of a run with CE on short lists."""
     values = {"kd": "CE", "kd_k": 4, "kd_weight": 1.0, "seed": 0}
     monkeypatch.setattr(
-        Case, "config_with_kd", property(lambda case: {**values, "dataset": "tiny", "model": case.config["model"]}), raising=False
+        Case,
+        "config_with_kd",
+        property(lambda case: {**values, "dataset": "tiny", "model": case.config["model"]}),
+        raising=False,
     )
 
 
-# -- teachers ------------------------------------------------------------------------------------------------------------
+# -- teachers
+# ------------------------------------------------------------------------------------------------------------
 
 
 def naive_history(case: Case, query: int) -> tuple[int, ...]:
@@ -222,7 +236,9 @@ def test_a_general_teacher_answers_with_the_user_of_a_row(tiny_dataset: TinyData
 
 @pytest.mark.parametrize("student", [*STUDENTS, "MF"])
 @pytest.mark.parametrize("model", ["SASRec", "HSTU"])
-def test_a_sequential_teacher_answers_about_the_same_history(tiny_dataset: TinyData, model: str, student: str, tmp_path: Path) -> None:
+def test_a_sequential_teacher_answers_about_the_same_history(
+    tiny_dataset: TinyData, model: str, student: str, tmp_path: Path
+) -> None:
     """A general student's query is the user's whole training history, that of the validation row."""
     case = build_case(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=20)
     rows = universe_of(case.loaders.train)
@@ -237,20 +253,28 @@ def test_a_sequential_teacher_answers_about_the_same_history(tiny_dataset: TinyD
         valid = case.loaders.valid._dataset
         expected, queries = valid.inter_feat, valid.inter_feat["user_id"]
         if model == "HSTU":  # the validation row also knows when it was asked: the item itself is then at that time
-            expected["raw_time"] = expected["raw_time_list"].gather(1, expected["item_length"].unsqueeze(1) - 1).squeeze(1)
+            expected["raw_time"] = (
+                expected["raw_time_list"].gather(1, expected["item_length"].unsqueeze(1) - 1).squeeze(1)
+            )
     else:
         queries = torch.tensor([1, 3, 8, 20])
         expected = other.loaders.train._dataset.training_rows().interaction(queries)
-        assert all(len(naive_history(other, int(q))) == int(n) for q, n in zip(queries, expected["item_length"], strict=True))
+        assert all(
+            len(naive_history(other, int(q))) == int(n) for q, n in zip(queries, expected["item_length"], strict=True)
+        )
         for name in ("item_id_list", "raw_time_list"):  # the student's histories, as wide as the teacher's
             expected[name] = torch.nn.functional.pad(expected[name], (0, 4))
     case.model.eval()
-    torch.testing.assert_close(asked.full(queries), case.model.full_sort_predict(expected).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        asked.full(queries), case.model.full_sort_predict(expected).detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_student_that_asks_too_much_is_told() -> None:
     teacher = FactorScores(torch.randn(5, 2), torch.randn(4, 2), {"model": "MF"})
-    with pytest.raises(recbole_kd.errors.TeacherError, match="MF answers about 5 queries and the student asks about query 7"):
+    with pytest.raises(
+        recbole_kd.errors.TeacherError, match="MF answers about 5 queries and the student asks about query 7"
+    ):
         asked_as(teacher, torch.tensor([0, 7]), torch.tensor([0, 1]))
 
 
@@ -260,7 +284,8 @@ def test_a_sequential_student_needs_its_data(tiny_dataset: TinyData) -> None:
         build_distiller(case.config_with_kd, case.model, user_teacher(case))  # type: ignore[attr-defined]
 
 
-# -- training and evaluation ---------------------------------------------------------------------------------------------
+# -- training and evaluation
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", [*STUDENTS, "SHAN"])
@@ -293,7 +318,9 @@ def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
     data = write_tiny(tmp_path, "tiny")
     with (tmp_path / "tiny" / "tiny.inter").open("a", encoding="utf-8") as file:
         file.write("short\ti3\t1\n")  # a user with nothing to be tested on, who counts in the paper's means
-    case = build_case(data, model, eval_protocol=protocol, metrics=["Recall", "NDCG"], topk=[1, 5], valid_metric="NDCG@5")
+    case = build_case(
+        data, model, eval_protocol=protocol, metrics=["Recall", "NDCG"], topk=[1, 5], valid_metric="NDCG@5"
+    )
     trainer = Trainer(case.config, case.model)
     evaluate_by_full_ranking(trainer)
     fast = trainer.evaluate(case.loaders.test, load_best_model=False)
@@ -333,7 +360,8 @@ def test_a_history_longer_than_the_maximum_keeps_the_latest(tiny_dataset: TinyDa
     assert n > 3 and long["item_id_list"][0, n - 3 : n].tolist() == short["item_id_list"][0].tolist()
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------
+# -- the command
+# ---------------------------------------------------------------------------------------------------------
 
 SHORT = ("--epochs=1", "--teacher.epochs=1", "--kd_k=4")
 PAIRS = [
@@ -345,14 +373,26 @@ PAIRS = [
 
 def command(folder: Path, model: str, teacher: str, kd: str, *more: str) -> list[str]:
     dropped = ("--eval_args", "--teacher.embedding_size", "--embedding_size", "--kd_", "--epochs", "--teacher.epochs")
-    return [word for word in words(folder, model=model, teacher=teacher, kd=kd) if not word.startswith(dropped)] + [*SHORT, *more]
+    return [word for word in words(folder, model=model, teacher=teacher, kd=kd) if not word.startswith(dropped)] + [
+        *SHORT,
+        *more,
+    ]
 
 
 @pytest.mark.parametrize(("model", "teacher", "setting"), PAIRS)
 @pytest.mark.parametrize("protocol", ["recbole", "paper"])
 def test_the_command_runs_every_pair(model: str, teacher: str, setting: str, protocol: str, tmp_path: Path) -> None:
-    more = (f"--setting={setting}", f"--eval_protocol={protocol}", "--MAX_ITEM_LIST_LENGTH=10", "--teacher.MAX_ITEM_LIST_LENGTH=12")
-    more = tuple(word for word in more if "LENGTH" not in word or (teacher if "teacher" in word else model) not in ("MF", "LightGCN"))
+    more = (
+        f"--setting={setting}",
+        f"--eval_protocol={protocol}",
+        "--MAX_ITEM_LIST_LENGTH=10",
+        "--teacher.MAX_ITEM_LIST_LENGTH=12",
+    )
+    more = tuple(
+        word
+        for word in more
+        if "LENGTH" not in word or (teacher if "teacher" in word else model) not in ("MF", "LightGCN")
+    )
     assert main(command(tmp_path, model, teacher, "CE", *more)) == 0
     result = results(tmp_path)[-1]
     assert (result["model"], result["teacher_model"], result["setting"]) == (model, teacher, setting)
@@ -375,7 +415,13 @@ def test_a_cached_teacher_serves_with_and_without_hstu(tmp_path: Path) -> None:
     [
         ("MF", "SASRec", "CE", (), "--teacher=SASRec is a sequential model.*set --setting=sequential"),
         ("SASRec", "MF", "CE", ("--setting=general",), "--model=SASRec is a sequential model"),
-        ("HSTU", "MF", "FreqD", ("--setting=general",), "FreqD.*HSTUGeneral, which encodes histories, has no user_embedding"),
+        (
+            "HSTU",
+            "MF",
+            "FreqD",
+            ("--setting=general",),
+            "FreqD.*HSTUGeneral, which encodes histories, has no user_embedding",
+        ),
         (
             "SASRec",
             "MF",
@@ -390,7 +436,13 @@ def test_a_cached_teacher_serves_with_and_without_hstu(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_told_in_a_sentence(
-    model: str, teacher: str, kd: str, more: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str,
+    teacher: str,
+    kd: str,
+    more: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words_ = command(tmp_path, model, teacher, kd, *more)
     words_ = [word for word in words_ if kd != "FreqD" or word != "--kd_k=4"]
@@ -403,7 +455,12 @@ def test_what_cannot_be_is_told_in_a_sentence(
 def test_models_are_listed_by_family(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     general, sequential = capsys.readouterr().out.split("sequential models")
-    assert "  HSTU " in general and "  HSTU " in sequential and "  SASRec " in sequential and "HSTUGeneral" not in general + sequential
+    assert (
+        "  HSTU " in general
+        and "  HSTU " in sequential
+        and "  SASRec " in sequential
+        and "HSTUGeneral" not in general + sequential
+    )
     assert "  MF " in general and "  MF " not in sequential.split("Methods")[0]
 
 
@@ -424,7 +481,12 @@ def test_histories_are_made_when_they_are_looked_up(tiny_dataset: TinyData, mode
     assert all(kept.interaction[name].dim() == 1 for name in kept.interaction)
     every = rows.interaction(torch.arange(len(rows)))
     names = {*every.columns, "kd_query"}
-    assert set(kept.columns) == names and all(name in kept for name in names) and "other" not in kept and len(kept) == len(rows)
+    assert (
+        set(kept.columns) == names
+        and all(name in kept for name in names)
+        and "other" not in kept
+        and len(kept) == len(rows)
+    )
     for name in every.columns:
         assert torch.equal(kept[name], every[name])
     for index in (torch.tensor([5, 0, 7]), [3, 3], slice(2, 9), 4):

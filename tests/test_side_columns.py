@@ -28,7 +28,9 @@ def test_a_model_of_item_columns_is_trained_again_when_they_change(tmp_path: Pat
     cached = []
     for step in (3, 4, 4):
         write_classes(folder, step)
-        result = run(tmp_path, **changes, model="SASRecF", teacher="SASRecF", setting="sequential", selected_features="[class]")
+        result = run(
+            tmp_path, **changes, model="SASRecF", teacher="SASRecF", setting="sequential", selected_features="[class]"
+        )
         cached.append((result["teacher"]["cached"], result["student"]["cached"]))
     assert cached == [(False, False), (False, False), (True, True)]
 
@@ -49,9 +51,14 @@ def test_columns_of_interactions_count(tmp_path: Path) -> None:
     other = [*rows[:-1], "u5\ti11\t4.5"]
     split = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}
     given = {"load_col": {"inter": ["user_id", "item_id", "rating"]}, "eval_args": split}
-    first, second, third = (side_of(rated(tmp_path / str(n), lines), **given) for n, lines in enumerate((rows, rows, other)))
+    first, second, third = (
+        side_of(rated(tmp_path / str(n), lines), **given) for n, lines in enumerate((rows, rows, other))
+    )
     assert first == second != third
-    assert side_of(TinyData(str(tmp_path / "0"), "rated"), load_col={"inter": ["user_id", "item_id"]}, eval_args=split) is None
+    assert (
+        side_of(TinyData(str(tmp_path / "0"), "rated"), load_col={"inter": ["user_id", "item_id"]}, eval_args=split)
+        is None
+    )
 
 
 def test_preloaded_vectors_count(tmp_path: Path) -> None:

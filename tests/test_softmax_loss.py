@@ -29,7 +29,12 @@ def loss_and_gradient(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 @needs_numba
 @settings(max_examples=100, deadline=None)
-@given(n_rows=st.integers(1, 5), n=st.integers(1, 3000), scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4, 1e30]), seed=st.integers(0, 9))
+@given(
+    n_rows=st.integers(1, 5),
+    n=st.integers(1, 3000),
+    scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4, 1e30]),
+    seed=st.integers(0, 9),
+)
 def test_loss_and_gradient_are_those_of_float64(n_rows: int, n: int, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = scale * torch.randn(n_rows, n, generator=generator)
@@ -89,7 +94,9 @@ def test_only_a_softmax_over_all_items_is_replaced_and_a_copy_keeps_it(tiny_data
     accelerate_on_cpu(model, softmax_of(model))
     assert type(model.loss_fct) is nn.CrossEntropyLoss and model.loss_fct.forward is softmax_loss
     assert copy.deepcopy(model).loss_fct.forward is softmax_loss
-    pairwise = build_case(tiny_dataset, "SASRec", setting="sequential", loss_type="BPR", train_neg_sample_args={"distribution": "uniform"})
+    pairwise = build_case(
+        tiny_dataset, "SASRec", setting="sequential", loss_type="BPR", train_neg_sample_args={"distribution": "uniform"}
+    )
     elsewhere = build_case(tiny_dataset, "SASRec", setting="sequential").model
     elsewhere.device = torch.device("meta")
     smoothed = build_case(tiny_dataset, "SASRec", setting="sequential").model

@@ -141,7 +141,9 @@ def test_whose_softmax_sees_something_else_keeps_its_products(tiny_dataset: Tiny
     case = build_case(tiny_dataset, "SASRec")
     assert softmax_of(case.model) is case.model.loss_fct
     sharp = SharpSASRec(case.config, case.loaders.train._dataset)
-    pairwise = build_case(tiny_dataset, "SASRec", loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
+    pairwise = build_case(
+        tiny_dataset, "SASRec", loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1}
+    )
     for model in (sharp, pairwise.model, build_case(tiny_dataset, "HSTU").model, build_case(tiny_dataset, "MF").model):
         assert softmax_of(model) is None
     scorer = Scorer(sharp, case.loaders.train._dataset.training_rows())

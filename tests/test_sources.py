@@ -30,8 +30,16 @@ def merged(folder: Path, *sources: str, arguments: tuple[str, ...] = ()) -> dict
         ((), ("--train_neg_sample_args=~",), {"train_neg_sample_args": None}),
         (("train_neg_sample_args: {sample_num: 3}",), ("--train_neg_sample_args=~",), {"train_neg_sample_args": None}),
         (("eval_args: {order: RO}", "eval_args: ~"), (), {"eval_args": None}),
-        (("train_neg_sample_args: ~",), ("--train_neg_sample_args.sample_num=2",), {"train_neg_sample_args": {"sample_num": 2}}),
-        (("eval_args: {order: RO, mode: full}",), ("--eval_args.order=TO",), {"eval_args": {"order": "TO", "mode": "full"}}),
+        (
+            ("train_neg_sample_args: ~",),
+            ("--train_neg_sample_args.sample_num=2",),
+            {"train_neg_sample_args": {"sample_num": 2}},
+        ),
+        (
+            ("eval_args: {order: RO, mode: full}",),
+            ("--eval_args.order=TO",),
+            {"eval_args": {"order": "TO", "mode": "full"}},
+        ),
         (("eval_args: {order: RO}", "eval_args: {mode: full}"), (), {"eval_args": {"order": "RO", "mode": "full"}}),
         (("eval_args: {order: RO}", "seed: 1"), (), {"eval_args": {"order": "RO"}, "seed": 1}),
         (

@@ -46,7 +46,10 @@ WRITES: dict[str, tuple[Any, str, int, Exception]] = {
     "weights": (stages, "save_weights", 0, SAFETENSORS),
     "scores": (recbole_kd.teacher.export, "save_file", 1, SAFETENSORS),
 }
-CASES = [*(("checkpoint or state", count) for count in (1, 2, 4, 7, 9, 13, 14)), *(("copy of the best", count) for count in (1, 2, 5))]
+CASES = [
+    *(("checkpoint or state", count) for count in (1, 2, 4, 7, 9, 13, 14)),
+    *(("copy of the best", count) for count in (1, 2, 5)),
+]
 CASES += [("weights", 1), ("scores", 1)]
 
 

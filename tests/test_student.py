@@ -37,7 +37,9 @@ def figures(student: recbole_kd.Student, ranked: pd.DataFrame, k: int, n_users: 
     seen = student.known.seen
     tested = seen["part"] == 2
     wanted: dict[str, set[str]] = {}
-    for user, item in zip(student.users.of(seen["user"][tested].numpy()), student.items.of(seen["item"][tested].numpy()), strict=True):
+    for user, item in zip(
+        student.users.of(seen["user"][tested].numpy()), student.items.of(seen["item"][tested].numpy()), strict=True
+    ):
         wanted.setdefault(user, set()).add(item)
     sums = dict.fromkeys(("recall", "ndcg", "hit"), 0.0)
     lists = {user: list(some.sort_values("rank")["item"][:k]) for user, some in ranked.groupby("user")}
@@ -82,10 +84,14 @@ def test_a_model_that_needs_its_data_is_said_in_the_result() -> None:
 @pytest.mark.parametrize("model", ["MF", "HSTU"])
 def test_it_loads_elsewhere_without_data_and_says_nothing(model: str, tmp_path: Path) -> None:
     shutil.copytree(folder_of(model), tmp_path / "moved")
-    lines = "import recbole_kd; s = recbole_kd.load_student('moved'); r = s.recommend(['u3'], k=4); assert len(r) == 4, r"
+    lines = (
+        "import recbole_kd; s = recbole_kd.load_student('moved'); r = s.recommend(['u3'], k=4); assert len(r) == 4, r"
+    )
     root = str(Path(recbole_kd.__file__).resolve().parents[1])
     environment = {"PYTHONPATH": root, "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moved"]
 
@@ -99,7 +105,8 @@ def test_the_folder_holds_no_pickle_and_a_card_with_the_table() -> None:
     assert not any(str(Path.home()) in str(value) or "/tmp" in str(value) for value in config["settings"].values())
 
 
-# -- questions -----------------------------------------------------------------------------------------------------------------
+# -- questions
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_seen_items_candidates_and_excluded_items() -> None:
@@ -107,7 +114,9 @@ def test_seen_items_candidates_and_excluded_items() -> None:
     seen = student.known.seen
     mine = set(student.items.of(seen["item"][seen["user"] == student.users.places(["u4"])[0]].numpy()))
     everything = student.recommend(["u4"], k=1000, exclude_seen=False)
-    assert set(everything["item"]) == set(student.items.tokens[1:]) and list(everything["rank"]) == list(range(1, len(everything) + 1))
+    assert set(everything["item"]) == set(student.items.tokens[1:]) and list(everything["rank"]) == list(
+        range(1, len(everything) + 1)
+    )
     assert everything["score"].is_monotonic_decreasing
     fresh = student.recommend(["u4"], k=1000)
     assert set(fresh["item"]) == set(student.items.tokens[1:]) - mine
@@ -160,7 +169,8 @@ def test_embeddings_give_the_scores_and_similar_items_their_cosines(model: str) 
     assert near["score"].to_numpy() == pytest.approx(np.sort(cosines)[::-1][:2], abs=1e-6)
 
 
-# -- damage and attacks --------------------------------------------------------------------------------------------------------
+# -- damage and attacks
+# --------------------------------------------------------------------------------------------------------
 
 
 def said_of(folder: Path) -> str:
@@ -209,7 +219,9 @@ def test_another_version_and_impossible_values_are_one_sentence(tmp_path: Path) 
         said_of(resealed(tmp_path, "MF", **values))
     settings = json.loads((folder_of("SASRec") / "config.json").read_text())["settings"]
     assert "do not fit" in said_of(resealed(tmp_path / "other", "SASRec", settings={**settings, "inner_size": 16}))
-    assert "cannot be built" in said_of(resealed(tmp_path / "third", "SASRec", settings={**settings, "hidden_size": "many"}))
+    assert "cannot be built" in said_of(
+        resealed(tmp_path / "third", "SASRec", settings={**settings, "hidden_size": "many"})
+    )
 
 
 def test_forged_columns_are_one_sentence(tmp_path: Path) -> None:
@@ -249,13 +261,20 @@ def test_no_file_runs_code(name: str, tmp_path: Path) -> None:
 def test_names_in_the_config_import_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for model, where in (("evil", "evil.Evil"), ("..evil", "evil"), ("SASRec", "evil.SASRec"), ("os.system", "os.system")):
+    for model, where in (
+        ("evil", "evil.Evil"),
+        ("..evil", "evil"),
+        ("SASRec", "evil.SASRec"),
+        ("os.system", "os.system"),
+    ):
         said = said_of(resealed(tmp_path / f"s{where}{model[0]}", "SASRec", model=model, model_class=where))
         assert "register_model" in said
     settings = json.loads((folder_of("NeuMF") / "config.json").read_text())["settings"]
     bad = tmp_path / "bad.pth"
     forged = {**settings, "use_pretrain": True, "mf_pretrain_path": str(bad), "mlp_pretrain_path": str(bad)}
-    recbole_kd.load_student(resealed(tmp_path / "pre", "NeuMF", settings=forged))  # the files that it names are not looked for
+    recbole_kd.load_student(
+        resealed(tmp_path / "pre", "NeuMF", settings=forged)
+    )  # the files that it names are not looked for
     assert not (tmp_path / "mark").exists()
 
 

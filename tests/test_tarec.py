@@ -142,7 +142,9 @@ def test_a_student_that_agrees_has_no_loss_and_learning_lowers_it(distance: str)
         optimizer.step()
     assert float(distiller(batch).detach()) < 0.6 * before
     agreeing, _ = made(teacher, teacher, k=6, n_negatives=8, distance=distance, epsilon=0.002)
-    assert float(agreeing(batch_for(agreeing, [1, 2])).detach()) == pytest.approx(0.0, abs=1e-5 if distance != "sinkhorn" else 0.02)
+    assert float(agreeing(batch_for(agreeing, [1, 2])).detach()) == pytest.approx(
+        0.0, abs=1e-5 if distance != "sinkhorn" else 0.02
+    )
 
 
 @pytest.mark.parametrize("distance", ["rank", "score", "sinkhorn"])
@@ -218,7 +220,14 @@ def test_an_assistant_of_one_width_is_in_between_in_depth() -> None:
 
 
 def test_what_an_assistant_has_other_than_the_student() -> None:
-    student = {"model": "MF", "dataset": "tiny", "kd": "TARec", "embedding_size": 20, "kd_assistant_epochs": 7, "kd_assistant_weight": None}
+    student = {
+        "model": "MF",
+        "dataset": "tiny",
+        "kd": "TARec",
+        "embedding_size": 20,
+        "kd_assistant_epochs": 7,
+        "kd_assistant_weight": None,
+    }
     assert assistant_values(student, {"embedding_size": 400}) == {"embedding_size": 89, "epochs": 7, **NEUTRAL}
     assert assistant_values({**student, "kd_assistant_size": 64}, {})["embedding_size"] == 64
     with pytest.raises(ConfigError, match="needs kd_assistant_size"):
@@ -236,14 +245,20 @@ def test_a_run_with_its_assistant(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "assistant MF" in capsys.readouterr().out
     assistant = first["assistant"]
     assert not assistant["cached"] and assistant["epochs"] == 3 and len(assistant["kd_loss"]) == 3
-    assert assistant["parameters"] == 70 * 6 + 2 * 6, "6 is the geometric mean of 4 and 8, for 30 users, 40 items and the pads"
+    assert assistant["parameters"] == 70 * 6 + 2 * 6, (
+        "6 is the geometric mean of 4 and 8, for 30 users, 40 items and the pads"
+    )
     assert set(assistant["test"]) == set(first["distilled"]["test"])
     second = run(tmp_path, **OURS, kd_n_negatives="5")
     assert second["assistant"]["cached"] and second["distilled"]["test"] == first["distilled"]["test"]
-    both = run(tmp_path, **OURS, kd_n_negatives="5", kd_teacher_share="0.5", kd_assistant_weight="100.0", kd_weight="7.0")
+    both = run(
+        tmp_path, **OURS, kd_n_negatives="5", kd_teacher_share="0.5", kd_assistant_weight="100.0", kd_weight="7.0"
+    )
     assert both["assistant"]["cached"], "what only the student's stage reads trains no other assistant"
     assert both["distilled"]["kd_loss"] != first["distilled"]["kd_loss"]
-    other = run(tmp_path, **OURS, kd_n_negatives="5", kd_assistant_epochs="1", kd_assistant_size="5", kd_distance="score")
+    other = run(
+        tmp_path, **OURS, kd_n_negatives="5", kd_assistant_epochs="1", kd_assistant_size="5", kd_distance="score"
+    )
     assert not other["assistant"]["cached"] and other["assistant"]["epochs"] == 1 and other["distilled"]["epochs"] == 3
     assert other["assistant"]["parameters"] == 72 * 5
 
@@ -256,7 +271,13 @@ def test_a_saved_teacher_has_an_assistant_too(tmp_path: Path) -> None:
 
 
 def test_two_checkpoints_of_one_model_have_an_assistant_each(tmp_path: Path) -> None:
-    own = {"teacher": None, "teacher.epochs": None, "teacher.embedding_size": None, "kd_n_negatives": "5", "kd_assistant_size": "6"}
+    own = {
+        "teacher": None,
+        "teacher.epochs": None,
+        "teacher.embedding_size": None,
+        "kd_n_negatives": "5",
+        "kd_assistant_size": "6",
+    }
     made = [run(tmp_path, seed=seed, split_seed="0")["folder"] for seed in ("1", "2")]
     named = {**OURS, **own, "split_seed": "0", "kd_assistant_epochs": "1", "epochs": "1"}
     runs = [run(tmp_path, **named, teacher_path=str(Path(folder) / "MF.pth")) for folder in (made[0], made[1], made[0])]
@@ -265,7 +286,9 @@ def test_two_checkpoints_of_one_model_have_an_assistant_each(tmp_path: Path) -> 
 
 
 def test_a_dense_teacher_and_a_student_without_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run(tmp_path, **OURS, teacher_store="dense", kd_distance="sinkhorn", kd_n_negatives="5", kd_n_iterations="5")
+    result = run(
+        tmp_path, **OURS, teacher_store="dense", kd_distance="sinkhorn", kd_n_negatives="5", kd_n_iterations="5"
+    )
     assert result["assistant"]["kd_loss"][0] > 0
     assert main(words(tmp_path, **OURS, model="NeuMF", kd_n_negatives="5")) == 2
     assert "NeuMF has no such key" in capsys.readouterr().err

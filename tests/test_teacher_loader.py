@@ -107,7 +107,9 @@ def test_weights_count_the_positive_rows(tiny_dataset: TinyData, name: str, give
         for set_name, items in kd.sets.items():
             assert torch.equal(items.ids, distiller.item_sets[set_name][kd.queries])
             assert torch.equal(items.teacher, kd.queries.unsqueeze(1) * 1000.0 + items.ids)
-        total.update({query: int(weight) for query, weight in zip(kd.queries.tolist(), kd.weights.tolist(), strict=True)})
+        total.update(
+            {query: int(weight) for query, weight in zip(kd.queries.tolist(), kd.weights.tolist(), strict=True)}
+        )
         n_batches += 1
     assert total == positives(case)
     assert n_batches == len(loader)
@@ -145,7 +147,9 @@ def test_a_kept_set_is_not_asked_again(tiny_dataset: TinyData) -> None:
 def test_the_teacher_is_asked_in_blocks(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
     case = build_case(tiny_dataset, "MF")
     expected, _ = wrapped(case)
-    monkeypatch.setattr("recbole_kd.training.teacher_loader.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7)))
+    monkeypatch.setattr(
+        "recbole_kd.training.teacher_loader.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7))
+    )
     loader, _ = wrapped(case)
     assert isinstance(loader.teacher, Recorded)
     assert {rows for rows, _ in loader.teacher.asked} == {7, 31 % 7}

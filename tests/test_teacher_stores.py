@@ -99,7 +99,11 @@ def subclasses(kind: type) -> Iterator[type]:
 
 
 def test_every_store_is_under_contract() -> None:
-    own = [kind for kind in subclasses(TeacherScores) if kind.__module__.startswith("recbole_kd.") and not kind.__name__.startswith("_")]
+    own = [
+        kind
+        for kind in subclasses(TeacherScores)
+        if kind.__module__.startswith("recbole_kd.") and not kind.__name__.startswith("_")
+    ]
     assert {kind.store for kind in own} - {"several", "mapped"} == set(KINDS), (
         "several teachers have no scores in common, a mapped one is another's"
     )
@@ -137,7 +141,9 @@ def test_what_goes_in_comes_out(cases: Callable[[str], Case], tmp_path: Path, st
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_a_dense_store_from_factors_is_that_of_the_model(cases: Callable[[str], Case], tmp_path: Path, dtype: str) -> None:
+def test_a_dense_store_from_factors_is_that_of_the_model(
+    cases: Callable[[str], Case], tmp_path: Path, dtype: str
+) -> None:
     case = cases("LightGCN")
     factors = load_teacher(exported(case, tmp_path / "factors", "factors"), case.loaders.train)
     write_dense(factors, tmp_path / "converted", dtype)
@@ -145,7 +151,9 @@ def test_a_dense_store_from_factors_is_that_of_the_model(cases: Callable[[str], 
     own = load_teacher(exported(case, tmp_path / "dense", "dense", dtype), case.loaders.train)
     assert converted.store == "dense" and converted.manifest == own.manifest
     queries = torch.arange(own.n_queries)
-    torch.testing.assert_close(converted.full(queries), own.full(queries), rtol=1e-6 if dtype == "fp32" else 1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        converted.full(queries), own.full(queries), rtol=1e-6 if dtype == "fp32" else 1e-3, atol=1e-6
+    )
 
 
 def test_a_dense_store_has_no_trajectory(cases: Callable[[str], Case], tmp_path: Path) -> None:
@@ -174,7 +182,9 @@ def test_what_fp16_cannot_hold_is_refused(cases: Callable[[str], Case], tmp_path
 
 
 @pytest.mark.parametrize(("store", "name"), REFUSED)
-def test_a_store_that_cannot_hold_a_model_says_so(cases: Callable[[str], Case], tmp_path: Path, store: str, name: str) -> None:
+def test_a_store_that_cannot_hold_a_model_says_so(
+    cases: Callable[[str], Case], tmp_path: Path, store: str, name: str
+) -> None:
     with pytest.raises(ConfigError, match=REFUSED[store, name]) as error:
         exported(cases(name), tmp_path / "teacher", store)
     assert one_sentence(str(error.value))
@@ -182,7 +192,9 @@ def test_a_store_that_cannot_hold_a_model_says_so(cases: Callable[[str], Case], 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "store"), [("MF", "factors"), ("LightGCN", "factors"), ("NeuMF", "dense"), ("EASE", "dense")])
+@pytest.mark.parametrize(
+    ("name", "store"), [("MF", "factors"), ("LightGCN", "factors"), ("NeuMF", "dense"), ("EASE", "dense")]
+)
 def test_auto_is_the_smallest_exact_store(cases: Callable[[str], Case], tmp_path: Path, name: str, store: str) -> None:
     teacher = load_teacher(exported(cases(name), tmp_path / "teacher"), cases(name).loaders.train)
     assert teacher.store == teacher.manifest["store"] == store
@@ -228,7 +240,9 @@ def test_scores_are_memory_mapped(tmp_path: Path) -> None:
     assert scores[::500, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_export_never_holds_the_matrix(cases: Callable[[str], Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_never_holds_the_matrix(
+    cases: Callable[[str], Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = cases("NeuMF")
     seen: list[int] = []
     plain = Scorer.full
@@ -436,7 +450,9 @@ def test_a_checkpoint_of_another_split_is_refused(tiny_dataset: TinyData, tmp_pa
 
 
 @pytest.mark.parametrize("content", [{}, {"config": {}, "state_dict": {}}, {"state_dict": {}}])
-def test_a_torch_file_that_is_no_checkpoint_is_refused(cases: Callable[[str], Case], tmp_path: Path, content: dict[str, Any]) -> None:
+def test_a_torch_file_that_is_no_checkpoint_is_refused(
+    cases: Callable[[str], Case], tmp_path: Path, content: dict[str, Any]
+) -> None:
     torch.save(content, tmp_path / "teacher.pth")
     with pytest.raises(TeacherError, match="not a checkpoint") as error:
         load_teacher(tmp_path / "teacher.pth", cases("MF").loaders.train)
@@ -549,7 +565,10 @@ def test_the_seed_of_the_student_does_not_move_the_split(tiny_dataset: TinyData,
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"item_inter_num_interval": "[99,inf)"}, "filtering"), ({"load_col": {"inter": ["user_id", "item_id"]}}, "timestamp.*load_col")],
+    [
+        ({"item_inter_num_interval": "[99,inf)"}, "filtering"),
+        ({"load_col": {"inter": ["user_id", "item_id"]}}, "timestamp.*load_col"),
+    ],
 )
 def test_data_that_recbole_refuses_is_one_sentence(tiny_dataset: TinyData, given: dict[str, Any], words: str) -> None:
     with pytest.raises(recbole_kd.KDError, match=words) as error:

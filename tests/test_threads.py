@@ -64,7 +64,9 @@ def test_ranking_does_not_depend_on_the_threads(threads: int, monkeypatch: pytes
     query_vectors.requires_grad_()
     monkeypatch.setattr(topk, "BLOCK_BYTES", 4 * 700 * 3)
     used: list[int] = []
-    monkeypatch.setattr(topk, "side_by_side", lambda work, parts, lanes: used.append(lanes) or side_by_side(work, parts, lanes))
+    monkeypatch.setattr(
+        topk, "side_by_side", lambda work, parts, lanes: used.append(lanes) or side_by_side(work, parts, lanes)
+    )
     queries = torch.arange(50).flip(0)
     with torch.no_grad():
         expected = top_k_in_blocks(lambda some: query_vectors[some] @ item_vectors.T, queries, 700, 10)

@@ -57,7 +57,10 @@ def made_rows(unit: str, seed: int, n_users: int = 12, ties: bool = True) -> lis
     for user in range(n_users):
         n = int(draw.integers(3, 25))
         ticks = draw.integers(0, 40, n) if ties else draw.permutation(90_000)[:n]
-        rows += [(f"u{user}", f"i{item}", UNITS[unit](int(tick))) for item, tick in zip(draw.permutation(30)[:n], ticks, strict=True)]
+        rows += [
+            (f"u{user}", f"i{item}", UNITS[unit](int(tick)))
+            for item, tick in zip(draw.permutation(30)[:n], ticks, strict=True)
+        ]
     return [rows[place] for place in draw.permutation(len(rows))]
 
 
@@ -90,7 +93,9 @@ def found_split(splits: Splits) -> list[set[tuple[str, str]]]:
     found = []
     for part in splits.parts:
         columns = (np.asarray(part.inter_feat[field]) for field in (data.uid_field, data.iid_field))
-        users, items = (data.id2token(field, ids) for field, ids in zip((data.uid_field, data.iid_field), columns, strict=True))
+        users, items = (
+            data.id2token(field, ids) for field, ids in zip((data.uid_field, data.iid_field), columns, strict=True)
+        )
         found.append(set(zip(users.tolist(), items.tolist(), strict=True)))
     return found
 
@@ -104,8 +109,15 @@ def test_times_decide_the_split(unit: str, split: str, tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(unit=st.sampled_from(sorted(UNITS)), split=st.sampled_from(sorted(SPLITS)), seed=st.integers(0, 10**6), ties=st.booleans())
-def test_times_decide_any_split(unit: str, split: str, seed: int, ties: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    unit=st.sampled_from(sorted(UNITS)),
+    split=st.sampled_from(sorted(SPLITS)),
+    seed=st.integers(0, 10**6),
+    ties=st.booleans(),
+)
+def test_times_decide_any_split(
+    unit: str, split: str, seed: int, ties: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rows = made_rows(unit, seed, ties=ties)
     data = write(tmp_path_factory.mktemp("any"), rows)
     try:
@@ -123,7 +135,9 @@ def test_the_order_of_the_file_changes_nothing(normalised: bool, tmp_path: Path)
     rows = []
     for user in range(60):
         times = 1_200_000_000 + 6_300_000 * user + draw.integers(1, 10, 20).cumsum()
-        rows += [(f"u{user}", f"i{item}", str(time)) for item, time in zip(draw.permutation(25)[:20], times, strict=True)]
+        rows += [
+            (f"u{user}", f"i{item}", str(time)) for item, time in zip(draw.permutation(25)[:20], times, strict=True)
+        ]
     expected = expected_split(rows, LEAVE_ONE_OUT)
     given_keys = {"eval_args": LEAVE_ONE_OUT, "normalize_all": normalised}
     for number, written in enumerate((rows, rows[::-1])):
@@ -133,11 +147,20 @@ def test_the_order_of_the_file_changes_nothing(normalised: bool, tmp_path: Path)
     exact = split_data(build_config(data, "MF", **given_keys))
     changed = sum(a != b for a, b in zip(_last(found_split(theirs)), _last(found_split(exact)), strict=True))
     assert changed > 0
-    assert exact.dataset.order_change.split >= changed and exact.dataset.order_change.order == exact.parts[0].order_change.order
+    assert (
+        exact.dataset.order_change.split >= changed
+        and exact.dataset.order_change.order == exact.parts[0].order_change.order
+    )
     assert theirs.dataset.order_change is None
-    assert theirs.fingerprint["test"] != exact.fingerprint["test"] and theirs.fingerprint["histories"] != exact.fingerprint["histories"]
+    assert (
+        theirs.fingerprint["test"] != exact.fingerprint["test"]
+        and theirs.fingerprint["histories"] != exact.fingerprint["histories"]
+    )
     words = describe_split(exact.dataset)
-    assert f"other interactions of {exact.dataset.order_change.split} of 60 users" in words and "float32" in describe_split(theirs.dataset)
+    assert (
+        f"other interactions of {exact.dataset.order_change.split} of 60 users" in words
+        and "float32" in describe_split(theirs.dataset)
+    )
 
 
 def _last(parts: list[set[tuple[str, str]]]) -> list[tuple[str, str]]:
@@ -148,7 +171,10 @@ def test_the_count_of_changed_users_is_that_of_two_splits(tmp_path: Path) -> Non
     rows = [(*row[:2], str(20 * (int(row[2]) % 1_000_000) + 10**9)) for row in made_rows("seconds", seed=5, n_users=40)]
     for arguments in SPLITS.values():
         data = write(tmp_path, rows)
-        exact, theirs = (split_data(build_config(data, "MF", eval_args=arguments, time_order=order)) for order in ("exact", "recbole"))
+        exact, theirs = (
+            split_data(build_config(data, "MF", eval_args=arguments, time_order=order))
+            for order in ("exact", "recbole")
+        )
         pairs = zip(found_split(exact), found_split(theirs), strict=True)
         users = {user for ours, others in pairs for user, _ in ours ^ others}
         assert len(users) == exact.dataset.order_change.split > 0
@@ -191,7 +217,13 @@ def test_prepared_files_in_any_order_give_histories_in_time(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("unit", "dtype"),
-    [("seconds", "int64"), ("nanoseconds", "int64"), ("negative", "int64"), ("fractions", "float64"), ("small", "float64")],
+    [
+        ("seconds", "int64"),
+        ("nanoseconds", "int64"),
+        ("negative", "int64"),
+        ("fractions", "float64"),
+        ("small", "float64"),
+    ],
 )
 def test_time_differences_are_those_of_the_file(unit: str, dtype: str, tmp_path: Path) -> None:
     rows = made_rows(unit, seed=1)

@@ -41,7 +41,9 @@ def test_top_k_in_blocks_equals_python(data: st.DataObject) -> None:
     exclude = Ragged.from_pairs(excluded[:, 0], excluded[:, 1], n_rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "BLOCK_BYTES", data.draw(st.sampled_from([1, 4 * n_items * 2, 2**26])))
-        ids, values = top_k_in_blocks(full(torch.tensor(table)), torch.tensor(queries, dtype=torch.int64), n_items, k, exclude)
+        ids, values = top_k_in_blocks(
+            full(torch.tensor(table)), torch.tensor(queries, dtype=torch.int64), n_items, k, exclude
+        )
     for query, found, scores in zip(queries, ids.tolist(), values.tolist(), strict=True):
         left = [i for i in range(1, n_items) if (query, i) not in pairs]
         best = sorted(left, key=lambda i: (-table[query][i], i))[:k]
@@ -71,7 +73,9 @@ def test_blocks_do_not_change_the_result(block_bytes: int, monkeypatch: pytest.M
         torch.testing.assert_close(values[row], table[row][order])
 
 
-@pytest.mark.parametrize(("n_rows", "n_columns", "block_bytes"), [(0, 5, 100), (7, 5, 1), (7, 5, 40), (7, 5, 10**6), (3, 0, 8)])
+@pytest.mark.parametrize(
+    ("n_rows", "n_columns", "block_bytes"), [(0, 5, 100), (7, 5, 1), (7, 5, 40), (7, 5, 10**6), (3, 0, 8)]
+)
 def test_blocks_cover_every_row_once_within_the_budget(
     n_rows: int, n_columns: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,12 @@ def _storage_type(name: str) -> call:
 def _archive(content: Any, path: Path, records: dict[str, bytes] | None = None, **options: Any) -> Path:
     """Write an archive as torch.save does, with any pickle and any records."""
     body = _with_ids(content)
-    names = {"data.pkl": body, "byteorder": sys.byteorder.encode(), "data/0": WEIGHTS.numpy().tobytes(), **(records or {})}
+    names = {
+        "data.pkl": body,
+        "byteorder": sys.byteorder.encode(),
+        "data/0": WEIGHTS.numpy().tobytes(),
+        **(records or {}),
+    }
     with zipfile.ZipFile(path, "w", **options) as target:
         for name, record in names.items():
             target.writestr(f"archive/{name}", record)
@@ -75,7 +80,12 @@ def _tensor(pid: Any = None, offset: Any = 0, size: Any = (6,), stride: Any = (1
 @pytest.mark.parametrize("mmap", [False, True])
 def test_good_tensors_are_read(mmap: bool, tmp_path: Path) -> None:
     pid = _pid()
-    content = {"a": _tensor(pid), "b": _tensor(pid, 1, (2, 2), (2, 1)), "c": _tensor(pid, 6, (0, 3), (3, 1)), "d": _tensor(pid, 2, (), ())}
+    content = {
+        "a": _tensor(pid),
+        "b": _tensor(pid, 1, (2, 2), (2, 1)),
+        "c": _tensor(pid, 6, (0, 3), (3, 1)),
+        "d": _tensor(pid, 2, (), ()),
+    }
     found = load_checkpoint(_archive(content, tmp_path / "a.pth"), mmap=mmap)
     assert torch.equal(found["a"], WEIGHTS) and found["b"].tolist() == [[1, 2], [3, 4]] and found["c"].shape == (0, 3)
     assert found["d"] == 2
@@ -188,7 +198,14 @@ def test_a_sparse_tensor_has_its_indices_inside(indices: Any, tmp_path: Path) ->
     records = {"data/1": torch.tensor(indices).numpy().tobytes(), "data/0": torch.ones(2).numpy().tobytes()}
     where = _tensor(_pid("LongStorage", "1", count=2), 0, (1, 2), (2, 1))
     for size in ((3,), (0,), (-1,), (3, 4), (2**63,)):
-        content = {"a": call("torch._utils", "_rebuild_sparse_tensor", layout, (where, _tensor(_pid(count=2), 0, (2,), (1,)), size, True))}
+        content = {
+            "a": call(
+                "torch._utils",
+                "_rebuild_sparse_tensor",
+                layout,
+                (where, _tensor(_pid(count=2), 0, (2,), (1,)), size, True),
+            )
+        }
         with pytest.raises(TeacherError):
             load_checkpoint(_archive(content, tmp_path / "a.pth", records))
 
@@ -236,15 +253,38 @@ def test_a_flipped_bit_in_a_record_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mmap", [False, True])
 def test_map_location_is_as_in_torch(mmap: bool, tmp_path: Path) -> None:
     torch.save({"a": torch.arange(3.0), "b": torch.zeros(0, dtype=torch.int64)}, tmp_path / "a.pth")
-    for place in (None, "cpu", torch.device("cpu"), {"cpu": "cpu"}, lambda content, _: content, lambda content, _: None):
+    for place in (
+        None,
+        "cpu",
+        torch.device("cpu"),
+        {"cpu": "cpu"},
+        lambda content, _: content,
+        lambda content, _: None,
+    ):
         found = load_checkpoint(tmp_path / "a.pth", place, mmap=mmap)
         assert found["a"].tolist() == [0, 1, 2] and found["b"].shape == (0,) and found["b"].dtype == torch.int64
 
 
 def test_every_type_of_numbers_is_read(tmp_path: Path) -> None:
-    kinds = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64", "complex128")
+    kinds = (
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "bool",
+        "complex64",
+        "complex128",
+    )
     content = {kind: torch.tensor([[0, 1, 1]]).to(getattr(torch, kind)).t() for kind in kinds}
-    content |= {"parameter": torch.nn.Parameter(torch.ones(2)), "fixed": torch.nn.Parameter(torch.ones(2), requires_grad=False)}
+    content |= {
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "fixed": torch.nn.Parameter(torch.ones(2), requires_grad=False),
+    }
     for protocol in (2, 4):
         torch.save(content, tmp_path / "a.pth", pickle_protocol=protocol)
         found = load_checkpoint(tmp_path / "a.pth")

@@ -30,7 +30,9 @@ def loader_of(data: TinyData, given: dict[str, Any]) -> tuple[Any, Any]:
     """A training loader, from fresh random numbers, and its model for dynamic sampling."""
     from recbole.utils import get_model
 
-    config = Config(model=given["model"], dataset=data.name, config_dict={**SMALL, "data_path": data.data_path, **given})
+    config = Config(
+        model=given["model"], dataset=data.name, config_dict={**SMALL, "data_path": data.data_path, **given}
+    )
     init_seed(7, True)
     train_data, _, _ = data_preparation(config, create_dataset(config))
     init_seed(8, True)
@@ -45,7 +47,9 @@ def drawn(batches: Any) -> list[dict[str, Any]]:
     return [dict(batch.interaction) for _ in range(2) for batch in batches()]
 
 
-@pytest.mark.parametrize("given", CASES, ids=["pairwise", "pointwise", "popularity", "dynamic", "users", "histories", "single rows"])
+@pytest.mark.parametrize(
+    "given", CASES, ids=["pairwise", "pointwise", "popularity", "dynamic", "users", "histories", "single rows"]
+)
 def test_batches_are_recboles(given: dict[str, Any], tiny_dataset: TinyData) -> None:
     plain, _ = loader_of(tiny_dataset, given)
     expected = drawn(lambda: plain)
@@ -97,7 +101,9 @@ def test_dynamic_negatives_of_a_model_on_a_gpu(tiny_dataset: TinyData, monkeypat
     loader.get_model(model)
     drawn_from: list[torch.Tensor] = []
     plain = loader._sampler.sample_by_user_ids
-    monkeypatch.setattr(loader._sampler, "sample_by_user_ids", lambda *args: drawn_from.append(plain(*args)) or drawn_from[-1])
+    monkeypatch.setattr(
+        loader._sampler, "sample_by_user_ids", lambda *args: drawn_from.append(plain(*args)) or drawn_from[-1]
+    )
     batches = list(batches_of(loader))
     assert len(batches) == len(model.given) >= 2 and model.modes == ["eval", "train"] * len(batches)
     for batch, candidates, scores in zip(batches, drawn_from, model.given, strict=True):

@@ -41,7 +41,9 @@ def recbole_parts(data: TinyData, model: str, folder: Path, **given: Any) -> tup
     sizes = {"kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10} if given.get("kd", "RCEKD") == "RCEKD" else {}
     keys = {"kd": "RCEKD", **sizes, "metric_decimal_place": 10, "valid_metric": "NDCG@10"}
     config = Config(
-        model=model, dataset=data.name, config_dict={**SMALL, "data_path": data.data_path, "checkpoint_dir": str(folder), **keys, **given}
+        model=model,
+        dataset=data.name,
+        config_dict={**SMALL, "data_path": data.data_path, "checkpoint_dir": str(folder), **keys, **given},
     )
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
@@ -52,7 +54,9 @@ def recbole_parts(data: TinyData, model: str, folder: Path, **given: Any) -> tup
 
 
 @pytest.mark.parametrize("model", ["MF", "BPR", "LightGCN", "NeuMF", "MultiVAE"])
-def test_three_lines_in_a_recbole_project(model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+def test_three_lines_in_a_recbole_project(
+    model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
     given = {"epochs": 10, "learning_rate": 0.02, **({"train_neg_sample_args": None} if model == "MultiVAE" else {})}
     config, student, train_data, valid_data, test_data = recbole_parts(tiny_dataset, model, tmp_path, **given)
 
@@ -73,13 +77,21 @@ def per_epoch(trainer: Trainer, train_data: Any, valid_data: Any) -> list[float]
 
 
 @pytest.mark.parametrize("model", ["BPR", "MF", "LightGCN", "NGCF"])
-def test_weight_zero_is_recboles_own_training(model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "plain", epochs=3, kd=None)
+def test_weight_zero_is_recboles_own_training(
+    model: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(
+        tiny_dataset, model, tmp_path / "plain", epochs=3, kd=None
+    )
     plain = per_epoch(Trainer(config, student), train_data, valid_data)
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "kd", epochs=3, kd_weight=0.0)
+    config, student, train_data, valid_data, _ = recbole_parts(
+        tiny_dataset, model, tmp_path / "kd", epochs=3, kd_weight=0.0
+    )
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     assert per_epoch(recbole_kd.KDTrainer(config, student, distiller), train_data, valid_data) == plain
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, model, tmp_path / "none", epochs=3, kd=None)
+    config, student, train_data, valid_data, _ = recbole_parts(
+        tiny_dataset, model, tmp_path / "none", epochs=3, kd=None
+    )
     assert per_epoch(recbole_kd.KDTrainer(config, student), train_data, valid_data) == plain
 
 
@@ -96,8 +108,15 @@ def test_kd_loss_is_reported_without_its_weight(tiny_dataset: TinyData, teacher_
 
 
 @pytest.mark.parametrize("kd", ["CE", "RCEKD"])
-def test_a_batch_of_the_pad_alone_has_no_kd_loss(kd: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    given = {"epochs": 1, "kd": kd, "kd_k": 5, "train_batch_size": 1}  # RecBole's per-user loader lists the pad as a user
+def test_a_batch_of_the_pad_alone_has_no_kd_loss(
+    kd: str, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
+    given = {
+        "epochs": 1,
+        "kd": kd,
+        "kd_k": 5,
+        "train_batch_size": 1,
+    }  # RecBole's per-user loader lists the pad as a user
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MultiVAE", tmp_path, **given)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)
@@ -105,7 +124,9 @@ def test_a_batch_of_the_pad_alone_has_no_kd_loss(kd: str, tiny_dataset: TinyData
     assert math.isfinite(trainer.kd_loss[0]) and trainer.kd_loss[0] > 0
 
 
-def test_a_mistyped_key_in_a_recbole_project_is_refused(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+def test_a_mistyped_key_in_a_recbole_project_is_refused(
+    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"kd_tua.*kd_tau"):
         recbole_parts(tiny_dataset, "MF", tmp_path, kd_tua=3.0)
     config, student, train_data, *_ = recbole_parts(tiny_dataset, "MF", tmp_path)
@@ -143,7 +164,9 @@ def test_trainers_made_side_by_side_leave_recbole_as_it_was(tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_teacher_of_another_split_is_refused_by_fit(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+def test_teacher_of_another_split_is_refused_by_fit(
+    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path)
     teacher = recbole_kd.load_teacher(teacher_folder, train_data)
     other = {"eval_args": {"split": {"RS": [0.7, 0.2, 0.1]}, "order": "TO", "group_by": "user", "mode": "full"}}
@@ -167,7 +190,9 @@ class WithProjector(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         top = batch.sets["top"]
         student = self.student_scorer.at(batch.queries, top.ids)
-        return self.reduce(self.projector((student - top.teacher).square().mean(1, keepdim=True)).square().sum(1), batch.weights)
+        return self.reduce(
+            self.projector((student - top.teacher).square().mean(1, keepdim=True)).square().sum(1), batch.weights
+        )
 
 
 def with_projector(data: TinyData, teacher_folder: str, tmp_path: Path, **given: Any) -> tuple[Any, Any, Any]:
@@ -176,7 +201,9 @@ def with_projector(data: TinyData, teacher_folder: str, tmp_path: Path, **given:
     return recbole_kd.KDTrainer(config, student, distiller), train_data, valid_data
 
 
-def test_modules_of_a_distiller_are_trained_and_not_saved(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
+def test_modules_of_a_distiller_are_trained_and_not_saved(
+    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
     trainer, train_data, valid_data = with_projector(tiny_dataset, teacher_folder, tmp_path)
     before = trainer.distiller.projector.weight.detach().clone()
     trainer.fit(train_data, valid_data)
@@ -186,7 +213,9 @@ def test_modules_of_a_distiller_are_trained_and_not_saved(tiny_dataset: TinyData
 
 
 def test_clipping_covers_student_and_distiller(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    trainer, train_data, valid_data = with_projector(tiny_dataset, teacher_folder, tmp_path, clip_grad_norm={"max_norm": 1e-3})
+    trainer, train_data, valid_data = with_projector(
+        tiny_dataset, teacher_folder, tmp_path, clip_grad_norm={"max_norm": 1e-3}
+    )
     norms: list[float] = []
 
     def measure(optimizer: Any, *_: Any) -> None:
@@ -210,17 +239,23 @@ def test_mixed_precision(model: str, tiny_dataset: TinyData, teacher_folder: str
 
 
 def test_early_stopping(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=1e-9, stopping_step=3)
+    config, student, train_data, valid_data, _ = recbole_parts(
+        tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=1e-9, stopping_step=3
+    )
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)
     scores = iter([0.3, 0.2, 0.25, 0.1, 0.1, 0.9])
     trainer._valid_epoch = lambda *_, **__: (next(scores), {"ndcg@10": 0.0})  # type: ignore[method-assign]
     best, _ = trainer.fit(train_data, valid_data)
-    assert best == 0.3 and trainer.best_epoch == 0 and len(trainer.kd_loss) == 5 and trainer.stopped_by == "stopping_step"
+    assert (
+        best == 0.3 and trainer.best_epoch == 0 and len(trainer.kd_loss) == 5 and trainer.stopped_by == "stopping_step"
+    )
 
 
 def test_a_cap_of_minutes_ends_a_training(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
-    config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=1e-9, max_minutes=1)
+    config, student, train_data, valid_data, _ = recbole_parts(
+        tiny_dataset, "MF", tmp_path, epochs=50, learning_rate=1e-9, max_minutes=1
+    )
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)
     scores = iter([0.3, 0.2, 0.25, 0.1])
@@ -237,7 +272,9 @@ def test_a_cap_of_minutes_ends_a_training(tiny_dataset: TinyData, teacher_folder
     assert len(trainer.kd_loss) == 3 and trainer.best_epoch == 0 and trainer.stopped_by == "max_minutes"
 
 
-def test_item_sets_are_refreshed_as_often_as_asked(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_item_sets_are_refreshed_as_often_as_asked(
+    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     config, student, train_data, valid_data, _ = recbole_parts(tiny_dataset, "MF", tmp_path, epochs=5, kd_refresh=2)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     begun: list[int] = []
@@ -258,7 +295,11 @@ def test_a_distiller_of_another_student_is_refused(tiny_dataset: TinyData, teach
 
 
 def test_keys_published_with_a_pair_are_warned_of(
-    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_dataset: TinyData,
+    teacher_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     published = {"kd_weight": 7.0, "learning_rate": 0.125, "weight_decay": 0.5, "train_batch_size": 99}
     monkeypatch.setattr(build_module, "distiller_layers", lambda *names: (published, []))
@@ -305,7 +346,14 @@ class Mine(Distiller):
     [("MF", True, 2**20, 1), ("MF", True, 10, 2), ("LightGCN", True, 2**20, 2), ("MF", False, 2**20, 2)],
 )
 def test_torch_has_one_thread_where_threads_do_the_work(
-    model: str, in_threads: bool, most: int, threads: int, tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path, monkeypatch: Any
+    model: str,
+    in_threads: bool,
+    most: int,
+    threads: int,
+    tiny_dataset: TinyData,
+    teacher_folder: str,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr("recbole_kd.training.trainer.SMALL_MODEL", most)
     monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_threads", in_threads)
@@ -315,7 +363,9 @@ def test_torch_has_one_thread_where_threads_do_the_work(
     trainer.prepare(train_data)
     seen: list[int] = []
     loss = trainer.model.calculate_loss
-    monkeypatch.setattr(trainer.model, "calculate_loss", lambda *given: seen.append(torch.get_num_threads()) or loss(*given))
+    monkeypatch.setattr(
+        trainer.model, "calculate_loss", lambda *given: seen.append(torch.get_num_threads()) or loss(*given)
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -57,7 +57,9 @@ class Recorded(Trajectory):
     states: dict[int, Any]
 
 
-def trained(folder: Path, n: int, improvements: set[int], epochs: int, state_after: int | None = None) -> tuple[Recorded, Training, int]:
+def trained(
+    folder: Path, n: int, improvements: set[int], epochs: int, state_after: int | None = None
+) -> tuple[Recorded, Training, int]:
     """A finished training, and how many snapshots it held at most; a state is written after each epoch, or after one alone."""
     trajectory, training, most = Recorded(folder, n), Training(), 0
     trajectory.states = {}
@@ -119,13 +121,17 @@ def test_a_resumed_training_keeps_the_same(cut: int, back: int, tmp_path: Path) 
     for epoch in range(start, 45):
         training.epoch(continued, epoch, epoch in improvements)
     assert continued.chosen() == whole.chosen()
-    weights = [[float(training.model.weight.detach()) for _ in each.replay(training.model)] for each in (whole, continued)]
+    weights = [
+        [float(training.model.weight.detach()) for _ in each.replay(training.model)] for each in (whole, continued)
+    ]
     assert weights[0] == weights[1] == whole.chosen()[:-1]
 
 
 @pytest.mark.parametrize("cut", range(1, 46))
 @pytest.mark.parametrize("every", [1, 4])
-def test_a_kill_at_any_file_operation_keeps_the_same(cut: int, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_file_operation_keeps_the_same(
+    cut: int, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed at the removal or renaming number ``cut``, a training continues from its last state with the snapshots of that state."""
     improvements = {0, 2, 3, 7, 9, 11, 22}
     whole, _, _ = trained(tmp_path / "whole", 3, improvements, 45)
@@ -187,7 +193,9 @@ def test_a_fresh_training_forgets_what_an_interrupted_one_left(tmp_path: Path) -
 # -- on disk -----------------------------------------------------------------------------------------------------------
 
 
-def exported(data: TinyData, folder: Path, model: str, store: str, dtype: str = "fp32") -> tuple[Any, list[torch.Tensor]]:
+def exported(
+    data: TinyData, folder: Path, model: str, store: str, dtype: str = "fp32"
+) -> tuple[Any, list[torch.Tensor]]:
     """A teacher folder with epochs 1, 4 and (best) 6, and the true scores of each."""
     case = build_case(data, model)
     scorer, queries = Scorer(case.model), torch.arange(case.model.n_users)
@@ -261,7 +269,9 @@ OURS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_teacher_without_trajectory_serves_no_method_that_requires_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_teacher_without_trajectory_serves_no_method_that_requires_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = run(tmp_path, kd_compare="False", **{"teacher.epochs": "9"})
     ours = run(tmp_path, **OURS)
     assert not ours["teacher"]["cached"] and ours["teacher"]["path"] != plain["teacher"]["path"]
@@ -272,7 +282,10 @@ def test_a_teacher_without_trajectory_serves_no_method_that_requires_one(tmp_pat
     assert not run(tmp_path, **OURS, kd_n_checkpoints="2")["teacher"]["cached"]
     named = {**OURS, "teacher": None, "teacher.epochs": None, "teacher.embedding_size": None}
     by_path = run(tmp_path, **{**named, "teacher_path": ours["teacher"]["path"]})
-    assert by_path["distilled"]["test"] == ours["distilled"]["test"] and by_path["teacher"]["trajectory"] == ours["teacher"]["trajectory"]
+    assert (
+        by_path["distilled"]["test"] == ours["distilled"]["test"]
+        and by_path["teacher"]["trajectory"] == ours["teacher"]["trajectory"]
+    )
     capsys.readouterr()
     assert main(words(tmp_path, **{**named, "teacher_path": plain["teacher"]["path"]})) == 2
     assert "HetComp needs the checkpoints" in capsys.readouterr().err
@@ -299,7 +312,10 @@ def test_continues_to_the_same_result(which: int, epoch: int, tmp_path: Path, mo
     resumed = run(broken, "--resume=True", **OURS)
     assert f"from epoch {epoch}" in (resumed["folder"] / "run.log").read_text()
     assert resumed["teacher"]["trajectory"] == whole["teacher"]["trajectory"]
-    assert resumed["distilled"]["test"] == whole["distilled"]["test"] and resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]
+    assert (
+        resumed["distilled"]["test"] == whole["distilled"]["test"]
+        and resumed["distilled"]["kd_loss"] == whole["distilled"]["kd_loss"]
+    )
     files = [sorted(Path(result["teacher"]["path"]).glob("scores*")) for result in (whole, resumed)]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
     assert not [path for path in (broken / "cache").rglob("*") if ".work" in path.name or path.suffix == ".pt"]

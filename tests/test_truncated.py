@@ -73,14 +73,20 @@ def test_more_width_keeps_more_and_the_figures_say_what(tmp_path: Path) -> None:
         stored = scores_from(read_tensors(tmp_path / str(width) / SCORES), kept)
         exact, own = (t.top_k(torch.arange(1, 60), 50)[0] for t in (teacher, stored))
         share = sum(len(set(a) & set(b)) for a, b in zip(exact.tolist(), own.tolist(), strict=True)) / exact.numel()
-        assert kept["fidelity"]["top_k_overlap"] == pytest.approx(share) and kept["svd"] == width and kept["model"] == "Made"
+        assert (
+            kept["fidelity"]["top_k_overlap"] == pytest.approx(share)
+            and kept["svd"] == width
+            and kept["model"] == "Made"
+        )
         overlaps.append(share)
     assert overlaps == sorted(overlaps) and overlaps[0] < 0.9 < overlaps[-1]
 
 
 def test_fp16_truncated_factors_take_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert, "FIDELITY_QUERIES", 7)
-    teacher = FactorScores(*vectors(n_queries=600), {"model": "Made", "format": FORMAT, "n_queries": 600, "n_items": 90})
+    teacher = FactorScores(
+        *vectors(n_queries=600), {"model": "Made", "format": FORMAT, "n_queries": 600, "n_items": 90}
+    )
     for dtype in ("fp32", "fp16"):
         write_truncated(teacher, tmp_path / dtype, 8, dtype)
     small, large = (read_tensors(tmp_path / dtype / SCORES) for dtype in ("fp16", "fp32"))
@@ -94,13 +100,16 @@ def test_a_width_that_truncates_nothing_is_refused(width: int) -> None:
         truncated.truncated(FactorScores(*vectors()), width)
 
 
-# -- whole runs -----------------------------------------------------------------------------------------------------------
+# -- whole runs
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_keeps_its_teacher_truncated(tmp_path: Path) -> None:
     whole = run(tmp_path, "--kd_compare=False")
     small = run(tmp_path, "--kd_compare=False", "--teacher_svd=3")
-    assert small["teacher"]["cached"] and small["teacher"]["test"] == whole["teacher"]["test"], "made of the same teacher"
+    assert small["teacher"]["cached"] and small["teacher"]["test"] == whole["teacher"]["test"], (
+        "made of the same teacher"
+    )
     fidelity = small["teacher"]["fidelity"]
     assert 0 < fidelity["energy"] < 1 and 0 < fidelity["top_k_overlap"] <= 1
     assert "keeps" in (small["folder"] / "run.log").read_text()
@@ -111,22 +120,38 @@ def test_a_run_keeps_its_teacher_truncated(tmp_path: Path) -> None:
         if str(entry) != small["teacher"]["path"]:
             shutil.rmtree(entry, ignore_errors=True)
     again = run(tmp_path, "--kd_compare=False", "--teacher_svd=3")
-    assert again["teacher"]["cached"] and not Path(whole["teacher"]["path"]).exists(), "a truncated teacher needs no whole one"
-    assert again["teacher"]["path"] == small["teacher"]["path"] and again["distilled"]["kd_loss"] == small["distilled"]["kd_loss"]
+    assert again["teacher"]["cached"] and not Path(whole["teacher"]["path"]).exists(), (
+        "a truncated teacher needs no whole one"
+    )
+    assert (
+        again["teacher"]["path"] == small["teacher"]["path"]
+        and again["distilled"]["kd_loss"] == small["distilled"]["kd_loss"]
+    )
 
 
 def test_a_dense_teacher_becomes_factors(tmp_path: Path) -> None:
     found = run(
-        tmp_path, "--kd_compare=False", "--teacher_svd=5", teacher="EASE", **{"teacher.embedding_size": None, "teacher.epochs": None}
+        tmp_path,
+        "--kd_compare=False",
+        "--teacher_svd=5",
+        teacher="EASE",
+        **{"teacher.embedding_size": None, "teacher.epochs": None},
     )
-    assert read_manifest(Path(found["teacher"]["path"]))["store"] == "factors" and found["teacher"]["fidelity"]["energy"] > 0.5
+    assert (
+        read_manifest(Path(found["teacher"]["path"]))["store"] == "factors"
+        and found["teacher"]["fidelity"]["energy"] > 0.5
+    )
 
 
 REFUSED: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "zero": ({}, ["--teacher_svd=0"], ["teacher_svd=0"]),
     "word": ({}, ["--teacher_svd=x"], ["teacher_svd"]),
     "online": ({}, ["--teacher_svd=3", "--teacher_store=online"], ["teacher_svd=3", "LightGCN", "online"]),
-    "trajectory": ({"kd": "HetComp", "kd_n_samples": None, "kd_candidates": None, "kd_k": None}, ["--teacher_svd=3"], ["kd=HetComp"]),
+    "trajectory": (
+        {"kd": "HetComp", "kd_n_samples": None, "kd_candidates": None, "kd_k": None},
+        ["--teacher_svd=3"],
+        ["kd=HetComp"],
+    ),
     "saved": (
         {"teacher": None, "teacher_path": "here", "teacher.epochs": None, "teacher.embedding_size": None},
         ["--teacher_svd=3"],
@@ -142,7 +167,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(name: str, tmp_path: Path, caps
     assert all(word in said for word in named)
 
 
-# -- the script -----------------------------------------------------------------------------------------------------------
+# -- the script
+# -----------------------------------------------------------------------------------------------------------
 
 
 def script() -> ModuleType:
@@ -179,7 +205,10 @@ def test_the_script_refuses_in_a_sentence(given: list[str], capsys: Any) -> None
 
 def test_the_script_refuses_a_model(tmp_path: Path, capsys: Any) -> None:
     settings = {"model": "MF", "dataset": "x", "settings": {}}
-    write_json(tmp_path / "online" / "manifest.json", {"format": FORMAT, "store": "online", "n_queries": 3, "n_items": 3, **settings})
+    write_json(
+        tmp_path / "online" / "manifest.json",
+        {"format": FORMAT, "store": "online", "n_queries": 3, "n_items": 3, **settings},
+    )
     assert script().main([str(tmp_path / "online"), f"--out={tmp_path / 'x'}", "--svd=3"]) == 2
     assert "no scores" in capsys.readouterr().err
 

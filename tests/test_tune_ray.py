@@ -61,7 +61,8 @@ def logs(folder: Path) -> str:
     return "".join(path.read_text() for path in (folder / "saved").rglob("run.log"))
 
 
-# -- without a cluster ----------------------------------------------------------------------------------------------------
+# -- without a cluster
+# ----------------------------------------------------------------------------------------------------
 
 
 def space_of(folder: Path, text: str) -> Space:
@@ -93,7 +94,9 @@ def test_a_grid_is_one_parameter_of_whole_combinations(tmp_path: Path) -> None:
     assert space.settings(drawn, "RCEKD") == {"kd_weight": 1.5, "kd_k": 3, "kd_beta": 2}
 
 
-@pytest.mark.parametrize(("searcher", "words_"), [("optuna", "searcher=optuna cannot run a grid and kd_k is one"), ("random", "")])
+@pytest.mark.parametrize(
+    ("searcher", "words_"), [("optuna", "searcher=optuna cannot run a grid and kd_k is one"), ("random", "")]
+)
 def test_a_grid_needs_the_random_searcher(tmp_path: Path, searcher: str, words_: str) -> None:
     space = space_of(tmp_path, "kd_k: {grid: [3, 5]}\n")
     if words_:
@@ -105,14 +108,24 @@ def test_a_grid_needs_the_random_searcher(tmp_path: Path, searcher: str, words_:
 
 def test_the_states_of_trials(tmp_path: Path) -> None:
     space, study = space_of(tmp_path, "kd_k: {choice: [3, 5]}\n"), Study({"kd": "RCEKD"}, tmp_path)
-    done = {"state": "done", "score": 0.2, "bigger": True, "metric": "ndcg@10", "valid": {"ndcg@10": 0.2}, "test": {}, "epoch": 7}
+    done = {
+        "state": "done",
+        "score": 0.2,
+        "bigger": True,
+        "metric": "ndcg@10",
+        "valid": {"ndcg@10": 0.2},
+        "test": {},
+        "epoch": 7,
+    }
 
     def trial(metrics: dict[str, Any] | None, error: Exception | None = None) -> Trial:
         return ray_tune._as_trial(SimpleNamespace(metrics=metrics, config={"kd_k": 3}, error=error), space, study)
 
     assert trial(done) == Trial({"kd_k": 3}, "done", 0.2, True, 7, "ndcg@10", {"ndcg@10": 0.2}, {})
     assert trial({"state": "running", "best": 0.1, "epoch": 2}).state == "stopped"
-    assert trial({"state": "running", "best": -0.9, "epoch": 2}) == Trial({"kd_k": 3}, "stopped", 0.9, False, 2), "RMSE, say"
+    assert trial({"state": "running", "best": -0.9, "epoch": 2}) == Trial({"kd_k": 3}, "stopped", 0.9, False, 2), (
+        "RMSE, say"
+    )
     assert trial({"state": "failed", "reason": "nan", "best": FAILED}).reason == "nan"
     lost = trial({"state": "running", "best": 0.1, "epoch": 2}, RuntimeError("the worker died: out of memory"))
     assert lost.state == "failed" and "out of memory" in lost.reason
@@ -134,7 +147,9 @@ def test_teachers_reach_a_node_once(tmp_path: Path) -> None:
         unpack(["teacher/a"], files, tmp_path / "there")
     assert len(asked) == 1 and (tmp_path / "there" / "teacher" / "a" / "scores.safetensors").read_bytes() == b"1234"
     unpack(["teacher/a"], files, tmp_path / "here")  # a shared disk has it already
-    assert len(asked) == 1 and np.array_equal(packed["teacher/a"]["scores.safetensors"], np.frombuffer(b"1234", dtype=np.uint8))
+    assert len(asked) == 1 and np.array_equal(
+        packed["teacher/a"]["scores.safetensors"], np.frombuffer(b"1234", dtype=np.uint8)
+    )
 
 
 def test_a_worker_keeps_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,7 +170,8 @@ def test_nothing_answers_at_an_address() -> None:
         connect("nowhere")
 
 
-# -- with one ---------------------------------------------------------------------------------------------------------------
+# -- with one
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -164,7 +180,9 @@ def test_a_study_of_two_trials(tmp_path: Path, local_ray: None, capsys: pytest.C
     assert search(tmp_path, grid, "--max_evals=1", "--scheduler=FIFO") == 0
     found = {t["settings"]["kd_k"]: t for t in trials(tmp_path)}
     assert found[5]["state"] == "done" and found[5]["epochs"] == 3 and found[5]["score"] == found[5]["valid"]["ndcg@10"]
-    assert found[41]["state"] == "failed" and "Invalid --kd_k=41: expected an integer from 1 to 40" in found[41]["reason"]
+    assert (
+        found[41]["state"] == "failed" and "Invalid --kd_k=41: expected an integer from 1 to 40" in found[41]["reason"]
+    )
     assert "Invalid --kd_k=41: expected an integer from 1 to 40" in capsys.readouterr().out
     same = ["--max_evals=1", "--scheduler=FIFO", "--resume=True"]
     assert search(tmp_path, grid) == 2
@@ -198,13 +216,20 @@ def test_searchers_over_two_methods(tmp_path: Path, local_ray: None, searcher: s
     found = trials(tmp_path)
     assert len(found) == 6 and {t["state"] for t in found} <= {"done", "stopped"}
     for t in found:
-        assert set(t["settings"]) == {"kd", "kd_weight", "kd_k", *(["kd_beta"] if t["settings"]["kd"] == "RCEKD" else [])}
+        assert set(t["settings"]) == {
+            "kd",
+            "kd_weight",
+            "kd_k",
+            *(["kd_beta"] if t["settings"]["kd"] == "RCEKD" else []),
+        }
         assert t["settings"]["kd_k"] in ((3, 5, 8) if t["settings"]["kd"] == "RCEKD" else range(4, 10))
     assert logs(tmp_path).count("Training the teacher") == 1
 
 
 @pytest.mark.slow
-def test_nodes_without_a_shared_disk_get_the_teacher_from_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_without_a_shared_disk_get_the_teacher_from_the_object_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two nodes whose caches are different folders: one trains the teacher, the other writes what it gets, once."""
     from ray.cluster_utils import Cluster
 
@@ -217,13 +242,22 @@ def test_nodes_without_a_shared_disk_get_the_teacher_from_the_object_store(tmp_p
     try:
         cluster.add_node(**second)
         given = words(tmp_path, cache_dir=None, output_dir=str(tmp_path / "saved"))
-        more = ["--tool=Ray", "--study=s", f"--params_file={tmp_path / 'space.yaml'}", "--max_evals=1", "--scheduler=FIFO"]
+        more = [
+            "--tool=Ray",
+            "--study=s",
+            f"--params_file={tmp_path / 'space.yaml'}",
+            "--max_evals=1",
+            "--scheduler=FIFO",
+        ]
         assert main([*given, *more, f"--ray_address={cluster.address}"]) == 0
     finally:
         ray.shutdown()
         cluster.shutdown()
     assert [t["state"] for t in trials(tmp_path)] == 6 * ["done"] and logs(tmp_path).count("Training the teacher") == 1
-    paths = [Path(json.loads(path.read_text())["teacher"]["path"]) for path in (tmp_path / "saved" / "s" / "runs").glob("*/result.json")]
+    paths = [
+        Path(json.loads(path.read_text())["teacher"]["path"])
+        for path in (tmp_path / "saved" / "s" / "runs").glob("*/result.json")
+    ]
     assert len(paths) == 6 and {path.parents[1] for path in paths} == set(caches)
     one, other = ({path.name: path.read_bytes() for path in entry.iterdir()} for entry in sorted(set(paths)))
     assert one == other and SCORES in one
@@ -237,7 +271,14 @@ def test_trials_on_a_ray_worker_keep_the_gpus_that_ray_gave_it(tmp_path: Path, m
     given = dict(word[2:].split("=", 1) for word in words(tmp_path))
     base = {key: yaml.safe_load(value) for key, value in given.items()}
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
-    ray.init(num_cpus=2, num_gpus=2, object_store_memory=2 * STORE, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    ray.init(
+        num_cpus=2,
+        num_gpus=2,
+        object_store_memory=2 * STORE,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env=environment,
+    )
     try:
         remote = ray.remote(num_gpus=1, num_cpus=1)(gpus_of_a_run)
         found = ray.get([remote.remote({**base, "seed": seed}) for seed in (1, 2)])
@@ -268,7 +309,14 @@ def _plant_bombs(study: Path, mark: Path) -> int:
         *(study / "runs").rglob("*.json"),
     }
     files = [path for path in study.rglob("*") if path.is_file() and path not in own]
-    names = ("tuner.pkl", "trainable.pkl", "searcher-state-now.pkl", "search_gen_state-now.json", "error.pkl", "params.pkl")
+    names = (
+        "tuner.pkl",
+        "trainable.pkl",
+        "searcher-state-now.pkl",
+        "search_gen_state-now.json",
+        "error.pkl",
+        "params.pkl",
+    )
     for folder in (study, *(path for path in study.rglob("*") if path.is_dir())):
         files += [folder / name for name in names if not (folder == study / "record" and name.endswith(".json"))]
     for path in files:
@@ -302,7 +350,9 @@ def test_no_pickle_of_a_study_is_read_when_it_is_continued(searcher: str, tmp_pa
     kept = [t for t in before if t["settings"] not in lost]
     assert len(after) == 3 and all(t in after for t in kept) and {t["state"] for t in after} <= {"done", "stopped"}
     if searcher == "random":
-        assert all(any(t["settings"] == settings for t in after) for settings in lost), "the same values are drawn again"
+        assert all(any(t["settings"] == settings for t in after) for settings in lost), (
+            "the same values are drawn again"
+        )
     assert len({json.dumps(t["settings"]) for t in after}) == 3
     sessions = len(list((study / "ray").iterdir()))
     assert search(tmp_path, space, *more, "--resume=True") == 0
@@ -447,7 +497,12 @@ def test_a_node_and_the_driver_are_lost_and_no_finished_trial_is_repeated(tmp_pa
         times = {name: (done / name).stat().st_mtime_ns for name in before}
         cluster.add_node(**node)
         with open(tmp_path / "second.log", "wb") as log:
-            assert subprocess.run([*command, "--resume=True"], stdout=log, stderr=log, cwd=tmp_path, timeout=600).returncode == 0
+            assert (
+                subprocess.run(
+                    [*command, "--resume=True"], stdout=log, stderr=log, cwd=tmp_path, timeout=600
+                ).returncode
+                == 0
+            )
     finally:
         cluster.shutdown()
     found = trials(tmp_path)

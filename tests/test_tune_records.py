@@ -32,7 +32,9 @@ def test_reasons_are_not_cut(tmp_path: Path) -> None:
     assert ray_tune._as_trial(Lost(), space, study).reason == reason
 
 
-def test_the_last_epoch_is_reported_by_the_finished_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_epoch_is_reported_by_the_finished_trial_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A scheduler that stops a trial at a report cannot stop one that has run all its epochs."""
     tune = pytest.importorskip("ray.tune")
     reports: list[dict[str, Any]] = []

@@ -99,7 +99,9 @@ def test_what_belongs_to_another_method_has_no_say(tmp_path: Path) -> None:
 def test_settings_that_a_trial_may_have(tmp_path: Path) -> None:
     text = "kd_k: {choice: [50, 5]}\nkd_weight: {uniform: [1, 2]}\nmethods:\n  RRD: {kd_n_samples: 7}\nseed: 3\n"
     space = read_space(written(tmp_path, text))
-    assert list(space.trials_of("CE")) == [{"seed": 3, "kd": "CE", "kd_k": k, "kd_weight": w} for k, w in ((50, 1), (5, 2))]
+    assert list(space.trials_of("CE")) == [
+        {"seed": 3, "kd": "CE", "kd_k": k, "kd_weight": w} for k, w in ((50, 1), (5, 2))
+    ]
     assert [found["kd_n_samples"] for found in space.trials_of("RRD")] == [7, 7]
     assert list(Space([], {"seed": 3}).trials_of("CE")) == [{"seed": 3, "kd": "CE"}]
 
@@ -127,7 +129,10 @@ def test_a_grid_has_each_combination_once(tmp_path: Path) -> None:
         ("kd_k: {int: [1.5, 3]}", "is not low and high, whole numbers"),
         ("kd_weight: {loguniform: [0, 1]}", "must begin above 0"),
         ("kd_k: 5", "searches nothing"),
-        ("kd_k: {choice: [1]}\nmethods: {RCEKD: {kd_k: {choice: [2]}}}", "has kd_k for all methods and again below one"),
+        (
+            "kd_k: {choice: [1]}\nmethods: {RCEKD: {kd_k: {choice: [2]}}}",
+            "has kd_k for all methods and again below one",
+        ),
         ("methods: [RCEKD]", "methods of .* is not a mapping"),
     ],
 )
@@ -171,7 +176,10 @@ def test_choices_are_what_recbole_reads(tmp_path: Path, line: str, values: tuple
         ("learning_rate: {uniform: [-1, 1]}", "Invalid --learning_rate=-1: expected a number greater than 0"),
         ("kd_weight: {uniform: [-1, 1]}", "Invalid --kd_weight=-1: expected a number of at least 0"),
         ("teacher.embeding_size: {choice: [8]}", "teacher.embeding_size"),
-        ("kd_k: {uniform: [10, 50]}", r"Invalid --kd_k=34\.7.*: expected an integer.*\{int: \[10, 50\]\} draws integers"),
+        (
+            "kd_k: {uniform: [10, 50]}",
+            r"Invalid --kd_k=34\.7.*: expected an integer.*\{int: \[10, 50\]\} draws integers",
+        ),
         ("kd_k: {loguniform: [1, 50]}", r"Invalid --kd_k=11\.2.*: expected an integer"),
         ("epochs: {quniform: [1, 9, 2.5]}", r"Invalid --epochs=5.0: expected an integer"),
         ("teacher.epochs: {uniform: [1, 9]}", r"Invalid --teacher\.epochs=5\.9.*: expected an integer"),

@@ -16,7 +16,17 @@ from recbole_kd.distiller.registry import check_options
 from recbole_kd.distiller.unkd import UnKD
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
-from tests.baselines import ids, loss_of, loss_of_case, of_case, random_scores, random_train, references, started, train_of_pairs
+from tests.baselines import (
+    ids,
+    loss_of,
+    loss_of_case,
+    of_case,
+    random_scores,
+    random_train,
+    references,
+    started,
+    train_of_pairs,
+)
 
 CASES = references("unkd")
 NAMES = ["two-pairs", "rounded-up", "by-popularity", "extreme"]
@@ -28,10 +38,12 @@ def test_groups_and_shares_equal_the_published_ones(case: dict[str, Any]) -> Non
     popularity = torch.bincount(train.items, minlength=61)
     groups = popularity_groups(popularity, case["options"]["groups"])
     # equally popular items are in another order there: compare what can be compared
-    assert [popularity[group].tolist() for group in groups] == [popularity[torch.tensor(group) + 1].tolist() for group in case["groups"]]
-    assert sum(group_sizes([popularity[group] for group in groups], case["options"]["n_samples"], case["options"]["lamda"])) == len(
-        case["better"][0]
-    )
+    assert [popularity[group].tolist() for group in groups] == [
+        popularity[torch.tensor(group) + 1].tolist() for group in case["groups"]
+    ]
+    assert sum(
+        group_sizes([popularity[group] for group in groups], case["options"]["n_samples"], case["options"]["lamda"])
+    ) == len(case["better"][0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
@@ -44,7 +56,9 @@ def test_equals_the_published_class_on_its_samples(case: dict[str, Any], monkeyp
             length = int(distiller._lengths[group][user + 1])
             assert (distiller._lists[group][user + 1, :length] - 1).tolist() == ranked
     for query in range(1, 7):  # each pair in the teacher's order, within one group
-        for better, worse in zip(*(distiller.item_sets[name][query].tolist() for name in ("better", "worse")), strict=True):
+        for better, worse in zip(
+            *(distiller.item_sets[name][query].tolist() for name in ("better", "worse")), strict=True
+        ):
             ranked = next(r for r in case["ranked"][query - 1] if better - 1 in r)
             assert ranked.index(better - 1) < ranked.index(worse - 1)
     distiller.item_sets = {name: ids(case[name]) for name in ("better", "worse")}

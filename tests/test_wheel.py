@@ -19,11 +19,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     source = folder / "source"
-    subprocess.run(["cp", "-r", "--", str(ROOT / "recbole_kd"), str(ROOT / "properties"), str(_made(source))], check=True)
     subprocess.run(
-        ["cp", "--", *(str(ROOT / name) for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")), str(source)], check=True
+        ["cp", "-r", "--", str(ROOT / "recbole_kd"), str(ROOT / "properties"), str(_made(source))], check=True
     )
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "dist"), str(source)], check=True)
+    subprocess.run(
+        [
+            "cp",
+            "--",
+            *(str(ROOT / name) for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")),
+            str(source),
+        ],
+        check=True,
+    )
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "dist"), str(source)], check=True
+    )
     (wheel,) = (folder / "dist").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
     return folder / "site"
@@ -36,7 +46,8 @@ def _made(folder: Path) -> Path:
 
 def test_all_property_files_are_packed(installed: Path) -> None:
     packed = {
-        path.relative_to(installed / "recbole_kd" / "properties") for path in (installed / "recbole_kd" / "properties").rglob("*.yaml")
+        path.relative_to(installed / "recbole_kd" / "properties")
+        for path in (installed / "recbole_kd" / "properties").rglob("*.yaml")
     }
     assert packed == {path.relative_to(ROOT / "properties") for path in (ROOT / "properties").rglob("*.yaml")}
     assert len(packed) >= 10
@@ -102,9 +113,19 @@ def test_verbs_run_from_another_folder(installed: Path, tmp_path: Path) -> None:
         "plan": given, "run": given, "export-lists": ["TEACHER", "--out=lists", "--k=3"], "reproduce": ["citeulike-mf-mf", "--table"],
     }  # fmt: skip
     typed = [[verb, *words] for verb, words in commands.items()] + [["reproduce", "citeulike-mf-mff"]]
-    environment = {**os.environ, "PYTHONPATH": str(installed), "RECBOLE_KD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(installed),
+        "RECBOLE_KD_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(typed)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PROGRAM, json.dumps(typed)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     *answers, unknown, (_, rate, _) = json.loads(done.stdout.strip().splitlines()[-1])

@@ -50,7 +50,8 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-# -- the functions ------------------------------------------------------------------------------------------------------
+# -- the functions
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("there", ["missing", "empty"])
@@ -98,11 +99,20 @@ def test_a_hidden_folder_of_the_temporary_name_stays(tmp_path: Path) -> None:
     with written_whole(tmp_path / "target") as temporary:
         assert temporary != hidden
     write_json(tmp_path / "file.json", {"a": 1})
-    assert (hidden / "notes.txt").read_text() == "mine" and (tmp_path / f".file.json-{os.getpid()}").read_text() == "mine"
-    assert {path.name for path in tmp_path.iterdir()} == {hidden.name, f".file.json-{os.getpid()}", "target", "file.json"}
+    assert (hidden / "notes.txt").read_text() == "mine" and (
+        tmp_path / f".file.json-{os.getpid()}"
+    ).read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        hidden.name,
+        f".file.json-{os.getpid()}",
+        "target",
+        "file.json",
+    }
 
 
-def test_the_current_folder_and_a_mount_point_are_refused_with_a_folder_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_and_a_mount_point_are_refused_with_a_folder_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for place in (Path(), Path("..") / tmp_path.name, tmp_path):
         with pytest.raises(TargetError, match=r"--out=.*made\.$"):
@@ -118,7 +128,14 @@ def test_a_source_is_never_inside_its_target_nor_around_it(tmp_path: Path) -> No
     source = tmp_path / "a" / "source"
     source.mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    for target in (source, tmp_path / "a", tmp_path, tmp_path / "link", source / "inside", tmp_path / "a" / "source" / ".." / "source"):
+    for target in (
+        source,
+        tmp_path / "a",
+        tmp_path,
+        tmp_path / "link",
+        source / "inside",
+        tmp_path / "a" / "source" / ".." / "source",
+    ):
         with pytest.raises(TargetError, match="which is read to make it"):
             check_folder(target, sources=[source])
     check_folder(tmp_path / "a" / "other", sources=[source])
@@ -143,7 +160,8 @@ def test_a_text_takes_the_place_of_no_link_and_no_folder(tmp_path: Path) -> None
     assert contents(tmp_path) == before
 
 
-# -- every command that writes ------------------------------------------------------------------------------------------
+# -- every command that writes
+# ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -151,7 +169,8 @@ class Place:
     """A target of a command.
 
     Attributes:
-        path: what the command writes. is_folder: a folder, in which any other file is refused. source: what it reads, or None.
+        path: what the command writes. is_folder: a folder, in which any other file is refused. source: what it reads,
+            or None.
         argv, main: the command.
     """
 
@@ -173,12 +192,16 @@ def teacher(folder: Path) -> Path:
 
 def of_convert(home: Path, *how: str) -> Place:
     source = teacher(home / "saved" / "cache" / "teacher")
-    return Place(home / "out", True, [str(source), f"--out={home / 'out'}", *how], script("convert_teacher").main, source)
+    return Place(
+        home / "out", True, [str(source), f"--out={home / 'out'}", *how], script("convert_teacher").main, source
+    )
 
 
 def of_lists(home: Path) -> Place:
     source = teacher(home / "saved" / "cache" / "teacher")
-    return Place(home / "out", True, [str(source), f"--out={home / 'out'}", "--k=3"], script("export_lists").main, source)
+    return Place(
+        home / "out", True, [str(source), f"--out={home / 'out'}", "--k=3"], script("export_lists").main, source
+    )
 
 
 def of_prepare(home: Path) -> Place:
@@ -297,7 +320,16 @@ def dangling_link(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-OBSTACLES = [user_folder, user_tree, user_names, user_file, link_to_folder, link_to_empty_folder, link_to_file, dangling_link]
+OBSTACLES = [
+    user_folder,
+    user_tree,
+    user_names,
+    user_file,
+    link_to_folder,
+    link_to_empty_folder,
+    link_to_file,
+    dangling_link,
+]
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
@@ -316,7 +348,9 @@ def test_a_command_refuses_what_it_did_not_make(
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name.startswith(("convert", "export"))])
-def test_a_command_refuses_its_source_and_the_folders_around_it(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_refuses_its_source_and_the_folders_around_it(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = COMMANDS[command](tmp_path)
     assert place.source is not None
     before = contents(tmp_path)
@@ -348,10 +382,13 @@ def test_what_a_command_made_is_made_again(command: str, tmp_path: Path) -> None
     assert place.main(list(place.argv)) == 0 and place.path.read_bytes() == made
 
 
-# -- lists --------------------------------------------------------------------------------------------------------------
+# -- lists
+# --------------------------------------------------------------------------------------------------------------
 
 
-def test_lists_of_another_k_are_refused_and_equal_ones_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_of_another_k_are_refused_and_equal_ones_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = of_lists(tmp_path)
     assert place.main(list(place.argv)) == 0
     before = contents(tmp_path)
@@ -378,7 +415,8 @@ def killed_before_the_lists(source: Path, target: Path) -> None:
     Path(source).rename(target)
 
 
-# -- prepared data sets -------------------------------------------------------------------------------------------------
+# -- prepared data sets
+# -------------------------------------------------------------------------------------------------
 
 
 def test_what_a_user_added_to_a_prepared_folder_stays_and_links_stay_links(tmp_path: Path) -> None:
@@ -393,7 +431,9 @@ def test_what_a_user_added_to_a_prepared_folder_stays_and_links_stay_links(tmp_p
     assert contents(tmp_path) == before
 
 
-def test_a_new_file_of_a_prepared_folder_replaces_no_users_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_file_of_a_prepared_folder_replaces_no_users_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = of_prepare(tmp_path)
     assert place.main(list(place.argv)) == 0
     (place.path / "out.train.inter").write_text("mine")
@@ -415,7 +455,9 @@ def test_a_raw_file_inside_the_prepared_folder_is_refused(tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("end", ["partial", "previous"])
-def test_hidden_folders_that_prepare_did_not_make_stay(end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_folders_that_prepare_did_not_make_stay(
+    end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = of_prepare(tmp_path)
     user_folder(tmp_path / f".out.{end}")
     before = contents(tmp_path)
@@ -424,7 +466,8 @@ def test_hidden_folders_that_prepare_did_not_make_stay(end: str, tmp_path: Path,
     assert {name: value for name, value in contents(tmp_path).items() if name != ".out.lock"} == before
 
 
-# -- runs ---------------------------------------------------------------------------------------------------------------
+# -- runs
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("obstacle", [user_folder, dangling_link])

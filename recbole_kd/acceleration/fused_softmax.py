@@ -29,8 +29,9 @@ def _is_plain(loss: nn.CrossEntropyLoss) -> bool:
 def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:
     """What ``nn.CrossEntropyLoss()`` returns: the mean of :math:`\\log \\sum_j e^{s_j} - s_{target}` over rows.
 
-    torch makes the log-probabilities, one-hot gradients and two more tensors of the size of the scores. Of float32 scores on a CPU, with
-    the extra ``fast`` and finite maxima, a compiled kernel makes the gradient alone; other scores are torch's affair, as is every refusal.
+    torch makes the log-probabilities, one-hot gradients and two more tensors of the size of the scores. Of float32
+    scores on a CPU, with the extra ``fast`` and finite maxima, a compiled kernel makes the gradient alone; other scores
+    are torch's affair, as is every refusal.
 
     Args:
         scores: float ``[B, n_items]``. targets: int64 ``[B]``, in [0, n_items).
@@ -65,4 +66,9 @@ class _SoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         scores, targets, tops, sums = ctx.saved_tensors
-        return compiled.softmax_slopes(scores.detach(), tops, sums, targets, float(grad) / len(scores)), None, None, None
+        return (
+            compiled.softmax_slopes(scores.detach(), tops, sums, targets, float(grad) / len(scores)),
+            None,
+            None,
+            None,
+        )

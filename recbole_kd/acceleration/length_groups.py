@@ -26,8 +26,8 @@ def encode_by_length(model: Any) -> None:
     """Let a SASRec or GRU4Rec on a CPU encode its training batches in groups of like length, in place; others are left as they are. Of
     SASRec's last layer only what is read is made.
 
-    A row's vector and its gradient are RecBole's up to rounding (tested). Dropout draws its masks group by group, so that a training with
-    dropout has other masks than RecBole's of the same seed. Subclasses keep their own forward.
+    A row's vector and its gradient are RecBole's up to rounding (tested). Dropout draws its masks group by group, so
+    that a training with dropout has other masks than RecBole's of the same seed. Subclasses keep their own forward.
     """
     if type(model) not in CAUSAL or model.device.type != "cpu":
         return

@@ -1,7 +1,7 @@
 """LightGCN's propagation, made fast on a CPU.
 
-RecBole multiplies an uncoalesced COO matrix at every layer. On a CPU scipy's CSR kernel is many times faster at these sizes, and since the
-normalised adjacency is symmetric, the backward pass is the same product.
+RecBole multiplies an uncoalesced COO matrix at every layer. On a CPU scipy's CSR kernel is many times faster at these
+sizes, and since the normalised adjacency is symmetric, the backward pass is the same product.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """SASRec's vector of a history without what nothing reads: of its last layer only the output at the last position is looked at.
 
-One query a history needs neither the keys nor the values of the layer as tables: ``q . (W_k x + b_k)`` is ``(W_k^T q) . x + q . b_k``, and
-``sum_j p_j (W_v x_j + b_v)`` is ``W_v sum_j p_j x_j + b_v sum_j p_j``: so many times ``heads * L * d`` a history as it was ``L * d * d``.
+One query a history needs neither the keys nor the values of the layer as tables: ``q . (W_k x + b_k)`` is
+``(W_k^T q) . x + q . b_k``, and ``sum_j p_j (W_v x_j + b_v)`` is ``W_v sum_j p_j x_j + b_v sum_j p_j``: so many times
+``heads * L * d`` a history as it was ``L * d * d``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def _attention_of_one(layer: Any, own: Tensor, hidden: Tensor, there: Tensor) ->
     """RecBole's MultiHeadAttention for one query a row.
 
     Args:
-        own: float ``[B, d]``, the query's position. hidden: float ``[B, L, d]``. there: bool ``[B, L]``, is it attended to?
+        own: float ``[B, d]``, the query's position. hidden: float ``[B, L, d]``. there: bool ``[B, L]``, is it attended
+            to?
     """
     heads, width = layer.num_attention_heads, layer.attention_head_size
     query = layer.query(own).unflatten(-1, (heads, width))

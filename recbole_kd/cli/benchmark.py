@@ -32,20 +32,34 @@ Beside each phase stands its floor on this machine. Lists are written with comma
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("benchmark", "Time distillation beside RecBole's own training, and measure its memory.", EXAMPLES, NOTES)
+    parser = SentenceParser(
+        "benchmark", "Time distillation beside RecBole's own training, and measure its memory.", EXAMPLES, NOTES
+    )
     add = parser.add_argument
     add("--model", default="MF", help="student, or several with commas")
     add("--kd", default="RCEKD", help="method, several with commas, or all")
     add("--size", default="citeulike", help=f"{', '.join(SIZES)}, USERSxITEMSxINTERACTIONS, or several with commas")
     add("--width", type=int, default=20, help="of the students' vectors")
-    add("--teacher_width", type=int, help="of the teacher's vectors, on disk: 400, for gowalla 2000, for large sizes 64")
+    add(
+        "--teacher_width", type=int, help="of the teacher's vectors, on disk: 400, for gowalla 2000, for large sizes 64"
+    )
     add("--repeats", type=int, default=5)
-    add("--evaluation", action="store_true", help="also time full-ranking evaluation beside RecBole's default batch size")
+    add(
+        "--evaluation",
+        action="store_true",
+        help="also time full-ranking evaluation beside RecBole's default batch size",
+    )
     add("--output", type=Path, metavar="FILE", help="gets the figures as JSON")
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--sequences", action="store_true", help="time HSTU and SASRec, plain and distilled, in place of --model, --kd")
-    other.add_argument("--growth", action="store_true", help="how cost grows with users, items, interactions, K, L and d, as Markdown")
-    other.add_argument("--prefixes", action="store_true", help="time the encoding of prefixes together and each by itself, on ml-100k")
+    other.add_argument(
+        "--sequences", action="store_true", help="time HSTU and SASRec, plain and distilled, in place of --model, --kd"
+    )
+    other.add_argument(
+        "--growth", action="store_true", help="how cost grows with users, items, interactions, K, L and d, as Markdown"
+    )
+    other.add_argument(
+        "--prefixes", action="store_true", help="time the encoding of prefixes together and each by itself, on ml-100k"
+    )
     add("--length", type=int, default=50, help="with --prefixes: of a history")
     add("--users", type=int, default=40, help="with --prefixes: whose prefixes are encoded")
     return parser

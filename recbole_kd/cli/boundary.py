@@ -1,6 +1,7 @@
 """The boundary of the program: whatever ends a command becomes one line and an exit code.
 
-0 done, 1 a part of the work failed, 2 bad input or surroundings (one sentence), 70 an internal error, 130 and 143 interrupted.
+0 done, 1 a part of the work failed, 2 bad input or surroundings (one sentence), 70 an internal error, 130 and 143
+interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
     """Run a command and return its exit code; whatever it raises is said in one line on the error stream.
 
     Args:
-        words: ``--debug`` among them shows the traceback of an internal error. goes_on: how an interrupted command is continued.
+        words: ``--debug`` among them shows the traceback of an internal error. goes_on: how an interrupted command is
+            continued.
     """
     debug = "--debug" in words
     _open_streams()
@@ -70,7 +72,9 @@ def _sentence(error: OSError | MemoryError) -> str:
     if error.filename is None and not _working_folder_is_there():
         return "The working folder is not there any more: go to one that is (cd), and run the command again."
     places = " and ".join(repr(str(name)) for name in (error.filename, error.filename2) if name is not None)
-    return f"{places} cannot be used: {error.strerror}." if places else f"The system refused something: {error.strerror}."
+    return (
+        f"{places} cannot be used: {error.strerror}." if places else f"The system refused something: {error.strerror}."
+    )
 
 
 def _working_folder_is_there() -> bool:

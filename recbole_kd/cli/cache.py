@@ -21,14 +21,25 @@ MIB = 2**20
 def _parser() -> SentenceParser:
     parser = SentenceParser("cache", "List, verify or prune the cache of trained models.", EXAMPLES)
     add = parser.add_argument
-    add("action", choices=["list", "verify", "prune"], help="verify reads every file and exits with 1 if one is damaged")
-    add("names", nargs="*", metavar="NAME", help="entries as list names them (default: all that the options below choose)")
+    add(
+        "action", choices=["list", "verify", "prune"], help="verify reads every file and exits with 1 if one is damaged"
+    )
+    add(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="entries as list names them (default: all that the options below choose)",
+    )
     add("--cache_dir", type=Path, metavar="DIR", help="default: RECBOLE_KD_CACHE, else saved/cache")
     add("--kind", choices=KINDS, help="entries of one kind")
     add("--older_than", type=float, metavar="DAYS", help="entries last written before so many days")
     add("--larger_than", type=float, metavar="MIB", help="entries of more than so many MiB")
     add("--damaged", action="store_true", help="entries that are not what was written")
-    add("--unfinished", action="store_true", help="what interrupted trainings left, which --resume=True would continue from")
+    add(
+        "--unfinished",
+        action="store_true",
+        help="what interrupted trainings left, which --resume=True would continue from",
+    )
     add("--dry-run", action="store_true", help="prune: print what would be removed, and remove nothing")
     return parser
 
@@ -70,7 +81,9 @@ def _is_chosen(entry: CacheEntry, given: argparse.Namespace) -> bool:
 def _prune(cache: Path, chosen: Sequence[CacheEntry], given: argparse.Namespace) -> int:
     narrowed = given.names or given.kind or given.damaged or given.unfinished
     if not narrowed and given.older_than is None and given.larger_than is None:
-        raise ConfigError("prune removes nothing without a choice: name entries, or add --older_than=DAYS, --kind=KIND or --damaged.")
+        raise ConfigError(
+            "prune removes nothing without a choice: name entries, or add --older_than=DAYS, --kind=KIND or --damaged."
+        )
     removed = prune_cache(cache, [entry.name for entry in chosen], given.dry_run)
     print(_table(removed, None))
     print("nothing was removed (--dry-run)" if given.dry_run else f"removed {len(removed)} of {len(chosen)} entries")
@@ -88,4 +101,8 @@ def _table(entries: Sequence[CacheEntry], damaged: dict[str, str] | None) -> str
         state = "unfinished" if not entry.finished else "" if damaged is None else damaged.get(entry.name, "whole")
         rows.append([entry.name, f"{entry.size / MIB:.1f}", f"{entry.age / DAY:.1f}", state, entry.made_by])
     total = f"{len(entries)} entries, {sum(entry.size for entry in entries) / MIB:.1f} MiB"
-    return f"{tabulate(rows, headers=['entry', 'MiB', 'days', 'state', 'made by'], disable_numparse=True)}\n{total}" if rows else total
+    return (
+        f"{tabulate(rows, headers=['entry', 'MiB', 'days', 'state', 'made by'], disable_numparse=True)}\n{total}"
+        if rows
+        else total
+    )

@@ -16,10 +16,23 @@ EXAMPLES = ["recbole-kd convert-teacher saved/cache/teacher/NAME --out=small --s
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("convert-teacher", "Keep a teacher as factors of another width, or as a score matrix.", EXAMPLES)
+    parser = SentenceParser(
+        "convert-teacher", "Keep a teacher as factors of another width, or as a score matrix.", EXAMPLES
+    )
     add = parser.add_argument
-    add("teacher", type=Path, metavar="FOLDER", help="a teacher with a factor or dense store, as a run leaves it in its cache")
-    add("--out", type=Path, required=True, metavar="DIR", help="a missing or empty folder that gets the teacher; give it as --teacher_path")
+    add(
+        "teacher",
+        type=Path,
+        metavar="FOLDER",
+        help="a teacher with a factor or dense store, as a run leaves it in its cache",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a missing or empty folder that gets the teacher; give it as --teacher_path",
+    )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--svd", type=int, metavar="WIDTH", help="as factors of this width, by truncated SVD")
     how.add_argument("--dense", action="store_true", help="as a score matrix")
@@ -42,10 +55,18 @@ def run(words: list[str]) -> int:
         )
     manifest = read_manifest(given.teacher)
     if manifest["store"] == "online":
-        raise TeacherError(f"{given.teacher} keeps a model and no scores: export the teacher with teacher_store=factors or dense first")
+        raise TeacherError(
+            f"{given.teacher} keeps a model and no scores: export the teacher with teacher_store=factors or dense first"
+        )
     teacher = scores_from(read_tensors(given.teacher / SCORES), manifest)
     teacher.modalities = read_modalities(given.teacher)
-    write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(teacher, given.out, given.svd, given.dtype)
+    write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(
+        teacher, given.out, given.svd, given.dtype
+    )
     fidelity = read_manifest(given.out).get("fidelity")
-    print(given.out if fidelity is None else f"{given.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in fidelity.items()))
+    print(
+        given.out
+        if fidelity is None
+        else f"{given.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in fidelity.items())
+    )
     return 0

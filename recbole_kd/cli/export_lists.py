@@ -15,7 +15,12 @@ EXAMPLES = ["recbole-kd export-lists saved/cache/teacher/NAME --out=lists --k=10
 def _parser() -> SentenceParser:
     parser = SentenceParser("export-lists", "Write a teacher's ranked lists; an interrupted export goes on.", EXAMPLES)
     add = parser.add_argument
-    add("teacher", type=Path, metavar="FOLDER", help="a teacher with a factor or dense store, as a run leaves it in its cache")
+    add(
+        "teacher",
+        type=Path,
+        metavar="FOLDER",
+        help="a teacher with a factor or dense store, as a run leaves it in its cache",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="gets lists.safetensors and lists.json")
     add("--k", type=int, default=100, help="items in a list (default: 100)")
     add("--first", type=int, default=1, metavar="QUERY", help="first query id (default: 1)")
@@ -34,7 +39,11 @@ def run(words: list[str]) -> int:
     given = _parser().parse_args(words)
     whole = given.queries is None and given.first == 1
     queries = None if whole else range(given.first, _end(given))
-    print(export_lists(given.teacher, given.out, given.k, queries=queries, step=given.block, ray_address=given.ray_address))
+    print(
+        export_lists(
+            given.teacher, given.out, given.k, queries=queries, step=given.block, ray_address=given.ray_address
+        )
+    )
     return 0
 
 

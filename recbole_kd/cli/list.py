@@ -17,7 +17,9 @@ from recbole_kd.pipeline.model_choices import model_class, model_names
 
 def run(words: list[str]) -> int:
     """Print models, methods and data sets; 0."""
-    SentenceParser("list", "Print the models, methods and data sets that a run can name.", ["recbole-kd list"]).parse_args(words)
+    SentenceParser(
+        "list", "Print the models, methods and data sets that a run can name.", ["recbole-kd list"]
+    ).parse_args(words)
     print(listing())
     return 0
 
@@ -25,7 +27,10 @@ def run(words: list[str]) -> int:
 def listing() -> str:
     """Return models, methods and data sets, a line each."""
     lines: list[str] = []
-    for setting, title in (("general", "general models"), ("sequential", "sequential models, with --setting=sequential")):
+    for setting, title in (
+        ("general", "general models"),
+        ("sequential", "sequential models, with --setting=sequential"),
+    ):
         lines.append(f"Students and teachers ({title}):")
         lines += [f"  {name:<14} {_first_line(model)}" for name, model in _models_of(setting)]
     lines.append("Methods (--kd):")

@@ -12,14 +12,17 @@ class SentenceParser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are one sentence without the usage text.
 
     Args:
-        verb: of ``recbole-kd``. description: one line. examples: whole commands, shown by ``--help``. more: shown below them.
+        verb: of ``recbole-kd``. description: one line. examples: whole commands, shown by ``--help``. more: shown below
+            them.
 
     Raises:
         ConfigError: by ``parse_args``, bad arguments.
     """
 
     def __init__(self, verb: str, description: str, examples: list[str], more: str = "") -> None:
-        epilog = "\n".join(["examples:" if len(examples) > 1 else "example:", *(f"  {line}" for line in examples), more])
+        epilog = "\n".join(
+            ["examples:" if len(examples) > 1 else "example:", *(f"  {line}" for line in examples), more]
+        )
         super().__init__(
             prog=f"recbole-kd {verb}",
             description=description,

@@ -81,7 +81,9 @@ def _data_lines(preview: Mapping[str, Any]) -> list[str]:
     if preview["rows_without_item"]:
         lines.append(f"warning: {preview['rows_without_item']:,} rows have no item")
     if "labels" in preview:
-        lines.append("labels of training rows: " + ", ".join(f"{label}: {count:,}" for label, count in preview["labels"].items()))
+        lines.append(
+            "labels of training rows: " + ", ".join(f"{label}: {count:,}" for label, count in preview["labels"].items())
+        )
     user = preview["user"]
     lines += ["", f"user {user['user']}"]
     for phase in PHASES:

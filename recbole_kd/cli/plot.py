@@ -17,15 +17,21 @@ def run(words: list[str]) -> int:
     Raises:
         ConfigError: a grid has none.
     """
-    parser = SentenceParser("plot", "Draw the results of grids, RESULTS/GRID.svg each.", ["recbole-kd plot citeulike-mf-mf"])
+    parser = SentenceParser(
+        "plot", "Draw the results of grids, RESULTS/GRID.svg each.", ["recbole-kd plot citeulike-mf-mf"]
+    )
     parser.add_argument("grids", nargs="+", metavar="GRID", help=f"grids whose results are drawn: {HELP}")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of the results (default: results/)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of the results (default: results/)"
+    )
     arguments = parser.parse_args(words)
     for word in arguments.grids:
         grid = named_grid(word, allow_code=True)  # nothing is run
         found = read_results(grid, arguments.results)
         if not found:
-            raise ConfigError(f"{word} has no results in {arguments.results}: run it with `recbole-kd reproduce {word}` first")
+            raise ConfigError(
+                f"{word} has no results in {arguments.results}: run it with `recbole-kd reproduce {word}` first"
+            )
         picture = arguments.results / f"{grid.name}.svg"
         draw_grid(grid, found, picture)
         print(f"wrote {picture}")

@@ -16,7 +16,9 @@ EXAMPLES = [
 
 def _parser() -> SentenceParser:
     known = "\n".join(f"  {name:<12}{text}" for name, text in KNOWN_DATASETS.items())
-    parser = SentenceParser("prepare", "Turn published raw files into RecBole's atomic files.", EXAMPLES, f"\nknown data sets:\n{known}")
+    parser = SentenceParser(
+        "prepare", "Turn published raw files into RecBole's atomic files.", EXAMPLES, f"\nknown data sets:\n{known}"
+    )
     add = parser.add_argument
     add("name", metavar="NAME", help="a known data set, or any name together with --form")
     add("--raw", type=Path, default=Path(), metavar="DIR", help="folder with the raw files (default: this one)")

@@ -22,7 +22,8 @@ class Verb:
     """One job of the program.
 
     Attributes:
-        module: below recbole_kd.cli; its ``run(words)`` does the job and returns the exit code. about: one line of the overview.
+        module: below recbole_kd.cli; its ``run(words)`` does the job and returns the exit code. about: one line of the
+            overview.
         goes_on: how an interrupted job is continued, empty where there is nothing to continue.
     """
 
@@ -79,7 +80,12 @@ def _call(name: str, words: list[str]) -> int:
 
 
 def _overview(_: list[str]) -> int:
-    lines = ["Distil a large recommender into a small one.", "", "  recbole-kd VERB ...      recbole-kd VERB --help says more", ""]
+    lines = [
+        "Distil a large recommender into a small one.",
+        "",
+        "  recbole-kd VERB ...      recbole-kd VERB --help says more",
+        "",
+    ]
     lines += [f"  {name:<16} {verb.about}" for name, verb in VERBS.items()]
     lines += ["", "example:", "  recbole-kd run --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k"]
     lines += ["", "--debug shows the traceback of an internal error; --version prints the version."]

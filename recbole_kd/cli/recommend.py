@@ -14,7 +14,10 @@ from recbole_kd.serving.student import USERS_PER_BLOCK, ExcludeSeen, Student, lo
 from recbole_kd.storage.files import write_whole
 from recbole_kd.storage.targets import check_file
 
-EXAMPLES = ["recbole-kd recommend saved/RUN --users=users.txt --k=10 --out=recs.parquet", "recbole-kd recommend saved/RUN --out=recs.csv"]
+EXAMPLES = [
+    "recbole-kd recommend saved/RUN --users=users.txt --k=10 --out=recs.parquet",
+    "recbole-kd recommend saved/RUN --out=recs.csv",
+]
 SEEN: dict[str, ExcludeSeen] = {"all": True, "protocol": "protocol", "none": False}
 FORMS = (".parquet", ".csv")
 
@@ -26,8 +29,18 @@ def _parser() -> SentenceParser:
     add("--users", type=Path, metavar="FILE", help="an external user id a line (default: all users)")
     add("--k", type=int, default=10, help="items a user (default: 10)")
     add("--out", type=Path, required=True, metavar="FILE", help="a new file, *.parquet (needs pyarrow) or *.csv")
-    add("--seen", choices=SEEN, default="all", help="left out: all that a user had (default), what the run's test left out, or none")
-    add("--unknown", choices=["error", "skip"], default="error", help="users whom the student does not know (default: error)")
+    add(
+        "--seen",
+        choices=SEEN,
+        default="all",
+        help="left out: all that a user had (default), what the run's test left out, or none",
+    )
+    add(
+        "--unknown",
+        choices=["error", "skip"],
+        default="error",
+        help="users whom the student does not know (default: error)",
+    )
     return parser
 
 
@@ -50,26 +63,36 @@ def _check(given: argparse.Namespace) -> None:
     if given.k < 1:
         raise ConfigError(f"Invalid --k={given.k}: expected a whole number of at least 1. Try --k=10.")
     if given.out.suffix not in FORMS:
-        raise ConfigError(f"Invalid --out={given.out}: expected a name that ends in .parquet or .csv. Try --out={given.out.stem}.csv.")
+        raise ConfigError(
+            f"Invalid --out={given.out}: expected a name that ends in .parquet or .csv. Try --out={given.out.stem}.csv."
+        )
     if given.out.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401 - optional: only Parquet needs it
         except ImportError:
-            raise ConfigError(f"Invalid --out={given.out}: Parquet needs pyarrow, `pip install pyarrow`, or name a .csv file.") from None
+            raise ConfigError(
+                f"Invalid --out={given.out}: Parquet needs pyarrow, `pip install pyarrow`, or name a .csv file."
+            ) from None
     check_file(given.out, option="--out")
 
 
 def _users(path: Path) -> list[str]:
     """Return the ids of a file, one a line; empty lines are left out."""
     if not path.is_file():
-        raise ConfigError(f"Invalid --users={path}: there is no such file. Give a text file with an external user id a line.")
+        raise ConfigError(
+            f"Invalid --users={path}: there is no such file. Give a text file with an external user id a line."
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ConfigError(f"Invalid --users={path}: it is no UTF-8 text. Give a text file with an external user id a line.") from None
+        raise ConfigError(
+            f"Invalid --users={path}: it is no UTF-8 text. Give a text file with an external user id a line."
+        ) from None
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise ConfigError(f"Invalid --users={path}: it names no user. Give a text file with an external user id a line.")
+        raise ConfigError(
+            f"Invalid --users={path}: it names no user. Give a text file with an external user id a line."
+        )
     return found
 
 

@@ -19,17 +19,44 @@ EXAMPLES = ["recbole-kd reproduce citeulike-mf-mf", "recbole-kd reproduce mine.y
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("reproduce", "Run grids of experiments and make their tables; what is done is skipped.", EXAMPLES)
+    parser = SentenceParser(
+        "reproduce", "Run grids of experiments and make their tables; what is done is skipped.", EXAMPLES
+    )
     add = parser.add_argument
     add("grids", nargs="+", metavar="GRID", help=f"grids to run, in this order: {HELP}")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="one JSON file a run, and tables.md (default: results/)")
+    add(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="one JSON file a run, and tables.md (default: results/)",
+    )
     add("--data_path", default="dataset/", metavar="DIR", help="folder of the prepared data sets (default: dataset/)")
-    add("--output_dir", default="saved", metavar="DIR", help="logs and checkpoints (default: saved/); teachers go to the cache")
-    add("--ray_address", metavar="ADDRESS", help="run on a Ray cluster (auto, local, or host:port); default: one process at a time")
-    add("--cpus_per_task", type=float, default=1.0, metavar="N", help="of a run on the cluster; fractions are allowed (default: 1)")
+    add(
+        "--output_dir",
+        default="saved",
+        metavar="DIR",
+        help="logs and checkpoints (default: saved/); teachers go to the cache",
+    )
+    add(
+        "--ray_address",
+        metavar="ADDRESS",
+        help="run on a Ray cluster (auto, local, or host:port); default: one process at a time",
+    )
+    add(
+        "--cpus_per_task",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="of a run on the cluster; fractions are allowed (default: 1)",
+    )
     add("--gpus_per_task", type=float, default=0.0, metavar="N", help="the same (default: 0)")
     add("--table", action="store_true", help="run nothing, only make the tables from the results that are there")
-    add("--allow_code", action="store_true", help="let grids name methods as module:Class, whose code is then imported and run")
+    add(
+        "--allow_code",
+        action="store_true",
+        help="let grids name methods as module:Class, whose code is then imported and run",
+    )
     return parser
 
 
@@ -42,7 +69,9 @@ def run(words: list[str]) -> int:
     arguments = _parser().parse_args(words)
     grids = [named_grid(word, allow_code=arguments.allow_code or arguments.table) for word in arguments.grids]
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}
-    local = {key: str(user_path(folder, key).resolve()) for key, folder in places.items()}  # workers have a folder of their own
+    local = {
+        key: str(user_path(folder, key).resolve()) for key, folder in places.items()
+    }  # workers have a folder of their own
     for grid in grids:
         check_table(arguments.results, grid)  # before anything is run
     failed = 0
@@ -51,7 +80,9 @@ def run(words: list[str]) -> int:
             continue
         resources = {"cpu": arguments.cpus_per_task, "gpu": arguments.gpus_per_task}
         command = f"recbole-kd reproduce {Path(word).name}"
-        outcomes = run_grid(grid, arguments.results, local, command=command, ray_address=arguments.ray_address, resources=resources)
+        outcomes = run_grid(
+            grid, arguments.results, local, command=command, ray_address=arguments.ray_address, resources=resources
+        )
         for count, outcome in enumerate(outcomes, start=1):
             failed += outcome.state == "failed"
             place = f"[{grid.name} {count}/{len(grid.tasks)}] {outcome.task.run} seed {outcome.task.seed}"

@@ -85,7 +85,9 @@ def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]
     for other, keys in OF_A_TOOL.items():
         named = next((key for key in keys if values.get(key) is not None), None)
         if other != tool and named is not None:
-            raise ConfigError(f"{named}={values[named]} has no effect with tool={tool}: leave it out, or take --tool={other}")
+            raise ConfigError(
+                f"{named}={values[named]} has no effect with tool={tool}: leave it out, or take --tool={other}"
+            )
     if tool == "Hyperopt" and options["algo"] == "exhaustive" and values.get("max_evals") is not None:
         raise ConfigError(
             f"max_evals={values['max_evals']} has no effect with algo=exhaustive, which tries every combination: leave it out, "
@@ -96,7 +98,9 @@ def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]
 def find_space(options: Mapping[str, Any], base: Mapping[str, Any], *, allow_code: bool = False) -> Space:
     """The search space that was named, or the method's own; checked."""
     own = properties_dir() / "tune" / f"{base.get('kd')}.yaml"
-    space = read_space(options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")), allow_code=allow_code)
+    space = read_space(
+        options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")), allow_code=allow_code
+    )
     check_space(space, base)
     return space
 
@@ -140,7 +144,9 @@ def run(words: list[str]) -> int:
         return 1
     best = study.folder / BEST
     named = ":" in str(study.best.settings.get("kd", study.base.get("kd")))
-    print(f"Best configuration: {best} (recbole-kd run --config_files={best}{' --allow_code' if named else ''} repeats it)")
+    print(
+        f"Best configuration: {best} (recbole-kd run --config_files={best}{' --allow_code' if named else ''} repeats it)"
+    )
     return 0
 
 

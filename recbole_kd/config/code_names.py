@@ -61,4 +61,6 @@ def refuse_permission(content: Mapping[str, Any], place: object) -> None:
         ConfigError: it holds the key.
     """
     if KEY in content:
-        raise ConfigError(f"Invalid {KEY} in {place}: expected on the command line, since a file cannot vouch for itself. Try --{KEY}.")
+        raise ConfigError(
+            f"Invalid {KEY} in {place}: expected on the command line, since a file cannot vouch for itself. Try --{KEY}."
+        )

@@ -20,7 +20,11 @@ def check_dataset_name(name: str) -> None:
     path = PurePath(name)
     why = ""
     if path.name != name or name in (".", ".."):
-        why = f"it is a path; try --data_path={path.parent} --dataset={path.name}" if path.name not in ("", "..") else "it is a path"
+        why = (
+            f"it is a path; try --data_path={path.parent} --dataset={path.name}"
+            if path.name not in ("", "..")
+            else "it is a path"
+        )
     elif not name.isprintable() or name.strip() != name:
         why = "it holds a blank at an end, or a character that cannot be printed"
     elif any(character in name for character in "*?"):
@@ -28,4 +32,6 @@ def check_dataset_name(name: str) -> None:
     elif len(os.fsencode(name)) > LONGEST:
         why = f"it has {len(os.fsencode(name))} bytes and {LONGEST} are allowed"
     if why:
-        raise ConfigError(f"Invalid --dataset={name[:LONGEST]!r}: expected the name of a folder below --data_path, but {why}.")
+        raise ConfigError(
+            f"Invalid --dataset={name[:LONGEST]!r}: expected the name of a folder below --data_path, but {why}."
+        )

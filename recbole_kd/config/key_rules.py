@@ -64,14 +64,20 @@ def check_index_keys(values: Mapping[str, Any]) -> None:
         return
     for key in ("kd_index_teacher", "kd_nlist", "kd_nprobe"):
         if values.get(key):
-            raise invalid(key, values[key], "it has no effect without an index", f"Try --kd_candidate_index=ivf, or leave {key} out")
+            raise invalid(
+                key,
+                values[key],
+                "it has no effect without an index",
+                f"Try --kd_candidate_index=ivf, or leave {key} out",
+            )
 
 
 def check_metrics(given: Mapping[str, object], defaults: Mapping[str, object], prefix: str = "") -> None:
     """Check that metrics, topk and valid_metric fit together, as merged, if one of them is given.
 
     Args:
-        given: what the user set, of the right types. defaults: the property files, merged. prefix: "teacher." for a teacher's keys.
+        given: what the user set, of the right types. defaults: the property files, merged. prefix: "teacher." for a
+            teacher's keys.
 
     Raises:
         ConfigError: an unknown metric, or a valid_metric that is not computed.
@@ -95,7 +101,9 @@ def check_metrics(given: Mapping[str, object], defaults: Mapping[str, object], p
         _check_valid_metric(str(merged["valid_metric"]), names, merged.get("topk"), known, prefix)
 
 
-def _check_valid_metric(given: str, names: Sequence[str] | None, topk: Any, known: Mapping[str, str], prefix: str) -> None:
+def _check_valid_metric(
+    given: str, names: Sequence[str] | None, topk: Any, known: Mapping[str, str], prefix: str
+) -> None:
     name, at, cutoff = given.lower().partition("@")
     computed = [name for name in known if name in names] if names is not None else list(known)
     cutoffs = [topk] if isinstance(topk, int) else topk
@@ -114,4 +122,6 @@ def _check_valid_metric(given: str, names: Sequence[str] | None, topk: Any, know
         advice += f", or put {cutoff} into topk={cutoffs}"
     elif names is not None and name in known and name not in computed:
         advice += f", or add {known[name]} to metrics"
-    raise invalid(prefix + "valid_metric", given, f"expected a metric of `metrics` at a k of `topk`, one of {allowed}", advice)
+    raise invalid(
+        prefix + "valid_metric", given, f"expected a metric of `metrics` at a k of `topk`, one of {allowed}", advice
+    )

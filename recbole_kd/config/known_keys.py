@@ -60,7 +60,8 @@ def check_keys(
         hint: one more thing to know, added to the fix.
         may_allow: False for keys that `--allow_unknown` never lets through (kd_*).
         prefix: what stands before the key on the command line, "teacher." for a teacher's key.
-        elsewhere: keys that exist under another prefix, as they are typed: ``teacher.embedding_size`` for ``teacher_embedding_size``.
+        elsewhere: keys that exist under another prefix, as they are typed: ``teacher.embedding_size`` for
+            ``teacher_embedding_size``.
 
     Raises:
         ConfigError: with the close matches and the fix.
@@ -69,7 +70,9 @@ def check_keys(
     passed = known | frozenset(allow) if may_allow else known
     for key in given:
         if key not in passed:
-            raise ConfigError(_unknown_key(key, [*(prefix + name for name in known), *elsewhere], what, hint, may_allow, prefix))
+            raise ConfigError(
+                _unknown_key(key, [*(prefix + name for name in known), *elsewhere], what, hint, may_allow, prefix)
+            )
 
 
 def _unknown_key(key: str, names: Iterable[str], what: str, hint: str | None, may_allow: bool, prefix: str) -> str:

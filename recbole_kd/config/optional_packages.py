@@ -26,4 +26,6 @@ def check_packages(config: Any) -> None:
         wanted.append((f"The model {model}", *OF_MODEL[model]))
     for what, module, package in wanted:
         if find_spec(module) is None:
-            raise ConfigError(f"{what} needs the package {package}, which is not installed: run `pip install {package}`, or leave it out")
+            raise ConfigError(
+                f"{what} needs the package {package}, which is not installed: run `pip install {package}`, or leave it out"
+            )

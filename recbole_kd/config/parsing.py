@@ -196,7 +196,9 @@ def read_config_file(path: str | Path) -> dict[str, object]:
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
-        raise ConfigError(f"Configuration file '{path}' does not exist (fix: check the path in config_files).") from error
+        raise ConfigError(
+            f"Configuration file '{path}' does not exist (fix: check the path in config_files)."
+        ) from error
     except OSError as error:
         raise ConfigError(f"Configuration file '{path}' cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -208,14 +210,18 @@ def read_config_file(path: str | Path) -> dict[str, object]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping (fix: write 'key: value' lines).")
+        raise ConfigError(
+            f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping (fix: write 'key: value' lines)."
+        )
     for key in content:
         if not isinstance(key, str):
             raise ConfigError(f"Configuration file '{path}' has the key {key!r}, which is no text (fix: quote it).")
     return content
 
 
-def nest_prefix(values: Mapping[str, object], prefix: str, mapping_key: str | None = None) -> tuple[dict[str, object], dict[str, object]]:
+def nest_prefix(
+    values: Mapping[str, object], prefix: str, mapping_key: str | None = None
+) -> tuple[dict[str, object], dict[str, object]]:
     """Split `prefix.x` keys, and the mapping under `mapping_key`, from the rest: (rest, nested).
 
     A mapping that is given as empty (None) is left to the caller: nested holds the dotted keys alone.

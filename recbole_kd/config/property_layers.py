@@ -37,13 +37,24 @@ def recbole_name(model: str, setting: str) -> str:
     return {("HSTU", "general"): "HSTUGeneral"}.get((model, setting), model)
 
 
-def student_layers(model: str, dataset: str, protocol: str = "recbole", setting: str = "general") -> tuple[dict[str, Any], list[str]]:
+def student_layers(
+    model: str, dataset: str, protocol: str = "recbole", setting: str = "general"
+) -> tuple[dict[str, Any], list[str]]:
     """Of a student trained alone."""
     name = public_name(model)
-    return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", f"setting/{setting}", f"model/{name}", f"model/{name}-{dataset}")
+    return layers(
+        "overall",
+        f"protocol/{protocol}",
+        f"dataset/{dataset}",
+        f"setting/{setting}",
+        f"model/{name}",
+        f"model/{name}-{dataset}",
+    )
 
 
-def teacher_layers(model: str, dataset: str, protocol: str = "recbole", setting: str = "general") -> tuple[dict[str, Any], list[str]]:
+def teacher_layers(
+    model: str, dataset: str, protocol: str = "recbole", setting: str = "general"
+) -> tuple[dict[str, Any], list[str]]:
     """Of a teacher."""
     name = public_name(model)
     names = [f"model/{name}", f"model/{name}-{dataset}", f"teacher/{name}", f"teacher/{name}-{dataset}"]

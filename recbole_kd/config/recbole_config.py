@@ -16,7 +16,8 @@ MERGED = ("eval_args", "train_neg_sample_args")
 class KDConfig(Config):
     """RecBole's Config without its side doors.
 
-    RecBole's reads ``sys.argv`` in every instance, so that a second Config (the teacher's) would swallow the student's keys, and evaluates
+    RecBole's reads ``sys.argv`` in every instance, so that a second Config (the teacher's) would swallow the student's
+    keys, and evaluates
     text as Python. This one takes what it is given: RecBole's property files < ``defaults`` < ``given``.
 
     Args:

@@ -39,7 +39,9 @@ def _is_split(value: object) -> bool:
         return parts in ("valid_and_test", "valid_only", "test_only")
     if name not in ("RS", "TS") or not isinstance(parts, list) or len(parts) != 3:
         return False
-    numbers = all(isinstance(part, int | float) and not isinstance(part, bool) and 0 <= part < math.inf for part in parts)
+    numbers = all(
+        isinstance(part, int | float) and not isinstance(part, bool) and 0 <= part < math.inf for part in parts
+    )
     return numbers and sum(parts) > 0
 
 
@@ -80,7 +82,9 @@ RECBOLE_TYPES: dict[str, Any] = {
     "eval_args.split": satisfying(_is_split, "{RS: [0.8, 0.1, 0.1]}, {TS: [0.8, 0.1, 0.1]} or {LS: valid_and_test}"),
     "eval_args.order": Literal["RO", "TO"],
     "eval_args.group_by": satisfying(_is_grouping, "user or none"),
-    "eval_args.mode": satisfying(_is_mode, "full, labeled, uniN or popN (N items, as in uni100), or {valid: ..., test: ...}"),
+    "eval_args.mode": satisfying(
+        _is_mode, "full, labeled, uniN or popN (N items, as in uni100), or {valid: ..., test: ...}"
+    ),
     "train_neg_sample_args": dict | None,
     "train_neg_sample_args.distribution": Literal["uniform", "popularity", "None"] | None,
     "train_neg_sample_args.sample_num": Count,

@@ -1,8 +1,9 @@
 """The table of keys: what each takes, as an annotated type that pydantic checks.
 
-RecBole checks few of its values: `--use_gpu=maybe` counts as true, an unknown learner becomes Adam. Here a key of RecBole has the type of
-its default in the property files, unless the table says more. Options of a method are not in the table: its constructor's annotations
-hold them (:mod:`recbole_kd.distiller.registry`).
+RecBole checks few of its values: `--use_gpu=maybe` counts as true, an unknown learner becomes Adam. Here a key of
+    RecBole has the type of
+its default in the property files, unless the table says more. Options of a method are not in the table: its
+constructor's annotations hold them (:mod:`recbole_kd.distiller.registry`).
 
 Longer than 300 lines: it is one table.
 """
@@ -66,7 +67,8 @@ RUN_KEYS: dict[str, Any] = {
     "teacher_svd": Count | None,
     "kd_compare": bool,
     "kd_weight": NonNegative,
-    # NDCG@10 on the training interactions after each epoch; the student's ranks of the teacher's list before and after the training
+    # NDCG@10 on the training interactions after each epoch; the student's ranks of the teacher's list before and after
+    # the training
     "kd_track": list[Literal["train_ndcg", "teacher_ranks"]] | None,
     "kd_refresh": Count,
     "kd_candidate_index": one_of(INDEX_KINDS) | None,
@@ -159,7 +161,9 @@ PREPARE_KEYS: dict[str, Any] = {
 """Options of the preparation of a data set."""
 
 # Whole numbers in a property file, but used as a fraction, a weight or an exponent.
-_FRACTIONS = frozenset({"reg_weight", "q", "w_max", "negative_weight", "global_ratio", "spatial_ratio", "topk_factor", "resolution"})
+_FRACTIONS = frozenset(
+    {"reg_weight", "q", "w_max", "negative_weight", "global_ratio", "spatial_ratio", "topk_factor", "resolution"}
+)
 
 
 def type_of(key: str, default: object = None, model: str | None = None) -> Any:
@@ -196,7 +200,9 @@ def _list_like(default: list[Any]) -> Any:
     return list[str] if default and all(isinstance(element, str) for element in default) else list
 
 
-def check_table(given: Mapping[str, object], table: Mapping[str, Any], defaults: Mapping[str, object], place: str | None = None) -> None:
+def check_table(
+    given: Mapping[str, object], table: Mapping[str, Any], defaults: Mapping[str, object], place: str | None = None
+) -> None:
     """Check each value whose key is in a table of its own; the file that holds them is named if they are not typed.
 
     Raises:
@@ -219,8 +225,10 @@ def check_values(
 
     Args:
         given: keys and values from the command line, a dict or files.
-        defaults: the property files, merged: they say the type of a key that the table does not have, and what may be typed instead.
-        prefix: what stands before the key on the command line, "teacher." for a teacher's keys. model: whose keys they are.
+        defaults: the property files, merged: they say the type of a key that the table does not have, and what may be
+            typed instead.
+        prefix: what stands before the key on the command line, "teacher." for a teacher's keys. model: whose keys they
+            are.
         context: bounds that come with the data.
 
     Raises:
@@ -239,7 +247,11 @@ def _check_parts(key: str, value: Mapping[str, object], default: Mapping[str, ob
         name = f"{key}.{part}"
         if part not in PARTS[key]:
             names = ", ".join(PARTS[key])
-            raise invalid(prefix + name, given, f"expected one of the keys {names} of {key}", f"Leave {prefix}{name} out")
+            raise invalid(
+                prefix + name, given, f"expected one of the keys {names} of {key}", f"Leave {prefix}{name} out"
+            )
         check_value(prefix + name, given, RECBOLE_TYPES[name], example=default.get(part))
     if key == "clip_grad_norm" and value and "max_norm" not in value:
-        raise invalid(prefix + key, value, "expected a mapping with max_norm", try_value(prefix + key, {"max_norm": 5, **value}))
+        raise invalid(
+            prefix + key, value, "expected a mapping with max_norm", try_value(prefix + key, {"max_norm": 5, **value})
+        )

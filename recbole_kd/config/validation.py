@@ -39,13 +39,21 @@ _NAMES: dict[Any, tuple[str, str]] = {
 
 
 def check_value(
-    key: str, value: object, kind: Any, *, context: Context | None = None, example: object = None, place: str | None = None
+    key: str,
+    value: object,
+    kind: Any,
+    *,
+    context: Context | None = None,
+    example: object = None,
+    place: str | None = None,
 ) -> Any:
     """Return the value if it is of its annotated type; an integer given for a number becomes one.
 
     Args:
-        key: as it is typed after ``--``. kind: any type that pydantic knows. example: a value that works, such as the default.
-        context: the bounds that come with the data or from other options, see :class:`recbole_kd.config.value_types.AtMost`.
+        key: as it is typed after ``--``. kind: any type that pydantic knows. example: a value that works, such as the
+            default.
+        context: the bounds that come with the data or from other options, see
+            :class:`recbole_kd.config.value_types.AtMost`.
         place: the file that holds the key; None for one that can be typed on the command line.
 
     Raises:
@@ -74,9 +82,16 @@ def as_config_error(
     if inner and isinstance(value, list | tuple) and len(value) > 1 and len(set(inner)) == 1:
         expected += f"; element {int(inner[0]) + 1} is not"
     proposed = next(
-        (found for found in _candidates(value, kind, context, example) if found is not None and fits(found, kind, context)), None
+        (
+            found
+            for found in _candidates(value, kind, context, example)
+            if found is not None and fits(found, kind, context)
+        ),
+        None,
     )
-    return invalid(key, value, f"expected {expected}", None if proposed is None else try_value(key, proposed, place), place)
+    return invalid(
+        key, value, f"expected {expected}", None if proposed is None else try_value(key, proposed, place), place
+    )
 
 
 def invalid(key: str, value: object, reason: str, advice: str | None = None, place: str | None = None) -> ConfigError:
@@ -84,7 +99,8 @@ def invalid(key: str, value: object, reason: str, advice: str | None = None, pla
 
     Args:
         reason: ``expected ...``, or why the value has no effect or cannot be.
-        advice: what to type, without the full stop: ``Try --kd_k=50``; None: leave the key out. place: as for :func:`check_value`.
+        advice: what to type, without the full stop: ``Try --kd_k=50``; None: leave the key out. place: as for
+            :func:`check_value`.
     """
     if place is not None:
         return ConfigError(f"Invalid {key}: {shown(key, value)} in {place}: {reason}. {advice or f'Leave {key} out'}.")
@@ -127,7 +143,11 @@ def _flow(value: object) -> str:
     if value is None:
         return "~"
     if isinstance(value, str):
-        return value if _WORD.fullmatch(value) and parse_value("", value) == value else json.dumps(value, ensure_ascii=False)
+        return (
+            value
+            if _WORD.fullmatch(value) and parse_value("", value) == value
+            else json.dumps(value, ensure_ascii=False)
+        )
     return repr(value)
 
 

@@ -25,8 +25,9 @@ def check_atomic_files(config: Any) -> Headers:
     An interaction file that is not there is left to RecBole, which names it.
 
     Raises:
-        DataError: a header is malformed, has no column of users or items or none that ``load_col`` names, or has a column of another type
-            than it is used as. ConfigError: ``load_col`` leaves out users or items, or names a file that is not there;
+        DataError: a header is malformed, has no column of users or items or none that ``load_col`` names, or has a
+            column of another type than it is used as. ConfigError: ``load_col`` leaves out users or items, or names a
+                file that is not there;
             ``benchmark_filename`` does not name three files.
     """
     names = config["benchmark_filename"]
@@ -40,7 +41,9 @@ def check_atomic_files(config: Any) -> Headers:
     for source in dict.fromkeys(("inter", *wanted, *(("user", "item") if config["load_col"] is None else ()))):
         for path in _files_of(source, config, must_be_there=source in wanted):
             header = columns_of(path, config)
-            _check_columns(path, header, {key: config[key] for key in ID_KEYS} if source == "inter" else {}, wanted.get(source))
+            _check_columns(
+                path, header, {key: config[key] for key in ID_KEYS} if source == "inter" else {}, wanted.get(source)
+            )
             columns = _loaded(source, header, config, wanted)
             if source == "inter":
                 _check_types(path, columns, config)
@@ -73,7 +76,9 @@ def _files_of(source: str, config: Any, must_be_there: bool) -> list[Path]:
         return [path for path in paths if path.is_file()]
     path = Path(config["data_path"]) / f"{config['dataset']}.{source}"
     if must_be_there and not path.is_file():
-        raise ConfigError(f"load_col names {source}, and there is no file {path}: leave {source} out of load_col, or add the file")
+        raise ConfigError(
+            f"load_col names {source}, and there is no file {path}: leave {source} out of load_col, or add the file"
+        )
     return [path] if path.is_file() else []
 
 
@@ -90,7 +95,9 @@ def _check_types(path: Path, columns: Mapping[str, FeatureType], config: Any) ->
     for key in ID_KEYS:
         kind = columns.get(config[key], FeatureType.TOKEN)
         if kind != FeatureType.TOKEN:
-            raise DataError(f"{path}: the column {config[key]} is of type {kind.value}: write {config[key]}:token in the first line")
+            raise DataError(
+                f"{path}: the column {config[key]} is of type {kind.value}: write {config[key]}:token in the first line"
+            )
     time = config["TIME_FIELD"]
     kind = columns.get(time, FeatureType.FLOAT)
     if kind != FeatureType.FLOAT:
@@ -101,7 +108,9 @@ def _check_types(path: Path, columns: Mapping[str, FeatureType], config: Any) ->
         )
 
 
-def _refuse_histories(path: Path, header: Mapping[str, FeatureType], columns: Mapping[str, FeatureType], config: Any) -> None:
+def _refuse_histories(
+    path: Path, header: Mapping[str, FeatureType], columns: Mapping[str, FeatureType], config: Any
+) -> None:
     """Refuse rows that bring their own history, which RecBole's sequential models would learn from and we make from the interactions."""
     suffix = config["LIST_SUFFIX"]
     ready = [name + suffix for name in header if name + suffix in header]
@@ -131,9 +140,13 @@ def _wanted_columns(config: Any) -> Wanted:
     missing = [field for field in ids if inter is not None and field not in inter]
     dropped = [field for field in ids if field in ((config["unload_col"] or {}).get("inter") or ())]
     if missing:
-        raise ConfigError(f"load_col={config['load_col']} leaves out {missing[0]}, without which nothing can be learnt: add it to inter")
+        raise ConfigError(
+            f"load_col={config['load_col']} leaves out {missing[0]}, without which nothing can be learnt: add it to inter"
+        )
     if dropped:
-        raise ConfigError(f"unload_col={config['unload_col']} leaves out {dropped[0]}, without which nothing can be learnt: take it out")
+        raise ConfigError(
+            f"unload_col={config['unload_col']} leaves out {dropped[0]}, without which nothing can be learnt: take it out"
+        )
     return wanted
 
 
@@ -148,7 +161,9 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
     """
     encoding, separator = config["encoding"], config["field_separator"]
     if not separator:
-        raise ConfigError(f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab or ','")
+        raise ConfigError(
+            f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab or ','"
+        )
     try:
         with open(path, encoding=encoding) as stream:
             line = stream.readline().rstrip("\r\n")
@@ -157,11 +172,15 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
     except LookupError:
         raise ConfigError(f"encoding={encoding!r} is unknown: name one that Python knows, such as utf-8") from None
     except UnicodeError as error:  # a file without the mark that utf-16 begins with
-        raise DataError(f"{path} is not text in {encoding} ({error}): name its encoding, such as --encoding=utf-8") from None
+        raise DataError(
+            f"{path} is not text in {encoding} ({error}): name its encoding, such as --encoding=utf-8"
+        ) from None
     if line.startswith(BYTE_ORDER_MARK):
         raise marked(path)
     fields = [field.split(":") for field in line.split(separator)]
-    wrong = next((":".join(field) for field in fields if len(field) != 2 or not field[0] or field[1] not in TYPES), None)
+    wrong = next(
+        (":".join(field) for field in fields if len(field) != 2 or not field[0] or field[1] not in TYPES), None
+    )
     if wrong is not None:
         raise DataError(
             f"{path}: the first line has {wrong[:80]!r} where a column belongs: write name:type (token, float, token_seq or float_seq), "
@@ -174,15 +193,21 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
     return {name: FeatureType(kind) for name, kind in fields}
 
 
-def _check_columns(path: Path, header: Mapping[str, FeatureType], ids: Mapping[str, str], wanted: list[str] | None) -> None:
+def _check_columns(
+    path: Path, header: Mapping[str, FeatureType], ids: Mapping[str, str], wanted: list[str] | None
+) -> None:
     """Refuse a file without the columns that it needs: those of ``ids``, key -> column, and those that ``load_col`` names."""
     there = ", ".join(header)
     for key, column in ids.items():
         if column not in header:
-            raise DataError(f"{path} has no column {column} (it has {there}): rename its column, or set --{key}=<its name>")
+            raise DataError(
+                f"{path} has no column {column} (it has {there}): rename its column, or set --{key}=<its name>"
+            )
     absent = next((column for column in wanted or () if column not in header), None)
     if absent is not None:
-        raise DataError(f"load_col names {absent}, which {path} does not have (it has {there}): leave it out, or name one of these")
+        raise DataError(
+            f"load_col names {absent}, which {path} does not have (it has {there}): leave it out, or name one of these"
+        )
 
 
 def marked(path: Path) -> DataError:

@@ -25,8 +25,8 @@ def check_data_keys(config: Any, loaded: Headers) -> None:
         loaded: what :func:`recbole_kd.data.atomic_file_checks.check_atomic_files` returns.
 
     Raises:
-        ConfigError: a filter or a split beside prepared files, an interval that is none, a column that is not read, or an order in time
-            without times.
+        ConfigError: a filter or a split beside prepared files, an interval that is none, a column that is not read, or
+            an order in time without times.
     """
     if config["benchmark_filename"] is not None:
         _check_benchmark(config, loaded)
@@ -41,7 +41,9 @@ def _check_benchmark(config: Any, loaded: Headers) -> None:
     """Prepared files are taken as they are: RecBole filters and splits nothing."""
     given, defaults = config.external_config_dict, config.internal_config_dict
     unused = [key for key in ("val_interval", "rm_dup_inter") if config[key]]
-    unused += [f"{kind}_inter_num_interval" for kind in ("user", "item") if _leaves_out(config[f"{kind}_inter_num_interval"])]
+    unused += [
+        f"{kind}_inter_num_interval" for kind in ("user", "item") if _leaves_out(config[f"{kind}_inter_num_interval"])
+    ]
     if given.get("filter_inter_by_user_or_item") and {"user", "item"} & set(loaded):
         unused.append("filter_inter_by_user_or_item")
     if "split_seed" in given and given["split_seed"] != defaults.get("split_seed"):
@@ -64,15 +66,21 @@ def _check_filter(field: str, chosen: Any, loaded: Headers) -> None:
     kind = next((columns[field] for columns in loaded.values() if field in columns), None)
     if kind is None:
         there = ", ".join(name for columns in loaded.values() for name in columns)
-        raise ConfigError(f"val_interval names {field}, which is not read (read are {there}): add it to load_col, or leave it out")
+        raise ConfigError(
+            f"val_interval names {field}, which is not read (read are {there}): add it to load_col, or leave it out"
+        )
     if kind in _SEQUENCES:
-        raise ConfigError(f"val_interval names {field}, which holds sequences: it filters columns of type float or token")
+        raise ConfigError(
+            f"val_interval names {field}, which holds sequences: it filters columns of type float or token"
+        )
     if kind == FeatureType.FLOAT and not _are_intervals(chosen):
         raise ConfigError(
             f"Invalid --val_interval={{{field}: {chosen}}}: expected an interval for the numbers of {field}, such as '[4,inf)', or several "
             f"with ';' between them. Try --val_interval=\"{{{field}: '[4,inf)'}}\"."
         )
-    if kind == FeatureType.TOKEN and not (isinstance(chosen, list) and chosen and all(isinstance(token, str) for token in chosen)):
+    if kind == FeatureType.TOKEN and not (
+        isinstance(chosen, list) and chosen and all(isinstance(token, str) for token in chosen)
+    ):
         raise ConfigError(
             f"Invalid --val_interval={{{field}: {chosen}}}: expected a list of the tokens of {field} to keep, each as text. Try "
             f"--val_interval=\"{{{field}: ['a', 'b']}}\"."

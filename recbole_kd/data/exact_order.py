@@ -18,7 +18,8 @@ class OrderChange(NamedTuple):
     """How many users RecBole's float32 order would change.
 
     Attributes:
-        split: users of whom it holds out other interactions. order: users whose interactions it puts into another order.
+        split: users of whom it holds out other interactions. order: users whose interactions it puts into another
+            order.
     """
 
     split: int
@@ -63,14 +64,17 @@ class ExactOrder(Dataset):
     def time_based_split(self, ratios: list[float], group_by: str) -> list[Any]:
         """Return RecBole's TS split, its boundary and its comparisons by exact times.
 
-        The boundary lies between two times that stand beside each other in order: what is not later than the first of them is before it.
+        The boundary lies between two times that stand beside each other in order: what is not later than the first of
+        them is before it.
         """
         if not self.is_exact:
             parts: list[Any] = super().time_based_split(ratios, group_by)
             return parts
         times, users = (np.asarray(self.inter_feat[field]) for field in (RAW_TIME, group_by))
         train, _, test = (ratio / sum(ratios) for ratio in ratios)
-        boundary = np.sort(times)[int((len(times) - 1) * (1 - test) + 1e-9)]  # of a product that is not quite a whole number
+        boundary = np.sort(times)[
+            int((len(times) - 1) * (1 - test) + 1e-9)
+        ]  # of a product that is not quite a whole number
         order = np.lexsort((times, users))
         late = times[order] > boundary
         early = order[~late]
@@ -108,7 +112,11 @@ class ExactOrder(Dataset):
         twin = copy.copy(self)
         twin._follows_recbole = True
         twin.inter_feat = Interaction(
-            {self.uid_field: torch.from_numpy(users), self.time_field: torch.from_numpy(float32), RAW_ROW: torch.from_numpy(rows)}
+            {
+                self.uid_field: torch.from_numpy(users),
+                self.time_field: torch.from_numpy(float32),
+                RAW_ROW: torch.from_numpy(rows),
+            }
         )
         twin._change_feat_format = twin._drop_unused_col = lambda: None  # type: ignore[method-assign]
         theirs = Dataset.build(twin)

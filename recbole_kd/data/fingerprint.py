@@ -37,7 +37,9 @@ def _order_digest(dataset: Any) -> str | None:
     columns = dataset.inter_feat
     if RAW_TIME not in columns or RAW_ROW not in columns:
         return None
-    users, items, times, rows = (np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW))
+    users, items, times, rows = (
+        np.asarray(columns[field]) for field in (dataset.uid_field, dataset.iid_field, RAW_TIME, RAW_ROW)
+    )
     order = np.lexsort((rows, times, users))
     kept = [users[order].astype(np.int64), items[order].astype(np.int64)]
     if dataset.has_times:
@@ -60,11 +62,12 @@ def data_fingerprint(
     """What identifies the data a model was made on: id maps, counts and the split.
 
     Args:
-        train, valid, test: RecBole datasets (or loaders) of the three phases; full: the data set before the split. Those given count.
+        train, valid, test: RecBole datasets (or loaders) of the three phases; full: the data set before the split.
+            Those given count.
 
     Returns:
-        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have. ``histories`` are of the
-        training part, where its data set keeps the order.
+        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have.
+        ``histories`` are of the training part, where its data set keeps the order.
     """
     phases = {"train": train, "valid": valid, "test": test, "interactions": full}
     datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}

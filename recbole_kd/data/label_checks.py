@@ -36,9 +36,13 @@ def check_labels(config: Any, dataset: Any) -> None:
     if label in dataset.inter_feat:
         disliked = int((np.asarray(dataset.inter_feat[label]) <= 0).sum())
         if disliked:
-            raise DataError(f"{disliked:,} rows of {config['dataset']} have {label} 0, which has no effect {reason}: {keep}")
+            raise DataError(
+                f"{disliked:,} rows of {config['dataset']} have {label} 0, which has no effect {reason}: {keep}"
+            )
     elif "load_col" not in config.external_config_dict:
-        path = next((path for path in interaction_files(config) if path.is_file() and label in columns_of(path, config)), None)
+        path = next(
+            (path for path in interaction_files(config) if path.is_file() and label in columns_of(path, config)), None
+        )
         if path is not None:
             raise DataError(
                 f"{path} has labels in the column {label}, which have no effect {reason}: {keep}, or take every row as liked, "

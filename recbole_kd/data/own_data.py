@@ -13,14 +13,18 @@ SPLIT_FILES = ("train", "valid", "test")
 _SPLIT_KEYS = frozenset({"split", "order", "group_by"})
 
 
-def own_data_defaults(dataset: str, settings: Mapping[str, Any], described: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def own_data_defaults(
+    dataset: str, settings: Mapping[str, Any], described: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return ``load_col``, ``eval_args`` and ``benchmark_filename`` of a data set, as far as nothing else says them.
 
-    A column of times is read, and decides the split within each user; data without one are split at random. A published split, prepared as
-    three files, is taken. A property file of ours says nothing of data that were prepared in another form than it describes.
+    A column of times is read, and decides the split within each user; data without one are split at random. A published
+    split, prepared as three files, is taken. A property file of ours says nothing of data that were prepared in another
+    form than it describes.
 
     Args:
-        settings: all values of a run, RecBole's defaults included. described: those of our property files. given: those of the user.
+        settings: all values of a run, RecBole's defaults included. described: those of our property files. given: those
+            of the user.
 
     Raises:
         DataError: the first line of the interaction file is no header.

@@ -13,16 +13,20 @@ from torch import Tensor
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
 
-FULL_ONLY = "eval_protocol=paper ranks the whole catalogue for each user: set eval_args.mode=full, or eval_protocol=recbole"
+FULL_ONLY = (
+    "eval_protocol=paper ranks the whole catalogue for each user: set eval_args.mode=full, or eval_protocol=recbole"
+)
 
 
 def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
     """Make a validation or test loader follow ``eval_protocol: paper``: only training items are left out of the ranking.
 
-    RecBole leaves out the validation items too when it tests. The mean over all users, those without a test item included, is taken by
-    :class:`recbole_kd.evaluation.full_ranking.FullRanking`, which knows a loader by the mark ``all_users`` that is set here.
+    RecBole leaves out the validation items too when it tests. The mean over all users, those without a test item
+    included, is taken by :class:`recbole_kd.evaluation.full_ranking.FullRanking`, which knows a loader by the mark
+    ``all_users`` that is set here.
 
-    Of a sequential model, from which RecBole leaves out nothing, too: a row's user's training items, whatever its history holds.
+    Of a sequential model, from which RecBole leaves out nothing, too: a row's user's training items, whatever its
+    history holds.
 
     Raises:
         ConfigError: the loader does not rank the whole catalogue of each user.

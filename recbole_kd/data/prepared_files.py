@@ -16,8 +16,8 @@ from recbole_kd.storage.integrity import file_sha256
 def check_prepared_files(folder: Path) -> None:
     """Refuse a prepared data set of which a file is missing or is not what ``prepared.json`` says.
 
-    Every listed file is read once as a whole, at about 1 GB/s; RecBole's reading of it takes many times as long. A folder without
-    ``prepared.json`` is a user's own and is not checked.
+    Every listed file is read once as a whole, at about 1 GB/s; RecBole's reading of it takes many times as long. A
+    folder without ``prepared.json`` is a user's own and is not checked.
 
     Args:
         folder: of the data set, such as ``dataset/citeulike``.
@@ -41,7 +41,9 @@ def check_prepared_files(folder: Path) -> None:
         if file.is_file() and file_sha256(file) == digest:
             continue
         what = "is not what prepare wrote (its SHA-256 differs)" if file.is_file() else "is missing"
-        raise DataError(f"{file} {what}: run `{_command(folder, manifest)}` again, or delete {path} if the change is your own")
+        raise DataError(
+            f"{file} {what}: run `{_command(folder, manifest)}` again, or delete {path} if the change is your own"
+        )
 
 
 def _command(folder: Path, manifest: Mapping[str, Any]) -> str:

@@ -36,7 +36,9 @@ class _SplitByRow(HSTUGeneralDataset):
         for group in map(list, grouped_index):
             if len(group) > 1:  # who has one item has no row
                 parts[0].append(group[0])
-                for part, found in zip(parts, super()._split_index_by_leave_one_out([group[1:]], leave_one_num), strict=True):
+                for part, found in zip(
+                    parts, super()._split_index_by_leave_one_out([group[1:]], leave_one_num), strict=True
+                ):
                     part.extend(found)
         return parts
 
@@ -50,7 +52,8 @@ def split_behind(data: Any) -> Splits:
     The state of every random generator is left as it was.
 
     Raises:
-        DataError: the loader holds other interactions than the ``eval_args`` of its configuration come to, or other histories.
+        DataError: the loader holds other interactions than the ``eval_args`` of its configuration come to, or other
+            histories.
     """
     dataset = getattr(data, "_dataset", data)
     if dataset not in _known:

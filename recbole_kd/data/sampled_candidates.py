@@ -20,8 +20,8 @@ class CandidateRule:
 
     Attributes:
         seed: of the draws, that of the split.
-        repeatable: True leaves out a row's own item alone, False all items that the user has interacted with up to the phase. RecBole says
-            True for a sequential model; a run has one rule for all its models, that of its student.
+        repeatable: True leaves out a row's own item alone, False all items that the user has interacted with up to the
+            phase. RecBole says True for a sequential model; a run has one rule for all its models, that of its student.
     """
 
     seed: int
@@ -36,7 +36,8 @@ class CandidateRule:
         """Return the sampler of a phase; None for a phase that draws no candidates.
 
         Args:
-            config: of any model of the run. dataset: before the split. parts: (train, valid, test), those of the run and not of a model.
+            config: of any model of the run. dataset: before the split. parts: (train, valid, test), those of the run
+                and not of a model.
         """
         arguments = config[f"{phase}_neg_sample_args"]
         if arguments["distribution"] == "none" or arguments["sample_num"] == "none":
@@ -49,14 +50,16 @@ class CandidateRule:
 def samples_candidates(eval_args: Mapping[str, Any]) -> bool:
     """Return whether validation or test rank a sample of the items."""
     mode = eval_args["mode"]
-    return any(str(word).startswith(("uni", "pop")) for word in (mode.values() if isinstance(mode, Mapping) else [mode]))
+    return any(
+        str(word).startswith(("uni", "pop")) for word in (mode.values() if isinstance(mode, Mapping) else [mode])
+    )
 
 
 class FixedCandidates:
     """A RecBole sampler that draws the same items of a user each time it is asked.
 
-    A user's draws have a generator of their own, so that they do not depend on the order or the size of batches, nor on worker processes;
-    numpy's global generator is left as it was.
+    A user's draws have a generator of their own, so that they do not depend on the order or the size of batches, nor on
+    worker processes; numpy's global generator is left as it was.
     """
 
     def __init__(self, plain: Any, seed: int) -> None:

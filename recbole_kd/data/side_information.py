@@ -18,7 +18,9 @@ def side_digest(dataset: Any) -> str | None:
     Args:
         dataset: RecBole's, built.
     """
-    found = [part for name, column in _columns(dataset) for part in (name.encode(), np.ascontiguousarray(column).tobytes())]
+    found = [
+        part for name, column in _columns(dataset) for part in (name.encode(), np.ascontiguousarray(column).tobytes())
+    ]
     return digest(*found) if found else None
 
 
@@ -33,5 +35,9 @@ def _columns(dataset: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Keys that name a file (NeuMF's ``mf_pretrain_path``) -> digest of what it holds."""
-    paths = {key: user_path(value, key) for key, value in settings.items() if key.endswith("_path") and isinstance(value, str) and value}
+    paths = {
+        key: user_path(value, key)
+        for key, value in settings.items()
+        if key.endswith("_path") and isinstance(value, str) and value
+    }
     return {key: file_digest(path) for key, path in paths.items() if path.is_file()}

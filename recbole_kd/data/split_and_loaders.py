@@ -34,10 +34,11 @@ class Splits:
     """A data set and its three phases.
 
     Attributes:
-        dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of them trains on is
-            made from them (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`). fingerprint: of all of them. side:
-            digest of the other columns
-            (:func:`recbole_kd.data.side_information.side_digest`). candidates: rule of sampled evaluation; None leaves it to RecBole.
+        dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of
+            them trains on is made from them (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
+            fingerprint: of all of them. side: digest of the other columns
+            (:func:`recbole_kd.data.side_information.side_digest`). candidates: rule of sampled evaluation; None leaves
+            it to RecBole.
     """
 
     dataset: Any
@@ -94,14 +95,15 @@ def prepare_data(config: Any) -> PreparedData:
 def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGeneralDataset) -> Splits:
     """Load the data set that a config names and split it as its eval_args say.
 
-    The split has a seed of its own (``split_seed``, else ``seed``): a random split must be the same for the teacher and for every seed of
-    the student.
+    The split has a seed of its own (``split_seed``, else ``seed``): a random split must be the same for the teacher and
+    for every seed of the student.
 
     Args:
         dataset_class: reads and splits; see :mod:`recbole_kd.data.recbole_split` for another one.
 
     Raises:
-        DataError: RecBole refuses the data, a prepared file was changed, nothing to train on, or no user to validate on.
+        DataError: RecBole refuses the data, a prepared file was changed, nothing to train on, or no user to validate
+            on.
     """
     init_seed(split_seed(config), config["reproducibility"])
     check_prepared_files(Path(config["data_path"]))
@@ -110,7 +112,9 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
         dataset = dataset_class(config)
         parts = tuple(dataset.build())
     except UnicodeDecodeError as error:
-        raise file_in_another_encoding(config) or DataError(f"The data set {config['dataset']} cannot be read: {error}") from error
+        raise file_in_another_encoding(config) or DataError(
+            f"The data set {config['dataset']} cannot be read: {error}"
+        ) from error
     except Exception as error:  # whatever RecBole raises, it is about the data or the keys that say how they are read
         raise reading_error(config, error) from error
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
@@ -121,7 +125,9 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
             )
     train, valid, test = parts
     rule = CandidateRule.of(config, split_seed(config))
-    return Splits(dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset), side_digest(dataset), rule)
+    return Splits(
+        dataset, (train, valid, test), data_fingerprint(train, valid, test, full=dataset), side_digest(dataset), rule
+    )
 
 
 def check_negatives(config: Any, splits: Splits) -> None:
@@ -132,7 +138,9 @@ def check_negatives(config: Any, splits: Splits) -> None:
     """
     if config["repeatable"]:
         return
-    users, items = (np.concatenate([np.asarray(part.inter_feat[field]) for part in splits.parts]) for field in _id_fields(splits))
+    users, items = (
+        np.concatenate([np.asarray(part.inter_feat[field]) for part in splits.parts]) for field in _id_fields(splits)
+    )
     if np.bincount(users).max() < splits.n_items:
         return
     pairs = np.unique(users.astype(np.int64) * (splits.n_items + 1) + items)
@@ -154,7 +162,8 @@ def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None
     """The loaders of one stage; the model's own sampling and batch sizes apply.
 
     Args:
-        parts: the stage's own, where they are made already (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
+        parts: the stage's own, where they are made already
+            (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
     """
     parts = stage_parts(config, splits.parts) if parts is None else parts
     samplers = create_samplers(config, splits.dataset, list(parts))
@@ -177,7 +186,11 @@ def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None
     Worker processes would draw negatives from streams of their own, so that their number changes the training.
     """
     for phase, loader in zip(PHASES[1:], loaders[1:], strict=True):
-        sampler = None if splits.candidates is None else splits.candidates.sampler(config, phase, splits.dataset, splits.parts)
+        sampler = (
+            None
+            if splits.candidates is None
+            else splits.candidates.sampler(config, phase, splits.dataset, splits.parts)
+        )
         if sampler is not None:
             loader._sampler = sampler
     if loaders[0].num_workers:
@@ -191,11 +204,14 @@ def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None
 def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:
     """``eval_batch_size`` for full ranking from a memory budget. RecBole counts rows for a sequential model, scores for others.
 
-    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row is counted three
-    times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
+    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row
+        is counted three
+    times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its
+    activations count too.
 
     Returns:
-        A multiple of n_items, for at least one user and at most all. Only where a single user's rows of a model without full_sort_predict
+        A multiple of n_items, for at least one user and at most all. Only where a single user's rows of a model without
+        full_sort_predict
         exceed the budget it is less: RecBole then scores a user in several calls.
     """
     budget = memory_mb * 2**20 // 4

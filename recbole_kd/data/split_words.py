@@ -37,7 +37,9 @@ def split_in_words(config: Any) -> str:
         words = {"last": "the last" if by_time else "a random", "before": "the one before it" if by_time else "another"}
         return f"leave one out: {HELD_OUT[shares].format(**words)}{seed}"
     if kind == "TS":
-        return f"{_ratio(shares)} by time: for test what comes after one moment for all, the rest by time within each user"
+        return (
+            f"{_ratio(shares)} by time: for test what comes after one moment for all, the rest by time within each user"
+        )
     grouped = str(arguments["group_by"]).lower() == "user"
     return f"{_ratio(shares)} {'by time' if by_time else 'at random'} {'within each user' if grouped else 'over all interactions'}{seed}"
 
@@ -46,8 +48,8 @@ def describe_split(dataset: Any) -> str:
     """Return a sentence on how a data set was divided and what decided its order, for the log.
 
     Args:
-        dataset: of :func:`recbole_kd.data.split_and_loaders.split_data`, or one of its parts. It also tells for how many users RecBole's
-            float32 order would give another split.
+        dataset: of :func:`recbole_kd.data.split_and_loaders.split_data`, or one of its parts. It also tells for how
+            many users RecBole's float32 order would give another split.
     """
     return f"Split: {split_in_words(dataset.config)}{_order_words(dataset)}{_published_words(dataset)}."
 

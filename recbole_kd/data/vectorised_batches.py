@@ -1,6 +1,7 @@
 """RecBole's training batches, bit by bit and from the same random numbers, without its loops over rows.
 
-Its loader makes a list of Python numbers of each batch and looks each negative up in a Python set: together a third of what a batch costs.
+Its loader makes a list of Python numbers of each batch and looks each negative up in a Python set: together a third of
+what a batch costs.
 """
 
 from __future__ import annotations

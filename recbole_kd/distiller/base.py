@@ -22,7 +22,8 @@ class ItemSet:
 
     Args:
         all_ids: int64 ``[n_queries, n]``; 0 stands for no item, where a query has fewer.
-        all_teacher: float32 ``[n_queries, n]``, or ``[n_queries, 0]`` for a distiller without :attr:`Distiller.needs_set_scores`.
+        all_teacher: float32 ``[n_queries, n]``, or ``[n_queries, 0]`` for a distiller without
+            :attr:`Distiller.needs_set_scores`.
         queries: int64 ``[Q]``.
 
     Attributes:
@@ -51,12 +52,15 @@ class DistillBatch:
     A batch names a query once per interaction; one row per distinct query, weighted by its count, is the same loss.
 
     Attributes:
-        queries: int64 ``[Q]``, the distinct queries. weights: float32 ``[Q]``, how many rows of the batch each stands for.
+        queries: int64 ``[Q]``, the distinct queries. weights: float32 ``[Q]``, how many rows of the batch each stands
+            for.
         sets: the distiller's item sets by name, cut to these queries.
-        positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they come. Filled for
-            a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has none.
+        positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they
+            come. Filled for a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has
+            none.
         rows: int64 ``[rows]``, the query of each positive; where there are positives.
-        share: of a part of a batch (:mod:`recbole_kd.distributed.batch_shard`), its share of the rows: what a mean over it
+        share: of a part of a batch (:mod:`recbole_kd.distributed.batch_shard`), its share of the rows: what a mean over
+            it
         counts in the mean over all.
         whole_rows_per_query: rows by distinct queries of the batch that it is a part of; None where it is the whole.
     """
@@ -99,9 +103,10 @@ def no_modalities(method: str, teacher: str) -> str:
 class Distiller(nn.Module, ABC):
     """Base of every method. Constructor arguments after student and teacher are its ``kd_*`` keys.
 
-    A method overrides :meth:`forward`, usually :meth:`draw_item_sets`, and :meth:`follow_epoch` if it has a schedule. The annotations
-    of its arguments hold their bounds (:mod:`recbole_kd.config.value_types`); :meth:`check` refuses arguments that do not fit each
-    other. Modules it owns (projectors, experts) are trained with the student and not saved into it.
+    A method overrides :meth:`forward`, usually :meth:`draw_item_sets`, and :meth:`follow_epoch` if it has a schedule.
+    The annotations of its arguments hold their bounds (:mod:`recbole_kd.config.value_types`); :meth:`check` refuses
+    arguments that do not fit each other. Modules it owns (projectors, experts) are trained with the student and not
+    saved into it.
 
     Args:
         student: scorer of the student. teacher: its frozen scores.
@@ -243,7 +248,8 @@ class Distiller(nn.Module, ABC):
     def forward(self, batch: DistillBatch) -> Tensor:
         """The KD loss of a batch, a scalar in the student's own reduction (see :meth:`reduce`): a sum over queries, or that by the rows.
 
-        Inside a training step every ``self.student_scorer.at(batch.queries, items)`` shares one encoding with the base loss.
+        Inside a training step every ``self.student_scorer.at(batch.queries, items)`` shares one encoding with the base
+        loss.
         """
 
     def reduce(self, loss: Tensor, weights: Tensor) -> Tensor:

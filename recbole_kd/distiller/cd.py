@@ -25,14 +25,17 @@ class CD(Distiller):
     Each epoch, from the student's best items without training items, two places are drawn by
     :math:`P(k) \propto e^{-k/(nT)}, k = 1..n` and the better is kept, until ``n_samples`` items are there. On them
 
-    .. math:: L = -\sum_{rows} \sum_j q_j \log \sigma(r^S_j) + (1 - q_j) \log(1 - \sigma(r^S_j)), \quad q_j = \sigma((r^T_j + t_2)/t_1)
+    .. math:: L = -\sum_{rows} \sum_j q_j \log \sigma(r^S_j) + (1 - q_j) \log(1 - \sigma(r^S_j)), \quad q_j =
+    \sigma((r^T_j + t_2)/t_1)
 
-    After the published RCE-KD code (github woriazzc/RCEKD, modeling/KD/baseline.py, class CD). There the samples are meant to be distinct
-    but may repeat, and log(s + 1e-10) saturates; here they are distinct, and the loss is taken from the logits.
+    After the published RCE-KD code (github woriazzc/RCEKD, modeling/KD/baseline.py, class CD). There the samples are
+    meant to be distinct but may repeat, and log(s + 1e-10) saturates; here they are distinct, and the loss is taken
+    from the logits.
 
     Args:
         n_samples: items drawn a user (cd_n_distill). A user with fewer items left has as many as there are.
-        candidates: n, length of the list (cd_sample_num); cut to the catalogue, and for each user to what is left of it.
+        candidates: n, length of the list (cd_sample_num); cut to the catalogue, and for each user to what is left of
+            it.
         tau: T of the sampling, relative to the list's length. t1, t2: of the soft target.
         guide: ``student``: its list, each epoch; ``teacher``: the teacher's list, drawn from once, as published.
     """

@@ -19,9 +19,9 @@ from recbole_kd.teacher.base import TeacherScores
 class CE(Distiller):
     r"""Cross-entropy on the teacher's (or the student's) top-K items: vanilla CE.
 
-    :math:`L = \sum_{rows} L_{CE}(u; Q)` (RCE-KD, Eq. 1) with :math:`Q = Q^T`, the teacher's top-K, fixed; or, as class ``KD`` of the
-    published code (github woriazzc/RCEKD, modeling/KD/baseline.py) can be told, the student's own top-K, drawn anew each epoch.
-    Training items are in the lists there, and here unless ``mask_train``.
+    :math:`L = \sum_{rows} L_{CE}(u; Q)` (RCE-KD, Eq. 1) with :math:`Q = Q^T`, the teacher's top-K, fixed; or, as class
+    ``KD`` of the published code (github woriazzc/RCEKD, modeling/KD/baseline.py) can be told, the student's own top-K,
+    drawn anew each epoch. Training items are in the lists there, and here unless ``mask_train``.
 
     Args:
         k: K. guide: whose list. temperature: of the softmax of both models.
@@ -65,11 +65,15 @@ class CE(Distiller):
 
     def _list_of(self, guide: Scorer | TeacherScores) -> None:
         self._lists = None
-        self.item_sets = {"list": guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]}
+        self.item_sets = {
+            "list": guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]
+        }
 
     def forward(self, batch: DistillBatch) -> Tensor:
         listed = batch.sets["list"]
         if self._lists is None:
             ids = listed.all_ids
             self._lists = Lists.of(ids, listed.all_teacher, ids > 0, [ids.shape[1]], None, self.temperature)
-        return self.reduce(listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature), batch.weights)
+        return self.reduce(
+            listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature), batch.weights
+        )

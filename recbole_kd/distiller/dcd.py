@@ -32,20 +32,22 @@ class DCD(Distiller):
     r"""Dual correction distillation: correct what the student under- and over-estimates (Lee & Kim, CIKM 2021).
 
     With t_k the teacher's k-th item and :math:`d_k = rank_S(t_k) - k`, each epoch K under-estimated items are drawn by
-    :math:`\tanh(\max(d_k/T, 0))` and K over-estimated ones by :math:`\tanh(\max(-d_k/T, 0))`, both at least 1e-5, without replacement from
-    the teacher's best ``candidates``. The loss is that of RRD with them as the interesting and the uninteresting items, once for each
-    distinct user of a batch.
+    :math:`\tanh(\max(d_k/T, 0))` and K over-estimated ones by :math:`\tanh(\max(-d_k/T, 0))`, both at least 1e-5,
+    without replacement from the teacher's best ``candidates``. The loss is that of RRD with them as the interesting and
+    the uninteresting items, once for each distinct user of a batch.
 
-    After the published code (github woriazzc/RCEKD, modeling/KD/baseline.py, class DCD), which has the user side only, as this has. Three
-    things there look like slips; the options return to them:
+    After the published code (github woriazzc/RCEKD, modeling/KD/baseline.py, class DCD), which has the user side only,
+    as this has. Three things there look like slips; the options return to them:
 
     - the list is in the order of the draw, not the teacher's (``sort``);
-    - training items are left out of the teacher's list but not of the student's ranking, where they raise every d (``mask_student``);
+    - training items are left out of the teacher's list but not of the student's ranking, where they raise every d
+        (``mask_student``);
     - an item can be drawn on both sides (``disjoint``).
 
     Args:
         k: K, drawn on each side. candidates: length of the teacher's list (dcd_mxK). tau: T.
-        loss: ``relaxed``, or ``ce`` on both samples together (the code's ablation flag). temperature: of that cross-entropy.
+        loss: ``relaxed``, or ``ce`` on both samples together (the code's ablation flag). temperature: of that
+            cross-entropy.
     """
 
     in_threads = True
@@ -123,5 +125,7 @@ class DCD(Distiller):
             teacher = torch.cat([under.teacher, over.teacher], dim=1)
             loss = cross_entropy(scores, teacher, valid, self.temperature)
             return self.reduce_distinct(loss, batch.weights)
-        loss = listwise_loss(scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :])
+        loss = listwise_loss(
+            scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :]
+        )
         return self.reduce_distinct(loss, batch.weights)

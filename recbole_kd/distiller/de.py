@@ -17,16 +17,19 @@ from recbole_kd.teacher.base import TeacherScores
 class DE(ExpertDistiller):
     r"""DE, distillation experts: the student's vectors must tell the teacher's (Kang et al., CIKM 2020).
 
-    E expert networks a side map a student vector to the teacher's space, :math:`\hat t = \sum_e z_e f_e(s)`, with weights z chosen by
-    Gumbel-softmax from the teacher's vector. :math:`L = L(users) + (L(positives) + L(negatives))/2` with
-    :math:`L = \sum \|t - \hat t\|^2` over the batch's distinct entities. The experts are left behind after the training.
+    E expert networks a side map a student vector to the teacher's space, :math:`\hat t = \sum_e z_e f_e(s)`, with
+    weights z chosen by Gumbel-softmax from the teacher's vector. :math:`L = L(users) + (L(positives) + L(negatives))/2`
+    with :math:`L = \sum \|t - \hat t\|^2` over the batch's distinct entities. The experts are left behind after the
+    training.
 
-    As the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class DE), but for the
-    logarithm of the choice, taken in log space, and experts whose weight makes no difference in float32, which are not evaluated.
+    As the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class DE),
+    but for the logarithm of the choice, taken in log space, and experts whose weight makes no difference in float32,
+    which are not evaluated.
 
     Args:
         n_experts: E, networks a side.
-        end_temperature, anneal, max_epoch: temperature of the choice, end_temperature * anneal at epoch 0 and end_temperature at max_epoch.
+        end_temperature, anneal, max_epoch: temperature of the choice, end_temperature * anneal at epoch 0 and
+            end_temperature at max_epoch.
     """
 
     def __init__(

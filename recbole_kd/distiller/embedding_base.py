@@ -26,8 +26,8 @@ SIDES: tuple[Side, Side] = ("users", "items")
 class EmbeddingDistiller(Distiller):
     """A method on the vectors of a batch's distinct users and items.
 
-    Its loss is a sum over distinct entities; where the student's own loss is a mean it is divided by the number of the batch's ROWS, so
-    that lambda keeps its meaning.
+    Its loss is a sum over distinct entities; where the student's own loss is a mean it is divided by the number of the
+    batch's ROWS, so that lambda keeps its meaning.
 
     Raises:
         ConfigError: the student's score is no dot product of vectors. TeacherError: nor is the teacher's.
@@ -42,7 +42,9 @@ class EmbeddingDistiller(Distiller):
             raise self._no_vectors(type(getattr(student, "model", student)))
         found = teacher.embeddings()
         assert found is not None  # the base class has refused
-        self.teacher_vectors: dict[Side, Tensor] = {side: t.to(student.device).float() for side, t in zip(SIDES, found, strict=True)}
+        self.teacher_vectors: dict[Side, Tensor] = {
+            side: t.to(student.device).float() for side, t in zip(SIDES, found, strict=True)
+        }
         with student.frozen():
             self.student_width = student.item_table().shape[1]
         self.teacher_width = found[0].shape[1]
@@ -103,7 +105,8 @@ def _distinct(items: Tensor | None, like: Tensor) -> Tensor:
 class ExpertDistiller(EmbeddingDistiller):
     r"""A method with expert networks that map student vectors to the teacher's space, chosen per entity by Gumbel-softmax.
 
-    The temperature of the choice falls geometrically, from ``end_temperature * anneal`` at epoch 0 to ``end_temperature`` at ``max_epoch``.
+    The temperature of the choice falls geometrically, from ``end_temperature * anneal`` at epoch 0 to
+    ``end_temperature`` at ``max_epoch``.
 
     Args:
         n_experts: E, a side. end_temperature, anneal, max_epoch: the schedule.

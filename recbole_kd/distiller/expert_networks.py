@@ -36,8 +36,9 @@ def linear_start(n: int, wide_in: int, wide_out: int, generator: torch.Generator
 class ExpertMixture(nn.Module):
     r"""E networks :math:`d_s \to (d_s + d_t)/2 \to d_t` with ReLU, and the linear layer on the teacher's vector that chooses among them.
 
-    :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is one product of the weighted hidden layers ``[n, E h]`` with the stacked ``[E h, d_t]``:
-    the experts' outputs ``[n, E, d_t]`` are never made, and hidden layers only for some rows at a time; the backward pass makes them
+    :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is one product of the weighted hidden layers ``[n, E h]`` with the stacked
+    ``[E h, d_t]``: the experts' outputs ``[n, E, d_t]`` are never made, and hidden layers only for some rows at a time;
+        the backward pass makes them
     again. Once the choice is nearly one-hot, only chosen pairs are evaluated.
 
     Args:
@@ -64,12 +65,20 @@ class ExpertMixture(nn.Module):
             weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
             return same_on_any_threads(partial(_of_chosen, chosen), vectors, selection, *weights)
         stacked = self.weight_1.transpose(0, 1).flatten(1)
-        mixed: Tensor = _MixedHidden.apply(vectors, selection, stacked, self.bias_1.flatten(), self.weight_2.flatten(0, 1))
+        mixed: Tensor = _MixedHidden.apply(
+            vectors, selection, stacked, self.bias_1.flatten(), self.weight_2.flatten(0, 1)
+        )
         return mixed + same_on_any_threads(torch.matmul, selection, self.bias_2)
 
 
 def _of_chosen(
-    chosen: Tensor, vectors: Tensor, selection: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor
+    chosen: Tensor,
+    vectors: Tensor,
+    selection: Tensor,
+    weight_1: Tensor,
+    bias_1: Tensor,
+    weight_2: Tensor,
+    bias_2: Tensor,
 ) -> Tensor:
     """Return the weighted outputs of the chosen pairs of row and expert, bool ``[n, E]``, as :meth:`ExpertMixture.forward` does."""
     expert, row = chosen.T.nonzero().unbind(1)
@@ -89,7 +98,9 @@ class _MixedHidden(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, selection: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, vectors: Tensor, selection: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(vectors, selection, weight_1, bias_1, weight_2)
         out = vectors.new_empty(len(vectors), weight_2.shape[1])
         step = rows_at_a_time(len(bias_1), vectors.device)
@@ -114,10 +125,14 @@ class _MixedHidden(torch.autograd.Function):
             d_hidden = grad[rows] @ weight_2.T
             shape = (len(hidden), selection.shape[1], -1)
             d_selection[rows] = torch.linalg.vecdot(d_hidden.view(shape), hidden.view(shape))
-            _weighted(d_hidden, selection[rows]).mul_((hidden > 0).view(torch.uint8))  # several times faster than by a bool
+            _weighted(d_hidden, selection[rows]).mul_(
+                (hidden > 0).view(torch.uint8)
+            )  # several times faster than by a bool
             d_weight_2.addmm_(_weighted(hidden, selection[rows]).T, grad[rows])
             d_weight_1.addmm_(vectors[rows].T, d_hidden)
-            with torch_on_one_thread(grad.device.type == "cpu"):  # these two have another order on each number of threads
+            with torch_on_one_thread(
+                grad.device.type == "cpu"
+            ):  # these two have another order on each number of threads
                 d_bias_1 += d_hidden.sum(dim=0)
                 if d_vectors is not None:
                     torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])

@@ -26,15 +26,17 @@ from recbole_kd.teacher.base import TeacherScores
 class FreqD(EmbeddingDistiller):
     r"""FreqD: the student's vectors must be the teacher's in low graph frequencies (Zhu & Zhang, arXiv 2411.10676).
 
-    Users are neighbours when they share items, items when they share users: the ``n_neighbours`` that share most, both ways, the matrix
-    A normalised by degrees. The filter :math:`H = (1 - a) I + a A` damps high frequencies of that graph. For the distinct entities e of a
-    batch, :math:`L = \sum_e 1 - \cos((H P(S))_e, (H T)_e)`, users plus half of positives and half of negatives; P is the mean of E
-    two-layer networks. S are the student's own tables, before any propagation.
+    Users are neighbours when they share items, items when they share users: the ``n_neighbours`` that share most, both
+    ways, the matrix A normalised by degrees. The filter :math:`H = (1 - a) I + a A` damps high frequencies of that
+    graph. For the distinct entities e of a batch, :math:`L = \sum_e 1 - \cos((H P(S))_e, (H T)_e)`, users plus half of
+    positives and half of negatives; P is the mean of E two-layer networks. S are the student's own tables, before any
+    propagation.
 
-    As the published class FreqD (github woriazzc/KDs), except: neighbours are only entities that share something (there, a row with fewer
-    than n such is filled with others, and a tie can drop a neighbour in the entity's own place); edges are drawn, and vectors projected,
-    for the batch's entities and their neighbours only, which is the same loss, and once for positives and negatives together, which has
-    the same expectation. Edges and units are dropped in training mode alone.
+    As the published class FreqD (github woriazzc/KDs), except: neighbours are only entities that share something
+    (there, a row with fewer than n such is filled with others, and a tie can drop a neighbour in the entity's own
+    place); edges are drawn, and vectors projected, for the batch's entities and their neighbours only, which is the
+    same loss, and once for positives and negatives together, which has the same expectation. Edges and units are
+    dropped in training mode alone.
 
     Args:
         n_neighbours: n. filter_strength: a. keep: share of edges kept at each call, the others scaled up by 1/keep.
@@ -77,7 +79,10 @@ class FreqD(EmbeddingDistiller):
         items, starts = (part.cpu().numpy() for part in (train_items.items, train_items.starts))
         shape = (len(starts) - 1, self.student_scorer.n_items)
         users_by_items = sp.csr_matrix((np.ones(len(items), dtype=np.int32), items, starts), shape=shape)
-        matrices: tuple[tuple[Side, sp.csr_matrix], ...] = (("users", users_by_items), ("items", users_by_items.T.tocsr()))
+        matrices: tuple[tuple[Side, sp.csr_matrix], ...] = (
+            ("users", users_by_items),
+            ("items", users_by_items.T.tocsr()),
+        )
         for side, matrix in matrices:
             rows, columns = nearest_neighbours(matrix, self.n_neighbours)
             graph = normalised_graph(rows, columns, matrix.shape[0])
@@ -86,7 +91,9 @@ class FreqD(EmbeddingDistiller):
     def total(self, batch: DistillBatch) -> Tensor:
         positives, negatives = self.positives(batch), self.negatives(batch)
         items, place = torch.cat([positives, negatives]).unique(return_inverse=True)
-        halves = torch.zeros(len(items), device=items.device).index_add(0, place, torch.full(place.shape, 0.5, device=items.device))
+        halves = torch.zeros(len(items), device=items.device).index_add(
+            0, place, torch.full(place.shape, 0.5, device=items.device)
+        )
         return self._distances("users", batch.queries).sum() + (self._distances("items", items) * halves).sum()
 
     def kept_edges(self, side: Side, rows: Tensor, columns: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from recbole_kd.teacher.base import TeacherScores
 class FullCE(Distiller):
     r"""Cross-entropy over the whole catalogue (RCE-KD, Eq. 1 with J = I), which bounds the full NDCG (Theorem 4.1).
 
-    :math:`L = \sum_{rows} L_{CE}(u; I)`. The published code (github woriazzc/RCEKD) has no class of its own for it; its class ``KD`` with
-    K the size of the catalogue is the same loss. Score rows are made a block of queries at a time and not kept
-    (:func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy`; for a student whose score is no dot product, the
-    backward pass makes them again).
-    One batch costs O(B I (d_T + 3 d_S)), or O(B I d_T) beside a base loss that is a softmax over the catalogue: its score rows are used.
+    :math:`L = \sum_{rows} L_{CE}(u; I)`. The published code (github woriazzc/RCEKD) has no class of its own for it; its
+    class ``KD`` with K the size of the catalogue is the same loss. Score rows are made a block of queries at a time and
+    not kept (:func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy`; for a student whose score is no dot
+    product, the backward pass makes them again).
+    One batch costs O(B I (d_T + 3 d_S)), or O(B I d_T) beside a base loss that is a softmax over the catalogue: its
+    score rows are used.
 
     Args:
         temperature: of the softmax of both models.
@@ -47,7 +48,9 @@ class FullCE(Distiller):
         known = scorer.known_rows(queries)
         if known is not None:
             return self.reduce_total(full_cross_entropy_of_rows(*known, weights, teacher, self.temperature), weights)
-        total = full_cross_entropy(scorer.query_vectors(queries), scorer.item_table()[1:], weights, teacher, self.temperature)
+        total = full_cross_entropy(
+            scorer.query_vectors(queries), scorer.item_table()[1:], weights, teacher, self.temperature
+        )
         return self.reduce_total(total, weights)
 
     def _by_model(self, queries: Tensor) -> Tensor:

@@ -43,14 +43,17 @@ class FilterRows:
 class FilteredExperts(nn.Module):
     r"""Mean of E networks :math:`d_s \to d_t \to d_t` with dropout before each layer, then the graph filter.
 
-    The filter is linear, as the second layer is: it is applied to the hidden units, so that the second, wide layer runs on the batch's
+    The filter is linear, as the second layer is: it is applied to the hidden units, so that the second, wide layer runs
+        on the batch's
     entities alone and not on their neighbours.
 
     Args:
         n_experts: E. width_in, width_out: d_s, d_t. dropout: share dropped. generator: of the start, on the CPU.
     """
 
-    def __init__(self, n_experts: int, width_in: int, width_out: int, dropout: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, n_experts: int, width_in: int, width_out: int, dropout: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.n_experts, self.dropout = n_experts, dropout
         self.weight_1, self.bias_1 = linear_start(n_experts, width_in, width_out, generator)
@@ -60,8 +63,8 @@ class FilteredExperts(nn.Module):
         """Rows of H P(S).
 
         Args:
-            vectors: float ``[N, d_s]``, student vectors of the entities that H's rows name. rows: of H, n of them; columns are rows of
-                ``vectors``. generator: of the dropout.
+            vectors: float ``[N, d_s]``, student vectors of the entities that H's rows name. rows: of H, n of them;
+                columns are rows of ``vectors``. generator: of the dropout.
 
         Returns:
             float ``[n, d_t]``.
@@ -116,7 +119,11 @@ class _FilteredHidden(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, alive, columns, weights, starts = ctx.saved_tensors
         grad = grad.contiguous()
-        d_inputs, d_weight, d_bias = torch.empty_like(inputs), torch.zeros_like(weight), weight.new_zeros(weight.shape[1])
+        d_inputs, d_weight, d_bias = (
+            torch.empty_like(inputs),
+            torch.zeros_like(weight),
+            weight.new_zeros(weight.shape[1]),
+        )
         step = rows_at_a_time(weight.shape[1], inputs.device)
         firsts = [*starts[::step].tolist(), len(columns)]
         for block, start in enumerate(range(0, len(inputs), step)):
@@ -124,7 +131,9 @@ class _FilteredHidden(torch.autograd.Function):
             rows = FilterRows(columns[entries], weights[entries], starts[part] - firsts[block])
             d_hidden = rows.times(grad).mul_(alive[part].view(torch.uint8))
             d_weight.addmm_(inputs[part].T, d_hidden)
-            with torch_on_one_thread(grad.device.type == "cpu"):  # these two have another order on each number of threads
+            with torch_on_one_thread(
+                grad.device.type == "cpu"
+            ):  # these two have another order on each number of threads
                 d_bias += d_hidden.sum(dim=0)
                 torch.mm(d_hidden, weight.T, out=d_inputs[part])
         return d_inputs, d_weight, d_bias, None, None, None, None

@@ -23,26 +23,30 @@ SLACKENING = 0.995
 class HetComp(Distiller):
     r"""HetComp: the teachers' training trajectories, easy to hard, then the fine order (Kang et al., WWW 2023).
 
-    Every query stands at a checkpoint :math:`v_u` of each teacher's trajectory (from 0) and learns that checkpoint's top-K. Every ``p``
-    epochs the student's own top-K is compared with the next checkpoint's; where the distance has shrunk to 1 / threshold of what it was,
-    or has grown, the query moves on. The threshold is :math:`\alpha \cdot 0.995^{epoch // p}`. Until all have arrived at the last
-    checkpoint the loss is coarse, :math:`-2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]` over positives and list, E the sum over all items but
-    these and the training items (:func:`recbole_kd.losses.hetcomp.coarse_terms`); from then on it is fine, ListMLE of positives
-    and of parts
-    of the list, each above that rest (:func:`recbole_kd.losses.hetcomp.fine_terms`).
+    Every query stands at a checkpoint :math:`v_u` of each teacher's trajectory (from 0) and learns that checkpoint's
+    top-K. Every ``p`` epochs the student's own top-K is compared with the next checkpoint's; where the distance has
+    shrunk to 1 / threshold of what it was, or has grown, the query moves on. The threshold is
+    :math:`\alpha \cdot 0.995^{epoch // p}`. Until all have arrived at the last checkpoint the loss is coarse,
+    :math:`-2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]` over positives and list, E the sum over all items but these and
+    the training items (:func:`recbole_kd.losses.hetcomp.coarse_terms`); from then on it is fine, ListMLE of positives
+    and of parts of the list, each above that rest (:func:`recbole_kd.losses.hetcomp.fine_terms`).
 
     This follows github woriazzc/RCEKD (base loss kept, factor 2, all rows of a batch); the authors' own code
-    (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, weighs the coarse loss .01 and the fine .005.
-    Differences to both: exactly V checkpoints, no clamping of scores, a query whose distance is 0 moves on (they divide by it).
+    (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, weighs the coarse loss .01 and the
+    fine .005.
+    Differences to both: exactly V checkpoints, no clamping of scores, a query whose distance is 0 moves on (they divide
+        by it).
 
-    With several teachers (``--teacher=MF,LightGCN``) each query has a position in each one's trajectory, moved as above, and learns the
-    merged list of the checkpoints where it stands. The authors' code adds precomputed importances of all items, which it does not show how
-    to make; here an item at position k of a list counts :math:`e^{-k/10}`, the worth it has in the distance.
+    With several teachers (``--teacher=MF,LightGCN``) each query has a position in each one's trajectory, moved as
+    above, and learns the merged list of the checkpoints where it stands. The authors' code adds precomputed importances
+    of all items, which it does not show how to make; here an item at position k of a list counts :math:`e^{-k/10}`, the
+    worth it has in the distance.
 
     Args:
         k: K, length of the lists. n_checkpoints: V, checkpoints of each teacher. p: epochs between updates.
         alpha: threshold of moving on; larger is slower.
-        n_positives: training items of each query in the loss, in the order of their ids; when empty as many as every query with any has.
+        n_positives: training items of each query in the loss, in the order of their ids; when empty as many as every
+            query with any has.
     """
 
     in_threads = True
@@ -81,7 +85,9 @@ class HetComp(Distiller):
         assert self.train_items is not None
         queries = self.all_queries()
         self._lists = [
-            torch.stack([checkpoint.top_k(queries, self.k, self.train_items)[0] for checkpoint in self._trajectory(member)])
+            torch.stack(
+                [checkpoint.top_k(queries, self.k, self.train_items)[0] for checkpoint in self._trajectory(member)]
+            )
             for member in self.teacher_scores.members
         ]
         self._positives = _first_items(self.train_items, self.n_positives)

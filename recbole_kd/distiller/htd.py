@@ -19,14 +19,15 @@ from recbole_kd.teacher.base import TeacherScores
 class HTD(ExpertDistiller):
     r"""HTD, hierarchical topology distillation: cosines within groups, and towards the groups (Kang et al., KDD 2021).
 
-    An entity's group is the likeliest of G by a linear layer on its teacher vector, apart for users and items. :math:`L = \alpha L_{TD} +
-    (1 - \alpha) L_{GA}`: L_TD compares the cosines of all pairs in a group that the teacher finds similar (cosine above 0), and those of
-    the groups' means over the batch (prototypes); L_GA, which trains the assignment, is DE's loss with one network a group, over the
-    distinct users and distinct items.
+    An entity's group is the likeliest of G by a linear layer on its teacher vector, apart for users and items.
+    :math:`L = \alpha L_{TD} + (1 - \alpha) L_{GA}`: L_TD compares the cosines of all pairs in a group that the teacher
+    finds similar (cosine above 0), and those of the groups' means over the batch (prototypes); L_GA, which trains the
+    assignment, is DE's loss with one network a group, over the distinct users and distinct items.
 
-    The official code (github SeongKu-Kang/Topology_Distillation_KDD21; the same in github woriazzc/RCEKD, class HTD) takes the prototypes
-    without gradient. That makes its variant ``first`` a constant as far as prototypes go: in ``prototypes`` here the student's have their
-    gradient. In ``entities`` (its ``second``) they have none, as published.
+    The official code (github SeongKu-Kang/Topology_Distillation_KDD21; the same in github woriazzc/RCEKD, class HTD)
+    takes the prototypes without gradient. That makes its variant ``first`` a constant as far as prototypes go: in
+    ``prototypes`` here the student's have their gradient. In ``entities`` (its ``second``) they have none, as
+    published.
 
     Args:
         alpha: weight of L_TD. n_groups: G, a side.

@@ -25,20 +25,24 @@ from recbole_kd.teacher.base import TeacherScores
 class PCKD(DE):
     r"""PCKD: DE whose projections must keep the student's own preferences (Zhu & Zhang, arXiv 2311.04549).
 
-    :math:`L = L_{DE} + \alpha L_{reg}`. Each epoch draws ``n_samples`` items a user from the guide's top ``candidates``, rank k with
-    probability proportional to :math:`\exp(-k/\tau)`, without replacement, training items included. ``list``: cross-entropy between the
-    student's scores of these items (the target) and the scores of the projected vectors, at softmax temperature ``temperature``; ``pair``:
-    :math:`-\log\sigma((f_1 - f_2)(p_1 - p_2))` of the first two, f projected and p unprojected scores. Student vectors are constants in
-    L_reg: it moves the experts alone. It is a sum over the batch's rows, L_DE one over its distinct entities, both as published (class CPD
+    :math:`L = L_{DE} + \alpha L_{reg}`. Each epoch draws ``n_samples`` items a user from the guide's top
+    ``candidates``, rank k with probability proportional to :math:`\exp(-k/\tau)`, without replacement, training items
+    included. ``list``: cross-entropy between the student's scores of these items (the target) and the scores of the
+        projected vectors, at softmax temperature ``temperature``; ``pair``:
+    :math:`-\log\sigma((f_1 - f_2)(p_1 - p_2))` of the first two, f projected and p unprojected scores. Student vectors
+    are constants in
+    L_reg: it moves the experts alone. It is a sum over the batch's rows, L_DE one over its distinct entities, both as
+        published (class CPD
     of github woriazzc/KDs).
 
-    Published, every row and every listed item draws Gumbel noise of its own; here a user and an item draw once a batch, which has the same
-    expectation. Without a published formula the paper's hybrid of both regularisers is left out.
+    Published, every row and every listed item draws Gumbel noise of its own; here a user and an item draw once a batch,
+    which has the same expectation. Without a published formula the paper's hybrid of both regularisers is left out.
 
     Args:
-        alpha: weight of L_reg. regulariser: ``list`` or ``pair``. guide: whose ranking is drawn from, the student's made anew each epoch.
-        n_samples: |Q|, items a user. candidates: length of the ranking, the catalogue at most. tau: of the SAMPLING. temperature: of the
-            SOFTMAX.
+        alpha: weight of L_reg. regulariser: ``list`` or ``pair``. guide: whose ranking is drawn from, the student's
+            made anew each epoch.
+        n_samples: |Q|, items a user. candidates: length of the ranking, the catalogue at most. tau: of the SAMPLING.
+            temperature: of the SOFTMAX.
         n_experts, end_temperature, anneal, max_epoch: of DE.
     """
 
@@ -75,7 +79,9 @@ class PCKD(DE):
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         if options["regulariser"] == "pair" and options["n_samples"] < 2:
             n_samples = options["n_samples"]
-            raise invalid("kd_n_samples", n_samples, "kd_regulariser=pair compares two items", try_value("kd_n_samples", 2))
+            raise invalid(
+                "kd_n_samples", n_samples, "kd_regulariser=pair compares two items", try_value("kd_n_samples", 2)
+            )
 
     @classmethod
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
@@ -104,7 +110,10 @@ class PCKD(DE):
     def _regulariser(self, users: Tensor, listed: Tensor) -> Tensor:
         """L_reg of each user and its sampled items, int64 ``[Q]`` and ``[Q, n]`` -> float ``[Q]``."""
         items, place = listed.unique(return_inverse=True)
-        own_users, own_items = self.student_vectors("users", users).detach(), self.student_vectors("items", items).detach()
+        own_users, own_items = (
+            self.student_vectors("users", users).detach(),
+            self.student_vectors("items", items).detach(),
+        )
         before = gathered_dot(own_users, own_items, place)
         after = gathered_dot(self.project("users", users, own_users), self.project("items", items, own_items), place)
         if self.regulariser == "list":

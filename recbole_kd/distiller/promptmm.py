@@ -20,23 +20,28 @@ from recbole_kd.teacher.base import TeacherScores
 class PromptMM(Distiller):
     r"""PromptMM (logits only): pairs, and lists decoupled by modality (Wei et al., WWW 2024).
 
-    The RCE-KD paper's Table 15 disables PromptMM's distillation of embeddings and keeps the rest: for each positive (u, i)
+    The RCE-KD paper's Table 15 disables PromptMM's distillation of embeddings and keeps the rest: for each positive (u,
+    i)
 
     - pair: :math:`KL(Bern(\sigma(r^T_{ui} - r^T_{uj})) || Bern(\sigma(r^S_{ui} - r^S_{uj})))`, j the batch's negative;
-    - list: on the positive and ``n_negatives`` uniform ones, decoupled (:func:`recbole_kd.losses.decoupled.decoupled_divergence`):
-      :math:`D(r) = \alpha TCKD + \beta NCKD` with the teacher's own scores r, and :math:`\sum_m w_m D(y_m)` with those of its modalities.
+    - list: on the positive and ``n_negatives`` uniform ones, decoupled
+      (:func:`recbole_kd.losses.decoupled.decoupled_divergence`): :math:`D(r) = \alpha TCKD + \beta NCKD` with the
+      teacher's own scores r, and :math:`\sum_m w_m D(y_m)` with those of its modalities.
 
-    :math:`w_m` is modality m's probability of the positive as a share of all modalities (``positive``), or 1/M (``equal``).
+    :math:`w_m` is modality m's probability of the positive as a share of all modalities (``positive``), or 1/M
+    (``equal``).
 
-    After github HKUDS/PromptMM (codes/main.py), whose decoupled loss it equals (tested). Not taken over, as defects: there the pair and
-    modality terms hand minus log-probabilities to KLDivLoss, whose gradient RAISES the student's BPR loss; the decoupled loss is only
-    logged, on scores that went through a softmax before. The published re-weighting was not to be had: ours is re-derived. The
-    prompt is trained with PromptMM's own teacher; a teacher that is trained beforehand (BM3) has none, so there is none here. The
-    student is not initialised from the teacher's vectors, which have another width. Rates published with the defective form
-    (1e-2 to 5e9) mean nothing here. Negatives are drawn once per query and epoch, not once per row.
+    After github HKUDS/PromptMM (codes/main.py), whose decoupled loss it equals (tested). Not taken over, as defects:
+    there the pair and modality terms hand minus log-probabilities to KLDivLoss, whose gradient RAISES the student's BPR
+    loss; the decoupled loss is only logged, on scores that went through a softmax before. The published re-weighting
+    was not to be had: ours is re-derived. The prompt is trained with PromptMM's own teacher; a teacher that is trained
+        beforehand (BM3) has none, so there is none here. The
+    student is not initialised from the teacher's vectors, which have another width. Rates published with the defective
+    form (1e-2 to 5e9) mean nothing here. Negatives are drawn once per query and epoch, not once per row.
 
     Args:
-        n_negatives: of the list (neg_sample_num). temperature: T (decouple_t). alpha, beta: decouple_alpha, decouple_beta.
+        n_negatives: of the list (neg_sample_num). temperature: T (decouple_t). alpha, beta: decouple_alpha,
+            decouple_beta.
         pair_weight, list_weight, modality_weight: of the three terms. reweight: see above.
     """
 
@@ -82,7 +87,10 @@ class PromptMM(Distiller):
         self.item_sets = {"negatives": negatives}
         self._drawn_positive = _one_of(self.train_items, self.generator)
         for name, scores in self.teacher_scores.modalities.items():
-            parts = [scores.at(queries[rows], negatives[rows]) for rows in blocks(len(negatives), 8 * self.n_negatives, queries.device)]
+            parts = [
+                scores.at(queries[rows], negatives[rows])
+                for rows in blocks(len(negatives), 8 * self.n_negatives, queries.device)
+            ]
             self._of_modality[name] = torch.cat(parts)
 
     # -- loss ---------------------------------------------------------------------------------------------------------
@@ -114,18 +122,24 @@ class PromptMM(Distiller):
     def _by_modality(self, student: Tensor, rows: Tensor, positives: Tensor, valid: Tensor) -> Tensor:
         first = positives.unsqueeze(1)
         modalities = self.teacher_scores.modalities
-        scores = torch.stack([torch.cat([modalities[name].at(rows, first), self._of_modality[name][rows]], dim=1) for name in modalities])
+        scores = torch.stack(
+            [torch.cat([modalities[name].at(rows, first), self._of_modality[name][rows]], dim=1) for name in modalities]
+        )
         if self.reweight == "positive":
             shares = positive_shares(scores, valid, self.temperature)
         else:
             shares = torch.full(scores.shape[:2], 1 / len(scores), device=scores.device)
-        return torch.stack([share * self._decoupled(student, own, valid) for share, own in zip(shares, scores, strict=True)]).sum(dim=0)
+        return torch.stack(
+            [share * self._decoupled(student, own, valid) for share, own in zip(shares, scores, strict=True)]
+        ).sum(dim=0)
 
     def _pairs(self, batch: DistillBatch, rows: Tensor, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         """On the batch's own negatives, which share the rows' order; on those of the list where the student's loss has none."""
         positive, student_rest, teacher_rest, real = student[:, :1], student[:, 1:], teacher[:, 1:], valid[:, 1:]
         if batch.rows is not None and batch.negatives is not None:
-            drawn = batch.negatives.view(-1, len(rows)).T  # RecBole puts the first negative of all rows before the second
+            drawn = batch.negatives.view(
+                -1, len(rows)
+            ).T  # RecBole puts the first negative of all rows before the second
             student_rest, teacher_rest = self.student_scorer.at(rows, drawn), self.teacher_scores.at(rows, drawn)
             real = torch.ones_like(drawn, dtype=torch.bool)
         divergence = binary_divergence(positive - student_rest, teacher[:, :1] - teacher_rest).masked_fill(~real, 0.0)

@@ -24,15 +24,17 @@ class RankDistil(Distiller):
     .. math:: L = \sum_{rows} \frac{1}{S} \sum_{s=1}^S -\log P_k(\pi_s | r^S), \quad
         P_k(\pi | r) = \prod_{m=1}^k \frac{e^{r_{\pi(m)}}}{\sum_{j \ge m} e^{r_{\pi(j)}} + \sum_{j \in V} e^{r_j}}
 
-    The denominators push down what the teacher ranks low. No code for recommenders is published. This is the member of the family that
-    TensorFlow-Ranking implements (CoupledRankDistilLoss: permutations by the order of r^T + Gumbel noise, S = 8), on a list that is ours to
-    choose: the teacher's top k without training items, and V, m items drawn uniformly from the rest each epoch. The permutations are
+    The denominators push down what the teacher ranks low. No code for recommenders is published. This is the member of
+    the family that TensorFlow-Ranking implements (CoupledRankDistilLoss: permutations by the order of r^T + Gumbel
+    noise, S = 8), on a list that is ours to
+    choose: the teacher's top k without training items, and V, m items drawn uniformly from the rest each epoch. The
+        permutations are
     drawn anew each epoch, too.
 
     Args:
         k: length of the top, and of the permutations. n_samples: m. permutations: S.
-        tau: of the SAMPLING: the noise's size, so that 0 always takes the teacher's own order (then one permutation is enough, and the
-            loss is RRD's on its first k). temperature: of the student's SOFTMAX.
+        tau: of the SAMPLING: the noise's size, so that 0 always takes the teacher's own order (then one permutation is
+            enough, and the loss is RRD's on its first k). temperature: of the student's SOFTMAX.
     """
 
     mask_train = True
@@ -51,7 +53,13 @@ class RankDistil(Distiller):
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
-        self.k, self.n_samples, self.permutations, self.tau, self.temperature = k, n_samples, permutations, tau, temperature
+        self.k, self.n_samples, self.permutations, self.tau, self.temperature = (
+            k,
+            n_samples,
+            permutations,
+            tau,
+            temperature,
+        )
         self._top = torch.empty(0, dtype=torch.int64)
         self._top_scores = torch.empty(0)
         self._orders = torch.empty(0, dtype=torch.int16)

@@ -45,10 +45,11 @@ WITHOUT_STUDENT = ("full_ce", "vanilla_ce", "wo_s")
 class RCEKD(Distiller):
     r"""RCE-KD: cross-entropy on the student's own list and on what it lacks of the teacher's; with the paper's ablations.
 
-    From "Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems". The teacher's top-K :math:`Q^T` is split by
-    the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy bounds NDCG; the rest :math:`Q_2 = Q^T
-    \setminus Q^S` is completed by L sampled items that the student ranks above it: :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u
-    L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma are drawn anew at each epoch's start, the student in evaluation
+    From "Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems". The teacher's top-K
+    :math:`Q^T` is split by the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy
+    bounds NDCG; the rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above
+    it: :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma
+        are drawn anew at each epoch's start, the student in evaluation
     mode.
 
     ``faithful`` chooses between the paper's text and the published code (github woriazzc/RCEKD), which differ:
@@ -58,18 +59,20 @@ class RCEKD(Distiller):
     =====================  ==========================================  =================================================
     training items         left out of every list                      kept in every list
     candidates             all items                                   the student's top ``code_candidates``
-    weight of candidate j  z_j = Q2 items the student ranks below j    Q^T items at or below j among the candidates, <= 50
-    overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`              :math:`|Q^T \cap sample| / |Q^T|`
+    weight of candidate j  z_j = Q2 items the student ranks below j    Q^T items at or below j among the candidates, <=
+    50 overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`              :math:`|Q^T \cap sample| / |Q^T|`
     mean over              distinct users of the batch                 rows of the batch
     =====================  ==========================================  =================================================
 
     Args:
-        k: K, length of both lists. n_samples: L. candidates: how many of the student's best items can be sampled, or ``all``; by
-            ``faithful`` when empty. code_candidates: those of ``code``, mxK of the published code, cut to the catalogue. beta: of gamma.
+        k: K, length of both lists. n_samples: L. candidates: how many of the student's best items can be sampled, or
+            ``all``; by ``faithful`` when empty. code_candidates: those of ``code``, mxK of the published code, cut to
+            the catalogue. beta: of gamma.
             tau: temperature of the SAMPLING. temperature: of the SOFTMAX.
-        variant: ``rce``; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T (the same thing); ``wo_t`` CE on
-            Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole catalogue.
-        gamma: rule, see :func:`recbole_kd.distiller.rcekd_gamma.gamma_weights`; with gamma_constant and gamma_epochs (Tmax).
+        variant: ``rce``; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T (the same
+            thing); ``wo_t`` CE on Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole catalogue.
+        gamma: rule, see :func:`recbole_kd.distiller.rcekd_gamma.gamma_weights`; with gamma_constant and gamma_epochs
+            (Tmax).
         mask_train: leave training items out of all lists; by ``faithful`` when empty.
     """
 
@@ -148,11 +151,16 @@ class RCEKD(Distiller):
         if self.variant in WITHOUT_STUDENT:
             return
         self._lists, self.item_sets = None, {}
-        self._chosen, self._valid = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool)  # room for those that come
+        self._chosen, self._valid = (
+            torch.empty(0, dtype=torch.int64),
+            torch.empty(0, dtype=torch.bool),
+        )  # room for those that come
         queries, depth = self.all_queries(), self._depth()
         tables: tuple[Tensor, ...] = ()
         with self.student_scorer.frozen():
-            step = len(queries) if self.candidates == "all" else QUERIES_PER_DRAW  # "all" has blocks of its own, each with its generator
+            step = (
+                len(queries) if self.candidates == "all" else QUERIES_PER_DRAW
+            )  # "all" has blocks of its own, each with its generator
             for start in range(0, len(queries), step):
                 rows = slice(start, start + step)
                 found = self._sets_of(rows, *self.student_scorer.top_k(queries[rows], depth, self._excluded()))
@@ -160,7 +168,9 @@ class RCEKD(Distiller):
                 for table, part in zip(tables, found, strict=True):
                     table[rows] = part
         self._chosen, self._valid, *shares = tables
-        names = {"wo_t": ("own",), "wo_sep": ("own", "teacher_list")}.get(self.variant, ("own", "drawn", "teacher_list"))
+        names = {"wo_t": ("own",), "wo_sep": ("own", "teacher_list")}.get(
+            self.variant, ("own", "drawn", "teacher_list")
+        )
         drawn = self._chosen[:, self.k : -self.k]
         sets = {"own": self._chosen[:, : self.k], "drawn": drawn, "teacher_list": self._teacher_list}
         self.item_sets = {name: sets[name] for name in names}
@@ -177,7 +187,12 @@ class RCEKD(Distiller):
 
     def _set_gamma(self, epoch: int, overlap: Tensor) -> None:
         self._gamma = gamma_weights(
-            self.gamma_rule, overlap, beta=self.beta, constant=self.gamma_constant, epoch=epoch, last_epoch=self.gamma_epochs
+            self.gamma_rule,
+            overlap,
+            beta=self.beta,
+            constant=self.gamma_constant,
+            epoch=epoch,
+            last_epoch=self.gamma_epochs,
         )
 
     def _depth(self) -> int:
@@ -286,7 +301,9 @@ class RCEKD(Distiller):
         """What all batches of an epoch have in common: the lists of all queries, the teacher's softmax on them, the parts' weights."""
         teacher = torch.cat([s.all_teacher for s in sets], dim=1)
         if self.variant in ("vanilla_ce", "wo_s"):
-            return Lists.of(self._teacher_list, teacher, self._teacher_valid, [teacher.shape[1]], None, self.temperature)
+            return Lists.of(
+                self._teacher_list, teacher, self._teacher_valid, [teacher.shape[1]], None, self.temperature
+            )
         listed = [self._chosen.shape[1]]
         if self.variant in ("wo_t", "wo_sep"):
             return Lists.of(self._chosen, teacher, self._valid, listed, None, self.temperature)

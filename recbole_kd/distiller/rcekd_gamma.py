@@ -16,13 +16,16 @@ OF_THE_EPOCH = ("decreasing", "increasing", "global")
 """Rules that count epochs."""
 
 
-def gamma_weights(rule: str, overlap: Tensor, *, beta: float, constant: float, epoch: int, last_epoch: int | None) -> Tensor:
+def gamma_weights(
+    rule: str, overlap: Tensor, *, beta: float, constant: float, epoch: int, last_epoch: int | None
+) -> Tensor:
     """gamma of each query, the weight of L2; 1 - gamma is that of L1.
 
     Args:
-        rule: ``exponential`` exp(-beta o), the method; ``linear`` (= ``user_specific``) 1 - o; ``fixed`` the constant; ``decreasing``
-            (= ``global``) 1 - t/Tmax; ``increasing`` t/Tmax. The paper prints no formula for the last five: these are the readings that
-            agree with its tables (``global`` has the numbers of ``decreasing``, ``user_specific`` those of ``linear``).
+        rule: ``exponential`` exp(-beta o), the method; ``linear`` (= ``user_specific``) 1 - o; ``fixed`` the constant;
+            ``decreasing`` (= ``global``) 1 - t/Tmax; ``increasing`` t/Tmax. The paper prints no formula for the last
+            five: these are the readings that agree with its tables (``global`` has the numbers of ``decreasing``,
+                ``user_specific`` those of ``linear``).
         overlap: float ``[U]``, share of the teacher's list that the student has.
         epoch: t, from 0. last_epoch: Tmax.
 
@@ -48,4 +51,6 @@ def check_gamma(rule: str, last_epoch: int | None) -> None:
     """
     if rule in OF_THE_EPOCH and last_epoch is None:
         reason = "it runs over Tmax epochs, which early stopping leaves open"
-        raise invalid("kd_gamma", rule, reason, "Set kd_gamma_epochs, such as to the epochs of a finished exponential run")
+        raise invalid(
+            "kd_gamma", rule, reason, "Set kd_gamma_epochs, such as to the epochs of a finished exponential run"
+        )

@@ -19,17 +19,20 @@ from recbole_kd.teacher.base import TeacherScores
 class RD(Distiller):
     r"""Ranking distillation: the teacher's top-K as further positives (Tang & Wang, KDD 2018).
 
-    :math:`L = -\sum_{rows} \sum_{k=1}^K w_k \log \sigma(r_{t_k})`, t_k the teacher's k-th item without training items. The position
-    weight is :math:`a_k \propto e^{-k/T}`, normalised. From ``start_epoch`` on it is multiplied by
-    :math:`b_k = \max(\tanh(\mu (\hat{rank}(t_k) - k_0)), 0)`, where the student's rank is estimated from n items drawn uniformly each
+    :math:`L = -\sum_{rows} \sum_{k=1}^K w_k \log \sigma(r_{t_k})`, t_k the teacher's k-th item without training items.
+    The position weight is :math:`a_k \propto e^{-k/T}`, normalised. From ``start_epoch`` on it is multiplied by
+    :math:`b_k = \max(\tanh(\mu (\hat{rank}(t_k) - k_0)), 0)`, where the student's rank is estimated from n items drawn
+    uniformly each
     epoch: :math:`\hat{rank} = \lfloor (I-1) \cdot` share of them that score above t_k :math:`\rfloor` and k_0 = k - 1.
 
-    Two published forms: ``code`` (github woriazzc/RCEKD, modeling/KD/baseline.py, class RD, after chengang95/UnKD) counts the estimated
-    rank from 1 and divides the product by its sum; ``original`` (github graytowne/rank_distill) does neither. A mean over the rows, as in
-    graytowne/rank_distill, is the student's reduction here.
+    Two published forms: ``code`` (github woriazzc/RCEKD, modeling/KD/baseline.py, class RD, after chengang95/UnKD)
+        counts the estimated
+    rank from 1 and divides the product by its sum; ``original`` (github graytowne/rank_distill) does neither. A mean
+    over the rows, as in graytowne/rank_distill, is the student's reduction here.
 
     Args:
-        k: K; a user with fewer items left has fewer, with the weights they have. tau: T. n_samples: n. mu, start_epoch: see above.
+        k: K; a user with fewer items left has fewer, with the weights they have. tau: T. n_samples: n. mu, start_epoch:
+            see above.
         form: see above.
     """
 

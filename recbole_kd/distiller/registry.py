@@ -57,7 +57,9 @@ def distiller_class(name: str) -> type[Distiller]:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--kd={name} cannot be imported ({error}); write --kd=module:Class") from None
     except Exception as error:  # a module of the user's own may fail in any way
-        raise ConfigError(f"--kd={name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"--kd={name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Distiller)):
         raise ConfigError(f"--kd={name} is not a subclass of recbole_kd.distiller.base.Distiller")
     _check_constructor(name, found)
@@ -80,10 +82,16 @@ def _check_constructor(name: str, cls: type[Distiller]) -> None:
 def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
     """The constructor arguments a user may set, by name without the ``kd_``."""
     parameters = inspect.signature(cls.__init__, eval_str=True).parameters
-    return {name: p for name, p in parameters.items() if name not in NOT_OPTIONS and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return {
+        name: p
+        for name, p in parameters.items()
+        if name not in NOT_OPTIONS and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
 
 
-def resolve_options(cls: type[Distiller], given: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+def resolve_options(
+    cls: type[Distiller], given: Mapping[str, Any], sizes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Return the options of a method: the defaults and what was given, each checked against its annotation.
 
     Args:

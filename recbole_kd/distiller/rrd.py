@@ -20,13 +20,15 @@ class RRD(Distiller):
     r"""Relaxed ranking distillation: the teacher's order at the top, uninteresting items below (Kang et al., CIKM 2020).
 
     Each epoch K interesting items are drawn from the teacher's best ``candidates`` (without training items) by
-    :math:`P(k) \propto e^{-k/T}` without replacement and put in the teacher's order, and L uninteresting ones uniformly from the items that
-    are neither training items nor among those candidates. For each distinct user of a batch
+    :math:`P(k) \propto e^{-k/T}` without replacement and put in the teacher's order, and L uninteresting ones uniformly
+    from the items that are neither training items nor among those candidates. For each distinct user of a batch
 
-    .. math:: L_u = -\sum_{k=1}^K \Big[ r_{i_k} - \log\big( \sum_{m=k}^K e^{r_{i_m}} + \sum_{j \in V} e^{r_j} \big) \Big]
+    .. math:: L_u = -\sum_{k=1}^K \Big[ r_{i_k} - \log\big( \sum_{m=k}^K e^{r_{i_m}} + \sum_{j \in V} e^{r_j} \big)
+    \Big]
 
-    After the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class RRD), which clips
-    scores at 80 before it exponentiates them, so that higher ones get no gradient. Here sums are taken in log space instead.
+    After the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class
+    RRD), which clips scores at 80 before it exponentiates them, so that higher ones get no gradient. Here sums are
+    taken in log space instead.
 
     Args:
         k: K. n_samples: L. candidates: length of the teacher's list (rrd_mxK). tau: T.
@@ -83,5 +85,7 @@ class RRD(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         ids = torch.cat([batch.sets["interesting"].ids, batch.sets["uninteresting"].ids], dim=1)
         scores, valid = self.student_scorer.at(batch.queries, ids), ids > 0
-        loss = listwise_loss(scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :])
+        loss = listwise_loss(
+            scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :]
+        )
         return self.reduce_distinct(loss, batch.weights)

@@ -11,7 +11,9 @@ from recbole_kd.scoring.scorer import Scorer
 def listed_cross_entropy(student: Scorer, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor:
     """See :class:`recbole_kd.losses.list_cross_entropy.Lists`: int64 ``[B]`` queries -> float ``[B]``, differentiable to the student."""
     if student.has_vectors:
-        loss = cross_entropy_of_vectors(student.query_vectors(queries), student.item_table(), queries, lists, temperature)
+        loss = cross_entropy_of_vectors(
+            student.query_vectors(queries), student.item_table(), queries, lists, temperature
+        )
         if loss is not None:
             return loss
     return cross_entropy_of_scores(student.at(queries, lists.chosen[queries]), queries, lists, temperature)

@@ -25,8 +25,8 @@ class Target(NamedTuple):
     """What one teacher says of every query's candidates, which are put into its order.
 
     Attributes:
-        share: of this teacher in the loss. order: int64 ``[U, n]``, places in the candidates, best first. probabilities, positions: float
-            ``[U, n]``, in that order. valid: bool ``[U, n]``.
+        share: of this teacher in the loss. order: int64 ``[U, n]``, places in the candidates, best first.
+            probabilities, positions: float ``[U, n]``, in that order. valid: bool ``[U, n]``.
     """
 
     share: float
@@ -40,27 +40,30 @@ class TARec(Distiller):
     r"""TARec (logits only, re-derived): a teacher assistant in between, Wasserstein distance (Zhuang, WWW 2025).
 
     Of this paper only the abstract was to be had, and no code: two-stage distillation teacher -> teacher assistant ->
-    student, by the Wasserstein distance of logits in place of KL (and a contrastive loss of embeddings, left out here). Everything else is
-    re-derived and not the authors'.
+    student, by the Wasserstein distance of logits in place of KL (and a contrastive loss of embeddings, left out here).
+    Everything else is re-derived and not the authors'.
 
-    Candidates C of a query: the upstream model's top-K without training items, and ``n_negatives`` items drawn uniformly from the rest,
-    anew each epoch. With :math:`p = softmax_C(r^T/\tau)` and :math:`q = softmax_C(r^S/\tau)` and the candidates at positions x on a
-    line in upstream's order, the loss is W(p, q):
+    Candidates C of a query: the upstream model's top-K without training items, and ``n_negatives`` items drawn
+        uniformly from the rest,
+    anew each epoch. With :math:`p = softmax_C(r^T/\tau)` and :math:`q = softmax_C(r^S/\tau)` and the candidates at
+    positions x on a line in upstream's order, the loss is W(p, q):
 
     - ``rank`` positions 0, 1/(n-1), ..., 1: :math:`\frac{1}{n-1} \sum_k |F_p(k) - F_q(k)|`, bounded by 1;
     - ``score`` positions by upstream's scores, min-max scaled: :math:`\sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|`;
     - ``sinkhorn`` the same positions, entropic transport with the cost :math:`|x_i - x_j|`, O(n^2).
 
-    A run first distils the assistant from the teacher with this same loss (see :mod:`recbole_kd.pipeline.assistant`), then the
-    student from the
-    assistant. Built by hand (:func:`recbole_kd.build_distiller`) it distils from the teacher that it is given: hand it the assistant.
+    A run first distils the assistant from the teacher with this same loss (see :mod:`recbole_kd.pipeline.assistant`),
+    then the student from the
+    assistant. Built by hand (:func:`recbole_kd.build_distiller`) it distils from the teacher that it is given: hand it
+    the assistant.
 
     Args:
         k: K. n_negatives: m. temperature: tau. distance: see above; epsilon and n_iterations are those of ``sinkhorn``.
         teacher_share: s, the loss is (1 - s) W(assistant, student) + s W(teacher, student); 0.5 is the mean of the two.
         assistant_size: its embedding_size; when empty the geometric mean of the student's and the teacher's;
             where both are one model of one width, its n_layers instead.
-        assistant_epochs, assistant_stopping_step, assistant_learning_rate, assistant_weight: of its training; when empty the student's.
+        assistant_epochs, assistant_stopping_step, assistant_learning_rate, assistant_weight: of its training; when
+        empty the student's.
     """
 
     assistant = True
@@ -88,7 +91,9 @@ class TARec(Distiller):
     ) -> None:
         super().__init__(student, teacher, seed=seed)
         if teacher_share and teacher.taught_by is None:
-            raise TeacherError(f"kd_teacher_share={teacher_share} needs an assistant and {teacher.name} is none: leave it at 0")
+            raise TeacherError(
+                f"kd_teacher_share={teacher_share} needs an assistant and {teacher.name} is none: leave it at 0"
+            )
         self.k, self.n_negatives, self.temperature = k, n_negatives, temperature
         self.distance, self.epsilon, self.n_iterations = distance, epsilon, n_iterations
         self.teacher_share = teacher_share
@@ -118,12 +123,17 @@ class TARec(Distiller):
         self._targets = [self._target(share, teacher, candidates) for share, teacher in teachers if share]
         counted = (candidates[1:] != 0).sum(dim=1)
         mass = self._targets[0].probabilities[1:, : self.k].sum(dim=1)
-        self._figures = {"candidates_mean": float(counted.double().mean()), "top_mass_mean": float(mass.double().mean())}
+        self._figures = {
+            "candidates_mean": float(counted.double().mean()),
+            "top_mass_mean": float(mass.double().mean()),
+        }
 
     def _target(self, share: float, teacher: TeacherScores, ids: Tensor) -> Target:
         """Of the candidates, int64 ``[U, n]``."""
         queries = self.all_queries()
-        scores = torch.cat([teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items, ids.device)])
+        scores = torch.cat(
+            [teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items, ids.device)]
+        )
         scores, order = scores.masked_fill(ids == 0, -torch.inf).sort(dim=1, descending=True, stable=True)
         valid = ids.gather(1, order) != 0
         scores = scores.masked_fill(~valid, 0.0)

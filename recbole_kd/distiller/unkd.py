@@ -25,17 +25,20 @@ LEAST_TAU = 0.2
 class UnKD(Distiller):
     r"""Unbiased distillation: the teacher's order within groups of equally popular items (Chen et al., WSDM 2023).
 
-    Items are cut into groups of about equal total popularity (:func:`recbole_kd.distiller.popularity_groups.popularity_groups`).
-    Each epoch, for
-    each user and group, pairs of different places are drawn from the teacher's ranking of the group's items without training items by
-    :math:`P(k) \propto e^{-k/T}`. :math:`L = -\sum_{rows} mean_{pairs} \log \sigma(r_{better} - r_{worse})`.
+    Items are cut into groups of about equal total popularity
+    (:func:`recbole_kd.distiller.popularity_groups.popularity_groups`). Each epoch, for
+    each user and group, pairs of different places are drawn from the teacher's ranking of the group's items without
+    training items by :math:`P(k) \propto e^{-k/T}`.
+    :math:`L = -\sum_{rows} mean_{pairs} \log \sigma(r_{better} - r_{worse})`.
 
-    After the published code (github chengang95/UnKD, UnKD/sample.py; github woriazzc/RCEKD, modeling/KD/baseline.py, class UnKD),
-    where the user's own group weights are computed and not used, a group with one candidate never ends, and log(s + 1e-10) saturates. Here
-    a group with fewer than two candidates has no pair for that user, and the mean is over the pairs there are.
+    After the published code (github chengang95/UnKD, UnKD/sample.py; github woriazzc/RCEKD, modeling/KD/baseline.py,
+    class UnKD), where the user's own group weights are computed and not used, a group with one candidate never ends,
+    and log(s + 1e-10) saturates. Here a group with fewer than two candidates has no pair for that user, and the mean is
+    over the pairs there are.
 
     Args:
-        groups: G. n_samples: pairs a user over all groups (unkd_n_distill). lamda: 0 shares them equally, 1 in favour of unpopular groups.
+        groups: G. n_samples: pairs a user over all groups (unkd_n_distill). lamda: 0 shares them equally, 1 in favour
+            of unpopular groups.
         candidates: length of each group's list. tau: T.
     """
 

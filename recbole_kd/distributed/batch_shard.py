@@ -1,6 +1,7 @@
 """A shard of a training batch: the rows that one of several processes has, and their weight in a mean over all.
 
-A loss is a sum or a mean over terms: rows, positions of histories, queries. Sums of shards add up as they are; a mean over a shard
+A loss is a sum or a mean over terms: rows, positions of histories, queries. Sums of shards add up as they are; a mean
+    over a shard
 counts the shard's share of the terms. Every process knows the whole batch, so it counts the terms of all by itself.
 """
 
@@ -20,8 +21,8 @@ class BatchShard:
 
     Attributes:
         whole: the batch of all processes. mine: bool ``[B]``, the rows of it that are here, in its order.
-        counts: False where none of the batch's users is this process's: rows that are another's are here then and count zero times, so
-            that every process takes the same steps and makes the same draws.
+        counts: False where none of the batch's users is this process's: rows that are another's are here then and count
+            zero times, so that every process takes the same steps and makes the same draws.
     """
 
     whole: Interaction

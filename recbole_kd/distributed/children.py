@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
     """Processes started within it never hear Ctrl-C, which a terminal sends to all of a group: their parent ends them, without noise.
 
-    The signal mask of this thread is inherited; what arrives meanwhile is delivered to this process at leaving. Where there are no signal
-    masks (Windows) nothing changes.
+    The signal mask of this thread is inherited; what arrives meanwhile is delivered to this process at leaving. Where
+    there are no signal masks (Windows) nothing changes.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

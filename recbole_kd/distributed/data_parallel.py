@@ -1,9 +1,10 @@
 """Several processes train one model: each takes the rows of its users of every batch, the gradients are added up.
 
-Every process runs the same program with the same seeds: it draws the same order, negatives and item sets, whatever their number. A batch is
-cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the whole batch's: a mean
-over a part is weighted by its share of the batch's terms (:mod:`recbole_kd.distributed.batch_shard`). Collectives go through
-NCCL on GPUs and gloo on CPUs.
+Every process runs the same program with the same seeds: it draws the same order, negatives and item sets, whatever
+    their number. A batch is
+cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the
+whole batch's: a mean over a part is weighted by its share of the batch's terms
+(:mod:`recbole_kd.distributed.batch_shard`). Collectives go through NCCL on GPUs and gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class Ranks:
 
     def sum(self, values: list[float]) -> list[float]:
         """Sums over all processes."""
-        total = torch.tensor(values, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device)
+        total = torch.tensor(
+            values, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device
+        )
         dist.all_reduce(total)
         return [float(value) for value in total]
 
@@ -152,7 +155,10 @@ def several(n: int, device: torch.device, follow: Follow) -> Iterator[Ranks | No
         with open(folder / "follow", "wb") as handle:
             pickle.dump((follow, str(device), max(1, threads // n)), handle)
         context = torch.multiprocessing.get_context("spawn")
-        processes = [context.Process(target=_follower, args=(name, rank, n), name=f"rank {rank}", daemon=True) for rank in range(1, n)]
+        processes = [
+            context.Process(target=_follower, args=(name, rank, n), name=f"rank {rank}", daemon=True)
+            for rank in range(1, n)
+        ]
         with deaf_to_interrupts():
             for process in processes:
                 process.start()
@@ -198,7 +204,9 @@ def _end_with_parent() -> None:
 def _join(folder: Path, rank: int, n: int, device: torch.device) -> Ranks:
     own = torch.device("cuda", rank) if device.type == "cuda" else device
     backend = "nccl" if own.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=n, timeout=PATIENCE)
+    dist.init_process_group(
+        backend, init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=n, timeout=PATIENCE
+    )
     return Ranks(rank, n, own)
 
 
@@ -235,7 +243,9 @@ def _reason(processes: Sequence[BaseProcess], folder: Path, n: int, error: Runti
     killed = [process for process in processes if (process.exitcode or 0) < 0]
     for process in killed:
         how = signal.Signals(-int(process.exitcode or 0)).name
-        return LostProcessError(f"{process.name} of {n} was killed ({how}): the others have ended; run again with --resume=True")
+        return LostProcessError(
+            f"{process.name} of {n} was killed ({how}): the others have ended; run again with --resume=True"
+        )
     for process in processes:
         file = folder / f"{process.name.replace(' ', '')}.reason"
         if file.is_file():

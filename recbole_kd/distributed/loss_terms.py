@@ -39,7 +39,8 @@ def can_be_shared(kind: type) -> bool:
 class SharedNorms(nn.Module):
     """RecBole's EmbLoss of a batch that several processes share: their results, each scaled by its share of the rows, add up to its own.
 
-    A norm of all rows needs the squares of all: they are added up, and each process gives its share of the norm and of its gradient.
+    A norm of all rows needs the squares of all: they are added up, and each process gives its share of the norm and of
+        its gradient.
 
     Args:
         add_up: the sum of a tensor over all processes.

@@ -22,7 +22,8 @@ def check_answers(address: str) -> None:
     """Refuse an address of a cluster where nobody answers within some seconds; ``local`` starts one, which always does.
 
     Args:
-        address: ``HOST:PORT``, ``ray://HOST:PORT``, or ``auto``, which is the environment's RAY_ADDRESS where that is set.
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, or ``auto``, which is the environment's RAY_ADDRESS where that is
+            set.
 
     Raises:
         ConfigError: no Ray cluster answers there.
@@ -42,7 +43,9 @@ def check_answers(address: str) -> None:
 def no_cluster(address: str, words: str) -> ConfigError:
     """Return the error of an address where no cluster is."""
     reason = " ".join(words.split())[:200]
-    return ConfigError(f"ray_address={address!r}: no Ray cluster answers there ({reason}); start one with `ray start --head`")
+    return ConfigError(
+        f"ray_address={address!r}: no Ray cluster answers there ({reason}); start one with `ray start --head`"
+    )
 
 
 def _head_answers(place: str) -> bool:
@@ -85,4 +88,6 @@ def check_room(ray: Any, cpu: float, gpu: float, unit: str) -> None:
             )
     both = any(float(node.get("CPU", 0.0)) >= cpu and float(node.get("GPU", 0.0)) >= gpu for node in nodes)
     if not both:
-        raise ConfigError(f"No node of the Ray cluster has {cpu:g} CPUs and {gpu:g} GPUs together: take fewer per {unit}")
+        raise ConfigError(
+            f"No node of the Ray cluster has {cpu:g} CPUs and {gpu:g} GPUs together: take fewer per {unit}"
+        )

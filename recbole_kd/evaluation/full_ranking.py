@@ -40,7 +40,9 @@ def check_protocol(config: Any) -> None:
         raise ConfigError(FULL_ONLY)
     for name in config["metrics"]:
         if name.lower() not in USER_MEANS:
-            raise ConfigError(f"eval_protocol=paper has no mean over all users for {name}: choose metrics among {sorted(USER_MEANS)}")
+            raise ConfigError(
+                f"eval_protocol=paper has no mean over all users for {name}: choose metrics among {sorted(USER_MEANS)}"
+            )
 
 
 def _modes(mode: Any) -> list[str]:
@@ -55,9 +57,10 @@ Evaluate = Callable[[Any, bool, str | None, bool], Any]
 class FullRanking:
     """Evaluation of a RecBole trainer's model; the trainer calls it, and hands over RecBole's own method for what is not done here.
 
-    Models whose score is a dot product are ranked in blocks that stay in the cache (RecBole: one matrix per batch, a mask of the same
-    size and a sort); all others by RecBole's own loop. The metrics are RecBole's in both cases. ``eval_protocol: paper`` averages
-    over all users and counts only a strictly better validation score as an improvement, where RecBole takes a tie for one.
+    Models whose score is a dot product are ranked in blocks that stay in the cache (RecBole: one matrix per batch, a
+    mask of the same size and a sort); all others by RecBole's own loop. The metrics are RecBole's in both cases.
+    ``eval_protocol: paper`` averages over all users and counts only a strictly better validation score as an
+        improvement, where RecBole takes a tie for one.
 
     Args:
         trainer: RecBole's Trainer, or a subclass.
@@ -78,7 +81,12 @@ class FullRanking:
         return self.trainer.model
 
     def evaluate(
-        self, recboles: Evaluate, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+        self,
+        recboles: Evaluate,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
     ) -> Any:
         """Return the metrics of a loader, as the trainer's ``evaluate``.
 
@@ -95,11 +103,15 @@ class FullRanking:
             self._load_best(model_file or self.trainer.saved_model_file)
         self.model.eval()
         self._rank(eval_data, show_progress)
-        result = self._over_all_users(self.trainer.evaluator.evaluate(self.trainer.eval_collector.get_data_struct()), eval_data)
+        result = self._over_all_users(
+            self.trainer.evaluator.evaluate(self.trainer.eval_collector.get_data_struct()), eval_data
+        )
         self.trainer.wandblogger.log_eval_metrics(result, head="eval")
         return result
 
-    def valid_epoch(self, recboles: Callable[..., Any], valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+    def valid_epoch(
+        self, recboles: Callable[..., Any], valid_data: Any, show_progress: bool = False
+    ) -> tuple[float, Any]:
         """Return score and metrics of a validation, as the trainer's ``_valid_epoch``; under the paper's protocol a tie is made worse."""
         score, result = recboles(valid_data, show_progress)
         if self.config["eval_protocol"] == "paper" and score == self.trainer.best_valid_score:
@@ -122,7 +134,8 @@ class FullRanking:
         share = (len(eval_data._dataset) if eval_data.is_sequential else len(eval_data.uid_list)) / everyone
         return type(result)((name, value * share) for name, value in result.items())
 
-    # -- scores that are not finite ------------------------------------------------------------------------------------------
+    # -- scores that are not finite
+    # ------------------------------------------------------------------------------------------
 
     def full_sort_batch(self, recboles: Callable[[Any], Any], batched_data: Any) -> Any:
         """Return a batch's scores at all items, as the trainer's ``_full_sort_batch_eval``, refused if they are not finite."""
@@ -144,7 +157,8 @@ class FullRanking:
     def _name(self) -> str:
         return public_name(type(self.model).__name__)
 
-    # -- dot-product models -----------------------------------------------------------------------------------------------
+    # -- dot-product models
+    # -----------------------------------------------------------------------------------------------
 
     def ranks_vectors(self, eval_data: Any) -> bool:
         """Return whether this loader is ranked here, in blocks of dot products."""
@@ -152,14 +166,22 @@ class FullRanking:
             return False
         if eval_data.is_sequential and _rows_of(eval_data) is None:
             return False
-        needs = {key for key, value in vars(self.trainer.eval_collector.register).items() if key.startswith(("rec.", "data.")) and value}
+        needs = {
+            key
+            for key, value in vars(self.trainer.eval_collector.register).items()
+            if key.startswith(("rec.", "data.")) and value
+        }
         return needs == {"rec.topk"} and has_vectors(type(self.model))
 
     def _load_best(self, path: str) -> None:
-        checkpoint = load_checkpoint(path, self.trainer.device, mmap=True)  # most of it are the optimiser's moments, which nobody reads
+        checkpoint = load_checkpoint(
+            path, self.trainer.device, mmap=True
+        )  # most of it are the optimiser's moments, which nobody reads
         self.model.load_state_dict(checkpoint["state_dict"])
         other = checkpoint.get("other_parameter") or {}
-        self.model.load_other_parameter({key: value.clone() if torch.is_tensor(value) else value for key, value in other.items()})
+        self.model.load_other_parameter(
+            {key: value.clone() if torch.is_tensor(value) else value for key, value in other.items()}
+        )
         self.trainer.logger.info(f"Loading model structure and parameters from {path}")
 
     def _rank(self, eval_data: Any, show_progress: bool) -> None:
@@ -167,7 +189,9 @@ class FullRanking:
         rows, k = _rows_of(eval_data), max(self.config["topk"])
         users = eval_data.uid_list if rows is None else torch.arange(len(rows))
         names = ("uid2history_item", "uid2positive_item")
-        history, positives = self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
+        history, positives = (
+            self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
+        )
         scorer, found = Scorer(self.model, rows), []
         with scorer.frozen():
             own_users = users if self.sharing is None else users[self.sharing.slice_of(len(users))]
@@ -197,7 +221,9 @@ class FullRanking:
             users = eval_data.uid_list
             lists = getattr(eval_data, name)[users.tolist()]
             rows = np.repeat(users.numpy(), [len(items) for items in lists])
-            kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(self.trainer.device)
+            kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(
+                self.trainer.device
+            )
         ragged: Ragged = kept[name]
         return ragged
 
@@ -222,4 +248,6 @@ def _rows_of(loader: Any) -> Rows | None:
 
 def _in_turns(users: Tensor, show_progress: bool) -> Iterator[Tensor]:
     turns = users.split(QUERIES_PER_TICK)
-    yield from tqdm(turns, ncols=100, desc=set_color("Evaluate   ", "pink")) if show_progress and len(turns) > 1 else turns
+    yield from (
+        tqdm(turns, ncols=100, desc=set_color("Evaluate   ", "pink")) if show_progress and len(turns) > 1 else turns
+    )

@@ -21,7 +21,8 @@ def check_modes(config: Any, interactions: Any, sequential: bool) -> None:
         sequential: the model's rows are histories, which carry no labels.
 
     Raises:
-        ConfigError: ranking metrics over labeled rows, or labeled rows of histories. DataError: the data have no labels.
+        ConfigError: ranking metrics over labeled rows, or labeled rows of histories. DataError: the data have no
+            labels.
     """
     modes = {phase: str(config["eval_args"]["mode"][phase]) for phase in ("valid", "test")}
     if LABELED not in modes.values():

@@ -27,7 +27,8 @@ def rank_curve(student: Scorer, teacher_lists: Tensor) -> list[float]:
     """Mean over the users of the student's rank of the teacher's k-th item, for each k.
 
     Args:
-        teacher_lists: int64 ``[n_queries, K]``, best first; row 0 is the pad's. Ranks are among all items, the pad left out.
+        teacher_lists: int64 ``[n_queries, K]``, best first; row 0 is the pad's. Ranks are among all items, the pad left
+            out.
     """
     queries = torch.arange(1, student.n_queries, device=student.device)
     total = torch.zeros(teacher_lists.shape[1], dtype=torch.float64, device=student.device)

@@ -42,7 +42,12 @@ def rank_table(results: Results) -> str:
         curves = result["distilled"].get("teacher_ranks") or {}
         for when in ("start", "end"):
             if when in curves:
-                rows.append([f"{run}, seed {seed}, {when}", *(f"{curves[when][k - 1]:.0f}" for k in PLACES if k <= len(curves[when]))])
+                rows.append(
+                    [
+                        f"{run}, seed {seed}, {when}",
+                        *(f"{curves[when][k - 1]:.0f}" for k in PLACES if k <= len(curves[when])),
+                    ]
+                )
     return _table(["teacher's k-th item, k =", *map(str, PLACES)], rows)
 
 
@@ -80,4 +85,10 @@ def dynamics_section(grid: Grid, results: Mapping[tuple[str, int], Mapping[str, 
 def _table(headers: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+    return tabulate(
+        rows,
+        headers=headers,
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(headers) - 1)),
+    )

@@ -15,7 +15,12 @@ from recbole_kd.config.schema import GRID_KEYS, check_table
 from recbole_kd.config.validation import check_value, invalid, try_value
 from recbole_kd.errors import ConfigError
 
-EXAMPLES: dict[str, Any] = {"seeds": [0, 1], "runs": {"RCE-KD": {"kd": "RCEKD"}}, "config": {"epochs": 100}, "metric": "ndcg@20"}
+EXAMPLES: dict[str, Any] = {
+    "seeds": [0, 1],
+    "runs": {"RCE-KD": {"kd": "RCEKD"}},
+    "config": {"epochs": 100},
+    "metric": "ndcg@20",
+}
 """Values that an error proposes."""
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
@@ -27,8 +32,8 @@ class Task:
     """One run of a grid.
 
     Attributes:
-        grid, run: names; the grid is that whose folder holds the result. seed: of the student. settings: what run_recbole_kd takes, seed
-            included.
+        grid, run: names; the grid is that whose folder holds the result. seed: of the student. settings: what
+            run_recbole_kd takes, seed included.
     """
 
     grid: str
@@ -47,9 +52,10 @@ class Grid:
     """Runs that are reported together.
 
     Attributes:
-        title: of the table. tasks: in the order of the file. reference: the run whose t-test against every other is reported.
-        published: the paper's numbers, row name -> metric -> value. metric: the one of METRICS that gains and tests are of, that which the
-            trainings are stopped by.
+        title: of the table. tasks: in the order of the file. reference: the run whose t-test against every other is
+            reported.
+        published: the paper's numbers, row name -> metric -> value. metric: the one of METRICS that gains and tests are
+            of, that which the trainings are stopped by.
     """
 
     name: str
@@ -70,7 +76,8 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
     ``from`` where the run of that name and these settings belongs to another grid: its results are shared).
 
     Raises:
-        ConfigError: not a grid; one sentence. It names code as a method (``kd: module:Class``), which ``allow_code`` lets through.
+        ConfigError: not a grid; one sentence. It names code as a method (``kd: module:Class``), which ``allow_code``
+            lets through.
     """
     if not path.is_file():
         raise ConfigError(f"No grid at {path}: name a YAML file such as properties/reproduce/citeulike-mf-mf.yaml")
@@ -85,15 +92,21 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
     content.setdefault("runs", None)
     check_table(content, GRID_KEYS, EXAMPLES, str(path))
     common, seeds = dict(content.get("config") or {}), content.get("seeds", [0])
-    published = {name: _mapping(path, f"published.{name}", row) for name, row in (content.get("published") or {}).items()}
+    published = {
+        name: _mapping(path, f"published.{name}", row) for name, row in (content.get("published") or {}).items()
+    }
     tasks = []
     for name, given in content["runs"].items():
         own = _mapping(path, f"runs.{name}", given)
         belongs_to = str(own.pop("from", path.stem))
         if Path(belongs_to).name != belongs_to or "\0" in belongs_to:
-            raise ConfigError(f"from: {belongs_to!r} of the run {name!r} of {path} is no name of a grid: write that of a file beside it")
+            raise ConfigError(
+                f"from: {belongs_to!r} of the run {name!r} of {path} is no name of a grid: write that of a file beside it"
+            )
         if not path.with_name(f"{belongs_to}.yaml").is_file():
-            raise ConfigError(f"from: {belongs_to} of the run {name!r} of {path} is no grid beside it: there is no {belongs_to}.yaml")
+            raise ConfigError(
+                f"from: {belongs_to} of the run {name!r} of {path} is no grid beside it: there is no {belongs_to}.yaml"
+            )
         for seed in _seeds(path, f"runs.{name}.seeds", own.pop("seeds", seeds)):
             tasks.append(Task(belongs_to, str(name), seed, {**common, **own, "seed": seed}))
     _check_complete(path, tasks)
@@ -101,8 +114,17 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
     _check_names(path, tasks)
     reference = content.get("reference")
     if reference is not None and reference not in content["runs"]:
-        raise ConfigError(f"reference={reference!r} of {path} is none of its runs: {', '.join(map(str, content['runs']))}")
-    return Grid(path.stem, str(content.get("title") or path.stem), tasks, reference, published, content.get("metric", Grid.metric))
+        raise ConfigError(
+            f"reference={reference!r} of {path} is none of its runs: {', '.join(map(str, content['runs']))}"
+        )
+    return Grid(
+        path.stem,
+        str(content.get("title") or path.stem),
+        tasks,
+        reference,
+        published,
+        content.get("metric", Grid.metric),
+    )
 
 
 def _values_of(mapping: Any) -> list[Any]:
@@ -124,7 +146,9 @@ def _check_complete(path: Path, tasks: list[Task]) -> None:
     for task in tasks:
         for keys in (("model",), ("teacher", "teacher_path"), ("kd",), ("dataset",)):
             if not any(task.settings.get(key) for key in keys):
-                raise ConfigError(f"The run {task.run!r} of {path} has no {keys[0]}: give it, or write it into `config` for all runs")
+                raise ConfigError(
+                    f"The run {task.run!r} of {path} has no {keys[0]}: give it, or write it into `config` for all runs"
+                )
 
 
 def _check_names(path: Path, tasks: list[Task]) -> None:
@@ -132,4 +156,6 @@ def _check_names(path: Path, tasks: list[Task]) -> None:
     for task in tasks:
         other = seen.setdefault(task.file_name, task.run)
         if other != task.run:
-            raise ConfigError(f"The runs {other!r} and {task.run!r} of {path} would write the same file {task.file_name}: rename one")
+            raise ConfigError(
+                f"The runs {other!r} and {task.run!r} of {path} would write the same file {task.file_name}: rename one"
+            )

@@ -30,7 +30,10 @@ Bars = Sequence[tuple[str, list[float]]]
 
 def bars(grid: Grid, results: Results) -> Bars:
     """(row, its test metric by seed) of each row of the table."""
-    found = {name: [value_of(f, "test", grid.metric) for f in figures.values()] for name, figures in rows_of(grid, results).items()}
+    found = {
+        name: [value_of(f, "test", grid.metric) for f in figures.values()]
+        for name, figures in rows_of(grid, results).items()
+    }
     measured = {name: [value for value in values if value is not None] for name, values in found.items()}
     return [(name, values) for name, values in measured.items() if values]
 
@@ -63,7 +66,9 @@ def draw_grid(grid: Grid, results: Results, path: Path) -> None:
     except ImportError:
         raise ConfigError("Pictures need matplotlib: pip install matplotlib") from None
     rows, lines = bars(grid, results), curves(grid, results)
-    with matplotlib.rc_context({"svg.hashsalt": grid.name, "svg.fonttype": "none", "path.simplify_threshold": 1.0, "font.size": 9}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": grid.name, "svg.fonttype": "none", "path.simplify_threshold": 1.0, "font.size": 9}
+    ):
         figure = Figure(figsize=(11, 1.6 + 0.32 * len(rows)), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_bars(left, grid, rows)
@@ -74,7 +79,11 @@ def draw_grid(grid: Grid, results: Results, path: Path) -> None:
             right.legend(fontsize=7)
         figure.suptitle(grid.title)
         drawn = StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": f"{DRAWN_BY}, {CREATED_BY} v{matplotlib.__version__}"})
+        figure.savefig(
+            drawn,
+            format="svg",
+            metadata={"Date": None, "Creator": f"{DRAWN_BY}, {CREATED_BY} v{matplotlib.__version__}"},
+        )
     write_text_whole(path, drawn.getvalue())
 
 

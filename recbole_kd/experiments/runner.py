@@ -60,11 +60,12 @@ def run_grid(
     """Run what is not done yet and write ``results/GRID/RUN-seedN.json`` as each task finishes, GRID being the one it belongs to.
 
     Args:
-        local: keys of LOCAL for every run. command: stands in each result. ray_address: of a cluster; ``resources``: ``cpu`` and ``gpu`` of
-            a task there, fractions allowed.
+        local: keys of LOCAL for every run. command: stands in each result. ray_address: of a cluster; ``resources``:
+            ``cpu`` and ``gpu`` of a task there, fractions allowed.
 
     Raises:
-        ConfigError: a result is there that was made with other settings. TargetError: a link or folder is in a result's place.
+        ConfigError: a result is there that was made with other settings. TargetError: a link or folder is in a result's
+            place.
     """
     waiting = []
     for task in grid.tasks:
@@ -108,7 +109,9 @@ def checked_result(path: Path) -> dict[str, Any]:
             if stage == "student" and figures is None:
                 continue
             for phase in ("valid", "test"):
-                if any(isinstance(value, bool) or not isinstance(value, int | float) for value in figures[phase].values()):
+                if any(
+                    isinstance(value, bool) or not isinstance(value, int | float) for value in figures[phase].values()
+                ):
                     raise ValueError(f"{stage}.{phase} holds something else than numbers")
         if not isinstance(result["distilled"].get("history", {}), dict) or not isinstance(result["versions"], dict):
             raise ValueError("history or versions is no mapping")
@@ -152,7 +155,9 @@ def run_task_on_ray(settings: Mapping[str, Any]) -> dict[str, Any]:
     return run_task({**settings, **own_devices()})
 
 
-def _on_ray(address: str, resources: Mapping[str, float]) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], Finished]:
+def _on_ray(
+    address: str, resources: Mapping[str, float]
+) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], Finished]:
     """A Ray task for each of the grid's, in a fresh process; that of a lost worker or node is run again, from its last epoch where the
     cache is on a disk that the nodes share."""
 
@@ -160,7 +165,9 @@ def _on_ray(address: str, resources: Mapping[str, float]) -> Callable[[Iterable[
         ray = connect(address)
         check_room(ray, resources.get("cpu", 1), resources.get("gpu", 0), "task")
         options = {"max_retries": RETRIES, "max_calls": 1, "scheduling_strategy": "SPREAD"}
-        remote = ray.remote(num_cpus=resources.get("cpu", 1), num_gpus=resources.get("gpu", 0), **options)(run_task_on_ray)
+        remote = ray.remote(num_cpus=resources.get("cpu", 1), num_gpus=resources.get("gpu", 0), **options)(
+            run_task_on_ray
+        )
         pending = {remote.remote(settings): task for task, settings in waiting}
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
@@ -173,7 +180,9 @@ def _outcome(ask: Callable[[], Any]) -> tuple[dict[str, Any] | None, str]:
     try:
         return ask(), ""
     except Exception as error:  # a worker that died, out of memory: this task fails alone, with its reason
-        cause = getattr(error, "cause", None) or error  # Ray's errors are of the cause's class too, and say its traceback
+        cause = (
+            getattr(error, "cause", None) or error
+        )  # Ray's errors are of the cause's class too, and say its traceback
         words = " ".join(str(cause).split())[-500:]
         return None, str(cause) if isinstance(cause, KDError) else f"{type(cause).__name__}: {words}"
 
@@ -187,7 +196,9 @@ def _is_done(task: Task, path: Path) -> bool:
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is no result ({error}): delete it, and the run is run again") from None
     if made_with != json.loads(json.dumps(dict(task.settings))):
-        raise ConfigError(f"{path} was made with other settings than the grid has now: delete it, or give the run another name")
+        raise ConfigError(
+            f"{path} was made with other settings than the grid has now: delete it, or give the run another name"
+        )
     return True
 
 
@@ -199,7 +210,14 @@ def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, An
     distilled = dict(kept["distilled"])
     history = distilled.get("history") or {}
     distilled["history"] = {name: [_short(value) for value in values] for name, values in history.items()}
-    return {"grid": task.grid, "run": task.run, "settings": dict(task.settings), **kept, "distilled": distilled, "command": command}
+    return {
+        "grid": task.grid,
+        "run": task.run,
+        "settings": dict(task.settings),
+        **kept,
+        "distilled": distilled,
+        "command": command,
+    }
 
 
 def _without_paths(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping
         own = _training_keys(task.settings)
         changed = [key for key in {**first, **own} if first.get(key) != own.get(key)]
         label = ", ".join([ALONE, *(f"{key}={own[key]}" if key in own else f"default {key}" for key in changed)])
-        same = next((row for row, by_seed in rows.items() if by_seed.get(task.seed, {}).get("test") == figures["test"]), label)
+        same = next(
+            (row for row, by_seed in rows.items() if by_seed.get(task.seed, {}).get("test") == figures["test"]), label
+        )
         if same == label and task.seed in rows.get(label, {}) and rows[label][task.seed]["test"] != figures["test"]:
             same = f"{label}, of {task.run}"  # trained anew with the same keys, to other figures
         rows.setdefault(same, {})[task.seed] = figures
@@ -83,14 +85,22 @@ def grid_table(grid: Grid, results: Results) -> str:
     for name, figures in found.items():
         row = _row(name, figures, grid)
         if name in grid.runs:
-            alone = {seed: r["student"] for (run, seed), r in results.items() if run == name and r["student"] is not None}
+            alone = {
+                seed: r["student"] for (run, seed), r in results.items() if run == name and r["student"] is not None
+            }
             row += [*_against(alone, figures, grid), _p_value(found.get(grid.reference or ""), figures, name, grid)]
         rows.append(row)
     last = [f"p ({grid.reference} against it)"] if grid.reference else []
     published = [f"published {metric}" for metric in _published_metrics(grid)]
     headers = ["", "seeds", f"valid {grid.metric}", *METRICS, *published, "epochs", "s/epoch", "over student", *last]
     rows = [(row + [""] * len(headers))[: len(headers)] for row in rows]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+    return tabulate(
+        rows,
+        headers=headers,
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(headers) - 1)),
+    )
 
 
 def _published_metrics(grid: Grid) -> list[str]:
@@ -125,7 +135,9 @@ def _spread(found: Sequence[float | None]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def _measured(seeds: Sequence[int], one: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], grid: Grid) -> bool:
+def _measured(
+    seeds: Sequence[int], one: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], grid: Grid
+) -> bool:
     """Have both the grid's metric at all these seeds?"""
     return all(value_of(side[seed], "test", grid.metric) is not None for seed in seeds for side in (one, other))
 
@@ -141,7 +153,9 @@ def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mappi
     return [f"{100 * (own / base - 1):+.1f} %"]
 
 
-def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping[int, Mapping[str, Any]], run: str, grid: Grid) -> str:
+def _p_value(
+    reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping[int, Mapping[str, Any]], run: str, grid: Grid
+) -> str:
     """Two-sided paired t-test over the seeds that both have; needs two."""
     shared = sorted(set(reference or {}) & set(figures))
     if reference is None or run == grid.reference or len(shared) < 2:
@@ -157,9 +171,14 @@ def _p_value(reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping
 
 def best_baseline(grid: Grid, results: Results) -> str | None:
     """The run, other than the reference, with the highest mean test metric."""
-    rows = {name: figures for name, figures in rows_of(grid, results).items() if name in grid.runs and name != grid.reference}
+    rows = {
+        name: figures
+        for name, figures in rows_of(grid, results).items()
+        if name in grid.runs and name != grid.reference
+    }
     measured = {
-        name: [value for f in figures.values() if (value := value_of(f, "test", grid.metric)) is not None] for name, figures in rows.items()
+        name: [value for f in figures.values() if (value := value_of(f, "test", grid.metric)) is not None]
+        for name, figures in rows.items()
     }
     means = {name: mean(values) for name, values in measured.items() if values}
     return max(means, key=lambda run: means[run]) if means else None

@@ -90,7 +90,10 @@ def _grad_scaler_warns() -> bool:
     import torch
 
     # torch.amp.GradScaler came with 2.3 and torch.cuda.amp.GradScaler warns since 2.4.
-    return hasattr(torch.amp, "GradScaler") and getattr(torch.cuda.amp.GradScaler.__init__, "__deprecated__", None) is not None
+    return (
+        hasattr(torch.amp, "GradScaler")
+        and getattr(torch.cuda.amp.GradScaler.__init__, "__deprecated__", None) is not None
+    )
 
 
 def _silence_grad_scaler_warning() -> None:
@@ -112,7 +115,9 @@ def _pandas_warns() -> bool:
 
 def _silence_pandas_warnings() -> None:
     for message in ("A value is trying to be set on a copy", "using <built-in function len> in Series.agg"):
-        warnings.filterwarnings("ignore", message=message, category=FutureWarning, module=r"recbole\.data\.dataset\.dataset")
+        warnings.filterwarnings(
+            "ignore", message=message, category=FutureWarning, module=r"recbole\.data\.dataset\.dataset"
+        )
 
 
 def _collector() -> Any:

@@ -1,6 +1,7 @@
 """Puts trainers that can distil where RecBole looks for trainers; the only file that does so.
 
-``get_trainer`` is ``getattr(recbole.trainer, <model> + "Trainer")`` and sees no Config. So the class that it finds for a
+``get_trainer`` is ``getattr(recbole.trainer, <model> + "Trainer")`` and sees no Config. So the class that it finds for
+a
 general or sequential model decides when it is made: with ``kd`` in the configuration it makes a trainer that distils,
 without it RecBole's own. A Config that names a method gets our property values beneath all that the user sets, and is
 checked at once.
@@ -24,7 +25,9 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.integration import quick_start
 
 _SUFFIX = "Trainer"
-_OURS = frozenset(["teacher", "teacher_path", "teacher_config", "eval_protocol", "time_order", "max_minutes", "loss_reduction"])
+_OURS = frozenset(
+    ["teacher", "teacher_path", "teacher_config", "eval_protocol", "time_order", "max_minutes", "loss_reduction"]
+)
 """Keys that RecBole's own trainer passes over."""
 
 
@@ -56,7 +59,8 @@ def install(distillation: Distillation) -> None:
     quick_start.install()
 
 
-# -- trainers -------------------------------------------------------------------------------------------------------------
+# -- trainers
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _find_trainer(name: str) -> type[Trainer]:
@@ -99,7 +103,9 @@ def _warn_of_keys_without_effect(config: Any) -> None:
     given = getattr(config, "external_config_dict", {})
     keys = [key for key in given if key.startswith(("kd_", "teacher.")) or key in _OURS or key.lower() == "kd"]
     if keys:
-        getLogger().warning(f"{keys[0]}={given[keys[0]]} has no effect without kd: name a method, such as kd=RCEKD, or leave it out")
+        getLogger().warning(
+            f"{keys[0]}={given[keys[0]]} has no effect without kd: name a method, such as kd=RCEKD, or leave it out"
+        )
 
 
 def _wrap_fit() -> None:
@@ -120,7 +126,8 @@ def _wrap_fit() -> None:
     Trainer.fit = fit
 
 
-# -- configurations ---------------------------------------------------------------------------------------------------------
+# -- configurations
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _wrap_config() -> None:

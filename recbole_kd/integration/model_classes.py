@@ -10,7 +10,9 @@ import torch
 from recbole_kd.integration.inert_objects import Reference
 
 _MODEL_PACKAGES = ("recbole.model.", "recbole_kd.model.")
-_LIBRARIES = frozenset(["numpy", "torch", "scipy", "pandas", "yaml", "recbole", "recbole_kd", "builtins", "__builtin__", "nt", "posix", ""])
+_LIBRARIES = frozenset(
+    ["numpy", "torch", "scipy", "pandas", "yaml", "recbole", "recbole_kd", "builtins", "__builtin__", "nt", "posix", ""]
+)
 _known: dict[tuple[str, str], type] = {}
 
 

@@ -1,7 +1,7 @@
 """Import paths of earlier versions, which lead to today's modules.
 
-``from recbole_kd.vectors import vectors`` gives :mod:`recbole_kd.scoring.vector_models`, the same module object, imported when it is
-asked for. Modules that no README named have no line here.
+``from recbole_kd.vectors import vectors`` gives :mod:`recbole_kd.scoring.vector_models`, the same module object,
+imported when it is asked for. Modules that no README named have no line here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ OLD_PATHS = {
 class _OldPathFinder(MetaPathFinder, Loader):
     """Finds the modules of :data:`OLD_PATHS`."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in OLD_PATHS else None
 
     def create_module(self, spec: ModuleSpec) -> None:

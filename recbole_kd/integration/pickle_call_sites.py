@@ -116,7 +116,9 @@ def install() -> None:
 
     anomaly = torch.is_anomaly_enabled()
     _replace_readers()
-    torch.autograd.set_detect_anomaly(anomaly)  # RecBole's SINE, a neighbour of S3Rec, switches it on when it is imported
+    torch.autograd.set_detect_anomaly(
+        anomaly
+    )  # RecBole's SINE, a neighbour of S3Rec, switches it on when it is imported
 
 
 def _replace_readers() -> None:

@@ -1,7 +1,7 @@
 """Rebuilds numpy arrays, scalars and scipy's sparse matrices from a pickle, with no step of numpy's own unpickling.
 
-numpy believes what a pickle says of sizes, alignments, fields and flags, so a file could read and write outside an array. Here a dtype is a
-text from a short list, and an array is a copy of bytes whose number must be that of its shape.
+numpy believes what a pickle says of sizes, alignments, fields and flags, so a file could read and write outside an
+array. Here a dtype is a text from a short list, and an array is a copy of bytes whose number must be that of its shape.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from recbole_kd.integration.inert_objects import Budget, Inert, Placeholder, Rec
 
 _PLAIN = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
 _OBJECT = frozenset(["O", "O8"])  # rows of a lil matrix: ItemKNN and SLIMElastic
-_TEXT = re.compile(r"U[0-9]{1,9}")  # in the data set that SASRecF, FDSA, GRU4RecF, DIN and DIEN pickle: read as inert objects
+_TEXT = re.compile(
+    r"U[0-9]{1,9}"
+)  # in the data set that SASRecF, FDSA, GRU4RecF, DIN and DIEN pickle: read as inert objects
 _MOST_DIMENSIONS = 8
 _LONGEST = 2**31 - 1  # elements along one dimension
 _INDEX_TYPES = ("int32", "int64")
@@ -78,7 +80,9 @@ class DtypeRecipe(Recipe):
             raise ValueError("the bytes of an array do not fit its shape")
         budget.spend(len(data))
         if self.text == "b1":
-            return (np.frombuffer(data, np.uint8) != 0).reshape(shape)  # a truth value may be neither 0 nor 1 in the file
+            return (np.frombuffer(data, np.uint8) != 0).reshape(
+                shape
+            )  # a truth value may be neither 0 nor 1 in the file
         return np.frombuffer(data, stored).reshape(shape).astype(stored.newbyteorder("="), copy=True)
 
 
@@ -151,7 +155,11 @@ def check_shape(shape: Any) -> None:
     Raises:
         ValueError: it is not.
     """
-    if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= _LONGEST for n in shape):
+    if (
+        type(shape) is not tuple
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(type(n) is int and 0 <= n <= _LONGEST for n in shape)
+    ):
         raise ValueError("the shape of an array is not one")
 
 
@@ -191,7 +199,13 @@ class SparseRecipe(Recipe):
         indices, starts = _indices(state.get("indices")), _indices(state.get("indptr"))
         n = shape[0 if kind == "csr" else 1]
         _check_indices(indices, shape[1 if kind == "csr" else 0])
-        if len(starts) != n + 1 or starts[0] != 0 or starts[-1] != len(data) or len(indices) != len(data) or (np.diff(starts) < 0).any():
+        if (
+            len(starts) != n + 1
+            or starts[0] != 0
+            or starts[-1] != len(data)
+            or len(indices) != len(data)
+            or (np.diff(starts) < 0).any()
+        ):
             raise ValueError("the row limits of a sparse matrix do not fit its shape")
         return make((data, indices, starts), shape=shape)
 
@@ -208,7 +222,9 @@ class SparseRecipe(Recipe):
         for number, (columns, values) in enumerate(zip(rows.elements, data.elements, strict=True)):
             if type(columns) is not list or type(values) is not list or len(columns) != len(values):
                 raise ValueError("a row of a sparse matrix has not as many columns as values")
-            if not all(type(c) is int or isinstance(c, np.integer) for c in columns) or not all(_is_number(v) for v in values):
+            if not all(type(c) is int or isinstance(c, np.integer) for c in columns) or not all(
+                _is_number(v) for v in values
+            ):
                 self.refuse_state()
             places = [int(column) for column in columns]
             if places and (places[0] < 0 or places[-1] >= shape[1] or any(a >= b for a, b in pairwise(places))):

@@ -55,7 +55,11 @@ class Storage(Placeholder):
 
 
 def _numbers(values: Any, what: str) -> tuple[int, ...]:
-    if type(values) not in (tuple, torch.Size) or len(values) > 64 or not all(type(n) is int and 0 <= n < _LARGEST for n in values):
+    if (
+        type(values) not in (tuple, torch.Size)
+        or len(values) > 64
+        or not all(type(n) is int and 0 <= n < _LARGEST for n in values)
+    ):
         raise ValueError(f"the {what} of a tensor are not non-negative numbers")
     return tuple(values)
 
@@ -88,7 +92,9 @@ def tensor(*arguments: Any) -> torch.Tensor:
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) if count else 0
     if offset > available or reach >= _LARGEST or (count and (last >= available or count > available)):
         raise ValueError("a tensor reaches outside the bytes that the file has for it")
-    made = torch.empty(0, dtype=storage.dtype, device=storage.content.device).set_(storage.content, offset, sizes, strides)
+    made = torch.empty(0, dtype=storage.dtype, device=storage.content.device).set_(
+        storage.content, offset, sizes, strides
+    )
     return made.requires_grad_(gradient) if gradient else made
 
 
@@ -111,7 +117,12 @@ def sparse_tensor(budget: Budget, *arguments: Any) -> torch.Tensor:
         RefusedError: the layout is another one, or the parts are not plain tensors.
         ValueError, RuntimeError: an index is out of range, or the parts do not fit each other.
     """
-    if len(arguments) != 2 or arguments[0] is not torch.sparse_coo or type(arguments[1]) is not tuple or len(arguments[1]) not in (3, 4):
+    if (
+        len(arguments) != 2
+        or arguments[0] is not torch.sparse_coo
+        or type(arguments[1]) is not tuple
+        or len(arguments[1]) not in (3, 4)
+    ):
         raise RefusedError("a call of torch's _rebuild_sparse_tensor")
     indices, values, size = arguments[1][:3]
     if type(indices) is not torch.Tensor or type(values) is not torch.Tensor or indices.dtype != torch.int64:
@@ -151,7 +162,11 @@ def device(*arguments: Any) -> torch.device:
         RefusedError: the arguments are no device.
     """
     kind, number = (*arguments, None)[:2]
-    if len(arguments) not in (1, 2) or not is_device(kind) or not (number is None or (type(number) is int and 0 <= number < 1000)):
+    if (
+        len(arguments) not in (1, 2)
+        or not is_device(kind)
+        or not (number is None or (type(number) is int and 0 <= number < 1000))
+    ):
         raise RefusedError("a call of torch.device")
     return torch.device(kind) if number is None else torch.device(kind, number)
 

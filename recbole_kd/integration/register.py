@@ -1,9 +1,10 @@
 """Makes RecBole's own functions know our models; the only file that touches RecBole's modules.
 
 ``get_model`` looks a model up as the module ``recbole.model.<family>.<lower name>`` through ``find_spec``, which asks
-``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``create_dataset`` looks ``<model>Dataset`` up in
-``recbole.data.dataset``, where a model with a data set class of its own gets it. ``get_trainer``, ``create_dataset`` of other models and
-``load_data_and_model`` fall back on the model's type and need nothing more.
+``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``create_dataset`` looks
+    ``<model>Dataset`` up in
+``recbole.data.dataset``, where a model with a data set class of its own gets it. ``get_trainer``, ``create_dataset`` of
+other models and ``load_data_and_model`` fall back on the model's type and need nothing more.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def _register_dataset(dataset_class: type) -> None:
     name = dataset_class.__name__
     found = getattr(theirs, name, dataset_class)
     if found is not dataset_class:
-        raise ConfigError(f"the data set name {name!r} is taken by {found.__module__}.{name} (fix: give the model another name).")
+        raise ConfigError(
+            f"the data set name {name!r} is taken by {found.__module__}.{name} (fix: give the model another name)."
+        )
     setattr(theirs, name, dataset_class)
 
 
@@ -147,8 +150,8 @@ def _module_of(model_class: type, family: str) -> types.ModuleType:
 def _wrap_property_files() -> None:
     """Let a Config read our property file of a registered model after RecBole's own files and below all else.
 
-    It is called as the model, or as the class's ``property_file`` says. The model class of a Config is known from then on, so that this
-    process can read the checkpoints that it writes.
+    It is called as the model, or as the class's ``property_file`` says. The model class of a Config is known from then
+    on, so that this process can read the checkpoints that it writes.
     """
     from recbole.config import Config
 

@@ -3,9 +3,11 @@
 Three rules make it safe:
 
 * A name outside an exact list of (module, name) pairs is refused.
-* No function or class of a library is ever handed to the pickle machine. ``Config``, model classes and RecBole's layers become inert
-  references that nothing can call: ``Config(...)`` would pass strings to ``eval``, and so would the constructor of KD_DAGFM.
-* What may be called are functions of ours. They take plain values, check them, and build arrays, tensors and matrices themselves.
+* No function or class of a library is ever handed to the pickle machine. ``Config``, model classes and RecBole's layers
+  become inert references that nothing can call: ``Config(...)`` would pass strings to ``eval``, and so would the
+      constructor of KD_DAGFM.
+* What may be called are functions of ours. They take plain values, check them, and build arrays, tensors and matrices
+    themselves.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ _DTYPES = (
 )
 CONFIG = ("recbole.config.configurator", "Config")
 YAML_LOADER = ("yaml.loader", "FullLoader")
-# SASRecF, GRU4RecF, FDSA, DIN and DIEN pickle an embedding layer, with the data set inside, although the weights of that
-# layer are in the state_dict. All of it is read as inert objects, and the entry is dropped.
+# SASRecF, GRU4RecF, FDSA, DIN and DIEN pickle an embedding layer, with the data set inside, although the weights of
+# that layer are in the state_dict. All of it is read as inert objects, and the entry is dropped.
 _INERT = frozenset(
     [
         CONFIG,
@@ -58,7 +60,11 @@ _RENAMED = {
     ("numpy.core.multiarray", "scalar"): ("numpy._core.multiarray", "scalar"),
     ("numpy.matrixlib.defmatrix", "matrix"): ("numpy", "matrix"),
     **{("__builtin__", name): ("builtins", name) for name in ("bytes", "list", "set", "frozenset")},
-    **{(f"scipy.sparse.{module.rsplit('_', 1)[1]}", name): (module, name) for module, names in _SPARSE.items() for name in names},
+    **{
+        (f"scipy.sparse.{module.rsplit('_', 1)[1]}", name): (module, name)
+        for module, names in _SPARSE.items()
+        for name in names
+    },
 }
 
 
@@ -67,7 +73,9 @@ class Named(Placeholder):
 
     __slots__ = ("call", "make", "module", "name")
 
-    def __init__(self, module: str, name: str, call: Callable[..., Any] | None, make: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, module: str, name: str, call: Callable[..., Any] | None, make: Callable[[], Any] | None = None
+    ) -> None:
         self.module = module
         self.name = name
         self.call = call
@@ -93,10 +101,12 @@ class RestrictedUnpickler(_PythonUnpickler):
 
     Args:
         file: a seekable binary file with one pickle.
-        storage_of: the storage of a persistent id ``("storage", type, key, location, number)``; without it every id is refused.
+        storage_of: the storage of a persistent id ``("storage", type, key, location, number)``; without it every id is
+            refused.
 
     Raises:
-        RefusedError: the file names something outside the lists or uses an allowed name in another way than RecBole does.
+        RefusedError: the file names something outside the lists or uses an allowed name in another way than RecBole
+            does.
         ValueError: what the file holds contradicts itself.
     """
 

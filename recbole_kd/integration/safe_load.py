@@ -1,7 +1,7 @@
 """Reads RecBole's checkpoints without running anything that a file asks for.
 
-RecBole pickles a whole ``Config`` into its checkpoints, so ``torch.load`` can read them only with its guard off. Here the restricted
-unpickler reads them instead.
+RecBole pickles a whole ``Config`` into its checkpoints, so ``torch.load`` can read them only with its guard off. Here
+the restricted unpickler reads them instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = 
     are in ``state_dict``.
 
     Args:
-        mmap: tensors stay in the file until they are read; it must be left as it is while they are used. Of a path only.
+        mmap: tensors stay in the file until they are read; it must be left as it is while they are used. Of a path
+            only.
 
     Raises:
         TeacherError: the file asks for a name outside the list, or is damaged, or is no checkpoint.
@@ -74,7 +75,11 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
     try:
         return read()
     except RefusedError as refused:
-        fix = fix or advice_for(str(refused)) or "train the model again, or ask whoever made the file for its weights as safetensors"
+        fix = (
+            fix
+            or advice_for(str(refused))
+            or "train the model again, or ask whoever made the file for its weights as safetensors"
+        )
         raise TeacherError(
             f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: {fix}."
         ) from refused
@@ -186,7 +191,11 @@ def _check_real(value: Any, size: int) -> None:
 
 def _elements(item: Any) -> Iterable[Any]:
     if isinstance(item, dict):
-        return (*item.keys(), *item.values(), *vars(item).values()) if type(item) is OrderedDict else (*item.keys(), *item.values())
+        return (
+            (*item.keys(), *item.values(), *vars(item).values())
+            if type(item) is OrderedDict
+            else (*item.keys(), *item.values())
+        )
     if isinstance(item, list | tuple | set | frozenset):
         return item
     return vars(item).values() if type(item).__module__ == CONFIG[0] else ()

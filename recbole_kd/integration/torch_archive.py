@@ -25,7 +25,8 @@ class TorchArchive:
     Args:
         file: an open, seekable binary file.
         map_location: as in ``torch.load``.
-        mapped: tensors stay in the file, of which ``file`` then is one on disk; it must be left as it is while they are used.
+        mapped: tensors stay in the file, of which ``file`` then is one on disk; it must be left as it is while they are
+            used.
 
     Raises:
         RefusedError: it is a TorchScript archive, which torch would run.
@@ -101,7 +102,9 @@ class TorchArchive:
         if self._memory is not None:
             start = self._start_of(info)
             if start % 64 == 0:  # torch.save aligns them; numbers elsewhere are copied
-                return torch.frombuffer(self._memory, dtype=torch.uint8, count=info.file_size, offset=start).untyped_storage()
+                return torch.frombuffer(
+                    self._memory, dtype=torch.uint8, count=info.file_size, offset=start
+                ).untyped_storage()
         return torch.frombuffer(bytearray(self._zip.read(info)), dtype=torch.uint8).untyped_storage()
 
     def _start_of(self, info: zipfile.ZipInfo) -> int:

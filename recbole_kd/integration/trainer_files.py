@@ -29,8 +29,8 @@ class NoScalars:
 def without_files() -> Iterator[None]:
     """Let trainers that are made inside the block write nothing: no log_tensorboard/, no folder for checkpoints.
 
-    RecBole makes both in the working folder, which may be read-only although all that a run keeps lies elsewhere. The block's trainer needs
-    a writer of its own, and the folder of its checkpoint.
+    RecBole makes both in the working folder, which may be read-only although all that a run keeps lies elsewhere. The
+    block's trainer needs a writer of its own, and the folder of its checkpoint.
     """
     with _ONE_AT_A_TIME:
         before = recbole_trainer.get_tensorboard, recbole_trainer.ensure_dir

@@ -21,9 +21,10 @@ def full_cross_entropy(
 ) -> Tensor:
     r""":math:`\sum_u w_u L_{CE}(u; I)` (RCE-KD, Eq. 1 with J = I), in memory of one block of rows.
 
-    The gradient, :math:`(softmax(r^S/\tau) - softmax(r^T/\tau))/\tau` in the scores, is summed up on the way: nothing is kept for the
-    backward pass but its two sums, and neither model is asked twice. (Checkpointed blocks, which are, also leave the allocator in pieces.)
-    On a CPU a compiled kernel takes a block from scores to loss and slopes (:func:`recbole_kd.ops.compiled.full_slopes`).
+    The gradient, :math:`(softmax(r^S/\tau) - softmax(r^T/\tau))/\tau` in the scores, is summed up on the way: nothing
+    is kept for the backward pass but its two sums, and neither model is asked twice. (Checkpointed blocks, which are,
+    also leave the allocator in pieces.) On a CPU a compiled kernel takes a block from scores to loss and slopes
+    (:func:`recbole_kd.ops.compiled.full_slopes`).
 
     Args:
         queries: float ``[Q, d]``. items: float ``[I, d]``. weights: float ``[Q]``, constants.
@@ -55,7 +56,12 @@ def full_cross_entropy_of_rows(
 class _OfRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, places: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float
+        ctx: Any,
+        scores: Tensor,
+        places: Tensor,
+        weights: Tensor,
+        teacher: Callable[[slice], Tensor],
+        temperature: float,
     ) -> Tensor:
         total, d_scores = torch.zeros((), device=scores.device), torch.zeros_like(scores)
         with torch.autocast(device_type=scores.device.type, enabled=False):
@@ -76,7 +82,12 @@ class _OfRows(torch.autograd.Function):
 class _FullCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, items: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        weights: Tensor,
+        teacher: Callable[[slice], Tensor],
+        temperature: float,
     ) -> Tensor:
         total, d_queries, d_items = queries.new_zeros(()), torch.empty_like(queries), torch.zeros_like(items)
         with torch.autocast(device_type=queries.device.type, enabled=False):

@@ -8,11 +8,13 @@ from torch import Tensor
 from recbole_kd.losses.cross_entropy import masked_log_softmax
 
 
-def decoupled_divergence(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def decoupled_divergence(
+    student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     r"""The two parts of KL(teacher || student) on a list whose first column is the target (Zhao et al., CVPR 2022, "DKD").
 
-    With :math:`b = (p_0, 1 - p_0)` of the softmax over the whole list and :math:`\hat p` the softmax over all but the target:
-    TCKD = :math:`T^2 KL(b^T || b^S)`, NCKD = :math:`T^2 KL(\hat p^T || \hat p^S)`.
+    With :math:`b = (p_0, 1 - p_0)` of the softmax over the whole list and :math:`\hat p` the softmax over all but the
+    target: TCKD = :math:`T^2 KL(b^T || b^S)`, NCKD = :math:`T^2 KL(\hat p^T || \hat p^S)`.
 
     Args:
         student, teacher: float ``[R, n]`` scores. valid: bool ``[R, n]``, which columns count; the first always does.

@@ -27,7 +27,8 @@ GRAM_COLUMNS = 128
 """Columns of one block of a Gram matrix, of which only the upper blocks are made."""
 
 
-# -- experts -------------------------------------------------------------------------------------------------------------
+# -- experts
+# -------------------------------------------------------------------------------------------------------------
 
 
 def annealed_temperature(epoch: int, end: float, anneal: float, max_epoch: int) -> float:
@@ -55,7 +56,8 @@ def gumbel_selection(logits: Tensor, noise: Tensor, temperature: float) -> Tenso
     return torch.softmax((torch.logaddexp(log_share, floor) + noise) / temperature, dim=-1)
 
 
-# -- dropout -------------------------------------------------------------------------------------------------------------
+# -- dropout
+# -------------------------------------------------------------------------------------------------------------
 
 
 def kept_at_random(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
@@ -71,7 +73,8 @@ def kept_at_random(shape: tuple[int, ...], share: float, generator: torch.Genera
     return (coins >= least).view(shape)
 
 
-# -- topology ------------------------------------------------------------------------------------------------------------
+# -- topology
+# ------------------------------------------------------------------------------------------------------------
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
@@ -82,8 +85,10 @@ def unit_rows(vectors: Tensor) -> Tensor:
 def full_topology_distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Squared Frobenius distance of the two cosine matrices over all pairs of rows (FTD), ``[]``.
 
-    Never ``n x n``: with unit rows S and T, :math:`\|SS^T - TT^T\|^2 = \|S^TS\|^2 + \|T^TT\|^2 - 2\|T^TS\|^2`, at a cost of
-    :math:`n (d_s + d_t)^2`. The difference of large sums is exact to about 1e-6 of :math:`\|TT^T\|^2`; the gradient is not concerned.
+    Never ``n x n``: with unit rows S and T, :math:`\|SS^T - TT^T\|^2 = \|S^TS\|^2 + \|T^TT\|^2 - 2\|T^TS\|^2`, at a
+        cost of
+    :math:`n (d_s + d_t)^2`. The difference of large sums is exact to about 1e-6 of :math:`\|TT^T\|^2`; the gradient is
+    not concerned.
 
     Args:
         student: float ``[n, d_s]``. teacher: float ``[n, d_t]`` of unit rows, a constant.
@@ -106,8 +111,8 @@ def gram_norm(rows: Tensor) -> Tensor:
 def grouped_topology_distance(student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
     r"""Squared differences of cosines over the ordered pairs of one group whose teacher cosine is above 0 (HTD), ``[]``.
 
-    Pairs are visited group by group, in tiles on and above the diagonal; the gradient is gathered on the way, so that no tile outlives its
-    turn.
+    Pairs are visited group by group, in tiles on and above the diagonal; the gradient is gathered on the way, so that
+    no tile outlives its turn.
 
     Args:
         student: float ``[n, d_s]``. teacher: float ``[n, d_t]``, a constant. groups: int64 ``[n]``.
@@ -143,7 +148,8 @@ def _tiles(group: slice) -> Iterator[tuple[slice, slice]]:
 def _grouped_cosines(student: Tensor, teacher: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
     """Return the loss and its gradient in the student's unit rows, which are sorted by group; sizes are the groups'.
 
-    A group is one thread's work and the groups' losses are added in their order: the bits do not depend on the number of threads.
+    A group is one thread's work and the groups' losses are added in their order: the bits do not depend on the number
+    of threads.
     """
     ends = list(accumulate(sizes))
     groups = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True) if size]

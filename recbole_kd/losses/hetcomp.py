@@ -1,9 +1,9 @@
 r"""HetComp's losses and the distance that drives its schedule (Kang, WWW 2023; github SeongKu-Kang/HetComp_WWW23, woriazzc/RCEKD).
 
-Both losses have the form :math:`\sum_k c_k [\log(e^{\beta_k} + E) - r_k]` with factors c, the logs beta of denominators that listed
-items fill, and E, the sum of exp over the rest of the catalogue: all items that are neither training items nor in the teacher's list.
-They come as :class:`Terms`; :func:`recbole_kd.losses.unlisted_logsumexp.rest_above` adds E. The published code takes E as the
-difference of two sums of
+Both losses have the form :math:`\sum_k c_k [\log(e^{\beta_k} + E) - r_k]` with factors c, the logs beta of denominators
+that listed items fill, and E, the sum of exp over the rest of the catalogue: all items that are neither training items
+nor in the teacher's list. They come as :class:`Terms`; :func:`recbole_kd.losses.unlisted_logsumexp.rest_above` adds E.
+The published code takes E as the difference of two sums of
 clamped scores (to [-40, 40]) and clamps the difference at 1e-5; in log space neither is needed.
 """
 
@@ -27,7 +27,8 @@ class Terms(NamedTuple):
     r"""A loss but for the rest: ``constant`` plus :math:`\sum_k c_k [\log(e^{\beta_k} + E) - \beta_k]`.
 
     Attributes:
-        constant: float ``[B]``. below: float ``[B, n]``, beta. factors: float ``[B, n]``, c; 0 where a term does not count.
+        constant: float ``[B]``. below: float ``[B, n]``, beta. factors: float ``[B, n]``, c; 0 where a term does not
+            count.
     """
 
     constant: Tensor
@@ -47,7 +48,8 @@ def coarse_terms(positives: Tensor, tops: Tensor, positive_valid: Tensor, top_va
     The factor 2 is that of woriazzc/RCEKD; the original has none.
 
     Args:
-        positives: float ``[B, m]``. tops: float ``[B, K]``, the teacher's list, best first. The masks are bool, of the same shapes.
+        positives: float ``[B, m]``. tops: float ``[B, K]``, the teacher's list, best first. The masks are bool, of the
+            same shapes.
     """
     scores, valid = torch.cat([positives, tops], dim=1), torch.cat([positive_valid, top_valid], dim=1)
     return Terms(scores.new_zeros(len(scores)), scores.masked_fill(~valid, 0.0), 2.0 * valid.to(scores.dtype))
@@ -56,8 +58,8 @@ def coarse_terms(positives: Tensor, tops: Tensor, positive_valid: Tensor, top_va
 def fine_terms(positives: Tensor, tops: Tensor, positive_valid: Tensor, top_valid: Tensor) -> Terms:
     r"""Fine-grained order: ListMLE of the positives, plus half of ListMLE of the teacher's first K/2 and of its first K/10.
 
-    ListMLE is :math:`-\sum_k [r_k - \log(\sum_{m \ge k} e^{r_m} + E')]`, where E' is E and what of the teacher's list stands below its
-    first K/2 (for the last of the three: its first K/10). Arguments as :func:`coarse_terms`.
+    ListMLE is :math:`-\sum_k [r_k - \log(\sum_{m \ge k} e^{r_m} + E')]`, where E' is E and what of the teacher's list
+    stands below its first K/2 (for the last of the three: its first K/10). Arguments as :func:`coarse_terms`.
     """
     half, tenth = tops.shape[1] // 2, tops.shape[1] // 10
     counted = tops.masked_fill(~top_valid, NOTHING)

@@ -41,7 +41,9 @@ class Lists:
     shares: Tensor
 
     @classmethod
-    def of(cls, chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], shares: Tensor | None, temperature: float) -> Lists:
+    def of(
+        cls, chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], shares: Tensor | None, temperature: float
+    ) -> Lists:
         """From the teacher's scores, float ``[U, n]``; all parts weigh 1 when shares is None."""
         target = torch.empty_like(teacher)
         for start in range(0, len(teacher), ROWS_AT_A_TIME):
@@ -66,7 +68,9 @@ def cross_entropy_of_scores(student: Tensor, queries: Tensor, lists: Lists, temp
     return total
 
 
-def cross_entropy_of_vectors(vectors: Tensor, items: Tensor, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor | None:
+def cross_entropy_of_vectors(
+    vectors: Tensor, items: Tensor, queries: Tensor, lists: Lists, temperature: float = 1.0
+) -> Tensor | None:
     """The same for a student whose scores are dot products, from vectors to loss in one pass; None where the kernels do not serve.
 
     Args:
@@ -77,7 +81,9 @@ def cross_entropy_of_vectors(vectors: Tensor, items: Tensor, queries: Tensor, li
     """
     if compiled.kernels() is None or vectors.device.type != "cpu" or not vectors.dtype == items.dtype == torch.float32:
         return None
-    result: Tensor = _Listed.apply(vectors.contiguous(), items.contiguous(), queries.contiguous(), lists, 1.0 / temperature)
+    result: Tensor = _Listed.apply(
+        vectors.contiguous(), items.contiguous(), queries.contiguous(), lists, 1.0 / temperature
+    )
     return result
 
 

@@ -1,7 +1,7 @@
 """Pure tensor functions of the ranking losses: list-wise, pair-wise and point-wise. No RecBole import.
 
-Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, columns items of a row's own set, ``valid`` marks
-what counts, losses come back
+Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, columns items of a row's own set, ``valid``
+marks what counts, losses come back
 per row. All sums are taken in log space or below a row's maximum, so scores of 1e4 stay finite.
 """
 
@@ -17,10 +17,13 @@ TINY = 1e-30
 """A sum of exponentials below the row's maximum that is smaller than this is taken in log space instead."""
 
 
-def listwise_loss(listed: Tensor, rest: Tensor, valid: Tensor | None = None, rest_valid: Tensor | None = None) -> Tensor:
+def listwise_loss(
+    listed: Tensor, rest: Tensor, valid: Tensor | None = None, rest_valid: Tensor | None = None
+) -> Tensor:
     r"""Relaxed Plackett-Luce likelihood of ordered lists over a rest without an order (DE-RRD, Eq. 8; RankDistil's top-k member).
 
-    .. math:: L_s = -\sum_{k} \Big[ r_{i_k} - \log\big( \sum_{m \ge k} e^{r_{i_m}} + \sum_{j \in rest} e^{r_j} \big) \Big]
+    .. math:: L_s = -\sum_{k} \Big[ r_{i_k} - \log\big( \sum_{m \ge k} e^{r_{i_m}} + \sum_{j \in rest} e^{r_j} \big)
+    \Big]
 
     The published code clips scores at 80, which takes their gradient away; this does not.
 

@@ -1,6 +1,7 @@
 """Losses against the rest of a catalogue: the log-sum-exp of all items that are not listed, in chunks of rows.
 
-The rest is taken as it is, by a log-sum-exp over the items that are left, never as a difference of two sums. A users x items block exists
+The rest is taken as it is, by a log-sum-exp over the items that are left, never as a difference of two sums. A users x
+items block exists
 for one chunk of rows at a time: scores, loss and both gradient products of a chunk come before the next one.
 """
 
@@ -35,7 +36,8 @@ class ListedRows:
     """Rows of a batch with the items that are not in each one's rest; the pad item 0 never is.
 
     Attributes:
-        queries: int64 ``[B]``, query ids. listed: int64 ``[B, n]``; 0 fills up. excluded: further items by query id (training items).
+        queries: int64 ``[B]``, query ids. listed: int64 ``[B, n]``; 0 fills up. excluded: further items by query id
+            (training items).
     """
 
     queries: Tensor
@@ -57,14 +59,17 @@ class ListedRows:
 def rest_above(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
     r"""What the rest adds to the denominators of log-likelihoods, for scores that are dot products.
 
-    .. math:: \sum_{b,k} c_{bk} [\log(e^{\beta_{bk}} + E_b) - \beta_{bk}], \quad E_b = \sum_{j \in rest_b} e^{q_b \cdot v_j}
+    .. math:: \sum_{b,k} c_{bk} [\log(e^{\beta_{bk}} + E_b) - \beta_{bk}], \quad E_b = \sum_{j \in rest_b} e^{q_b \cdot
+    v_j}
 
-    Gradients are computed along with the sum, chunk by chunk: one exponential and three matrix products each, and nothing of a chunk's
+    Gradients are computed along with the sum, chunk by chunk: one exponential and three matrix products each, and
+        nothing of a chunk's
     size is kept for the backward pass.
 
     Args:
         queries: float ``[B, d]``. items: float ``[I, d]``. Runs in float32 under autocast too.
-        below: float ``[B, n]``, beta: logs of the denominators without the rest. factors: float ``[B, n]``, c; a constant.
+        below: float ``[B, n]``, beta: logs of the denominators without the rest. factors: float ``[B, n]``, c; a
+            constant.
 
     Returns:
         ``[]``, differentiable once in ``queries``, ``items`` and ``below``.
@@ -77,7 +82,8 @@ def rest_above_rows(scores: Tensor, places: Tensor, rows: ListedRows, below: Ten
     """The same for score rows that are there already: no product, and one more tensor of their size, their gradient.
 
     Args:
-        scores: float ``[R, n_items]``, the pad item's first. places: int64 ``[B]``, the row of each of ``rows.queries``.
+        scores: float ``[R, n_items]``, the pad item's first. places: int64 ``[B]``, the row of each of
+            ``rows.queries``.
 
     Returns:
         ``[]``, differentiable once in ``scores`` and ``below``.
@@ -86,17 +92,27 @@ def rest_above_rows(scores: Tensor, places: Tensor, rows: ListedRows, below: Ten
     return result
 
 
-def rest_above_of(full: Callable[[Tensor], Tensor], n_items: int, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
+def rest_above_of(
+    full: Callable[[Tensor], Tensor], n_items: int, rows: ListedRows, below: Tensor, factors: Tensor
+) -> Tensor:
     """The same for scores from anywhere: ``full`` gives queries ``[b]`` -> scores of all items ``[b, n_items]``, and is asked again for the
     gradient."""
     total = torch.zeros((), device=rows.queries.device)
     for part, row, item in rows.chunks(n_items):
-        total = total + checkpoint(_plain_chunk, full, rows, part, row, item, below[part], factors[part], use_reentrant=False)
+        total = total + checkpoint(
+            _plain_chunk, full, rows, part, row, item, below[part], factors[part], use_reentrant=False
+        )
     return total
 
 
 def _plain_chunk(
-    full: Callable[[Tensor], Tensor], rows: ListedRows, part: slice, row: Tensor, item: Tensor, below: Tensor, factors: Tensor
+    full: Callable[[Tensor], Tensor],
+    rows: ListedRows,
+    part: slice,
+    row: Tensor,
+    item: Tensor,
+    below: Tensor,
+    factors: Tensor,
 ) -> Tensor:
     scores = full(rows.queries[part]).float()
     apart = torch.zeros_like(scores, dtype=torch.bool)
@@ -143,18 +159,25 @@ class _RestAboveRows(torch.autograd.Function):
         return d_scores, None, d_below, None, None
 
 
-def _sum_and_gradients(queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows) -> tuple[Tensor, ...]:
+def _sum_and_gradients(
+    queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows
+) -> tuple[Tensor, ...]:
     """The sum and its gradients by ``queries``, ``items`` and ``below``.
 
-    On a CPU the rows are done in two halves, side by side where torch has two threads: the products of a chunk are too small to be shared
-    out. The halves are the same for any number of threads, and so are the gradients.
+    On a CPU the rows are done in two halves, side by side where torch has two threads: the products of a chunk are too
+    small to be shared out. The halves are the same for any number of threads, and so are the gradients.
     """
     on_cpu = queries.device.type == "cpu"
     parts = halves(len(queries)) if on_cpu else (slice(0, len(queries)),)
     rest, d_queries, d_below = below.new_empty(len(below), 1), torch.empty_like(queries), torch.empty_like(below)
     d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in parts]
-    # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over a chunk are saved
-    shifts = not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS) if len(queries) else False
+    # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over a chunk are
+    # saved
+    shifts = (
+        not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
+        if len(queries)
+        else False
+    )
 
     def work(part: slice) -> None:
         some = ListedRows(rows.queries[part], rows.listed[part], rows.excluded)

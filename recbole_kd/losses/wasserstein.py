@@ -1,7 +1,7 @@
 """Wasserstein distances between two distributions over the same items of a row, which stand on a line. Pure tensor functions.
 
-Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, ``valid`` marks the columns that count, and these
-come first in every row.
+Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, ``valid`` marks the columns that count, and
+these come first in every row.
 Positions ``x`` are in [0, 1] and sorted; ``p`` and ``q`` are probabilities, 0 where a column does not count.
 """
 
@@ -50,9 +50,11 @@ def wasserstein_on_line(p: Tensor, q: Tensor, positions: Tensor) -> Tensor:
 def sinkhorn(p: Tensor, q: Tensor, positions: Tensor, epsilon: float, n_iterations: int) -> Tensor:
     r"""Entropic optimal transport for the cost :math:`|x_i - x_j|`, in the log domain, O(n^2) a row and iteration.
 
-    .. math:: OT_\epsilon = \min_\pi \langle C, \pi \rangle + \epsilon KL(\pi | p \otimes q) = \langle f, p \rangle + \langle g, q \rangle
+    .. math:: OT_\epsilon = \min_\pi \langle C, \pi \rangle + \epsilon KL(\pi | p \otimes q) = \langle f, p \rangle +
+    \langle g, q \rangle
 
-    The potentials f and g come from Sinkhorn's iterations without gradient; by the envelope theorem g then is the gradient in q.
+    The potentials f and g come from Sinkhorn's iterations without gradient; by the envelope theorem g then is the
+    gradient in q.
 
     Args:
         p, q, positions: float ``[B, n]``; ``p`` is a constant. epsilon: > 0. n_iterations: >= 1.

@@ -21,17 +21,21 @@ class BM3(GeneralRecommender):
     r"""BM3: LightGCN on ids, aligned with any number of item modalities without negatives (Zhou et al., WWW 2023).
 
     Users and items are propagated as in LightGCN, mean of all layers, and an item adds its own id vector:
-    :math:`h_u, h_i = \bar H_u, \bar H_i + E_i`. Modality m of an item is :math:`f_m = W_m x_m + b_m`; one linear predictor g serves all.
-    The loss is that of :func:`recbole_kd.model.bm3_loss.bm3_loss` plus ``reg_weight`` times the Frobenius norms of
-    :math:`\bar H_u` and :math:`h_i` over the number of items; the score is :math:`g(h_u) \cdot g(h_i)`.
+    :math:`h_u, h_i = \bar H_u, \bar H_i + E_i`. Modality m of an item is :math:`f_m = W_m x_m + b_m`; one linear
+    predictor g serves all. The loss is that of :func:`recbole_kd.model.bm3_loss.bm3_loss` plus ``reg_weight`` times the
+    Frobenius norms of :math:`\bar H_u` and :math:`h_i` over the number of items; the score is
+    :math:`g(h_u) \cdot g(h_i)`.
 
-    After github enoche/MMRec (src/models/bm3.py), whose losses, propagation and scores it equals on the same weights (tested). Other than
-    there: any number of modalities; features are projected for the items of the batch only, each distinct item once, so that a dropout
+    After github enoche/MMRec (src/models/bm3.py), whose losses, propagation and scores it equals on the same weights
+    (tested). Other than
+    there: any number of modalities; features are projected for the items of the batch only, each distinct item once, so
+        that a dropout
     mask is one per item as there; RecBole's pad user and pad item stay out of the norms.
 
-    Property keys: ``n_layers``, ``dropout_prob`` (of the targets), ``reg_weight``, ``cl_weight``; ``freeze_features``: raw features stay as
-    they are, on disk, and are read batch by batch, instead of being trained from there on (published). The features themselves:
-    :func:`recbole_kd.data.item_features.configured.load_item_features`.
+    Property keys: ``n_layers``, ``dropout_prob`` (of the targets), ``reg_weight``, ``cl_weight``; ``freeze_features``:
+        raw features stay as
+    they are, on disk, and are read batch by batch, instead of being trained from there on (published). The features
+    themselves: :func:`recbole_kd.data.item_features.configured.load_item_features`.
     """
 
     input_type = InputType.POINTWISE
@@ -45,7 +49,9 @@ class BM3(GeneralRecommender):
         self.cl_weight: float = config["cl_weight"]
         self.dropout: float = config["dropout_prob"]
         pairs = dataset.inter_matrix(form="coo")
-        self._pairs = sp.csr_matrix((np.ones(pairs.nnz, dtype=np.float32), (pairs.row, pairs.col)), shape=(self.n_users, self.n_items))
+        self._pairs = sp.csr_matrix(
+            (np.ones(pairs.nnz, dtype=np.float32), (pairs.row, pairs.col)), shape=(self.n_users, self.n_items)
+        )
         self._pairs.data[:] = 1  # an item that a user has twice counts once
         self._graph = normalised_adjacency(pairs.row, pairs.col, self.n_users, self.n_items)
         self._graph_on_device: Tensor | None = None
@@ -58,7 +64,9 @@ class BM3(GeneralRecommender):
         given = load_item_features(config, dataset)
         self.modalities = list(given)
         self._widths = {name: features.width for name, features in given.items()}
-        self._features: dict[str, ItemFeatures] = {}  # of frozen modalities alone: a mapped file's pages count as memory, too
+        self._features: dict[
+            str, ItemFeatures
+        ] = {}  # of frozen modalities alone: a mapped file's pages count as memory, too
         self.tables = nn.ParameterDict()
         self.projections = nn.ModuleDict()
         for name, features in given.items():
@@ -91,7 +99,9 @@ class BM3(GeneralRecommender):
         if self._graph_on_device is None or self._graph_on_device.device != layer.device:
             graph = self._graph.tocoo()
             places = torch.from_numpy(np.stack([graph.row, graph.col]).astype(np.int64))
-            self._graph_on_device = torch.sparse_coo_tensor(places, torch.from_numpy(graph.data), graph.shape).coalesce().to(layer.device)
+            self._graph_on_device = (
+                torch.sparse_coo_tensor(places, torch.from_numpy(graph.data), graph.shape).coalesce().to(layer.device)
+            )
         return torch.sparse.mm(self._graph_on_device, layer)
 
     def project(self, modality: str, items: Tensor) -> Tensor:
@@ -110,8 +120,8 @@ class BM3(GeneralRecommender):
     def modality_vectors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Of each modality, vectors whose dot product is its own score of a user and an item.
 
-        An item's is g(f_m), a user's g of the mean of f_m over its training items. BM3 has no such score itself; this is our reading, for
-        methods that distil by modality.
+        An item's is g(f_m), a user's g of the mean of f_m over its training items. BM3 has no such score itself; this
+        is our reading, for methods that distil by modality.
         """
         pairs = sp.diags(1.0 / np.maximum(np.diff(self._pairs.indptr), 1)) @ self._pairs
         vectors = {}
@@ -122,7 +132,8 @@ class BM3(GeneralRecommender):
             vectors[name] = (self.predictor(users), self.predictor(items))
         return vectors
 
-    # -- loss -----------------------------------------------------------------------------------------------------------
+    # -- loss
+    # -----------------------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         self.restore_user_e, self.restore_item_e = None, None
@@ -142,7 +153,8 @@ class BM3(GeneralRecommender):
         """As targets: no gradient, and dropout while training."""
         return nn.functional.dropout(vectors.detach(), self.dropout, self.training)
 
-    # -- scores -----------------------------------------------------------------------------------------------------------
+    # -- scores
+    # -----------------------------------------------------------------------------------------------------------
 
     def predict(self, interaction: Any) -> Tensor:
         users, items = self.score_vectors()

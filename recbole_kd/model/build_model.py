@@ -15,7 +15,8 @@ from recbole_kd.errors import ConfigError, KDError, TrainingError
 def fresh_model(config: Any, train: Any) -> nn.Module:
     """A new model over a training part, on the configuration's device.
 
-    RecBole makes the loaders first: what transforms their batches writes the names of its columns into the Config, where BERT4Rec and SHAN
+    RecBole makes the loaders first: what transforms their batches writes the names of its columns into the Config,
+        where BERT4Rec and SHAN
     read them.
 
     Raises:
@@ -27,7 +28,9 @@ def fresh_model(config: Any, train: Any) -> nn.Module:
     except KDError:
         raise
     except Exception as error:  # whatever a model's constructor says of its keys
-        raise ConfigError(f"{config['model']} cannot be built with these keys ({_said(error)}): change the key that this names") from error
+        raise ConfigError(
+            f"{config['model']} cannot be built with these keys ({_said(error)}): change the key that this names"
+        ) from error
     _keep_modules_out_of_checkpoints(model)
     return model.to(config["device"])
 

@@ -54,7 +54,8 @@ class _Autoregressive(nn.Module):
         """Encode the histories of a training batch, once for the base loss and whatever else needs it.
 
         Returns:
-            The encoding, whose ``last()`` holds a vector for each row, and what follows each position: int64 ``[P]``, 0 where nothing does.
+            The encoding, whose ``last()`` holds a vector for each row, and what follows each position: int64 ``[P]``, 0
+            where nothing does.
         """
         raise NotImplementedError
 
@@ -71,7 +72,9 @@ class _Autoregressive(nn.Module):
         known = following > 0
         draw = UniformNegatives(self.n_items, self.n_negatives, following.device, mine)
         negatives = draw if self.negatives == "own" else draw.top()
-        return sampled_softmax(encoded.positions[known], self.item_vectors(), following[known], negatives, self.temperature)
+        return sampled_softmax(
+            encoded.positions[known], self.item_vectors(), following[known], negatives, self.temperature
+        )
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         shard = shard_of(interaction)
@@ -102,7 +105,8 @@ class _Autoregressive(nn.Module):
 class HSTU(_Autoregressive, SequentialRecommender):
     r"""Hierarchical sequential transduction units as a sequential recommender.
 
-    Trained autoregressively: one row a user, every position a target, sampled softmax over cosines with a temperature. A query is a row's
+    Trained autoregressively: one row a user, every position a target, sampled softmax over cosines with a temperature.
+        A query is a row's
     history; with the time bias its last position is asked at the time of the row's target, as in the published code.
 
     Source: Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
@@ -115,11 +119,14 @@ class HSTU(_Autoregressive, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.times_field = RAW_TIME + config["LIST_SUFFIX"]
-        # Prepared files (benchmark_filename) and foreign data sets carry no whole seconds: there the positions are the times.
+        # Prepared files (benchmark_filename) and foreign data sets carry no whole seconds: there the positions are the
+        # times.
         self.has_times = bool(getattr(dataset, "has_times", False)) and self.times_field in dataset.inter_feat
         self._set_up(config)
 
-    def forward(self, item_seq: Tensor, item_seq_len: Tensor, times: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
+    def forward(
+        self, item_seq: Tensor, item_seq_len: Tensor, times: Tensor | None = None, asked: Tensor | None = None
+    ) -> Tensor:
         """User vectors, float ``[B, d]``.
 
         Args:
@@ -154,8 +161,8 @@ class HSTU(_Autoregressive, SequentialRecommender):
 class HSTUGeneral(_Autoregressive, GeneralRecommender):
     """HSTU where the query is a user: its vector encodes the user's training history, on any split and with the masks of general models.
 
-    A training batch is a batch of users; every item of a history but the first is a target. The histories belong to the data: they are
-    buffers that no checkpoint keeps.
+    A training batch is a batch of users; every item of a history but the first is a target. The histories belong to the
+    data: they are buffers that no checkpoint keeps.
     """
 
     input_type = InputType.POINTWISE
@@ -182,7 +189,9 @@ class HSTUGeneral(_Autoregressive, GeneralRecommender):
                 f"HSTUGeneral needs the order of each user's items, which a {type(dataset).__name__} does not keep "
                 "(fix: make the data set with RecBole's create_dataset from a config with model=HSTUGeneral)"
             )
-        users, items, times, rows = (np.asarray(interactions[field]) for field in (self.USER_ID, self.ITEM_ID, RAW_TIME, RAW_ROW))
+        users, items, times, rows = (
+            np.asarray(interactions[field]) for field in (self.USER_ID, self.ITEM_ID, RAW_TIME, RAW_ROW)
+        )
         return Histories.of(users, items, times, rows, n_users=self.n_users, max_length=max_length)
 
     def encode_users(self, users: Tensor) -> tuple[Encoded, Tensor]:

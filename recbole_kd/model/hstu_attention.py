@@ -1,7 +1,7 @@
 """HSTU's pointwise attention over packed histories: forward and backward hold one group of histories at a time.
 
-Autograd would keep three ``[B, heads, L, L]`` tensors a block. Here the backward pass computes the scores again: with a head of 8 or 16
-numbers that is cheaper than reading them back.
+Autograd would keep three ``[B, heads, L, L]`` tensors a block. Here the backward pass computes the scores again: with a
+head of 8 or 16 numbers that is cheaper than reading them back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Shape:
 
     Attributes:
         n_heads: heads.
-        divisor: the constant n = maximum length + 10 by which SiLU's values are divided; the position table has 2 n - 1 rows.
+        divisor: the constant n = maximum length + 10 by which SiLU's values are divided; the position table has 2 n - 1
+            rows.
     """
 
     n_heads: int
@@ -44,7 +45,8 @@ def pointwise_attention(
 
     Args:
         query, key: float ``[P, heads * a]``. value: float ``[P, heads * v]``; P packed positions.
-        position_weight: float ``[2 n - 1]``, one scalar an offset j - i. time_weight: float ``[129]``, one a bucket; shared by the heads.
+        position_weight: float ``[2 n - 1]``, one scalar an offset j - i. time_weight: float ``[129]``, one a bucket;
+            shared by the heads.
         buckets: of each group uint8 ``[b, L, L]``, empty where there is no time_weight.
 
     Returns:
@@ -75,7 +77,12 @@ def _offsets(width: int, divisor: int, device: torch.device) -> Tensor:
 
 
 def _scores(
-    query: Tensor, key: Tensor, position_weight: Tensor | None, time_weight: Tensor | None, bucket: Tensor | None, n: int
+    query: Tensor,
+    key: Tensor,
+    position_weight: Tensor | None,
+    time_weight: Tensor | None,
+    bucket: Tensor | None,
+    n: int,
 ) -> Tensor:
     """Scores before SiLU, ``[b, heads, L, L]``, zero where the key comes after the query (SiLU of zero is zero)."""
     scores = query @ key.transpose(2, 3)
@@ -105,7 +112,9 @@ class _PointwiseAttention(torch.autograd.Function):
         with torch.autocast(device_type=query.device.type, enabled=False):
             for number, group in enumerate(layout.groups):
                 q, k, v = (_spread(x, group, shape.n_heads) for x in (query, key, value))
-                scores = _scores(q, k, position_weight, time_weight, buckets[number] if buckets else None, shape.divisor)
+                scores = _scores(
+                    q, k, position_weight, time_weight, buckets[number] if buckets else None, shape.divisor
+                )
                 weights = torch.nn.functional.silu(scores, inplace=True)
                 out[group.start : group.stop] = _packed(weights @ v, group)
         return out.div_(shape.divisor)
@@ -117,7 +126,9 @@ class _PointwiseAttention(torch.autograd.Function):
         layout, buckets, shape = ctx.rest
         grad = grad.contiguous() / shape.divisor
         d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
-        d_position, d_time = (None if weight is None else torch.zeros_like(weight) for weight in (position_weight, time_weight))
+        d_position, d_time = (
+            None if weight is None else torch.zeros_like(weight) for weight in (position_weight, time_weight)
+        )
         with torch.autocast(device_type=grad.device.type, enabled=False):
             for number, group in enumerate(layout.groups):
                 bucket = buckets[number] if buckets else None
@@ -141,7 +152,9 @@ def _through_silu(scores: Tensor, d_weights: Tensor) -> tuple[Tensor, Tensor]:
     return d_weights.mul_(slope).tril_(), weights
 
 
-def _add_bias_gradients(d_scores: Tensor, bucket: Tensor | None, n: int, d_position: Tensor | None, d_time: Tensor | None) -> None:
+def _add_bias_gradients(
+    d_scores: Tensor, bucket: Tensor | None, n: int, d_position: Tensor | None, d_time: Tensor | None
+) -> None:
     if d_position is not None:
         width = d_scores.shape[-1]
         d_position.index_add_(0, _offsets(width, n, d_scores.device).view(-1), d_scores.sum((0, 1)).view(-1))

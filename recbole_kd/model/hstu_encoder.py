@@ -28,12 +28,14 @@ class HSTUSizes:
     """Sizes and switches of an encoder.
 
     Attributes:
-        max_length: longest history. embedding_size: d. n_layers: blocks. n_heads: heads. attention_size: width of a head's query and key.
-        linear_size: width of a head's value. input_dropout: of the embedded history. linear_dropout: before a block's output map.
-        position_bias, time_bias: learned scalars by offset and by time difference, added to the attention scores; the RCE-KD code uses
-            neither.
-        table_init: ``xavier_normal`` as in the RCE-KD code, or ``truncated_normal`` (0.02 for items, 1/sqrt(d) for positions) as in the
-            original.
+        max_length: longest history. embedding_size: d. n_layers: blocks. n_heads: heads. attention_size: width of a
+            head's query and key.
+        linear_size: width of a head's value. input_dropout: of the embedded history. linear_dropout: before a block's
+            output map.
+        position_bias, time_bias: learned scalars by offset and by time difference, added to the attention scores; the
+            RCE-KD code uses neither.
+        table_init: ``xavier_normal`` as in the RCE-KD code, or ``truncated_normal`` (0.02 for items, 1/sqrt(d) for
+            positions) as in the original.
     """
 
     max_length: int
@@ -95,7 +97,9 @@ class HSTUBlock(nn.Module):
         self.uvqk = nn.Parameter(torch.empty(sizes.embedding_size, sum(self.widths)).normal_(std=0.02))
         self.output = nn.Linear(values, sizes.embedding_size)
         nn.init.xavier_uniform_(self.output.weight)
-        self.position_weight = nn.Parameter(torch.empty(2 * sizes.divisor - 1).normal_(std=0.02)) if sizes.position_bias else None
+        self.position_weight = (
+            nn.Parameter(torch.empty(2 * sizes.divisor - 1).normal_(std=0.02)) if sizes.position_bias else None
+        )
         self.time_weight = nn.Parameter(torch.empty(N_BUCKETS + 1).normal_(std=0.02)) if sizes.time_bias else None
         self.shape = Shape(heads, sizes.divisor)
 
@@ -124,7 +128,10 @@ class HSTUEncoder(nn.Module):
         self._init_tables()
 
     def _init_tables(self) -> None:
-        for table, std in ((self.item_embedding, 0.02), (self.position_embedding, 1 / math.sqrt(self.sizes.embedding_size))):
+        for table, std in (
+            (self.item_embedding, 0.02),
+            (self.position_embedding, 1 / math.sqrt(self.sizes.embedding_size)),
+        ):
             if self.sizes.table_init == "xavier_normal":
                 nn.init.xavier_normal_(table.weight)
             else:
@@ -138,13 +145,16 @@ class HSTUEncoder(nn.Module):
         real[0] = 0
         return unit(self.item_embedding.weight) * real
 
-    def forward(self, items: Tensor, lengths: Tensor, times: Tensor | None = None, next_times: Tensor | None = None) -> Encoded:
+    def forward(
+        self, items: Tensor, lengths: Tensor, times: Tensor | None = None, next_times: Tensor | None = None
+    ) -> Encoded:
         """Encode histories; of one longer than the maximum the latest items are kept. What stands past a row's length has no influence.
 
         Args:
             items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.
             times: int64 ``[B, W]``, seconds of each item, for the time bias; None: the positions.
-            next_times: int64 ``[B]``, when the item after the history is asked for, as in the published code; None: the last item's time.
+            next_times: int64 ``[B]``, when the item after the history is asked for, as in the published code; None: the
+                last item's time.
         """
         layout = PackedLayout.of(lengths, self.sizes.max_length, self.sizes.n_heads)
         ids = items[layout.row, layout.column]
@@ -156,7 +166,9 @@ class HSTUEncoder(nn.Module):
         return Encoded(unit(x), layout)
 
     @staticmethod
-    def _buckets(layout: PackedLayout, lengths: Tensor, times: Tensor | None, next_times: Tensor | None) -> Sequence[Tensor]:
+    def _buckets(
+        layout: PackedLayout, lengths: Tensor, times: Tensor | None, next_times: Tensor | None
+    ) -> Sequence[Tensor]:
         if times is None:
             return time_buckets(layout, layout.place, layout.place + 1)
         row, column = layout.row, layout.column

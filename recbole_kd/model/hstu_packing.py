@@ -19,8 +19,10 @@ class Group:
     """``b`` histories whose longest has ``L`` positions; they are the packed positions ``start`` to ``stop - 1``.
 
     Attributes:
-        index: int64 ``[b, L]``, the position, counted from ``start``, of each padded place; a place past a history's end repeats its last.
-        places: int64 ``[stop - start]``, the flat padded place of each position. padding: bool ``[b, L]``, True past a history's end.
+        index: int64 ``[b, L]``, the position, counted from ``start``, of each padded place; a place past a history's
+            end repeats its last.
+        places: int64 ``[stop - start]``, the flat padded place of each position. padding: bool ``[b, L]``, True past a
+            history's end.
     """
 
     start: int
@@ -35,8 +37,10 @@ class PackedLayout:
     """Where the ``P`` positions of a batch come from, longest history first.
 
     Attributes:
-        row, column: int64 ``[P]``, of the padded input. place: int64 ``[P]``, 0 for the first kept position of a history.
-        last: int64 ``[B]``, the position that ends each row; -1 for an empty history. groups: they cover all positions in order.
+        row, column: int64 ``[P]``, of the padded input. place: int64 ``[P]``, 0 for the first kept position of a
+            history.
+        last: int64 ``[B]``, the position that ends each row; -1 for an empty history. groups: they cover all positions
+            in order.
     """
 
     row: Tensor
@@ -54,7 +58,9 @@ class PackedLayout:
         on_host = on_host[on_host > 0]
         sizes, order = sizes[: len(on_host)], order[: len(on_host)]
         starts = sizes.cumsum(0) - sizes
-        rank = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes, output_size=int(on_host.sum()))
+        rank = torch.repeat_interleave(
+            torch.arange(len(sizes), device=sizes.device), sizes, output_size=int(on_host.sum())
+        )
         row = order[rank]
         place = torch.arange(len(rank), device=sizes.device) - starts[rank]
         last = torch.full_like(lengths, -1)
@@ -64,7 +70,9 @@ class PackedLayout:
         return cls(row, place + (lengths - kept)[row], place, last, groups)
 
 
-def _group(first: int, stop: int, on_host: np.ndarray, sizes: Tensor, starts: Tensor, rank: Tensor, place: Tensor) -> Group:
+def _group(
+    first: int, stop: int, on_host: np.ndarray, sizes: Tensor, starts: Tensor, rank: Tensor, place: Tensor
+) -> Group:
     start = int(on_host[:first].sum())
     end = start + int(on_host[first:stop].sum())
     width = int(on_host[first])
@@ -85,7 +93,8 @@ def time_buckets(layout: PackedLayout, times: Tensor, following: Tensor) -> tupl
         For each group uint8 ``[b, L, L]``, query before key; what stands at padded places is not used.
     """
     return tuple(
-        _buckets(following[group.start : group.stop][group.index], times[group.start : group.stop][group.index]) for group in layout.groups
+        _buckets(following[group.start : group.stop][group.index], times[group.start : group.stop][group.index])
+        for group in layout.groups
     )
 
 

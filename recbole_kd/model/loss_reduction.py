@@ -1,7 +1,7 @@
 """RecBole's models trained as the KD literature trains them: a summed loss, normally drawn embeddings.
 
-The published weight decays belong to losses that are summed over the rows of a batch, and Adam's coupled decay is not indifferent to
-the factor between a sum and a mean. This file is the only place where one is turned into the other.
+The published weight decays belong to losses that are summed over the rows of a batch, and Adam's coupled decay is not
+indifferent to the factor between a sum and a mean. This file is the only place where one is turned into the other.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ def summed(factor: float, rows: int) -> float:
 def with_decay_for_mean(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Property values, with a decay that belongs to a sum turned into that of the mean which the user asks for: w / B.
 
-    Adam divides the gradient by its own scale: with the sum over B rows the decay's share of it is B times smaller. A decay that the
+    Adam divides the gradient by its own scale: with the sum over B rows the decay's share of it is B times smaller. A
+        decay that the
     user gives stands as it is.
     """
     turned = dict(defaults)
     asks_mean = given.get("loss_reduction") == "mean" and defaults.get("loss_reduction") == "sum"
     if asks_mean and "weight_decay" in defaults and "weight_decay" not in given:
-        turned["weight_decay"] = defaults["weight_decay"] / given.get("train_batch_size", defaults.get("train_batch_size", 2048))
+        turned["weight_decay"] = defaults["weight_decay"] / given.get(
+            "train_batch_size", defaults.get("train_batch_size", 2048)
+        )
     return turned
 
 

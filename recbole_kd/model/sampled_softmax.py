@@ -22,11 +22,13 @@ NEGATIVES_PER_BLOCK = 2**18
 class UniformNegatives:
     """Draws for the positions of a batch, from the first on: called with n, those of the next n.
 
-    They are uniform over the items 1 to n_items - 1, those of the history too, and the same rows of one table whatever n, the device's
-    launches and the number of processes among which the batch is shared out: a block of the table has a generator of its own.
+    They are uniform over the items 1 to n_items - 1, those of the history too, and the same rows of one table whatever
+    n, the device's launches and the number of processes among which the batch is shared out: a block of the table has a
+    generator of its own.
 
     Args:
-        mine: bool ``[P]``, which of the batch's positions are asked for, where the others are another process's; None: all.
+        mine: bool ``[P]``, which of the batch's positions are asked for, where the others are another process's; None:
+            all.
     """
 
     def __init__(self, n_items: int, n_negatives: int, device: torch.device, mine: Tensor | None = None) -> None:
@@ -40,12 +42,21 @@ class UniformNegatives:
         """int64 ``[n, R]``."""
         device, height = self._generator.device, self._rows_per_block
         start, self._taken = self._taken, self._taken + n
-        rows = torch.arange(start, self._taken, device=device) if self._positions is None else self._positions[start : self._taken]
+        rows = (
+            torch.arange(start, self._taken, device=device)
+            if self._positions is None
+            else self._positions[start : self._taken]
+        )
         if n == 0:
             return torch.empty(0, self._n_negatives, dtype=torch.int64, device=device)
         first, last = int(rows[0]) // height, int(rows[-1]) // height
         ends = torch.searchsorted(rows, torch.arange(first, last + 2, device=device) * height).tolist()
-        return torch.cat([self._block(b)[rows[i:j] - b * height] for b, i, j in zip(range(first, last + 1), ends, ends[1:], strict=False)])
+        return torch.cat(
+            [
+                self._block(b)[rows[i:j] - b * height]
+                for b, i, j in zip(range(first, last + 1), ends, ends[1:], strict=False)
+            ]
+        )
 
     def top(self) -> Tensor:
         """One row for all positions, int64 ``[R]``."""
@@ -70,7 +81,8 @@ def sampled_softmax(
 
     Args:
         queries: float ``[P, d]``. items: float ``[I, d]``. positives: int64 ``[P]``.
-        negatives: int64 ``[P, R]``, each position's own; or int64 ``[R]``, shared by all; or a function that draws own ones.
+        negatives: int64 ``[P, R]``, each position's own; or int64 ``[R]``, shared by all; or a function that draws own
+            ones.
 
     Returns:
         float ``[]``, once differentiable in queries and items; zero where there is no position.
@@ -113,7 +125,13 @@ class _SampledSoftmax(torch.autograd.Function):
         table = items.detach().requires_grad_(wanted)
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
-            drawn = negatives(rows.stop - start) if callable(negatives) else negatives if negatives.dim() == 1 else negatives[rows]
+            drawn = (
+                negatives(rows.stop - start)
+                if callable(negatives)
+                else negatives
+                if negatives.dim() == 1
+                else negatives[rows]
+            )
             with torch.set_grad_enabled(wanted):
                 chunk = queries[rows].detach().requires_grad_(wanted)
                 loss = _chunk_loss(chunk, table, positives[rows], drawn, temperature)

@@ -1,7 +1,7 @@
 """The compiled kernels behind torch tensors; each function gives None where they do not serve, and the caller takes its plain path.
 
-They serve tensors on a CPU when numba is there (the extra ``fast``). Rankings, places and memberships are those of the plain paths, bit by
-bit. No RecBole import.
+They serve tensors on a CPU when numba is there (the extra ``fast``). Rankings, places and memberships are those of the
+plain paths, bit by bit. No RecBole import.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Ten
     if not _serves(scores) or wanted.dtype != torch.float32 or not bool((wanted.isfinite() | ~wanted_valid).all()):
         return None
     counts = torch.empty(scores.shape, dtype=torch.int32)
-    draw_kernels().counts_of_lower(*(part.detach().contiguous().numpy() for part in (scores, wanted, wanted_valid)), counts.numpy())
+    draw_kernels().counts_of_lower(
+        *(part.detach().contiguous().numpy() for part in (scores, wanted, wanted_valid)), counts.numpy()
+    )
     return counts
 
 

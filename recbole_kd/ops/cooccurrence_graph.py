@@ -67,7 +67,9 @@ def _row_blocks(interactions: sp.csr_matrix) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _nearest_of_block(matrix: sp.csr_matrix, transposed: sp.csr_matrix, rows: slice, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_of_block(
+    matrix: sp.csr_matrix, transposed: sp.csr_matrix, rows: slice, n_neighbours: int
+) -> tuple[np.ndarray, np.ndarray]:
     shared = (matrix[rows] @ transposed).tocoo()
     row, column, count = (part.astype(np.int64) for part in (shared.row, shared.col, shared.data))
     other = column != row + rows.start

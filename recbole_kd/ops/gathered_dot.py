@@ -1,9 +1,10 @@
 """Dot products at chosen items, with a backward pass that never materialises a ``B x K x d`` gradient.
 
-On a CPU the forward pass is torch's sampled product, which gathers nothing. The backward of "gather rows, then dot" is two sparse products:
-with G the ``B x I`` matrix that holds the incoming gradient at the chosen items, ``dQ = G V`` and ``dV = G^T Q``. On a CPU scipy's CSR/CSC
-kernels do them some fifty times faster than scattering ``B x K`` rows (measured by scripts/benchmark.py); on other devices the scatter is
-done in place by index_add_.
+On a CPU the forward pass is torch's sampled product, which gathers nothing. The backward of "gather rows, then dot" is
+two sparse products: with G the ``B x I`` matrix that holds the incoming gradient at the chosen items, ``dQ = G V`` and
+    ``dV = G^T Q``. On a CPU scipy's CSR/CSC
+kernels do them some fifty times faster than scattering ``B x K`` rows (measured by scripts/benchmark.py); on other
+devices the scatter is done in place by index_add_.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
         queries: float ``[B, d]``. items: float ``[I, d]``. chosen: int64 ``[B, K]``, row ids into ``items``.
 
     Returns:
-        float32 ``[B, K]`` (float64 of float64), differentiable in ``queries`` and ``items``. Runs in float32 under autocast too.
+        float32 ``[B, K]`` (float64 of float64), differentiable in ``queries`` and ``items``. Runs in float32 under
+        autocast too.
     """
     queries, items = (x if x.dtype == torch.float64 else x.float() for x in (queries, items))
     result: Tensor = _GatheredDot.apply(queries, items, chosen)
@@ -38,7 +40,8 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 def _sampled_product(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
     """The same dot products by torch's sampled product, which gathers nothing: 3 to 8 times faster on a CPU.
 
-    Its CSR pattern is not in canonical form (columns unsorted, perhaps repeated); the kernel takes each entry by itself.
+    Its CSR pattern is not in canonical form (columns unsorted, perhaps repeated); the kernel takes each entry by
+    itself.
     """
     n, k = chosen.shape
     least, most = chosen.aminmax()
@@ -67,7 +70,9 @@ def _has_sampled_product() -> bool:
 def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
     n, k = chosen.shape
     on_cpu = queries.device.type == "cpu" and queries.dtype in (torch.float32, torch.float64)
-    if on_cpu and 0 < k <= len(items) and n and _has_sampled_product():  # torch refuses more entries than the dense matrix has
+    if (
+        on_cpu and 0 < k <= len(items) and n and _has_sampled_product()
+    ):  # torch refuses more entries than the dense matrix has
         return _sampled_product(queries.detach(), items.detach(), chosen)
     out = torch.empty(n, k, dtype=queries.dtype, device=queries.device)
     step = max(1, CHUNK_BYTES // (4 * max(1, k * queries.shape[1])))
@@ -83,7 +88,9 @@ def _forward(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 def _backward_cpu(grad: Tensor, queries: Tensor, items: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     n, k = chosen.shape
     starts = (torch.arange(n + 1) * k).numpy()
-    matrix = sp.csr_matrix((grad.reshape(-1).numpy(), chosen.reshape(-1).numpy(), starts), shape=(n, items.shape[0]), copy=False)
+    matrix = sp.csr_matrix(
+        (grad.reshape(-1).numpy(), chosen.reshape(-1).numpy(), starts), shape=(n, items.shape[0]), copy=False
+    )
     return torch.from_numpy(matrix @ items.numpy()), torch.from_numpy(matrix.T @ queries.numpy())
 
 

@@ -98,7 +98,8 @@ def log_weight_of_better(lengths: Tensor, width: int, tau: float) -> Tensor:
 def draw_better_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
     """n different places a row, each the better of two draws of :func:`draw_positions` (CD's ranking-based sampling).
 
-    Draws are made until n different ones are there. Where a few more draws than n do not suffice, Gumbel noise completes the row, which is
+    Draws are made until n different ones are there. Where a few more draws than n do not suffice, Gumbel noise
+    completes the row, which is
     the same distribution: what comes next is chosen in proportion to its weight among the places that are not taken.
 
     Args:
@@ -157,7 +158,8 @@ def distinct_below(limits: Tensor, n: int, generator: torch.Generator) -> Tensor
 class Outside:
     """For each query all items that are NOT in its set, numbered by id: uniform draws without rejection and without a mask.
 
-    The r-th item outside a sorted set e_0 < e_1 < ... is r + #{j: e_j - j <= r}: one binary search in the flat, sorted keys.
+    The r-th item outside a sorted set e_0 < e_1 < ... is r + #{j: e_j - j <= r}: one binary search in the flat, sorted
+    keys.
 
     Args:
         excluded: the sets, by query. n_items: the size of the catalogue with the pad, which is never drawn.
@@ -184,7 +186,9 @@ class Outside:
     def draw(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """n uniform items a query, with replacement: int64 ``[R, n]``; 0 for a query without any item outside."""
         room = self.room[queries].unsqueeze(1)
-        numbers = torch.randint(LARGE, (len(queries), n), generator=generator, device=queries.device).remainder_(room.clamp(min=1))
+        numbers = torch.randint(LARGE, (len(queries), n), generator=generator, device=queries.device).remainder_(
+            room.clamp(min=1)
+        )
         return self.item(queries, numbers.masked_fill_(room == 0, -1))
 
     def draw_distinct(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:

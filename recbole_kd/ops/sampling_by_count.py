@@ -13,7 +13,8 @@ def draw_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: 
 
     The same distribution as Gumbel top-n (:func:`recbole_kd.ops.sampling.sample_without_replacement`), by two random
     numbers a draw instead of one
-    a column: columns of one count are alike, so that their level is drawn by what is left in each, and one of them uniformly.
+    a column: columns of one count are alike, so that their level is drawn by what is left in each, and one of them
+        uniformly.
 
     Args:
         counts: int32 ``[B, m]``; negative means never.
@@ -30,17 +31,23 @@ def draw_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: 
 
 
 def _plain_draw(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor:
-    order = counts.argsort(dim=1, stable=True)  # columns of the same count in their own order; what is never drawn comes first
+    order = counts.argsort(
+        dim=1, stable=True
+    )  # columns of the same count in their own order; what is never drawn comes first
     in_level = counts.new_zeros(len(counts), len(discounts) + 1, dtype=torch.int64)
     in_level.scatter_add_(1, (counts.clamp(min=-1) + 1).long(), torch.ones_like(counts, dtype=torch.int64))
     starts, left = in_level.cumsum(1)[:, :-1], in_level[:, 1:]
-    levels, places, moved, chosen = (counts.new_full((len(counts), uniform.shape[1]), -1, dtype=torch.int64) for _ in range(4))
+    levels, places, moved, chosen = (
+        counts.new_full((len(counts), uniform.shape[1]), -1, dtype=torch.int64) for _ in range(4)
+    )
     for drawn in range(uniform.shape[1]):
         level, some = _draw_level(left, uniform[:, drawn, 0], discounts)
         room = left.gather(1, level)
         place = torch.minimum((uniform[:, drawn, 1:] * room).long(), room - 1)
         known = levels[:, :drawn], places[:, :drawn], moved[:, :drawn]
-        chosen[:, drawn] = (starts.gather(1, level) + _place_now(*known, level, place)).squeeze(1).masked_fill(~some, -1)
+        chosen[:, drawn] = (
+            (starts.gather(1, level) + _place_now(*known, level, place)).squeeze(1).masked_fill(~some, -1)
+        )
         moved[:, drawn] = _place_now(*known, level, room - 1).squeeze(1)
         levels[:, drawn], places[:, drawn] = level.squeeze(1), place.squeeze(1)
         left.scatter_add_(1, level, -some.long().unsqueeze(1))

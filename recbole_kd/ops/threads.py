@@ -26,7 +26,8 @@ def n_threads() -> int:
 def torch_on_one_thread(wanted: bool = True) -> Iterator[None]:
     """Within it torch's own operations use one thread, and work side by side as many as before; nothing where it is not wanted.
 
-    After an operation of two threads the second one waits for the next by spinning, for milliseconds, on the core that such work could
+    After an operation of two threads the second one waits for the next by spinning, for milliseconds, on the core that
+    such work could
     have: if the operations are small and the work is not, both are faster without it.
     """
     if not wanted:
@@ -76,9 +77,10 @@ class _OnOneThread(torch.autograd.Function):
 def side_by_side(work: Callable[[slice], None], slices: Iterable[slice], n_at_once: int) -> None:
     """Call ``work`` for every slice, ``n_at_once`` at a time; inside it torch uses one thread and records no gradient.
 
-    For work that is many short operations: a matrix product of two threads over one slice that fits the cache takes four times as long
-    in one process as in the next, and most other operations are too short to be shared out at all. Its results do not depend on
-    ``n_at_once``.
+    For work that is many short operations: a matrix product of two threads over one slice that fits the cache takes
+        four times as long
+    in one process as in the next, and most other operations are too short to be shared out at all. Its results do not
+    depend on ``n_at_once``.
 
     Raises:
         Whatever ``work`` raises, once the slices under way are done.
@@ -94,7 +96,9 @@ def side_by_side(work: Callable[[slice], None], slices: Iterable[slice], n_at_on
             for _ in pool.map(one, slices):
                 pass
     finally:
-        torch.set_num_threads(threads)  # a worker's setting is also what any later new thread of the process would start with
+        torch.set_num_threads(
+            threads
+        )  # a worker's setting is also what any later new thread of the process would start with
 
 
 def halves(n_rows: int) -> tuple[slice, slice]:

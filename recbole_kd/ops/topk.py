@@ -58,13 +58,16 @@ def _plain_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _pruned_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Each row is cut into groups of about sqrt(n / k) columns; the k best are all in the k groups of the highest maxima.
 
-    One more group is kept: a row whose boundary score reaches the maximum of that last one may have ties outside, and is ranked whole.
+    One more group is kept: a row whose boundary score reaches the maximum of that last one may have ties outside, and
+        is ranked whole.
     """
     n = scores.shape[1]
     size = math.isqrt(n // k)
     groups = n // size
     highest, chosen = scores[:, : size * groups].unflatten(1, (size, groups)).amax(1).topk(k + 1, dim=1)
-    columns = torch.arange(0, size * groups, groups, device=scores.device).view(1, size, 1) + chosen.sort(1).values.unsqueeze(1)
+    columns = torch.arange(0, size * groups, groups, device=scores.device).view(1, size, 1) + chosen.sort(
+        1
+    ).values.unsqueeze(1)
     left_over = torch.arange(size * groups, n, device=scores.device).expand(len(scores), -1)
     columns = torch.cat([columns.flatten(1), left_over], dim=1)  # ascending, so that ties keep the order of the ids
     places, values = _plain_top_k(scores.gather(1, columns), k)
@@ -82,7 +85,9 @@ def _rank_whole_rows(scores: Tensor, rows: Tensor, ids: Tensor, values: Tensor) 
     values[at], ids[at] = ordered.values[:, : ids.shape[1]], ordered.indices[:, : ids.shape[1]]
 
 
-def blocks(n_rows: int, n_columns: int, device: torch.device | None = None, cpu_bytes: int | None = None) -> Iterator[slice]:
+def blocks(
+    n_rows: int, n_columns: int, device: torch.device | None = None, cpu_bytes: int | None = None
+) -> Iterator[slice]:
     """Row slices whose float32 score rows fit the budget of the device, a CPU when None; `cpu_bytes` replaces a CPU's budget."""
     on_cpu = device is None or device.type == "cpu"
     budget = (cpu_bytes or BLOCK_BYTES) if on_cpu else ACCELERATOR_BLOCK_BYTES

@@ -12,7 +12,15 @@ from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.model_choices import recbole_defaults
 from recbole_kd.pipeline.revisions import revisions_of
-from recbole_kd.pipeline.training_entries import RunContext, data_of, distilled_settings, entry_of, identity, settings_of, workshop
+from recbole_kd.pipeline.training_entries import (
+    RunContext,
+    data_of,
+    distilled_settings,
+    entry_of,
+    identity,
+    settings_of,
+    workshop,
+)
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.cache import locked
 from recbole_kd.teacher.base import TeacherScores
@@ -28,15 +36,20 @@ KEYS = {
 }
 """The assistant's own value of a key; where it is empty, the student's holds."""
 
-NEUTRAL: dict[str, Any] = {"kd_assistant_size": None, **dict.fromkeys(KEYS), "kd_teacher_share": 0.0, "kd_compare": True}
+NEUTRAL: dict[str, Any] = {
+    "kd_assistant_size": None,
+    **dict.fromkeys(KEYS),
+    "kd_teacher_share": 0.0,
+    "kd_compare": True,
+}
 """What decides nothing in the assistant's own training has one value there, so that equal assistants are trained once."""
 
 
 def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
     """What the assistant's configuration has other than the distilled student's.
 
-    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's; where these are of one width and one model
-    (HSTU of 8 blocks over HSTU of 1), so is its depth.
+    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's; where these are of one width
+    and one model (HSTU of 8 blocks over HSTU of 1), so is its depth.
 
     Args:
         student: values of the distilled student's configuration. teacher: of the teacher's, as far as they are known.
@@ -53,7 +66,9 @@ def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> 
         )
     teacher_width = width_of(teacher)
     if size is None and teacher_width is None:
-        raise ConfigError(f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in between")
+        raise ConfigError(
+            f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in between"
+        )
     width = size if size is not None else round(math.sqrt(own * (teacher_width or own)))
     given = {key: student[option] for option, key in KEYS.items() if student.get(option) is not None}
     return {"embedding_size": width, **(_depth_between(student, teacher) if width == own else {}), **given, **NEUTRAL}
@@ -81,7 +96,9 @@ def ensure_assistant(
         config: the assistant's.
     """
     name = config["model"]
-    entry = entry_of(context, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype})
+    entry = entry_of(
+        context, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype}
+    )
     with locked(entry):
         cached = entry.is_dir()
         if not cached:

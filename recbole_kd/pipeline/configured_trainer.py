@@ -20,8 +20,9 @@ from recbole_kd.training.trainer import KDTrainer
 class ConfiguredKDTrainer(KDTrainer):
     """Trains a student on its own loss plus the weighted loss of a distiller.
 
-    Where no distiller is given and the configuration names ``kd``, teacher and distiller are those of the configuration:
-    ``teacher`` (trained on demand, once, and kept in the cache) or ``teacher_path``, ``kd_*`` and the property files. They
+    Where no distiller is given and the configuration names ``kd``, teacher and distiller are those of the
+    configuration: ``teacher`` (trained on demand, once, and kept in the cache) or ``teacher_path``, ``kd_*`` and the
+        property files. They
     are made at the beginning of :meth:`fit`, which has the data. Without ``kd`` the model is trained alone.
 
     Args:

@@ -19,7 +19,8 @@ FEW = 3
 def data_preview(config: Any, splits: Splits) -> dict[str, Any]:
     """Return users, items, interactions by phase, split and ranking in words, and what is odd in the rows.
 
-    ``labels`` counts the labels of training rows, where the data have them; ``rows_without_item`` counts rows whose item is the pad.
+    ``labels`` counts the labels of training rows, where the data have them; ``rows_without_item`` counts rows whose
+    item is the pad.
     """
     dataset = splits.dataset
     items = [np.asarray(part.inter_feat[dataset.iid_field]) for part in splits.parts]

@@ -48,7 +48,9 @@ OF_RECBOLE = frozenset(
 )  # fmt: skip
 """Keys whose value in RecBole's Config holds for the teacher too, whether the user gave it or not."""
 
-OF_SCRIPTS = frozenset({"params_file", "output_file", "display_file", "tool", "max_evals", "group_offset", "config_files"})
+OF_SCRIPTS = frozenset(
+    {"params_file", "output_file", "display_file", "tool", "max_evals", "group_offset", "config_files"}
+)
 """Arguments of RecBole's own scripts, which its Config reads with all others."""
 
 OF_ONE_PROCESS: dict[str, Any] = {"nproc": 1, "single_spec": True, "local_rank": 0}
@@ -65,7 +67,8 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
         config: RecBole's, in the making: what the user gave stands, its values do not.
 
     Raises:
-        KDError: a wrong key or value, a student that cannot be distilled into, a teacher that is not there; one sentence.
+        KDError: a wrong key or value, a student that cannot be distilled into, a teacher that is not there; one
+            sentence.
     """
     allowed = allows_code(config.variable_config_dict, config.cmd_config_dict)
     refuse_permission(config.file_config_dict, "config_file_list")
@@ -124,7 +127,9 @@ def _make_known(model_class: type) -> None:
         register([model_class])
 
 
-def _layers(values: Mapping[str, Any], model: str, dataset: str, teacher: str, setting: str | None) -> tuple[dict[str, Any], list[str]]:
+def _layers(
+    values: Mapping[str, Any], model: str, dataset: str, teacher: str, setting: str | None
+) -> tuple[dict[str, Any], list[str]]:
     """Property values of student, method and pair, and of protocol and setting where the user asks for them."""
     asked = [f"protocol/{values.get('eval_protocol', 'recbole')}", *([f"setting/{setting}"] if setting else [])]
     protocol, files = layers(*asked)
@@ -144,7 +149,9 @@ def _teacher_name(values: Mapping[str, Any]) -> str:
         return ""
     if str(path).endswith(".pth"):
         return (
-            str(load_checkpoint(Path(path).expanduser(), "cpu", mmap=True)["config"]["model"]) if Path(path).expanduser().is_file() else ""
+            str(load_checkpoint(Path(path).expanduser(), "cpu", mmap=True)["config"]["model"])
+            if Path(path).expanduser().is_file()
+            else ""
         )
     return str(read_manifest(Path(path).expanduser()).get("model", ""))
 
@@ -174,7 +181,9 @@ def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str
     values = copy.deepcopy(config.final_config_dict)
     kept = {key: value for key, value in values.items() if key not in without}
     read_by_stages = ("eval_protocol", "eval_memory_mb")
-    of_methods = {key: value for key, value in layers("overall")[0].items() if key.startswith("kd_") or key in read_by_stages}
+    of_methods = {
+        key: value for key, value in layers("overall")[0].items() if key.startswith("kd_") or key in read_by_stages
+    }
     other.final_config_dict = {**of_methods, "kd_compare": False, **kept, **OF_ONE_PROCESS, **changes}
     return other
 
@@ -221,7 +230,8 @@ def request_of(config: Config) -> RecBoleRequest:
 def teacher_for(request: RecBoleRequest, train_data: Any) -> TeacherScores:
     """Return the teacher of a request: a saved one, or the cache's, trained now where it is not there yet.
 
-    The state of every random generator is left as it was: the student trains as it would under a teacher that was there.
+    The state of every random generator is left as it was: the student trains as it would under a teacher that was
+        there.
 
     Args:
         train_data: the student's training loader, of RecBole's ``data_preparation``.
@@ -240,7 +250,9 @@ def teacher_for(request: RecBoleRequest, train_data: Any) -> TeacherScores:
         folder = Path(request.config["checkpoint_dir"])
         context = RunContext(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
         store, dtype = run["teacher_store"], run["teacher_dtype"]
-        teacher, _ = plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, run["teacher_svd"])
+        teacher, _ = plan.saved or ensure_teachers(
+            plan.teachers, context, store, dtype, plan.n_checkpoints, run["teacher_svd"]
+        )
         if plan.assistant is not None:
             teacher, _ = ensure_assistant(plan.assistant, context, teacher, store, dtype)
         return teacher

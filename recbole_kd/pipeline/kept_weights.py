@@ -16,7 +16,16 @@ from recbole_kd.errors import TeacherError
 from recbole_kd.pipeline.training_entries import check_asked
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import cached_names
-from recbole_kd.storage.files import MANIFEST, WEIGHTS, check_written, of_epoch, read_tensors, save_weights, write_manifest, written_whole
+from recbole_kd.storage.files import (
+    MANIFEST,
+    WEIGHTS,
+    check_written,
+    of_epoch,
+    read_tensors,
+    save_weights,
+    write_manifest,
+    written_whole,
+)
 from recbole_kd.storage.json_files import read_json
 
 PROBE = "probe.safetensors"
@@ -27,7 +36,9 @@ N_QUERIES, N_ITEMS = 8, 64
 def can_be_kept(model: nn.Module) -> bool:
     """Return whether a model is its weights: not one whose construction is its training, nor one that keeps scores outside its weights."""
     outside = set(getattr(model, "other_parameter_name", ())) - set(cached_names(model))
-    return getattr(model, "type", None) != ModelType.TRADITIONAL and not outside and any(True for _ in model.parameters())
+    return (
+        getattr(model, "type", None) != ModelType.TRADITIONAL and not outside and any(True for _ in model.parameters())
+    )
 
 
 def keep_weights(entry: Path, scorer: Scorer, manifest: Mapping[str, Any], earlier: Iterable[int] = ()) -> None:
@@ -35,7 +46,8 @@ def keep_weights(entry: Path, scorer: Scorer, manifest: Mapping[str, Any], earli
 
     Args:
         entry: missing; appears as a whole. scorer: of the trained model. manifest: as the export's, without its store.
-        earlier: puts the weights of earlier checkpoints into the model and yields their epochs, each of which is kept too.
+        earlier: puts the weights of earlier checkpoints into the model and yields their epochs, each of which is kept
+            too.
 
     Raises:
         StorageError: there is no room for it.
@@ -69,7 +81,9 @@ def read_kept(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
         manifest = read_json(entry / MANIFEST)
     except (ValueError, OSError) as error:
-        raise TeacherError(f"{entry / MANIFEST} is damaged ({error}); delete the folder {entry} and run again") from None
+        raise TeacherError(
+            f"{entry / MANIFEST} is damaged ({error}); delete the folder {entry} and run again"
+        ) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("report"), dict):
         raise TeacherError(f"{entry / MANIFEST} is damaged (it lacks figures); delete the folder {entry} and run again")
     check_written(entry, manifest)
@@ -84,7 +98,9 @@ def restore(entry: Path, scorer: Scorer) -> bool:
     found = _probe(scorer)
     same = wanted.shape == found.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
     if not same:
-        getLogger().info(f"The weights in {entry} do not give the scores of the trained model again: it is trained again")
+        getLogger().info(
+            f"The weights in {entry} do not give the scores of the trained model again: it is trained again"
+        )
     return same
 
 
@@ -101,4 +117,6 @@ def _load(model: nn.Module, path: Path) -> None:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
         words = " ".join(str(error).split())[:200]
-        raise TeacherError(f"{path} does not fit this run's model ({words}); delete the folder {path.parent} and run again") from None
+        raise TeacherError(
+            f"{path} does not fit this run's model ({words}); delete the folder {path.parent} and run again"
+        ) from None

@@ -49,7 +49,9 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
             "(or HSTU, which is both); set --setting=sequential, which splits by leave-one-out for every model"
         )
     if name != "HSTU" and hasattr(recbole.data.dataset, f"{name}Dataset"):
-        raise ConfigError(f"--{role}={name} needs a data set of its own in RecBole, which the split shared by all models of a run is not")
+        raise ConfigError(
+            f"--{role}={name} needs a data set of its own in RecBole, which the split shared by all models of a run is not"
+        )
     return model
 
 

@@ -50,11 +50,13 @@ class Plan:
     """What will be trained, on what, and where it is kept.
 
     Attributes:
-        property_files: ours that apply, by what is trained. cache: folder of finished models. output: where the run's folder will be.
+        property_files: ours that apply, by what is trained. cache: folder of finished models. output: where the run's
+            folder will be.
         alone, distilled: Configs of the student. teachers: Configs, none where the user names a saved teacher.
         saved: that teacher's scores and figures. teacher_name: as RecBole calls it, several joined by commas.
         assistant: Config of the assistant, for a method that has one.
-        n_checkpoints: that the method needs of a teacher's training. features: digests of the item features that the models read.
+        n_checkpoints: that the method needs of a teacher's training. features: digests of the item features that the
+            models read.
     """
 
     request: Request
@@ -114,22 +116,48 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
-        assistant, _, _ = _distilled(request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher))
-    _check_models(splits, teachers, [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config])
+        assistant, _, _ = _distilled(
+            request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher)
+        )
+    _check_models(
+        splits,
+        teachers,
+        [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config],
+    )
     needed = checkpoints_needed(method, options)
-    property_files = {"student": student_files, **({"teacher": teacher_files} if teachers else {}), "distilled": distilled_files}
+    property_files = {
+        "student": student_files,
+        **({"teacher": teacher_files} if teachers else {}),
+        "distilled": distilled_files,
+    }
     return Plan(
-        request, property_files, cache, output, splits, alone, distilled, teachers, saved, teacher_name, assistant, needed, features
+        request,
+        property_files,
+        cache,
+        output,
+        splits,
+        alone,
+        distilled,
+        teachers,
+        saved,
+        teacher_name,
+        assistant,
+        needed,
+        features,
     )
 
 
 def _check_shared_method(method: type[Distiller], kd: str, n_processes: int) -> None:
     """Refuse several processes for a method whose loss cannot be shared out (ConfigError)."""
     if method.needs_items and n_processes > 1:
-        raise ConfigError(f"nproc={n_processes} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1")
+        raise ConfigError(
+            f"nproc={n_processes} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1"
+        )
 
 
-def _distilled(request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
+def _distilled(
+    request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]
+) -> tuple[Any, list[str], dict[str, Any]]:
     """Return the Config of the distilled student (with changes: of its assistant), its property files, and the method's checked options."""
     config, files = request.distilled_config(teacher_name, changes)
     record_features(config, splits.dataset)
@@ -159,7 +187,9 @@ def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
 
 def _check_cutoffs(config: Any, n_items: int) -> None:
     if max(config["topk"]) > n_items:
-        raise ConfigError(f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that")
+        raise ConfigError(
+            f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that"
+        )
 
 
 def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
@@ -172,7 +202,9 @@ def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> N
     for config in (*teachers[1:], *students):
         if get_model(config["model"]).type == ModelType.TRADITIONAL:
             continue  # building it is training it
-        own = {key: value for key, value in config.final_config_dict.items() if key != "kd" and not key.startswith("kd_")}
+        own = {
+            key: value for key, value in config.final_config_dict.items() if key != "kd" and not key.startswith("kd_")
+        }
         if own not in built:
             built.append(own)
             trial = copy.copy(config)  # building writes into a Config
@@ -197,15 +229,21 @@ def _check_processes(config: Any) -> None:
     if n == 1:
         return
     name = str(config["model"])
-    if _has_plain_trainer(name) and not can_be_shared(get_model(name)):  # others are trained by one process, as RecBole does
+    if _has_plain_trainer(name) and not can_be_shared(
+        get_model(name)
+    ):  # others are trained by one process, as RecBole does
         raise ConfigError(
             f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
             "several processes may not add up to it, take nproc=1"
         )
     if config["enable_scaler"] or config["enable_amp"]:
-        raise ConfigError(f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1")
+        raise ConfigError(
+            f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1"
+        )
     if config["device"].type == "cuda" and torch.cuda.device_count() < n:
-        raise ConfigError(f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many")
+        raise ConfigError(
+            f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many"
+        )
 
 
 def _check_reduction(config: Any) -> None:

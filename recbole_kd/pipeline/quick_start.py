@@ -44,7 +44,8 @@ def run_recbole_kd(
 
     Args:
         model: the student's RecBole name. teacher: the teacher's. kd: the method. dataset: the data set.
-        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``; dict over files, as in RecBole.
+        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``; dict over files, as in
+            RecBole.
         command: is recorded in the result.
         keys: the same keys by name, such as ``epochs=10``, ``kd_weight=5``; over the dict.
 
@@ -59,7 +60,9 @@ def run_recbole_kd(
     return run_request(make_request(values), command)
 
 
-def run_request(request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+def run_request(
+    request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None
+) -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
     prefer_huge_pages()
     with quiet_warnings():
@@ -73,7 +76,12 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
             try:
                 with _room_in(context.folder):
                     figures, model = _train(plan, context, after_epoch)
-                    result = {**_result(plan), **figures, "versions": versions(plan.distilled["device"]), "command": command}
+                    result = {
+                        **_result(plan),
+                        **figures,
+                        "versions": versions(plan.distilled["device"]),
+                        "command": command,
+                    }
                     result["student_export"] = export_student(plan.distilled, context, model, result)
                     write_json(context.folder / "result.json", result)
             except KDError:
@@ -84,7 +92,9 @@ def run_request(request: Request, command: str = "", after_epoch: Callable[[int,
 
 
 def _room_in(place: Path) -> AbstractContextManager[None]:
-    return full_disk_is_said(place, "free some, or name other places with --output_dir and --cache_dir, and run again with --resume=True")
+    return full_disk_is_said(
+        place, "free some, or name other places with --output_dir and --cache_dir, and run again with --resume=True"
+    )
 
 
 def make_teachers(request: Request) -> list[Path]:
@@ -116,12 +126,16 @@ def _teachers(plan: Plan, context: RunContext) -> tuple[TeacherScores, dict[str,
     return plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, svd)
 
 
-def _train(plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None) -> tuple[dict[str, Any], Any]:
+def _train(
+    plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None
+) -> tuple[dict[str, Any], Any]:
     """The stages one after the other; their figures, and what else of the result only they know; and the distilled student."""
     teacher, of_teacher = _teachers(plan, context)
     figures: dict[str, Any] = {"teacher": of_teacher}
     if plan.features or plan.saved:
-        figures["item_features"] = plan.features or (teacher.manifest.get("settings") or {}).get("item_feature_digests") or {}
+        figures["item_features"] = (
+            plan.features or (teacher.manifest.get("settings") or {}).get("item_feature_digests") or {}
+        )
     figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
     figures["student"] = ensure_student_alone(plan.alone, context) if plan.distilled["kd_compare"] else None
     if plan.assistant is not None:
@@ -130,13 +144,18 @@ def _train(plan: Plan, context: RunContext, after_epoch: Callable[[int, float], 
     model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
     alone, key = figures["student"], "inference_us_per_user"
     if alone is not None and alone["parameters"] == figures["distilled"]["parameters"]:
-        figures["student"] = {**alone, key: figures["distilled"][key]}  # one model, measured once: two timings differ by the machine's load
+        figures["student"] = {
+            **alone,
+            key: figures["distilled"][key],
+        }  # one model, measured once: two timings differ by the machine's load
     return figures, model
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
     """Make and return a folder of this run alone under output_dir, of the current folder by default."""
-    name = f"{request.model}-{teacher_name.replace(',', '+')}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
+    name = (
+        f"{request.model}-{teacher_name.replace(',', '+')}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
+    )
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = output / f"{name}-{stamp}-{os.getpid()}"
     number = 1

@@ -13,7 +13,14 @@ from recbole_kd.config.code_names import KEY as ALLOW_CODE
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.dataset_name import check_dataset_name
 from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
-from recbole_kd.config.property_layers import distiller_layers, layers, public_name, recbole_name, student_layers, teacher_layers
+from recbole_kd.config.property_layers import (
+    distiller_layers,
+    layers,
+    public_name,
+    recbole_name,
+    student_layers,
+    teacher_layers,
+)
 from recbole_kd.config.recbole_config import MERGED, make_config
 from recbole_kd.config.schema import RUN_KEYS, check_values
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
@@ -53,7 +60,8 @@ class Request:
 
     Attributes:
         teacher: the model to train as teacher, or several with commas; None for a saved one.
-        setting: ``general`` or ``sequential``; models are named as the user does, RecBole may know them by their face for the setting.
+        setting: ``general`` or ``sequential``; models are named as the user does, RecBole may know them by their face
+            for the setting.
         given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
         run: run-level values, defaults included.
     """
@@ -71,7 +79,9 @@ class Request:
         """Return the Config of the student trained alone, which no key of the method reaches, and the property files that apply."""
         defaults, files = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         of_method = known_kd_keys(self.kd)
-        return self._config(self.model, defaults, {key: value for key, value in self.given.items() if key not in of_method}), files
+        return self._config(
+            self.model, defaults, {key: value for key, value in self.given.items() if key not in of_method}
+        ), files
 
     def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
         if not (RECBOLE / "properties" / "dataset" / f"{self.dataset}.yaml").is_file():
@@ -107,20 +117,29 @@ class Request:
         return configs, files
 
 
-def without_negatives(model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def without_negatives(
+    model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Property values, with no negatives drawn for a sequential model that is trained with RecBole's full softmax (``loss_type: CE``)."""
     values = {**recbole_defaults(model, dataset), **defaults, **given}
     softmax = values.get("loss_type") == "CE" and default_setting(model) == "sequential"
-    return {**defaults, "train_neg_sample_args": None} if softmax and "train_neg_sample_args" not in given else dict(defaults)
+    return (
+        {**defaults, "train_neg_sample_args": None}
+        if softmax and "train_neg_sample_args" not in given
+        else dict(defaults)
+    )
 
 
-def merge_sources(config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def merge_sources(
+    config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings.
 
     A mapping that a later source gives in part keeps the parts of an earlier one; a later ``~`` empties it.
 
     Raises:
-        ConfigError: a file cannot be read, or names code (``kd: module:Class``) and ``allow_code`` is in neither dict nor arguments.
+        ConfigError: a file cannot be read, or names code (``kd: module:Class``) and ``allow_code`` is in neither dict
+            nor arguments.
     """
     merged: dict[str, Any] = {}
     allowed = allows_code(config_dict, arguments)
@@ -145,7 +164,11 @@ def _merge(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
         elif nested:
             merged[key] = {**(merged.get(key) or {}), **nested}
     rest, teacher = nest_prefix(rest, "teacher")
-    own = {} if "teacher_config" in source and source["teacher_config"] is None else dict(merged.get("teacher_config") or {})
+    own = (
+        {}
+        if "teacher_config" in source and source["teacher_config"] is None
+        else dict(merged.get("teacher_config") or {})
+    )
     if teacher:
         _merge(own, teacher)
     if own or "teacher_config" in merged:
@@ -157,7 +180,8 @@ def make_request(values: Mapping[str, Any]) -> Request:
     """Check names, keys, types and ranges of all that was given.
 
     Raises:
-        ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not there.
+        ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not
+            there.
     """
     values = dict(values)
     check_named(values)

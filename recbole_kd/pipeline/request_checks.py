@@ -30,7 +30,8 @@ from recbole_kd.training.build_distiller import known_kd_keys, no_teacher_index
 CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
 
 OF_THE_SPLIT = frozenset(
-    {*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order", "encoding"} - set(HISTORY_ARGUMENTS)
+    {*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order", "encoding"}
+    - set(HISTORY_ARGUMENTS)
 )
 """Keys that no teacher has of its own: all models of a run share one data set and one split."""
 
@@ -79,7 +80,9 @@ def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], 
         if "embeddings" in method.requires and not kept:
             raise ConfigError(no_embeddings(f"--kd={kd}", name, store))
     if len(names) > 1 and not method.several:
-        raise ConfigError(f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them")
+        raise ConfigError(
+            f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them"
+        )
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
 
@@ -97,7 +100,9 @@ def check_features(values: Mapping[str, Any], setting: str) -> None:
     files = {**student_layers(names[0], values["dataset"], setting=setting)[0], **values}.get("item_features")
     if values.get("text_encoder") is not None and files is not None:
         reason = "it has no effect beside item_features, which names files"
-        raise invalid("text_encoder", values["text_encoder"], reason, "Try --item_features=~, or leave text_encoder out")
+        raise invalid(
+            "text_encoder", values["text_encoder"], reason, "Try --item_features=~, or leave text_encoder out"
+        )
 
 
 def _check_kept(name: str, taught: type, store: str, address: str | None) -> None:
@@ -113,7 +118,9 @@ def _check_kept(name: str, taught: type, store: str, address: str | None) -> Non
 
 def store_of(taught: type, values: Mapping[str, Any]) -> str:
     """Return the kind of store that a teacher of this class is kept in."""
-    return resolve_store(values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender))
+    return resolve_store(
+        values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender)
+    )
 
 
 def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
@@ -136,7 +143,9 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
         )
     for name in str(values["teacher"]).split(","):
         if store_of(model_class(name, "teacher", setting), values) == "online":
-            raise ConfigError(f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense")
+            raise ConfigError(
+                f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense"
+            )
 
 
 def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
@@ -171,9 +180,13 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
     """Refuse keys of a teacher that nobody knows, and values that cannot be (ConfigError)."""
     given = values.get("teacher_config") or {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256")
+        raise ConfigError(
+            f"teacher_config={given!r} is not a mapping: write {{embedding_size: 256}} or --teacher.embedding_size=256"
+        )
     if given and values.get("teacher_path"):
-        raise ConfigError(f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out")
+        raise ConfigError(
+            f"teacher.{next(iter(given))} has no effect on a saved teacher (--teacher_path): leave one of them out"
+        )
     if values.get("teacher") and values.get("teacher_path"):
         raise ConfigError(
             f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the teacher: leave one out"
@@ -182,7 +195,9 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
         raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
     of_run = sorted(key for key in given if key in OF_THE_RUN)
     if of_run:
-        raise ConfigError(f"teacher.{of_run[0]} has no effect: it is a key of the whole run, set --{of_run[0]}, or leave it out")
+        raise ConfigError(
+            f"teacher.{of_run[0]} has no effect: it is a key of the whole run, set --{of_run[0]}, or leave it out"
+        )
     shared = sorted(OF_THE_SPLIT & set(given))
     if shared:
         raise ConfigError(
@@ -192,7 +207,14 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
         known = {*RECBOLE_KEYS, *defaults, *keys_of(name)} - set(KD_RUN_KEYS)
         allowed = _allowed(values, "teacher.")
-        check_keys(given, known, what=f"key of the teacher {name}", allow=allowed, prefix="teacher.", elsewhere=TEACHER_RUN_KEYS)
+        check_keys(
+            given,
+            known,
+            what=f"key of the teacher {name}",
+            allow=allowed,
+            prefix="teacher.",
+            elsewhere=TEACHER_RUN_KEYS,
+        )
         check_values(given, defaults, prefix="teacher.", model=public_name(name))
         check_metrics(given, defaults, "teacher.")
         check_unread(given, "teacher.")

@@ -61,7 +61,9 @@ def result_table(result: Mapping[str, Any]) -> str:
     for metric in columns[-1][1]["test"]:
         rows.append([f"test {metric}", *(_metric(figures["test"], metric) for _, figures in columns)])
     rows.append(["parameters", *(_count(figures["parameters"]) for _, figures in columns)])
-    rows.append(["size of weights", *(_human_bytes(figures["bytes"]) if figures["bytes"] else "-" for _, figures in columns)])
+    rows.append(
+        ["size of weights", *(_human_bytes(figures["bytes"]) if figures["bytes"] else "-" for _, figures in columns)]
+    )
     rows.append(["inference, us per user", *(_micros(figures["inference_us_per_user"]) for _, figures in columns)])
     headers = ["", *(title for title, _ in columns)]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns)))

@@ -32,8 +32,8 @@ small training of each pinned, and fails until the number is raised."""
 def revisions_of(kind: type) -> dict[str, int]:
     """Return the revisions that a training of a model class depends on, as far as they are above 1: name -> revision.
 
-    The first revision is not named, so that models which were kept before revisions counted are still found. A class counts with all
-    those of the table that it is derived from.
+    The first revision is not named, so that models which were kept before revisions counted are still found. A class
+    counts with all those of the table that it is derived from.
     """
     names = [part.__name__ for part in kind.__mro__ if part.__module__.partition(".")[0] in ("recbole", "recbole_kd")]
     if get_trainer(getattr(kind, "type", None), kind.__name__).__name__ == "Trainer":

@@ -37,7 +37,9 @@ def logging_to(path: Path, state: str | None = None) -> Iterator[None]:
     date = "%d %b %H:%M:%S"
     to_screen = logging.StreamHandler()
     to_screen.setFormatter(
-        colorlog.ColoredFormatter("%(log_color)s%(asctime)-15s %(levelname)s  %(message)s", date, log_colors=log_colors_config)
+        colorlog.ColoredFormatter(
+            "%(log_color)s%(asctime)-15s %(levelname)s  %(message)s", date, log_colors=log_colors_config
+        )
     )
     to_file = _File(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", date))

@@ -31,7 +31,8 @@ class Setting:
 def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[str, Setting]]:
     """Return stage -> key -> setting: ``student`` (alone), ``distilled``, and each teacher that is trained as ``teacher NAME``.
 
-    A key of a mapping that may be given in part stands with a dot, as in ``eval_args.order``. Keys that no source names are left out.
+    A key of a mapping that may be given in part stands with a dot, as in ``eval_args.order``. Keys that no source names
+    are left out.
 
     Args:
         given: what the user set, with its source in words (``command``, ``file a.yaml``), the strongest first.
@@ -40,7 +41,10 @@ def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[st
     where = (request.dataset, request.run["eval_protocol"], request.setting)
     of_student = student_layers(request.model, *where)[1]
     of_method = distiller_layers(request.kd, request.dataset, request.model, plan.teacher_name)[1]
-    own = [(source, {key: value for key, value in values.items() if key != "kd" and not key.startswith("kd_")}) for source, values in given]
+    own = [
+        (source, {key: value for key, value in values.items() if key != "kd" and not key.startswith("kd_")})
+        for source, values in given
+    ]
     stages = {
         "student": _settings(plan.alone, [*own, *_property_files(of_student)]),
         "distilled": _settings(plan.distilled, [*given, *_property_files([*of_student, *of_method])]),

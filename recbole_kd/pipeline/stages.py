@@ -72,7 +72,9 @@ def ensure_teacher(
                     _train_teacher(config, context, weights, entry, store, dtype, n_checkpoints, asked)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
         stored = {} if store == "auto" else {"store": store}
-        check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None, **stored})
+        check_asked(
+            entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None, **stored}
+        )
     teacher.check_data(context.splits.fingerprint)
     return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry)}
 
@@ -87,7 +89,14 @@ def _export_entry(context: RunContext, name: str, settings: Mapping[str, Any], s
 
 
 def _train_teacher(
-    config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, n_checkpoints: int, asked: Mapping[str, Any]
+    config: Any,
+    context: RunContext,
+    weights: Path,
+    entry: Path,
+    store: str,
+    dtype: str,
+    n_checkpoints: int,
+    asked: Mapping[str, Any],
 ) -> None:
     """Train a teacher, export its scores and keep its weights; ``asked`` was taken before: a training writes into its Config."""
     name = config["model"]
@@ -114,7 +123,9 @@ def _scorer_of(config: Any, context: RunContext, model: Any) -> Scorer:
     return Scorer(model, universe_of(stage_parts(config, context.splits.parts[:1])[0]))
 
 
-def _from_weights(config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, asked: Mapping[str, Any]) -> bool:
+def _from_weights(
+    config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, asked: Mapping[str, Any]
+) -> bool:
     """Export the scores from the teacher's kept weights, where the cache has them: True when it did."""
     if not weights.is_dir():
         return False
@@ -131,7 +142,9 @@ def _from_weights(config: Any, context: RunContext, weights: Path, entry: Path, 
     return True
 
 
-def _ensure_truncated(config: Any, context: RunContext, store: str, dtype: str, width: int) -> tuple[TeacherScores, dict[str, Any]]:
+def _ensure_truncated(
+    config: Any, context: RunContext, store: str, dtype: str, width: int
+) -> tuple[TeacherScores, dict[str, Any]]:
     """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
     name = config["model"]
     settings = settings_alone(config)
@@ -167,7 +180,12 @@ def _from_factors(context: RunContext, name: str, settings: Mapping[str, Any], e
 
 
 def ensure_teachers(
-    configs: Sequence[Any], context: RunContext, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0, svd: int | None = None
+    configs: Sequence[Any],
+    context: RunContext,
+    store: str = "auto",
+    dtype: str = "fp32",
+    n_checkpoints: int = 0,
+    svd: int | None = None,
 ) -> tuple[TeacherScores, dict[str, Any]]:
     """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each.
 
@@ -182,7 +200,13 @@ def ensure_teachers(
         return found[0]
     members = [{"model": teacher.name, **figures} for teacher, figures in found]
     sums = {key: sum(figures[key] for figures in members) for key in ("parameters", "bytes", "inference_us_per_user")}
-    together = {"valid": None, "test": None, **sums, "cached": all(figures["cached"] for figures in members), "members": members}
+    together = {
+        "valid": None,
+        "test": None,
+        **sums,
+        "cached": all(figures["cached"] for figures in members),
+        "members": members,
+    }
     return SeveralTeachers([teacher for teacher, _ in found]), together
 
 
@@ -190,9 +214,13 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
     """A teacher that the user names by path, and what is known of it."""
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
-    if path.endswith(".pth") or not teacher.manifest.get("settings"):  # a checkpoint, or scores from outside: nothing says how it was made
+    if path.endswith(".pth") or not teacher.manifest.get(
+        "settings"
+    ):  # a checkpoint, or scores from outside: nothing says how it was made
         place = user_path(path, "teacher_path")
-        teacher.manifest["contents"] = file_digest(*([place] if place.is_file() else sorted(place.glob("*.safetensors"))))
+        teacher.manifest["contents"] = file_digest(
+            *([place] if place.is_file() else sorted(place.glob("*.safetensors")))
+        )
     unknown = {"valid": None, "test": None, "parameters": None, "bytes": None, "inference_us_per_user": None}
     return teacher, {**unknown, **teacher.manifest.get("report", {}), "cached": True, "path": str(path)}
 
@@ -243,7 +271,9 @@ def distill(
     files = TrainingFiles(context.folder / f"{config['model']}.pth", context.folder / "tensorboard", state_file)
     with locked(entry):
         try:
-            model, figures = TrainingJob(config, context.splits, files, context.resume, teacher, after_epoch=after_epoch).train()
+            model, figures = TrainingJob(
+                config, context.splits, files, context.resume, teacher, after_epoch=after_epoch
+            ).train()
         except (LostProcessError, StorageError):
             raise
         except KDError:

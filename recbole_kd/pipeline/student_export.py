@@ -29,7 +29,15 @@ def export_student(config: Any, context: RunContext, model: Any, result: Mapping
     metrics = {part: result["distilled"][part] for part in ("valid", "test")}
     about = {name: result[name] for name in names} | {"teacher": result["teacher_model"], "metrics": metrics}
     try:
-        pack_student(context.folder / FOLDER, model, config, settings_of(config), context.splits.parts, about, result_table(result))
+        pack_student(
+            context.folder / FOLDER,
+            model,
+            config,
+            settings_of(config),
+            context.splits.parts,
+            about,
+            result_table(result),
+        )
     except StorageError:
         raise
     except KDError as error:

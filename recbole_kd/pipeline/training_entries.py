@@ -50,7 +50,8 @@ class RunContext:
     """What all stages of a run share: its data, its folders, whether it continues an interrupted one.
 
     Attributes:
-        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted training.
+        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted
+            training.
         ray_address: of a cluster whose workers make the blocks of a dense teacher store.
     """
 
@@ -65,7 +66,9 @@ def settings_of(config: Any) -> dict[str, Any]:
     """The values of a Config that decide what a training comes to, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
-    unset = [] if config["max_minutes"] else ["max_minutes"]  # models that were kept before it counted are still the same
+    unset = (
+        [] if config["max_minutes"] else ["max_minutes"]
+    )  # models that were kept before it counted are still the same
     if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
         unset.append("time_order")
     return {
@@ -89,16 +92,22 @@ def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, A
     """Return the folder of an entry of the cache.
 
     Args:
-        kind: a folder of the cache. name: of the model. settings: all that decides what the entry holds; data, sources and revisions of
-            the code are added.
+        kind: a folder of the cache. name: of the model. settings: all that decides what the entry holds; data, sources
+            and revisions of the code are added.
     """
     made: dict[str, Any] = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(context, name)}
     if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
         made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
-    beside: dict[str, Any] = {"source": own_source(get_model(name)), "columns": context.splits.side, "files": named_files(settings)}
+    beside: dict[str, Any] = {
+        "source": own_source(get_model(name)),
+        "columns": context.splits.side,
+        "files": named_files(settings),
+    }
     beside["revisions"] = revisions_of(get_model(name))
     if context.splits.candidates is not None and samples_candidates(settings["eval_args"]):
-        beside["candidates"] = asdict(context.splits.candidates)  # reports over other candidates are not taken for its own
+        beside["candidates"] = asdict(
+            context.splits.candidates
+        )  # reports over other candidates are not taken for its own
     digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
     return context.cache / kind / f"{context.splits.dataset.dataset_name}-{name}-{digest}"
 

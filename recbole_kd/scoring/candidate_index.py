@@ -1,10 +1,11 @@
 """A student's top candidates by an approximate index, for catalogues too large to be ranked whole. No RecBole import.
 
-Largest dot products become nearest neighbours: an item vector v is given one coordinate more, sqrt(M^2 - |v|^2) with M the longest
-item vector, so that all lie on a sphere of radius M, and a query is scaled to length M (Bachrach et al., "Speeding Up the Xbox
-Recommender System Using a Euclidean Transformation for Inner-Product Spaces", RecSys 2014). The items are cut into cells by k-means
-(faiss's IVF); a query looks at the items of the cells nearest to it, exactly. There is no graph (HNSW): the index is built anew at each
-refresh.
+Largest dot products become nearest neighbours: an item vector v is given one coordinate more, sqrt(M^2 - |v|^2) with M
+    the longest
+item vector, so that all lie on a sphere of radius M, and a query is scaled to length M (Bachrach et al., "Speeding Up
+the Xbox Recommender System Using a Euclidean Transformation for Inner-Product Spaces", RecSys 2014). The items are cut
+into cells by k-means (faiss's IVF); a query looks at the items of the cells nearest to it, exactly. There is no graph
+(HNSW): the index is built anew at each refresh.
 """
 
 from __future__ import annotations
@@ -62,11 +63,13 @@ class CandidateIndex:
     The first :meth:`top_k` builds it, those that follow use it, until :meth:`close`.
 
     Args:
-        kind: ``ivf``. nlist: cells, by :func:`cells_for` when None. nprobe: cells a query looks at, an eighth of them when None.
+        kind: ``ivf``. nlist: cells, by :func:`cells_for` when None. nprobe: cells a query looks at, an eighth of them
+            when None.
         seed: of the k-means and of the queries that recall is measured on.
 
     Attributes:
-        recall: of the index closed last, the mean share of a query's exact list that was found, over a sample of queries; None before.
+        recall: of the index closed last, the mean share of a query's exact list that was found, over a sample of
+            queries; None before.
         recalls: of all that were closed. sizes: (nlist, nprobe) of the last one.
     """
 
@@ -97,7 +100,8 @@ class CandidateIndex:
         A query of whose cells fewer items are left than it should list is ranked exactly.
 
         Args:
-            query_table: float ``[n_queries, d]``. item_table: float ``[n_items, d]``, the same until the index is closed.
+            query_table: float ``[n_queries, d]``. item_table: float ``[n_items, d]``, the same until the index is
+                closed.
             sharing: see :attr:`recbole_kd.scoring.scorer.Scorer.sharing`; each process builds the same index.
         """
         tables = query_table.detach().float(), item_table.detach().float()
@@ -107,7 +111,11 @@ class CandidateIndex:
             self._sample = 1 + torch.randperm(len(query_table) - 1, generator=generator)[:RECALL_QUERIES]
         own = queries if sharing is None else queries[sharing.slice_of(len(queries))]
         ids, scores = self._search(self._cells, *tables, own, k, exclude)
-        found = (ids, scores) if sharing is None else (sharing.gather(ids, len(queries)), sharing.gather(scores, len(queries)))
+        found = (
+            (ids, scores)
+            if sharing is None
+            else (sharing.gather(ids, len(queries)), sharing.gather(scores, len(queries)))
+        )
         self._count(found[0], tables, queries, k, exclude)
         return found
 
@@ -134,13 +142,19 @@ class CandidateIndex:
         vectors = items[1:].cpu().numpy()  # without the pad
         squares = np.square(vectors).sum(1)
         radius = float(np.sqrt(squares.max()))
-        on_sphere = np.concatenate([vectors, np.sqrt(np.maximum(radius**2 - squares, 0))[:, None]], axis=1).astype(np.float32)
+        on_sphere = np.concatenate([vectors, np.sqrt(np.maximum(radius**2 - squares, 0))[:, None]], axis=1).astype(
+            np.float32
+        )
         nlist = min(self.nlist or cells_for(len(vectors)), len(vectors))
         nprobe = min(self.nprobe or max(1, nlist // 8), nlist)
         self.sizes = nlist, nprobe
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(on_sphere.shape[1]), on_sphere.shape[1], nlist, faiss.METRIC_L2)
         index.cp.seed = self.seed % 2**31
-        index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = KMEANS_ROUNDS, POINTS_PER_CELL, 1
+        index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = (
+            KMEANS_ROUNDS,
+            POINTS_PER_CELL,
+            1,
+        )
         index.train(on_sphere)
         index.add(on_sphere)
         index.nprobe = nprobe
@@ -153,7 +167,11 @@ class CandidateIndex:
         n_items, device = len(item_table), queries.device
         ids = torch.zeros(len(queries), k, dtype=torch.int64, device=device)
         values = torch.full((len(queries), k), -torch.inf, device=device)
-        struck = torch.zeros(len(queries), dtype=torch.int64, device=device) if exclude is None else exclude.counts()[queries]
+        struck = (
+            torch.zeros(len(queries), dtype=torch.int64, device=device)
+            if exclude is None
+            else exclude.counts()[queries]
+        )
         width, start = min(k, n_items), 0
         by_struck = struck.argsort(descending=True, stable=True)
         while start < len(queries):
@@ -176,7 +194,9 @@ class CandidateIndex:
             ids[short], values[short] = top_k_in_blocks(full, queries[short], n_items, k, exclude)
         return ids, values
 
-    def _count(self, ids: Tensor, tables: tuple[Tensor, Tensor], queries: Tensor, k: int, exclude: Ragged | None) -> None:
+    def _count(
+        self, ids: Tensor, tables: tuple[Tensor, Tensor], queries: Tensor, k: int, exclude: Ragged | None
+    ) -> None:
         """Rank the queries of the sample exactly and count what was found of their lists."""
         rows = torch.isin(queries, self._sample.to(queries.device)).nonzero().squeeze(1)
         exact = top_k_in_blocks(DotProducts(*tables), queries[rows], len(tables[1]), k, exclude)[0]

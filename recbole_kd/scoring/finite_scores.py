@@ -56,6 +56,8 @@ def check_products(queries: Tensor, items: Tensor, model: str, doing: str = "ran
     if all(bool(torch.isfinite(norm)) for norm in norms):
         full = DotProducts(queries, items)
         rows = torch.arange(len(queries), device=queries.device)
-        if all(bool(torch.isfinite(full(rows[some])).all()) for some in blocks(len(queries), len(items), queries.device)):
+        if all(
+            bool(torch.isfinite(full(rows[some])).all()) for some in blocks(len(queries), len(items), queries.device)
+        ):
             return
     raise not_finite(model, doing)

@@ -62,4 +62,6 @@ class OwnScores:
         n = self.n_items
         every = torch.arange(n, device=queries.device)
         step = max(1, PAIRS_PER_CALL // n)
-        return torch.cat([self.pairs(q.repeat_interleave(n), every.repeat(len(q))).view(len(q), -1) for q in queries.split(step)])
+        return torch.cat(
+            [self.pairs(q.repeat_interleave(n), every.repeat(len(q))).view(len(q), -1) for q in queries.split(step)]
+        )

@@ -21,8 +21,8 @@ def register_model(model_class: type, *, vectors: Vectors | None = None, keys: I
 
     Args:
         model_class: derived from one of RecBole's general or sequential recommenders.
-        vectors: model -> (user vectors float ``[n_users, d]``, item vectors float ``[n_items, d]``), differentiable, whose dot product is
-            the model's score. None: it is scored by its own ``predict`` and ``full_sort_predict``.
+        vectors: model -> (user vectors float ``[n_users, d]``, item vectors float ``[n_items, d]``), differentiable,
+            whose dot product is the model's score. None: it is scored by its own ``predict`` and ``full_sort_predict``.
         keys: names of the configuration keys that only this model reads.
 
     Raises:

@@ -2,18 +2,19 @@
 
 A **query** is one row for which a model ranks the whole catalogue. Who asks whom about what is said here, once:
 
-* A general model's query is a user (its RecBole id), in either setting. HSTUGeneral, HSTU's general face, encodes that user's training
-  history.
-* A sequential model's query is a history. What is kept of a trained one answers about its **universe**: id u below n_users is user u with
-  the whole training history (the history of the validation row), id n_users + r is row r of the training set, a prefix of a history.
-* A sequential **student** is asked in training about the rows it trains on, the histories of its batch: id r + 1 is row r, id 0 the pad.
-  HSTU trains on one row a user, that with the longest history: there the id is the user.
+* A general model's query is a user (its RecBole id), in either setting. HSTUGeneral, HSTU's general face, encodes that
+  user's training history.
+* A sequential model's query is a history. What is kept of a trained one answers about its **universe**: id u below
+  n_users is user u with the whole training history (the history of the validation row), id n_users + r is row r of the
+  training set, a prefix of a history.
+* A sequential **student** is asked in training about the rows it trains on, the histories of its batch: id r + 1 is row
+  r, id 0 the pad. HSTU trains on one row a user, that with the longest history: there the id is the user.
 
-A sequential teacher is asked by a sequential student about the same history, by a general one about the user's whole training history; a
-general teacher answers a sequential student with what it says of the row's user
+A sequential teacher is asked by a sequential student about the same history, by a general one about the user's whole
+training history; a general teacher answers a sequential student with what it says of the row's user
 (:class:`recbole_kd.teacher.stores.remapped.MappedScores`). So
-teacher's scores, item sets and overlap of a sequential student are those of a training row. The training items of a user are left out where
-a method masks them; of a row, the items of its history that the student sees, and its target.
+teacher's scores, item sets and overlap of a sequential student are those of a training row. The training items of a
+user are left out where a method masks them; of a row, the items of its history that the student sees, and its target.
 
 Scores of HSTU are cosines, without the temperature of its own loss.
 
@@ -55,7 +56,8 @@ class Scorer:
 
     Args:
         model: a RecBole general or sequential recommender.
-        rows: the histories that are a sequential model's queries, see :mod:`recbole_kd.data.histories.sequence_dataset`; None
+        rows: the histories that are a sequential model's queries, see
+            :mod:`recbole_kd.data.histories.sequence_dataset`; None
         for a general model.
 
     Raises:
@@ -117,15 +119,20 @@ class Scorer:
         """Within it the model encodes once: the base loss and every KD term share the vectors and their dropout mask, and the scores of the
         whole catalogue where the base loss is a softmax over it.
 
-        Graph models call ``self.forward(...)`` in calculate_loss, HSTU ``self.encode(...)``, sequential models ``self.forward(...)`` of the
-        batch's columns; for the length of the step that call is remembered by its arguments.
+        Graph models call ``self.forward(...)`` in calculate_loss, HSTU ``self.encode(...)``, sequential models
+        ``self.forward(...)`` of the batch's columns; for the length of the step that call is remembered by its
+        arguments.
 
         Args:
-            interaction: the training batch. Its queries are then taken from that encoding, and never more than those are encoded.
+            interaction: the training batch. Its queries are then taken from that encoding, and never more than those
+                are encoded.
         """
         cache = StepCache(batch=self._batch_of(interaction))
         softmax = None if cache.batch is None else softmax_of(self.model)
-        with encoded_once(self.model, self._shared_method(), unless=lambda: self._is_frozen), cache.logits_of(softmax, self.n_items):
+        with (
+            encoded_once(self.model, self._shared_method(), unless=lambda: self._is_frozen),
+            cache.logits_of(softmax, self.n_items),
+        ):
             self._cache = cache
             try:
                 yield
@@ -205,9 +212,19 @@ class Scorer:
         if found is not None:
             _, rows, positions = found
             return self._encoder.in_step(self.model, rows)[positions]
-        if self.rows is not None and self._encoder.positions is not None and not self.model.training and len(queries) > 1:
+        if (
+            self.rows is not None
+            and self._encoder.positions is not None
+            and not self.model.training
+            and len(queries) > 1
+        ):
             return encode_prefixes(partial(self._encoder.positions, self.model), self.rows, queries)
-        return torch.cat([self._encoder.queries(self.model, self._own.interaction(some)) for some in queries.split(HISTORIES_PER_CALL)])
+        return torch.cat(
+            [
+                self._encoder.queries(self.model, self._own.interaction(some))
+                for some in queries.split(HISTORIES_PER_CALL)
+            ]
+        )
 
     def _vectors(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of some queries and of all items, by one encoding."""
@@ -220,7 +237,8 @@ class Scorer:
         """The model's own embedding tables, before any propagation: (query ``[n_queries, d]``, item ``[n_items, d]``), differentiable.
 
         Raises:
-            ConfigError: the model keeps none under RecBole's usual names, as HSTU and sequential models, which have no table of users.
+            ConfigError: the model keeps none under RecBole's usual names, as HSTU and sequential models, which have no
+                table of users.
         """
         tables = [getattr(self.model, name, None) for name in ("user_embedding", "item_embedding")]
         query, item = (table.weight if isinstance(table, nn.Embedding) else None for table in tables)
@@ -246,7 +264,8 @@ class Scorer:
             queries: int64 ``[B]``.
 
         Returns:
-            float ``[rows, n_items]``, pad item included, and int64 ``[B]``; None where there are none of all these queries.
+            float ``[rows, n_items]``, pad item included, and int64 ``[B]``; None where there are none of all these
+            queries.
         """
         found = self._in_step(queries)
         if found is None or found[0].logits is None:

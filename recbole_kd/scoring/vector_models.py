@@ -19,9 +19,14 @@ from recbole_kd.model.hstu import HSTU, HSTUGeneral
 def cached_names(model: nn.Module) -> list[str]:
     """Attributes in which full_sort_predict keeps propagated tables; calculate_loss clears them, an optimiser's step does not.
 
-    RecBole names them, with state that is no cache, in other_parameter_name: restore_* of the graph models, i_embedding of DMF.
+    RecBole names them, with state that is no cache, in other_parameter_name: restore_* of the graph models, i_embedding
+    of DMF.
     """
-    return [name for name in getattr(model, "other_parameter_name", ()) if name.startswith("restore_") or name == "i_embedding"]
+    return [
+        name
+        for name in getattr(model, "other_parameter_name", ())
+        if name.startswith("restore_") or name == "i_embedding"
+    ]
 
 
 @singledispatch
@@ -45,10 +50,12 @@ class QueryEncoder:
     """How a model whose score is a dot product makes its query vectors, row by row.
 
     Attributes:
-        queries: model, rows -> float ``[B, d]``. in_step: the same for the rows of a training batch, where that has another way.
+        queries: model, rows -> float ``[B, d]``. in_step: the same for the rows of a training batch, where that has
+            another way.
         shared: the method that base loss and ``in_step`` have in common; a training step calls it once.
         items: model -> float ``[n_items, d]``.
-        positions: model, rows -> float ``[B, L, d]``, the vectors of all prefixes by a causal model with positions from 0; or None.
+        positions: model, rows -> float ``[B, L, d]``, the vectors of all prefixes by a causal model with positions from
+            0; or None.
     """
 
     queries: Callable[[Any, Interaction], Tensor]
@@ -62,7 +69,8 @@ def _of_forward(*fields: str, last_of: str | None = None) -> QueryEncoder:
     """RecBole's usual form: forward(columns of the interaction) is the query vector, the item table is the embedding.
 
     Args:
-        last_of: the module of a causal model of whose output, ``[B, L, d]`` or a list that ends in it, forward() takes the last position.
+        last_of: the module of a causal model of whose output, ``[B, L, d]`` or a list that ends in it, forward() takes
+            the last position.
     """
 
     def encode(model: Any, rows: Interaction) -> Tensor:
@@ -79,7 +87,9 @@ def _of_forward(*fields: str, last_of: str | None = None) -> QueryEncoder:
         found: Tensor = kept[0][-1] if isinstance(kept[0], list) else kept[0]
         return found
 
-    return QueryEncoder(encode, encode, lambda model: model.item_embedding.weight, positions=None if last_of is None else positions)
+    return QueryEncoder(
+        encode, encode, lambda model: model.item_embedding.weight, positions=None if last_of is None else positions
+    )
 
 
 _HSTU = QueryEncoder(
@@ -111,11 +121,16 @@ _KEPT = (
 def _served(kind: type, table: Any) -> Any:
     """What a table holds for a model class, or None.
 
-    A subclass that changes how scores come about (forward, predict, full_sort_predict or a look-up) is not served by its parent's line.
+    A subclass that changes how scores come about (forward, predict, full_sort_predict or a look-up) is not served by
+    its parent's line.
     """
     for parent in kind.__mro__:
         if parent in table and parent is not object:
-            return table[parent] if all(getattr(kind, name, None) is getattr(parent, name, None) for name in _KEPT) else None
+            return (
+                table[parent]
+                if all(getattr(kind, name, None) is getattr(parent, name, None) for name in _KEPT)
+                else None
+            )
     return None
 
 

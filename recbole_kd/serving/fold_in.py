@@ -28,9 +28,9 @@ def least_squares(items: Tensor, histories: Ragged, unseen: float = UNSEEN_WEIGH
 
     .. math:: \frac{1}{|H|} \sum_{i \in H} (1 - p \cdot q_i)^2 + \frac{w}{n} \sum_i (p \cdot q_i)^2 + \lambda s |p|^2
 
-    with w = ``unseen``, :math:`\lambda` = ``ridge``, n the number of items and :math:`s = \sum_i |q_i|^2 / (n d)`, so that the weights
-    mean the same whatever the scale of the vectors. It is the weighted loss of Hu et al., "Collaborative Filtering for Implicit
-    Feedback Datasets", ICDM 2008, for one user.
+    with w = ``unseen``, :math:`\lambda` = ``ridge``, n the number of items and :math:`s = \sum_i |q_i|^2 / (n d)`, so
+    that the weights mean the same whatever the scale of the vectors. It is the weighted loss of Hu et al.,
+    "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008, for one user.
 
     Args:
         items: float ``[n_items, d]``, the pad first. histories: items of B users, none of them empty.
@@ -49,12 +49,14 @@ def least_squares(items: Tensor, histories: Ragged, unseen: float = UNSEEN_WEIGH
     return found.to(items.dtype)
 
 
-def propagation_table(users: Tensor, items: Tensor, user_ids: np.ndarray, item_ids: np.ndarray, n_layers: int) -> Tensor:
+def propagation_table(
+    users: Tensor, items: Tensor, user_ids: np.ndarray, item_ids: np.ndarray, n_layers: int
+) -> Tensor:
     r"""Return the table by which LightGCN propagates from a history: float ``[n_items, d]``.
 
-    A user who joins the trained graph with an initial vector of zeros has the vector :math:`|H|^{-1/2} \sum_{i \in H} t_i` with
-    :math:`t_i = d_i^{-1/2} \sum_{l < L} e_i^{(l)} / (L + 1)`, where :math:`e^{(l)}` are the vectors of layer l and :math:`d_i` is the
-    number of users of an item.
+    A user who joins the trained graph with an initial vector of zeros has the vector
+    :math:`|H|^{-1/2} \sum_{i \in H} t_i` with :math:`t_i = d_i^{-1/2} \sum_{l < L} e_i^{(l)} / (L + 1)`, where
+    :math:`e^{(l)}` are the vectors of layer l and :math:`d_i` is the number of users of an item.
 
     Args:
         users, items: float ``[n_users, d]``, ``[n_items, d]``, the embeddings before propagation.

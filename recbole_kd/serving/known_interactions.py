@@ -50,7 +50,9 @@ def seen_columns(parts: Sequence[Any]) -> dict[str, Tensor]:
     found = UserSequences.of(parts)
     part = np.repeat(np.tile(np.arange(len(parts)), found.counts.shape[1]), found.counts.T.ravel())
     columns = {"user": found.users, "item": found.items, "part": part}
-    return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()} | {"time": torch.tensor(found.times)}
+    return {name: torch.from_numpy(column.astype(np.int64)) for name, column in columns.items()} | {
+        "time": torch.tensor(found.times)
+    }
 
 
 class KnownInteractions:
@@ -87,8 +89,8 @@ class KnownInteractions:
         """Return the histories of int64 ``[B]`` users as rows of a sequential model.
 
         Args:
-            as_tested: what the run's test gave the model, asked at the time of the test item where there is one; else all that is known,
-                asked at the last item's time.
+            as_tested: what the run's test gave the model, asked at the time of the test item where there is one; else
+                all that is known, asked at the last item's time.
         """
         counts = torch.bincount(self.seen["user"] * 3 + self.seen["part"], minlength=3 * self.n_users).view(-1, 3)
         starts = torch.cat([counts.new_zeros(1), counts.sum(1).cumsum(0)])[users]

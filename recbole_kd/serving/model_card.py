@@ -47,4 +47,6 @@ def model_card(content: Mapping[str, Any], table: str) -> str:
     names = {key: content.get(key) for key in ("model", "dataset", "seed", "eval_protocol")}
     version = (content.get("versions") or {}).get("recbole_kd", "of an unknown version")
     sizes = {"users": content["n_users"] - 1, "items": content["n_items"] - 1}
-    return _CARD.format(**names, **sizes, how=how, version=version, table=table, weights=_WEIGHTS[content["form"]], user="USER")
+    return _CARD.format(
+        **names, **sizes, how=how, version=version, table=table, weights=_WEIGHTS[content["form"]], user="USER"
+    )

@@ -32,19 +32,30 @@ TOLERANCE = 1e-4
 
 
 def pack_student(
-    folder: Path, model: Any, config: Any, settings: Mapping[str, Any], parts: Sequence[Any], about: Mapping[str, Any], table: str
+    folder: Path,
+    model: Any,
+    config: Any,
+    settings: Mapping[str, Any],
+    parts: Sequence[Any],
+    about: Mapping[str, Any],
+    table: str,
 ) -> None:
     """Write a trained student, and read it again: what is written scores as the model does.
 
     Args:
-        folder: is missing or empty. model: a RecBole general or sequential recommender. config: its Config. settings: plain values of it.
-        parts: (train, valid, test) of the split. about: metrics, versions and names for config.json. table: the run's result table.
+        folder: is missing or empty. model: a RecBole general or sequential recommender. config: its Config. settings:
+            plain values of it.
+        parts: (train, valid, test) of the split. about: metrics, versions and names for config.json. table: the run's
+            result table.
 
     Raises:
-        StudentError: the model cannot be built without its data set, or its scores are not finite. ConfigError: it is of another family.
+        StudentError: the model cannot be built without its data set, or its scores are not finite. ConfigError: it is
+            of another family.
     """
     if not isinstance(model, GeneralRecommender | SequentialRecommender):
-        raise StudentError(f"{type(model).__name__} is no general or sequential recommender: only these can be kept without their data set")
+        raise StudentError(
+            f"{type(model).__name__} is no general or sequential recommender: only these can be kept without their data set"
+        )
     seen = seen_columns(parts)
     form = VECTORS if isinstance(model, GeneralRecommender) and Scorer(model).has_vectors else MODEL
     content = {
@@ -60,7 +71,10 @@ def pack_student(
             save_weights(temporary / WEIGHTS, model)
         save_file(seen, temporary / SEEN)
         for name, field in ((USERS, parts[0].uid_field), (ITEMS, parts[0].iid_field)):
-            _write_text(temporary / name, json.dumps([str(token) for token in parts[0].field2id_token[field]], ensure_ascii=False))
+            _write_text(
+                temporary / name,
+                json.dumps([str(token) for token in parts[0].field2id_token[field]], ensure_ascii=False),
+            )
         _write_text(temporary / CARD, model_card(content, table))
         write_manifest(temporary, content, CONFIG)
         _compare(temporary, model)
@@ -74,7 +88,9 @@ def _vectors(model: Any, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if vector_function(type(model)) is vector_function(LightGCN):
         train = seen["part"] == 0
         ids = [seen[name][train].numpy() for name in ("user", "item")]
-        found[PROPAGATION] = propagation_table(model.user_embedding.weight, model.item_embedding.weight, ids[0], ids[1], model.n_layers)
+        found[PROPAGATION] = propagation_table(
+            model.user_embedding.weight, model.item_embedding.weight, ids[0], ids[1], model.n_layers
+        )
     return {name: table.contiguous().clone() for name, table in found.items()}
 
 

@@ -29,7 +29,8 @@ class CatalogueSizes:
     """All that a data set is to a model which needs no more than its sizes.
 
     Args:
-        sizes: number of ids by field, the pad included. has_times: do the histories carry times? columns: names of what a row holds.
+        sizes: number of ids by field, the pad included. has_times: do the histories carry times? columns: names of what
+            a row holds.
     """
 
     def __init__(self, sizes: Mapping[str, int], has_times: bool, columns: frozenset[str]) -> None:
@@ -42,7 +43,11 @@ class CatalogueSizes:
 
 def safe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings without those that name files, which a student is not to read."""
-    return {key: value for key, value in settings.items() if not key.endswith(("_path", "_dir", "_files")) and key != "use_pretrain"}
+    return {
+        key: value
+        for key, value in settings.items()
+        if not key.endswith(("_path", "_dir", "_files")) and key != "use_pretrain"
+    }
 
 
 def known_class(name: str, where: str) -> type:
@@ -54,7 +59,10 @@ def known_class(name: str, where: str) -> type:
     short = name if _NAME.fullmatch(name) else ""
     try:
         found: type | None = get_model(short) if short else None
-    except (ValueError, ImportError):  # RecBole's words for an unknown name: it looks into a package that imports lightgbm last
+    except (
+        ValueError,
+        ImportError,
+    ):  # RecBole's words for an unknown name: it looks into a package that imports lightgbm last
         found = None
     if found is None or f"{found.__module__}.{found.__qualname__}" != where:
         raise StudentError(
@@ -78,7 +86,9 @@ def rebuilt_model(kind: type, settings: Mapping[str, Any], n_users: int, n_items
             model: nn.Module = kind(config, CatalogueSizes(sizes, has_times, columns))
     except Exception as error:  # whatever a constructor says that wants more of its data set
         said = " ".join(str(error).split())[:200]
-        raise StudentError(f"{kind.__name__} cannot be built without its data set ({type(error).__name__}: {said})") from error
+        raise StudentError(
+            f"{kind.__name__} cannot be built without its data set ({type(error).__name__}: {said})"
+        ) from error
     accelerate_on_cpu(model, softmax_of(model))
     return model
 

@@ -18,7 +18,14 @@ from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.serving.known_interactions import KnownInteractions, TestedWith
 from recbole_kd.serving.rebuilt_model import give_weights, known_class, rebuilt_model
 from recbole_kd.serving.student_files import StudentFiles, read_student
-from recbole_kd.serving.student_scores import ITEM_VECTORS, QUERY_VECTORS, Full, ModelScores, StudentScores, VectorScores
+from recbole_kd.serving.student_scores import (
+    ITEM_VECTORS,
+    QUERY_VECTORS,
+    Full,
+    ModelScores,
+    StudentScores,
+    VectorScores,
+)
 from recbole_kd.serving.tokens import Tokens
 from recbole_kd.storage.places import user_path
 
@@ -44,7 +51,8 @@ class Student:
     """A student that was loaded (:func:`load_student`).
 
     Attributes:
-        config: the content of its config.json. users, items: its external ids. known: its users' interactions. scores: its scores.
+        config: the content of its config.json. users, items: its external ids. known: its users' interactions. scores:
+            its scores.
     """
 
     config: dict[str, Any]
@@ -67,12 +75,13 @@ class Student:
     ) -> pd.DataFrame:
         """Return the k best items of each user, best first, ties in the order of the items' places.
 
-        A student of histories (SASRec, HSTU) reads all that is known of a user; with ``"protocol"`` what the run's test gave it.
+        A student of histories (SASRec, HSTU) reads all that is known of a user; with ``"protocol"`` what the run's test
+        gave it.
 
         Args:
             users: external ids. k: items a user, fewer where fewer are left.
-            exclude_seen: True leaves out all items that the user is known to have had, ``"protocol"`` those that the run's test left out,
-                False none.
+            exclude_seen: True leaves out all items that the user is known to have had, ``"protocol"`` those that the
+                run's test left out, False none.
             candidates: rank these items only. exclude: leave out these items.
             unknown: ``error``, or ``skip`` to leave out users whom the student does not know.
 
@@ -105,23 +114,28 @@ class Student:
         """Return the k best items of new users, of each of whom some items are known; nothing is trained.
 
         A student of histories encodes the history; a LightGCN propagates from it
-        (:func:`recbole_kd.serving.fold_in.propagation_table`); other dot-product students take a vector by regularised least squares with
-        their item vectors fixed (:func:`recbole_kd.serving.fold_in.least_squares`).
+        (:func:`recbole_kd.serving.fold_in.propagation_table`); other dot-product students take a vector by regularised
+        least squares with their item vectors fixed (:func:`recbole_kd.serving.fold_in.least_squares`).
 
         Args:
             histories: name of a user -> items, the oldest first; users of a list are named 0, 1, ...
             exclude_seen: leave out the items of the history. candidates, exclude: as in :meth:`recommend`.
-            unknown: ``error``, or ``skip`` to leave out items that the student does not know, and users of whom nothing is left.
-            times: of each item, seconds, for an HSTU that was trained with times; without them all items are taken to be of one time.
+            unknown: ``error``, or ``skip`` to leave out items that the student does not know, and users of whom nothing
+                is left.
+            times: of each item, seconds, for an HSTU that was trained with times; without them all items are taken to
+                be of one time.
 
         Returns:
             A frame as :meth:`recommend` gives it.
 
         Raises:
-            UnknownIdError: names items that are not known. ConfigError: a bad argument, or a student that cannot serve new users.
+            UnknownIdError: names items that are not known. ConfigError: a bad argument, or a student that cannot serve
+                new users.
         """
         if exclude_seen not in (True, False):
-            raise ConfigError(f"Invalid exclude_seen={exclude_seen!r}: expected True or False, for a new user was in no test.")
+            raise ConfigError(
+                f"Invalid exclude_seen={exclude_seen!r}: expected True or False, for a new user was in no test."
+            )
         left_out = self._left_out(candidates, exclude)
         blocks = []
         for names, items, when in _in_blocks(self._histories(histories, times, unknown)):
@@ -153,7 +167,9 @@ class Student:
         Raises:
             UnknownIdError: names users or items that are not known.
         """
-        rows, columns = (torch.from_numpy(kind.places(asked)) for kind, asked in ((self.users, users), (self.items, items)))
+        rows, columns = (
+            torch.from_numpy(kind.places(asked)) for kind, asked in ((self.users, users), (self.items, items))
+        )
         found = np.empty((len(rows), len(columns)), dtype=np.float32)
         step = 256
         for start in range(0, len(rows), step):
@@ -173,11 +189,14 @@ class Student:
         users = [self.scores.user_vectors(some) for some in every.split(USERS_PER_BLOCK)]
         return Embeddings(self.users.tokens[1:], torch.cat(users).numpy(), self.items.tokens[1:], items[1:].numpy())
 
-    # -- what the questions share ---------------------------------------------------------------------------------------
+    # -- what the questions share
+    # ---------------------------------------------------------------------------------------
 
     def _seen(self, exclude_seen: ExcludeSeen) -> Ragged | None:
         if exclude_seen not in (True, False, "protocol"):
-            raise ConfigError(f"Invalid exclude_seen={exclude_seen!r}: expected True, False or protocol. Try exclude_seen=True.")
+            raise ConfigError(
+                f"Invalid exclude_seen={exclude_seen!r}: expected True, False or protocol. Try exclude_seen=True."
+            )
         if exclude_seen == "protocol":
             return self.known.masked
         return self.known.everything if exclude_seen else None
@@ -194,7 +213,9 @@ class Student:
             left_out[torch.from_numpy(self.items.places(exclude))] = True
         return left_out
 
-    def _ranked(self, full: Full, n: int, k: int, seen: Ragged | None, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _ranked(
+        self, full: Full, n: int, k: int, seen: Ragged | None, left_out: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         if type(k) is not int or k < 1:
             raise ConfigError(f"Invalid k={k!r}: expected a whole number of at least 1. Try k=10.")
         wanted = full
@@ -208,16 +229,25 @@ class Student:
     def _frame(self, names: np.ndarray, ids: Tensor, scores: Tensor) -> pd.DataFrame:
         there = (ids > 0).numpy()
         rows, columns = there.nonzero()
-        found = {"user": names[rows], "item": self.items.of(ids.numpy()[there]), "score": scores.numpy()[there], "rank": columns + 1}
+        found = {
+            "user": names[rows],
+            "item": self.items.of(ids.numpy()[there]),
+            "score": scores.numpy()[there],
+            "rank": columns + 1,
+        }
         return pd.DataFrame(found)
 
     def _histories(self, histories: Any, times: Any, unknown: str) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
         """Yield name, items and times of each new user, checked."""
         if isinstance(histories, str | bytes) or not isinstance(histories, Mapping | Sequence):
-            raise ConfigError(f"Invalid histories={histories!r}: expected a list of lists of item ids. Try [['1', '2']].")
+            raise ConfigError(
+                f"Invalid histories={histories!r}: expected a list of lists of item ids. Try [['1', '2']]."
+            )
         names = list(histories) if isinstance(histories, Mapping) else range(len(histories))
         if times is not None and len(times) != len(names):
-            raise ConfigError(f"Invalid times: expected a list for each of the {len(names)} histories, there are {len(times)}.")
+            raise ConfigError(
+                f"Invalid times: expected a list for each of the {len(names)} histories, there are {len(times)}."
+            )
         for name in names:
             items = histories[name]
             places = torch.from_numpy(self.items.places(items, unknown))
@@ -227,20 +257,28 @@ class Student:
             if len(places):
                 yield name, places, when
             elif unknown != "skip":
-                raise ConfigError(f"The history of user {name!r} is empty: give at least one item, or leave the user out.")
+                raise ConfigError(
+                    f"The history of user {name!r} is empty: give at least one item, or leave the user out."
+                )
 
 
 def _times_of(name: Any, items: Sequence[object], times: Any) -> Tensor:
     try:
         found = torch.tensor(list(times[name]), dtype=torch.float64)
     except (KeyError, TypeError, ValueError):
-        raise ConfigError(f"Invalid times of user {name!r}: expected a number of seconds for each of {len(items)} items.") from None
+        raise ConfigError(
+            f"Invalid times of user {name!r}: expected a number of seconds for each of {len(items)} items."
+        ) from None
     if found.shape != (len(items),) or not bool(torch.isfinite(found).all()):
-        raise ConfigError(f"Invalid times of user {name!r}: expected a number of seconds for each of {len(items)} items.")
+        raise ConfigError(
+            f"Invalid times of user {name!r}: expected a number of seconds for each of {len(items)} items."
+        )
     return found
 
 
-def _in_blocks(found: Iterator[tuple[Any, Tensor, Tensor | None]]) -> Iterator[tuple[list[Any], list[Tensor], list[Tensor] | None]]:
+def _in_blocks(
+    found: Iterator[tuple[Any, Tensor, Tensor | None]],
+) -> Iterator[tuple[list[Any], list[Tensor], list[Tensor] | None]]:
     block: list[tuple[Any, Tensor, Tensor | None]] = []
     for one in found:
         block.append(one)
@@ -277,7 +315,9 @@ def load_student(path: str | Path) -> Student:
     except TypeError:
         raise StudentError(f"The student {path} is damaged: its protocol is malformed; copy the folder again") from None
     known = KnownInteractions(files.seen, config["n_users"], tested)
-    return Student(config, Tokens("user", files.users), Tokens("item", files.items), known, _scores_of(files, kind, known))
+    return Student(
+        config, Tokens("user", files.users), Tokens("item", files.items), known, _scores_of(files, kind, known)
+    )
 
 
 def _scores_of(files: StudentFiles, kind: type, known: KnownInteractions) -> StudentScores:
@@ -287,10 +327,14 @@ def _scores_of(files: StudentFiles, kind: type, known: KnownInteractions) -> Stu
         queries, items = shapes.get(QUERY_VECTORS, ()), shapes.get(ITEM_VECTORS, ())
         fits = len(queries) == len(items) == 2 and (queries[0], items[0]) == (config["n_users"], config["n_items"])
         if not fits or any(shape[1:] != items[1:] for shape in shapes.values()):
-            raise StudentError(f"The student's vectors {shapes} do not fit {config['n_users']} users and {config['n_items']} items")
+            raise StudentError(
+                f"The student's vectors {shapes} do not fit {config['n_users']} users and {config['n_items']} items"
+            )
         return VectorScores(tensors)
     if config["form"] != MODEL:
-        raise StudentError(f"The student is of the unknown form {config['form']!r}: read it with the version that wrote it")
+        raise StudentError(
+            f"The student is of the unknown form {config['form']!r}: read it with the version that wrote it"
+        )
     model = rebuilt_model(kind, config["settings"], config["n_users"], config["n_items"], config["has_times"])
     give_weights(model, tensors)
     return ModelScores(model, config["settings"], known)

@@ -36,8 +36,10 @@ class StudentFiles:
     """What a student's folder holds, checked.
 
     Attributes:
-        config: the content of config.json. tensors: of model.safetensors. users, items: external ids in the order of the tables.
-        seen: columns user, item, part (0 train, 1 validation, 2 test) and time, int64 (time may be float64), in each user's order.
+        config: the content of config.json. tensors: of model.safetensors. users, items: external ids in the order of
+            the tables.
+        seen: columns user, item, part (0 train, 1 validation, 2 test) and time, int64 (time may be float64), in each
+            user's order.
     """
 
     config: dict[str, Any]
@@ -85,13 +87,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     lacks = [key for key, kind in _KEYS.items() if type(config.get(key)) is not kind]
     if lacks or is_changed(config) or "sha256" not in config:
-        raise _damaged(folder, f"{CONFIG} is not what was written ({f'it lacks {lacks[0]}' if lacks else 'its SHA-256 differs'})")
+        raise _damaged(
+            folder, f"{CONFIG} is not what was written ({f'it lacks {lacks[0]}' if lacks else 'its SHA-256 differs'})"
+        )
     return config
 
 
 def _writer(config: Mapping[str, Any]) -> str:
     versions = config.get("versions")
-    return f"recbole_kd {versions['recbole_kd']}" if isinstance(versions, dict) and "recbole_kd" in versions else "unknown"
+    return (
+        f"recbole_kd {versions['recbole_kd']}" if isinstance(versions, dict) and "recbole_kd" in versions else "unknown"
+    )
 
 
 def _read_tokens(folder: Path, name: str, count: int) -> list[str]:
@@ -125,7 +131,9 @@ def _check_seen(folder: Path, seen: Mapping[str, Tensor], config: Mapping[str, A
         raise _damaged(folder, f"{SEEN} has not the columns {', '.join(_COLUMNS)}")
     for name, bound in bounds.items():
         column, lowest = seen[name], 0 if name == "part" else 1
-        if column.dtype != torch.int64 or (len(column) and not lowest <= int(column.min()) <= int(column.max()) < bound):
+        if column.dtype != torch.int64 or (
+            len(column) and not lowest <= int(column.min()) <= int(column.max()) < bound
+        ):
             raise _damaged(folder, f"{SEEN} has a {name} that is out of range")
     key = seen["user"] * 3 + seen["part"]
     if bool((key.diff() < 0).any()):
@@ -133,4 +141,6 @@ def _check_seen(folder: Path, seen: Mapping[str, Tensor], config: Mapping[str, A
 
 
 def _damaged(folder: Path, wrong: str) -> StudentError:
-    return StudentError(f"The student {folder} is damaged: {wrong}; copy the folder again, or run the distillation again")
+    return StudentError(
+        f"The student {folder} is damaged: {wrong}; copy the folder again, or run the distillation again"
+    )

@@ -42,7 +42,8 @@ class StudentScores(ABC):
         """Return a context with the scores of new users.
 
         Args:
-            histories: items of each, int64 ``[L]``, in order, not empty. times: of each item, int64 or float64 ``[L]``, seconds.
+            histories: items of each, int64 ``[L]``, in order, not empty. times: of each item, int64 or float64 ``[L]``,
+                seconds.
         """
 
     @abstractmethod
@@ -58,8 +59,8 @@ class VectorScores(StudentScores):
     """A student whose users and items have final vectors.
 
     Args:
-        tensors: query_vectors float ``[n_users, d]``, item_vectors float ``[n_items, d]``, and of a LightGCN propagation float
-            ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
+        tensors: query_vectors float ``[n_users, d]``, item_vectors float ``[n_items, d]``, and of a LightGCN
+            propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -74,7 +75,9 @@ class VectorScores(StudentScores):
             raise ConfigError("times have no effect on a student without histories: leave them out.")
         rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         items = Ragged.from_pairs(rows, torch.cat(list(histories)).numpy(), len(histories))
-        vectors = least_squares(self._items, items) if self._propagation is None else propagated(self._propagation, items)
+        vectors = (
+            least_squares(self._items, items) if self._propagation is None else propagated(self._propagation, items)
+        )
         return nullcontext(DotProducts(vectors, self._items))
 
     def user_vectors(self, users: Tensor) -> Tensor:
@@ -121,12 +124,16 @@ class ModelScores(StudentScores):
                 "not trained on: distil into a student such as MF, LightGCN or SASRec"
             )
         if times is not None and not self._with_times:
-            raise ConfigError(f"times have no effect on this {type(self._model).__name__}, which was trained without: leave them out.")
+            raise ConfigError(
+                f"times have no effect on this {type(self._model).__name__}, which was trained without: leave them out."
+            )
         items = torch.cat(list(histories))
         lengths = torch.tensor([len(history) for history in histories])
         ends = lengths.cumsum(0)
         seconds = torch.zeros_like(items) if times is None else torch.cat(list(times))
-        return Rows(self._fields, items, seconds, torch.ones_like(ends), ends - lengths, ends, ends - 1, self._with_times)
+        return Rows(
+            self._fields, items, seconds, torch.ones_like(ends), ends - lengths, ends, ends - 1, self._with_times
+        )
 
     def user_vectors(self, users: Tensor) -> Tensor:
         rows = self.rows_of_users(users, as_tested=False)

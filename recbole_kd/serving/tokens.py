@@ -47,7 +47,8 @@ class Tokens:
             unknown: ``error``, or ``skip`` to leave out ids that the student does not know.
 
         Raises:
-            UnknownIdError: names the first ids that are not known. ConfigError: one text in place of a list, or another ``unknown``.
+            UnknownIdError: names the first ids that are not known. ConfigError: one text in place of a list, or another
+                ``unknown``.
         """
         if unknown not in UNKNOWN:
             raise ConfigError(f"Invalid unknown={unknown!r}: expected error or skip. Try unknown='skip'.")

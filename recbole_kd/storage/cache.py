@@ -22,7 +22,10 @@ CACHE_FORMAT = 1
 
 def cache_folder(cache_dir: str | None) -> Path:
     """``cache_dir``, else the environment variable RECBOLE_KD_CACHE, else saved/cache of the current folder."""
-    return user_path(cache_dir or os.environ.get("RECBOLE_KD_CACHE") or "saved/cache", "cache_dir" if cache_dir else "RECBOLE_KD_CACHE")
+    return user_path(
+        cache_dir or os.environ.get("RECBOLE_KD_CACHE") or "saved/cache",
+        "cache_dir" if cache_dir else "RECBOLE_KD_CACHE",
+    )
 
 
 @contextmanager

@@ -32,7 +32,8 @@ class CacheEntry:
     Attributes:
         kind: one of KINDS. path: its folder (finished), its workshop or its state file (unfinished).
         finished: False for what an interrupted training left, which ``--resume=True`` continues from.
-        size: bytes on disk. age: seconds since it was last written. made_by: model, data set and what tells entries apart, in words.
+        size: bytes on disk. age: seconds since it was last written. made_by: model, data set and what tells entries
+            apart, in words.
     """
 
     kind: str
@@ -69,7 +70,9 @@ def _entries(cache: Path) -> Iterator[CacheEntry]:
             files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else _of_state(path)
             stats = [file.stat() for file in files] or [path.stat()]
             age = now - max(stat.st_mtime for stat in stats)
-            yield CacheEntry(kind, path, manifest is not None, sum(s.st_size for s in stats), age, _made_by(path, manifest))
+            yield CacheEntry(
+                kind, path, manifest is not None, sum(s.st_size for s in stats), age, _made_by(path, manifest)
+            )
 
 
 def _of_state(path: Path) -> list[Path]:
@@ -96,7 +99,9 @@ def _made_by(path: Path, manifest: Mapping[str, Any] | None) -> str:
     known = {**settings, **manifest} if isinstance(settings, dict) else dict(manifest)
     words = [str(known[key]) for key in ("model", "dataset", "encoder") if isinstance(known.get(key), str)]
     words += [
-        f"{key}={known[key]}" for key in ("seed", "embedding_size", "store", "dtype", "svd", "trajectory") if known.get(key) is not None
+        f"{key}={known[key]}"
+        for key in ("seed", "embedding_size", "store", "dtype", "svd", "trajectory")
+        if known.get(key) is not None
     ]
     return " ".join(words) or "an earlier version"
 
@@ -135,14 +140,18 @@ def verify_cache(cache: Path, names: Iterable[str] | None = None, full: bool = T
 def prune_cache(cache: Path, names: Iterable[str], dry_run: bool = False) -> list[CacheEntry]:
     """Remove entries by name and return those that were removed, or would be.
 
-    Only files that an entry's manifest lists, its manifest, workshops and states are removed. An entry that another run holds is left, and
-    so is one that holds anything else.
+    Only files that an entry's manifest lists, its manifest, workshops and states are removed. An entry that another run
+    holds is left, and so is one that holds anything else.
 
     Args:
         names: as in :attr:`CacheEntry.name`. dry_run: remove nothing.
     """
     wanted = set(names)
-    return [entry for entry in list_cache(cache) if entry.name in wanted and _removable(entry) and (dry_run or _removed(entry))]
+    return [
+        entry
+        for entry in list_cache(cache)
+        if entry.name in wanted and _removable(entry) and (dry_run or _removed(entry))
+    ]
 
 
 def _removable(entry: CacheEntry) -> bool:

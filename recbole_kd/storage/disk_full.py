@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from recbole_kd.errors import StorageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CUT_SHORT = re.compile(r"No space left|Disk quota|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written")
+CUT_SHORT = re.compile(
+    r"No space left|Disk quota|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written"
+)
 """What torch, safetensors and numpy say of a write that was cut short; none of them says an error number."""
 
 
@@ -41,7 +43,9 @@ def full_disk_is_said(place: Path, ends: str) -> Iterator[None]:
         if not _no_room(error):
             raise
         words = " ".join(str(error).split())
-        raise StorageError(f"There is no room on the disk of {place} ({type(error).__name__}: {words[:200]}): {ends}") from error
+        raise StorageError(
+            f"There is no room on the disk of {place} ({type(error).__name__}: {words[:200]}): {ends}"
+        ) from error
     finally:
         threading.excepthook = before
 

@@ -52,7 +52,8 @@ def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path
         replaces: names of the files that an earlier, incomplete writing may have left there.
 
     Raises:
-        TargetError: the folder holds anything else, see :func:`recbole_kd.storage.targets.check_folder`. It is left as it was.
+        TargetError: the folder holds anything else, see :func:`recbole_kd.storage.targets.check_folder`. It is left as
+            it was.
         StorageError: there is no room for it.
     """
     folder = Path(os.path.abspath(folder))
@@ -143,13 +144,16 @@ def write_manifest(folder: Path, content: Mapping[str, Any], name: str = MANIFES
 def check_written(folder: Path, content: Mapping[str, Any], name: str = MANIFEST, fix: str = TRAIN_AGAIN) -> None:
     """Refuse a folder whose manifest, or a file in it, is not what was written.
 
-    Reads every file up to 64 MiB as a whole and 64 MiB of a larger one. What an earlier version wrote has no digests and passes.
+    Reads every file up to 64 MiB as a whole and 64 MiB of a larger one. What an earlier version wrote has no digests
+    and passes.
 
     Raises:
         TeacherError: names the file and what to do.
     """
     if is_changed(content):
-        raise TeacherError(f"{folder / name} is not what was written (its SHA-256 differs); delete the folder {folder}{fix}")
+        raise TeacherError(
+            f"{folder / name} is not what was written (its SHA-256 differs); delete the folder {folder}{fix}"
+        )
     files = content.get(FILES, {})
     wrong = damage(folder, files) if isinstance(files, dict) else f"{name} is malformed"
     if wrong is not None:
@@ -180,7 +184,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     epochs = manifest.get("trajectory", [])
     wrong += [] if isinstance(epochs, list) and all(type(epoch) is int for epoch in epochs) else ["trajectory"]
     if wrong:
-        raise TeacherError(f"{path} lacks {', '.join(wrong)} or has it wrong; delete the folder and train the teacher again")
+        raise TeacherError(
+            f"{path} lacks {', '.join(wrong)} or has it wrong; delete the folder and train the teacher again"
+        )
     check_written(folder, manifest)
     return manifest
 

@@ -21,7 +21,8 @@ def user_path(text: str | Path, key: str) -> Path:
         text: what the user typed. key: by which he did, for the error.
 
     Raises:
-        ConfigError: ``~NAME`` names nobody on this machine, or the path has a name that is too long or too many folders.
+        ConfigError: ``~NAME`` names nobody on this machine, or the path has a name that is too long or too many
+            folders.
     """
     try:
         path = Path(text).expanduser()

@@ -23,12 +23,14 @@ def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", s
     A missing and an empty folder may be written; one with files may be if each of them is the writer's own.
 
     Args:
-        folder: the target. own: tells for each path directly inside whether the writer made it; it may then be replaced.
+        folder: the target. own: tells for each path directly inside whether the writer made it; it may then be
+            replaced.
         option: the option that names the target, such as ``--out``; it is part of the message.
         sources: paths that are read to make the target. They may not be the target, lie in it, or hold it.
 
     Raises:
-        TargetError: the target is a link, a file, a mount point, the current folder, or holds something else. Nothing was changed.
+        TargetError: the target is a link, a file, a mount point, the current folder, or holds something else. Nothing
+            was changed.
     """
     place = Path(os.path.abspath(folder))
     for source in sources:
@@ -48,7 +50,9 @@ def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", s
         raise _refusal(folder, f"it is {what}, which cannot be replaced", option, "a folder inside it", place / "made")
     foreign = next((path for path in sorted(place.iterdir()) if not own(path)), None)
     if foreign is not None:
-        raise _refusal(folder, f"it holds {foreign.name}, which this command did not make", option, "a missing or empty folder")
+        raise _refusal(
+            folder, f"it holds {foreign.name}, which this command did not make", option, "a missing or empty folder"
+        )
 
 
 def check_file(path: Path, *, own: Own = nothing_is_own, option: str = "") -> None:

@@ -15,7 +15,13 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import top_k_in_blocks
 
 _KEYS_OF_THE_SPLIT = ("eval_args", "benchmark_filename")
-_KEYS_OF_THE_FILTER = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter", "benchmark_filename")
+_KEYS_OF_THE_FILTER = (
+    "user_inter_num_interval",
+    "item_inter_num_interval",
+    "val_interval",
+    "rm_dup_inter",
+    "benchmark_filename",
+)
 
 
 class TeacherScores(ABC):
@@ -91,7 +97,13 @@ class TeacherScores(ABC):
 
 def _made_with(part: str, settings: Mapping[str, Any]) -> str:
     """The keys that a teacher's data were made with, to be set here, as far as its settings say."""
-    keys = _KEYS_OF_THE_SPLIT if part in ("train", "valid", "test") else _KEYS_OF_THE_FILTER if part in ("users", "items") else ()
+    keys = (
+        _KEYS_OF_THE_SPLIT
+        if part in ("train", "valid", "test")
+        else _KEYS_OF_THE_FILTER
+        if part in ("users", "items")
+        else ()
+    )
     given = {key: settings[key] for key in keys if settings.get(key) is not None}
     if "eval_args" in given and given["eval_args"].get("order") == "RO":
         given["seed"] = settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]

@@ -1,6 +1,7 @@
 """Tables written block by block: memory is bounded by the block, and an interrupted export goes on where it stopped.
 
-The file is a safetensors file from the start: its header tells where each table's rows are, so a block is written to its place in any
+The file is a safetensors file from the start: its header tells where each table's rows are, so a block is written to
+    its place in any
 order. Which blocks are there is kept beside it until all are.
 """
 
@@ -78,7 +79,8 @@ class BlockFile:
 
     Args:
         path: of the finished file; until then ``PATH.partial`` and ``PATH.blocks/`` are there.
-        identity: says what is written; with the layout, its blocks included, it decides whether a partial file is continued or begun anew.
+        identity: says what is written; with the layout, its blocks included, it decides whether a partial file is
+            continued or begun anew.
     """
 
     def __init__(self, path: Path, layout: Layout, identity: str = "") -> None:
@@ -118,7 +120,9 @@ class BlockFile:
                 dtype, width = self.layout.columns[name]
                 block = rounded(tables[name], dtype)
                 if block.shape != (rows.stop - rows.start, width):
-                    raise TeacherError(f"{self.path} got a block of {name} of {tuple(block.shape)}, not {rows.stop - rows.start} x {width}")
+                    raise TeacherError(
+                        f"{self.path} got a block of {name} of {tuple(block.shape)}, not {rows.stop - rows.start} x {width}"
+                    )
                 handle.seek(offset + rows.start * width * dtype.itemsize)
                 handle.write(block.numpy().tobytes())
             handle.flush()
@@ -133,16 +137,21 @@ class BlockFile:
         """
         missing = self.missing()
         if missing:
-            raise TeacherError(f"{self.path} lacks {len(missing)} of {len(self.layout.blocks)} blocks: run the export again")
+            raise TeacherError(
+                f"{self.path} lacks {len(missing)} of {len(self.layout.blocks)} blocks: run the export again"
+            )
         os.replace(self.partial, self.path)
         shutil.rmtree(self.marks)
 
 
-def write_blocks(path: Path, layout: Layout, rows: ReadRows, identity: str = "", ray_address: str | None = None) -> None:
+def write_blocks(
+    path: Path, layout: Layout, rows: ReadRows, identity: str = "", ray_address: str | None = None
+) -> None:
     """Write all blocks that an earlier attempt has not written.
 
     Args:
-        ray_address: of a cluster whose workers make the blocks, side by side; ``rows`` is pickled then. One after the other when None.
+        ray_address: of a cluster whose workers make the blocks, side by side; ``rows`` is pickled then. One after the
+            other when None.
     """
     file = BlockFile(path, layout, identity)
     make_blocks(file, rows, ray_address)

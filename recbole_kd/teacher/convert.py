@@ -37,8 +37,10 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
     """Write a teacher's scores as a dense store, block by block, with its manifest.
 
     Args:
-        teacher: exact scores (fp32 factors, say). folder: missing or empty; appears as a whole when the export is complete.
-        dtype: ``fp32`` or ``fp16``; the latter's fidelity is recorded as :func:`recbole_kd.teacher.export.export_teacher` does.
+        teacher: exact scores (fp32 factors, say). folder: missing or empty; appears as a whole when the export is
+            complete.
+        dtype: ``fp32`` or ``fp16``; the latter's fidelity is recorded as
+            :func:`recbole_kd.teacher.export.export_teacher` does.
         ray_address: of a cluster whose workers make the blocks.
 
     Raises:
@@ -63,8 +65,8 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
 def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str = "fp32") -> None:
     """Write a teacher's scores as factors of a smaller width (:func:`recbole_kd.teacher.truncated_svd.truncated`), with its manifest.
 
-    Its ``fidelity`` is the share of each query's top-50 that is kept, the rounding of ``fp16`` included, and ``energy``, the share of the
-    scores' sum of squares.
+    Its ``fidelity`` is the share of each query's top-50 that is kept, the rounding of ``fp16`` included, and
+    ``energy``, the share of the scores' sum of squares.
 
     Raises:
         ConfigError: see there. TargetError: the folder holds something.
@@ -73,7 +75,9 @@ def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str
     queries, items, energy = truncated(teacher, width)
     tensors = {name: rounded(t, DTYPES[dtype]) for name, t in (("query_vectors", queries), ("item_vectors", items))}
     k = min(FIDELITY_K, teacher.n_items - 1)
-    sample = torch.linspace(1, teacher.n_queries - 1, min(FIDELITY_QUERIES, teacher.n_queries - 1), dtype=torch.float64).long()
+    sample = torch.linspace(
+        1, teacher.n_queries - 1, min(FIDELITY_QUERIES, teacher.n_queries - 1), dtype=torch.float64
+    ).long()
     overlap = mean_overlap(teacher.top_k(sample, k)[0], sample, tensors)
     fidelity = {"k": k, "top_k_overlap": overlap, "energy": energy}
     content = {**teacher.manifest, "store": "factors", "dtype": dtype, "svd": width, "fidelity": fidelity}

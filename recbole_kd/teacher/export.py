@@ -63,18 +63,20 @@ def export_teacher(
         scorer: of the trained model.
         folder: missing or empty; appears as a whole when the export is complete.
         manifest: the teacher's model name, settings, metrics and data fingerprint; store, dtype and sizes are added.
-        store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the share of
-            each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
+        store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the
+            share of each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
         earlier: puts the weights of earlier checkpoints into the model, oldest first, and yields their epochs
-            (:meth:`recbole_kd.training.trajectory.Trajectory.replay`); each is written like the model itself. The manifest's
-            ``trajectory`` lists
+            (:meth:`recbole_kd.training.trajectory.Trajectory.replay`); each is written like the model itself. The
+            manifest's ``trajectory`` lists
             them, and the model's own epoch last.
-        work: folder in which the blocks of a dense store are kept until all are written, so that an interrupted export goes on from them.
+        work: folder in which the blocks of a dense store are kept until all are written, so that an interrupted export
+            goes on from them.
         ray_address: of a cluster whose workers make the blocks of a dense store.
 
     Raises:
-        ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its scores outside its
-            weights, or workers for a model that is not on a CPU. TargetError: the folder holds something.
+        ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its
+            scores outside its weights, or workers for a model that is not on a CPU. TargetError: the folder holds
+            something.
         TrainingError: a score, or a weight of an online store, is not a finite number.
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
@@ -98,7 +100,9 @@ def export_teacher(
         write_manifest(temporary, content)
 
 
-def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None, ray_address: str | None) -> None:
+def _write_scores(
+    scorer: Scorer, path: Path, kind: str, dtype: str, work: Path | None, ray_address: str | None
+) -> None:
     with scorer.frozen():
         if kind == "online":
             _check_weights(scorer)
@@ -111,7 +115,9 @@ def _write_scores(scorer: Scorer, path: Path, kind: str, dtype: str, work: Path 
 
 def no_factors(model: str) -> ConfigError:
     """The error of a factor store asked of a model that has no vectors."""
-    return ConfigError(f"teacher_store=factors cannot keep {model}, whose score is no dot product of vectors: take teacher_store=dense")
+    return ConfigError(
+        f"teacher_store=factors cannot keep {model}, whose score is no dot product of vectors: take teacher_store=dense"
+    )
 
 
 def check_store(scorer: Scorer, kind: str) -> None:
@@ -140,12 +146,16 @@ def check_dtype(dtype: str, kind: str, name: str) -> None:
 def check_address(ray_address: str | None, device: torch.device) -> None:
     """Refuse workers of a cluster for a teacher on another device than theirs (ConfigError)."""
     if ray_address is not None and device.type != "cpu":
-        raise ConfigError(f"teacher_ray_address={ray_address} makes blocks on CPUs and the teacher is on {device}: leave it out")
+        raise ConfigError(
+            f"teacher_ray_address={ray_address} makes blocks on CPUs and the teacher is on {device}: leave it out"
+        )
 
 
 def no_online_store(name: str) -> ConfigError:
     """The error of a model that a store of weights cannot hold."""
-    return ConfigError(f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense")
+    return ConfigError(
+        f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense"
+    )
 
 
 def _check_weights(scorer: Scorer) -> None:
@@ -231,7 +241,9 @@ def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> F
     """
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     if any(len(shape) != 2 or not tensors[name].is_floating_point() for name, shape in shapes.items()):
-        raise TeacherError(f"A teacher's scores are matrices of real numbers, these are {shapes}; export the teacher again")
+        raise TeacherError(
+            f"A teacher's scores are matrices of real numbers, these are {shapes}; export the teacher again"
+        )
     if set(shapes) == {"scores"}:
         return DenseScores(tensors["scores"], manifest)
     if set(shapes) == {"query_vectors", "item_vectors"} and shapes["query_vectors"][1] == shapes["item_vectors"][1]:

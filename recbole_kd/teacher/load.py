@@ -39,9 +39,11 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     """Load a teacher's scores and check that they belong to this data.
 
     Args:
-        path: a teacher folder (manifest.json, scores.safetensors), or a RecBole checkpoint ``*.pth``. Reading either executes no code.
-        dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the split. An online
-            teacher and a checkpoint rebuild the model, graph and histories included, and need the training part.
+        path: a teacher folder (manifest.json, scores.safetensors), or a RecBole checkpoint ``*.pth``. Reading either
+            executes no code.
+        dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the
+            split. An online teacher and a checkpoint rebuild the model, graph and histories included, and need the
+            training part.
         device: for a teacher that is asked online.
 
     Raises:
@@ -66,7 +68,9 @@ def _read_all(
     return [_read(path, manifest, dataset, device, epoch) for epoch in epochs]
 
 
-def _read(path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str, epoch: int | None = None) -> TeacherScores:
+def _read(
+    path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str, epoch: int | None = None
+) -> TeacherScores:
     """The scores in a folder, of an earlier checkpoint when an epoch is named."""
     main = WEIGHTS if manifest["store"] == "online" else SCORES
     file = path / (main if epoch is None else of_epoch(main, epoch))
@@ -144,7 +148,9 @@ def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) 
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
-        raise TeacherError(f"{path} does not fit this data: {detail}; it was made on other data or by another version") from None
+        raise TeacherError(
+            f"{path} does not fit this data: {detail}; it was made on other data or by another version"
+        ) from None
 
 
 def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> OnlineScores:
@@ -154,7 +160,9 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
         raise TeacherError(f"No teacher at {path}: check --teacher_path, or train one with --teacher=<model>")
     checkpoint = load_checkpoint(path, map_location=torch.device(device))
     if not isinstance(checkpoint.get("config"), Config) or not isinstance(checkpoint.get("state_dict"), Mapping):
-        raise TeacherError(f"{path} is not a checkpoint of RecBole's Trainer: give one, or a teacher folder, as --teacher_path")
+        raise TeacherError(
+            f"{path} is not a checkpoint of RecBole's Trainer: give one, or a teacher folder, as --teacher_path"
+        )
     config, train = checkpoint["config"], getattr(dataset, "_dataset", dataset)
     for key in ("dataset", "eval_args", *(key for key in dataset_arguments if key not in HISTORY_ARGUMENTS)):
         if config[key] != train.config[key]:

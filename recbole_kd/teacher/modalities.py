@@ -1,7 +1,7 @@
 """Scores of each modality of a multi-modal teacher, kept beside its own scores in every store.
 
-A model offers them by a method ``modality_vectors()``: modality -> (query vectors, item vectors), whose dot product is that
-modality's own score.
+A model offers them by a method ``modality_vectors()``: modality -> (query vectors, item vectors), whose dot product is
+that modality's own score.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ def modalities_of(model: nn.Module) -> dict[str, TeacherScores]:
     vectors = getattr(model, "modality_vectors", None)
     if vectors is None:
         return {}
-    return {name: FactorScores(queries.detach(), items.detach(), {"model": name}) for name, (queries, items) in sorted(vectors().items())}
+    return {
+        name: FactorScores(queries.detach(), items.detach(), {"model": name})
+        for name, (queries, items) in sorted(vectors().items())
+    }
 
 
 def write_modalities(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
@@ -58,7 +61,13 @@ def read_modalities(folder: Path) -> dict[str, TeacherScores]:
         return {}
     tensors = read_tensors(path)
     names = sorted({name.rpartition(".")[0] for name in tensors})
-    if set(tensors) != {f"{name}.{table}" for name in names for table in _TABLES} or any(t.ndim != 2 for t in tensors.values()):
-        raise TeacherError(f"{path} holds no modalities of a teacher; delete the folder {folder} and train the teacher again")
+    if set(tensors) != {f"{name}.{table}" for name in names for table in _TABLES} or any(
+        t.ndim != 2 for t in tensors.values()
+    ):
+        raise TeacherError(
+            f"{path} holds no modalities of a teacher; delete the folder {folder} and train the teacher again"
+        )
     queries, items = _TABLES
-    return {name: FactorScores(tensors[f"{name}.{queries}"], tensors[f"{name}.{items}"], {"model": name}) for name in names}
+    return {
+        name: FactorScores(tensors[f"{name}.{queries}"], tensors[f"{name}.{items}"], {"model": name}) for name in names
+    }

@@ -30,18 +30,21 @@ def export_lists(
     An export that was interrupted is continued if it is the same one, and begun anew if not.
 
     Args:
-        folder: of a teacher with a factor or dense store. out: missing, empty, or a folder of such lists; gets ``lists.safetensors`` and
-            ``lists.json``.
-        queries: ids, consecutive; all without the pad when None. step: queries in a block. ray_address: of a cluster whose workers rank;
-            its nodes get the teacher's tables through Ray's object store.
+        folder: of a teacher with a factor or dense store. out: missing, empty, or a folder of such lists; gets
+            ``lists.safetensors`` and ``lists.json``.
+        queries: ids, consecutive; all without the pad when None. step: queries in a block. ray_address: of a cluster
+            whose workers rank; its nodes get the teacher's tables through Ray's object store.
 
     Raises:
-        ConfigError: more items than there are, or a bad range. TeacherError: no such teacher, or one without stored scores.
+        ConfigError: more items than there are, or a bad range. TeacherError: no such teacher, or one without stored
+            scores.
         TargetError: ``out`` holds anything else, or finished lists that are not the ones asked for.
     """
     manifest = read_manifest(folder)
     if manifest["store"] == "online":
-        raise TeacherError(f"{folder} keeps a model and no scores: export the teacher with teacher_store=factors or dense first")
+        raise TeacherError(
+            f"{folder} keeps a model and no scores: export the teacher with teacher_store=factors or dense first"
+        )
     n_queries, n_items = manifest["n_queries"], manifest["n_items"]
     queries = range(1, n_queries) if queries is None else queries
     if not 1 <= k < n_items:
@@ -82,7 +85,9 @@ def _check_out(out: Path, folder: Path, about: Mapping[str, Any]) -> None:
 
     check_folder(out, own=own, option="--out", sources=[folder])
     if LISTS in there and about_of(out) != json.loads(json.dumps(about, default=str)):
-        raise TargetError(f"Invalid --out={out}: it holds other lists, or lists of another teacher. Name a missing or empty folder.")
+        raise TargetError(
+            f"Invalid --out={out}: it holds other lists, or lists of another teacher. Name a missing or empty folder."
+        )
 
 
 def about_of(out: Path) -> Any:
@@ -109,5 +114,7 @@ class ListRows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and only read
             tables = {name: torch.from_numpy(table) for name, table in self.tables.items()}
-        ids, values = scores_from(tables, {}).top_k(torch.arange(self.first + rows.start, self.first + rows.stop), self.k)
+        ids, values = scores_from(tables, {}).top_k(
+            torch.arange(self.first + rows.start, self.first + rows.stop), self.k
+        )
         return {"ids": ids.to(torch.int32), "scores": values}

@@ -25,22 +25,26 @@ NEGLIGIBLE = 1e-12
 def truncated(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, float]:
     """Factors whose products come nearest to the teacher's scores.
 
-    Exact for a teacher of vectors, by the SVD of the product of the roots of their Gram matrices; for any other by a randomised
-    subspace iteration over its scores (Halko et al., "Finding structure with randomness", SIAM Review 2011), whose draws have a
-    fixed seed. The pads are left out.
+    Exact for a teacher of vectors, by the SVD of the product of the roots of their Gram matrices; for any other by a
+    randomised subspace iteration over its scores (Halko et al., "Finding structure with randomness", SIAM Review 2011),
+    whose draws have a fixed seed. The pads are left out.
 
     Args:
         width: of the factors, less than a teacher's own vectors have, at most the smaller count of queries and items.
 
     Returns:
-        query vectors float32 ``[n_queries, width]``, item vectors float32 ``[n_items, width]``, and the share of the scores' sum of
-        squares that they keep.
+        query vectors float32 ``[n_queries, width]``, item vectors float32 ``[n_items, width]``, and the share of the
+        scores' sum of squares that they keep.
 
     Raises:
         ConfigError: there is nothing to truncate.
     """
     vectors = teacher.embeddings()
-    most = min(teacher.n_queries, teacher.n_items) - 1 if vectors is None else min(vectors[1].shape[1], *map(len, vectors)) - 1
+    most = (
+        min(teacher.n_queries, teacher.n_items) - 1
+        if vectors is None
+        else min(vectors[1].shape[1], *map(len, vectors)) - 1
+    )
     check_width(width, most, teacher.name)
     return _of_scores(teacher, width) if vectors is None else _of_vectors(*vectors, width)
 
@@ -48,7 +52,9 @@ def truncated(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, float
 def check_width(width: int, most: int, name: str) -> None:
     """Refuse a width that a teacher's scores cannot be cut to (ConfigError)."""
     if not 1 <= width <= most:
-        raise ConfigError(f"teacher_svd={width} is not possible with {name}: its scores can be cut to widths from 1 to {most}")
+        raise ConfigError(
+            f"teacher_svd={width} is not possible with {name}: its scores can be cut to widths from 1 to {most}"
+        )
 
 
 def _of_vectors(queries: Tensor, items: Tensor, width: int) -> tuple[Tensor, Tensor, float]:
@@ -94,7 +100,11 @@ def _of_scores(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, floa
         total += float(scores.double().square().sum())
     left, values, right = torch.linalg.svd(products, full_matrices=False)
     half = values[:width].sqrt()
-    return left[:, :width] * half, basis @ right[:width].T * half, float(values[:width].double().square().sum()) / max(total, 1e-300)
+    return (
+        left[:, :width] * half,
+        basis @ right[:width].T * half,
+        float(values[:width].double().square().sum()) / max(total, 1e-300),
+    )
 
 
 def _rows(teacher: TeacherScores) -> Iterator[tuple[slice, Tensor]]:

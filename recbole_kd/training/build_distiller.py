@@ -46,7 +46,9 @@ def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items:
     context = {"n_items": n_items, "nlist": values.get("kd_nlist")}
     check_values({key: values[key] for key in KD_RUN_KEYS if key in values}, RUN_DEFAULTS, context=context)
     check_index_keys(values)
-    options = check_options(cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")}, n_queries, n_items)
+    options = check_options(
+        cls, {name[3:]: v for name, v in values.items() if name.startswith("kd_")}, n_queries, n_items
+    )
     _check_effects(kd, cls, values, options)
     return options
 
@@ -56,9 +58,13 @@ def _check_effects(kd: str, cls: type[Distiller], values: Mapping[str, Any], opt
     own = "".join(f" and kd_{name}={options[name]}" for name in ("guide", "variant") if name in options)
     refresh, kind = values.get("kd_refresh", 1), index_kind(values)
     if refresh != 1 and not cls.draws(options):
-        raise ConfigError(f"kd_refresh={refresh} has no effect with kd={kd}{own}, which draws no item sets anew: leave it out")
+        raise ConfigError(
+            f"kd_refresh={refresh} has no effect with kd={kd}{own}, which draws no item sets anew: leave it out"
+        )
     if kind != "none" and not cls.asks_student(options) and not values.get("kd_index_teacher"):
-        raise ConfigError(f"kd_candidate_index={kind} has no effect with kd={kd}{own}, which never ranks the student's items: leave it out")
+        raise ConfigError(
+            f"kd_candidate_index={kind} has no effect with kd={kd}{own}, which never ranks the student's items: leave it out"
+        )
 
 
 def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
@@ -68,7 +74,9 @@ def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
         return
     load_faiss(kind)
     if not distiller_class(kd).ranks_student:
-        raise ConfigError(f"kd_candidate_index={kind} has no effect with kd={kd}, which never ranks the student's items: leave it out")
+        raise ConfigError(
+            f"kd_candidate_index={kind} has no effect with kd={kd}, which never ranks the student's items: leave it out"
+        )
     if not has_vectors(student):
         raise ConfigError(
             f"kd_candidate_index={kind} is not possible with {public_name(student.__name__)}, whose score is no dot product of vectors: "
@@ -80,10 +88,11 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     """The distiller that a configuration names, for a student and a teacher.
 
     Args:
-        config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ from the property file,
-            ``kd_*`` keys, and ``seed``.
+        config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ
+            from the property file, ``kd_*`` keys, and ``seed``.
         student: the RecBole model to be trained. teacher: its scores, see :func:`recbole_kd.load_teacher`.
-        train_data: the student's training loader, of RecBole's ``data_preparation`` or ours; a sequential student needs it.
+        train_data: the student's training loader, of RecBole's ``data_preparation`` or ours; a sequential student needs
+            it.
 
     Raises:
         ConfigError: unknown method or option, a sequential student without its data.
@@ -131,7 +140,11 @@ def _warn_of_other_keys(config: Any, published: Mapping[str, Any], pair: str) ->
     A key that the user gave stays the user's.
     """
     given = getattr(config, "external_config_dict", {})
-    other = {key: value for key, value in published.items() if not key.startswith("kd") and key not in given and _get(config, key) != value}
+    other = {
+        key: value
+        for key, value in published.items()
+        if not key.startswith("kd") and key not in given and _get(config, key) != value
+    }
     if other:
         listed = ", ".join(f"{key}={_get(config, key)} (published: {value})" for key, value in other.items())
         getLogger().warning(

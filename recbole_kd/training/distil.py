@@ -33,8 +33,8 @@ def distil(trainer: Trainer, distiller: Distiller) -> Trainer:
         The same trainer; ``kd_loss`` is the distiller's loss by epoch, unweighted.
 
     Raises:
-        ConfigError: RecBole trains this model in a way of its own, or the trainer distils already. In ``fit``: the trainer
-            asked for no loss through ``calculate_loss``, so that nothing would be distilled.
+        ConfigError: RecBole trains this model in a way of its own, or the trainer distils already. In ``fit``: the
+            trainer asked for no loss through ``calculate_loss``, so that nothing would be distilled.
     """
     theirs = next((kind for kind in type(trainer).__mro__ if kind.__module__.startswith("recbole.trainer")), None)
     if isinstance(trainer, KDTrainer):

@@ -28,7 +28,11 @@ def best_epoch_metrics(trainer: Any, model: nn.Module, loaders: Loaders, show_pr
         best = has_weights and index == 0
         found = trainer.evaluate(data, load_best_model=best, show_progress=show_progress)
         metrics[name] = {key: float(value) for key, value in found.items()}
-    return {**metrics, **size_of(model), "inference_us_per_user": inference_us_per_user(Scorer(model, universe_of(loaders.train)))}
+    return {
+        **metrics,
+        **size_of(model),
+        "inference_us_per_user": inference_us_per_user(Scorer(model, universe_of(loaders.train))),
+    }
 
 
 def ending(trainer: KDTrainer) -> dict[str, Any]:
@@ -42,7 +46,9 @@ def distillation_metrics(trainer: KDTrainer, teacher: TeacherScores) -> dict[str
     metrics: dict[str, Any] = {}
     index = trainer.distiller.student_scorer.index
     if index is not None:
-        of_teachers = [found.report() for member in teacher.members if (found := getattr(member, "index", None)) is not None]
+        of_teachers = [
+            found.report() for member in teacher.members if (found := getattr(member, "index", None)) is not None
+        ]
         metrics["candidate_index"] = {**index.report(), **({"teacher": of_teachers} if of_teachers else {})}
     return {
         **metrics,
@@ -71,12 +77,19 @@ class RankCurves:
 
     def after_training(self) -> dict[str, Any]:
         """Return both curves under ``teacher_ranks``."""
-        return {} if self.start is None else {"teacher_ranks": {"start": self.start, "end": rank_curve(self.scorer, self.lists)}}
+        return (
+            {}
+            if self.start is None
+            else {"teacher_ranks": {"start": self.start, "end": rank_curve(self.scorer, self.lists)}}
+        )
 
 
 def _by_name(epochs: list[dict[str, float]]) -> dict[str, list[float | None]]:
     """Return each metric's values by epoch, None where an epoch has none, as validation every other epoch."""
-    return {name: [epoch.get(name) for epoch in epochs] for name in dict.fromkeys(name for epoch in epochs for name in epoch)}
+    return {
+        name: [epoch.get(name) for epoch in epochs]
+        for name in dict.fromkeys(name for epoch in epochs for name in epoch)
+    }
 
 
 def _mean(values: list[float]) -> float | None:

@@ -26,9 +26,10 @@ SHARE_OF_TIME = 0.1
 class StateFile:
     """The state of a training after an epoch, on disk.
 
-    The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically. A copy of the best
-    checkpoint so far lies beside it, under a name that the state holds, so that both are always of the same epoch. The file ends with its
-    SHA-256, holds that of the best checkpoint and the name of its entry; all are checked when a training is continued.
+    The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically. A copy
+    of the best checkpoint so far lies beside it, under a name that the state holds, so that both are always of the same
+    epoch. The file ends with its SHA-256, holds that of the best checkpoint and the name of its entry; all are checked
+    when a training is continued.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +89,8 @@ class StateFile:
         """Return the saved state, and copy the best checkpoint back to its place.
 
         Raises:
-            TrainingError: the file is damaged or another training's, or the best checkpoint beside it is gone or damaged.
+            TrainingError: the file is damaged or another training's, or the best checkpoint beside it is gone or
+                damaged.
         """
         try:
             if not is_sealed(self.path):
@@ -103,7 +105,9 @@ class StateFile:
                 shutil.copyfile(best, checkpoint)
         except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise TrainingError(f"{self.path} cannot be continued from ({reason}): delete it, or run with --resume=False") from None
+            raise TrainingError(
+                f"{self.path} cannot be continued from ({reason}): delete it, or run with --resume=False"
+            ) from None
         return state
 
     def remove(self) -> None:

@@ -29,12 +29,15 @@ KEPT_BYTES = 2**28
 def teacher_loader(train_data: Any, teacher: TeacherScores | str | Path, k: int = 50) -> TeacherListLoader:
     """Return a loader that yields RecBole's training batches, each row with the teacher's k best items.
 
-    Each batch is a RecBole ``Interaction`` of B rows, the same rows from the same random numbers as ``train_data`` yields,
-    with two columns more: ``teacher_items``, int64 ``[B, k]``, the ids of the items that the teacher ranks highest for the
+    Each batch is a RecBole ``Interaction`` of B rows, the same rows from the same random numbers as ``train_data``
+    yields,
+    with two columns more: ``teacher_items``, int64 ``[B, k]``, the ids of the items that the teacher ranks highest for
+        the
     row's user, best first, and ``teacher_scores``, float32 ``[B, k]``, their scores, both on the CPU. Of a sequential
-    student the lists are for the row's history: a sequential teacher ranks for that history, a general one for the row's
-    user. Items that the user has already are not left out. The pad, user 0, which the per-user loaders list, has zeros.
-    Everything else (length, ``get_model``, the data set) is that of ``train_data``: RecBole's ``Trainer.fit`` takes it.
+    student the lists are for the row's history: a sequential teacher ranks for that history, a general one for the
+    row's user. Items that the user has already are not left out. The pad, user 0, which the per-user loaders list, has
+    zeros. Everything else (length, ``get_model``, the data set) is that of ``train_data``: RecBole's ``Trainer.fit``
+    takes it.
 
     Args:
         train_data: a training loader of RecBole's ``data_preparation``, or of ours.
@@ -47,7 +50,9 @@ def teacher_loader(train_data: Any, teacher: TeacherScores | str | Path, k: int 
     scores = teacher if isinstance(teacher, TeacherScores) else load_teacher(teacher, train_data)
     n_items = scores.n_items - 1
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n_items:
-        raise ConfigError(f"Invalid k={k!r}: expected an integer from 1 to {n_items} (the number of items). Try k={min(50, n_items)}.")
+        raise ConfigError(
+            f"Invalid k={k!r}: expected an integer from 1 to {n_items} (the number of items). Try k={min(50, n_items)}."
+        )
     check_teacher_of(scores, train_data)
     return TeacherListLoader(train_data, asked_about(train_data, scores), k)
 

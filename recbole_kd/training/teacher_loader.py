@@ -45,8 +45,8 @@ def check_teacher_of(teacher: TeacherScores, train_data: Any) -> None:
 class TeacherAwareLoader:
     """Wraps a RecBole training loader: iterating yields its batches as :class:`KDInteraction`.
 
-    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a set that the
-    distiller kept is not asked again.
+    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a
+    set that the distiller kept is not asked again.
 
     Args:
         loader: any RecBole training loader (pairwise, pointwise, or per user).
@@ -80,7 +80,11 @@ class TeacherAwareLoader:
         return batch if shard is None else self._in_whole(batch, shard)
 
     def batch_of(
-        self, rows: Tensor, positives: Tensor | None = None, negatives: Tensor | None = None, owners: Tensor | None = None
+        self,
+        rows: Tensor,
+        positives: Tensor | None = None,
+        negatives: Tensor | None = None,
+        owners: Tensor | None = None,
     ) -> DistillBatch:
         """The distillation batch for the rows of a training batch: int64 ``[B]`` queries as the loader gives them.
 
@@ -95,7 +99,9 @@ class TeacherAwareLoader:
         sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
         if positives is not None and owners is None:
             owners = self._positive_rows(rows)
-        positives, negatives, owners = (None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners))
+        positives, negatives, owners = (
+            None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners)
+        )
         return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
 
     def _in_whole(self, batch: DistillBatch, shard: BatchShard) -> DistillBatch:
@@ -113,7 +119,8 @@ class TeacherAwareLoader:
     def _items_of(self, interaction: Interaction, queries: Tensor) -> tuple[Tensor | None, ...]:
         """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows.
 
-        A model that trains by user learns from all items of a history at once: they are the positives, with their queries as the third.
+        A model that trains by user learns from all items of a history at once: they are the positives, with their
+        queries as the third.
         """
         n_rows = len(queries)
         if self._by_user and self.distiller.train_items is not None:

@@ -2,17 +2,21 @@
 
 From ``fit`` to a method's loss and back:
 
-1. :meth:`KDTrainer.fit` shows the training data to the distiller (:meth:`KDTrainer.prepare`) and calls ``fit`` of RecBole's Trainer.
+1. :meth:`KDTrainer.fit` shows the training data to the distiller (:meth:`KDTrainer.prepare`) and calls ``fit`` of
+    RecBole's Trainer.
 2. RecBole's ``fit`` calls ``_train_epoch`` once an epoch: :meth:`KDTrainer._train_epoch` makes the epoch repeatable.
-3. :meth:`KDTrainer._timed_epoch` lets the distiller draw its item sets, every ``kd_refresh`` epochs (``Distiller.begin_epoch``), and
-   asks the teacher for their scores (``TeacherAwareLoader.ask_teacher``). It then calls RecBole's ``_train_epoch`` with this loader and
-   with :meth:`KDTrainer._losses`.
-4. RecBole's ``_train_epoch`` iterates over the loader, whose batches carry the teacher's scores, and calls ``_losses`` for each.
-5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In it :class:`BaseLoss` gives the model's
-   own loss, and ``Distiller.forward`` the method's loss, a pure function of :mod:`recbole_kd.losses` at the end.
-6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the ranks' gradients and clip them.
-7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, which ranks the catalogue (:class:`FullRanking`), and with its score
-   ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the state to continue from.
+3. :meth:`KDTrainer._timed_epoch` lets the distiller draw its item sets, every ``kd_refresh`` epochs
+   (``Distiller.begin_epoch``), and asks the teacher for their scores (``TeacherAwareLoader.ask_teacher``). It then
+   calls RecBole's ``_train_epoch`` with this loader and with :meth:`KDTrainer._losses`.
+4. RecBole's ``_train_epoch`` iterates over the loader, whose batches carry the teacher's scores, and calls ``_losses``
+    for each.
+5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In it
+   :class:`BaseLoss` gives the model's own loss, and ``Distiller.forward`` the method's loss, a pure function of
+   :mod:`recbole_kd.losses` at the end.
+6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the ranks' gradients and clip
+    them.
+7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, which ranks the catalogue (:class:`FullRanking`), and with
+   its score ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the state to continue from.
 
 Longer than 300 lines: all that overrides RecBole's Trainer is read in one place.
 """
@@ -73,8 +77,9 @@ def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
 class KDTrainer(Trainer):
     """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
 
-    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient clipping, which RecBole
-    applies to the model alone and before unscaling, happens here at the optimiser's step: on unscaled gradients, over all that is trained.
+    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient
+    clipping, which RecBole applies to the model alone and before unscaling, happens here at the optimiser's step: on
+    unscaled gradients, over all that is trained.
 
     Args:
         config: RecBole's Config of the student. model: the student.
@@ -160,7 +165,8 @@ class KDTrainer(Trainer):
         """Let a distiller take part from the next :meth:`fit` on, with what it learns itself in the optimiser.
 
         Raises:
-            ConfigError: the distiller has parameters and RecBole's own processes train together, which share the model's gradients alone.
+            ConfigError: the distiller has parameters and RecBole's own processes train together, which share the
+                model's gradients alone.
         """
         self.distiller = distiller.to(self.device)
         own = list(distiller.parameters())
@@ -191,9 +197,14 @@ class KDTrainer(Trainer):
         """
         if self._prepared is not train_data:
             self.prepare(train_data)
-        if self._resumed and (self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()):
+        if self._resumed and (
+            self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()
+        ):
             self.eval_collector.data_collect(train_data)  # as RecBole's fit does, for metrics that need counts
-            return self.best_valid_score, self.best_valid_result  # it had ended; RecBole would put the last epoch over the best one
+            return (
+                self.best_valid_score,
+                self.best_valid_result,
+            )  # it had ended; RecBole would put the last epoch over the best one
         if self.state_file is not None and self._leads:
             self.state_file.clean_up()
 
@@ -201,7 +212,9 @@ class KDTrainer(Trainer):
             if self.cur_step == 0:
                 self.best_epoch = epoch
             self.history[-1][f"valid_{self.valid_metric}"] = float(score)
-            if callback_fn is not None:  # first: what it keeps of the epoch must be there when the training goes on after it
+            if (
+                callback_fn is not None
+            ):  # first: what it keeps of the epoch must be there when the training goes on after it
                 callback_fn(epoch, score)
             if self.state_file is not None and self._leads and self._ends_refresh(epoch):
                 written = self.state_file.save(self.state, Path(self.saved_model_file))
@@ -211,7 +224,9 @@ class KDTrainer(Trainer):
                 raise _TimeIsUpError
 
         try:
-            result: tuple[float, Any] = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch)
+            result: tuple[float, Any] = super().fit(
+                train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch
+            )
         except _TimeIsUpError:
             self.logger.info(f"max_minutes={self.config['max_minutes']} are up after {len(self.epoch_seconds)} epochs")
             result = self.best_valid_score, self.best_valid_result
@@ -261,7 +276,9 @@ class KDTrainer(Trainer):
         """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
         if self.state_file is None or not self.state_file.exists():
             return False
-        self.prepare(train_data)  # first: what a distiller draws before training must not be drawn from the restored generators
+        self.prepare(
+            train_data
+        )  # first: what a distiller draws before training must not be drawn from the restored generators
         self.load_state(self.state_file.load(Path(self.saved_model_file), self.device))
         self._resumed = True
         return True
@@ -281,7 +298,9 @@ class KDTrainer(Trainer):
             "cur_step": self.cur_step,
             "best_epoch": self.best_epoch,
             "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": None if self.best_valid_result is None else {k: float(v) for k, v in self.best_valid_result.items()},
+            "best_valid_result": None
+            if self.best_valid_result is None
+            else {k: float(v) for k, v in self.best_valid_result.items()},
             "histories": {name: list(getattr(self, name)) for name in HISTORIES},
             "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},
             **random_state(),
@@ -298,7 +317,9 @@ class KDTrainer(Trainer):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.distiller is not None:
             self.distiller.load_state_dict(state["distiller"])
-            self.distiller.restore_sampling({k: v.cpu() if torch.is_tensor(v) else v for k, v in state["sampling"].items()})
+            self.distiller.restore_sampling(
+                {k: v.cpu() if torch.is_tensor(v) else v for k, v in state["sampling"].items()}
+            )
         self.cur_step, self.best_epoch = state["cur_step"], state["best_epoch"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"]
         self.train_loss_dict = state["train_loss"]
@@ -309,7 +330,10 @@ class KDTrainer(Trainer):
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         on_cpu = self.device.type == "cpu"
-        with repeatable(bool(self.config["reproducibility"]) and on_cpu), torch_on_one_thread(on_cpu and self._works_in_threads()):
+        with (
+            repeatable(bool(self.config["reproducibility"]) and on_cpu),
+            torch_on_one_thread(on_cpu and self._works_in_threads()),
+        ):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
 
     def _works_in_threads(self) -> bool:
@@ -321,9 +345,14 @@ class KDTrainer(Trainer):
     def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
         started = perf_counter()
         self._epoch = epoch_idx
-        self._base_loss.negatives_times, self._base_loss.is_first = getattr(train_data, "times", 1), not self.epoch_seconds
+        self._base_loss.negatives_times, self._base_loss.is_first = (
+            getattr(train_data, "times", 1),
+            not self.epoch_seconds,
+        )
         if self.distiller is None:
-            losses = super()._train_epoch(self._shards or TrainBatches(train_data), epoch_idx, loss_func or self._base_loss, show_progress)
+            losses = super()._train_epoch(
+                self._shards or TrainBatches(train_data), epoch_idx, loss_func or self._base_loss, show_progress
+            )
             losses = self._over_ranks(losses)
             self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
         else:
@@ -338,7 +367,11 @@ class KDTrainer(Trainer):
             self.distiller.train()
             self._kd_sum.zero_()
             losses = self._over_ranks(super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress))
-            self.phase_seconds = {"item_sets": drawn - started, "teacher_scores": asked - drawn, "steps": perf_counter() - asked}
+            self.phase_seconds = {
+                "item_sets": drawn - started,
+                "teacher_scores": asked - drawn,
+                "steps": perf_counter() - asked,
+            }
             self.kd_seconds.append(asked - started)
             self.kd_loss.append(self._over_ranks(float(self._kd_sum)))
             self._log_distillation(epoch_idx, losses)
@@ -375,13 +408,16 @@ class KDTrainer(Trainer):
         self._term = "sum of the losses"
         return base, kd
 
-    # -- evaluation -----------------------------------------------------------------------------------------------------
+    # -- evaluation
+    # -----------------------------------------------------------------------------------------------------
 
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
     ) -> dict[str, float] | None:
         """Return the metrics of a loader; as RecBole's, see there."""
-        found: dict[str, float] | None = self._ranking.evaluate(super().evaluate, eval_data, load_best_model, model_file, show_progress)
+        found: dict[str, float] | None = self._ranking.evaluate(
+            super().evaluate, eval_data, load_best_model, model_file, show_progress
+        )
         return found
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
@@ -393,7 +429,8 @@ class KDTrainer(Trainer):
     def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
         return self._ranking.sampled_batch(super()._neg_sample_batch_eval, batched_data)
 
-    # -- several processes ----------------------------------------------------------------------------------------------
+    # -- several processes
+    # ----------------------------------------------------------------------------------------------
 
     def _over_ranks(self, losses: Any) -> Any:
         """Sums over all processes of an epoch's losses, one or a tuple."""
@@ -405,7 +442,11 @@ class KDTrainer(Trainer):
     def _check_nan(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             name = type(self.model).__name__
-            term, fix = (self._term, "learning_rate or kd_weight, raise kd_temperature") if self.distiller else ("loss", "learning_rate")
+            term, fix = (
+                (self._term, "learning_rate or kd_weight, raise kd_temperature")
+                if self.distiller
+                else ("loss", "learning_rate")
+            )
             raise TrainingError(
                 f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set clip_grad_norm={{'max_norm': 1.0}}"
             )

@@ -43,8 +43,8 @@ class TrainingFiles:
     """Where a training writes.
 
     Attributes:
-        checkpoint: the best epoch. scalars: folder of the TensorBoard scalars. state: the last epoch, to continue from; it stays, the
-            caller removes it.
+        checkpoint: the best epoch. scalars: folder of the TensorBoard scalars. state: the last epoch, to continue from;
+            it stays, the caller removes it.
     """
 
     checkpoint: Path
@@ -81,7 +81,8 @@ class TrainingJob:
         """Run the job on as many processes as its Config says (``nproc``); return the model of the best epoch and its metrics.
 
         Raises:
-            TrainingError: a loss is not finite, or a process failed. ConfigError: the Config asks for what this training cannot do.
+            TrainingError: a loss is not finite, or a process failed. ConfigError: the Config asks for what this
+                training cannot do.
         """
         follower = replace(self, trajectory=None, after_epoch=None)  # these are the leader's, and need not be picklable
         with several(self.processes, self.config["device"], follower.follow) as ranks:
@@ -95,7 +96,9 @@ class TrainingJob:
         with closing(trainer.tensorboard):  # its thread would write on into the folder of a failed run
             curves = None
             if distiller is not None:
-                curves = RankCurves(distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track)
+                curves = RankCurves(
+                    distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track
+                )
             self.fit(trainer, loaders)
             metrics = best_epoch_metrics(trainer, model, loaders, self.config["show_progress"])
             if curves is not None:
@@ -133,7 +136,9 @@ class TrainingJob:
         initialise(model, config["init_std"])
         getLogger().info(reduction_note(model, config))
         if "eval_batch_size" not in config.external_config_dict:
-            config["eval_batch_size"] = evaluation_batch_size(model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
+            config["eval_batch_size"] = evaluation_batch_size(
+                model, splits.n_users, splits.n_items + 1, config["eval_memory_mb"]
+            )
         return model, make_loaders(config, splits, parts)
 
     def _trainer(self, model: nn.Module, distiller: Distiller | None, ranks: Ranks | None) -> Any:
@@ -179,8 +184,16 @@ class TrainingJob:
         callback = self.after_epoch if trajectory is None else trajectory.after_epoch
         folder = Path(trainer.saved_model_file).parent
         try:
-            with full_disk_is_said(folder, f"free some, and continue the training of {config['model']} with --resume=True"):
-                trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=config["show_progress"], callback_fn=callback)
+            with full_disk_is_said(
+                folder, f"free some, and continue the training of {config['model']} with --resume=True"
+            ):
+                trainer.fit(
+                    loaders.train,
+                    loaders.valid,
+                    saved=True,
+                    show_progress=config["show_progress"],
+                    callback_fn=callback,
+                )
         except ValueError as error:  # RecBole's own trainers say no more than this
             if str(error) != "Training loss is nan":
                 raise

@@ -27,12 +27,12 @@ def evenly_spaced(best: int, n: int) -> list[int]:
 class Trajectory:
     """Snapshots of a model's weights; :meth:`after_epoch` is the ``callback_fn`` of a trainer's ``fit``.
 
-    Epochs whose number (from 1) is a multiple of the spacing are kept. When there are too many, the spacing doubles; of those that then
-    fall out, the ones that the best epoch so far would choose stay.
+    Epochs whose number (from 1) is a multiple of the spacing are kept. When there are too many, the spacing doubles; of
+    those that then fall out, the ones that the best epoch so far would choose stay.
 
-    A training's state and its snapshots belong together: the state lists the snapshots (:meth:`state`), snapshots of a written state are
-    removed only after the next one was written (:meth:`state_was_written`), and a training that is continued drops those that its state
-    does not list (:meth:`load_state`).
+    A training's state and its snapshots belong together: the state lists the snapshots (:meth:`state`), snapshots of a
+    written state are removed only after the next one was written (:meth:`state_was_written`), and a training that is
+    continued drops those that its state does not list (:meth:`load_state`).
 
     Args:
         folder: of the snapshots; other files in it stay. n: checkpoints wanted at the end, the best epoch's among them.
@@ -77,7 +77,9 @@ class Trajectory:
         for epoch, digest in self._kept.items():
             path = self._file(epoch)
             if not path.is_file() or file_sha256(path) != digest:
-                raise TrainingError(f"The snapshot {path} is missing or damaged: run with --resume=False, which trains from the beginning")
+                raise TrainingError(
+                    f"The snapshot {path} is missing or damaged: run with --resume=False, which trains from the beginning"
+                )
         self._remove_others()
 
     def after_epoch(self, epoch: int, score: float) -> None:
@@ -95,7 +97,9 @@ class Trajectory:
         if sum((kept + 1) % self._spacing == 0 for kept in self._kept) > KEPT_PER_CHECKPOINT * self.n:
             self._spacing *= 2
             wanted = set(self.chosen())
-            self._kept = {kept: digest for kept, digest in self._kept.items() if (kept + 1) % self._spacing == 0 or kept in wanted}
+            self._kept = {
+                kept: digest for kept, digest in self._kept.items() if (kept + 1) % self._spacing == 0 or kept in wanted
+            }
             self._remove_others()
 
     def chosen(self) -> list[int]:

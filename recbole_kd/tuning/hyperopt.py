@@ -55,11 +55,13 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
     """Search as RecBole's ``run_hyper.py`` does; the trials stand in the study, and the HyperTuning is returned.
 
     Args:
-        options: ``algo``, ``max_evals``, ``early_stop``, ``display_file``, ``search_seed``; and ``resume``: a trial that the study's record
-            has as done is taken from it when it is drawn again, which it is, for the draws are seeded.
+        options: ``algo``, ``max_evals``, ``early_stop``, ``display_file``, ``search_seed``; and ``resume``: a trial
+            that the study's record has as done is taken from it when it is drawn again, which it is, for the draws are
+            seeded.
 
     Raises:
-        ConfigError: the algorithm cannot search this space, hyperopt is missing, the study is there already, or is another one.
+        ConfigError: the algorithm cannot search this space, hyperopt is missing, the study is there already, or is
+            another one.
         TargetError: the study's folder holds something else, or a file to be written is there.
     """
     from recbole.trainer import HyperTuning
@@ -67,7 +69,9 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
     algo = options["algo"]
     wide = next((parameter.key for parameter in space.parameters if parameter.kind not in ("choice", "grid")), None)
     if algo == "exhaustive" and wide is not None:
-        raise ConfigError(f"algo=exhaustive needs a choice for every key and {wide} has a range: take --algo=random or --algo=bayes")
+        raise ConfigError(
+            f"algo=exhaustive needs a choice for every key and {wide} has a range: take --algo=random or --algo=bayes"
+        )
     try:
         import hyperopt  # noqa: F401
     except ImportError:
@@ -90,7 +94,9 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
         max_evals=options["max_evals"],
         early_stop=early_stop,
     )
-    os.environ["HYPEROPT_FMIN_SEED"] = str(options["search_seed"])  # RecBole passes no seed: hyperopt asks the environment
+    os.environ["HYPEROPT_FMIN_SEED"] = str(
+        options["search_seed"]
+    )  # RecBole passes no seed: hyperopt asks the environment
     tuning.run()
     return tuning
 

@@ -19,8 +19,8 @@ def objective_function(
     """Train and evaluate one configuration, as RecBole's ``objective_function`` does, and report the validation metrics.
 
     It takes RecBole's place in HyperTuning, in ``ray.tune`` and in RecBole's run_hyper.py. Ray Tune is told
-    ``<metric>@<k>`` of the best epoch by validation, and ``test_<metric>@<k>`` beside it; RecBole's own function tells it
-    the test metrics under the first name. HyperTuning chooses by ``best_valid_score`` with either.
+    ``<metric>@<k>`` of the best epoch by validation, and ``test_<metric>@<k>`` beside it; RecBole's own function tells
+    it the test metrics under the first name. HyperTuning chooses by ``best_valid_score`` with either.
 
     Args:
         config_dict: the keys of this trial. config_file_list: YAML files. saved: keep and evaluate the best epoch.

@@ -15,12 +15,17 @@ class KeepRecord(Callback):
     """Writes each trial into the record when it reports, ends or fails.
 
     Args:
-        record: of the study. as_trial: what became of a trial, from its last result, its drawn values and its error. drawn_values: the
-            values of the search from what Ray calls a trial's config. metric: name of the objective in a result.
+        record: of the study. as_trial: what became of a trial, from its last result, its drawn values and its error.
+            drawn_values: the values of the search from what Ray calls a trial's config. metric: name of the objective
+                in a result.
     """
 
     def __init__(
-        self, record: StudyRecord, as_trial: Callable[[Any, Any, Any], Trial], drawn_values: Callable[[Any], Any], metric: str
+        self,
+        record: StudyRecord,
+        as_trial: Callable[[Any, Any, Any], Trial],
+        drawn_values: Callable[[Any], Any],
+        metric: str,
     ) -> None:
         self._record = record
         self._as_trial = as_trial

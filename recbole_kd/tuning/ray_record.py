@@ -26,8 +26,8 @@ class Recorded:
     """One trial as far as it has come.
 
     Attributes:
-        number: its place in the order in which trials began. drawn: the values of the search, by parameter. curve: the objective of each
-            epoch so far. trial: what became of it.
+        number: its place in the order in which trials began. drawn: the values of the search, by parameter. curve: the
+            objective of each epoch so far. trial: what became of it.
     """
 
     number: int
@@ -101,7 +101,10 @@ def recorded_from(content: Any) -> Recorded:
     """
     fields = dict(content)
     recorded = Recorded(**{**fields, "trial": Trial(**fields["trial"])})
-    trial, numbers = recorded.trial, [recorded.number, *recorded.curve, recorded.trial.epochs, recorded.trial.score or 0]
+    trial, numbers = (
+        recorded.trial,
+        [recorded.number, *recorded.curve, recorded.trial.epochs, recorded.trial.score or 0],
+    )
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise ValueError("a number is missing")
     if not (isinstance(recorded.drawn, dict) and isinstance(trial.settings, dict) and isinstance(trial.state, str)):

@@ -18,7 +18,11 @@ def ray_space(space: Space, kd: str | None) -> dict[str, Any]:
 
     drawn = {parameter.name: _domain(parameter) for parameter in space.parameters if parameter.kind != "grid"}
     combinations = space.grid(kd)
-    return {**drawn, GRID: tune.grid_search(combinations)} if len(combinations) > 1 else {**drawn, **_fixed_grid(combinations)}
+    return (
+        {**drawn, GRID: tune.grid_search(combinations)}
+        if len(combinations) > 1
+        else {**drawn, **_fixed_grid(combinations)}
+    )
 
 
 def _fixed_grid(combinations: list[dict[str, Any]]) -> dict[str, Any]:
@@ -50,7 +54,9 @@ def drawn_values(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_searcher(space: Space, searcher: str) -> None:
     listed = next((parameter.key for parameter in space.parameters if parameter.kind == "grid"), None)
     if searcher != "random" and listed is not None:
-        raise ConfigError(f"searcher={searcher} cannot run a grid and {listed} is one: write choice, or take --searcher=random")
+        raise ConfigError(
+            f"searcher={searcher} cannot run a grid and {listed} is one: write choice, or take --searcher=random"
+        )
     module = {"optuna": "optuna", "hyperopt": "hyperopt"}.get(searcher)
     if module is not None:
         try:

@@ -27,7 +27,17 @@ from recbole_kd.tuning.ray_record import FOLDER as OF_RECORD
 from recbole_kd.tuning.ray_record import StudyRecord, recorded_from
 from recbole_kd.tuning.ray_space import check_searcher, drawn_values, make_searcher, ray_space
 from recbole_kd.tuning.space import Space
-from recbole_kd.tuning.study import FAILED, STUDY_FILE, Study, Trial, absolute, as_json, objective, run_trial, what_counts
+from recbole_kd.tuning.study import (
+    FAILED,
+    STUDY_FILE,
+    Study,
+    Trial,
+    absolute,
+    as_json,
+    objective,
+    run_trial,
+    what_counts,
+)
 from recbole_kd.tuning.teacher_transfer import pack, unpack
 
 METRIC = "objective"
@@ -36,7 +46,16 @@ OF_RAY = "ray"
 BEFORE_RECORD = ("runs", OF_RAY, OF_RECORD, "tuner.pkl", "trainable.pkl")
 """Names in the folder of a study that was interrupted before it wrote its record; the last two are Ray's, of earlier versions."""
 
-FIXED = ("max_evals", "search_seed", "searcher", "scheduler", "grace_period", "reduction_factor", "max_concurrent", "max_failures")
+FIXED = (
+    "max_evals",
+    "search_seed",
+    "searcher",
+    "scheduler",
+    "grace_period",
+    "reduction_factor",
+    "max_concurrent",
+    "max_failures",
+)
 """Keys of a search that Ray keeps when it continues it."""
 
 NODE_CACHE = "node_cache"
@@ -61,7 +80,11 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
             study.trials[:] = [recorded.trial for recorded in record.trials.values()]
             return
     base = absolute({**study.base, "output_dir": str(study.folder / "runs")})
-    for_workers = {**base, NODE_CACHE: not base.get("cache_dir"), "cache_dir": str(cache_folder(base.get("cache_dir")).resolve())}
+    for_workers = {
+        **base,
+        NODE_CACHE: not base.get("cache_dir"),
+        "cache_dir": str(cache_folder(base.get("cache_dir")).resolve()),
+    }
     resources = {"cpu": options["cpus_per_trial"], "gpu": options["gpus_per_trial"]}
     check_room(connect(options["ray_address"]), resources["cpu"], resources["gpu"], "trial")
     teachers = _teachers_once(for_workers, space, resources)
@@ -70,10 +93,13 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     results = _tuner(study, space, trainable, base, options, record).fit()
     found = [_as_trial(result, space, study) for result in results]
     kept = [record.of(trial.settings) for trial in found]
-    study.trials[:] = [own.trial if own is not None and own.is_final else trial for own, trial in zip(kept, found, strict=True)]
+    study.trials[:] = [
+        own.trial if own is not None and own.is_final else trial for own, trial in zip(kept, found, strict=True)
+    ]
 
 
-# -- the study ------------------------------------------------------------------------------------------------------------
+# -- the study
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool:
@@ -83,7 +109,11 @@ def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool
     if not file.is_file():
         return False
     made, wanted = json.loads(file.read_text(encoding="utf-8")), _record(study, space, options)
-    for part, words in (("space", "for another search space"), ("base", "with other keys"), ("search", "by another search")):
+    for part, words in (
+        ("space", "for another search space"),
+        ("base", "with other keys"),
+        ("search", "by another search"),
+    ):
         if made.get(part) != wanted[part]:
             raise ConfigError(
                 f"The study {study.folder} was made {words}{_difference(made.get(part), wanted[part])}: give it the same, "
@@ -94,14 +124,20 @@ def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool
 
 def _record(study: Study, space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
     """What a study is: Ray goes on with all of it as it began."""
-    return {"space": as_json(space.plain()), "base": what_counts(study.base), "search": {key: options[key] for key in FIXED}}
+    return {
+        "space": as_json(space.plain()),
+        "base": what_counts(study.base),
+        "search": {key: options[key] for key in FIXED},
+    }
 
 
 def _difference(made: Any, wanted: Mapping[str, Any]) -> str:
     """The first key that differs, with both values."""
     made = made or {}
     key = next((key for key in (*wanted, *made) if made.get(key) != wanted.get(key)), None)
-    return "" if key is None or key in ("parameters", "fixed") else f" ({key}={made.get(key)!r}, not {wanted.get(key)!r})"
+    return (
+        "" if key is None or key in ("parameters", "fixed") else f" ({key}={made.get(key)!r}, not {wanted.get(key)!r})"
+    )
 
 
 def _is_whole(record: StudyRecord, space: Space, study: Study, options: Mapping[str, Any]) -> bool:
@@ -110,16 +146,21 @@ def _is_whole(record: StudyRecord, space: Space, study: Study, options: Mapping[
     return len(record.trials) >= wanted and all(recorded.is_final for recorded in record.trials.values())
 
 
-def _tuner(study: Study, space: Space, trainable: Any, base: Mapping[str, Any], options: Mapping[str, Any], record: StudyRecord) -> Any:
+def _tuner(
+    study: Study, space: Space, trainable: Any, base: Mapping[str, Any], options: Mapping[str, Any], record: StudyRecord
+) -> Any:
     """Return a new search of Ray's, whose own files lie in a new folder: none that lies there already is read.
 
-    A study that is continued draws again what it drew: trials at their end are told from the record, the others go on where they were.
+    A study that is continued draws again what it drew: trials at their end are told from the record, the others go on
+        where they were.
     """
     from ray import tune
 
     from recbole_kd.tuning.ray_callback import KeepRecord
 
-    keep = KeepRecord(record, lambda metrics, config, error: _became(metrics, config, error, space, study), drawn_values, METRIC)
+    keep = KeepRecord(
+        record, lambda metrics, config, error: _became(metrics, config, error, space, study), drawn_values, METRIC
+    )
     of_ray = study.folder / OF_RAY
     of_ray.mkdir(parents=True, exist_ok=True)
     session = Path(tempfile.mkdtemp(prefix="session-", dir=of_ray))
@@ -130,7 +171,11 @@ def _tuner(study: Study, space: Space, trainable: Any, base: Mapping[str, Any], 
     )  # fmt: skip
     failures = tune.FailureConfig(max_failures=options["max_failures"])
     run = tune.RunConfig(
-        name=session.name, storage_path=str(of_ray), failure_config=failures, verbose=int(base.get("show_progress", True)), callbacks=[keep]
+        name=session.name,
+        storage_path=str(of_ray),
+        failure_config=failures,
+        verbose=int(base.get("show_progress", True)),
+        callbacks=[keep],
     )
     return tune.Tuner(trainable, param_space=ray_space(space, study.base.get("kd")), tune_config=config, run_config=run)
 
@@ -143,7 +188,9 @@ def _scheduler(base: Mapping[str, Any], space: Space, options: Mapping[str, Any]
     longest = _longest(base, space)
     grace = min(options["grace_period"], longest)
     # one epoch more than there are: a trial at its end is done, not stopped
-    return ASHAScheduler(time_attr="epoch", max_t=longest + 1, grace_period=grace, reduction_factor=options["reduction_factor"])
+    return ASHAScheduler(
+        time_attr="epoch", max_t=longest + 1, grace_period=grace, reduction_factor=options["reduction_factor"]
+    )
 
 
 def _longest(base: Mapping[str, Any], space: Space) -> int:
@@ -157,10 +204,13 @@ def _request(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     return make_request(merge_sources(None, dict(base), settings))
 
 
-# -- trials ---------------------------------------------------------------------------------------------------------------
+# -- trials
+# ---------------------------------------------------------------------------------------------------------------
 
 
-def _trainable(base: Mapping[str, Any], space: Space, teachers: Any, resources: Mapping[str, float], record: StudyRecord) -> Any:
+def _trainable(
+    base: Mapping[str, Any], space: Space, teachers: Any, resources: Mapping[str, float], record: StudyRecord
+) -> Any:
     from ray import tune
 
     given = {"base": dict(base), "space": space, "teachers": teachers, "known": record.plain()}
@@ -168,12 +218,17 @@ def _trainable(base: Mapping[str, Any], space: Space, teachers: Any, resources: 
 
 
 def ray_trial(
-    config: Mapping[str, Any], base: Mapping[str, Any], space: Space, teachers: Any, known: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    base: Mapping[str, Any],
+    space: Space,
+    teachers: Any,
+    known: Mapping[str, Any] | None = None,
 ) -> None:
     """One trial, in a worker: reports every epoch, and at the end the figures of the best one or the reason of its failure.
 
     Args:
-        known: trials of a study that is continued, by the digest of their settings: their epochs are reported again, for the scheduler.
+        known: trials of a study that is continued, by the digest of their settings: their epochs are reported again,
+            for the scheduler.
     """
     import ray
     from ray import tune
@@ -197,7 +252,9 @@ def ray_trial(
         if epoch + 1 == last_epoch:
             return  # the report of the finished trial follows: the scheduler does not stop what has run all its epochs
         best["score"] = max(best.get("score", -float("inf")), objective(float(score), bigger))
-        tune.report({METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"})
+        tune.report(
+            {METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"}
+        )
 
     outcome = Path(base["output_dir"]) / "outcomes" / f"{digest}.json"
     trial = _finished(outcome)
@@ -214,7 +271,13 @@ def _report(trial: Trial) -> None:
     from ray import tune
 
     epoch = trial.epochs if trial.state != "failed" else 0
-    figures = {"score": trial.score, "bigger": trial.bigger, "metric": trial.metric, "valid": trial.valid, "test": trial.test}
+    figures = {
+        "score": trial.score,
+        "bigger": trial.bigger,
+        "metric": trial.metric,
+        "valid": trial.valid,
+        "test": trial.test,
+    }
     words = {"state": trial.state, "reason": trial.reason}
     tune.report({METRIC: trial.objective, "best": trial.objective, "epoch": epoch, **figures, **words})
 
@@ -262,7 +325,8 @@ def _became(metrics: Any, config: Any, error: Any, space: Space, study: Study) -
     return Trial(settings, "stopped" if epochs else "interrupted", score, bigger, epochs)
 
 
-# -- teachers -------------------------------------------------------------------------------------------------------------
+# -- teachers
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str, float]) -> tuple[list[str], Any]:
@@ -270,7 +334,13 @@ def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str
     import ray
 
     wanted = [list(space.trials_of(method)) for method in space.methods(base.get("kd"))]
-    options = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 3, "max_calls": 1, "num_returns": 2}
+    options = {
+        "num_cpus": resources["cpu"],
+        "num_gpus": resources["gpu"],
+        "max_retries": 3,
+        "max_calls": 1,
+        "num_returns": 2,
+    }
     header, packed = ray.remote(**options)(_make_and_pack).remote(dict(base), wanted)  # type: ignore[call-overload]
     found = ray.get(header)
     if found["error"]:

@@ -48,8 +48,9 @@ class Parameter:
     """One key and what is tried for it.
 
     Attributes:
-        kind: ``choice`` and ``grid`` list their ``values``; a range has (low, high) or, ``quniform``, (low, high, step); both ends of
-            ``int`` and ``logint`` are drawn. ``grid`` values are all run, in all combinations. ``exponent`` is RecBole's ``loguniform``:
+        kind: ``choice`` and ``grid`` list their ``values``; a range has (low, high) or, ``quniform``, (low, high,
+            step); both ends of ``int`` and ``logint`` are drawn. ``grid`` values are all run, in all combinations.
+            ``exponent`` is RecBole's ``loguniform``:
             the natural logarithms of the ends. method: the only one that it belongs to.
     """
 
@@ -86,7 +87,8 @@ class Parameter:
         """A drawn value as the configuration wants it: hyperopt draws whole steps as floats, numpy's numbers are no Python numbers."""
         value = value.item() if hasattr(value, "item") else value
         if isinstance(value, float) and (
-            self.kind in ("int", "logint") or (self.kind == "quniform" and all(float(v).is_integer() for v in self.values))
+            self.kind in ("int", "logint")
+            or (self.kind == "quniform" and all(float(v).is_integer() for v in self.values))
         ):
             return round(value)
         return value
@@ -112,7 +114,9 @@ class Space:
         by_name = {parameter.name: parameter for parameter in self.parameters}
         method = drawn.get("kd", self.fixed.get("kd", kd))
         applied = {
-            by_name[name].key: by_name[name].settle(value) for name, value in drawn.items() if by_name[name].method in (None, method)
+            by_name[name].key: by_name[name].settle(value)
+            for name, value in drawn.items()
+            if by_name[name].method in (None, method)
         }
         return {**self.fixed, **applied}
 
@@ -148,23 +152,34 @@ def read_space(path: str | Path, *, allow_code: bool = False) -> Space:
     """Read a search space, YAML or (``*.hyper``) RecBole's lines ``KEY KIND VALUES``.
 
     Raises:
-        ConfigError: one sentence that names the line or key; or the file names code as a method, which ``allow_code`` lets through.
+        ConfigError: one sentence that names the line or key; or the file names code as a method, which ``allow_code``
+            lets through.
     """
     path = Path(path)
     space = _read_hyper(path) if path.suffix == ".hyper" else _read_yaml(path)
     refuse_permission({**space.fixed, **{parameter.key: parameter for parameter in space.parameters}}, path)
     methods = [{parameter.key: list(parameter.values)} for parameter in space.parameters]
-    named = [*methods_in([space.fixed, *methods]), *(parameter.method for parameter in space.parameters if parameter.method)]
+    named = [
+        *methods_in([space.fixed, *methods]),
+        *(parameter.method for parameter in space.parameters if parameter.method),
+    ]
     refuse_code(named, path, allow_code)
     if not space.parameters:
-        raise ConfigError(f"{path} searches nothing: give at least one key a distribution, such as kd_k: {{choice: [10, 50]}}")
+        raise ConfigError(
+            f"{path} searches nothing: give at least one key a distribution, such as kd_k: {{choice: [10, 50]}}"
+        )
     names = [parameter.name for parameter in space.parameters]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"{path} has {twice} twice: keep one of them")
-    both = {p.key for p in space.parameters if p.method} & {*space.fixed, *(p.key for p in space.parameters if not p.method)}
+    both = {p.key for p in space.parameters if p.method} & {
+        *space.fixed,
+        *(p.key for p in space.parameters if not p.method),
+    }
     if both:
-        raise ConfigError(f"{path} has {sorted(both)[0]} for all methods and again below one of them: keep it in one place")
+        raise ConfigError(
+            f"{path} has {sorted(both)[0]} for all methods and again below one of them: keep it in one place"
+        )
     return space
 
 
@@ -172,14 +187,18 @@ def _read_hyper(path: Path) -> Space:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The search space {path} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})") from None
+        raise ConfigError(
+            f"The search space {path} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})"
+        ) from None
     parameters = []
     for number, line in enumerate(lines, start=1):
         words = line.split("#", 1)[0].split(maxsplit=2)
         if not words:
             continue
         if len(words) < 3 or words[1] not in _HYPER_KINDS:
-            raise ConfigError(f"{path}, line {number}: {line.strip()!r} is not KEY KIND VALUES with a KIND of {', '.join(_HYPER_KINDS)}")
+            raise ConfigError(
+                f"{path}, line {number}: {line.strip()!r} is not KEY KIND VALUES with a KIND of {', '.join(_HYPER_KINDS)}"
+            )
         key, kind, text = words
         values: Any = _python_values(text) if kind == "choice" else None
         if values is None:
@@ -223,7 +242,9 @@ def _read_yaml(path: Path) -> Space:
     content = read_config_file(path)
     methods = content.pop("methods", None) or {}
     if not isinstance(methods, Mapping) or not all(isinstance(own, Mapping) for own in methods.values()):
-        raise ConfigError(f"methods of {path} is not a mapping of methods to their keys: write methods: {{RCEKD: {{kd_beta: ...}}}}")
+        raise ConfigError(
+            f"methods of {path} is not a mapping of methods to their keys: write methods: {{RCEKD: {{kd_beta: ...}}}}"
+        )
     for method, own in [(None, content), *methods.items()]:
         for key, value in own.items():
             if isinstance(value, Mapping):
@@ -237,7 +258,9 @@ def _read_yaml(path: Path) -> Space:
 
 def _distribution(place: str, key: str, value: Mapping[str, Any], method: str | None) -> Parameter:
     if len(value) != 1:
-        raise ConfigError(f"{key} of {place} has {len(value)} distributions: write one, such as {{choice: [1, 2]}} or {{uniform: [0, 1]}}")
+        raise ConfigError(
+            f"{key} of {place} has {len(value)} distributions: write one, such as {{choice: [1, 2]}} or {{uniform: [0, 1]}}"
+        )
     ((kind, values),) = value.items()
     if kind not in KINDS:
         raise unknown_name_error(f"distribution of {key} in {place}", kind, KINDS)
@@ -251,10 +274,14 @@ def _parameter(place: str, key: str, kind: str, values: Any, method: str | None)
         return Parameter(key, kind, tuple(values), method)
     wanted = 3 if kind == "quniform" else 2
     whole = kind in ("int", "logint")
-    numbers = all(isinstance(v, int if whole else int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    numbers = all(
+        isinstance(v, int if whole else int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
     if len(values) != wanted or not numbers or not values[0] < values[1] or (wanted == 3 and values[2] <= 0):
         words = "low, high and step" if wanted == 3 else "low and high"
-        raise ConfigError(f"{key} of {place}: {kind} {values!r} is not {words}, {'whole ' if whole else ''}numbers with low < high")
+        raise ConfigError(
+            f"{key} of {place}: {kind} {values!r} is not {words}, {'whole ' if whole else ''}numbers with low < high"
+        )
     if kind == "exponent" and values[1] > LARGEST_EXPONENT:
         raise ConfigError(
             f"{key} of {place}: {values!r} are natural logarithms, as RecBole's loguniform takes them, and exp({values[1]}) is too large "
@@ -292,7 +319,9 @@ def _check_draw(parameter: Parameter, value: Any, start: Mapping[str, Any], base
         ends = [float(end).is_integer() for end in parameter.values[:2]]
         integers = all(ends) and parameter.kind in ("uniform", "loguniform") and isinstance(value, float)
         hint = f" {{int: {list(parameter.values)}}} draws integers." if integers else ""
-        raise ConfigError(f"{parameter.kind} {list(parameter.values)} draws such a {parameter.name}. {error}{hint}") from None
+        raise ConfigError(
+            f"{parameter.kind} {list(parameter.values)} draws such a {parameter.name}. {error}{hint}"
+        ) from None
 
 
 def _check_trial(settings: Mapping[str, Any], base: Mapping[str, Any]) -> None:

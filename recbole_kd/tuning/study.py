@@ -48,9 +48,9 @@ class Trial:
     """What became of one configuration.
 
     Attributes:
-        settings: the keys that were searched. state: ``done``, ``stopped`` (by the scheduler), ``failed`` (``reason`` says why) or
-            ``interrupted``. score: the best validation score so far. bigger: is a bigger one better? valid, test: metrics of the epoch best
-            by validation, once it is done.
+        settings: the keys that were searched. state: ``done``, ``stopped`` (by the scheduler), ``failed`` (``reason``
+            says why) or ``interrupted``. score: the best validation score so far. bigger: is a bigger one better?
+            valid, test: metrics of the epoch best by validation, once it is done.
     """
 
     settings: dict[str, Any]
@@ -81,7 +81,9 @@ def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch:
         base: what holds for all trials. settings: of this one, over them. after_epoch: gets epoch and validation score.
     """
     try:
-        result = run_request(make_request(merge_sources(None, {"kd_compare": False, **base}, settings)), after_epoch=after_epoch)
+        result = run_request(
+            make_request(merge_sources(None, {"kd_compare": False, **base}, settings)), after_epoch=after_epoch
+        )
     except Exception as error:  # bad values, a loss that is no number, a device out of memory: it fails alone
         words = " ".join(str(error).split()) or type(error).__name__
         named = words if isinstance(error, ConfigError) else f"{type(error).__name__}: {words}"
@@ -91,7 +93,14 @@ def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch:
     if not math.isfinite(score):
         return Trial(dict(settings), "failed", reason=f"{metric} of the validation is {score}")
     return Trial(
-        dict(settings), "done", score, result["valid_metric_bigger"], distilled["epochs"], metric, distilled["valid"], distilled["test"]
+        dict(settings),
+        "done",
+        score,
+        result["valid_metric_bigger"],
+        distilled["epochs"],
+        metric,
+        distilled["valid"],
+        distilled["test"],
     )
 
 
@@ -100,7 +109,8 @@ class Study:
     """Trials that were run for one base configuration.
 
     Attributes:
-        base: the common keys as the user gave them. folder: of the study's files. space: that is searched, as JSON values.
+        base: the common keys as the user gave them. folder: of the study's files. space: that is searched, as JSON
+            values.
     """
 
     base: Mapping[str, Any]
@@ -118,13 +128,17 @@ class Study:
         """trials.json and, once a trial is done, best.yaml: ``run_recbole_kd.py --config_files=best.yaml`` repeats that trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
         space = {} if self.space is None else {"space": dict(self.space)}
-        write_json(self.folder / TRIALS, {"base": dict(self.base), **space, "trials": [asdict(trial) for trial in self.trials]})
+        write_json(
+            self.folder / TRIALS, {"base": dict(self.base), **space, "trials": [asdict(trial) for trial in self.trials]}
+        )
         if self.best is None:
             return
         content = merge_sources(None, dict(self.base), self.best.settings)
         plain = json.loads(json.dumps(content))
         figures = ", ".join(f"{name} {value:.10g}" for name, value in self.best.valid.items())
-        text = f"{BEST_MARK} {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(plain, sort_keys=False)
+        text = f"{BEST_MARK} {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(
+            plain, sort_keys=False
+        )
         write_text_whole(self.folder / BEST, text)
 
     def check_target(self, record: str, resume: bool, further: Collection[str] = ()) -> None:
@@ -160,9 +174,13 @@ class Study:
         try:
             record = read_json(path)
             trials = [Trial(**fields) for fields in record["trials"]]
-            same = what_counts(record["base"]) == what_counts(self.base) and record.get("space", self.space) == as_json(self.space)
+            same = what_counts(record["base"]) == what_counts(self.base) and record.get("space", self.space) == as_json(
+                self.space
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is damaged ({error}): delete it, or name another study with --study=NAME") from None
+            raise ConfigError(
+                f"{path} is damaged ({error}): delete it, or name another study with --study=NAME"
+            ) from None
         if not same:
             raise ConfigError(
                 f"The study {self.folder} was made with other keys or another search space: give it the same, "
@@ -185,7 +203,11 @@ class Study:
             ]
             for trial in sorted(self.trials, key=lambda trial: (trial.state != "done", -trial.objective))
         ]
-        return tabulate(rows, headers=[*keys, "state", "epochs", f"valid {metric}", f"test {metric}", "reason"], disable_numparse=True)
+        return tabulate(
+            rows,
+            headers=[*keys, "state", "epochs", f"valid {metric}", f"test {metric}", "reason"],
+            disable_numparse=True,
+        )
 
 
 def as_json(value: Any) -> Any:
@@ -205,4 +227,6 @@ def _short(value: Any) -> str:
 def absolute(base: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same keys with absolute folders, RecBole's default folder of data sets among them."""
     named = {"data_path": DATA_PATH, **base}
-    return {key: str(user_path(value, key).resolve()) if key in PLACES and value else value for key, value in named.items()}
+    return {
+        key: str(user_path(value, key).resolve()) if key in PLACES and value else value for key, value in named.items()
+    }

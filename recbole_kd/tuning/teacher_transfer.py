@@ -26,7 +26,8 @@ def unpack(names: Iterable[str], files: Callable[[], Mapping[str, Mapping[str, A
     """Write the folders that this node's cache lacks; all trials of a node then map the same files.
 
     Args:
-        names: of the folders, below the cache. files: gets what :func:`pack` made; called only where a folder is missing.
+        names: of the folders, below the cache. files: gets what :func:`pack` made; called only where a folder is
+            missing.
     """
     for name in names:
         entry = cache / name

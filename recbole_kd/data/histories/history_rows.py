@@ -41,7 +41,8 @@ class Passes:
 
     Attributes:
         encoded: int64 ``[C]``, queries. widths: int64 ``[C]``, columns that their histories need.
-        place: int64 ``[B]``, the history of each query, by its number in ``encoded``. column: int64 ``[B]``, its position there.
+        place: int64 ``[B]``, the history of each query, by its number in ``encoded``. column: int64 ``[B]``, its
+            position there.
     """
 
     encoded: Tensor
@@ -55,9 +56,11 @@ class Rows:
     """Histories by query: that of q is ``items[begins[q]:ends[q]]``, of which a model sees the latest ``max_length``.
 
     Attributes:
-        items: int64 ``[N]``, all users' items in order. times: int64 or float64 ``[N]``. users, begins, ends: int64 ``[Q]``.
+        items: int64 ``[N]``, all users' items in order. times: int64 or float64 ``[N]``. users, begins, ends: int64
+            ``[Q]``.
         targets: int64 ``[Q]``, the place in ``items`` of what follows; the history's own last place where nothing does.
-        with_times: do the rows carry their times? n_whole: so many of them, the first, are whole training histories, a user each.
+        with_times: do the rows carry their times? n_whole: so many of them, the first, are whole training histories, a
+            user each.
     """
 
     fields: RowFields
@@ -87,13 +90,19 @@ class Rows:
             width: columns of the histories, at least the longest one; ``max_length`` when None.
         """
         where = queries.to(self.users.device)
-        return Interaction({**self._ends(where), **self._histories(where, self.fields.max_length if width is None else width)})
+        return Interaction(
+            {**self._ends(where), **self._histories(where, self.fields.max_length if width is None else width)}
+        )
 
     def _ends(self, where: Tensor) -> dict[str, Tensor]:
         """The columns of a number a row."""
         ends, targets = self.ends[where], self.targets[where]
         lengths = torch.minimum(ends - self.begins[where], torch.tensor(self.fields.max_length)).clamp(min=1)
-        columns = {self.fields.user: self.users[where], self.fields.item: self.items[targets], self.fields.length: lengths}
+        columns = {
+            self.fields.user: self.users[where],
+            self.fields.item: self.items[targets],
+            self.fields.length: lengths,
+        }
         return columns | ({RAW_TIME: self.times[targets]} if self.with_times else {})
 
     def _histories(self, where: Tensor, width: int) -> dict[str, Tensor]:
@@ -109,9 +118,10 @@ class Rows:
     def passes(self, queries: Tensor) -> Passes:
         """Which of some queries, int64 ``[B]``, have to be encoded for the vectors of all, by a causal model with positions from 0.
 
-        What such a model makes of a history's position depends on what stands before it in its window. So a query whose window begins where
-        a longer one does is a position of that one. Past ``max_length`` every window begins elsewhere and has a pass of its own; so has a
-        query that is asked at another time than that of the item after it.
+        What such a model makes of a history's position depends on what stands before it in its window. So a query whose
+        window begins where a longer one does is a position of that one. Past ``max_length`` every window begins
+        elsewhere and has a pass of its own; so has a query that is asked at another time than that of the item after
+        it.
         """
         where = queries.to(self.users.device)
         ends, targets = self.ends[where], self.targets[where]
@@ -120,12 +130,16 @@ class Rows:
         longest = torch.zeros(len(self.items) + 1, dtype=torch.int64).scatter_reduce(0, begins, lengths, "amax")[begins]
         inside = (lengths > 0) & (lengths < longest) & ((targets == ends) | (not self.with_times))
         encoded = (~inside).nonzero().squeeze(1)
-        widths = lengths.masked_fill(lengths == 0, self.fields.max_length)[encoded]  # what stands alone sees its padding, in SASRec
+        widths = lengths.masked_fill(lengths == 0, self.fields.max_length)[
+            encoded
+        ]  # what stands alone sees its padding, in SASRec
         widths, order = widths.sort(stable=True)
         encoded = encoded[order]
         number = torch.arange(len(encoded))
         carries = lengths[encoded] == longest[encoded]
-        carrier = torch.zeros(len(self.items) + 1, dtype=torch.int64).scatter(0, begins[encoded][carries], number[carries])
+        carrier = torch.zeros(len(self.items) + 1, dtype=torch.int64).scatter(
+            0, begins[encoded][carries], number[carries]
+        )
         place = carrier[begins].index_copy(0, encoded, number)
         return Passes(where[encoded], widths, place, lengths.clamp(min=1) - 1)
 

@@ -69,7 +69,9 @@ class _RawTimes(Dataset):
         rows = np.arange(len(frame), dtype=np.int64)
         self._has_times = self.time_field in frame and self.field2type[self.time_field] == FeatureType.FLOAT
         if RAW_TIME not in frame:  # our reader has put it there already
-            frame[RAW_TIME] = whole_if_possible(frame[self.time_field].to_numpy(np.float64)) if self._has_times else rows
+            frame[RAW_TIME] = (
+                whole_if_possible(frame[self.time_field].to_numpy(np.float64)) if self._has_times else rows
+            )
         added = [RAW_TIME]
         if self.with_rows:
             frame[RAW_ROW] = rows
@@ -126,7 +128,8 @@ class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
 class HSTUGeneralDataset(_OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
     """RecBole's general data set with the order inside a user kept through any split; the training part is iterated by user.
 
-    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its parts. A Config of
+    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its
+        parts. A Config of
     RecBole's own, without the key ``time_order``, has RecBole's order.
     """
 

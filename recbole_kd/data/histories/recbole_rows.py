@@ -1,7 +1,8 @@
 """The histories of RecBole's own sequential data sets as queries (see :mod:`recbole_kd.scoring.scorer`).
 
-RecBole's ``SequentialDataset`` keeps a row as a padded list beside its target. Here the same rows are places in each user's sequence, as
-those of :class:`recbole_kd.data.histories.sequence_dataset.SequenceDataset` are, so that whatever asks about queries works with either.
+RecBole's ``SequentialDataset`` keeps a row as a padded list beside its target. Here the same rows are places in each
+user's sequence, as those of :class:`recbole_kd.data.histories.sequence_dataset.SequenceDataset` are, so that whatever
+asks about queries works with either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class SequenceQueries:
     """The queries of a sequential student in training.
 
     Attributes:
-        universe: what a stored teacher is asked about. query_ids: int64 ``[n]``, the place there of each query, the pad first.
+        universe: what a stored teacher is asked about. query_ids: int64 ``[n]``, the place there of each query, the pad
+            first.
     """
 
     universe: Rows
@@ -78,7 +80,8 @@ def query_field(data: Any) -> str:
 def interactions_of(dataset: Any) -> tuple[Tensor, Tensor]:
     """Return users and items of all interactions behind the rows of a data set, int64 ``[n]`` each.
 
-    A row of RecBole's sequential data set stands for its target; a user's first item is nobody's target and stands in the first history.
+    A row of RecBole's sequential data set stands for its target; a user's first item is nobody's target and stands in
+    the first history.
     """
     columns = dataset.inter_feat
     users, items = (torch.as_tensor(columns[field].to_numpy() if hasattr(columns[field], "to_numpy") else columns[field]) for field in

@@ -1,7 +1,7 @@
 """The data of a sequential model, made from the one general split that all models of a run share.
 
-RecBole's own sequential data set divides prefixes, not interactions, so that a user of three items has no validation item there and one
-here. Users of four items and more have the same rows in both (tested). What a row holds is in
+RecBole's own sequential data set divides prefixes, not interactions, so that a user of three items has no validation
+item there and one here. Users of four items and more have the same rows in both (tested). What a row holds is in
 :mod:`recbole_kd.data.histories.history_rows`.
 """
 
@@ -78,7 +78,9 @@ class UserSequences:
     def of(cls, parts: Sequence[Any]) -> UserSequences:
         n_users = parts[0].user_num
         uid, iid = parts[0].uid_field, parts[0].iid_field
-        columns = [np.concatenate([np.asarray(part.inter_feat[field]) for part in parts]) for field in (uid, iid, RAW_TIME)]
+        columns = [
+            np.concatenate([np.asarray(part.inter_feat[field]) for part in parts]) for field in (uid, iid, RAW_TIME)
+        ]
         users, items, times = columns
         phases = np.repeat(np.arange(len(parts)), [len(part.inter_feat[uid]) for part in parts])
         by_time = parts[0].is_exact and parts[0].has_times
@@ -92,15 +94,17 @@ class UserSequences:
 def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, ...]:
     """The parts of a leave-one-out split as rows of a sequential model.
 
-    Histories at test hold the validation item, as RecBole's do; under ``eval_protocol: paper`` the training items alone, as in the
-    published code, so that a model of histories knows of a user what a model of users does.
+    Histories at test hold the validation item, as RecBole's do; under ``eval_protocol: paper`` the training items
+    alone, as in the published code, so that a model of histories knows of a user what a model of users does.
 
     Args:
-        config: of the model; its ``MAX_ITEM_LIST_LENGTH`` counts. parts: (train, valid, test), or the training part alone.
+        config: of the model; its ``MAX_ITEM_LIST_LENGTH`` counts. parts: (train, valid, test), or the training part
+            alone.
 
     Raises:
         DataError: a user has more than one validation or test item, or nobody has two training items.
-        ConfigError: these parts do not come from :func:`recbole_kd.data.split_and_loaders.split_data`, or the split has shuffled them.
+        ConfigError: these parts do not come from :func:`recbole_kd.data.split_and_loaders.split_data`, or the split has
+            shuffled them.
     """
     if not isinstance(parts[0], HSTUGeneralDataset):
         raise ConfigError(
@@ -117,11 +121,15 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
     make = _RowMaker(config, parts[0], sequences)
     train = SequenceDataset.over(parts[0], config, make.prefixes())
     if len(train.rows) == 0:
-        raise DataError(f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the filters")
+        raise DataError(
+            f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the filters"
+        )
     train.universe = make.universe(train.rows)
     _number_queries(train, getattr(get_model(config["model"]), "trains_by_user", False))
     paper = config["eval_protocol"] == "paper"
-    later = [SequenceDataset.over(part, config, make.held_out(n, 1 if paper else n)) for n, part in enumerate(parts) if n]
+    later = [
+        SequenceDataset.over(part, config, make.held_out(n, 1 if paper else n)) for n, part in enumerate(parts) if n
+    ]
     return (train, *later)
 
 
@@ -147,7 +155,9 @@ class _RowMaker:
     def held_out(self, phase: int, n_known: int) -> Rows:
         """The item of a phase as the target of the items of the first ``n_known`` phases."""
         users = np.flatnonzero(self.sequences.counts[phase])
-        ends, targets = (self.sequences.starts[users] + self.sequences.counts[:n].sum(0)[users] for n in (n_known, phase))
+        ends, targets = (
+            self.sequences.starts[users] + self.sequences.counts[:n].sum(0)[users] for n in (n_known, phase)
+        )
         return self._rows(users, ends, targets)
 
     def universe(self, prefixes: Rows) -> Rows:

@@ -25,14 +25,18 @@ class Histories:
     times: Tensor
 
     @classmethod
-    def of(cls, users: np.ndarray, items: np.ndarray, times: np.ndarray, rows: np.ndarray, n_users: int, max_length: int) -> Histories:
+    def of(
+        cls, users: np.ndarray, items: np.ndarray, times: np.ndarray, rows: np.ndarray, n_users: int, max_length: int
+    ) -> Histories:
         """From interactions in any order, all ``[n]``; equal times are ordered by ``rows``, the row in the file."""
         order = np.lexsort((-rows, -times, users))  # the latest first
         order = order[rank_in_group(users[order]) < max_length][::-1]
         order = order[np.argsort(users[order], kind="stable")]
         starts = np.zeros(n_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(users[order], minlength=n_users), out=starts[1:])
-        return cls(torch.from_numpy(starts), torch.from_numpy(items[order].astype(np.int64)), torch.from_numpy(times[order]))
+        return cls(
+            torch.from_numpy(starts), torch.from_numpy(items[order].astype(np.int64)), torch.from_numpy(times[order])
+        )
 
 
 def padded_histories(starts: Tensor, items: Tensor, times: Tensor, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:

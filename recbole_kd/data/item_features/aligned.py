@@ -24,11 +24,12 @@ class ItemFeatures:
         tokens: the item tokens by id, the pad first.
 
     Attributes:
-        width: length of a row. missing: tokens of the items without a row. rows: int64 ``[n_items]``, -1 where there is none.
+        width: length of a row. missing: tokens of the items without a row. rows: int64 ``[n_items]``, -1 where there is
+            none.
 
     Raises:
-        DataError: no item has features, an item's row does not exist, or holds a number that is not finite; with the modality and the first
-            such item.
+        DataError: no item has features, an item's row does not exist, or holds a number that is not finite; with the
+            modality and the first such item.
     """
 
     def __init__(self, modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> None:
@@ -38,7 +39,9 @@ class ItemFeatures:
         self.rows = torch.from_numpy(_rows_of(modality, matrix, tokens))
         self.missing = [str(tokens[item]) for item in (self.rows < 0).nonzero().squeeze(1).tolist() if item]
         if len(self.missing) == len(tokens) - 1:
-            raise DataError(f"No item of the data set has {modality} features: the first without is {tokens[1]!r}; check the ids")
+            raise DataError(
+                f"No item of the data set has {modality} features: the first without is {tokens[1]!r}; check the ids"
+            )
         self.mean = self._mean(tokens)
 
     @property
@@ -100,7 +103,9 @@ def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.
                 "file of the same name that ends in .ids"
             )
         elif int(token) >= n_rows:
-            raise DataError(f"The {modality} features have {n_rows} rows, and item {token!r} would be row {int(token)}: it is not whole")
+            raise DataError(
+                f"The {modality} features have {n_rows} rows, and item {token!r} would be row {int(token)}: it is not whole"
+            )
         elif taken.setdefault(int(token), token) != token:
             raise DataError(
                 f"The {modality} features have no ids, and the items {taken[int(token)]!r} and {token!r} would both have row {int(token)}: "

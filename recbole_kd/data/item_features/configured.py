@@ -49,14 +49,17 @@ def encoders_in(digests: Mapping[str, str]) -> str | list[str] | None:
 def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
     """The features of each modality, in the order of the data set's item ids.
 
-    ``item_features: {modality: path}`` names files, in the data set's folder or from the current one; ``{path: ..., ids: ...}`` in place of
-    a path also names the file of the items' tokens (see :mod:`recbole_kd.data.item_features.matrix_files`). Where it is empty,
-    features are made from
-    the words of the data set's ``.item`` file by ``text_encoder``. An item without features has the mean of the others: a warning counts
-    them. The digests are noted in the configuration, where a checkpoint keeps them, and compared with those noted before.
+    ``item_features: {modality: path}`` names files, in the data set's folder or from the current one;
+        ``{path: ..., ids: ...}`` in place of
+    a path also names the file of the items' tokens (see :mod:`recbole_kd.data.item_features.matrix_files`). Where it is
+    empty, features are made from
+    the words of the data set's ``.item`` file by ``text_encoder``. An item without features has the mean of the others:
+    a warning counts them. The digests are noted in the configuration, where a checkpoint keeps them, and compared with
+    those noted before.
 
     Raises:
-        ConfigError: a key is no mapping of names to paths, or names no encoder. DataError: the features are missing or wrong.
+        ConfigError: a key is no mapping of names to paths, or names no encoder. DataError: the features are missing or
+            wrong.
     """
     tokens = dataset.field2id_token[dataset.iid_field]
     sources = _sources(config, dataset)
@@ -83,7 +86,8 @@ def record_features(config: Any, dataset: Any) -> dict[str, str]:
     """Note the digests of the features in a configuration, so that they are part of all that is kept under its digest.
 
     Returns:
-        modality -> digest; of features made from text it begins with the encoder. Empty where the model reads no item features.
+        modality -> digest; of features made from text it begins with the encoder. Empty where the model reads no item
+        features.
     """
     if not getattr(get_model(config["model"]), "reads_item_features", False):
         return {}
@@ -103,7 +107,10 @@ def _sources(config: Any, dataset: Any) -> dict[str, Source]:
     texts = read_item_text(path, dataset.iid_field, place["field_separator"], place["encoding"] or "utf-8")
     cache = cache_folder(place["cache_dir"])
     made = {ENCODERS[name].modality: TextFeatures(texts, tokens, name) for name in encoders}
-    return {modality: Source(text.digest, lambda text=text: text.matrix(cache, place["dataset"])) for modality, text in made.items()}  # type: ignore[misc]
+    return {
+        modality: Source(text.digest, lambda text=text: text.matrix(cache, place["dataset"]))
+        for modality, text in made.items()
+    }  # type: ignore[misc]
 
 
 def _of_file(name: str, value: Mapping[str, str] | str, folder: Path) -> Source:
@@ -112,7 +119,9 @@ def _of_file(name: str, value: Mapping[str, str] | str, folder: Path) -> Source:
     ids = _found(paths["ids"], folder) if paths.get("ids") else None
     if not path.is_file() or (ids is not None and not ids.is_file()):
         read_matrix(name, path)  # says what is wrong with the path
-        raise DataError(f"The ids {ids} of the {name} features are not there: give a text file with an item token a line")
+        raise DataError(
+            f"The ids {ids} of the {name} features are not there: give a text file with an item token a line"
+        )
     beside = ids or path.with_suffix(IDS_SUFFIX)
     return Source(file_digest(path, *([beside] if beside.is_file() else [])), lambda: read_matrix(name, path, ids))
 
@@ -130,7 +139,9 @@ def _checked(given: Any) -> Mapping[str, Any]:
     for name, value in given.items() if fine else ():
         path = value.get("path") if isinstance(value, Mapping) and set(value) <= {"path", "ids"} else value
         texts = [path, *([value["ids"]] if isinstance(value, Mapping) and "ids" in value else [])]
-        if not (isinstance(name, str) and name.isidentifier() and all(isinstance(text, str) and text for text in texts)):
+        if not (
+            isinstance(name, str) and name.isidentifier() and all(isinstance(text, str) and text for text in texts)
+        ):
             fine = False
     if not fine:
         raise ConfigError(

@@ -48,7 +48,9 @@ def _read_rows(path: Path, item_field: str, separator: str, encoding: str) -> di
             raise marked(path)
         columns = [place for place, (name, kind) in enumerate(header) if kind in WORDS and name != item_field]
         if item_field not in names or not columns:
-            raise DataError(f"{path} has no column {item_field}:token, or no column of words (token, token_seq) beside it")
+            raise DataError(
+                f"{path} has no column {item_field}:token, or no column of words (token, token_seq) beside it"
+            )
         key = names.index(item_field)
         texts: dict[str, Text] = {}
         for number, row in enumerate(rows, start=2):
@@ -72,7 +74,11 @@ class TextFeatures:
         self.items = sorted(token for token in map(str, tokens) if token in texts)
         self.texts = [texts[token] for token in self.items]
         self.encoder = encoder
-        content = {"items": self.items, "texts": [dict(text) for text in self.texts], "encoder": ENCODERS[encoder].settings}
+        content = {
+            "items": self.items,
+            "texts": [dict(text) for text in self.texts],
+            "encoder": ENCODERS[encoder].settings,
+        }
         self.digest = f"{encoder}-{settings_digest(content)}"
 
     def matrix(self, cache: Path, dataset: str) -> FeatureMatrix:
@@ -81,9 +87,13 @@ class TextFeatures:
         entry = cache / "features" / f"{dataset}-{self.digest}"
         with locked(entry):
             if not entry.is_dir():
-                getLogger().info(f"Making {modality} features of {len(self.items)} items with {self.encoder}, once: kept in {entry}")
+                getLogger().info(
+                    f"Making {modality} features of {len(self.items)} items with {self.encoder}, once: kept in {entry}"
+                )
                 if not self.items:
-                    raise DataError(f"The .item file of {dataset} holds none of its items: give features with item_features")
+                    raise DataError(
+                        f"The .item file of {dataset} holds none of its items: give features with item_features"
+                    )
                 values = ENCODERS[self.encoder].encode(self.texts)
                 real = np.flatnonzero(np.abs(values).sum(axis=1))
                 with written_whole(entry) as temporary:
@@ -93,5 +103,7 @@ class TextFeatures:
                     write_manifest(temporary, {"dataset": dataset, "encoder": self.encoder, "digest": self.digest})
             wrong = entry_damage(entry) if (entry / MANIFEST).exists() else None  # an earlier version wrote none
             if wrong is not None:
-                raise DataError(f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are made again")
+                raise DataError(
+                    f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are made again"
+                )
         return read_matrix(modality, entry / f"{modality}.npy")

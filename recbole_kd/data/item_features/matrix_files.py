@@ -1,6 +1,7 @@
 """Matrices of item features on disk, and the ids of their rows. No RecBole import.
 
-A matrix stays on disk where its format allows (``.npy``, ``.safetensors``), memory-mapped: only the rows that are asked for are read.
+A matrix stays on disk where its format allows (``.npy``, ``.safetensors``), memory-mapped: only the rows that are asked
+for are read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class FeatureMatrix:
     """Rows of numbers and whose they are.
 
     Attributes:
-        values: ``[rows, width]`` of any float type. ids: the item token of each row, or None: row r belongs to the item with the token r.
+        values: ``[rows, width]`` of any float type. ids: the item token of each row, or None: row r belongs to the item
+            with the token r.
     """
 
     values: Tensor
@@ -42,17 +44,21 @@ def read_matrix(modality: str, path: Path, ids: Path | None = None) -> FeatureMa
     """Read the features of one modality.
 
     Args:
-        path: ``.npy``, ``.safetensors`` or ``.parquet``. ids: text file of the item tokens; by default the file with the suffix ``.ids``
-            beside the matrix, where there is one.
+        path: ``.npy``, ``.safetensors`` or ``.parquet``. ids: text file of the item tokens; by default the file with
+            the suffix ``.ids`` beside the matrix, where there is one.
 
     Raises:
         DataError: names the modality, what is wrong and, where one item is to blame, the first such item.
     """
     reader = _READERS.get(path.suffix)
     if reader is None:
-        raise DataError(f"The {modality} features {path} are of no known format: it must be one of {', '.join(_READERS)}")
+        raise DataError(
+            f"The {modality} features {path} are of no known format: it must be one of {', '.join(_READERS)}"
+        )
     if not path.is_file():
-        raise DataError(f"The {modality} features {path} are not there: give the file's path, or its name inside the data set's folder")
+        raise DataError(
+            f"The {modality} features {path} are not there: give the file's path, or its name inside the data set's folder"
+        )
     values, own_ids = reader(modality, path)
     if values.ndim != 2 or not values.is_floating_point() or 0 in values.shape:
         raise DataError(
@@ -82,7 +88,9 @@ def _read_npy(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
         # c: writable pages of its own, as torch wants them; nothing is ever written
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)), None
     except (ValueError, TypeError, OSError, EOFError) as error:
-        raise DataError(f"The {modality} features {path} are no readable .npy matrix ({_one_line(error)}): write the file again") from None
+        raise DataError(
+            f"The {modality} features {path} are no readable .npy matrix ({_one_line(error)}): write the file again"
+        ) from None
 
 
 def _read_safetensors(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
@@ -93,8 +101,12 @@ def _read_safetensors(modality: str, path: Path) -> tuple[Tensor, list[str] | No
             if chosen is not None:
                 return handle.get_tensor(chosen), None
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"The {modality} features {path} are damaged ({_one_line(error)}): write the file again") from None
-    raise DataError(f"The {modality} features {path} hold the tensors {', '.join(sorted(names))}: name one of them {modality}")
+        raise DataError(
+            f"The {modality} features {path} are damaged ({_one_line(error)}): write the file again"
+        ) from None
+    raise DataError(
+        f"The {modality} features {path} hold the tensors {', '.join(sorted(names))}: name one of them {modality}"
+    )
 
 
 def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
@@ -103,11 +115,15 @@ def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
         import pyarrow
         import pyarrow.parquet as parquet  # optional: only Parquet needs it
     except ImportError:
-        raise DataError(f"The {modality} features {path} need pyarrow: `pip install pyarrow`, or save them as .npy") from None
+        raise DataError(
+            f"The {modality} features {path} need pyarrow: `pip install pyarrow`, or save them as .npy"
+        ) from None
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"The {modality} features {path} are damaged ({_one_line(error)}): write the file again") from None
+        raise DataError(
+            f"The {modality} features {path} are damaged ({_one_line(error)}): write the file again"
+        ) from None
     ids = _parquet_ids(modality, path, table[PARQUET_IDS].to_pylist()) if PARQUET_IDS in table.column_names else None
     columns = {name: table[name].combine_chunks() for name in table.column_names if name != PARQUET_IDS}
     is_list = pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list
@@ -121,7 +137,9 @@ def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
     if lists:
         return _stacked(modality, path, next(iter(columns.values())), ids), ids
     if not columns:
-        raise DataError(f"The {modality} features {path} have no column of numbers, nor one of lists of numbers, beside {PARQUET_IDS}")
+        raise DataError(
+            f"The {modality} features {path} have no column of numbers, nor one of lists of numbers, beside {PARQUET_IDS}"
+        )
     with np.errstate(over="ignore"):  # what overflows is refused where an item has it
         return torch.from_numpy(np.stack([_as_floats(column) for column in columns.values()], axis=1)), ids
 
@@ -176,12 +194,18 @@ def _read_ids(modality: str, path: Path) -> list[str]:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         words = _one_line(error)
-        raise DataError(f"The ids {path} of the {modality} features cannot be read ({words}): give a text file, a token a line") from None
+        raise DataError(
+            f"The ids {path} of the {modality} features cannot be read ({words}): give a text file, a token a line"
+        ) from None
 
 
 def _check_ids(modality: str, path: Path, ids: list[str], n_rows: int) -> None:
     if len(ids) != n_rows:
-        which = f"the first item without a row is {ids[n_rows]!r}" if len(ids) > n_rows else f"the first row without an item is {len(ids)}"
+        which = (
+            f"the first item without a row is {ids[n_rows]!r}"
+            if len(ids) > n_rows
+            else f"the first row without an item is {len(ids)}"
+        )
         raise DataError(f"The {modality} features {path} have {n_rows} rows and {len(ids)} ids: {which}; make them fit")
     if len(set(ids)) < n_rows:
         seen: set[str] = set()

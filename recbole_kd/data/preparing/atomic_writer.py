@@ -156,7 +156,9 @@ def _carry_over(old: Path, new: Path) -> None:
         if entry.name in made:
             continue
         if (new / entry.name).exists():
-            raise TargetError(f"{entry} would be replaced and was not made here: move it away, then prepare {old.name} again.")
+            raise TargetError(
+                f"{entry} would be replaced and was not made here: move it away, then prepare {old.name} again."
+            )
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, new / entry.name, symlinks=True)
         else:

@@ -17,7 +17,8 @@ def tags_of(names: Path, lists: Path, items: list[str]) -> dict[str, list[str]]:
         names: a tag's name a line. lists: line t = "n item item ..." of tag t.
 
     Raises:
-        DataError: a malformed line, a name that atomic files cannot hold, or files of different lengths; with file and line.
+        DataError: a malformed line, a name that atomic files cannot hold, or files of different lengths; with file and
+            line.
     """
     lines = Lines(names)
     tags = []
@@ -25,7 +26,9 @@ def tags_of(names: Path, lists: Path, items: list[str]) -> dict[str, list[str]]:
         tag = line.strip()
         # only its characters are looked at: among others, a word such as null is no missing value
         if not tag or token_problem(f"tag {tag}") or " " in tag:
-            raise lines.error(f"the tag {tag!r} is empty or holds a blank, a tab or a double quote, which atomic files cannot")
+            raise lines.error(
+                f"the tag {tag!r} is empty or holds a blank, a tab or a double quote, which atomic files cannot"
+            )
         tags.append(tag)
     found: dict[str, list[str]] = {item: [] for item in items}
     lines = Lines(lists)

@@ -48,14 +48,16 @@ def features_of(folder: Path, items: Sequence[str]) -> tuple[dict[str, FeatureMa
     return matrices, list(found.values())
 
 
-# -- json ----------------------------------------------------------------------------------------------------------------
+# -- json
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def json_splits(folder: Path) -> tuple[Interactions, Codes, list[Path], int]:
     """The interactions of train.json, val.json and test.json, sorted by user; the positions in a user's lists are the times.
 
     Returns:
-        the rows, the part of each, the files, and how many rows were left out because an earlier row has the same user and item.
+        the rows, the part of each, the files, and how many rows were left out because an earlier row has the same user
+        and item.
     """
     paths = [find_file(folder, name) for name in JSON_FILES.values()]
     histories: dict[str, dict[str, int]] = {}
@@ -72,7 +74,12 @@ def json_splits(folder: Path) -> tuple[Interactions, Codes, list[Path], int]:
     places = [place for user in order for place in range(len(histories[user]))]
     source = _Json(folder)
     entries = (Row(user, item, place) for (user, item, _), place in zip(rows, places, strict=True))
-    return Collector().add(entries, source).interactions(), np.array([code for *_, code in rows], dtype=np.int8), paths, repeats
+    return (
+        Collector().add(entries, source).interactions(),
+        np.array([code for *_, code in rows], dtype=np.int8),
+        paths,
+        repeats,
+    )
 
 
 class _Json:
@@ -100,14 +107,16 @@ def _users(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield user, [str(item) for item in items]
 
 
-# -- a table with the split as a column ------------------------------------------------------------------------------------
+# -- a table with the split as a column
+# ------------------------------------------------------------------------------------
 
 
 def labelled_rows(path: Path, user: str | None, item: str | None, time: str | None) -> tuple[Interactions, Codes]:
     """The rows of a tab-separated table, sorted by user and time, and the part of each.
 
     Args:
-        user, item, time: names of the columns; by default userID, itemID and timestamp, the latter only where it is there.
+        user, item, time: names of the columns; by default userID, itemID and timestamp, the latter only where it is
+            there.
 
     Raises:
         DataError: a column is missing or a line is malformed; with file and line.

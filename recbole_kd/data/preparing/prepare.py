@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.data.item_features.matrix_files import write_matrix
-from recbole_kd.data.preparing.atomic_writer import MANIFEST, check_prepared, new_folder, write_inter, write_item, write_manifest
+from recbole_kd.data.preparing.atomic_writer import (
+    MANIFEST,
+    check_prepared,
+    new_folder,
+    write_inter,
+    write_item,
+    write_manifest,
+)
 from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.storage.digests import file_sha256
@@ -116,7 +123,9 @@ def not_prepared(name: str, folder: Path | str) -> DataError | None:
     return DataError(f"The data set {name} is not prepared in {folder}: run `{command}`") if command else None
 
 
-def prepare(name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True) -> dict[str, Any]:
+def prepare(
+    name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True
+) -> dict[str, Any]:
     """Convert, check and write `<out>/<name>/`; returns the manifest that stands there as prepared.json."""
     _check_name(name)
     known = _KNOWN.get(name)

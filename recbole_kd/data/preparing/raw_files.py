@@ -112,7 +112,8 @@ class DelimitedRows:
     """Chosen columns of a text file.
 
     Args:
-        delimiter: what stands between two columns; None for any blanks. columns: their names; None if the first line names them.
+        delimiter: what stands between two columns; None for any blanks. columns: their names; None if the first line
+            names them.
     """
 
     def __init__(self, path: Path, delimiter: str | None, columns: Sequence[str] | None = None) -> None:
@@ -151,13 +152,17 @@ def open_table(path: Path, columns: Sequence[str] | None = None) -> ParquetRows 
     name = path.name.removesuffix(".gz")
     if name.endswith((".parquet", ".pq")):
         if columns is not None:
-            raise ConfigError(f"--columns has no effect on {path.name}, a Parquet file, which names its columns: leave it out.")
+            raise ConfigError(
+                f"--columns has no effect on {path.name}, a Parquet file, which names its columns: leave it out."
+            )
         return ParquetRows(path)
     if name.endswith((".csv", ".tsv")):
         return DelimitedRows(path, "," if name.endswith(".csv") else "\t", columns)
     if name.endswith((".txt", ".dat")):
         return DelimitedRows(path, _separator_of(path), columns)
-    raise ConfigError(f"{path.name} is no known kind of table: a name ending in .csv, .tsv, .txt, .dat or .parquet is needed.")
+    raise ConfigError(
+        f"{path.name} is no known kind of table: a name ending in .csv, .tsv, .txt, .dat or .parquet is needed."
+    )
 
 
 def _separator_of(path: Path) -> str | None:

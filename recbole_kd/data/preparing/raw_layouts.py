@@ -139,7 +139,9 @@ def from_table(options: Options) -> Converted:
         if column not in table.columns:
             known = ", ".join(table.columns)
             headless = "" if options.columns else "; name its columns if it has no header line, --columns=user,item,..."
-            raise ConfigError(f"{path} has no column {column!r}{close_match(column, table.columns)}: it has {known}{headless}.")
+            raise ConfigError(
+                f"{path} has no column {column!r}{close_match(column, table.columns)}: it has {known}{headless}."
+            )
     collector = Collector(with_rating=options.rating is not None, has_time=options.time is not None)
     rows = raw_files.table_rows(table, user, item, options.time, options.rating, options.min_rating)
     inter = _filtered(collector.add(rows, table).interactions(), options.core)
@@ -199,7 +201,9 @@ def _column_names(text: str) -> list[str]:
     """Return the names in ``--columns=user,item,...``."""
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names):
-        raise ConfigError(f"Invalid --columns={text}: expected a name for each column of the file. Try --columns=user,item,rating,time.")
+        raise ConfigError(
+            f"Invalid --columns={text}: expected a name for each column of the file. Try --columns=user,item,rating,time."
+        )
     return names
 
 

@@ -12,7 +12,14 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_kd.data.atomic_file_checks import columns_of
-from recbole_kd.data.reading.atomic_table import Layout, check_ids, exact_times, missing_numbers, read_columns, split_sequences
+from recbole_kd.data.reading.atomic_table import (
+    Layout,
+    check_ids,
+    exact_times,
+    missing_numbers,
+    read_columns,
+    split_sequences,
+)
 from recbole_kd.data.time_order import LARGEST_EXACT, RAW_TIME
 from recbole_kd.errors import DataError
 
@@ -34,7 +41,9 @@ class AtomicFiles(Dataset):
         load, unload = self._get_load_and_unload_col(source)
         if load == set():
             return None
-        kinds = {name: kind for name, kind in header.items() if (load is None or name in load) and name not in (unload or ())}
+        kinds = {
+            name: kind for name, kind in header.items() if (load is None or name in load) and name not in (unload or ())
+        }
         if not kinds:
             getLogger().warning(f"load_col and unload_col leave no column of {path}")
             return None
@@ -52,7 +61,9 @@ class AtomicFiles(Dataset):
         for name in texts:
             if kinds[name] in _SEQUENCES:
                 is_float = kinds[name] == FeatureType.FLOAT_SEQ
-                frame[name] = self._cut(split_sequences(frame[name], self.config["seq_separator"], is_float, name, lines), name)
+                frame[name] = self._cut(
+                    split_sequences(frame[name], self.config["seq_separator"], is_float, name, lines), name
+                )
             else:  # RecBole gives the padding to a row without a token
                 frame[name] = frame[name].where(frame[name] != "", np.nan)
         if is_timed:

@@ -1,7 +1,7 @@
 """The rows of an atomic file as a data frame: every value as it stands there, or an error with file and line.
 
-RecBole's reader takes ids such as ``NA`` for missing, shifts the columns of rows that are wider than the header, and reads whole numbers
-beyond 2^53 (nanoseconds) inexactly.
+RecBole's reader takes ids such as ``NA`` for missing, shifts the columns of rows that are wider than the header, and
+reads whole numbers beyond 2^53 (nanoseconds) inexactly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,24 @@ from recbole_kd.data.time_order import LARGEST_EXACT, whole_if_possible
 from recbole_kd.errors import DataError
 
 PAD = "[PAD]"
-NO_NUMBER = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "-nan", "-NaN", "NAN", "null", "NULL", "Null", "None", "none")
+NO_NUMBER = (
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "nan",
+    "NaN",
+    "-nan",
+    "-NaN",
+    "NAN",
+    "null",
+    "NULL",
+    "Null",
+    "None",
+    "none",
+)
 """Texts of a number that is missing. Of ids they are ids, but for the empty one."""
 _LARGEST_TIME = 2**62  # so that the difference of two times is an int64, too
 
@@ -48,12 +65,14 @@ class Lines:
         return DataError(f"{self.path}:{self._numbers[int(wrong.argmax())]}: {problem}{rows}")
 
 
-def read_columns(path: Path, layout: Layout, texts: Sequence[str], numbers: Sequence[str]) -> tuple[pd.DataFrame, Lines]:
+def read_columns(
+    path: Path, layout: Layout, texts: Sequence[str], numbers: Sequence[str]
+) -> tuple[pd.DataFrame, Lines]:
     """Read chosen columns of an atomic file, below its header.
 
     Args:
-        texts: columns kept as text, object dtype; an empty text is an empty text. numbers: columns read as int64, if all their values are
-            whole, or float64, in which a missing number is NaN.
+        texts: columns kept as text, object dtype; an empty text is an empty text. numbers: columns read as int64, if
+            all their values are whole, or float64, in which a missing number is NaN.
 
     Raises:
         DataError: a row is not as wide as the header, or a number is not one; with file and line.
@@ -74,7 +93,9 @@ def _no_number(column: pd.Series[Any], name: str, lines: Lines) -> DataError:
     number = pd.to_numeric(texts.where(~texts.isin(NO_NUMBER), "0"), errors="coerce")
     wrong = (number.isna() | texts.isin(("True", "False")) | (number.abs() > np.iinfo(np.int64).max)).to_numpy()
     text = texts[int(wrong.argmax())]
-    return lines.error(wrong, f"{name} is {text[:80]!r}, which is not a number that can be read (prepare_dataset.py converts dates)")
+    return lines.error(
+        wrong, f"{name} is {text[:80]!r}, which is not a number that can be read (prepare_dataset.py converts dates)"
+    )
 
 
 def _body(path: Path, encoding: str | None) -> bytes:
@@ -87,7 +108,9 @@ def _body(path: Path, encoding: str | None) -> bytes:
     return data.partition(b"\n")[2]
 
 
-def _plain_table(path: Path, layout: Layout, body: bytes, chosen: Sequence[str], numbers: Sequence[str]) -> tuple[pd.DataFrame, Lines]:
+def _plain_table(
+    path: Path, layout: Layout, body: bytes, chosen: Sequence[str], numbers: Sequence[str]
+) -> tuple[pd.DataFrame, Lines]:
     """Read a file without double quotes, in which every separator parts two columns."""
     found = _line_numbers(path, layout, body)
     if not len(found):
@@ -136,7 +159,9 @@ def _check_widths(widths: npt.NDArray[np.int64], expected: int, lines: Lines) ->
         raise lines.error(wrong, f"{found} {'column' if found == 1 else 'columns'} where the header names {expected}")
 
 
-def _quoted_table(path: Path, layout: Layout, body: bytes, chosen: Sequence[str], numbers: Sequence[str]) -> tuple[pd.DataFrame, Lines]:
+def _quoted_table(
+    path: Path, layout: Layout, body: bytes, chosen: Sequence[str], numbers: Sequence[str]
+) -> tuple[pd.DataFrame, Lines]:
     """Read a file with double quotes, or with a separator of several characters, row by row."""
     rows, at = _quoted_rows(path, layout, body.decode())
     lines = Lines(path, np.array(at, dtype=np.int64))
@@ -149,7 +174,9 @@ def _quoted_table(path: Path, layout: Layout, body: bytes, chosen: Sequence[str]
 def _quoted_rows(path: Path, layout: Layout, text: str) -> tuple[list[list[str]], list[int]]:
     """Return the fields of each row and its line number."""
     if len(layout.separator) > 1:
-        split = [(number, line.split(layout.separator)) for number, line in enumerate(text.split("\n"), start=2) if line]
+        split = [
+            (number, line.split(layout.separator)) for number, line in enumerate(text.split("\n"), start=2) if line
+        ]
         return [row for _, row in split], [number for number, _ in split]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True)
     rows, at, before = [], [], 0
@@ -173,7 +200,9 @@ def _inferred(texts: pd.Series[Any]) -> pd.Series[Any]:
         return texts
     for kind in (int, float):
         try:
-            return pd.Series([np.nan if kind is float and text in NO_NUMBER else kind(text) for text in texts], dtype=kind)
+            return pd.Series(
+                [np.nan if kind is float and text in NO_NUMBER else kind(text) for text in texts], dtype=kind
+            )
         except (ValueError, OverflowError):
             continue
     return texts
@@ -207,18 +236,22 @@ def exact_times(column: pd.Series[Any], name: str, lines: Lines) -> npt.NDArray[
     times = column.to_numpy()
     if np.isnan(times).any():
         raise lines.error(
-            np.isnan(times), f"{name} is empty: complete or delete the row, or split at random without load_col reading {name}"
+            np.isnan(times),
+            f"{name} is empty: complete or delete the row, or split at random without load_col reading {name}",
         )
     largest = LARGEST_EXACT if times.dtype == np.float64 else _LARGEST_TIME
     beyond = (times > largest) | (times < -largest)
     if beyond.any():
         raise lines.error(
-            beyond, f"{name} is {times[int(beyond.argmax())]}, which cannot be kept exactly: write times as whole numbers below 2^62"
+            beyond,
+            f"{name} is {times[int(beyond.argmax())]}, which cannot be kept exactly: write times as whole numbers below 2^62",
         )
     return whole_if_possible(times) if times.dtype == np.float64 else times
 
 
-def split_sequences(column: pd.Series[Any], separator: str, numbers: bool, name: str, lines: Lines) -> list[npt.NDArray[Any]]:
+def split_sequences(
+    column: pd.Series[Any], separator: str, numbers: bool, name: str, lines: Lines
+) -> list[npt.NDArray[Any]]:
     """Return each text as an array of the tokens, or numbers, that ``separator`` parts.
 
     Raises:

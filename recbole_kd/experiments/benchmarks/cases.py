@@ -62,22 +62,38 @@ def known_options(kd: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def build(case: Case) -> tuple[Any, Any]:
     """A trainer and its loaders: RecBole's own for the plain run, ours under the made teacher for the KD run."""
-    files = {"data_path": case.folder, "benchmark_filename": ["train", "valid", "test"], "load_col": {"inter": ["user_id", "item_id"]}}
-    usual = {"embedding_size": case.width, "train_batch_size": 2048, "show_progress": False, "seed": 0, "normalize_all": False}
+    files = {
+        "data_path": case.folder,
+        "benchmark_filename": ["train", "valid", "test"],
+        "load_col": {"inter": ["user_id", "item_id"]},
+    }
+    usual = {
+        "embedding_size": case.width,
+        "train_batch_size": 2048,
+        "show_progress": False,
+        "seed": 0,
+        "normalize_all": False,
+    }
     distils = case.kd not in (None, ALONE)
     method = {"kd": case.kd, **known_options(str(case.kd), case.options)} if distils else case.options
-    config = make_config(case.model, case.made.name, student_layers(case.model, case.made.name)[0], {**files, **usual, **method})
+    config = make_config(
+        case.model, case.made.name, student_layers(case.model, case.made.name)[0], {**files, **usual, **method}
+    )
     init_seed(0, True)
     splits = split_data(config)
     network = get_model(case.model)(config, splits.parts[0]).to(config["device"])
     if "eval_batch_size" not in case.options:
-        config["eval_batch_size"] = evaluation_batch_size(network, splits.n_users, splits.n_items + 1, config["eval_memory_mb"])
+        config["eval_batch_size"] = evaluation_batch_size(
+            network, splits.n_users, splits.n_items + 1, config["eval_memory_mb"]
+        )
     loaders = make_loaders(config, splits)
     if case.kd is None:
         trainer = get_trainer(config["MODEL_TYPE"], case.model)(config, network)
     else:
         accelerate(network)
-        trainer = KDTrainer(config, network, build_distiller(config, network, read_teacher(case.made)) if distils else None)
+        trainer = KDTrainer(
+            config, network, build_distiller(config, network, read_teacher(case.made)) if distils else None
+        )
         trainer.prepare(loaders.train)
     trainer.eval_collector.data_collect(loaders.train)
     return trainer, loaders
@@ -200,7 +216,10 @@ class _NotedError(Exception):
 def evaluation_seconds(size: str, folder: str) -> dict[str, float]:
     """Seconds of a full-ranking evaluation of BPR, median of five after one: ours, and RecBole's with its default batch size of 4096."""
     seconds = {}
-    for name, kd, given in (("evaluation_seconds", ALONE, {}), ("recbole_evaluation_seconds", None, {"eval_batch_size": 4096})):
+    for name, kd, given in (
+        ("evaluation_seconds", ALONE, {}),
+        ("recbole_evaluation_seconds", None, {"eval_batch_size": 4096}),
+    ):
         trainer, loaders = build(Case("BPR", kd, size, folder, options=given))
         times = []
         for _ in range(6):
@@ -215,4 +234,10 @@ def machine_rates() -> dict[str, Any]:
     """The measured rates of this machine, with its name for them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rates = asdict(measure(device))
-    return {**rates, "device": device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
+    return {
+        **rates,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }

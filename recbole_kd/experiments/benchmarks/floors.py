@@ -1,7 +1,9 @@
 """Floors: the seconds that a phase must take on this machine, from the bytes it must move and the operations it must do.
 
-Both rates are measured first: the bandwidth of a copy, read and written bytes counted, and the rate of a float32 matrix product. The floor
-of a phase is the larger of bytes over bandwidth and operations over rate. Bytes are those that must come from or go to memory whatever is
+Both rates are measured first: the bandwidth of a copy, read and written bytes counted, and the rate of a float32 matrix
+    product. The floor
+of a phase is the larger of bytes over bandwidth and operations over rate. Bytes are those that must come from or go to
+memory whatever is
 clever: a table is counted once a pass or batch, however often its rows are asked for, since a cache may hold it.
 """
 
@@ -56,8 +58,9 @@ class Work:
     Attributes:
         users, items: of the catalogue. width: of the student's vectors. layers: of its graph propagation, 0 without.
         rows: training rows. batches: of them. parameters: that are trained.
-        queries: distinct queries, added up over the batches. listed: items of a query's sets. depth: of the student's top-k list, 0 where
-            none is asked for. teacher_width: of the teacher's vectors. seen: the share of the catalogue that an index looks at, 1 without.
+        queries: distinct queries, added up over the batches. listed: items of a query's sets. depth: of the student's
+            top-k list, 0 where none is asked for. teacher_width: of the teacher's vectors. seen: the share of the
+            catalogue that an index looks at, 1 without.
         evaluated: users of an evaluation.
     """
 
@@ -130,5 +133,8 @@ def floors(work: Work, machine: Machine) -> dict[str, dict[str, Any]]:
     for phase, formula in FLOORS.items():
         moved, done = formula(work)
         by_bytes, by_operations = moved / machine.bandwidth, done / machine.rate
-        found[phase] = {"seconds": max(by_bytes, by_operations), "bound_by": "bytes" if by_bytes >= by_operations else "operations"}
+        found[phase] = {
+            "seconds": max(by_bytes, by_operations),
+            "bound_by": "bytes" if by_bytes >= by_operations else "operations",
+        }
     return found

@@ -31,7 +31,9 @@ MEASURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "epoch, s": lambda row: row["seconds_per_epoch"],
     "top-k, s": lambda row: row["phases"]["topk_refresh"],
     "refresh, s": lambda row: sum(row["phases"][name] for name in REFRESH),
-    "steps, s": lambda row: sum(seconds for name, seconds in row["phases"].items() if name not in (*REFRESH, "evaluation")),
+    "steps, s": lambda row: sum(
+        seconds for name, seconds in row["phases"].items() if name not in (*REFRESH, "evaluation")
+    ),
     "peak, MiB": lambda row: row["peak_rss_mb"],
 }
 """Column -> its number in a row of the benchmark; ``refresh`` is top-k, sampling and the teacher's scores together."""
@@ -78,13 +80,18 @@ def markdown(found: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
     lines = [_row(["varied", "value", *names]), _row(["---"] * (2 + len(names)))]
     lines += [_row([axis, f"{value:,}", *(f"{figures[name]:.2f}" for name in names)]) for axis, value, figures in found]
     seconds = [name for name in names if name.endswith(", s")]
-    lines += ["", _row(["grows with", *(f"{name.removesuffix(', s')} ~ x^p" for name in seconds), "peak, bytes for one more"])]
+    lines += [
+        "",
+        _row(["grows with", *(f"{name.removesuffix(', s')} ~ x^p" for name in seconds), "peak, bytes for one more"]),
+    ]
     lines.append(_row(["---"] * (2 + len(seconds))))
     for axis in dict.fromkeys(axis for axis, _, _ in found):
         own = [(value, figures) for name, value, figures in found if name == axis]
         values = [float(value) for value, _ in own]
         powers = [f"{exponent(values, [figures[name] for _, figures in own]):.2f}" for name in seconds]
-        lines.append(_row([axis, *powers, f"{slope(values, [figures['peak, MiB'] for _, figures in own]) * 2**20:,.0f}"]))
+        lines.append(
+            _row([axis, *powers, f"{slope(values, [figures['peak, MiB'] for _, figures in own]) * 2**20:,.0f}"])
+        )
     return "\n".join(lines)
 
 
@@ -92,7 +99,8 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-# -- memory by arithmetic -------------------------------------------------------------------------------------------------
+# -- memory by arithmetic
+# -------------------------------------------------------------------------------------------------
 
 
 def bytes_needed(
@@ -118,7 +126,9 @@ def largest(memory: float, **sizes: int) -> int:
     low, high = 1, 2**40
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if sum(bytes_needed(middle, middle, **sizes).values()) <= memory else (low, middle - 1)
+        low, high = (
+            (middle, high) if sum(bytes_needed(middle, middle, **sizes).values()) <= memory else (low, middle - 1)
+        )
     return low
 
 
@@ -135,7 +145,8 @@ def report_growth(repeats: int, teacher_width: int | None, output: Path | None, 
     """Measure, print the Markdown, write the figures.
 
     Args:
-        repeats: timed epochs of each point. teacher_width: :data:`TEACHER_WIDTH` where it is None. output: gets the figures as JSON.
+        repeats: timed epochs of each point. teacher_width: :data:`TEACHER_WIDTH` where it is None. output: gets the
+            figures as JSON.
         options: of the method.
     """
     machine = in_own_process({"what": "machine"})
@@ -146,7 +157,14 @@ def report_growth(repeats: int, teacher_width: int | None, output: Path | None, 
             made = write_dataset(size, Path(folder))
             write_teacher(made, teacher_width or TEACHER_WIDTH)
             method = {"kd_k": sizes["K"], "kd_n_samples": sizes["L"], "kd_candidates": CANDIDATES, **options}
-            case = {"model": "MF", "kd": "RCEKD", "size": size, "folder": folder, "width": sizes["d"], "options": method}
+            case = {
+                "model": "MF",
+                "kd": "RCEKD",
+                "size": size,
+                "folder": folder,
+                "width": sizes["d"],
+                "options": method,
+            }
             return measured(case, max(1, repeats), machine, False)
 
         found = measure_all(measure)

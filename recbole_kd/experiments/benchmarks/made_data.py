@@ -52,7 +52,9 @@ def counts_of(size: str) -> Counts:
         return SIZES[size]
     words = size.split("x")
     if len(words) != 3 or not all(re.fullmatch(r"\d+(e\d+)?", word) for word in words):
-        raise ConfigError(f"--size={size} is not known: take {', '.join(SIZES)}, or USERSxITEMSxINTERACTIONS such as 1e6x1e6x1e6")
+        raise ConfigError(
+            f"--size={size} is not known: take {', '.join(SIZES)}, or USERSxITEMSxINTERACTIONS such as 1e6x1e6x1e6"
+        )
     n_users, n_items, count = (int(float(word)) for word in words)
     if not (2 <= n_users <= LARGEST and 2 <= n_items <= LARGEST):
         raise ConfigError(f"--size={size} is not possible: users and items go from 2 to {LARGEST}")
@@ -140,7 +142,9 @@ def write_teacher(made: Made, width: int) -> None:
     n_users, n_items, _ = counts_of(made.size)
     needed = 4 * width * (n_users + n_items + 2)
     if shutil.disk_usage(made.folder).free < needed:
-        raise ConfigError(f"--teacher_width={width} needs {needed / 2**30:.1f} GiB in {made.folder}: take a smaller one, or set TMPDIR")
+        raise ConfigError(
+            f"--teacher_width={width} needs {needed / 2**30:.1f} GiB in {made.folder}: take a smaller one, or set TMPDIR"
+        )
     generator = torch.Generator().manual_seed(1)
     for name, n_rows in zip(TABLES, (n_users + 1, n_items + 1), strict=True):
         layout = Layout({name: (torch.float32, width)}, n_rows, TEACHER_BLOCK)
@@ -155,7 +159,9 @@ def read_teacher(made: Made) -> Any:
     """The written teacher, memory-mapped, with a trajectory of two earlier checkpoints."""
     users, items = (read_tensors(made.vectors(name))[name] for name in TABLES)
     teacher = FactorScores(users, items)
-    teacher.earlier = lambda: [FactorScores(users * share, items.roll(1, 1) * (1 - share) + items) for share in (0.3, 0.6)]
+    teacher.earlier = lambda: [
+        FactorScores(users * share, items.roll(1, 1) * (1 - share) + items) for share in (0.3, 0.6)
+    ]
     return teacher
 
 

@@ -1,7 +1,8 @@
 """Where an epoch's seconds go: the methods of a trainer, its loader, distiller and optimiser are wrapped while a clock runs.
 
-The phases are exclusive and add up to the epoch. A backward pass runs through the KD loss first, which was computed last: the moment at
-which the gradient of the base loss is at hand divides it. What both share (an encoder, a graph's propagation) belongs to the base loss.
+The phases are exclusive and add up to the epoch. A backward pass runs through the KD loss first, which was computed
+last: the moment at which the gradient of the base loss is at hand divides it. What both share (an encoder, a graph's
+    propagation) belongs to the base loss.
 """
 
 from __future__ import annotations
@@ -104,7 +105,11 @@ def timed(trainer: Any) -> Iterator[Clock]:
         if distiller is None:
             replace(Tensor, "backward", clock.around("base_backward", Tensor.backward))
             replace(trainer.model, "calculate_loss", clock.around("base_loss", trainer.model.calculate_loss))
-            replace(trainer, "_train_epoch", lambda data, *rest: clock.around("other", plain_epoch)(TimedLoader(data, clock), *rest))
+            replace(
+                trainer,
+                "_train_epoch",
+                lambda data, *rest: clock.around("other", plain_epoch)(TimedLoader(data, clock), *rest),
+            )
         else:
             replace(trainer, "_train_epoch", clock.around("other", plain_epoch))
             _time_distillation(trainer, distiller, clock, replace)

@@ -35,7 +35,10 @@ def encode_both(model: str, length: int, n_users: int, repeats: int) -> dict[str
             one = scorer._encoded(queries)
             between = process_time()
             other = torch.cat(
-                [scorer._encoder.queries(trainer.model, rows.interaction(some)) for some in queries.split(HISTORIES_PER_CALL)]
+                [
+                    scorer._encoder.queries(trainer.model, rows.interaction(some))
+                    for some in queries.split(HISTORIES_PER_CALL)
+                ]
             )
             together.append(between - started)
             apart.append(process_time() - between)

@@ -23,8 +23,8 @@ class Cases:
     """Every model by every method at every size.
 
     Attributes:
-        width: of the students' vectors. teacher_width: of the teacher's, that of the size where None. repeats: timed epochs. evaluation:
-            time RecBole's evaluation too. options: RecBole's and ``kd_*`` keys of the KD runs.
+        width: of the students' vectors. teacher_width: of the teacher's, that of the size where None. repeats: timed
+            epochs. evaluation: time RecBole's evaluation too. options: RecBole's and ``kd_*`` keys of the KD runs.
     """
 
     models: Sequence[str]
@@ -45,7 +45,14 @@ def rows_of(wanted: Cases, folder: str) -> Iterator[dict[str, Any]]:
         write_teacher(made, width_of(size, wanted.teacher_width))
         for model in wanted.models:
             for kd in wanted.methods:
-                case = {"model": model, "kd": kd, "size": size, "folder": folder, "width": wanted.width, "options": wanted.options}
+                case = {
+                    "model": model,
+                    "kd": kd,
+                    "size": size,
+                    "folder": folder,
+                    "width": wanted.width,
+                    "options": wanted.options,
+                }
                 yield measured(case, wanted.repeats, machine, wanted.evaluation)
 
 

@@ -16,8 +16,9 @@ def measured(case: Mapping[str, Any], repeats: int, machine: Mapping[str, Any], 
     """Return the row of a case: plain and KD, time and memory by phase, and the floor of each phase.
 
     Args:
-        case: keywords of :class:`recbole_kd.experiments.benchmarks.cases.Case`. repeats: timed epochs; 0 for one first epoch and an
-            evaluation in a process each. machine: its measured rates. evaluation: also time RecBole's evaluation.
+        case: keywords of :class:`recbole_kd.experiments.benchmarks.cases.Case`. repeats: timed epochs; 0 for one first
+            epoch and an evaluation in a process each. machine: its measured rates. evaluation: also time RecBole's
+                evaluation.
     """
     plain = {**case, "kd": None, "options": {}}
     if repeats:
@@ -26,7 +27,11 @@ def measured(case: Mapping[str, Any], repeats: int, machine: Mapping[str, Any], 
         row["plain_peak_rss_mb"] = in_own_process({**plain, "what": "memory"})
     else:
         row = in_own_process({**case, "what": "once"})
-        row |= {f"plain_{name}": value for name, value in in_own_process({**plain, "what": "once"}).items() if name != "work"}
+        row |= {
+            f"plain_{name}": value
+            for name, value in in_own_process({**plain, "what": "once"}).items()
+            if name != "work"
+        }
     if evaluation:
         row |= in_own_process({"what": "evaluation", "size": case["size"], "folder": case["folder"]})
     rates = Machine(machine["bandwidth"], machine["rate"])
@@ -48,6 +53,13 @@ def phase_table(row: Mapping[str, Any]) -> str:
     for name in dict.fromkeys([*row["phases"], *row["plain_phases"]]):
         seconds, floor = row["phases"].get(name), row["floors"].get(name)
         times = seconds / floor["seconds"] if seconds is not None and floor and floor["seconds"] else None
-        lines.append([name, row["plain_phases"].get(name), seconds, *((floor["seconds"], times, floor["bound_by"]) if floor else ())])
+        lines.append(
+            [
+                name,
+                row["plain_phases"].get(name),
+                seconds,
+                *((floor["seconds"], times, floor["bound_by"]) if floor else ()),
+            ]
+        )
     headers = [f"{row['model']} {row['kd']} {row['size']}", "plain", "KD", "floor", "KD / floor", "bound by"]
     return tabulate(lines, headers=headers, floatfmt=".3f")

@@ -31,7 +31,9 @@ LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "
 PREFIX_BATCHES = 8
 
 
-def make_trainer(model: str, kd: bool, data: dict[str, Any], given: dict[str, Any], by_length: bool = True) -> tuple[Any, Any]:
+def make_trainer(
+    model: str, kd: bool, data: dict[str, Any], given: dict[str, Any], by_length: bool = True
+) -> tuple[Any, Any]:
     """A trainer on a made data set, with RCE-KD under a random general teacher or without a distiller.
 
     ``by_length=False``: the model trains as RecBole's does, padding included.
@@ -65,7 +67,9 @@ def epoch_seconds(pairs: list[tuple[Any, Any]], repeats: int) -> list[float]:
 
 def prefix_epoch_seconds(data: dict[str, Any], blocks: dict[str, int]) -> float:
     """An epoch of HSTU that learns from one row per prefix, as RecBole's sequential models do: from a few batches, times their number."""
-    trainer, loaders = make_trainer("HSTU", False, data, {**PUBLISHED, **blocks, "eval_args": LEAVE_ONE_OUT, "benchmark_filename": None})
+    trainer, loaders = make_trainer(
+        "HSTU", False, data, {**PUBLISHED, **blocks, "eval_args": LEAVE_ONE_OUT, "benchmark_filename": None}
+    )
     rows, model, size = loaders.train._dataset.rows, trainer.model, PUBLISHED["train_batch_size"]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     model.train()
@@ -88,11 +92,16 @@ def time_sequences(name: str, small: str, folder: Path, repeats: int) -> dict[st
     teacher, student = {"n_layers": 8, "n_heads": 4}, {"n_layers": 1, "n_heads": 2}
     (large,) = epoch_seconds([make_trainer("HSTUGeneral", False, published, {**PUBLISHED, **teacher})], repeats)
     prefixes = prefix_epoch_seconds({**files, "dataset": f"{name}-whole"}, teacher)
-    plain, kd = epoch_seconds([make_trainer("HSTUGeneral", each, published, {**PUBLISHED, **student}) for each in (False, True)], repeats)
+    plain, kd = epoch_seconds(
+        [make_trainer("HSTUGeneral", each, published, {**PUBLISHED, **student}) for each in (False, True)], repeats
+    )
     of_sasrec = {"eval_args": LEAVE_ONE_OUT, "train_batch_size": 256, "n_layers": 1, "n_heads": 1}
     histories = {**files, "dataset": f"{small}-whole"}
     sasrec, sasrec_kd, padded = epoch_seconds(
-        [make_trainer("SASRec", kd, histories, of_sasrec, grouped) for kd, grouped in ((False, True), (True, True), (False, False))],
+        [
+            make_trainer("SASRec", kd, histories, of_sasrec, grouped)
+            for kd, grouped in ((False, True), (True, True), (False, False))
+        ],
         repeats,
     )
     return {

@@ -26,7 +26,8 @@ MINUS_INFINITE_KEY = np.int32(-(2**31) + 2**23)
 def order_key(bits: Any) -> Any:
     """int32 of the order of the float32 whose bits are given; negative and positive zero are the same, NaN are beyond the infinities.
 
-    A minimum or maximum of such integers becomes vector instructions, that of floats, whose NaN have rules, does not (eight times slower).
+    A minimum or maximum of such integers becomes vector instructions, that of floats, whose NaN have rules, does not
+    (eight times slower).
     """
     return bits if bits >= 0 else np.int32(LOWEST_KEY - bits)
 
@@ -69,7 +70,8 @@ def into_buckets(scores: Any, counts: Any, where: Any) -> None:
     """Cut a row into ``BUCKETS`` equal steps between its lowest and its highest score; a higher bucket has higher scores.
 
     Args:
-        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN are in bucket -1.
+        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN
+            are in bucket -1.
     """
     low, scale = span(scores)
     counts[:] = 0
@@ -87,7 +89,8 @@ def threshold(highest: Any, k: int, counts: Any, where: Any) -> Any:
     """A score that at least k of the group maxima reach, as high as ``BUCKETS`` equal steps between them tell.
 
     Args:
-        highest: float32 ``[G]``, G >= k, no NaN, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``, scratch.
+        highest: float32 ``[G]``, G >= k, no NaN, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``,
+            scratch.
     """
     into_buckets(highest, counts, where)
     lowest, reached = BUCKETS - 1, counts[BUCKETS - 1]
@@ -116,11 +119,12 @@ def sort_key(score: float, bits: int, column: int) -> Any:
 def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any) -> None:
     """The k best columns of each row, best first, equal scores by column.
 
-    Group g holds the columns g, g + G, ... g + (size - 1) G; what stands at the end of a row is in no group. The k best are all among
-    the scores that reach the threshold of the maxima.
+    Group g holds the columns g, g + G, ... g + (size - 1) G; what stands at the end of a row is in no group. The k best
+    are all among the scores that reach the threshold of the maxima.
 
     Args:
-        scores: float32 ``[B, n]``. highest: float32 ``[B, G]``, maxima of groups, G >= k, ``size * G`` <= n; no NaN, no +inf.
+        scores: float32 ``[B, n]``. highest: float32 ``[B, G]``, maxima of groups, G >= k, ``size * G`` <= n; no NaN, no
+            +inf.
         ids: int64 ``[B, k]`` and values: float32 ``[B, k]``, written.
     """
     n, n_groups = scores.shape[1], highest.shape[1]
@@ -153,7 +157,8 @@ def columns_at(scores: Any, places: Any, ids: Any) -> None:
     """The columns that stand at places of each row's ranking (score descending, then column); 0 for a place that nothing stands at.
 
     Args:
-        scores: float32 ``[B, n]``, no +inf; -inf and NaN are not ranked. places: int64 ``[B, p]``, 0 = best, negative for none.
+        scores: float32 ``[B, n]``, no +inf; -inf and NaN are not ranked. places: int64 ``[B, p]``, 0 = best, negative
+            for none.
         ids: int64 ``[B, p]``, written.
     """
     n, bits = scores.shape[1], scores.view(np.int32)
@@ -185,7 +190,8 @@ def counts_above(scores: Any, columns: Any, most: int, above: Any) -> None:
     """How many of a row's scores are higher than those at some of its columns, ``most`` for that many or more.
 
     Args:
-        scores: float32 ``[B, n]``, no +inf and no NaN; -inf is not counted. columns: int64 ``[B, m]``. above: int64 ``[B, m]``, written.
+        scores: float32 ``[B, n]``, no +inf and no NaN; -inf is not counted. columns: int64 ``[B, m]``. above: int64
+            ``[B, m]``, written.
     """
     n = scores.shape[1]
     counts, where = np.empty(BUCKETS, np.int32), np.empty(n, np.int16)
@@ -281,14 +287,26 @@ def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def listed_cross_entropy(
-    queries: Any, items: Any, rows: Any, chosen: Any, target: Any, valid: Any, ends: Any, shares: Any, factor: float, loss: Any, slopes: Any
+    queries: Any,
+    items: Any,
+    rows: Any,
+    chosen: Any,
+    target: Any,
+    valid: Any,
+    ends: Any,
+    shares: Any,
+    factor: float,
+    loss: Any,
+    slopes: Any,
 ) -> None:
     """Weighted cross-entropies on consecutive parts of each query's list, and their slopes in the scores.
 
     Args:
         queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, whose lists they are.
-        chosen: int64 ``[U, n]``, target: float32 ``[U, n]``, 0 where not valid and summing to 1 over each part, valid: bool ``[U, n]``.
-        ends: int64 ``[P]``, where each part ends. shares: float32 ``[U, P]``, weights of the parts. factor: 1 / temperature.
+        chosen: int64 ``[U, n]``, target: float32 ``[U, n]``, 0 where not valid and summing to 1 over each part, valid:
+            bool ``[U, n]``.
+        ends: int64 ``[P]``, where each part ends. shares: float32 ``[U, P]``, weights of the parts. factor: 1 /
+            temperature.
         loss: float32 ``[B]`` and slopes: float32 ``[B, n]``, written.
     """
     listed_scores(queries, items, rows, chosen, factor, slopes)
@@ -297,14 +315,18 @@ def listed_cross_entropy(
         loss[b] = 0
         for p in range(len(ends)):
             part = slopes[b, start : ends[p]]
-            loss[b] += shares[row, p] * part_cross_entropy(part, target[row, start : ends[p]], valid[row, start : ends[p]])
+            loss[b] += shares[row, p] * part_cross_entropy(
+                part, target[row, start : ends[p]], valid[row, start : ends[p]]
+            )
             for j in range(len(part)):
                 part[j] *= shares[row, p] * factor
             start = ends[p]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def listed_gradients(queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any) -> None:
+def listed_gradients(
+    queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any
+) -> None:
     """Gradients from slopes: d_queries float32 ``[B, d]`` is written, d_items float32 ``[I, d]`` is added to; weights: float32 ``[B]``."""
     for b in range(len(rows)):
         query, d_query = queries[b], d_queries[b]

@@ -17,7 +17,8 @@ def counts_of_lower(scores: Any, wanted: Any, wanted_valid: Any, counts: Any) ->
     Buckets tell, of all but the scores that share one with a wanted score: those are compared.
 
     Args:
-        scores: float32 ``[B, n]``, no +inf and no NaN. wanted: float32 ``[B, k]``, finite where wanted_valid, bool ``[B, k]``.
+        scores: float32 ``[B, n]``, no +inf and no NaN. wanted: float32 ``[B, k]``, finite where wanted_valid, bool
+            ``[B, k]``.
         counts: int32 ``[B, n]``, written.
     """
     first, end = np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32)
@@ -59,8 +60,10 @@ def draw_levels(left: Any, uniform: Any, discounts: Any, levels: Any, chosen: An
     An item of level c weighs ``discounts[top - c]`` beside one of the highest level that has items left.
 
     Args:
-        left: int64 ``[C]``, how many items each level has; those that stay are left in it. uniform: float64 ``[n, 2]`` in [0, 1).
-        discounts: float64 ``[C]``, falling from 1. levels: int64 ``[n]``, -1 where nothing was left, and chosen: int64 ``[n]``, written.
+        left: int64 ``[C]``, how many items each level has; those that stay are left in it. uniform: float64 ``[n, 2]``
+            in [0, 1).
+        discounts: float64 ``[C]``, falling from 1. levels: int64 ``[n]``, -1 where nothing was left, and chosen: int64
+            ``[n]``, written.
     """
     n, top = len(uniform), len(left) - 1
     places, moved, sums = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(len(left), np.float64)
@@ -89,11 +92,16 @@ def draw_by_count(counts: Any, uniform: Any, discounts: Any, ids: Any) -> None:
     """Columns of each row drawn by their counts, see :func:`recbole_kd.ops.sampling_by_count.draw_by_count`.
 
     Args:
-        counts: int32 ``[B, n]``, below C, negative for never. uniform: float64 ``[B, m, 2]`` in [0, 1). discounts: float64 ``[C]``.
+        counts: int32 ``[B, n]``, below C, negative for never. uniform: float64 ``[B, m, 2]`` in [0, 1). discounts:
+            float64 ``[C]``.
         ids: int64 ``[B, m]``, written; -1 where nothing was left.
     """
     n_columns, n = counts.shape[1], uniform.shape[1]
-    left, starts, ends = np.empty(len(discounts), np.int64), np.empty(len(discounts), np.int64), np.empty(len(discounts), np.int64)
+    left, starts, ends = (
+        np.empty(len(discounts), np.int64),
+        np.empty(len(discounts), np.int64),
+        np.empty(len(discounts), np.int64),
+    )
     columns, levels, chosen = np.empty(n_columns, np.int32), np.empty(n, np.int64), np.empty(n, np.int64)
     for row in range(len(counts)):
         left[:] = 0
@@ -141,7 +149,8 @@ def items_outside(keys: Any, starts: Any, span: int, queries: Any, numbers: Any,
     """Ids of the given numbers, see :class:`recbole_kd.ops.sampling.Outside`.
 
     Args:
-        keys: int64, sorted. starts: int64, where each query's begin. queries: int64 ``[R]``. numbers: int64 ``[R, n]``, negative: none.
+        keys: int64, sorted. starts: int64, where each query's begin. queries: int64 ``[R]``. numbers: int64 ``[R, n]``,
+            negative: none.
         ids: int64 ``[R, n]``, written.
     """
     for row in range(len(queries)):

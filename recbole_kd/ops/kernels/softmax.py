@@ -15,12 +15,15 @@ SUMMED = 1024
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def full_slopes(scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights: Any, factor: float, losses: Any) -> None:
+def full_slopes(
+    scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights: Any, factor: float, losses: Any
+) -> None:
     """Weighted cross-entropy of each row, and its slopes in the dot products.
 
     Args:
         scores: float32 ``[B, n]``, the student's dot products times ``factor``; the slopes are written over them.
-        teacher: float32 ``[B, n]``, scores. tops, teacher_tops: float32 ``[B]``, their maxima, NaN where a row holds one.
+        teacher: float32 ``[B, n]``, scores. tops, teacher_tops: float32 ``[B]``, their maxima, NaN where a row holds
+            one.
         weights: float32 ``[B]``. factor: 1 / temperature. losses: float32 ``[B]``, written.
     """
     n = scores.shape[1]

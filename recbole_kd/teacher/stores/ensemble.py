@@ -23,7 +23,9 @@ class SeveralTeachers(TeacherScores):
         first = teachers[0]
         manifest = {
             "model": ",".join(teacher.name for teacher in teachers),
-            "settings": [{key: t.manifest.get(key) for key in ("model", "settings", "store", "dtype")} for t in teachers],
+            "settings": [
+                {key: t.manifest.get(key) for key in ("model", "settings", "store", "dtype")} for t in teachers
+            ],
         }
         data = {"data": first.manifest["data"]} if "data" in first.manifest else {}
         super().__init__(first.n_queries, first.n_items, {**manifest, **data})

@@ -75,8 +75,8 @@ def asked_as(teacher: TeacherScores, users: Tensor, histories: Tensor) -> Teache
     """A teacher under the ids of a student's queries.
 
     Args:
-        users: int64 ``[n_queries]``, the user of each query, for a general teacher. histories: int64 ``[n_queries]``, its place in the
-            universe (see :mod:`recbole_kd.scoring.scorer`), for a sequential one.
+        users: int64 ``[n_queries]``, the user of each query, for a general teacher. histories: int64 ``[n_queries]``,
+            its place in the universe (see :mod:`recbole_kd.scoring.scorer`), for a sequential one.
 
     Raises:
         TeacherError: the teacher answers about fewer queries.
