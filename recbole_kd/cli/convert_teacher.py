@@ -50,8 +50,9 @@ def run(words: list[str]) -> int:
     check_folder(given.out, option="--out", sources=[given.teacher])
     if given.teacher.suffix == ".pth":
         raise TeacherError(
-            f"{given.teacher} is a RecBole checkpoint, which holds a model and no scores: give it as --teacher_path as it is, or let a "
-            "run train the model (--teacher=NAME, with --teacher_svd and --teacher_dtype) and give the folder that it leaves in the cache"
+            f"{given.teacher} is a RecBole checkpoint, which holds a model and no scores: give it as --teacher_path as "
+            "it is, or let a run train the model (--teacher=NAME, with --teacher_svd and --teacher_dtype) and give the "
+            "folder that it leaves in the cache"
         )
     manifest = read_manifest(given.teacher)
     if manifest["store"] == "online":

@@ -73,8 +73,10 @@ def _names(plan: Plan) -> dict[str, Any]:
 def _data_lines(preview: Mapping[str, Any]) -> list[str]:
     counts = " / ".join(f"{preview['interactions'][phase]:,}" for phase in PHASES)
     lines = [
-        f"{preview['model']} + {preview['kd']} under {preview['teacher']}, {preview['setting']} setting, on {preview['device']}",
-        f"{preview['dataset']}: {preview['users']:,} users, {preview['items']:,} items, {counts} interactions (train / valid / test)",
+        f"{preview['model']} + {preview['kd']} under {preview['teacher']}, {preview['setting']} setting, on "
+        f"{preview['device']}",
+        f"{preview['dataset']}: {preview['users']:,} users, {preview['items']:,} items, {counts} interactions (train / "
+        "valid / test)",
         f"split: {preview['split']}",
         f"evaluation ranks {preview['ranked']}",
     ]

@@ -90,8 +90,8 @@ def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]
             )
     if tool == "Hyperopt" and options["algo"] == "exhaustive" and values.get("max_evals") is not None:
         raise ConfigError(
-            f"max_evals={values['max_evals']} has no effect with algo=exhaustive, which tries every combination: leave it out, "
-            "or take --algo=random"
+            f"max_evals={values['max_evals']} has no effect with algo=exhaustive, which tries every combination: leave "
+            "it out, or take --algo=random"
         )
 
 
@@ -145,7 +145,8 @@ def run(words: list[str]) -> int:
     best = study.folder / BEST
     named = ":" in str(study.best.settings.get("kd", study.base.get("kd")))
     print(
-        f"Best configuration: {best} (recbole-kd run --config_files={best}{' --allow_code' if named else ''} repeats it)"
+        f"Best configuration: {best} (recbole-kd run --config_files={best}{' --allow_code' if named else ''} repeats "
+        "it)"
     )
     return 0
 

@@ -36,8 +36,8 @@ def refuse_code(methods: Iterable[str], place: object, allowed: bool) -> None:
     named = None if allowed else next((method for method in methods if ":" in method), None)
     if named is not None:
         raise ConfigError(
-            f"Invalid kd: {named} in {place}: expected a method of --list, since this one would import and run code that the file names. "
-            "Try --allow_code if you trust the file."
+            f"Invalid kd: {named} in {place}: expected a method of --list, since this one would import and run code "
+            "that the file names. Try --allow_code if you trust the file."
         )
 
 
@@ -62,5 +62,6 @@ def refuse_permission(content: Mapping[str, Any], place: object) -> None:
     """
     if KEY in content:
         raise ConfigError(
-            f"Invalid {KEY} in {place}: expected on the command line, since a file cannot vouch for itself. Try --{KEY}."
+            f"Invalid {KEY} in {place}: expected on the command line, since a file cannot vouch for itself. Try "
+            f"--{KEY}."
         )

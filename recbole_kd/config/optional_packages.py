@@ -27,5 +27,6 @@ def check_packages(config: Any) -> None:
     for what, module, package in wanted:
         if find_spec(module) is None:
             raise ConfigError(
-                f"{what} needs the package {package}, which is not installed: run `pip install {package}`, or leave it out"
+                f"{what} needs the package {package}, which is not installed: run `pip install {package}`, or leave it "
+                "out"
             )

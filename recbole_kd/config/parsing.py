@@ -97,7 +97,8 @@ def _split(argument: str, following: str | None) -> tuple[str, str]:
         raise ConfigError(f"Argument {argument!r} has no key before the '=' (fix: write --key=value).")
     if not _KEY.fullmatch(key):
         raise ConfigError(
-            f"Argument {argument!r} has the key {key!r}, but a key is made of letters, digits, '_', '.' and '-' (fix: write --key=value)."
+            f"Argument {argument!r} has the key {key!r}, but a key is made of letters, digits, '_', '.' and '-' (fix: "
+            "write --key=value)."
         )
     return key, text
 
@@ -211,7 +212,8 @@ def read_config_file(path: str | Path) -> dict[str, object]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(
-            f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping (fix: write 'key: value' lines)."
+            f"Configuration file '{path}' holds a {type(content).__name__}, not a mapping (fix: write 'key: value' "
+            "lines)."
         )
     for key in content:
         if not isinstance(key, str):
@@ -237,7 +239,8 @@ def nest_prefix(
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
         raise ConfigError(
-            f"{mapping_key}={mapping!r} is not a mapping of keys (fix: {mapping_key}: {{key: value}} in a file, or --{prefix}.key=value)."
+            f"{mapping_key}={mapping!r} is not a mapping of keys (fix: {mapping_key}: {{key: value}} in a file, or "
+            f"--{prefix}.key=value)."
         )
     nested: dict[str, object] = dict(mapping)
     rest: dict[str, object] = {}

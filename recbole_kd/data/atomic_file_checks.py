@@ -33,8 +33,8 @@ def check_atomic_files(config: Any) -> Headers:
     names = config["benchmark_filename"]
     if names is not None and len(names) != N_BENCHMARK:
         raise ConfigError(
-            f"benchmark_filename={names} names {len(names)} files: it must name {N_BENCHMARK}, for training, validation and test, such as "
-            "[train, valid, test]"
+            f"benchmark_filename={names} names {len(names)} files: it must name {N_BENCHMARK}, for training, "
+            "validation and test, such as [train, valid, test]"
         )
     wanted = _wanted_columns(config)
     loaded: Headers = {}
@@ -51,7 +51,8 @@ def check_atomic_files(config: Any) -> Headers:
             if loaded.setdefault(source, columns).keys() != columns.keys():
                 odd = sorted(loaded[source].keys() ^ columns.keys())[0]
                 raise DataError(
-                    f"{path}: the column {odd} is not in all files of benchmark_filename={names}: name what to read in load_col"
+                    f"{path}: the column {odd} is not in all files of benchmark_filename={names}: name what to read in "
+                    "load_col"
                 )
     return loaded
 
@@ -102,9 +103,9 @@ def _check_types(path: Path, columns: Mapping[str, FeatureType], config: Any) ->
     kind = columns.get(time, FeatureType.FLOAT)
     if kind != FeatureType.FLOAT:
         raise DataError(
-            f"{path}: the times {time} are of type {kind.value}, by which nothing can be ordered: write numbers and {time}:float in the "
-            "first line (`python scripts/prepare_dataset.py NAME --form=table --time=COLUMN` converts dates), or set TIME_FIELD to a name "
-            "that is no column"
+            f"{path}: the times {time} are of type {kind.value}, by which nothing can be ordered: write numbers and "
+            f"{time}:float in the first line (`python scripts/prepare_dataset.py NAME --form=table --time=COLUMN` "
+            "converts dates), or set TIME_FIELD to a name that is no column"
         )
 
 
@@ -120,9 +121,10 @@ def _refuse_histories(
     unread = next((name for name in ready if name in columns or not chosen), None)
     if unread is not None:
         raise DataError(
-            f"{path}: the column {unread} holds ready-made histories, which are not read: histories are made from the interactions, one a "
-            f"row, of a user in order. Write those, or leave the column out with "
-            f"--load_col='{{inter: [{', '.join(name for name in header if name not in ready)}]}}' to learn from the targets alone"
+            f"{path}: the column {unread} holds ready-made histories, which are not read: histories are made from the "
+            f"interactions, one a row, of a user in order. Write those, or leave the column out with "
+            f"--load_col='{{inter: [{', '.join(name for name in header if name not in ready)}]}}' to learn from the "
+            "targets alone"
         )
 
 
@@ -132,7 +134,8 @@ def _wanted_columns(config: Any) -> Wanted:
     for source, columns in (config["load_col"] or {}).items():
         if columns != "*" and not isinstance(columns, list | tuple | set):
             raise ConfigError(
-                f"load_col.{source}={columns!r} is not allowed: it must be a list of columns, such as [user_id, item_id], or '*'"
+                f"load_col.{source}={columns!r} is not allowed: it must be a list of columns, such as [user_id, "
+                "item_id], or '*'"
             )
         wanted[source] = None if columns == "*" else list(columns)
     ids = [config[key] for key in ID_KEYS]
@@ -141,11 +144,13 @@ def _wanted_columns(config: Any) -> Wanted:
     dropped = [field for field in ids if field in ((config["unload_col"] or {}).get("inter") or ())]
     if missing:
         raise ConfigError(
-            f"load_col={config['load_col']} leaves out {missing[0]}, without which nothing can be learnt: add it to inter"
+            f"load_col={config['load_col']} leaves out {missing[0]}, without which nothing can be learnt: add it to "
+            "inter"
         )
     if dropped:
         raise ConfigError(
-            f"unload_col={config['unload_col']} leaves out {dropped[0]}, without which nothing can be learnt: take it out"
+            f"unload_col={config['unload_col']} leaves out {dropped[0]}, without which nothing can be learnt: take it "
+            "out"
         )
     return wanted
 
@@ -162,7 +167,8 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
     encoding, separator = config["encoding"], config["field_separator"]
     if not separator:
         raise ConfigError(
-            f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab or ','"
+            f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab "
+            "or ','"
         )
     try:
         with open(path, encoding=encoding) as stream:
@@ -183,8 +189,8 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
     )
     if wrong is not None:
         raise DataError(
-            f"{path}: the first line has {wrong[:80]!r} where a column belongs: write name:type (token, float, token_seq or float_seq), "
-            f"with {separator!r} between columns (field_separator)"
+            f"{path}: the first line has {wrong[:80]!r} where a column belongs: write name:type (token, float, "
+            f"token_seq or float_seq), with {separator!r} between columns (field_separator)"
         )
     names = [name for name, _ in fields]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -213,8 +219,8 @@ def _check_columns(
 def marked(path: Path) -> DataError:
     """The error of a file with a byte order mark."""
     return DataError(
-        f"{path} begins with a byte order mark, which would become part of its first column's name: save it without one, or set "
-        "--encoding=utf-8-sig"
+        f"{path} begins with a byte order mark, which would become part of its first column's name: save it without "
+        "one, or set --encoding=utf-8-sig"
     )
 
 
@@ -222,7 +228,8 @@ def not_text(path: Path, error: UnicodeDecodeError) -> DataError:
     """The error of a file in another encoding."""
     byte = error.object[error.start]
     return DataError(
-        f"{path} is no {error.encoding} text (byte 0x{byte:02x}: {error.reason}): save it so, or name its encoding with --encoding="
+        f"{path} is no {error.encoding} text (byte 0x{byte:02x}: {error.reason}): save it so, or name its encoding "
+        "with --encoding="
     )
 
 

@@ -52,8 +52,8 @@ def _check_benchmark(config: Any, loaded: Headers) -> None:
     unused += [f"eval_args.{part}" for part in _SPLIT_PARTS if part in split and split[part] != default.get(part)]
     if unused:
         raise ConfigError(
-            f"{unused[0]} has no effect with benchmark_filename={config['benchmark_filename']}, whose files are taken as they are: "
-            f"leave it out, or set --benchmark_filename=~ to filter and split {config['dataset']}.inter"
+            f"{unused[0]} has no effect with benchmark_filename={config['benchmark_filename']}, whose files are taken "
+            f"as they are: leave it out, or set --benchmark_filename=~ to filter and split {config['dataset']}.inter"
         )
 
 
@@ -75,15 +75,15 @@ def _check_filter(field: str, chosen: Any, loaded: Headers) -> None:
         )
     if kind == FeatureType.FLOAT and not _are_intervals(chosen):
         raise ConfigError(
-            f"Invalid --val_interval={{{field}: {chosen}}}: expected an interval for the numbers of {field}, such as '[4,inf)', or several "
-            f"with ';' between them. Try --val_interval=\"{{{field}: '[4,inf)'}}\"."
+            f"Invalid --val_interval={{{field}: {chosen}}}: expected an interval for the numbers of {field}, such as "
+            f"'[4,inf)', or several with ';' between them. Try --val_interval=\"{{{field}: '[4,inf)'}}\"."
         )
     if kind == FeatureType.TOKEN and not (
         isinstance(chosen, list) and chosen and all(isinstance(token, str) for token in chosen)
     ):
         raise ConfigError(
-            f"Invalid --val_interval={{{field}: {chosen}}}: expected a list of the tokens of {field} to keep, each as text. Try "
-            f"--val_interval=\"{{{field}: ['a', 'b']}}\"."
+            f"Invalid --val_interval={{{field}: {chosen}}}: expected a list of the tokens of {field} to keep, each as "
+            f"text. Try --val_interval=\"{{{field}: ['a', 'b']}}\"."
         )
 
 
@@ -108,7 +108,8 @@ def _check_columns(config: Any, loaded: Headers) -> None:
         _check_read("seq_len", field, everything, f"the files of {config['dataset']}")
         if everything[field] not in _SEQUENCES:
             raise ConfigError(
-                f"seq_len names {field}, which is of type {everything[field].value}: it cuts columns of type token_seq or float_seq"
+                f"seq_len names {field}, which is of type {everything[field].value}: it cuts columns of type token_seq "
+                "or float_seq"
             )
     for field in config.external_config_dict.get("selected_features") or ():
         _check_read("selected_features", field, everything, f"the files of {config['dataset']}")
@@ -118,7 +119,8 @@ def _check_read(key: str, field: str, columns: Mapping[str, FeatureType], where:
     if field not in columns:
         there = f"read are {', '.join(columns)}" if columns else "none is read"
         raise ConfigError(
-            f"{key} names {field}, which is not a column that is read from {where} ({there}): add it to load_col, or leave it out"
+            f"{key} names {field}, which is not a column that is read from {where} ({there}): add it to load_col, or "
+            "leave it out"
         )
 
 
@@ -128,7 +130,8 @@ def _check_order(config: Any, columns: Mapping[str, FeatureType]) -> None:
     by_boundary = "TS" in (arguments["split"] or {})
     if by_boundary and arguments["order"] == "RO":
         raise ConfigError(
-            "eval_args.order=RO is not possible with eval_args.split={TS: ...}, which splits at a time: set --eval_args.order=TO"
+            "eval_args.order=RO is not possible with eval_args.split={TS: ...}, which splits at a time: set "
+            "--eval_args.order=TO"
         )
     if time in columns or arguments["order"] == "RO" or "LS" in (arguments["split"] or {}):
         return
@@ -137,9 +140,10 @@ def _check_order(config: Any, columns: Mapping[str, FeatureType]) -> None:
     (path, *_) = interaction_files(config)
     if path.is_file() and time in columns_of(path, config):
         raise ConfigError(
-            f"{key} needs the times {time}, which {path} has and load_col leaves out: add it, --load_col='{{inter: [{fields}]}}'"
+            f"{key} needs the times {time}, which {path} has and load_col leaves out: add it, --load_col='{{inter: "
+            f"[{fields}]}}'"
         )
     raise ConfigError(
-        f"{key} needs times, and {path} has no column {time}: name its column of times with --TIME_FIELD=<its name>, or split at random, "
-        "--eval_args.order=RO"
+        f"{key} needs times, and {path} has no column {time}: name its column of times with --TIME_FIELD=<its name>, "
+        "or split at random, --eval_args.order=RO"
     )

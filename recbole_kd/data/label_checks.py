@@ -27,8 +27,8 @@ def check_labels(config: Any, dataset: Any) -> None:
     if config["threshold"]:
         ((field, value),) = list(config["threshold"].items())[:1]
         raise ConfigError(
-            f"threshold={config['threshold']} has no effect {reason}: every row is learnt and looked for as liked. Leave the others out, "
-            f"--val_interval=\"{{{field}: '[{value},inf)'}}\""
+            f"threshold={config['threshold']} has no effect {reason}: every row is learnt and looked for as liked. "
+            f"Leave the others out, --val_interval=\"{{{field}: '[{value},inf)'}}\""
         )
     label = config["LABEL_FIELD"]
     columns = f"--load_col='{{inter: [{_fields(config, label)}]}}'"
@@ -45,8 +45,8 @@ def check_labels(config: Any, dataset: Any) -> None:
         )
         if path is not None:
             raise DataError(
-                f"{path} has labels in the column {label}, which have no effect {reason}: {keep}, or take every row as liked, "
-                f"--load_col='{{inter: [{_fields(config)}]}}'"
+                f"{path} has labels in the column {label}, which have no effect {reason}: {keep}, or take every row as "
+                f"liked, --load_col='{{inter: [{_fields(config)}]}}'"
             )
 
 

@@ -33,8 +33,9 @@ def check_prepared_files(folder: Path) -> None:
         files = dict(manifest["files"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
-            f"{path} is damaged: prepare the data set again with `recbole-kd prepare {folder.name} --raw=<folder of its raw "
-            f"files> --out={folder.parent}` after you moved {folder} away, or delete {path} if the files are your own"
+            f"{path} is damaged: prepare the data set again with `recbole-kd prepare {folder.name} --raw=<folder of "
+            f"its raw files> --out={folder.parent}` after you moved {folder} away, or delete {path} if the files are "
+            "your own"
         ) from None
     for name, digest in sorted(files.items()):
         file = folder / name

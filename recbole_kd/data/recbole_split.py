@@ -86,9 +86,9 @@ def _compare(dataset: Any, splits: Splits) -> None:
         difference = "its histories are in another order than those of the loader"
     if difference:
         raise DataError(
-            f"The training data of {dataset.config['dataset']} are not what eval_args={dataset.config['eval_args']} and "
-            f"seed={dataset.config['seed']} make of the files ({difference}): give the loaders of RecBole's data_preparation, or a teacher "
-            "of users and items (teacher_path) that was made on the same training data"
+            f"The training data of {dataset.config['dataset']} are not what eval_args={dataset.config['eval_args']} "
+            f"and seed={dataset.config['seed']} make of the files ({difference}): give the loaders of RecBole's "
+            "data_preparation, or a teacher of users and items (teacher_path) that was made on the same training data"
         )
 
 

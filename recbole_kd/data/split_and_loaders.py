@@ -120,8 +120,8 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if len(part.inter_feat) == 0:
             raise DataError(
-                f"The data set {config['dataset']} leaves no {name} interactions under eval_args={config['eval_args']}: "
-                "give that part a share of the split, or loosen the filters"
+                f"The data set {config['dataset']} leaves no {name} interactions under "
+                f"eval_args={config['eval_args']}: give that part a share of the split, or loosen the filters"
             )
     train, valid, test = parts
     rule = CandidateRule.of(config, split_seed(config))
@@ -148,8 +148,8 @@ def check_negatives(config: Any, splits: Splits) -> None:
     if len(full):
         token = splits.dataset.id2token(splits.dataset.uid_field, int(full[0]))
         raise DataError(
-            f"User {str(token)!r} of {config['dataset']} has interacted with all {splits.n_items} items ({len(full)} such users), which "
-            "leaves no negative item to draw: leave such users out, "
+            f"User {str(token)!r} of {config['dataset']} has interacted with all {splits.n_items} items ({len(full)} "
+            "such users), which leaves no negative item to draw: leave such users out, "
             f"--user_inter_num_interval=[0,{splits.n_items - 1}]"
         )
 
@@ -195,8 +195,8 @@ def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None
             loader._sampler = sampler
     if loaders[0].num_workers:
         getLogger().info(
-            f"worker={config['worker']}: so many processes prepare evaluation batches; training batches are made in this process, so that "
-            "the negatives do not depend on it"
+            f"worker={config['worker']}: so many processes prepare evaluation batches; training batches are made in "
+            "this process, so that the negatives do not depend on it"
         )
         loaders[0].num_workers = 0
 

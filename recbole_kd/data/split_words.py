@@ -66,8 +66,8 @@ def _order_words(dataset: Any) -> str:
     words = f"; in the order of {dataset.time_field}, equal times in that of the file (time_order=exact)"
     if change is not None and any(change):
         words += (
-            f"; RecBole's float32 times (time_order=recbole) would hold out other interactions of {change.split:,} of {users:,} users and "
-            f"change the order of {change.order:,}"
+            f"; RecBole's float32 times (time_order=recbole) would hold out other interactions of {change.split:,} of "
+            f"{users:,} users and change the order of {change.order:,}"
         )
     return words
 

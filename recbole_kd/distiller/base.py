@@ -90,8 +90,9 @@ class DistillBatch:
 def no_embeddings(method: str, teacher: str, store: str) -> str:
     """What is said of a teacher without vectors."""
     return (
-        f"{method} needs the teacher's embeddings and {teacher} ({store} store) has none; take a teacher whose score is a dot product, "
-        "such as MF or LightGCN, in a store of factors, or make factors of this one's scores with --teacher_svd=64"
+        f"{method} needs the teacher's embeddings and {teacher} ({store} store) has none; take a teacher whose score "
+        "is a dot product, such as MF or LightGCN, in a store of factors, or make factors of this one's scores with "
+        "--teacher_svd=64"
     )
 
 
@@ -200,8 +201,8 @@ class Distiller(nn.Module, ABC):
         missing = [member.name for member in teacher.members if "trajectory" in cls.requires and member.earlier is None]
         if missing:
             raise TeacherError(
-                f"{cls.__name__} needs the checkpoints of the teacher's training and {', '.join(missing)} has none: train it with "
-                f"--teacher=<model> --kd={cls.__name__}, which keeps them in the teacher's folder"
+                f"{cls.__name__} needs the checkpoints of the teacher's training and {', '.join(missing)} has none: "
+                f"train it with --teacher=<model> --kd={cls.__name__}, which keeps them in the teacher's folder"
             )
         if "modalities" in cls.requires and not teacher.modalities:
             raise TeacherError(no_modalities(cls.__name__, teacher.name))

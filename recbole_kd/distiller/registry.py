@@ -74,8 +74,8 @@ def _check_constructor(name: str, cls: type[Distiller]) -> None:
         inspect.signature(cls, eval_str=True).bind_partial(None, None, seed=0)
     except (TypeError, ValueError, NameError) as error:
         raise ConfigError(
-            f"--kd={name} cannot be made ({error}): its __init__ takes student, teacher and seed=0 beside its own options, "
-            "and its annotations are names that its module knows"
+            f"--kd={name} cannot be made ({error}): its __init__ takes student, teacher and seed=0 beside its own "
+            "options, and its annotations are names that its module knows"
         ) from None
 
 

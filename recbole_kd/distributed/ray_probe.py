@@ -84,7 +84,8 @@ def check_room(ray: Any, cpu: float, gpu: float, unit: str) -> None:
         most = max((float(node.get(name, 0.0)) for node in nodes), default=0.0)
         if not wanted <= most:  # nor NaN
             raise ConfigError(
-                f"{key}={wanted:g} is more than any node of the Ray cluster has: the largest has {most:g} {name}s, take at most that"
+                f"{key}={wanted:g} is more than any node of the Ray cluster has: the largest has {most:g} {name}s, "
+                "take at most that"
             )
     both = any(float(node.get("CPU", 0.0)) >= cpu and float(node.get("GPU", 0.0)) >= gpu for node in nodes)
     if not both:

@@ -35,14 +35,14 @@ def check_modes(config: Any, interactions: Any, sequential: bool) -> None:
         )
     if sequential:
         raise ConfigError(
-            f"eval_args.mode={_words(modes)} is not possible with {config['model']}, whose rows are histories without labels. Try "
-            "--eval_args.mode=full with ranking metrics"
+            f"eval_args.mode={_words(modes)} is not possible with {config['model']}, whose rows are histories without "
+            "labels. Try --eval_args.mode=full with ranking metrics"
         )
     label = config["LABEL_FIELD"]
     if label not in interactions:
         raise DataError(
-            f"eval_args.mode={_words(modes)} needs a column {label!r} (LABEL_FIELD) and {config['dataset']} has none: load it with "
-            "--load_col, or make it of another column, as in --threshold={rating: 4}"
+            f"eval_args.mode={_words(modes)} needs a column {label!r} (LABEL_FIELD) and {config['dataset']} has none: "
+            "load it with --load_col, or make it of another column, as in --threshold={rating: 4}"
         )
 
 

@@ -101,7 +101,8 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
         belongs_to = str(own.pop("from", path.stem))
         if Path(belongs_to).name != belongs_to or "\0" in belongs_to:
             raise ConfigError(
-                f"from: {belongs_to!r} of the run {name!r} of {path} is no name of a grid: write that of a file beside it"
+                f"from: {belongs_to!r} of the run {name!r} of {path} is no name of a grid: write that of a file beside "
+                "it"
             )
         if not path.with_name(f"{belongs_to}.yaml").is_file():
             raise ConfigError(

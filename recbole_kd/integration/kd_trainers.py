@@ -85,7 +85,8 @@ class _Choice(Trainer):
     def __new__(cls, config: Any, model: Any, *more: Any, **named: Any) -> Any:
         if "_chooses" not in vars(cls):
             raise ConfigError(
-                f"{cls.__name__} derives from {cls.__mro__[1].__name__}, which only chooses a trainer: derive it from recbole_kd.KDTrainer"
+                f"{cls.__name__} derives from {cls.__mro__[1].__name__}, which only chooses a trainer: derive it from "
+                "recbole_kd.KDTrainer"
             )
         if config["kd"]:
             return _installed[0].trainer(config, model, *more, **named)
@@ -116,9 +117,9 @@ def _wrap_fit() -> None:
     def fit(self: Any, *args: Any, **options: Any) -> Any:
         if self.config["kd"] and not hasattr(self, "distiller"):
             raise ConfigError(
-                f"kd={self.config['kd']} has no effect on {type(self).__name__}, which knows no distillation: take the trainer that "
-                "get_trainer(config['MODEL_TYPE'], config['model']) gives, derive yours from recbole_kd.KDTrainer, or call "
-                "recbole_kd.distil(trainer, distiller) before fit"
+                f"kd={self.config['kd']} has no effect on {type(self).__name__}, which knows no distillation: take the "
+                "trainer that get_trainer(config['MODEL_TYPE'], config['model']) gives, derive yours from "
+                "recbole_kd.KDTrainer, or call recbole_kd.distil(trainer, distiller) before fit"
             )
         return original(self, *args, **options)
 

@@ -81,8 +81,8 @@ def _family_of(model_class: type) -> str:
     family = _FAMILY_OF_TYPE.get(getattr(getattr(model_class, "type", None), "name", ""))
     if family is None:
         raise ConfigError(
-            f"{getattr(model_class, '__name__', model_class)!r} cannot be registered, it is not a model class with a RecBole `type` "
-            "(fix: derive it from one of RecBole's recommenders, such as GeneralRecommender)."
+            f"{getattr(model_class, '__name__', model_class)!r} cannot be registered, it is not a model class with a "
+            "RecBole `type` (fix: derive it from one of RecBole's recommenders, such as GeneralRecommender)."
         )
     return family
 

@@ -81,7 +81,8 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
             or "train the model again, or ask whoever made the file for its weights as safetensors"
         )
         raise TeacherError(
-            f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: {fix}."
+            f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: "
+            f"{fix}."
         ) from refused
     except Exception as error:
         cause = (str(error).splitlines() or [""])[0][:200] or type(error).__name__

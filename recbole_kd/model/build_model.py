@@ -39,8 +39,8 @@ def failed_first_loss(model: nn.Module, error: Exception) -> TrainingError:
     """The error of a model that cannot take the loss of its first batch, in its own words; where it failed is logged at DEBUG."""
     getLogger().debug(f"The first loss of {type(model).__name__} failed", exc_info=error)
     return TrainingError(
-        f"{type(model).__name__} cannot take its loss on these data with these keys ({_said(error)}): change what this names, or see with "
-        "--state=DEBUG where it failed"
+        f"{type(model).__name__} cannot take its loss on these data with these keys ({_said(error)}): change what this "
+        "names, or see with --state=DEBUG where it failed"
     )
 
 

@@ -62,12 +62,14 @@ def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> 
     keys = {**recbole_defaults(name, student["dataset"]), **student_layers(name, student["dataset"])[0]}
     if not isinstance(own, int) or "embedding_size" not in keys:
         raise ConfigError(
-            f"--kd={student['kd']} makes its assistant by another embedding_size and {name} has no such key: take MF or LightGCN"
+            f"--kd={student['kd']} makes its assistant by another embedding_size and {name} has no such key: take MF "
+            "or LightGCN"
         )
     teacher_width = width_of(teacher)
     if size is None and teacher_width is None:
         raise ConfigError(
-            f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in between"
+            f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in "
+            "between"
         )
     width = size if size is not None else round(math.sqrt(own * (teacher_width or own)))
     given = {key: student[option] for option, key in KEYS.items() if student.get(option) is not None}

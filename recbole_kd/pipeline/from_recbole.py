@@ -197,8 +197,8 @@ def no_teacher(config: Config) -> ConfigError:
     """Return the error of a training whose configuration names a method and no teacher."""
     return ConfigError(
         f"kd={config['kd']} needs a teacher: name a model to train as teacher (teacher: LightGCN), or a saved one "
-        "(teacher_path: ...); a distiller of your own goes into recbole_kd.KDTrainer(config, model, distiller), or into "
-        "recbole_kd.distil(trainer, distiller)"
+        "(teacher_path: ...); a distiller of your own goes into recbole_kd.KDTrainer(config, model, distiller), or "
+        "into recbole_kd.distil(trainer, distiller)"
     )
 
 
@@ -211,14 +211,14 @@ def request_of(config: Config) -> RecBoleRequest:
     values = _given(config, config["model"], get_model(config["model"]), config["dataset"])
     if values.get("time_order") == "exact":
         raise ConfigError(
-            "time_order=exact has no effect in RecBole's own functions, which order by their float32 values of the times: leave it out, or "
-            "set time_order=recbole"
+            "time_order=exact has no effect in RecBole's own functions, which order by their float32 values of the "
+            "times: leave it out, or set time_order=recbole"
         )
     seed = values.get("split_seed")
     if seed is not None and seed != config["seed"] and config["eval_args"]["order"] == "RO":
         raise ConfigError(
-            f"split_seed={seed} has no effect in RecBole's own functions, which split by seed={config['seed']}: leave it out, or set "
-            "eval_args order to TO, which is the same for every seed"
+            f"split_seed={seed} has no effect in RecBole's own functions, which split by seed={config['seed']}: leave "
+            "it out, or set eval_args order to TO, which is the same for every seed"
         )
     request = make_request(values)
     of_recbole = {key: config[key] for key in OF_RECBOLE if key in config}

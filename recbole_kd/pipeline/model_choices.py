@@ -41,16 +41,18 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
     kind = getattr(model, "type", ModelType.CONTEXT).name.lower()
     if not issubclass(model, SequentialRecommender):
         raise ConfigError(
-            f"--{role}={name} is a {kind} model: it must be a general one, such as MF or LightGCN, or a sequential one, such as SASRec"
+            f"--{role}={name} is a {kind} model: it must be a general one, such as MF or LightGCN, or a sequential "
+            "one, such as SASRec"
         )
     if setting != "sequential":
         raise ConfigError(
-            f"--{role}={name} is a {kind} model: with --setting=general it must be a general one, such as MF or LightGCN "
-            "(or HSTU, which is both); set --setting=sequential, which splits by leave-one-out for every model"
+            f"--{role}={name} is a {kind} model: with --setting=general it must be a general one, such as MF or "
+            "LightGCN (or HSTU, which is both); set --setting=sequential, which splits by leave-one-out for every model"
         )
     if name != "HSTU" and hasattr(recbole.data.dataset, f"{name}Dataset"):
         raise ConfigError(
-            f"--{role}={name} needs a data set of its own in RecBole, which the split shared by all models of a run is not"
+            f"--{role}={name} needs a data set of its own in RecBole, which the split shared by all models of a run is "
+            "not"
         )
     return model
 
@@ -65,8 +67,8 @@ def student_model(name: str, setting: str = "general") -> type[Any]:
     trainer = get_trainer(model.type, name).__name__
     if trainer != "Trainer":
         raise ConfigError(
-            f"--model={name} cannot be a student: RecBole trains it with {trainer}, which has no single loss to add the distillation to; "
-            "choose a model of the plain Trainer, such as MF, BPR, LightGCN or NeuMF"
+            f"--model={name} cannot be a student: RecBole trains it with {trainer}, which has no single loss to add "
+            "the distillation to; choose a model of the plain Trainer, such as MF, BPR, LightGCN or NeuMF"
         )
     return model
 

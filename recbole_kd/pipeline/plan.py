@@ -188,7 +188,8 @@ def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
 def _check_cutoffs(config: Any, n_items: int) -> None:
     if max(config["topk"]) > n_items:
         raise ConfigError(
-            f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to that"
+            f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to "
+            "that"
         )
 
 
@@ -233,8 +234,8 @@ def _check_processes(config: Any) -> None:
         get_model(name)
     ):  # others are trained by one process, as RecBole does
         raise ConfigError(
-            f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the parts of "
-            "several processes may not add up to it, take nproc=1"
+            f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the "
+            "parts of several processes may not add up to it, take nproc=1"
         )
     if config["enable_scaler"] or config["enable_amp"]:
         raise ConfigError(
@@ -250,8 +251,8 @@ def _check_reduction(config: Any) -> None:
     name = str(config["model"])
     if config["loss_reduction"] == "sum" and not _has_plain_trainer(name):
         raise ConfigError(
-            f"loss_reduction=sum has no effect on {public_name(name)}, which RecBole trains by a trainer of its own: leave it out, "
-            "or set mean"
+            f"loss_reduction=sum has no effect on {public_name(name)}, which RecBole trains by a trainer of its own: "
+            "leave it out, or set mean"
         )
 
 

@@ -44,11 +44,13 @@ def check_named(values: Mapping[str, Any]) -> None:
     for key in ("model", "dataset", "kd"):
         if values.get(key) in (None, ""):
             raise ConfigError(
-                f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; see --list"
+                f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; "
+                "see --list"
             )
     if not values.get("teacher") and not values.get("teacher_path"):
         raise ConfigError(
-            "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one (--teacher_path=...)"
+            "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one "
+            "(--teacher_path=...)"
         )
 
 
@@ -111,8 +113,8 @@ def _check_kept(name: str, taught: type, store: str, address: str | None) -> Non
         raise no_online_store(name)
     if address and store != "dense":
         raise ConfigError(
-            f"teacher_ray_address={address} has no effect on {name} in a store of kind {store}: workers make the blocks of a dense one, "
-            "set teacher_store=dense, or leave it out"
+            f"teacher_ray_address={address} has no effect on {name} in a store of kind {store}: workers make the "
+            "blocks of a dense one, set teacher_store=dense, or leave it out"
         )
 
 
@@ -130,7 +132,8 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
         return
     if str(values.get("teacher_path")).endswith(".pth"):
         raise ConfigError(
-            f"teacher_svd={width} is not possible with a checkpoint (--teacher_path=*.pth): name its model as --teacher instead"
+            f"teacher_svd={width} is not possible with a checkpoint (--teacher_path=*.pth): name its model as "
+            "--teacher instead"
         )
     if values.get("teacher_path"):
         raise ConfigError(
@@ -139,12 +142,14 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
         )
     if "trajectory" in method.requires:
         raise ConfigError(
-            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: leave it out"
+            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: "
+            "leave it out"
         )
     for name in str(values["teacher"]).split(","):
         if store_of(model_class(name, "teacher", setting), values) == "online":
             raise ConfigError(
-                f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or dense"
+                f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or "
+                "dense"
             )
 
 
@@ -189,7 +194,8 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
         )
     if values.get("teacher") and values.get("teacher_path"):
         raise ConfigError(
-            f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the teacher: leave one out"
+            f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the "
+            "teacher: leave one out"
         )
     if "model" in given:
         raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
@@ -201,7 +207,8 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
     shared = sorted(OF_THE_SPLIT & set(given))
     if shared:
         raise ConfigError(
-            f"teacher.{shared[0]} is not possible: data and split of a run are one for all its models; set --{shared[0]}, or leave it out"
+            f"teacher.{shared[0]} is not possible: data and split of a run are one for all its models; set "
+            f"--{shared[0]}, or leave it out"
         )
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
@@ -232,7 +239,7 @@ def check_dataset(dataset: str, data_path: str) -> None:
     close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
     meant = f"did you mean {close[0]}? Else " if close else ""
     raise DataError(
-        f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set --data_path=<its parent folder>, "
-        f"or make it from a table with `recbole-kd prepare {dataset} --form=table "
+        f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set "
+        f"--data_path=<its parent folder>, or make it from a table with `recbole-kd prepare {dataset} --form=table "
         "--file=<csv> --user=<column> --item=<column>`"
     )

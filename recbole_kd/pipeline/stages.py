@@ -160,8 +160,8 @@ def _ensure_truncated(
         check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": width})
     fidelity = teacher.manifest["fidelity"]
     getLogger().info(
-        f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} and "
-        f"{fidelity['energy']:.4f} of its scores' squares"
+        f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} "
+        f"and {fidelity['energy']:.4f} of its scores' squares"
     )
     return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry), "fidelity": fidelity}
 

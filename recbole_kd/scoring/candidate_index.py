@@ -47,7 +47,8 @@ def load_faiss(kind: str) -> Any:
         return importlib.import_module("faiss")
     except ImportError:
         raise ConfigError(
-            f"kd_candidate_index={kind} needs the library faiss: run `pip install faiss-cpu` (extra index), or take kd_candidate_index=none"
+            f"kd_candidate_index={kind} needs the library faiss: run `pip install faiss-cpu` (extra index), or take "
+            "kd_candidate_index=none"
         ) from None
 
 

@@ -14,8 +14,8 @@ from recbole_kd.ops.topk import DotProducts, blocks
 def not_finite(model: str, doing: str) -> TrainingError:
     """Return the error for a model whose scores are inf or nan; ``doing`` ends "they cannot be", such as ``ranked``."""
     return TrainingError(
-        f"The scores of {model} are inf or nan, they cannot be {doing}: its training has diverged, lower its learning_rate, "
-        "or set clip_grad_norm={'max_norm': 1.0}"
+        f"The scores of {model} are inf or nan, they cannot be {doing}: its training has diverged, lower its "
+        "learning_rate, or set clip_grad_norm={'max_norm': 1.0}"
     )
 
 

@@ -67,11 +67,13 @@ class Scorer:
     def __init__(self, model: nn.Module, rows: Rows | None = None) -> None:
         if not isinstance(model, GeneralRecommender | SequentialRecommender):
             raise ConfigError(
-                f"{type(model).__name__} is no general or sequential recommender: recbole_kd scores these families of RecBole only"
+                f"{type(model).__name__} is no general or sequential recommender: recbole_kd scores these families of "
+                "RecBole only"
             )
         if isinstance(model, SequentialRecommender) and rows is None:
             raise ConfigError(
-                f"{type(model).__name__} is a sequential model, whose queries are histories: give the training data too (train_data=...)"
+                f"{type(model).__name__} is a sequential model, whose queries are histories: give the training data "
+                "too (train_data=...)"
             )
         self.model = model
         self.rows = rows if isinstance(model, SequentialRecommender) else None

@@ -54,7 +54,8 @@ def pack_student(
     """
     if not isinstance(model, GeneralRecommender | SequentialRecommender):
         raise StudentError(
-            f"{type(model).__name__} is no general or sequential recommender: only these can be kept without their data set"
+            f"{type(model).__name__} is no general or sequential recommender: only these can be kept without their "
+            "data set"
         )
     seen = seen_columns(parts)
     form = VECTORS if isinstance(model, GeneralRecommender) and Scorer(model).has_vectors else MODEL
@@ -112,5 +113,6 @@ def _compare(folder: Path, model: Any) -> None:
         raise StudentError(f"The scores of {type(model).__name__} are inf or nan")
     if float((written - trained).abs().max()) > TOLERANCE * float(trained.abs().max()):
         raise StudentError(
-            f"{type(model).__name__} reads more of its data set than it keeps in its weights: built anew without it, it scores otherwise"
+            f"{type(model).__name__} reads more of its data set than it keeps in its weights: built anew without it, "
+            "it scores otherwise"
         )

@@ -71,8 +71,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise StudentError(
-            f"No student at {folder}: a student is a folder with {CONFIG}, as a run leaves it in saved/<run>/{FOLDER}; check the path, and "
-            "student_export in the run's result.json"
+            f"No student at {folder}: a student is a folder with {CONFIG}, as a run leaves it in saved/<run>/{FOLDER}; "
+            "check the path, and student_export in the run's result.json"
         )
     try:
         config = read_json(path)
@@ -82,8 +82,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, f"{CONFIG} is no mapping")
     if config.get("format") != FORMAT:
         raise StudentError(
-            f"{path} is of format {config.get('format')!r}, recbole_kd {__version__} reads format {FORMAT}: read it with the version that "
-            f"wrote it ({_writer(config)}), or run the distillation again"
+            f"{path} is of format {config.get('format')!r}, recbole_kd {__version__} reads format {FORMAT}: read it "
+            f"with the version that wrote it ({_writer(config)}), or run the distillation again"
         )
     lacks = [key for key, kind in _KEYS.items() if type(config.get(key)) is not kind]
     if lacks or is_changed(config) or "sha256" not in config:

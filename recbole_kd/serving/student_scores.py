@@ -120,8 +120,8 @@ class ModelScores(StudentScores):
     def _rows_of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> Rows:
         if self._fields is None:
             raise ConfigError(
-                f"{type(self._model).__name__} scores by no dot product and reads no histories, so that it cannot serve users whom it was "
-                "not trained on: distil into a student such as MF, LightGCN or SASRec"
+                f"{type(self._model).__name__} scores by no dot product and reads no histories, so that it cannot "
+                "serve users whom it was not trained on: distil into a student such as MF, LightGCN or SASRec"
             )
         if times is not None and not self._with_times:
             raise ConfigError(

@@ -121,7 +121,8 @@ class BlockFile:
                 block = rounded(tables[name], dtype)
                 if block.shape != (rows.stop - rows.start, width):
                     raise TeacherError(
-                        f"{self.path} got a block of {name} of {tuple(block.shape)}, not {rows.stop - rows.start} x {width}"
+                        f"{self.path} got a block of {name} of {tuple(block.shape)}, not {rows.stop - rows.start} x "
+                        f"{width}"
                     )
                 handle.seek(offset + rows.start * width * dtype.itemsize)
                 handle.write(block.numpy().tobytes())

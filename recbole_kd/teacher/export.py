@@ -138,8 +138,8 @@ def check_dtype(dtype: str, kind: str, name: str) -> None:
     """Refuse a number format that a store does not use (ConfigError)."""
     if kind == "online" and dtype != "fp32":
         raise ConfigError(
-            f"teacher_dtype={dtype} has no effect on {name} in an online store, which keeps weights and no scores: leave it out, or set "
-            "teacher_store=dense"
+            f"teacher_dtype={dtype} has no effect on {name} in an online store, which keeps weights and no scores: "
+            "leave it out, or set teacher_store=dense"
         )
 
 

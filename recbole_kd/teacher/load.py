@@ -80,13 +80,13 @@ def _read(
         scores = scores_from(read_tensors(file), manifest)
     if scores.store != manifest["store"]:
         raise TeacherError(
-            f"{path} holds a store of kind {scores.store}, its manifest says {manifest['store']}; delete the folder and train the teacher "
-            "again"
+            f"{path} holds a store of kind {scores.store}, its manifest says {manifest['store']}; delete the folder "
+            "and train the teacher again"
         )
     if (scores.n_queries, scores.n_items) != (manifest["n_queries"], manifest["n_items"]):
         raise TeacherError(
-            f"{file} holds scores of {scores.n_queries} x {scores.n_items}, its manifest says {manifest['n_queries']} x "
-            f"{manifest['n_items']}; delete the folder and train the teacher again"
+            f"{file} holds scores of {scores.n_queries} x {scores.n_items}, its manifest says {manifest['n_queries']} "
+            f"x {manifest['n_items']}; delete the folder and train the teacher again"
         )
     return scores
 
@@ -167,14 +167,14 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
     for key in ("dataset", "eval_args", *(key for key in dataset_arguments if key not in HISTORY_ARGUMENTS)):
         if config[key] != train.config[key]:
             raise TeacherError(
-                f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids or its split "
-                "differ, train it with the same data settings"
+                f"The teacher {path} was trained with {key}={config[key]!r}, here it is {train.config[key]!r}: its ids "
+                "or its split differ, train it with the same data settings"
             )
     _check_time_order(path, config, train)
     if config["eval_args"]["order"] == "RO" and split_seed(config) != split_seed(train.config):
         raise TeacherError(
-            f"The teacher {path} was trained on a random split of seed {split_seed(config)}, here it is {split_seed(train.config)}: "
-            "it has seen what this run tests on, train it with the same seed of the split"
+            f"The teacher {path} was trained on a random split of seed {split_seed(config)}, here it is "
+            f"{split_seed(train.config)}: it has seen what this run tests on, train it with the same seed of the split"
         )
     return _of_checkpoint(path, checkpoint, train, device)
 
@@ -186,8 +186,8 @@ def _check_time_order(path: Path, config: Any, train: Any) -> None:
         return
     users = f", which moves interactions of {change.order:,} users" if change is not None else ""
     raise TeacherError(
-        f"The teacher {path} was split with time_order={theirs}, here it is {here}{users}: it has seen what this run tests on; set "
-        f"--time_order={theirs}, or train it with time_order={here}"
+        f"The teacher {path} was split with time_order={theirs}, here it is {here}{users}: it has seen what this run "
+        f"tests on; set --time_order={theirs}, or train it with time_order={here}"
     )
 
 
@@ -203,8 +203,8 @@ def _of_checkpoint(path: Path, checkpoint: Mapping[str, Any], train: Any, device
     read = config["item_feature_digests"]
     if read and not recorded:
         getLogger().warning(
-            f"The teacher {path} has no digest of its item features: names and widths of {', '.join(read)} were compared with the files "
-            "that are here, their content could not be"
+            f"The teacher {path} has no digest of its item features: names and widths of {', '.join(read)} were "
+            "compared with the files that are here, their content could not be"
         )
     manifest = {
         "model": config["model"],

@@ -20,7 +20,7 @@ def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
         if bool(lost.any()):
             worst = float(values.detach().cpu()[lost].abs().max())
             raise ConfigError(
-                f"teacher_dtype=fp16 cannot hold {worst:.6g}, which is among this teacher's scores or vectors: its largest number is "
-                "65,504, take teacher_dtype=fp32"
+                f"teacher_dtype=fp16 cannot hold {worst:.6g}, which is among this teacher's scores or vectors: its "
+                "largest number is 65,504, take teacher_dtype=fp32"
             )
     return found

@@ -51,7 +51,8 @@ def export_lists(
         raise ConfigError(f"k={k} is not possible: it must be between 1 and {n_items - 1}, the size of the catalogue")
     if queries.step != 1 or not 0 <= queries.start < queries.stop <= n_queries or step < 1:
         raise ConfigError(
-            f"queries {queries.start} to {queries.stop} in blocks of {step} are not possible: the teacher has {n_queries - 1}"
+            f"queries {queries.start} to {queries.stop} in blocks of {step} are not possible: the teacher has "
+            f"{n_queries - 1}"
         )
     about = {
         "k": k, "first_query": queries.start, "n_queries": len(queries),

@@ -63,7 +63,8 @@ def _check_effects(kd: str, cls: type[Distiller], values: Mapping[str, Any], opt
         )
     if kind != "none" and not cls.asks_student(options) and not values.get("kd_index_teacher"):
         raise ConfigError(
-            f"kd_candidate_index={kind} has no effect with kd={kd}{own}, which never ranks the student's items: leave it out"
+            f"kd_candidate_index={kind} has no effect with kd={kd}{own}, which never ranks the student's items: leave "
+            "it out"
         )
 
 
@@ -79,8 +80,8 @@ def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
         )
     if not has_vectors(student):
         raise ConfigError(
-            f"kd_candidate_index={kind} is not possible with {public_name(student.__name__)}, whose score is no dot product of vectors: "
-            "take kd_candidate_index=none"
+            f"kd_candidate_index={kind} is not possible with {public_name(student.__name__)}, whose score is no dot "
+            "product of vectors: take kd_candidate_index=none"
         )
 
 
@@ -110,8 +111,8 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     scorer, teacher = _asking(student, teacher, train_data)
     if (scorer.n_queries, scorer.n_items) != (teacher.n_queries, teacher.n_items):
         raise TeacherError(
-            f"The teacher {teacher.name} has {teacher.n_queries - 1} users and {teacher.n_items - 1} items, the student "
-            f"{scorer.n_queries - 1} and {scorer.n_items - 1}: they were made on different data or filters"
+            f"The teacher {teacher.name} has {teacher.n_queries - 1} users and {teacher.n_items - 1} items, the "
+            f"student {scorer.n_queries - 1} and {scorer.n_items - 1}: they were made on different data or filters"
         )
     values: dict[str, Any] = dict(RUN_DEFAULTS)
     published = distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0]
@@ -170,8 +171,8 @@ def _index_teacher(teacher: TeacherScores, values: Mapping[str, Any], seed: int 
 def no_teacher_index(name: str, store: str) -> ConfigError:
     """The error of an index asked of a teacher that keeps no vectors."""
     return ConfigError(
-        f"kd_index_teacher=True is not possible with {name} in a store of kind {store}: take teacher_store=factors, for a teacher whose "
-        "score is a dot product, or leave it out"
+        f"kd_index_teacher=True is not possible with {name} in a store of kind {store}: take teacher_store=factors, "
+        "for a teacher whose score is a dot product, or leave it out"
     )
 
 

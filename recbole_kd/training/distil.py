@@ -43,15 +43,15 @@ def distil(trainer: Trainer, distiller: Distiller) -> Trainer:
     if theirs is not Trainer:
         name = theirs.__name__ if theirs is not None else type(trainer).__name__
         raise ConfigError(
-            f"{type(distiller).__name__} cannot join {name}, which has no single loss to add the distillation to: take a "
-            "trainer that derives from recbole.trainer.Trainer, for a model that RecBole's plain Trainer trains"
+            f"{type(distiller).__name__} cannot join {name}, which has no single loss to add the distillation to: take "
+            "a trainer that derives from recbole.trainer.Trainer, for a model that RecBole's plain Trainer trains"
         )
     if getattr(trainer, "distiller", None) is not None:
         raise ConfigError(f"This trainer distils already, by {type(trainer.distiller).__name__}: make a new one")
     if trainer.config["loss_reduction"] == "sum" and not sums_itself(trainer.model):
         raise ConfigError(
-            f"loss_reduction=sum is not possible with {type(trainer).__name__}, which takes the model's own loss: derive the trainer from "
-            "recbole_kd.KDTrainer, or leave it out"
+            f"loss_reduction=sum is not possible with {type(trainer).__name__}, which takes the model's own loss: "
+            "derive the trainer from recbole_kd.KDTrainer, or leave it out"
         )
     _Joint(trainer, distiller)
     return trainer
@@ -143,6 +143,6 @@ class _Joint:
 
     def _never_asked(self, where: str, what: str) -> ConfigError:
         return ConfigError(
-            f"{type(self.trainer).__name__}.{where} never calls {what}, so that nothing was distilled: derive the trainer from "
-            f"recbole_kd.KDTrainer, or train through {what}"
+            f"{type(self.trainer).__name__}.{where} never calls {what}, so that nothing was distilled: derive the "
+            f"trainer from recbole_kd.KDTrainer, or train through {what}"
         )

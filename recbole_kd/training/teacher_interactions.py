@@ -75,8 +75,9 @@ def asked_about(train_data: Any, teacher: TeacherScores) -> TeacherScores:
         teacher = asked_as(teacher, users, histories)
     if (teacher.n_queries, teacher.n_items) != (n_queries, int(dataset.item_num)):
         raise TeacherError(
-            f"The teacher {teacher.name} answers about {teacher.n_queries - 1} queries and {teacher.n_items - 1} items, the training data "
-            f"have {n_queries - 1} and {int(dataset.item_num) - 1}: they were made on different data or filters"
+            f"The teacher {teacher.name} answers about {teacher.n_queries - 1} queries and {teacher.n_items - 1} "
+            f"items, the training data have {n_queries - 1} and {int(dataset.item_num) - 1}: they were made on "
+            "different data or filters"
         )
     return teacher
 

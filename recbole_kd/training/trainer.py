@@ -69,8 +69,8 @@ def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
     student = model if distiller is None else getattr(distiller.student_scorer, "model", model)
     if student is not model:
         raise ConfigError(
-            f"This {type(distiller).__name__} was built for another {type(student).__name__} than the {type(model).__name__} to be "
-            "trained: call build_distiller with the model that you give KDTrainer"
+            f"This {type(distiller).__name__} was built for another {type(student).__name__} than the "
+            f"{type(model).__name__} to be trained: call build_distiller with the model that you give KDTrainer"
         )
 
 
@@ -172,8 +172,8 @@ class KDTrainer(Trainer):
         own = list(distiller.parameters())
         if own and not self.config["single_spec"]:
             raise ConfigError(
-                f"kd={type(distiller).__name__} learns parameters of its own, and RecBole's processes share the gradients of the model "
-                "alone: run one process, or run_recbole_kd.py with --nproc"
+                f"kd={type(distiller).__name__} learns parameters of its own, and RecBole's processes share the "
+                "gradients of the model alone: run one process, or run_recbole_kd.py with --nproc"
             )
         if own:
             self.optimizer.add_param_group({"params": own})
@@ -448,7 +448,8 @@ class KDTrainer(Trainer):
                 else ("loss", "learning_rate")
             )
             raise TrainingError(
-                f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set clip_grad_norm={{'max_norm': 1.0}}"
+                f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set "
+                f"clip_grad_norm={{'max_norm': 1.0}}"
             )
 
     def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:

@@ -163,8 +163,8 @@ class TrainingJob:
         config = self.config
         if config["max_minutes"] is not None:
             raise ConfigError(
-                f"max_minutes={config['max_minutes']} is not possible with {config['model']}, which RecBole trains with its {trainer}: "
-                "leave it out, or set epochs"
+                f"max_minutes={config['max_minutes']} is not possible with {config['model']}, which RecBole trains "
+                f"with its {trainer}: leave it out, or set epochs"
             )
 
     def fit(self, trainer: Any, loaders: Loaders) -> None:

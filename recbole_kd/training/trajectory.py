@@ -78,7 +78,8 @@ class Trajectory:
             path = self._file(epoch)
             if not path.is_file() or file_sha256(path) != digest:
                 raise TrainingError(
-                    f"The snapshot {path} is missing or damaged: run with --resume=False, which trains from the beginning"
+                    f"The snapshot {path} is missing or damaged: run with --resume=False, which trains from the "
+                    "beginning"
                 )
         self._remove_others()
 

@@ -116,8 +116,8 @@ def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool
     ):
         if made.get(part) != wanted[part]:
             raise ConfigError(
-                f"The study {study.folder} was made {words}{_difference(made.get(part), wanted[part])}: give it the same, "
-                "or name another with --study=NAME"
+                f"The study {study.folder} was made {words}{_difference(made.get(part), wanted[part])}: give it the "
+                "same, or name another with --study=NAME"
             )
     return True
 

@@ -197,7 +197,8 @@ def _read_hyper(path: Path) -> Space:
             continue
         if len(words) < 3 or words[1] not in _HYPER_KINDS:
             raise ConfigError(
-                f"{path}, line {number}: {line.strip()!r} is not KEY KIND VALUES with a KIND of {', '.join(_HYPER_KINDS)}"
+                f"{path}, line {number}: {line.strip()!r} is not KEY KIND VALUES with a KIND of "
+                f"{', '.join(_HYPER_KINDS)}"
             )
         key, kind, text = words
         values: Any = _python_values(text) if kind == "choice" else None
@@ -259,7 +260,8 @@ def _read_yaml(path: Path) -> Space:
 def _distribution(place: str, key: str, value: Mapping[str, Any], method: str | None) -> Parameter:
     if len(value) != 1:
         raise ConfigError(
-            f"{key} of {place} has {len(value)} distributions: write one, such as {{choice: [1, 2]}} or {{uniform: [0, 1]}}"
+            f"{key} of {place} has {len(value)} distributions: write one, such as {{choice: [1, 2]}} or {{uniform: [0, "
+            f"1]}}"
         )
     ((kind, values),) = value.items()
     if kind not in KINDS:
@@ -284,8 +286,8 @@ def _parameter(place: str, key: str, kind: str, values: Any, method: str | None)
         )
     if kind == "exponent" and values[1] > LARGEST_EXPONENT:
         raise ConfigError(
-            f"{key} of {place}: {values!r} are natural logarithms, as RecBole's loguniform takes them, and exp({values[1]}) is too large "
-            "for a number"
+            f"{key} of {place}: {values!r} are natural logarithms, as RecBole's loguniform takes them, and "
+            f"exp({values[1]}) is too large for a number"
         )
     if kind in ("loguniform", "logint") and values[0] <= 0:
         raise ConfigError(f"{key} of {place}: {kind} {values!r} must begin above 0")

@@ -154,8 +154,8 @@ class Study:
         if (self.folder / record).is_file() and (record == STUDY_FILE or not (self.folder / STUDY_FILE).exists()):
             if not resume:
                 raise ConfigError(
-                    f"The study {self.folder} is there already: continue it with --resume=True, delete it, or name another with "
-                    "--study=NAME"
+                    f"The study {self.folder} is there already: continue it with --resume=True, delete it, or name "
+                    "another with --study=NAME"
                 )
             check_file(self.folder / TRIALS, own=lambda _: True)
             check_file(self.folder / BEST, own=lambda path: holds_text(path, BEST_MARK))

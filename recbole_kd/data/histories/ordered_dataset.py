@@ -102,9 +102,10 @@ class _RawTimes(Dataset):
         file = Path(self.dataset_path) / f"{self.dataset_name}.inter"
         if file.is_file() and self.time_field in columns_of(file, self.config):
             raise DataError(
-                f"The order of a user's items is that of {self.time_field}, which {file} has and load_col={self.config['load_col']} leaves "
-                f"out: add it, as in --load_col='{{inter: [{self.uid_field}, {self.iid_field}, {self.time_field}]}}', or for the order of "
-                "the file set TIME_FIELD to a name that is no column"
+                f"The order of a user's items is that of {self.time_field}, which {file} has and "
+                f"load_col={self.config['load_col']} leaves out: add it, as in --load_col='{{inter: [{self.uid_field}, "
+                f"{self.iid_field}, {self.time_field}]}}', or for the order of the file set TIME_FIELD to a name that "
+                "is no column"
             )
 
 

@@ -115,14 +115,15 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
     sequences = UserSequences.of(parts)
     if (sequences.counts[1:] > 1).any():
         raise DataError(
-            f"{config['model']} is asked for one item after a history, and this split of {config['dataset']} leaves some users more: "
-            "set eval_args.split={LS: valid_and_test}, which --setting=sequential does by itself"
+            f"{config['model']} is asked for one item after a history, and this split of {config['dataset']} leaves "
+            "some users more: set eval_args.split={LS: valid_and_test}, which --setting=sequential does by itself"
         )
     make = _RowMaker(config, parts[0], sequences)
     train = SequenceDataset.over(parts[0], config, make.prefixes())
     if len(train.rows) == 0:
         raise DataError(
-            f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the filters"
+            f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the "
+            "filters"
         )
     train.universe = make.universe(train.rows)
     _number_queries(train, getattr(get_model(config["model"]), "trains_by_user", False))
@@ -198,8 +199,8 @@ def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
 def _check_order(model: str, part: Any) -> None:
     if part.benchmark_filename_list is None and part.config["eval_args"]["order"] == "RO":
         raise ConfigError(
-            f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items: it shuffles them before "
-            "they are split, set eval_args={order: TO}"
+            f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items: it "
+            "shuffles them before they are split, set eval_args={order: TO}"
         )
 
 

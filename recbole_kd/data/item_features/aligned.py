@@ -74,8 +74,9 @@ class ItemFeatures:
             if bad.any():
                 first = int(items[bad][0])
                 raise DataError(
-                    f"The {self.modality} features of item {str(tokens[first])!r} (row {int(self.rows[first])}) hold a number that is not "
-                    f"finite in single precision, as do those of {int(bad.sum()) - 1} more around it: leave the row out, or repair it"
+                    f"The {self.modality} features of item {str(tokens[first])!r} (row {int(self.rows[first])}) hold a "
+                    f"number that is not finite in single precision, as do those of {int(bad.sum()) - 1} more around "
+                    "it: leave the row out, or repair it"
                 )
             total += values.double().sum(dim=0)
             count += len(items)
@@ -99,17 +100,19 @@ def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.
             rows[item] = places.get(token, -1)
         elif not (token.isascii() and token.isdigit()):
             raise DataError(
-                f"The {modality} features have no ids, and item {token!r} is no number of a row: put the items' tokens, one a line, into a "
-                "file of the same name that ends in .ids"
+                f"The {modality} features have no ids, and item {token!r} is no number of a row: put the items' "
+                "tokens, one a line, into a file of the same name that ends in .ids"
             )
         elif int(token) >= n_rows:
             raise DataError(
-                f"The {modality} features have {n_rows} rows, and item {token!r} would be row {int(token)}: it is not whole"
+                f"The {modality} features have {n_rows} rows, and item {token!r} would be row {int(token)}: it is not "
+                "whole"
             )
         elif taken.setdefault(int(token), token) != token:
             raise DataError(
-                f"The {modality} features have no ids, and the items {taken[int(token)]!r} and {token!r} would both have row {int(token)}: "
-                "put the items' tokens, one a line, into a file of the same name that ends in .ids"
+                f"The {modality} features have no ids, and the items {taken[int(token)]!r} and {token!r} would both "
+                f"have row {int(token)}: put the items' tokens, one a line, into a file of the same name that ends in "
+                ".ids"
             )
         else:
             rows[item] = int(token)

@@ -67,7 +67,8 @@ def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
     recorded = config["item_feature_digests"]
     if recorded and recorded != digests:
         raise DataError(
-            f"The item features are {digests} and were {recorded} when this model was made: put the old files back, or train it again"
+            f"The item features are {digests} and were {recorded} when this model was made: put the old files back, or "
+            "train it again"
         )
     config["item_feature_digests"] = digests  # RecBole's own run keeps them in its checkpoint
     features = {}
@@ -77,7 +78,8 @@ def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
         if missing:
             shown = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
             getLogger().warning(
-                f"{len(missing)} of {len(tokens) - 1} items have no {name} features and are given the mean of all others: {shown}"
+                f"{len(missing)} of {len(tokens) - 1} items have no {name} features and are given the mean of all "
+                f"others: {shown}"
             )
     return features
 
@@ -145,8 +147,8 @@ def _checked(given: Any) -> Mapping[str, Any]:
             fine = False
     if not fine:
         raise ConfigError(
-            f"item_features={given!r} is not allowed: write {{visual: image.npy, text: {{path: text.npy, ids: items.txt}}}}, names of "
-            "letters and digits with a path each"
+            f"item_features={given!r} is not allowed: write {{visual: image.npy, text: {{path: text.npy, ids: "
+            f"items.txt}}}}, names of letters and digits with a path each"
         )
     checked: Mapping[str, Any] = given
     return checked

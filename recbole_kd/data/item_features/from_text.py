@@ -30,8 +30,8 @@ def read_item_text(path: Path, item_field: str, separator: str = "\t", encoding:
     """
     if not path.is_file():
         raise DataError(
-            f"Item features are needed and {path} is not there to make them from: give item_features={{modality: path}}, or put the items' "
-            "text into that file"
+            f"Item features are needed and {path} is not there to make them from: give item_features={{modality: "
+            f"path}}, or put the items' text into that file"
         )
     try:
         return _read_rows(path, item_field, separator, encoding)
@@ -104,6 +104,7 @@ class TextFeatures:
             wrong = entry_damage(entry) if (entry / MANIFEST).exists() else None  # an earlier version wrote none
             if wrong is not None:
                 raise DataError(
-                    f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are made again"
+                    f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are "
+                    "made again"
                 )
         return read_matrix(modality, entry / f"{modality}.npy")

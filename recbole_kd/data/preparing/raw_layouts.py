@@ -202,7 +202,8 @@ def _column_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names):
         raise ConfigError(
-            f"Invalid --columns={text}: expected a name for each column of the file. Try --columns=user,item,rating,time."
+            f"Invalid --columns={text}: expected a name for each column of the file. Try "
+            "--columns=user,item,rating,time."
         )
     return names
 
@@ -211,8 +212,9 @@ def _optional_split(inter: Interactions, options: Options) -> tuple[dict[str, Ma
     if options.split == "ratio":
         if not inter.has_time:
             getLogger().warning(
-                "--split=ratio without --time divides each user's rows in the order of the file: if that is not their order in time "
-                "(a file sorted by item, say), add --time=COLUMN, or leave out --split and let a run split at random"
+                "--split=ratio without --time divides each user's rows in the order of the file: if that is not their "
+                "order in time (a file sorted by item, say), add --time=COLUMN, or leave out --split and let a run "
+                "split at random"
             )
         return ratio_split(inter.user), RATIO_RULE
     return {}, "none"

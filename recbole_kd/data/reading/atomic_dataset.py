@@ -98,6 +98,6 @@ class AtomicFiles(Dataset):
         times = self.inter_feat.get(RAW_TIME)  # of three files that were joined
         if times is not None and times.dtype == np.float64 and (times.abs() > LARGEST_EXACT).any():
             raise DataError(
-                f"{self.time_field} is a fraction in one file of {self.dataset_name} and beyond 2^53 in another, which no number type "
-                "holds exactly: write whole numbers in all of them"
+                f"{self.time_field} is a fraction in one file of {self.dataset_name} and beyond 2^53 in another, which "
+                "no number type holds exactly: write whole numbers in all of them"
             )

@@ -244,7 +244,8 @@ def exact_times(column: pd.Series[Any], name: str, lines: Lines) -> npt.NDArray[
     if beyond.any():
         raise lines.error(
             beyond,
-            f"{name} is {times[int(beyond.argmax())]}, which cannot be kept exactly: write times as whole numbers below 2^62",
+            f"{name} is {times[int(beyond.argmax())]}, which cannot be kept exactly: write times as whole numbers "
+            "below 2^62",
         )
     return whole_if_possible(times) if times.dtype == np.float64 else times
 

@@ -143,7 +143,8 @@ def write_teacher(made: Made, width: int) -> None:
     needed = 4 * width * (n_users + n_items + 2)
     if shutil.disk_usage(made.folder).free < needed:
         raise ConfigError(
-            f"--teacher_width={width} needs {needed / 2**30:.1f} GiB in {made.folder}: take a smaller one, or set TMPDIR"
+            f"--teacher_width={width} needs {needed / 2**30:.1f} GiB in {made.folder}: take a smaller one, or set "
+            "TMPDIR"
         )
     generator = torch.Generator().manual_seed(1)
     for name, n_rows in zip(TABLES, (n_users + 1, n_items + 1), strict=True):

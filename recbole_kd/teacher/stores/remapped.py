@@ -86,8 +86,8 @@ def asked_as(teacher: TeacherScores, users: Tensor, histories: Tensor) -> Teache
     ids = histories if N_USERS in teacher.manifest else users
     if len(ids) and int(ids.max()) >= teacher.n_queries:
         raise TeacherError(
-            f"The teacher {teacher.name} answers about {teacher.n_queries} queries and the student asks about query {int(ids.max())}: they "
-            "were made on different data or filters"
+            f"The teacher {teacher.name} answers about {teacher.n_queries} queries and the student asks about query "
+            f"{int(ids.max())}: they were made on different data or filters"
         )
     mapped = MappedScores(teacher, ids)
     mapped.taught_by = None if teacher.taught_by is None else asked_as(teacher.taught_by, users, histories)
