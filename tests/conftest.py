@@ -13,7 +13,7 @@ import torch
 import recbole_kd  # noqa: F401  (registers)
 from recbole_kd.integration import model_classes
 from recbole_kd.integration import register as registration
-from tests.helpers import TinyData, write_tiny
+from tests.support.helpers import TinyData, write_tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "recbole_kd"
+from tests.support import paths
+
+PACKAGE = paths.ROOT / "recbole_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 MAY_ASSIGN = tuple(

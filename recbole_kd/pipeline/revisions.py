@@ -25,7 +25,8 @@ REVISIONS: dict[str, int] = {
 }
 """Raise a number when its code comes to other trained weights.
 
-A line is a model of ours, one of RecBole's in which recbole_kd.acceleration replaces parts, or the trainer. tests/test_revisions.py has a
+A line is a model of ours, one of RecBole's in which recbole_kd.acceleration replaces parts, or the trainer.
+tests/pipeline/test_revisions.py has a
 small training of each pinned, and fails until the number is raised."""
 
 

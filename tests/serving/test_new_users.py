@@ -1,0 +1,115 @@
+"""Users without training: histories encoded, folded in by least squares, propagated from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_kd
+from recbole_kd.errors import ConfigError, UnknownIdError
+from recbole_kd.ops.ragged import Ragged
+from recbole_kd.serving.fold_in import RIDGE, UNSEEN_WEIGHT, least_squares, propagated
+from recbole_kd.serving.student_scores import PROPAGATION
+from tests.support.students import trained
+
+Student = recbole_kd.Student
+
+
+def student_of(model: str) -> Student:
+    return recbole_kd.load_student(trained(model)["folder"])  # the run's folder does, too
+
+
+def history_of(student: Student, user: str, parts: int = 3) -> tuple[list[str], list[float]]:
+    seen = student.known.seen
+    mine = (seen["user"] == student.users.places([user])[0]) & (seen["part"] < parts)
+    return list(student.items.of(seen["item"][mine].numpy())), seen["time"][mine].tolist()
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "HSTU"])
+def test_a_known_history_gives_the_known_users_list(model: str) -> None:
+    """With times where the student was trained with them; each alone, and two in one call."""
+    student = student_of(model)
+    histories, times = (
+        dict(zip("ab", both, strict=True))
+        for both in zip(history_of(student, "u3"), history_of(student, "u8"), strict=True)
+    )
+    given = {"times": times} if model == "HSTU" else {}
+    found = student.recommend_for(histories, k=5, **given)
+    known = student.recommend(["u3", "u8"], k=5)
+    assert list(found["user"]) == ["a"] * 5 + ["b"] * 5
+    assert list(found["item"]) == list(known["item"])
+    assert found["score"].to_numpy() == pytest.approx(known["score"].to_numpy(), abs=1e-5)
+
+
+def test_least_squares_are_the_minimum_that_is_stated() -> None:
+    generator = torch.Generator().manual_seed(1)
+    items = torch.randn(30, 6, generator=generator)
+    items[0] = 99.0  # the pad counts for nothing
+    history = torch.tensor([2, 7, 9])
+    (vector,) = least_squares(items, Ragged(torch.tensor([0, 3]), history))
+    table = items[1:].double()
+    vector = vector.double().requires_grad_()
+    scale = table.square().sum() / table.numel()
+    loss = (1 - items[history].double() @ vector).square().mean() + UNSEEN_WEIGHT * (table @ vector).square().mean()
+    (gradient,) = torch.autograd.grad(loss + RIDGE * scale * vector.square().sum(), vector)
+    assert gradient.abs().max() < 1e-5
+    scaled = least_squares(10 * items, Ragged(torch.tensor([0, 3]), history))[0]
+    assert torch.allclose(10 * scaled.double(), vector.detach(), atol=1e-6)  # the weights mean the same at any scale
+
+
+def test_propagation_adds_up_to_the_trained_vector() -> None:
+    """A trained user's final vector is the share of the own embedding and what the training history sends."""
+    student = student_of("LightGCN")
+    model = trained("LightGCN")
+    table = student.scores._propagation  # type: ignore[attr-defined]
+    assert table is not None and PROPAGATION == "propagation"
+    checkpoint = recbole_kd.integration.safe_load.load_checkpoint(  # type: ignore[attr-defined]
+        f"{model['folder']}/LightGCN.pth", torch.device("cpu")
+    )
+    own, n_layers = checkpoint["state_dict"]["user_embedding.weight"], checkpoint["config"]["n_layers"]
+    seen = student.known.seen
+    train = seen["part"] == 0
+    histories = Ragged.from_pairs(seen["user"][train].numpy(), seen["item"][train].numpy(), len(student.users))
+    users = torch.arange(1, len(student.users))
+    found = own[users] / (n_layers + 1) + propagated(table, histories.of_rows(users))
+    assert torch.allclose(found, student.scores.user_vectors(users), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["MF", "LightGCN"])
+def test_new_users_get_items_of_their_own_colour(model: str) -> None:
+    """The data are a checkerboard: who likes even items is closer to items that such users like."""
+    student = student_of(model)
+    table = student.embeddings()
+    rng = np.random.default_rng(0)
+    clean = table.item_vectors.copy()
+    for place, item in enumerate(table.items):  # vectors of a model that has learnt the two colours
+        clean[place] = rng.normal(0, 0.05, clean.shape[1])
+        clean[place, int(item[1:]) % 2] += 1
+    whole = torch.from_numpy(np.vstack([np.zeros_like(clean[:1]), clean]).astype(np.float32))
+    student.scores._items = whole  # type: ignore[attr-defined]
+    if model == "LightGCN":
+        student.scores._propagation = whole  # type: ignore[attr-defined]
+    found = student.recommend_for([["i2", "i4"], ["i3"]], k=5)
+    assert [int(item[1:]) % 2 for item in found["item"]] == [0] * 5 + [1] * 5
+    assert not {"i2", "i4"} & set(found["item"][:5]) and list(found["user"]) == [0] * 5 + [1] * 5
+
+
+def test_bad_histories_are_a_sentence() -> None:
+    student = student_of("MF")
+    with pytest.raises(UnknownIdError, match="no item 'x'"):
+        student.recommend_for([["i1", "x"]])
+    assert list(student.recommend_for({"a": ["i1", "x"], "b": ["x"]}, k=2, unknown="skip")["user"]) == ["a", "a"]
+    with pytest.raises(ConfigError, match="history of user 0 is empty"):
+        student.recommend_for([[]])
+    with pytest.raises(ConfigError, match="list of lists"):
+        student.recommend_for("i1")
+    with pytest.raises(ConfigError, match="times have no effect"):
+        student.recommend_for([["i1"]], times=[[3.0]])
+    with pytest.raises(ConfigError, match="Invalid times of user 0"):
+        student_of("HSTU").recommend_for([["i1"]], times=[[3.0, 4.0]])
+    with pytest.raises(ConfigError, match="exclude_seen"):
+        student.recommend_for([["i1"]], exclude_seen="protocol")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="NeuMF scores by no dot product"):
+        student_of("NeuMF").recommend_for([["i1"]])
+    assert student.recommend_for([]).empty
