@@ -1,6 +1,7 @@
-"""Knowledge distillation for RecBole: ``import recbole_kd`` once, and RecBole's own functions know our models.
+"""Knowledge distillation for RecBole.
 
-In an existing RecBole project three lines turn a training into a distillation::
+``import recbole_kd`` once, and RecBole's own functions know the models of this package. In an existing RecBole project
+three lines turn a training into a distillation::
 
     teacher = recbole_kd.load_teacher(path, train_data)
     distiller = recbole_kd.build_distiller(config, student, teacher)
@@ -22,7 +23,15 @@ old_paths.install_old_paths()
 
 from recbole_kd.data.split_and_loaders import prepare_data  # noqa: E402
 from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402
-from recbole_kd.errors import ConfigError, DataError, KDError, StudentError, TeacherError, TrainingError, UnknownIdError  # noqa: E402
+from recbole_kd.errors import (  # noqa: E402
+    ConfigError,
+    DataError,
+    KDError,
+    StudentError,
+    TeacherError,
+    TrainingError,
+    UnknownIdError,
+)
 from recbole_kd.integration import kd_trainers as _kd_trainers  # noqa: E402
 from recbole_kd.pipeline.configured_trainer import ConfiguredKDTrainer as KDTrainer  # noqa: E402
 from recbole_kd.pipeline.from_recbole import property_values as _property_values  # noqa: E402
@@ -65,5 +74,5 @@ __all__ = [
 
 
 def __getattr__(name: str) -> types.ModuleType:
-    """Give modules by the paths of earlier versions, such as ``recbole_kd.vectors``."""
+    """Return a module by the path it had in earlier versions, such as ``recbole_kd.vectors``."""
     return old_paths.module_of(__name__, name)

@@ -1,4 +1,4 @@
-"""The KD methods: one file each, one line each in the table below."""
+"""The KD methods, one per file, and the registry that names them."""
 
 from __future__ import annotations
 

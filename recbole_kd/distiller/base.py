@@ -1,4 +1,7 @@
-"""Distiller: a KD loss with its sampled item sets. It sees a Scorer, a TeacherScores and a batch, never a config."""
+"""The base class of all KD methods, with the item sets and the batch that it reads.
+
+A distiller sees a Scorer, a TeacherScores and a batch, never a config.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class ItemSet:
-    """A set of items per query with the teacher's scores of them, seen at the queries of a batch.
+    """A set of items per query with the teacher's scores, cut to the queries of a batch.
 
     Args:
-        all_ids: int64 ``[n_queries, n]``; 0 stands for no item, where a query has fewer.
+        all_ids: int64 ``[n_queries, n]``. 0 fills the row of a query that has fewer than n items.
         all_teacher: float32 ``[n_queries, n]``, or ``[n_queries, 0]`` for a distiller without
             :attr:`Distiller.needs_set_scores`.
         queries: int64 ``[Q]``.
 
     Attributes:
-        ids, teacher: the rows of these queries, ``[Q, n]``, cut when they are asked for.
+        ids, teacher: the rows of these queries, ``[Q, n]``. They are gathered on first access.
     """
 
     def __init__(self, all_ids: Tensor, all_teacher: Tensor, queries: Tensor) -> None:
@@ -47,22 +50,20 @@ class ItemSet:
 
 @dataclass
 class DistillBatch:
-    """What the teacher-aware loader hands a distiller for one training batch.
+    """One training batch as a distiller reads it.
 
-    A batch names a query once per interaction; one row per distinct query, weighted by its count, is the same loss.
+    A batch names a query once per interaction. One row per distinct query, weighted by its count, gives the same loss.
 
     Attributes:
-        queries: int64 ``[Q]``, the distinct queries. weights: float32 ``[Q]``, how many rows of the batch each stands
-            for.
+        queries: int64 ``[Q]``, the distinct queries.
+        weights: float32 ``[Q]``, the number of batch rows of each query.
         sets: the distiller's item sets by name, cut to these queries.
-        positives, negatives: int64 ``[rows]`` and ``[rows * negatives a row]``, the batch's own items, repeated as they
-            come. Filled for a distiller that :attr:`Distiller.needs_items`; None otherwise, and where a loader has
-            none.
-        rows: int64 ``[rows]``, the query of each positive; where there are positives.
-        share: of a part of a batch (:mod:`recbole_kd.distributed.batch_shard`), its share of the rows: what a mean over
-            it
-        counts in the mean over all.
-        whole_rows_per_query: rows by distinct queries of the batch that it is a part of; None where it is the whole.
+        positives, negatives: int64 ``[rows]`` and ``[rows * negatives per row]``, the batch's own items in batch order,
+            with repetitions. None if the distiller does not set :attr:`Distiller.needs_items` or the loader has none.
+        rows: int64 ``[rows]``, the query of each positive. None if there are no positives.
+        share: for a shard of a batch (:mod:`recbole_kd.distributed.batch_shard`), the weight of the shard's mean in the
+            mean over the whole batch, which is the shard's share of the rows.
+        whole_rows_per_query: for a shard, rows / distinct queries of the whole batch. None if this is the whole batch.
     """
 
     queries: Tensor
@@ -82,13 +83,13 @@ class DistillBatch:
 
     @property
     def rows_per_query(self) -> float:
-        """Rows by distinct queries, of the whole batch."""
+        """Rows / distinct queries of the whole batch."""
         own = self.whole_rows_per_query
         return float(self.weights.sum()) / len(self.weights) if own is None else own
 
 
 def no_embeddings(method: str, teacher: str, store: str) -> str:
-    """What is said of a teacher without vectors."""
+    """Return the error message for a teacher without vectors."""
     return (
         f"{method} needs the teacher's embeddings and {teacher} ({store} store) has none; take a teacher whose score "
         "is a dot product, such as MF or LightGCN, in a store of factors, or make factors of this one's scores with "
@@ -97,67 +98,79 @@ def no_embeddings(method: str, teacher: str, store: str) -> str:
 
 
 def no_modalities(method: str, teacher: str) -> str:
-    """What is said of a teacher without modalities."""
-    return f"{method} needs scores of the teacher's modalities and {teacher} has none: take a teacher of item features, such as BM3"
+    """Return the error message for a teacher without modalities."""
+    return (
+        f"{method} needs scores of the teacher's modalities and {teacher} has none: take a teacher of item features, "
+        "such as BM3"
+    )
 
 
 class Distiller(nn.Module, ABC):
-    """Base of every method. Constructor arguments after student and teacher are its ``kd_*`` keys.
+    """The base class of every KD method.
 
-    A method overrides :meth:`forward`, usually :meth:`draw_item_sets`, and :meth:`follow_epoch` if it has a schedule.
-    The annotations of its arguments hold their bounds (:mod:`recbole_kd.config.value_types`); :meth:`check` refuses
-    arguments that do not fit each other. Modules it owns (projectors, experts) are trained with the student and not
-    saved into it.
+    The constructor arguments after student and teacher are its ``kd_*`` keys. A method overrides :meth:`forward`,
+    usually :meth:`draw_item_sets`, and :meth:`follow_epoch` if it has a schedule. The annotations of its arguments hold
+    their bounds (:mod:`recbole_kd.config.value_types`). :meth:`check` refuses arguments that do not fit each other.
+    Modules of the distiller (projectors, experts) are trained with the student but not saved with it.
 
     Args:
-        student: scorer of the student. teacher: its frozen scores.
-        seed: of the generator that all sampling of this distiller uses.
+        student: scorer of the student.
+        teacher: the frozen scores of the teacher.
+        seed: seed of the generator that this distiller uses for all sampling.
 
     Raises:
-        TeacherError: the teacher cannot give what ``requires`` names.
+        TeacherError: the teacher does not offer what ``requires`` names.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"scores"})
-    """What the teacher must offer, of ``scores``, ``embeddings``, ``trajectory`` (as many checkpoints as the option ``n_checkpoints``
-    says, else 3), ``modalities`` (scores of each, see :attr:`TeacherScores.modalities`)."""
+    """What the teacher must offer: ``scores``, ``embeddings``, ``trajectory`` or ``modalities``.
+
+    ``trajectory`` means as many checkpoints as the option ``n_checkpoints`` says, else 3. ``modalities`` means scores
+    of each modality, see :attr:`TeacherScores.modalities`."""
 
     several: ClassVar[bool] = False
-    """Can it learn from several teachers at once (``--teacher=MF,LightGCN``, see :attr:`TeacherScores.members`)?"""
+    """Whether it can learn from several teachers (``--teacher=MF,LightGCN``, see :attr:`TeacherScores.members`)."""
 
     assistant: ClassVar[bool] = False
-    """Is a teacher assistant, the student with another ``embedding_size``, distilled first and takes the teacher's place? Its
-    ``assistant_*`` options are those of :mod:`recbole_kd.pipeline.assistant`."""
+    """Whether a teacher assistant is distilled first and then takes the teacher's place.
+
+    The assistant is the student with another ``embedding_size``. :mod:`recbole_kd.pipeline.assistant` reads its
+    ``assistant_*`` options."""
 
     needs_items: ClassVar[bool] = False
-    """Does forward() read the batch's positive and negative items?"""
+    """Whether forward() reads the positive and negative items of the batch."""
 
     ranks_student: ClassVar[bool] = False
-    """Does it ask for the student's top-k lists (:meth:`Scorer.top_k`)? Then ``kd_candidate_index`` has a meaning for it."""
+    """Whether it asks for the student's top-k lists (:meth:`Scorer.top_k`), so that ``kd_candidate_index`` has an
+    effect."""
 
     drawn_sets: ClassVar[tuple[str, ...]] = ()
-    """Item sets that every draw_item_sets replaces: the old ones and their scores are let go before."""
+    """Item sets that every draw_item_sets() replaces. The old sets and their scores are freed before the draw."""
 
     in_threads: ClassVar[bool] = False
-    """Is nearly all of its work on a CPU done by compiled kernels and blocks side by side (:mod:`recbole_kd.ops.threads`)?
-    The trainer of a small student then leaves torch one thread."""
+    """Whether compiled kernels and thread pools (:mod:`recbole_kd.ops.threads`) do nearly all of its work on a CPU.
+
+    If so, the trainer of a small student leaves torch one thread."""
 
     needs_set_scores: bool = True
-    """Does forward() read the teacher's scores of the item sets? Where not, the teacher is not asked about them."""
+    """Whether forward() reads the teacher's scores of the item sets. If not, the teacher does not compute them."""
 
     mask_train: bool = False
-    """Are training items left out of all item sets?"""
+    """Whether training items are left out of all item sets."""
 
     weight: float = 1.0
-    """lambda of L = L_base + lambda L_KD."""
+    """The factor lambda in L = L_base + lambda L_KD."""
 
     reduction: str = "mean"
-    """Over the rows of a batch, ``sum`` or ``mean``: always the reduction of the student's own loss, so that lambda keeps its meaning.
+    """Reduction over the rows of a batch, ``sum`` or ``mean``.
 
-    HSTU's own loss is a mean over the positions of a batch and a row is a user: under ``mean`` lambda weighs the mean KD loss of a user
-    against the mean loss of a position. The RCE-KD code adds the SUM over a batch's B users to that mean: its lambda is lambda B here."""
+    It is always the reduction of the student's own loss, so that lambda keeps its meaning. HSTU's own loss is a mean
+    over the positions of a batch, and one of its rows is a user. With ``mean``, lambda therefore weighs the mean KD
+    loss per user against the mean loss per position. The RCE-KD code adds the SUM over the B users of a batch to that
+    mean, so its lambda corresponds to lambda * B here."""
 
     refresh: int = 1
-    """Draw new item sets every so many epochs."""
+    """Number of epochs between two draws of the item sets."""
 
     def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__()
@@ -172,10 +185,12 @@ class Distiller(nn.Module, ABC):
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         """Refuse options that do not fit each other, before anything is trained.
 
-        A bound of one option, also by the size of the data or by another option, belongs into its annotation instead.
+        Put the bound of a single option into its annotation instead, also a bound by the size of the data or by another
+        option.
 
         Args:
-            n_queries, n_items: without the pad. options: constructor arguments, defaults included.
+            n_queries, n_items: sizes of the data without the pad.
+            options: constructor arguments, defaults included.
 
         Raises:
             ConfigError: one sentence that names the ``kd_*`` key.
@@ -183,7 +198,7 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def check_student(cls, model: type) -> None:
-        """Refuse a student's class that cannot give what the method reads of it, before anything is trained.
+        """Refuse a student class that lacks what the method reads, before anything is trained.
 
         Raises:
             ConfigError: one sentence that names the model.
@@ -208,11 +223,13 @@ class Distiller(nn.Module, ABC):
             raise TeacherError(no_modalities(cls.__name__, teacher.name))
 
     def begin_training(self, train_items: Ragged) -> None:
-        """Called once before the first epoch with the training items of each query."""
+        """Store the training items of each query; called once, before the first epoch."""
         self.train_items = train_items.to(self.student_scorer.device)
 
     def begin_epoch(self, epoch: int, draw: bool = True) -> None:
-        """Prepare an epoch: follow its number, and draw item sets if asked to. The student is not in a training step.
+        """Prepare an epoch: apply the schedule and, if asked, draw item sets.
+
+        The student is not in a training step at that time.
 
         Args:
             draw: False keeps the item sets of an earlier epoch (``kd_refresh``).
@@ -222,10 +239,16 @@ class Distiller(nn.Module, ABC):
             self.draw_item_sets(epoch)
 
     def follow_epoch(self, epoch: int) -> None:
-        """Set what depends on the number of the epoch, such as a temperature; called in every epoch, whatever ``kd_refresh``."""
+        """Set what depends on the epoch number, such as a temperature.
+
+        Called in every epoch, independent of ``kd_refresh``.
+        """
 
     def draw_item_sets(self, epoch: int) -> None:
-        """Draw new item sets into ``item_sets``; use :meth:`Scorer.top_k` or :meth:`Scorer.frozen` to ask the student."""
+        """Draw new item sets into ``item_sets``.
+
+        Use :meth:`Scorer.top_k` or :meth:`Scorer.frozen` to ask the student.
+        """
 
     def is_due(self, epoch: int) -> bool:
         """Return whether new item sets are drawn in this epoch."""
@@ -233,7 +256,7 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def draws(cls, options: Mapping[str, Any]) -> bool:
-        """Return whether the method draws item sets again and again, so that ``kd_refresh`` has an effect.
+        """Return whether the method redraws item sets, so that ``kd_refresh`` has an effect.
 
         Args:
             options: constructor arguments, defaults included.
@@ -242,39 +265,46 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
-        """Return whether the method ranks the student's items, so that ``kd_candidate_index`` has an effect."""
+        """Return whether the method ranks the student's items.
+
+        If so, ``kd_candidate_index`` has an effect.
+        """
         return cls.ranks_student
 
     @abstractmethod
     def forward(self, batch: DistillBatch) -> Tensor:
-        """The KD loss of a batch, a scalar in the student's own reduction (see :meth:`reduce`): a sum over queries, or that by the rows.
+        """Return the KD loss of a batch, ``[]``, in the student's reduction (see :meth:`reduce`).
 
         Inside a training step every ``self.student_scorer.at(batch.queries, items)`` shares one encoding with the base
         loss.
         """
 
     def reduce(self, loss: Tensor, weights: Tensor) -> Tensor:
-        """Rows to a scalar: float ``[Q]`` losses and weights -> ``[]``."""
+        """Reduce float ``[Q]`` losses and weights to a sum or a mean over batch rows, ``[]``."""
         return self.reduce_total((loss * weights).sum(), weights)
 
     def reduce_distinct(self, loss: Tensor, weights: Tensor) -> Tensor:
-        """As :meth:`reduce` where published as a sum over a batch's DISTINCT queries: each counts once; a mean is still over rows."""
+        """Reduce float ``[Q]`` losses to ``[]``, with each distinct query counted once.
+
+        Methods use it if they are published as a sum over the DISTINCT queries of a batch. A mean still divides by the
+        number of batch rows.
+        """
         return self.reduce_total(loss.sum(), weights)
 
     def reduce_total(self, total: Tensor, weights: Tensor) -> Tensor:
-        """As :meth:`reduce`, of what is a sum already: ``[]`` and float ``[Q]`` weights -> ``[]``."""
+        """Turn a sum ``[]`` and float ``[Q]`` weights into the sum or mean over rows, ``[]``."""
         return total if self.reduction == "sum" else total / weights.sum()
 
     def diagnostics(self) -> dict[str, float]:
-        """Figures of the last begin_epoch for log and TensorBoard."""
+        """Return metrics of the last begin_epoch() for the log and TensorBoard."""
         return {}
 
     def all_queries(self) -> Tensor:
-        """Ids of all queries, pad included, so that row q of a table belongs to query q."""
+        """Return the ids of all queries, pad included, int64 ``[n_queries]``: row q is query q."""
         return torch.arange(self.student_scorer.n_queries, device=self.student_scorer.device)
 
     def sampling_state(self) -> dict[str, Any]:
-        """What resuming needs beside the parameters."""
+        """Return what a resumed training needs besides the parameters."""
         return {"generator": self.generator.get_state()}
 
     def restore_sampling(self, state: Mapping[str, Any]) -> None:

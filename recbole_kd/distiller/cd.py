@@ -20,24 +20,26 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class CD(Distiller):
-    r"""Collaborative distillation: the teacher's soft targets on a few ranking-based samples (Lee et al., ICDM 2019).
+    r"""Collaborative distillation: soft targets on ranking-based samples.
 
-    Each epoch, from the student's best items without training items, two places are drawn by
-    :math:`P(k) \propto e^{-k/(nT)}, k = 1..n` and the better is kept, until ``n_samples`` items are there. On them
+    Lee et al., ICDM 2019. Each epoch draws from the student's best n items without training items: two ranks from
+    :math:`P(k) \propto e^{-k/(nT)}, k = 1..n`, of which the better is kept, until there are ``n_samples`` items. The
+    loss on them is
 
     .. math:: L = -\sum_{rows} \sum_j q_j \log \sigma(r^S_j) + (1 - q_j) \log(1 - \sigma(r^S_j)), \quad q_j =
     \sigma((r^T_j + t_2)/t_1)
 
-    After the published RCE-KD code (github woriazzc/RCEKD, modeling/KD/baseline.py, class CD). There the samples are
-    meant to be distinct but may repeat, and log(s + 1e-10) saturates; here they are distinct, and the loss is taken
-    from the logits.
+    The source is the published RCE-KD code (github woriazzc/RCEKD, modeling/KD/baseline.py, class CD). There the
+    samples are meant to be distinct but may repeat, and log(s + 1e-10) saturates. Here they are distinct, and the loss
+    is computed from the logits.
 
     Args:
-        n_samples: items drawn a user (cd_n_distill). A user with fewer items left has as many as there are.
-        candidates: n, length of the list (cd_sample_num); cut to the catalogue, and for each user to what is left of
-            it.
-        tau: T of the sampling, relative to the list's length. t1, t2: of the soft target.
-        guide: ``student``: its list, each epoch; ``teacher``: the teacher's list, drawn from once, as published.
+        n_samples: items drawn per user (cd_n_distill). A user with fewer items left gets all of them.
+        candidates: n, length of the list (cd_sample_num). It is cut to the catalogue, and per user to the items left.
+        tau: T of the sampling, relative to the length of the list.
+        t1, t2: parameters of the soft target.
+        guide: ``student`` draws from the student's list each epoch; ``teacher`` draws once from the teacher's list, as
+            published.
     """
 
     in_threads = True

@@ -19,13 +19,16 @@ from recbole_kd.teacher.base import TeacherScores
 class CE(Distiller):
     r"""Cross-entropy on the teacher's (or the student's) top-K items: vanilla CE.
 
-    :math:`L = \sum_{rows} L_{CE}(u; Q)` (RCE-KD, Eq. 1) with :math:`Q = Q^T`, the teacher's top-K, fixed; or, as class
-    ``KD`` of the published code (github woriazzc/RCEKD, modeling/KD/baseline.py) can be told, the student's own top-K,
-    drawn anew each epoch. Training items are in the lists there, and here unless ``mask_train``.
+    :math:`L = \sum_{rows} L_{CE}(u; Q)` (RCE-KD, Eq. 1). :math:`Q = Q^T` is the teacher's top-K and fixed. With
+    ``guide=student`` it is the student's own top-K, drawn anew each epoch, which class ``KD`` of the published code
+    (github woriazzc/RCEKD, modeling/KD/baseline.py) also offers. The lists hold training items there, and here unless
+    ``mask_train``.
 
     Args:
-        k: K. guide: whose list. temperature: of the softmax of both models.
-        mask_train: leave training items out; a user with fewer than K items left has a shorter list.
+        k: K.
+        guide: the model whose list is used.
+        temperature: softmax temperature of both models.
+        mask_train: leave training items out. A user with fewer than K items left then has a shorter list.
     """
 
     in_threads = True

@@ -22,32 +22,35 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 LEAST_WEIGHT = 1e-5
-"""Of an item that is not mis-estimated, so that there is always something to draw."""
+"""Weight of an item that is not mis-estimated, so that there are always enough items to draw."""
 
 SATURATION = 9.2
-"""tanh of it is 1 in float32: ranks that are further off than so many T weigh the same and need not be known."""
+"""tanh(SATURATION) is 1 in float32: a rank error beyond SATURATION * T has the same weight and need not be exact."""
 
 
 class DCD(Distiller):
-    r"""Dual correction distillation: correct what the student under- and over-estimates (Lee & Kim, CIKM 2021).
+    r"""Dual correction distillation of under- and over-estimated items (Lee & Kim, CIKM 2021).
 
-    With t_k the teacher's k-th item and :math:`d_k = rank_S(t_k) - k`, each epoch K under-estimated items are drawn by
-    :math:`\tanh(\max(d_k/T, 0))` and K over-estimated ones by :math:`\tanh(\max(-d_k/T, 0))`, both at least 1e-5,
-    without replacement from the teacher's best ``candidates``. The loss is that of RRD with them as the interesting and
-    the uninteresting items, once for each distinct user of a batch.
+    With t_k the teacher's k-th item and :math:`d_k = rank_S(t_k) - k`, each epoch draws from the teacher's best
+    ``candidates`` without replacement: K under-estimated items with weights :math:`\tanh(\max(d_k/T, 0))` and K
+    over-estimated ones with weights :math:`\tanh(\max(-d_k/T, 0))`, both at least 1e-5. The loss is that of RRD, with
+    the under-estimated items as the interesting ones and the over-estimated items as the uninteresting ones. Each
+    distinct user of a batch counts once.
 
-    After the published code (github woriazzc/RCEKD, modeling/KD/baseline.py, class DCD), which has the user side only,
-    as this has. Three things there look like slips; the options return to them:
+    The source is the published code (github woriazzc/RCEKD, modeling/KD/baseline.py, class DCD), which has the user
+    side only, like this class. Three details there look like slips; set the named option to False to get them back:
 
-    - the list is in the order of the draw, not the teacher's (``sort``);
-    - training items are left out of the teacher's list but not of the student's ranking, where they raise every d
-        (``mask_student``);
-    - an item can be drawn on both sides (``disjoint``).
+    - ``sort``: the list is in the order of the draw, not in the teacher's;
+    - ``mask_student``: training items are left out of the teacher's list but not of the student's ranking, where they
+      raise every d;
+    - ``disjoint``: an item can be drawn on both sides.
 
     Args:
-        k: K, drawn on each side. candidates: length of the teacher's list (dcd_mxK). tau: T.
-        loss: ``relaxed``, or ``ce`` on both samples together (the code's ablation flag). temperature: of that
-            cross-entropy.
+        k: K, items drawn on each side.
+        candidates: length of the teacher's list (dcd_mxK).
+        tau: T.
+        loss: ``relaxed``, or ``ce`` on both samples together (the ablation flag of the code).
+        temperature: softmax temperature of that cross-entropy.
     """
 
     in_threads = True
@@ -78,7 +81,10 @@ class DCD(Distiller):
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
         if options["disjoint"] and 2 * options["k"] > options["candidates"]:
-            reason = f"kd_disjoint=True draws two samples that share nothing, 2 * kd_k of the {options['candidates']} kd_candidates"
+            reason = (
+                "kd_disjoint=True draws two samples of kd_k items that do not overlap, which requires "
+                f"kd_candidates >= 2 * kd_k, and kd_candidates is {options['candidates']}"
+            )
             raise invalid("kd_k", options["k"], reason, try_value("kd_k", options["candidates"] // 2))
 
     def begin_training(self, train_items: Ragged) -> None:
@@ -94,7 +100,12 @@ class DCD(Distiller):
         self.item_sets = {"under": under, "over": over}
 
     def _draw(self, off: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and places of one side: from float ``[U, candidates]`` errors over T and bool of what can be drawn, int64 ``[U, K]`` each."""
+        """Draw one side without replacement and return ids and ranks, int64 ``[U, K]`` each.
+
+        Args:
+            off: float ``[U, candidates]``, rank error over T.
+            candidates: bool ``[U, candidates]``, whether an item can be drawn.
+        """
         log_weights = torch.tanh(off).clamp_(min=LEAST_WEIGHT).log_().masked_fill_(~candidates, -torch.inf)
         places = sample_without_replacement(log_weights, self.k, self.generator)
         if self.sort:
@@ -103,7 +114,11 @@ class DCD(Distiller):
 
     @torch.no_grad()
     def _student_ranks(self) -> Tensor:
-        """How many items the student puts above each of the teacher's, int64 ``[U, candidates]``; ``depth`` for that many or more."""
+        """Return how many items the student scores above each item of the teacher's list.
+
+        Returns:
+            int64 ``[U, candidates]``, cut at ``depth``.
+        """
         queries, scorer = self.all_queries(), self.student_scorer
         ranks = torch.empty_like(self._listed)
         with scorer.frozen():

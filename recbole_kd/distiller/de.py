@@ -15,20 +15,20 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class DE(ExpertDistiller):
-    r"""DE, distillation experts: the student's vectors must tell the teacher's (Kang et al., CIKM 2020).
+    r"""Distillation experts: the student's vectors must predict the teacher's.
 
-    E expert networks a side map a student vector to the teacher's space, :math:`\hat t = \sum_e z_e f_e(s)`, with
-    weights z chosen by Gumbel-softmax from the teacher's vector. :math:`L = L(users) + (L(positives) + L(negatives))/2`
-    with :math:`L = \sum \|t - \hat t\|^2` over the batch's distinct entities. The experts are left behind after the
-    training.
+    Kang et al., CIKM 2020. E expert networks per side map a student vector to the teacher's space,
+    :math:`\hat t = \sum_e z_e f_e(s)`. The weights z come from a Gumbel-softmax on the teacher's vector.
+    :math:`L = L(users) + (L(positives) + L(negatives))/2` with :math:`L = \sum \|t - \hat t\|^2` over the distinct
+    entities of the batch. The experts are discarded after the training.
 
-    As the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class DE),
-    but for the logarithm of the choice, taken in log space, and experts whose weight makes no difference in float32,
-    which are not evaluated.
+    The source is the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py,
+    class DE), with two differences: the logarithm of the selection is computed in log space, and experts whose weight
+    makes no difference in float32 are not evaluated.
 
     Args:
-        n_experts: E, networks a side.
-        end_temperature, anneal, max_epoch: temperature of the choice, end_temperature * anneal at epoch 0 and
+        n_experts: E, networks per side.
+        end_temperature, anneal, max_epoch: temperature of the selection. It is end_temperature * anneal at epoch 0 and
             end_temperature at max_epoch.
     """
 
@@ -50,7 +50,10 @@ class DE(ExpertDistiller):
         return self.expert_loss(batch)
 
     def expert_loss(self, batch: DistillBatch) -> Tensor:
-        """L_DE as a sum, ``[]``. An item that is positive and negative counts in both sums, with a noise of its own, as published."""
+        """Return L_DE as a sum, ``[]``.
+
+        An item that is both positive and negative counts in both sums, each with its own noise, as published.
+        """
         users = self.reconstruction_error("users", batch.queries).sum()
         items = torch.cat([self.positives(batch), self.negatives(batch)])
         return users + 0.5 * self.reconstruction_error("items", items).sum()

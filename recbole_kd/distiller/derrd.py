@@ -19,17 +19,17 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class DERRD(DE):
-    r"""DE-RRD: the teacher's vectors and the teacher's ranking at once (Kang et al., CIKM 2020).
+    r"""DE-RRD: distillation of the teacher's vectors and ranking (Kang et al., CIKM 2020).
 
-    :math:`L = \lambda_{DE} L_{DE} + \lambda_{RRD} L_{RRD}`, see DE and RRD; both are sums over the batch's distinct
-    entities, over distinct users. kd_weight comes on top and can stay 1. After the published code (github
-    SeongKu-Kang/DE-RRD_CIKM20), with the differences that DE and RRD have.
+    :math:`L = \lambda_{DE} L_{DE} + \lambda_{RRD} L_{RRD}`, see DE and RRD. L_DE is a sum over the distinct entities of
+    the batch, L_RRD over its distinct users. kd_weight multiplies both and can stay 1. The source is the published code
+    (github SeongKu-Kang/DE-RRD_CIKM20), with the differences that DE and RRD state.
 
     Args:
-        lambda_de, lambda_rrd: weights of the two.
-        k, n_samples, candidates, tau: of RRD: interesting and uninteresting items a user, length of the teacher's list,
-            temperature of the SAMPLING.
-        n_experts, end_temperature, anneal, max_epoch: of DE.
+        lambda_de, lambda_rrd: weights of the two losses.
+        k, n_samples, candidates, tau: options of RRD: interesting and uninteresting items per user, length of the
+            teacher's list, temperature of the SAMPLING.
+        n_experts, end_temperature, anneal, max_epoch: options of DE.
     """
 
     mask_train = True

@@ -1,4 +1,4 @@
-"""What the methods share that pull the student's vectors towards the teacher's."""
+"""Base classes of the methods that pull the student's vectors towards the teacher's."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ SIDES: tuple[Side, Side] = ("users", "items")
 
 
 class EmbeddingDistiller(Distiller):
-    """A method on the vectors of a batch's distinct users and items.
+    """The base class of methods on the vectors of a batch's distinct users and items.
 
-    Its loss is a sum over distinct entities; where the student's own loss is a mean it is divided by the number of the
-    batch's ROWS, so that lambda keeps its meaning.
+    The loss is a sum over distinct entities. If the student's own loss is a mean, the sum is divided by the number of
+    batch ROWS, so that lambda keeps its meaning.
 
     Raises:
-        ConfigError: the student's score is no dot product of vectors. TeacherError: nor is the teacher's.
+        ConfigError: the student's score is not a dot product of vectors.
+        TeacherError: the teacher's score is not one either.
     """
 
     requires = frozenset({"embeddings"})
@@ -63,7 +64,7 @@ class EmbeddingDistiller(Distiller):
 
     @abstractmethod
     def total(self, batch: DistillBatch) -> Tensor:
-        """The loss as a sum over the batch's entities, ``[]``."""
+        """Return the loss as a sum over the batch's entities, ``[]``."""
 
     def forward(self, batch: DistillBatch) -> Tensor:
         with torch.autocast(device_type=batch.queries.device.type, enabled=False):
@@ -71,31 +72,37 @@ class EmbeddingDistiller(Distiller):
         return self.reduce_total(total, batch.weights)
 
     def student_vectors(self, side: Side, ids: Tensor) -> Tensor:
-        """The student's vectors of some entities, after propagation or encoding where it has one: int64 ``[n]`` -> float32 ``[n, d_s]``,
-        differentiable."""
+        """Return student vectors, after propagation or encoding if the model has one.
+
+        Args:
+            ids: int64 ``[n]``.
+
+        Returns:
+            float32 ``[n, d_s]``, differentiable.
+        """
         found = self.student_scorer.query_vectors(ids) if side == "users" else self.student_scorer.item_table()[ids]
         return found.float()
 
     @staticmethod
     def positives(batch: DistillBatch) -> Tensor:
-        """Distinct positive items of the batch, int64 ``[n]``."""
+        """Return the distinct positive items of the batch, int64 ``[n]``."""
         return _distinct(batch.positives, batch.queries)
 
     @staticmethod
     def negatives(batch: DistillBatch) -> Tensor:
-        """Distinct negative items of the batch, int64 ``[n]``."""
+        """Return the distinct negative items of the batch, int64 ``[n]``."""
         return _distinct(batch.negatives, batch.queries)
 
     def items(self, batch: DistillBatch) -> Tensor:
-        """Distinct items of the batch, int64 ``[n]``."""
+        """Return the distinct items of the batch, int64 ``[n]``."""
         return torch.cat([self.positives(batch), self.negatives(batch)]).unique()
 
 
 EndTemperature = Annotated[Number, Ge(1e-30)]
-"""The temperature at which the choice of experts ends."""
+"""The temperature of the expert selection at the end of the schedule."""
 
 AnnealFactor = Annotated[Number, Ge(1)]
-"""The factor by which the end temperature is raised at the start."""
+"""The factor between the temperature at epoch 0 and the end temperature."""
 
 
 def _distinct(items: Tensor | None, like: Tensor) -> Tensor:
@@ -103,13 +110,14 @@ def _distinct(items: Tensor | None, like: Tensor) -> Tensor:
 
 
 class ExpertDistiller(EmbeddingDistiller):
-    r"""A method with expert networks that map student vectors to the teacher's space, chosen per entity by Gumbel-softmax.
+    r"""The base class of methods with expert networks, selected per entity by Gumbel-softmax.
 
-    The temperature of the choice falls geometrically, from ``end_temperature * anneal`` at epoch 0 to
-    ``end_temperature`` at ``max_epoch``.
+    The experts map student vectors to the teacher's space. The temperature of the selection falls geometrically, from
+    ``end_temperature * anneal`` at epoch 0 to ``end_temperature`` at ``max_epoch``.
 
     Args:
-        n_experts: E, a side. end_temperature, anneal, max_epoch: the schedule.
+        n_experts: E, networks per side.
+        end_temperature, anneal, max_epoch: the schedule.
     """
 
     def __init__(
@@ -126,7 +134,7 @@ class ExpertDistiller(EmbeddingDistiller):
         super().__init__(student, teacher, seed=seed)
         self.schedule: tuple[float, float, int] = (end_temperature, anneal, max_epoch)
         self.temperature = end_temperature * anneal
-        start = torch.Generator().manual_seed(seed)  # of its own and on the CPU: the same start on every device
+        start = torch.Generator().manual_seed(seed)  # a CPU generator: the same start on every device
         self.user_experts = ExpertMixture(n_experts, self.student_width, self.teacher_width, start)
         self.item_experts = ExpertMixture(n_experts, self.student_width, self.teacher_width, start)
         self.to(student.device)
@@ -138,11 +146,11 @@ class ExpertDistiller(EmbeddingDistiller):
         return self.user_experts if side == "users" else self.item_experts
 
     def noise(self, side: Side, ids: Tensor) -> Tensor:
-        """Gumbel noise of one draw an entity: int64 ``[n]`` -> float ``[n, E]``."""
+        """Draw Gumbel noise once per entity: int64 ``[n]`` -> float ``[n, E]``."""
         return gumbel_noise(len(ids), self.experts(side).n_experts, self.generator)
 
     def project(self, side: Side, ids: Tensor, vectors: Tensor) -> Tensor:
-        """Student vectors of some entities in the teacher's space: int64 ``[n]``, float ``[n, d_s]`` -> ``[n, d_t]``."""
+        """Map vectors to the teacher's space: int64 ``[n]``, float ``[n, d_s]`` -> ``[n, d_t]``."""
         experts = self.experts(side)
         if experts.n_experts == 1:
             selection = vectors.new_ones(len(ids), 1)
@@ -156,7 +164,7 @@ class ExpertDistiller(EmbeddingDistiller):
         return experts(vectors, selection)
 
     def reconstruction_error(self, side: Side, ids: Tensor) -> Tensor:
-        """Squared distance of each entity's projection to its teacher vector: int64 ``[n]`` -> float ``[n]``."""
+        """Return the squared error of each entity's projection: int64 ``[n]`` -> float ``[n]``."""
         found = self.project(side, ids, self.student_vectors(side, ids))
         return (self.teacher_vectors[side][ids] - found).square().sum(dim=1)
 

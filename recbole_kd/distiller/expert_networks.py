@@ -1,4 +1,4 @@
-"""Expert networks: several small MLPs from the student's space to the teacher's, evaluated together."""
+"""Expert networks: small MLPs from the student's space to the teacher's."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from torch.autograd.function import once_differentiable
 from recbole_kd.ops.threads import same_on_any_threads, torch_on_one_thread
 
 NEGLIGIBLE = 2.0**-24
-"""An expert with a smaller weight changes nothing in float32: it is not evaluated."""
+"""An expert with a smaller weight changes nothing in float32 and is not evaluated."""
 
 HIDDEN_BYTES = {"cpu": 4 * 2**20}
-"""Hidden units of so many bytes are held at a time: what a core's cache takes, and OTHER_HIDDEN_BYTES on other devices."""
+"""Bytes of hidden units held at a time, about a core's cache. Other devices use OTHER_HIDDEN_BYTES."""
 
 OTHER_HIDDEN_BYTES = 256 * 2**20
 
 
 def rows_at_a_time(width: int, device: torch.device) -> int:
-    """How many rows of so many float32 hidden units are made at a time."""
+    """Return how many rows of ``width`` float32 hidden units are computed at a time."""
     return max(64, HIDDEN_BYTES.get(device.type, OTHER_HIDDEN_BYTES) // (4 * width))
 
 
 def linear_start(n: int, wide_in: int, wide_out: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weights ``[n, wide_in, wide_out]`` and biases ``[n, wide_out]`` of n linear layers, as nn.Linear starts them."""
+    """Initialise n linear layers as nn.Linear does.
+
+    Returns:
+        weights ``[n, wide_in, wide_out]`` and biases ``[n, wide_out]``.
+    """
     bound = wide_in**-0.5
     shapes = ((n, wide_in, wide_out), (n, wide_out))
     weight, bias = (torch.empty(shape).uniform_(-bound, bound, generator=generator) for shape in shapes)
@@ -34,15 +38,18 @@ def linear_start(n: int, wide_in: int, wide_out: int, generator: torch.Generator
 
 
 class ExpertMixture(nn.Module):
-    r"""E networks :math:`d_s \to (d_s + d_t)/2 \to d_t` with ReLU, and the linear layer on the teacher's vector that chooses among them.
+    r"""A mixture of expert networks with a selection per entity.
 
-    :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is one product of the weighted hidden layers ``[n, E h]`` with the stacked
-    ``[E h, d_t]``: the experts' outputs ``[n, E, d_t]`` are never made, and hidden layers only for some rows at a time;
-        the backward pass makes them
-    again. Once the choice is nearly one-hot, only chosen pairs are evaluated.
+    The E networks are :math:`d_s \to (d_s + d_t)/2 \to d_t` with ReLU. The selection is a linear layer on the teacher's
+    vector. :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is computed as one product of the weighted hidden layers ``[n, E
+    h]`` with the stacked ``[E h, d_t]``. The experts' outputs ``[n, E, d_t]`` are never stored. Hidden layers are
+    computed for some rows at a time, and again in the backward pass. If the selection is nearly one-hot, only the
+    selected pairs are evaluated.
 
     Args:
-        n_experts: E. width_in, width_out: d_s, d_t. generator: of the start, on the CPU.
+        n_experts: E.
+        width_in, width_out: d_s and d_t.
+        generator: source of the initial weights, on the CPU.
     """
 
     def __init__(self, n_experts: int, width_in: int, width_out: int, generator: torch.Generator) -> None:
@@ -55,12 +62,12 @@ class ExpertMixture(nn.Module):
         self.choice_weight, self.choice_bias = nn.Parameter(weight.detach()[0]), nn.Parameter(bias.detach()[0])
 
     def logits(self, teacher: Tensor) -> Tensor:
-        """Of the choice: teacher vectors ``[n, d_t]`` -> ``[n, E]``."""
+        """Return the logits of the selection: teacher vectors ``[n, d_t]`` -> ``[n, E]``."""
         return torch.addmm(self.choice_bias, teacher, self.choice_weight)
 
     def forward(self, vectors: Tensor, selection: Tensor) -> Tensor:
-        """Student vectors ``[n, d_s]`` and weights ``[n, E]`` -> ``[n, d_t]``."""
-        chosen = ~(selection.detach() <= NEGLIGIBLE)  # a NaN is chosen, so that it comes through
+        """Mix the experts' outputs: vectors ``[n, d_s]``, weights ``[n, E]`` -> ``[n, d_t]``."""
+        chosen = ~(selection.detach() <= NEGLIGIBLE)  # NaN counts as chosen, so that it propagates
         if 2 * int(chosen.sum()) <= chosen.numel():
             weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
             return same_on_any_threads(partial(_of_chosen, chosen), vectors, selection, *weights)
@@ -80,7 +87,11 @@ def _of_chosen(
     weight_2: Tensor,
     bias_2: Tensor,
 ) -> Tensor:
-    """Return the weighted outputs of the chosen pairs of row and expert, bool ``[n, E]``, as :meth:`ExpertMixture.forward` does."""
+    """Return :meth:`ExpertMixture.forward` for the chosen pairs of row and expert only.
+
+    Args:
+        chosen: bool ``[n, E]``.
+    """
     expert, row = chosen.T.nonzero().unbind(1)
     weights = selection[row, expert].unsqueeze(1)
     sizes = torch.bincount(expert, minlength=chosen.shape[1]).tolist()
@@ -92,7 +103,7 @@ def _of_chosen(
 
 
 class _MixedHidden(torch.autograd.Function):
-    r"""Rows :math:`(z \otimes relu(x W_1 + b_1)) W_2`, in blocks of rows.
+    r"""The rows :math:`(z \otimes relu(x W_1 + b_1)) W_2`, computed in blocks of rows.
 
     Shapes: x ``[n, d_s]``, z ``[n, E]``, W_1 ``[d_s, E h]``, b_1 ``[E h]``, W_2 ``[E h, d_t]`` -> ``[n, d_t]``.
     """
@@ -125,14 +136,12 @@ class _MixedHidden(torch.autograd.Function):
             d_hidden = grad[rows] @ weight_2.T
             shape = (len(hidden), selection.shape[1], -1)
             d_selection[rows] = torch.linalg.vecdot(d_hidden.view(shape), hidden.view(shape))
-            _weighted(d_hidden, selection[rows]).mul_(
-                (hidden > 0).view(torch.uint8)
-            )  # several times faster than by a bool
+            # A uint8 view multiplies several times faster than a bool.
+            _weighted(d_hidden, selection[rows]).mul_((hidden > 0).view(torch.uint8))
             d_weight_2.addmm_(_weighted(hidden, selection[rows]).T, grad[rows])
             d_weight_1.addmm_(vectors[rows].T, d_hidden)
-            with torch_on_one_thread(
-                grad.device.type == "cpu"
-            ):  # these two have another order on each number of threads
+            # These two sum in an order that depends on the number of threads.
+            with torch_on_one_thread(grad.device.type == "cpu"):
                 d_bias_1 += d_hidden.sum(dim=0)
                 if d_vectors is not None:
                     torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])
@@ -140,6 +149,6 @@ class _MixedHidden(torch.autograd.Function):
 
 
 def _weighted(hidden: Tensor, selection: Tensor) -> Tensor:
-    """Each expert's units ``[b, E h]`` times its weight ``[b, E]``, in place."""
+    """Multiply each expert's units ``[b, E h]`` by its weight ``[b, E]``, in place."""
     hidden.view(len(hidden), selection.shape[1], -1).mul_(selection.unsqueeze(2))
     return hidden

@@ -1,4 +1,4 @@
-"""FreqD: distillation of low frequencies on the graph of what occurs together."""
+"""FreqD: distillation of low frequencies on the co-occurrence graph."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class FreqD(EmbeddingDistiller):
-    r"""FreqD: the student's vectors must be the teacher's in low graph frequencies (Zhu & Zhang, arXiv 2411.10676).
+    r"""FreqD: the student's vectors match the teacher's in low graph frequencies.
 
-    Users are neighbours when they share items, items when they share users: the ``n_neighbours`` that share most, both
-    ways, the matrix A normalised by degrees. The filter :math:`H = (1 - a) I + a A` damps high frequencies of that
-    graph. For the distinct entities e of a batch, :math:`L = \sum_e 1 - \cos((H P(S))_e, (H T)_e)`, users plus half of
-    positives and half of negatives; P is the mean of E two-layer networks. S are the student's own tables, before any
-    propagation.
+    Zhu & Zhang, arXiv 2411.10676. Users are neighbours if they share items, and items if they share users. Each entity
+    keeps the ``n_neighbours`` that share most. The edges are made symmetric and normalised by degrees, which gives A.
+    The filter :math:`H = (1 - a) I + a A` damps high frequencies of that graph. For the distinct entities e of a batch,
+    :math:`L = \sum_e 1 - \cos((H P(S))_e, (H T)_e)`: users, plus half of positives and half of negatives. P is the mean
+    of E two-layer networks. S are the student's own tables, before any propagation.
 
-    As the published class FreqD (github woriazzc/KDs), except: neighbours are only entities that share something
-    (there, a row with fewer than n such is filled with others, and a tie can drop a neighbour in the entity's own
-    place); edges are drawn, and vectors projected, for the batch's entities and their neighbours only, which is the
-    same loss, and once for positives and negatives together, which has the same expectation. Edges and units are
-    dropped in training mode alone.
+    The source is the published class FreqD (github woriazzc/KDs), with these differences. Only entities that share
+    something are neighbours (there, a row with fewer than n such entities is filled with others, and a tie can drop a
+    neighbour instead of the entity itself). Edges are drawn, and vectors projected, only for the batch's entities and
+    their neighbours, which is the same loss. This is done once for positives and negatives together, which has the same
+    expectation. Edges and units are dropped in training mode only.
 
     Args:
-        n_neighbours: n. filter_strength: a. keep: share of edges kept at each call, the others scaled up by 1/keep.
-        n_experts: E. dropout: share of inputs and hidden units dropped in P.
+        n_neighbours: n.
+        filter_strength: a.
+        keep: share of edges kept at each call. Kept edges are scaled up by 1/keep.
+        n_experts: E.
+        dropout: share of inputs and hidden units dropped in P.
         distance: ``cosine``, or ``squared`` for the squared distance.
     """
 
@@ -97,11 +100,11 @@ class FreqD(EmbeddingDistiller):
         return self._distances("users", batch.queries).sum() + (self._distances("items", items) * halves).sum()
 
     def kept_edges(self, side: Side, rows: Tensor, columns: Tensor) -> Tensor:
-        """Which edges stay in this call: int64 ``[m]`` ids of their two ends -> bool ``[m]``."""
+        """Draw the edges that stay in this call: int64 ``[m]`` ids of both ends -> bool ``[m]``."""
         return kept_at_random((len(rows),), self.keep, self.generator)
 
     def _distances(self, side: Side, ids: Tensor) -> Tensor:
-        """Distance of each entity: int64 ``[n]`` -> float ``[n]``."""
+        """Return the distance of each entity: int64 ``[n]`` -> float ``[n]``."""
         columns, weights, starts = self._filter_rows(side, ids)
         table = self.student_scorer.ego_tables()[SIDES.index(side)]
         needed, local = columns.unique(return_inverse=True)
@@ -113,7 +116,11 @@ class FreqD(EmbeddingDistiller):
         return 1 - (unit_rows(own) * unit_rows(other)).sum(dim=1)
 
     def _filter_rows(self, side: Side, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of H, one after the other: columns int64 ``[m]``, weights float32 ``[m]``, first entry of each row int64 ``[n]``."""
+        """Return rows of H, concatenated.
+
+        Returns:
+            columns int64 ``[m]``, weights float32 ``[m]``, first entry of each row int64 ``[n]``.
+        """
         position, columns, values = self.graphs[side].edges(ids)
         if self.training and self.keep < 1:
             kept = self.kept_edges(side, ids[position], columns)

@@ -13,13 +13,13 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class FTD(EmbeddingDistiller):
-    r"""FTD, full topology distillation: all cosines between a batch's entities (Kang et al., KDD 2021).
+    r"""Full topology distillation: all cosines between a batch's entities.
 
-    :math:`L = \|\cos(T, T) - \cos(S, S)\|_F^2` over the batch's distinct users and items together, a sum as published
-    (github SeongKu-Kang/Topology_Distillation_KDD21, model.py). There the matrices of all pairs are made; here they are
-    not, which is the same loss (:func:`recbole_kd.losses.embedding.full_topology_distance`). The student needs no
-    network of its own. The number of pairs grows
-    with the square of the batch: a small kd_weight belongs to it.
+    Kang et al., KDD 2021. :math:`L = \|\cos(T, T) - \cos(S, S)\|_F^2` over the distinct users and items of the batch
+    together, a sum as published (github SeongKu-Kang/Topology_Distillation_KDD21, model.py). The published code stores
+    the matrices of all pairs. This class does not, and gives the same loss
+    (:func:`recbole_kd.losses.embedding.full_topology_distance`). The student needs no extra network. The number of
+    pairs grows with the square of the batch, so use a small kd_weight.
     """
 
     def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
@@ -31,9 +31,8 @@ class FTD(EmbeddingDistiller):
     def total(self, batch: DistillBatch) -> Tensor:
         ids: dict[Side, Tensor] = {"users": batch.queries, "items": self.items(batch)}
         own = torch.cat([self.student_vectors(side, ids[side]) for side in SIDES])
-        other = own.new_empty(
-            len(own), self.teacher_width
-        )  # one array, gathered and scaled in place: it is the largest of the step
+        # One array, gathered and scaled in place, because it is the largest of the step.
+        other = own.new_empty(len(own), self.teacher_width)
         lengths: list[Tensor] = []
         for side, part in zip(SIDES, other.split([len(ids[side]) for side in SIDES]), strict=True):
             torch.index_select(self.teacher_vectors[side], 0, ids[side], out=part)

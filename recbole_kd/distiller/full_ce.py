@@ -1,4 +1,4 @@
-"""FullCE: cross-entropy over the whole catalogue, in memory that does not grow with the batch."""
+"""FullCE: cross-entropy over the whole catalogue, with memory independent of the batch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class FullCE(Distiller):
-    r"""Cross-entropy over the whole catalogue (RCE-KD, Eq. 1 with J = I), which bounds the full NDCG (Theorem 4.1).
+    r"""Cross-entropy over the whole catalogue (RCE-KD, Eq. 1 with J = I).
 
-    :math:`L = \sum_{rows} L_{CE}(u; I)`. The published code (github woriazzc/RCEKD) has no class of its own for it; its
-    class ``KD`` with K the size of the catalogue is the same loss. Score rows are made a block of queries at a time and
-    not kept (:func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy`; for a student whose score is no dot
-    product, the backward pass makes them again).
-    One batch costs O(B I (d_T + 3 d_S)), or O(B I d_T) beside a base loss that is a softmax over the catalogue: its
-    score rows are used.
+    :math:`L = \sum_{rows} L_{CE}(u; I)`, which bounds the full NDCG (Theorem 4.1). The published code (github
+    woriazzc/RCEKD) has no class for it; its class ``KD`` with K equal to the size of the catalogue is the same loss.
+    Score rows are computed for a block of queries at a time and not kept
+    (:func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy`). If the student's score is not a dot product,
+    the backward pass computes them again. One batch costs O(B I (d_T + 3 d_S)). If the base loss is a softmax over the
+    catalogue, its score rows are reused and the cost is O(B I d_T).
 
     Args:
-        temperature: of the softmax of both models.
+        temperature: softmax temperature of both models.
     """
 
     needs_set_scores = False
@@ -54,6 +54,9 @@ class FullCE(Distiller):
         return self.reduce_total(total, weights)
 
     def _by_model(self, queries: Tensor) -> Tensor:
-        """float ``[b]`` of a block of queries; the pad item is no item. The backward pass calls it again."""
+        """Return the loss of a block of queries, float ``[b]``, without the pad item.
+
+        The backward pass calls it again.
+        """
         student, teacher = (side.full(queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
         return cross_entropy(student, teacher, None, self.temperature)

@@ -1,4 +1,4 @@
-"""Expert networks behind which a graph filter stands, evaluated for some rows of the filter."""
+"""Expert networks followed by a graph filter, evaluated for some rows of the filter."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from recbole_kd.ops.threads import torch_on_one_thread
 
 @dataclass(frozen=True)
 class FilterRows:
-    """Rows of a sparse matrix, one after the other.
+    """Rows of a sparse matrix, concatenated.
 
     Attributes:
-        columns: int64 ``[m]``. weights: float32 ``[m]``. starts: int64 ``[n]``, first entry of each row.
+        columns: int64 ``[m]``.
+        weights: float32 ``[m]``.
+        starts: int64 ``[n]``, first entry of each row.
     """
 
     columns: Tensor
@@ -28,27 +30,30 @@ class FilterRows:
     starts: Tensor
 
     def times(self, table: Tensor) -> Tensor:
-        """Product with a table, float ``[N, d]`` -> ``[n, d]``."""
+        """Return the product with a table, float ``[N, d]`` -> ``[n, d]``."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
     def transposed(self, n_columns: int) -> FilterRows:
-        """The same entries by column, as ``n_columns`` rows."""
+        """Return the transposed matrix, with ``n_columns`` rows."""
         sizes = torch.bincount(self.columns, minlength=n_columns)
         row = torch.zeros_like(self.columns)
-        row[self.starts[1:]] = 1  # no row is empty: each entity is its own neighbour
+        row[self.starts[1:]] = 1  # no row is empty, because each entity is its own neighbour
         order = torch.argsort(self.columns, stable=True)
         return FilterRows(row.cumsum(0)[order], self.weights[order], sizes.cumsum(0) - sizes)
 
 
 class FilteredExperts(nn.Module):
-    r"""Mean of E networks :math:`d_s \to d_t \to d_t` with dropout before each layer, then the graph filter.
+    r"""The mean of expert networks, followed by the graph filter.
 
-    The filter is linear, as the second layer is: it is applied to the hidden units, so that the second, wide layer runs
-        on the batch's
-    entities alone and not on their neighbours.
+    The E networks are :math:`d_s \to d_t \to d_t` with dropout before each layer. The filter and the second layer are
+    both linear. The filter is applied to the hidden units, so that the wide second layer runs only on the batch's
+    entities and not on their neighbours.
 
     Args:
-        n_experts: E. width_in, width_out: d_s, d_t. dropout: share dropped. generator: of the start, on the CPU.
+        n_experts: E.
+        width_in, width_out: d_s and d_t.
+        dropout: share of units dropped.
+        generator: source of the initial weights, on the CPU.
     """
 
     def __init__(
@@ -60,11 +65,12 @@ class FilteredExperts(nn.Module):
         self.weight_2, self.bias_2 = linear_start(n_experts, width_out, width_out, generator)
 
     def forward(self, vectors: Tensor, rows: FilterRows, generator: torch.Generator) -> Tensor:
-        """Rows of H P(S).
+        """Return rows of H P(S).
 
         Args:
-            vectors: float ``[N, d_s]``, student vectors of the entities that H's rows name. rows: of H, n of them;
-                columns are rows of ``vectors``. generator: of the dropout.
+            vectors: float ``[N, d_s]``, student vectors of the entities that H's rows name.
+            rows: n rows of H, whose columns are rows of ``vectors``.
+            generator: source of the dropout.
 
         Returns:
             float ``[n, d_t]``.
@@ -85,9 +91,10 @@ class FilteredExperts(nn.Module):
 
 
 class _FilteredHidden(torch.autograd.Function):
-    """H drop(relu(x W + b)): x ``[N, d_s]``, W ``[d_s, h]``, b ``[h]``, H ``[n, N]`` -> ``[n, h]``. Dropped units are not scaled up.
+    """H drop(relu(x W + b)), where dropped units are not compensated by scaling.
 
-    Kept for the backward pass are one byte a unit, whether it is alive, and no unit.
+    Shapes: x ``[N, d_s]``, W ``[d_s, h]``, b ``[h]``, H ``[n, N]`` -> ``[n, h]``. For the backward pass one byte per
+    unit is kept (whether it is alive), not the unit itself.
     """
 
     @staticmethod
@@ -110,7 +117,7 @@ class _FilteredHidden(torch.autograd.Function):
             torch.gt(hidden[part], 0, out=alive[part])
             if dropout:
                 alive[part] &= kept_at_random(tuple(alive[part].shape), 1 - dropout, generator)
-            hidden[part].mul_(alive[part].view(torch.uint8))  # several times faster than by a bool
+            hidden[part].mul_(alive[part].view(torch.uint8))  # several times faster than with a bool
         ctx.save_for_backward(inputs, weight, alive, back.columns, back.weights, back.starts)
         return rows.times(hidden)
 
@@ -131,9 +138,8 @@ class _FilteredHidden(torch.autograd.Function):
             rows = FilterRows(columns[entries], weights[entries], starts[part] - firsts[block])
             d_hidden = rows.times(grad).mul_(alive[part].view(torch.uint8))
             d_weight.addmm_(inputs[part].T, d_hidden)
-            with torch_on_one_thread(
-                grad.device.type == "cpu"
-            ):  # these two have another order on each number of threads
+            # These two sum in an order that depends on the number of threads.
+            with torch_on_one_thread(grad.device.type == "cpu"):
                 d_bias += d_hidden.sum(dim=0)
                 torch.mm(d_hidden, weight.T, out=d_inputs[part])
         return d_inputs, d_weight, d_bias, None, None, None, None

@@ -17,36 +17,40 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 SLACKENING = 0.995
-"""The threshold alpha shrinks by this factor at each update."""
+"""Factor by which the threshold alpha shrinks at each update."""
 
 
 class HetComp(Distiller):
-    r"""HetComp: the teachers' training trajectories, easy to hard, then the fine order (Kang et al., WWW 2023).
+    r"""HetComp: teacher trajectories from easy to hard, then the fine order.
 
-    Every query stands at a checkpoint :math:`v_u` of each teacher's trajectory (from 0) and learns that checkpoint's
-    top-K. Every ``p`` epochs the student's own top-K is compared with the next checkpoint's; where the distance has
-    shrunk to 1 / threshold of what it was, or has grown, the query moves on. The threshold is
-    :math:`\alpha \cdot 0.995^{epoch // p}`. Until all have arrived at the last checkpoint the loss is coarse,
-    :math:`-2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]` over positives and list, E the sum over all items but these and
-    the training items (:func:`recbole_kd.losses.hetcomp.coarse_terms`); from then on it is fine, ListMLE of positives
-    and of parts of the list, each above that rest (:func:`recbole_kd.losses.hetcomp.fine_terms`).
+    Kang et al., WWW 2023. Every query has a position :math:`v_u` in each teacher's trajectory (from 0) and learns the
+    top-K of that checkpoint. Every ``p`` epochs the student's own top-K is compared with that of the next checkpoint.
+    The query moves on if the distance has shrunk to less than 1 / threshold of its last value, or has grown. The
+    threshold is :math:`\alpha \cdot 0.995^{epoch // p}`.
 
-    This follows github woriazzc/RCEKD (base loss kept, factor 2, all rows of a batch); the authors' own code
-    (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, weighs the coarse loss .01 and the
-    fine .005.
-    Differences to both: exactly V checkpoints, no clamping of scores, a query whose distance is 0 moves on (they divide
-        by it).
+    Until all queries have reached the last checkpoint the loss is coarse,
+    :math:`-2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]` over positives and list. E is the sum over all items except
+    these and the training items (:func:`recbole_kd.losses.hetcomp.coarse_terms`). From then on the loss is fine:
+    ListMLE of positives and of parts of the list, each above the remaining items
+    (:func:`recbole_kd.losses.hetcomp.fine_terms`).
 
-    With several teachers (``--teacher=MF,LightGCN``) each query has a position in each one's trajectory, moved as
-    above, and learns the merged list of the checkpoints where it stands. The authors' code adds precomputed importances
-    of all items, which it does not show how to make; here an item at position k of a list counts :math:`e^{-k/10}`, the
-    worth it has in the distance.
+    This follows github woriazzc/RCEKD: it keeps the base loss, has the factor 2 and uses all rows of a batch. The
+    authors' own code (SeongKu-Kang/HetComp_WWW23) has no base loss, takes each user of a batch once, and weighs the
+    coarse loss .01 and the fine loss .005. There are three differences to both: exactly V checkpoints are used, scores
+    are not clamped, and a query whose distance is 0 moves on (both codes divide by the distance).
+
+    With several teachers (``--teacher=MF,LightGCN``) each query has a position in each teacher's trajectory, moved as
+    above, and learns the merged list of its current checkpoints. The authors' code adds precomputed importances of all
+    items and does not show how to compute them. Here an item at rank k of a list weighs :math:`e^{-k/10}`, its gain in
+    the distance.
 
     Args:
-        k: K, length of the lists. n_checkpoints: V, checkpoints of each teacher. p: epochs between updates.
-        alpha: threshold of moving on; larger is slower.
-        n_positives: training items of each query in the loss, in the order of their ids; when empty as many as every
-            query with any has.
+        k: K, length of the lists.
+        n_checkpoints: V, checkpoints of each teacher.
+        p: epochs between updates.
+        alpha: threshold of moving on. A larger value moves on later.
+        n_positives: training items of each query in the loss, in the order of their ids. If empty, the smallest number
+            that any query with training items has.
     """
 
     in_threads = True
@@ -112,23 +116,32 @@ class HetComp(Distiller):
         self._set_targets()
 
     def _trajectory(self, teacher: TeacherScores) -> list[TeacherScores]:
-        """``n_checkpoints`` of a teacher's trajectory, evenly spaced, the last one among them; all where it has no more."""
+        """Return ``n_checkpoints`` evenly spaced checkpoints that include the last one.
+
+        If the trajectory has no more than that, return all of it.
+        """
         trajectory, n = teacher.trajectory() or [teacher], self.n_checkpoints
         if len(trajectory) <= n:
             return trajectory
         return [trajectory[round((place + 1) * len(trajectory) / n) - 1] for place in range(n)]
 
     def _ends(self) -> Tensor:
-        """Index of each teacher's last checkpoint, int64 ``[M, 1]``."""
+        """Return the index of each teacher's last checkpoint, int64 ``[M, 1]``."""
         return torch.tensor([[len(lists) - 1] for lists in self._lists], device=self._position.device)
 
     def _all_arrived(self) -> bool:
-        """As published: the mean position of each teacher, rounded to 2 places, is its last checkpoint."""
+        """Return whether each teacher's mean position, to 2 digits, is its last checkpoint.
+
+        The rounding is that of the published code.
+        """
         means = self._position[:, 1:].double().mean(dim=1, keepdim=True)
         return bool(((means * 100).round() / 100 >= self._ends()).all())
 
     def _distance(self, own: Tensor, teacher: int, ahead: int) -> Tensor:
-        """From the student's lists to those of the checkpoint so many steps ahead (the last at most), float64 ``[U]``."""
+        """Return the distance of the student's lists to a later checkpoint's, float64 ``[U]``.
+
+        The checkpoint is ``ahead`` steps after the current one, at most the last.
+        """
         lists = self._lists[teacher]
         at = (self._position[teacher] + ahead).clamp(max=len(lists) - 1)
         return list_distance(own, lists[at, self.all_queries()])
@@ -181,7 +194,7 @@ class HetComp(Distiller):
 
 
 def _first_items(train_items: Ragged, n: int | None) -> Tensor:
-    """The first n training items of each query, int64 ``[Q, n]``; 0 where there are fewer."""
+    """Return the first n training items of each query, int64 ``[Q, n]``, filled up with 0."""
     counts = train_items.counts()
     if n is None:
         n = int(counts[counts > 0].min()) if bool((counts > 0).any()) else 0

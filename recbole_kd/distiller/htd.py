@@ -17,20 +17,22 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class HTD(ExpertDistiller):
-    r"""HTD, hierarchical topology distillation: cosines within groups, and towards the groups (Kang et al., KDD 2021).
+    r"""Hierarchical topology distillation: cosines within groups, and to the groups.
 
-    An entity's group is the likeliest of G by a linear layer on its teacher vector, apart for users and items.
-    :math:`L = \alpha L_{TD} + (1 - \alpha) L_{GA}`: L_TD compares the cosines of all pairs in a group that the teacher
-    finds similar (cosine above 0), and those of the groups' means over the batch (prototypes); L_GA, which trains the
-    assignment, is DE's loss with one network a group, over the distinct users and distinct items.
+    Kang et al., KDD 2021. An entity's group is the most likely of G by a linear layer on its teacher vector, separately
+    for users and items. :math:`L = \alpha L_{TD} + (1 - \alpha) L_{GA}`. L_TD compares the cosines of all pairs in a
+    group that the teacher finds similar (cosine above 0), and those of the group means over the batch (prototypes).
+    L_GA trains the
+    assignment: it is DE's loss with one network per group, over the distinct users and the distinct items.
 
     The official code (github SeongKu-Kang/Topology_Distillation_KDD21; the same in github woriazzc/RCEKD, class HTD)
-    takes the prototypes without gradient. That makes its variant ``first`` a constant as far as prototypes go: in
-    ``prototypes`` here the student's have their gradient. In ``entities`` (its ``second``) they have none, as
+    computes the prototypes without gradient. In its variant ``first`` the prototype term is therefore a constant. In
+    ``prototypes`` here the student's prototypes have a gradient. In ``entities`` (its ``second``) they have none, as
     published.
 
     Args:
-        alpha: weight of L_TD. n_groups: G, a side.
+        alpha: weight of L_TD.
+        n_groups: G, groups per side.
         topology: upper level, prototypes against all ``entities`` or against each other (``prototypes``).
         end_temperature, anneal, max_epoch: temperature of the assignment in L_GA, as in DE.
     """
@@ -62,23 +64,23 @@ class HTD(ExpertDistiller):
 
     @torch.no_grad()
     def groups(self, side: Side, ids: Tensor) -> Tensor:
-        """Group of each entity, int64 ``[n]`` -> ``[n]``; users 0..G-1, items G..2G-1."""
+        """Return the group of each entity, int64 ``[n]`` -> ``[n]``: users 0..G-1, items G..2G-1."""
         group = self.experts(side).logits(self.teacher_vectors[side][ids]).argmax(dim=1)
         return group if side == "users" else group + self.n_groups
 
     def _topology_loss(self, entities: dict[Side, Tensor]) -> Tensor:
-        """L_TD as a sum over pairs, ``[]``."""
+        """Return L_TD as a sum over pairs, ``[]``."""
         own = torch.cat([self.student_vectors(side, entities[side]) for side in SIDES])
         other = torch.cat([self.teacher_vectors[side][entities[side]] for side in SIDES])
         groups = torch.cat([self.groups(side, entities[side]) for side in SIDES])
         own_means, other_means = (group_means(vectors, groups, 2 * self.n_groups) for vectors in (own, other))
         within = grouped_topology_distance(own, other, groups)
-        # a group without an entity has a zero mean: its cosines are 0 in both models
+        # A group without an entity has a zero mean, so its cosines are 0 in both models.
         if self.topology == "prototypes":
             return within + same_on_any_threads(_between_prototypes, own_means, other_means)
         return within + same_on_any_threads(cosine_distance_to, own, other, own_means.detach(), other_means)
 
 
 def _between_prototypes(own: Tensor, other: Tensor) -> Tensor:
-    """Return the squared differences of the cosines of all prototypes with each other, summed, ``[]``."""
+    """Return the summed squared cosine differences between all pairs of prototypes, ``[]``."""
     return cosine_distance_to(own, other, own, other)

@@ -23,27 +23,33 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class PCKD(DE):
-    r"""PCKD: DE whose projections must keep the student's own preferences (Zhu & Zhang, arXiv 2311.04549).
+    r"""PCKD: DE whose projections must keep the student's own preferences.
 
-    :math:`L = L_{DE} + \alpha L_{reg}`. Each epoch draws ``n_samples`` items a user from the guide's top
-    ``candidates``, rank k with probability proportional to :math:`\exp(-k/\tau)`, without replacement, training items
-    included. ``list``: cross-entropy between the student's scores of these items (the target) and the scores of the
-        projected vectors, at softmax temperature ``temperature``; ``pair``:
-    :math:`-\log\sigma((f_1 - f_2)(p_1 - p_2))` of the first two, f projected and p unprojected scores. Student vectors
-    are constants in
-    L_reg: it moves the experts alone. It is a sum over the batch's rows, L_DE one over its distinct entities, both as
-        published (class CPD
-    of github woriazzc/KDs).
+    Zhu & Zhang, arXiv 2311.04549. :math:`L = L_{DE} + \alpha L_{reg}`. Each epoch draws ``n_samples`` items per user
+    from the guide's top ``candidates`` without replacement, training items included. Rank k has a probability
+    proportional to :math:`\exp(-k/\tau)`. L_reg has two forms:
 
-    Published, every row and every listed item draws Gumbel noise of its own; here a user and an item draw once a batch,
-    which has the same expectation. Without a published formula the paper's hybrid of both regularisers is left out.
+    - ``list``: cross-entropy between the student's scores of these items (the target) and the scores of the projected
+      vectors, at softmax temperature ``temperature``;
+    - ``pair``: :math:`-\log\sigma((f_1 - f_2)(p_1 - p_2))` of the first two items, with f the projected and p the
+      unprojected scores.
+
+    Student vectors are constants in L_reg, so it moves the experts only. L_reg is a sum over the batch's rows and L_DE
+    a sum over its distinct entities, both as published (class CPD of github woriazzc/KDs).
+
+    In the published code every row and every listed item draws its own Gumbel noise. Here a user and an item draw once
+    per batch, which has the same expectation. The paper's hybrid of both forms has no published formula and is left
+    out.
 
     Args:
-        alpha: weight of L_reg. regulariser: ``list`` or ``pair``. guide: whose ranking is drawn from, the student's
-            made anew each epoch.
-        n_samples: |Q|, items a user. candidates: length of the ranking, the catalogue at most. tau: of the SAMPLING.
-            temperature: of the SOFTMAX.
-        n_experts, end_temperature, anneal, max_epoch: of DE.
+        alpha: weight of L_reg.
+        regulariser: ``list`` or ``pair``.
+        guide: the model whose ranking is sampled. The student's ranking is computed anew each epoch.
+        n_samples: |Q|, items per user.
+        candidates: length of the ranking, at most the catalogue.
+        tau: temperature of the SAMPLING.
+        temperature: temperature of the SOFTMAX.
+        n_experts, end_temperature, anneal, max_epoch: options of DE.
     """
 
     ranks_student = True
@@ -108,7 +114,7 @@ class PCKD(DE):
         return self.expert_loss(batch) + self.alpha * regulariser
 
     def _regulariser(self, users: Tensor, listed: Tensor) -> Tensor:
-        """L_reg of each user and its sampled items, int64 ``[Q]`` and ``[Q, n]`` -> float ``[Q]``."""
+        """Return L_reg per user: int64 users ``[Q]``, sampled items ``[Q, n]`` -> float ``[Q]``."""
         items, place = listed.unique(return_inverse=True)
         own_users, own_items = (
             self.student_vectors("users", users).detach(),

@@ -1,4 +1,4 @@
-"""Groups of equally popular items, as UnKD makes them."""
+"""The popularity groups of UnKD."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from torch import Tensor
 def popularity_groups(popularity: Tensor, n_groups: int) -> list[Tensor]:
     """Cut the items, most popular first, into groups of about equal total popularity.
 
-    A group is closed before it exceeds the average (an item beyond the average is a group by itself). What is left at
-    the end is one more
-    group, or, at half the average or less, part of the last: there may be more groups than asked for, or fewer. Items
-        that nobody has
-    are in no group. Equally popular items are in the order of their ids (the published code: of their first
-    appearance).
+    A group is closed before it exceeds the average. An item above the average is a group by itself. The remaining items
+    form one more group, or join the last group if their total is at most half the average. So there may be more or
+    fewer groups than asked for. Items without interactions are in no group. Equally popular items are in the order of
+    their ids (in the published code, of their first appearance).
 
     Args:
         popularity: int64 ``[n_items]``, training interactions of each item.
+        n_groups: number of groups asked for.
 
     Returns:
         item ids of each group, int64.
@@ -40,11 +39,11 @@ def popularity_groups(popularity: Tensor, n_groups: int) -> list[Tensor]:
 
 
 def group_sizes(popularity: list[Tensor], n: int, lamda: float) -> list[int]:
-    """How many of n pairs each group gets.
+    """Return how many of n pairs each group gets.
 
-    With a_g the mean popularity, the share is max a + min a - a_g, normalised, rounded to 2 places, at least 0.1, to
-    the power of ``lamda`` and normalised again. Shares of n are rounded; what is then missing goes to the first groups,
-    one each.
+    Let a_g be the mean popularity of group g. Its share is max a + min a - a_g, normalised, rounded to 2 digits, raised
+    to at least 0.1, to the power of ``lamda``, and normalised again. Shares of n are rounded. The pairs that are then
+    missing go to the first groups, one each.
     """
     means = [float(counts.double().mean()) for counts in popularity]
     raw = [max(means) + min(means) - mean for mean in means] if means else []

@@ -1,4 +1,4 @@
-"""PromptMM, logits only: pairs, and lists decoupled by modality."""
+"""PromptMM, logits only: distillation of pairs, and of lists decoupled by modality."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class PromptMM(Distiller):
-    r"""PromptMM (logits only): pairs, and lists decoupled by modality (Wei et al., WWW 2024).
+    r"""PromptMM (logits only): pairs, and lists decoupled by modality.
 
-    The RCE-KD paper's Table 15 disables PromptMM's distillation of embeddings and keeps the rest: for each positive (u,
-    i)
+    Wei et al., WWW 2024. Like Table 15 of the RCE-KD paper, this leaves out PromptMM's distillation of embeddings and
+    keeps the rest. For each positive (u, i) the loss has two parts:
 
     - pair: :math:`KL(Bern(\sigma(r^T_{ui} - r^T_{uj})) || Bern(\sigma(r^S_{ui} - r^S_{uj})))`, j the batch's negative;
-    - list: on the positive and ``n_negatives`` uniform ones, decoupled
-      (:func:`recbole_kd.losses.decoupled.decoupled_divergence`): :math:`D(r) = \alpha TCKD + \beta NCKD` with the
-      teacher's own scores r, and :math:`\sum_m w_m D(y_m)` with those of its modalities.
+    - list: a decoupled divergence (:func:`recbole_kd.losses.decoupled.decoupled_divergence`) on the positive and
+      ``n_negatives`` uniform negatives: :math:`D(r) = \alpha TCKD + \beta NCKD` with the teacher's own scores r, and
+      :math:`\sum_m w_m D(y_m)` with the scores of its modalities.
 
     :math:`w_m` is modality m's probability of the positive as a share of all modalities (``positive``), or 1/M
     (``equal``).
 
-    After github HKUDS/PromptMM (codes/main.py), whose decoupled loss it equals (tested). Not taken over, as defects:
-    there the pair and modality terms hand minus log-probabilities to KLDivLoss, whose gradient RAISES the student's BPR
-    loss; the decoupled loss is only logged, on scores that went through a softmax before. The published re-weighting
-    was not to be had: ours is re-derived. The prompt is trained with PromptMM's own teacher; a teacher that is trained
-        beforehand (BM3) has none, so there is none here. The
-    student is not initialised from the teacher's vectors, which have another width. Rates published with the defective
-    form (1e-2 to 5e9) mean nothing here. Negatives are drawn once per query and epoch, not once per row.
+    The source is github HKUDS/PromptMM (codes/main.py). Its decoupled loss equals ours (tested). Two defects are not
+    taken
+    over: the pair and modality terms there give minus log-probabilities to KLDivLoss, whose gradient RAISES the
+    student's BPR loss; and the decoupled loss is only logged, on scores that already went through a softmax. No formula
+    of the re-weighting is available to us, so ours is re-derived. The prompt is trained with PromptMM's own teacher. A
+    teacher that is trained beforehand (BM3) has no prompt, so there is none here. The student is not initialised from
+    the teacher's vectors, because their width differs. Rates published with the defective form (1e-2 to 5e9) do not
+    apply here. Negatives are drawn once per query and epoch, not once per row.
 
     Args:
-        n_negatives: of the list (neg_sample_num). temperature: T (decouple_t). alpha, beta: decouple_alpha,
-            decouple_beta.
-        pair_weight, list_weight, modality_weight: of the three terms. reweight: see above.
+        n_negatives: negatives of the list (neg_sample_num).
+        temperature: T (decouple_t).
+        alpha, beta: decouple_alpha and decouple_beta.
+        pair_weight, list_weight, modality_weight: weights of the three terms.
+        reweight: see above.
     """
 
     requires = frozenset({"scores", "modalities"})
@@ -110,7 +113,10 @@ class PromptMM(Distiller):
         return self.reduce(loss, weights)
 
     def _rows(self, batch: DistillBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """(query, positive, weight) of each row, ``[R]``; from a loader without positives each query with one that was drawn for it."""
+        """Return (query, positive, weight) of each row, ``[R]``.
+
+        If the loader gives no positives, each distinct query is a row, with the positive that was drawn for it.
+        """
         if batch.rows is None or batch.positives is None:
             return batch.queries, self._drawn_positive[batch.queries], batch.weights
         return batch.rows, batch.positives, torch.ones(len(batch.rows), device=batch.rows.device)
@@ -134,12 +140,15 @@ class PromptMM(Distiller):
         ).sum(dim=0)
 
     def _pairs(self, batch: DistillBatch, rows: Tensor, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-        """On the batch's own negatives, which share the rows' order; on those of the list where the student's loss has none."""
+        """Return the pair loss of each row, float ``[R]``.
+
+        It uses the batch's own negatives, which are in the order of the rows. If the student's loss has none, it uses
+        the negatives of the list.
+        """
         positive, student_rest, teacher_rest, real = student[:, :1], student[:, 1:], teacher[:, 1:], valid[:, 1:]
         if batch.rows is not None and batch.negatives is not None:
-            drawn = batch.negatives.view(
-                -1, len(rows)
-            ).T  # RecBole puts the first negative of all rows before the second
+            # RecBole puts the first negative of all rows before the second.
+            drawn = batch.negatives.view(-1, len(rows)).T
             student_rest, teacher_rest = self.student_scorer.at(rows, drawn), self.teacher_scores.at(rows, drawn)
             real = torch.ones_like(drawn, dtype=torch.bool)
         divergence = binary_divergence(positive - student_rest, teacher[:, :1] - teacher_rest).masked_fill(~real, 0.0)
@@ -147,7 +156,7 @@ class PromptMM(Distiller):
 
 
 def _one_of(sets: Ragged, generator: torch.Generator) -> Tensor:
-    """A uniform item of each query's set, 0 where it is empty: int64 ``[n_queries]``."""
+    """Draw a uniform item from each query's set, 0 if it is empty: int64 ``[n_queries]``."""
     counts = sets.counts()
     uniform = torch.rand(len(counts), generator=generator, device=counts.device)
     place = torch.minimum((uniform * counts).long(), (counts - 1).clamp(min=0))

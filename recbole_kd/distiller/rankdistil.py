@@ -1,4 +1,4 @@
-"""RankDistil: the teacher's top-k order by permutations drawn from it."""
+"""RankDistil: the order of the teacher's top-k, learnt from sampled permutations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class RankDistil(Distiller):
-    r"""RankDistil: Plackett-Luce likelihood of orders drawn from the teacher's top-k (Reddi et al., AISTATS 2021).
+    r"""RankDistil: Plackett-Luce likelihood of permutations of the teacher's top-k.
+
+    Reddi et al., AISTATS 2021.
 
     .. math:: L = \sum_{rows} \frac{1}{S} \sum_{s=1}^S -\log P_k(\pi_s | r^S), \quad
         P_k(\pi | r) = \prod_{m=1}^k \frac{e^{r_{\pi(m)}}}{\sum_{j \ge m} e^{r_{\pi(j)}} + \sum_{j \in V} e^{r_j}}
 
     The denominators push down what the teacher ranks low. No code for recommenders is published. This is the member of
     the family that TensorFlow-Ranking implements (CoupledRankDistilLoss: permutations by the order of r^T + Gumbel
-    noise, S = 8), on a list that is ours to
-    choose: the teacher's top k without training items, and V, m items drawn uniformly from the rest each epoch. The
-        permutations are
-    drawn anew each epoch, too.
+    noise, S = 8). The list is our choice: the teacher's top k without training items, and V, m items drawn uniformly
+    from the rest each epoch. The permutations are also drawn anew each epoch.
 
     Args:
-        k: length of the top, and of the permutations. n_samples: m. permutations: S.
-        tau: of the SAMPLING: the noise's size, so that 0 always takes the teacher's own order (then one permutation is
-            enough, and the loss is RRD's on its first k). temperature: of the student's SOFTMAX.
+        k: length of the top list and of the permutations.
+        n_samples: m.
+        permutations: S.
+        tau: scale of the noise in the SAMPLING. With 0 the permutation is always the teacher's own order; then one
+            permutation is enough, and the loss is RRD's with ``sampling=none``.
+        temperature: of the student's SOFTMAX.
     """
 
     mask_train = True
@@ -79,7 +82,10 @@ class RankDistil(Distiller):
         self._orders = self._draw_orders()
 
     def _draw_orders(self) -> Tensor:
-        """Permutations of the places of the top, int16 ``[U, S, k]``; what a short list lacks stands at the end."""
+        """Draw permutations of the ranks of the top list, int16 ``[U, S, k]``.
+
+        Empty ranks of a short list come last.
+        """
         n, shape = len(self._top), (self.permutations, self.k)
         orders = torch.empty(n, *shape, dtype=torch.int16, device=self._top.device)
         if self.tau == 0:

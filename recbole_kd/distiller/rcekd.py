@@ -1,8 +1,5 @@
-"""RCE-KD: rejuvenated cross-entropy for knowledge distillation of recommenders.
-
-Longer than 300 lines: one method, one file.
-"""
-# Over 300 lines: the method with its variants, whose docstrings hold the equations of the paper.
+"""RCE-KD: rejuvenated cross-entropy for knowledge distillation of recommenders."""
+# Over 300 lines: one method with its variants, whose docstrings hold the equations of the paper.
 
 from __future__ import annotations
 
@@ -32,48 +29,56 @@ from recbole_kd.teacher.base import TeacherScores
 Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"]
 
 MAX_COUNT = 50.0
-"""The published code clamps its counts here; the paper does not."""
+"""Upper bound of the counts in the published code. The paper has none."""
 
 QUERIES_PER_DRAW = 2**13
-"""Item sets are drawn for so many queries at a time: the ranked lists that they are drawn from are never there for all of a large data
-set's."""
+"""Queries whose item sets are drawn at a time, so that the ranked lists of a large data set are never all in memory."""
 
 WITHOUT_STUDENT = ("full_ce", "vanilla_ce", "wo_s")
 """Variants that never rank the student's items."""
 
 
 class RCEKD(Distiller):
-    r"""RCE-KD: cross-entropy on the student's own list and on what it lacks of the teacher's; with the paper's ablations.
+    r"""RCE-KD: cross-entropy on the student's list and on the missing teacher items.
 
     From "Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems". The teacher's top-K
     :math:`Q^T` is split by the student's own top-K :math:`Q^S`. On :math:`Q^S`, which is closed, the cross-entropy
-    bounds NDCG; the rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above
+    bounds NDCG. The rest :math:`Q_2 = Q^T \setminus Q^S` is completed by L sampled items that the student ranks above
     it: :math:`L = (1-\gamma_u) L_{CE}(Q^S) + \gamma_u L_{CE}(Q_2 \cup sample)` (Eqs. 7 to 10). Lists, samples and gamma
-        are drawn anew at each epoch's start, the student in evaluation
-    mode.
+    are computed anew at the start of each epoch, with the student in evaluation mode. ``variant`` selects the paper's
+    ablations.
 
     ``faithful`` chooses between the paper's text and the published code (github woriazzc/RCEKD), which differ:
 
-    =====================  ==========================================  =================================================
-    ..                     ``paper``                                   ``code``
-    =====================  ==========================================  =================================================
-    training items         left out of every list                      kept in every list
-    candidates             all items                                   the student's top ``code_candidates``
-    weight of candidate j  z_j = Q2 items the student ranks below j    Q^T items at or below j among the candidates, <=
-    50 overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`              :math:`|Q^T \cap sample| / |Q^T|`
-    mean over              distinct users of the batch                 rows of the batch
-    =====================  ==========================================  =================================================
+    =====================  ============================================
+    ================================================
+    ..                     ``paper``                                     ``code``
+    =====================  ============================================
+    ================================================ training items         left out of every list
+     kept in every list candidates             all items                                     the student's top
+     ``code_candidates``
+    weight of candidate j  z_j = Q2 items that the student ranks below   Q^T items at or below j among the candidates,
+    at
+                           j                                             most 50
+    overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`                :math:`|Q^T \cap sample| / |Q^T|`
+    mean over              distinct users of the batch                   rows of the batch
+    =====================  ============================================
+    ================================================
 
     Args:
-        k: K, length of both lists. n_samples: L. candidates: how many of the student's best items can be sampled, or
-            ``all``; by ``faithful`` when empty. code_candidates: those of ``code``, mxK of the published code, cut to
-            the catalogue. beta: of gamma.
-            tau: temperature of the SAMPLING. temperature: of the SOFTMAX.
-        variant: ``rce``; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T (the same
-            thing); ``wo_t`` CE on Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole catalogue.
-        gamma: rule, see :func:`recbole_kd.distiller.rcekd_gamma.gamma_weights`; with gamma_constant and gamma_epochs
-            (Tmax).
-        mask_train: leave training items out of all lists; by ``faithful`` when empty.
+        k: K, length of both lists.
+        n_samples: L.
+        candidates: how many of the student's best items can be sampled, or ``all``. If empty, ``faithful`` decides.
+        code_candidates: the candidates of ``code``, mxK of the published code, cut to the catalogue.
+        beta: factor in the exponential rule of gamma.
+        tau: temperature of the SAMPLING.
+        temperature: temperature of the SOFTMAX.
+        variant: ``rce`` is the method; ``wo_sep`` one CE on Q^S and Q^T together; ``wo_s`` and ``vanilla_ce`` CE on Q^T
+            (both are the same); ``wo_t`` CE on Q^S; ``const`` a constant gamma; ``full_ce`` CE over the whole
+            catalogue.
+        gamma: rule, see :func:`recbole_kd.distiller.rcekd_gamma.gamma_weights`.
+        gamma_constant, gamma_epochs: arguments of that rule, the constant and Tmax.
+        mask_train: leave training items out of all lists. If empty, ``faithful`` decides.
     """
 
     in_threads = True
@@ -151,16 +156,13 @@ class RCEKD(Distiller):
         if self.variant in WITHOUT_STUDENT:
             return
         self._lists, self.item_sets = None, {}
-        self._chosen, self._valid = (
-            torch.empty(0, dtype=torch.int64),
-            torch.empty(0, dtype=torch.bool),
-        )  # room for those that come
+        # Free the old sets before the new ones are drawn.
+        self._chosen, self._valid = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool)
         queries, depth = self.all_queries(), self._depth()
         tables: tuple[Tensor, ...] = ()
         with self.student_scorer.frozen():
-            step = (
-                len(queries) if self.candidates == "all" else QUERIES_PER_DRAW
-            )  # "all" has blocks of its own, each with its generator
+            # "all" splits the queries into its own blocks, each with its own generator.
+            step = len(queries) if self.candidates == "all" else QUERIES_PER_DRAW
             for start in range(0, len(queries), step):
                 rows = slice(start, start + step)
                 found = self._sets_of(rows, *self.student_scorer.top_k(queries[rows], depth, self._excluded()))
@@ -179,7 +181,7 @@ class RCEKD(Distiller):
             self._weigh(epoch, *shares)
 
     def follow_epoch(self, epoch: int) -> None:
-        """Set gamma anew if its rule counts epochs, by the overlaps of the last drawing."""
+        """Recompute gamma from the last overlaps if its rule depends on the epoch."""
         if self._overlaps is not None and self.gamma_rule in OF_THE_EPOCH:
             self._lists = None
             self._set_gamma(epoch, self._overlaps)
@@ -196,13 +198,21 @@ class RCEKD(Distiller):
         )
 
     def _depth(self) -> int:
-        """How much of the student's ranking is needed."""
+        """Return how many ranks of the student's ranking are needed."""
         n_drawn_from = 0 if self.candidates == "all" else int(self.candidates)
         return min(max(self.k + self.n_samples, n_drawn_from), self.student_scorer.n_items - 1)
 
     def _sets_of(self, rows: slice, ranked: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        """Items of consecutive queries, from their ranked lists ``[R, depth]``: ids int64 and which count, bool, ``[R, n]``; then, where
-        there is a sample, three shares, float ``[R]``: the overlap in gamma, that of both lists, the overlap rate."""
+        """Return the item sets of consecutive queries, from their ranked lists.
+
+        Args:
+            rows: the queries.
+            ranked, scores: the student's ranked items and their scores, ``[R, depth]``.
+
+        Returns:
+            ids int64 and whether each counts, bool, ``[R, n]``. If the variant has a sample, also three shares, float
+            ``[R]``: the overlap in gamma, the overlap of both lists, the overlap rate.
+        """
         ranked_valid = scores > -torch.inf
         teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
         own, own_valid = ranked[:, : self.k], ranked_valid[:, : self.k]
@@ -216,7 +226,7 @@ class RCEKD(Distiller):
         chosen, valid = torch.cat([own, drawn, teacher_list], dim=1), torch.cat([own_valid, drawn_valid, rest], dim=1)
         in_both = teacher_valid & ~missing
         shared = in_both if self.paper else teacher_valid & is_in(teacher_list, drawn.masked_fill(~drawn_valid, -1))
-        listed = teacher_valid.sum(1).clamp(min=1)  # K, or what a user has left
+        listed = teacher_valid.sum(1).clamp(min=1)  # K, or fewer if a user has fewer items left
         rate = _share_of_top(ranked, chosen[:, self.k :], valid[:, self.k :])
         return chosen, valid, shared.sum(1) / listed, in_both.sum(1) / listed, rate
 
@@ -224,14 +234,14 @@ class RCEKD(Distiller):
         return self.train_items if self.mask_train else None
 
     def _draw(self, rows: slice, ranked: Tensor, ranked_valid: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample: ids and whether they count, ``[R, L]`` (paper 5.3, Gumbel top-L)."""
+        """Draw the sample: ids and whether they count, ``[R, L]`` (paper 5.3, Gumbel top-L)."""
         if self.candidates == "all":
             return self._draw_from_all(rows, missing)
         width = min(int(self.candidates), ranked.shape[1])
         candidates, valid = ranked[:, :width], ranked_valid[:, :width]
-        member = is_in(candidates, self._teacher_list[rows]) & valid  # short rows of both lists end in id 0
+        member = is_in(candidates, self._teacher_list[rows]) & valid  # both lists are filled up with id 0
         if self.paper:
-            member[:, : self.k] = False  # Q1 is what of Q^T stands among the first K
+            member[:, : self.k] = False  # Q1 is the part of Q^T among the first K
             counts = counts_below(member, inclusive=False)
         else:
             counts = counts_below(member, inclusive=True).clamp_(max=MAX_COUNT)
@@ -240,7 +250,10 @@ class RCEKD(Distiller):
         return candidates.gather(1, places), valid.gather(1, places)
 
     def _draw_from_all(self, rows: slice, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """Each block of queries has a generator of its own, so that several processes can share the blocks out."""
+        """Draw the sample from all items: ids and whether they count, ``[R, L]``.
+
+        Each block of queries has its own generator, so that several processes can divide the blocks between them.
+        """
         queries, scorer, n = self.all_queries()[rows], self.student_scorer, len(missing)
         teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
         seed = int(torch.randint(2**62, (), generator=self.generator, device=queries.device))
@@ -266,13 +279,13 @@ class RCEKD(Distiller):
 
     @staticmethod
     def _published_counts(lower: Tensor, teacher_list: Tensor, teacher_valid: Tensor) -> Tensor:
-        """Those of items lower than each one, int32 ``[B, I]``, with the item itself, as far as the published code counts."""
+        """Return the published code's counts, int32 ``[B, I]``, clamped: lower items and the item."""
         listed = teacher_list.masked_fill(~teacher_valid, 0)  # the pad is never drawn
         own = torch.zeros_like(lower).scatter_(1, listed, 1)
         return (lower + own).clamp_(max=int(MAX_COUNT)).masked_fill_(lower < 0, -1)
 
     def _weigh(self, epoch: int, overlap: Tensor, list_overlap: Tensor, rate: Tensor) -> None:
-        """gamma of every query, and the epoch's figures: shares of :meth:`_sets_of`, float ``[U]``."""
+        """Set every query's gamma and the epoch's metrics from the float ``[U]`` shares."""
         self._set_gamma(epoch, overlap)
         self._figures = {
             **_spread("overlap", overlap[1:]), **_spread("gamma", self._gamma[1:]),
@@ -298,7 +311,10 @@ class RCEKD(Distiller):
         return listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature)
 
     def _epochs_lists(self, sets: list[ItemSet]) -> Lists:
-        """What all batches of an epoch have in common: the lists of all queries, the teacher's softmax on them, the parts' weights."""
+        """Return what all batches of an epoch share.
+
+        That is the lists of all queries, the teacher's softmax on them, and the weights of the two cross-entropies.
+        """
         teacher = torch.cat([s.all_teacher for s in sets], dim=1)
         if self.variant in ("vanilla_ce", "wo_s"):
             return Lists.of(
@@ -315,7 +331,10 @@ class RCEKD(Distiller):
 
 
 def _share_of_top(ranked: Tensor, members: Tensor, counts: Tensor) -> Tensor:
-    """OR, the share of A among the student's top-|A| (Table 7), 1 where A is closed (Assumption 4.3): A are the members that count."""
+    """Return the share of A, the members that count, among the student's top-|A|.
+
+    This is the overlap rate OR of Table 7. It is 1 if A is closed (Assumption 4.3).
+    """
     size = counts.sum(1)
     top = ranked[:, : min(members.shape[1], ranked.shape[1])]
     within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
@@ -323,7 +342,7 @@ def _share_of_top(ranked: Tensor, members: Tensor, counts: Tensor) -> Tensor:
 
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:
-    """Mean and quartiles of a figure over all queries."""
-    quartiles = np.quantile(values.cpu().numpy(), [0.25, 0.5, 0.75])  # torch's takes 2**24 numbers at most
+    """Return the mean and quartiles of a metric over all queries."""
+    quartiles = np.quantile(values.cpu().numpy(), [0.25, 0.5, 0.75])  # torch.quantile takes at most 2**24 numbers
     figures = {f"{name}_q{q}": float(v) for q, v in zip((25, 50, 75), quartiles, strict=True)}
     return {f"{name}_mean": float(values.mean()), **figures}

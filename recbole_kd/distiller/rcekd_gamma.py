@@ -1,4 +1,4 @@
-"""gamma: how RCE-KD weighs its two cross-entropies (paper 5.4 and C.5, Tables 8 to 10)."""
+"""gamma: the weight between RCE-KD's two cross-entropies (paper 5.4, C.5, Tables 8 to 10)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from recbole_kd.losses.cross_entropy import rce_weight
 GammaRule = Literal["exponential", "linear", "user_specific", "fixed", "decreasing", "increasing", "global"]
 
 OF_THE_EPOCH = ("decreasing", "increasing", "global")
-"""Rules that count epochs."""
+"""Rules that depend on the epoch number."""
 
 
 def gamma_weights(
     rule: str, overlap: Tensor, *, beta: float, constant: float, epoch: int, last_epoch: int | None
 ) -> Tensor:
-    """gamma of each query, the weight of L2; 1 - gamma is that of L1.
+    """Return gamma of each query, the weight of L2. The weight of L1 is 1 - gamma.
 
     Args:
-        rule: ``exponential`` exp(-beta o), the method; ``linear`` (= ``user_specific``) 1 - o; ``fixed`` the constant;
-            ``decreasing`` (= ``global``) 1 - t/Tmax; ``increasing`` t/Tmax. The paper prints no formula for the last
-            five: these are the readings that agree with its tables (``global`` has the numbers of ``decreasing``,
-                ``user_specific`` those of ``linear``).
-        overlap: float ``[U]``, share of the teacher's list that the student has.
-        epoch: t, from 0. last_epoch: Tmax.
+        rule: ``exponential`` is exp(-beta o), the method; ``linear`` and ``user_specific`` are 1 - o; ``fixed`` is the
+            constant; ``decreasing`` and ``global`` are 1 - t/Tmax; ``increasing`` is t/Tmax. The paper prints no
+            formula for the last five. These are the readings that agree with its tables, where ``global`` has the
+            numbers of ``decreasing`` and ``user_specific`` those of ``linear``.
+        overlap: o, float ``[U]``, share of the teacher's list that the student has.
+        beta, constant: parameters of the rules.
+        epoch: t, from 0.
+        last_epoch: Tmax.
 
     Returns:
         float ``[U]`` in [0, 1].
@@ -44,10 +46,10 @@ def gamma_weights(
 
 
 def check_gamma(rule: str, last_epoch: int | None) -> None:
-    """Refuse a rule that runs over Tmax epochs if their number is not given.
+    """Refuse a rule that runs over Tmax epochs if Tmax is not given.
 
     Raises:
-        ConfigError: it is not given.
+        ConfigError: Tmax is not given.
     """
     if rule in OF_THE_EPOCH and last_epoch is None:
         reason = "it runs over Tmax epochs, which early stopping leaves open"

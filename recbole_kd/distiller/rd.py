@@ -1,4 +1,4 @@
-"""RD: ranking distillation with position and discrepancy weights."""
+"""RD: ranking distillation with position weights and discrepancy weights."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class RD(Distiller):
-    r"""Ranking distillation: the teacher's top-K as further positives (Tang & Wang, KDD 2018).
+    r"""Ranking distillation: the teacher's top-K as additional positives.
 
-    :math:`L = -\sum_{rows} \sum_{k=1}^K w_k \log \sigma(r_{t_k})`, t_k the teacher's k-th item without training items.
-    The position weight is :math:`a_k \propto e^{-k/T}`, normalised. From ``start_epoch`` on it is multiplied by
-    :math:`b_k = \max(\tanh(\mu (\hat{rank}(t_k) - k_0)), 0)`, where the student's rank is estimated from n items drawn
-    uniformly each
-    epoch: :math:`\hat{rank} = \lfloor (I-1) \cdot` share of them that score above t_k :math:`\rfloor` and k_0 = k - 1.
+    Tang & Wang, KDD 2018. :math:`L = -\sum_{rows} \sum_{k=1}^K w_k \log \sigma(r_{t_k})`, with t_k the teacher's k-th
+    item without training items. The position weight is :math:`a_k \propto e^{-k/T}`, normalised. From ``start_epoch``
+    on it is multiplied by :math:`b_k = \max(\tanh(\mu (\hat{rank}(t_k) - k_0)), 0)`, with k_0 = k - 1. The student's
+    rank is
+    estimated from n items drawn uniformly each epoch: :math:`\hat{rank} = \lfloor (I-1) \cdot` share of them that score
+    above t_k :math:`\rfloor`.
 
-    Two published forms: ``code`` (github woriazzc/RCEKD, modeling/KD/baseline.py, class RD, after chengang95/UnKD)
-        counts the estimated
-    rank from 1 and divides the product by its sum; ``original`` (github graytowne/rank_distill) does neither. A mean
-    over the rows, as in graytowne/rank_distill, is the student's reduction here.
+    There are two published forms. ``code`` (github woriazzc/RCEKD, modeling/KD/baseline.py, class RD, after
+    chengang95/UnKD) counts the estimated rank from 1 and divides the product by its sum. ``original`` (github
+    graytowne/rank_distill) does neither. The mean over rows in graytowne/rank_distill corresponds to the student's
+    reduction here.
 
     Args:
-        k: K; a user with fewer items left has fewer, with the weights they have. tau: T. n_samples: n. mu, start_epoch:
-            see above.
-        form: see above.
+        k: K. A user with fewer items left has fewer, with unchanged weights.
+        tau: T.
+        n_samples: n.
+        mu, start_epoch, form: see above.
     """
 
     mask_train = True
@@ -88,6 +90,6 @@ class RD(Distiller):
         return self.reduce(pointwise_loss(scores, weights), batch.weights)
 
     def _discrepancy(self, share: Tensor) -> Tensor:
-        """b of each of the teacher's items, ``[Q, K]``, from the share of the drawn items above it."""
+        """Return b of the teacher's items, ``[Q, K]``, from the share of drawn items above each."""
         rank = torch.floor((self.student_scorer.n_items - 2) * share) + (1 if self.form == "code" else 0)
         return discrepancy_weights(rank, self._place, self.mu)

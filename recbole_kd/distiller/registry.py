@@ -1,4 +1,4 @@
-"""The table of methods, and what their constructors take."""
+"""The registry of methods, and the options of their constructors."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ DISTILLERS: dict[str, str | type[Distiller]] = {
     "FreqD": "recbole_kd.distiller.freqd:FreqD",
     "PCKD": "recbole_kd.distiller.pckd:PCKD",
 }
-"""``--kd=`` name -> ``module:Class`` (imported when used) or the class itself. A method from outside adds its own line, or is named
-``--kd=module:Class`` as it stands, which imports that module and so runs its code."""
+"""``--kd=`` name -> ``module:Class`` (imported on use) or the class itself.
+
+An external method adds its own entry, or is named directly as ``--kd=module:Class``, which imports that module and so
+runs its code."""
 
 NOT_OPTIONS = ("self", "student", "teacher", "seed")
 
 
 def distiller_class(name: str) -> type[Distiller]:
-    """The class of a method.
+    """Return the class of a method.
 
     Raises:
-        ConfigError: unknown name, or a ``module:Class`` that cannot be imported or is no Distiller.
+        ConfigError: the name is unknown, or ``module:Class`` cannot be imported or is not a Distiller.
     """
     target = DISTILLERS.get(name, name if ":" in name else None)
     if target is None:
@@ -56,7 +58,7 @@ def distiller_class(name: str) -> type[Distiller]:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--kd={name} cannot be imported ({error}); write --kd=module:Class") from None
-    except Exception as error:  # a module of the user's own may fail in any way
+    except Exception as error:  # a user's module may fail in any way
         raise ConfigError(
             f"--kd={name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
@@ -67,9 +69,9 @@ def distiller_class(name: str) -> type[Distiller]:
 
 
 def _check_constructor(name: str, cls: type[Distiller]) -> None:
-    """Refuse a class that :func:`recbole_kd.training.build_distiller.build_distiller` cannot call."""
+    """Refuse a class that ``build_distiller`` cannot call."""
     if inspect.isabstract(cls):
-        raise ConfigError(f"--kd={name} has no {', '.join(sorted(cls.__abstractmethods__))}: a method defines it")
+        raise ConfigError(f"--kd={name} has no {', '.join(sorted(cls.__abstractmethods__))}: define it in that class")
     try:
         inspect.signature(cls, eval_str=True).bind_partial(None, None, seed=0)
     except (TypeError, ValueError, NameError) as error:
@@ -80,7 +82,7 @@ def _check_constructor(name: str, cls: type[Distiller]) -> None:
 
 
 def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
-    """The constructor arguments a user may set, by name without the ``kd_``."""
+    """Return the constructor arguments that a user may set, by name without ``kd_``."""
     parameters = inspect.signature(cls.__init__, eval_str=True).parameters
     return {
         name: p
@@ -92,21 +94,24 @@ def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
 def resolve_options(
     cls: type[Distiller], given: Mapping[str, Any], sizes: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Return the options of a method: the defaults and what was given, each checked against its annotation.
+    """Return the options of a method, each checked by its annotation.
+
+    Values that are not given are the defaults.
 
     Args:
         given: option name without ``kd_`` -> value.
-        sizes: ``n_items`` and ``n_queries`` of the data, if they are known: upper bounds of some options.
+        sizes: ``n_items`` and ``n_queries`` of the data if they are known. They bound some options.
 
     Raises:
-        ConfigError: a value of a wrong type or out of range, or none for an argument without a default.
+        ConfigError: a value has a wrong type or is out of range, or an argument without a default has no value.
     """
     parameters = distiller_options(cls)
     options = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
     missing = next((name for name, value in options.items() if value is inspect.Parameter.empty), None)
     if missing is not None:
         raise ConfigError(f"{cls.__name__} needs kd_{missing}, which has no default. Set --kd_{missing}=...")
-    # First each alone, so that a wrong option is not taken for the bound of another; then with the others as bounds.
+    # First each option alone, so that a wrong option is not used as the bound of another; then with the others as
+    # bounds.
     for others in (False, True):
         context = {**(options if others else {}), **(sizes or {})}
         for name, parameter in parameters.items():
@@ -115,10 +120,10 @@ def resolve_options(
 
 
 def check_given_options(cls: type[Distiller], values: Mapping[str, Any]) -> None:
-    """Check the options of a method among some ``kd_*`` values, each alone, before the data and other values are known.
+    """Check each option of a method among ``kd_*`` values, before the data are known.
 
     Raises:
-        ConfigError: a value of a wrong type or out of range.
+        ConfigError: a value has a wrong type or is out of range.
     """
     for name, parameter in distiller_options(cls).items():
         if f"kd_{name}" in values:
@@ -132,13 +137,14 @@ def _checked(name: str, value: Any, parameter: inspect.Parameter, context: Mappi
 
 
 def check_options(cls: type[Distiller], given: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:
-    """Return the options of a method, checked alone and together against the size of the data.
+    """Return the options of a method, checked alone and together against the data's size.
 
     Args:
-        given: option name without ``kd_`` -> value. n_queries, n_items: without the pad.
+        given: option name without ``kd_`` -> value.
+        n_queries, n_items: sizes of the data without the pad.
 
     Raises:
-        ConfigError: an option that cannot be.
+        ConfigError: an option is invalid.
     """
     options = resolve_options(cls, given, {"n_queries": n_queries, "n_items": n_items})
     cls.check(n_queries, n_items, options)

@@ -17,23 +17,27 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class RRD(Distiller):
-    r"""Relaxed ranking distillation: the teacher's order at the top, uninteresting items below (Kang et al., CIKM 2020).
+    r"""Relaxed ranking distillation: the teacher's order on top, other items below.
 
-    Each epoch K interesting items are drawn from the teacher's best ``candidates`` (without training items) by
-    :math:`P(k) \propto e^{-k/T}` without replacement and put in the teacher's order, and L uninteresting ones uniformly
-    from the items that are neither training items nor among those candidates. For each distinct user of a batch
+    Kang et al., CIKM 2020. Each epoch draws K interesting items from the teacher's best ``candidates`` (without
+    training items) by :math:`P(k) \propto e^{-k/T}` without replacement and puts them into the teacher's order. It also
+    draws L uninteresting items uniformly from those that are neither training items nor among these candidates. For
+    each distinct user of a batch
 
     .. math:: L_u = -\sum_{k=1}^K \Big[ r_{i_k} - \log\big( \sum_{m=k}^K e^{r_{i_m}} + \sum_{j \in V} e^{r_j} \big)
     \Big]
 
-    After the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py, class
-    RRD), which clips scores at 80 before it exponentiates them, so that higher ones get no gradient. Here sums are
-    taken in log space instead.
+    The source is the published code (github SeongKu-Kang/DE-RRD_CIKM20; github woriazzc/RCEKD, modeling/KD/baseline.py,
+    class RRD). That code clips scores at 80 before it exponentiates them, so that higher scores get no gradient. Here
+    sums are computed in log space instead.
 
     Args:
-        k: K. n_samples: L. candidates: length of the teacher's list (rrd_mxK). tau: T.
-        sampling: by ``rank``; by ``score``, softmax(r^T/T); ``none``: the first K.
-        sort: put the interesting items in the teacher's order; without it the objective is that of a random order.
+        k: K.
+        n_samples: L.
+        candidates: length of the teacher's list (rrd_mxK).
+        tau: T.
+        sampling: ``rank`` as above; ``score`` by softmax(r^T/T); ``none`` takes the first K.
+        sort: put the interesting items into the teacher's order. False leaves them in the random order of the draw.
     """
 
     mask_train = True

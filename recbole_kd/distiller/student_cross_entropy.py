@@ -1,4 +1,4 @@
-"""A student's cross-entropy on lists, by the fastest way that its kind of score allows."""
+"""A student's cross-entropy on lists, by the fastest path that its kind of score allows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from recbole_kd.scoring.scorer import Scorer
 
 
 def listed_cross_entropy(student: Scorer, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor:
-    """See :class:`recbole_kd.losses.list_cross_entropy.Lists`: int64 ``[B]`` queries -> float ``[B]``, differentiable to the student."""
+    """Return the cross-entropy of some queries on their lists, differentiable to the student.
+
+    Args:
+        queries: int64 ``[B]``.
+        lists: see :class:`recbole_kd.losses.list_cross_entropy.Lists`.
+
+    Returns:
+        float ``[B]``.
+    """
     if student.has_vectors:
         loss = cross_entropy_of_vectors(
             student.query_vectors(queries), student.item_table(), queries, lists, temperature

@@ -1,4 +1,4 @@
-"""TARec: teacher to assistant to student, by the Wasserstein distance of their rankings."""
+"""TARec: distillation through a teacher assistant, by Wasserstein distance."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ Distance = Literal["rank", "score", "sinkhorn"]
 
 
 class Target(NamedTuple):
-    """What one teacher says of every query's candidates, which are put into its order.
+    """One teacher's distribution over every query's candidates, in that teacher's order.
 
     Attributes:
-        share: of this teacher in the loss. order: int64 ``[U, n]``, places in the candidates, best first.
-            probabilities, positions: float ``[U, n]``, in that order. valid: bool ``[U, n]``.
+        share: weight of this teacher in the loss.
+        order: int64 ``[U, n]``, indices into the candidates, best first.
+        probabilities, positions: float ``[U, n]``, in that order.
+        valid: bool ``[U, n]``.
     """
 
     share: float
@@ -37,33 +39,34 @@ class Target(NamedTuple):
 
 
 class TARec(Distiller):
-    r"""TARec (logits only, re-derived): a teacher assistant in between, Wasserstein distance (Zhuang, WWW 2025).
+    r"""TARec (logits only, re-derived): a teacher assistant and the Wasserstein distance.
 
-    Of this paper only the abstract was to be had, and no code: two-stage distillation teacher -> teacher assistant ->
-    student, by the Wasserstein distance of logits in place of KL (and a contrastive loss of embeddings, left out here).
-    Everything else is re-derived and not the authors'.
+    Zhuang, WWW 2025. Only the abstract of this paper was available, and no code. It describes two-stage distillation
+    teacher -> teacher assistant -> student, by the Wasserstein distance of logits in place of KL (and a contrastive
+    loss of embeddings, left out here). Everything else is re-derived and not the authors'.
 
-    Candidates C of a query: the upstream model's top-K without training items, and ``n_negatives`` items drawn
-        uniformly from the rest,
-    anew each epoch. With :math:`p = softmax_C(r^T/\tau)` and :math:`q = softmax_C(r^S/\tau)` and the candidates at
-    positions x on a line in upstream's order, the loss is W(p, q):
+    The candidates C of a query are the upstream model's top-K without training items, and ``n_negatives`` items drawn
+    uniformly from the rest, anew each epoch. Let :math:`p = softmax_C(r^T/\tau)` and :math:`q = softmax_C(r^S/\tau)`,
+    with the candidates at positions x on a line in the upstream model's order. The loss is W(p, q):
 
-    - ``rank`` positions 0, 1/(n-1), ..., 1: :math:`\frac{1}{n-1} \sum_k |F_p(k) - F_q(k)|`, bounded by 1;
-    - ``score`` positions by upstream's scores, min-max scaled: :math:`\sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|`;
-    - ``sinkhorn`` the same positions, entropic transport with the cost :math:`|x_i - x_j|`, O(n^2).
+    - ``rank``: positions 0, 1/(n-1), ..., 1: :math:`\frac{1}{n-1} \sum_k |F_p(k) - F_q(k)|`, bounded by 1;
+    - ``score``: the upstream scores as positions, min-max scaled: :math:`\sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|`;
+    - ``sinkhorn``: the same positions, entropic transport with the cost :math:`|x_i - x_j|`, O(n^2).
 
     A run first distils the assistant from the teacher with this same loss (see :mod:`recbole_kd.pipeline.assistant`),
-    then the student from the
-    assistant. Built by hand (:func:`recbole_kd.build_distiller`) it distils from the teacher that it is given: hand it
-    the assistant.
+    then the student from the assistant. A TARec built by hand (:func:`recbole_kd.build_distiller`) distils from the
+    teacher that it is given, so give it the assistant.
 
     Args:
-        k: K. n_negatives: m. temperature: tau. distance: see above; epsilon and n_iterations are those of ``sinkhorn``.
-        teacher_share: s, the loss is (1 - s) W(assistant, student) + s W(teacher, student); 0.5 is the mean of the two.
-        assistant_size: its embedding_size; when empty the geometric mean of the student's and the teacher's;
-            where both are one model of one width, its n_layers instead.
-        assistant_epochs, assistant_stopping_step, assistant_learning_rate, assistant_weight: of its training; when
-        empty the student's.
+        k: K.
+        n_negatives: m.
+        temperature: tau.
+        distance: see above. epsilon and n_iterations are options of ``sinkhorn``.
+        teacher_share: s in the loss (1 - s) W(assistant, student) + s W(teacher, student). 0.5 is the mean of the two.
+        assistant_size: embedding_size of the assistant. If empty, the geometric mean of the student's and the
+            teacher's. If both are the same model of the same width, n_layers of the assistant instead.
+        assistant_epochs, assistant_stopping_step, assistant_learning_rate, assistant_weight: options of the assistant's
+            training. If empty, those of the student.
     """
 
     assistant = True
@@ -92,7 +95,8 @@ class TARec(Distiller):
         super().__init__(student, teacher, seed=seed)
         if teacher_share and teacher.taught_by is None:
             raise TeacherError(
-                f"kd_teacher_share={teacher_share} needs an assistant and {teacher.name} is none: leave it at 0"
+                f"kd_teacher_share={teacher_share} needs an assistant as the teacher and {teacher.name} is not one: "
+                "set kd_teacher_share=0"
             )
         self.k, self.n_negatives, self.temperature = k, n_negatives, temperature
         self.distance, self.epsilon, self.n_iterations = distance, epsilon, n_iterations
@@ -129,7 +133,7 @@ class TARec(Distiller):
         }
 
     def _target(self, share: float, teacher: TeacherScores, ids: Tensor) -> Target:
-        """Of the candidates, int64 ``[U, n]``."""
+        """Return a teacher's distribution over the candidates, int64 ``[U, n]``."""
         queries = self.all_queries()
         scores = torch.cat(
             [teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items, ids.device)]

@@ -19,27 +19,29 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 LEAST_TAU = 0.2
-"""At .1 one pair in some ten thousand has two places, below .06 none: pairs of equal places would be drawn again for ever."""
+"""Smallest T. At .1 one pair in some ten thousand has two different ranks and below .06 none, so the draw would never
+end."""
 
 
 class UnKD(Distiller):
-    r"""Unbiased distillation: the teacher's order within groups of equally popular items (Chen et al., WSDM 2023).
+    r"""Unbiased distillation: the teacher's order within groups of equally popular items.
 
-    Items are cut into groups of about equal total popularity
-    (:func:`recbole_kd.distiller.popularity_groups.popularity_groups`). Each epoch, for
-    each user and group, pairs of different places are drawn from the teacher's ranking of the group's items without
-    training items by :math:`P(k) \propto e^{-k/T}`.
-    :math:`L = -\sum_{rows} mean_{pairs} \log \sigma(r_{better} - r_{worse})`.
+    Chen et al., WSDM 2023. Items are cut into groups of about equal total popularity
+    (:func:`recbole_kd.distiller.popularity_groups.popularity_groups`). Each epoch draws pairs of different ranks for
+    each user and group from the teacher's ranking of the group's items without training items, by
+    :math:`P(k) \propto e^{-k/T}`. :math:`L = -\sum_{rows} mean_{pairs} \log \sigma(r_{better} - r_{worse})`.
 
-    After the published code (github chengang95/UnKD, UnKD/sample.py; github woriazzc/RCEKD, modeling/KD/baseline.py,
-    class UnKD), where the user's own group weights are computed and not used, a group with one candidate never ends,
-    and log(s + 1e-10) saturates. Here a group with fewer than two candidates has no pair for that user, and the mean is
-    over the pairs there are.
+    The source is the published code (github chengang95/UnKD, UnKD/sample.py; github woriazzc/RCEKD,
+    modeling/KD/baseline.py, class UnKD). That code computes the user's own group weights and does not use them, never
+    ends on a group with one candidate, and saturates in log(s + 1e-10). Here a group with fewer than two candidates has
+    no pair for that user, and the mean is over the existing pairs.
 
     Args:
-        groups: G. n_samples: pairs a user over all groups (unkd_n_distill). lamda: 0 shares them equally, 1 in favour
-            of unpopular groups.
-        candidates: length of each group's list. tau: T.
+        groups: G.
+        n_samples: pairs per user over all groups (unkd_n_distill).
+        lamda: 0 gives every group the same number of pairs. A larger value favours unpopular groups.
+        candidates: length of each group's list.
+        tau: T.
     """
 
     in_threads = True
@@ -74,9 +76,11 @@ class UnKD(Distiller):
 
     @torch.no_grad()
     def _rank_groups(self, members: list[Tensor]) -> None:
-        """The teacher's list in each group, int32 ``[U, width]``, and how many candidates each user has there, int64 ``[U]``.
+        """Rank the items of each group by the teacher, without training items.
 
-        A list is as wide as draws can go: what stands beyond would never be chosen. (1000 places at T = 20 end at 334.)
+        Sets the lists, int32 ``[U, width]``, and the number of candidates of each user, int64 ``[U]``. A list is only
+        as wide as
+        a draw can reach: 1000 ranks at T = 20 are cut at 334.
         """
         queries, n_items = self.all_queries(), self.student_scorer.n_items
         widths = [min(self.candidates, reach(self.tau), len(items)) for items in members]
