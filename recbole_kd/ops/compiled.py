@@ -1,7 +1,7 @@
-"""The compiled kernels behind torch tensors; each function gives None where they do not serve, and the caller takes its plain path.
+"""Compiled kernels for torch tensors on a CPU.
 
-They serve tensors on a CPU when numba is there (the extra ``fast``). Rankings, places and memberships are those of the
-plain paths, bit by bit. No RecBole import.
+Each function returns None if its kernel does not apply; the caller then uses plain PyTorch. The kernels need numba
+(extra ``fast``). Rankings, ranks and memberships equal those of plain PyTorch bit by bit. No RecBole import.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from recbole_kd.ops.threads import in_halves, n_threads
 
 MOST_VALUES = 2**26
-"""A table of a 32-bit number for each value that may be drawn is made for so many at most."""
+"""Upper bound of the values that :func:`first_distinct` accepts: it holds one 32-bit number for each value."""
 
 
 @cache
 def kernels() -> Any:
-    """The module of compiled kernels, None without numba."""
+    """Return the module of ranking kernels, or None without numba."""
     try:
         from recbole_kd.ops.kernels import ranking as compiled
     except ImportError:
@@ -32,7 +32,7 @@ def kernels() -> Any:
 
 @cache
 def row_kernels() -> Any:
-    """The module of kernels for rows of a whole catalogue; only where there are :func:`kernels`."""
+    """Return the module of softmax kernels; call only if :func:`kernels` is not None."""
     from recbole_kd.ops.kernels import softmax as compiled
 
     return compiled
@@ -40,14 +40,14 @@ def row_kernels() -> Any:
 
 @cache
 def draw_kernels() -> Any:
-    """The module of kernels for draws; only where there are :func:`kernels`."""
+    """Return the module of sampling kernels; call only if :func:`kernels` is not None."""
     from recbole_kd.ops.kernels import sampling as compiled
 
     return compiled
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-    """As :func:`recbole_kd.ops.topk.top_k`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    """Return :func:`recbole_kd.ops.topk.top_k` of float32 ``[B, n]`` without NaN and +inf."""
     if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or len(scores) == 0:
         return None
     scores = scores.detach().contiguous()
@@ -64,7 +64,10 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
 
 
 def columns_at(scores: Tensor, places: Tensor) -> Tensor | None:
-    """As :func:`recbole_kd.ops.order_statistics.ids_at`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    """Return :func:`recbole_kd.ops.order_statistics.ids_at` of float32 ``[B, n]``.
+
+    None if a score is NaN or +inf.
+    """
     if not _serves(scores):
         return None
     ids = torch.empty_like(places)
@@ -73,7 +76,10 @@ def columns_at(scores: Tensor, places: Tensor) -> Tensor | None:
 
 
 def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
-    """As :func:`recbole_kd.ops.order_statistics.counts_above`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    """Return :func:`recbole_kd.ops.order_statistics.counts_above` of float32 ``[B, n]``.
+
+    None if a score is NaN or +inf.
+    """
     if not _serves(scores):
         return None
     above = torch.empty_like(columns)
@@ -82,7 +88,10 @@ def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor | None:
 
 
 def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor | None:
-    """As :func:`recbole_kd.ops.order_statistics.counts_of_lower`, of float32 ``[B, n]`` that holds no NaN and no +inf."""
+    """Return :func:`recbole_kd.ops.order_statistics.counts_of_lower` of float32 ``[B, n]``.
+
+    None if a score is NaN or +inf, or if a valid wanted score is not finite.
+    """
     if not _serves(scores) or wanted.dtype != torch.float32 or not bool((wanted.isfinite() | ~wanted_valid).all()):
         return None
     counts = torch.empty(scores.shape, dtype=torch.int32)
@@ -93,7 +102,7 @@ def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Ten
 
 
 def draw_by_count(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor | None:
-    """As the plain path of :mod:`recbole_kd.ops.sampling_by_count`, of int32 counts."""
+    """Draw as :mod:`recbole_kd.ops.sampling_by_count` does, from int32 counts."""
     if kernels() is None or counts.device.type != "cpu" or counts.dtype != torch.int32:
         return None
     ids = torch.empty(uniform.shape[:2], dtype=torch.int64)
@@ -102,7 +111,7 @@ def draw_by_count(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor 
 
 
 def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor] | None:
-    """As :func:`recbole_kd.ops.sampling.first_distinct`, of values below :data:`MOST_VALUES`."""
+    """Return :func:`recbole_kd.ops.sampling.first_distinct` of values in [0, MOST_VALUES)."""
     if kernels() is None or drawn.device.type != "cpu" or drawn.numel() == 0 or n == 0:
         return None
     least, most = (int(value) for value in drawn.aminmax())
@@ -120,7 +129,7 @@ def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor] | None:
 
 
 def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numbers: Tensor) -> Tensor | None:
-    """As :meth:`recbole_kd.ops.sampling.Outside.item`."""
+    """Return the ids of :meth:`recbole_kd.ops.sampling.Outside.item`."""
     if kernels() is None or keys.device.type != "cpu" or numbers.numel() == 0:
         return None
     ids = torch.empty(numbers.shape, dtype=torch.int64)
@@ -134,7 +143,9 @@ def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numb
 
 
 def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor | None:
-    """Return float32 ``[B]`` losses and turn ``scores``, float32 ``[B, n]``, into slopes.
+    """Return losses, float32 ``[B]``, and overwrite ``scores`` with their gradient.
+
+    ``scores`` is float32 ``[B, n]``: the student's dot products over the temperature.
 
     The plain path is in :mod:`recbole_kd.losses.catalogue_cross_entropy`.
     """
@@ -151,7 +162,10 @@ def full_slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: f
 
 
 def softmax_sums(scores: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Of float32 ``[B, n]`` each row's maximum and the sum of exp(score - maximum), float32 ``[B]`` each, where the maxima are finite."""
+    """Return each row's maximum and sum of exp(score - maximum), float32 ``[B]`` each.
+
+    ``scores`` is float32 ``[B, n]``. None if a maximum is not finite.
+    """
     if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.numel() == 0:
         return None
     tops = scores.amax(1)
@@ -164,7 +178,10 @@ def softmax_sums(scores: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def softmax_slopes(scores: Tensor, tops: Tensor, sums: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """``scale * (softmax(scores) - one_hot(targets))``, float32 ``[B, n]``, where :func:`softmax_sums` gave maxima and sums."""
+    """Return ``scale * (softmax(scores) - one_hot(targets))``, float32 ``[B, n]``.
+
+    ``tops`` and ``sums`` come from :func:`softmax_sums`.
+    """
     slopes = torch.empty_like(scores)
     arrays = [values.numpy() for values in (scores, tops, sums, targets)]
 
@@ -178,11 +195,11 @@ def softmax_slopes(scores: Tensor, tops: Tensor, sums: Tensor, targets: Tensor, 
 def _serves(scores: Tensor) -> bool:
     if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.numel() == 0:
         return False
-    return bool(scores.amax() < torch.inf)  # also False of NaN
+    return bool(scores.amax() < torch.inf)  # False for NaN too
 
 
 def is_in(items: Tensor, other: Tensor) -> Tensor | None:
-    """As :func:`recbole_kd.ops.membership.is_in`, of int64 ids; negative ones are nobody."""
+    """Return :func:`recbole_kd.ops.membership.is_in` of int64 ids; negative ids never match."""
     if kernels() is None or items.device.type != "cpu" or items.dtype != torch.int64 or other.dtype != torch.int64:
         return None
     if items.numel() == 0 or other.numel() == 0:

@@ -1,4 +1,4 @@
-"""Graphs of what occurs together: whose neighbours are the entities that share most interactions. Made once, on the CPU."""
+"""Co-occurrence graphs, built once on the CPU: neighbours share most interactions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 PRODUCTS_PER_BLOCK = 2**22
-"""Multiply-adds of one block of rows of the co-occurrence matrix, which bound its entries."""
+"""Multiply-adds for one block of rows of the co-occurrence matrix; they bound the entries of the block."""
 
 
 @dataclass(frozen=True)
 class WeightedGraph:
-    """A sparse matrix by row: row r holds ``columns[starts[r]:starts[r + 1]]`` with these values.
+    """A sparse matrix, stored by row.
+
+    Row r holds ``columns[starts[r]:starts[r + 1]]`` and their values.
 
     Attributes:
         starts: int64 ``[n + 1]``. columns: int64 ``[N]``. values: float32 ``[N]``.
@@ -37,7 +39,11 @@ class WeightedGraph:
         return WeightedGraph(self.starts.to(device), self.columns.to(device), self.values.to(device))
 
     def edges(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Entries of the given rows: position in ``rows`` and column, int64 ``[m]``, and value, float32 ``[m]``; sorted by position."""
+        """Return the entries of the given rows, sorted by position.
+
+        Returns:
+            position in ``rows`` and column, int64 ``[m]`` each, and value, float32 ``[m]``.
+        """
         lengths = self.starts[rows + 1] - self.starts[rows]
         position = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
         offset = torch.arange(len(position), device=rows.device) - (lengths.cumsum(0) - lengths)[position]
@@ -46,12 +52,15 @@ class WeightedGraph:
 
 
 def nearest_neighbours(interactions: sp.csr_matrix, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the other rows that share most columns with it, ties by id: parallel (row, neighbour) int64 ``[m]``.
+    """Return for each row the other rows that share most columns with it, ties by id.
 
-    A row has fewer than ``n_neighbours`` where it shares columns with fewer others.
+    A row has fewer than ``n_neighbours`` neighbours if it shares columns with fewer rows.
 
     Args:
         interactions: 0/1 ``[n, m]``.
+
+    Returns:
+        parallel arrays (row, neighbour), int64 ``[m]`` each.
     """
     transposed = interactions.T.tocsr()
     parts = [_nearest_of_block(interactions, transposed, rows, n_neighbours) for rows in _row_blocks(interactions)]
@@ -59,7 +68,7 @@ def nearest_neighbours(interactions: sp.csr_matrix, n_neighbours: int) -> tuple[
 
 
 def _row_blocks(interactions: sp.csr_matrix) -> Iterator[slice]:
-    """Row slices whose product with the transposed matrix stays within the budget."""
+    """Yield row slices whose product with the transposed matrix stays within the budget."""
     column_counts = np.bincount(interactions.indices, minlength=interactions.shape[1])
     work = np.cumsum(interactions @ column_counts) // PRODUCTS_PER_BLOCK
     cuts = [0, *(np.flatnonzero(np.diff(work)) + 1).tolist(), len(work)]
@@ -83,7 +92,10 @@ def _nearest_of_block(
 
 
 def normalised_graph(rows: np.ndarray, columns: np.ndarray, n: int) -> sp.csr_matrix:
-    r""":math:`D^{-1/2} A D^{-1/2}` of :math:`A = (B + B^T)/2`, B the 0/1 matrix of these (row, column) pairs; ``[n, n]``, float64."""
+    r"""Return :math:`D^{-1/2} A D^{-1/2}` for :math:`A = (B + B^T)/2`, float64 ``[n, n]``.
+
+    B is the 0/1 matrix of the given (row, column) pairs; D is the diagonal matrix of A's row sums.
+    """
     binary = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
     graph = ((binary + binary.T) / 2).tocsr()
     degree = np.asarray(graph.sum(axis=1)).ravel()

@@ -1,10 +1,9 @@
-"""Dot products at chosen items, with a backward pass that never materialises a ``B x K x d`` gradient.
+"""Dot products at chosen items, without a ``B x K x d`` gradient in the backward pass.
 
-On a CPU the forward pass is torch's sampled product, which gathers nothing. The backward of "gather rows, then dot" is
-two sparse products: with G the ``B x I`` matrix that holds the incoming gradient at the chosen items, ``dQ = G V`` and
-    ``dV = G^T Q``. On a CPU scipy's CSR/CSC
-kernels do them some fifty times faster than scattering ``B x K`` rows (measured by scripts/benchmark.py); on other
-devices the scatter is done in place by index_add_.
+On a CPU the forward pass is torch's sampled product, which gathers nothing. The backward pass of "gather rows, then
+dot" is two sparse products: with G the ``B x I`` matrix that holds the incoming gradient at the chosen items,
+``dQ = G V`` and ``dV = G^T Q``. On a CPU scipy's CSR/CSC kernels compute them some fifty times faster than scattering
+``B x K`` rows (measured by scripts/benchmark.py). On other devices index_add_ scatters in place.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 32 * 2**20
-"""Gathered item vectors are held for so many bytes of rows at a time."""
+"""Memory budget for gathered item vectors, in bytes."""
 
 
 def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
-    """Scores of each query at its own items.
+    """Return the scores of each query at its own items.
 
     Args:
         queries: float ``[B, d]``. items: float ``[I, d]``. chosen: int64 ``[B, K]``, row ids into ``items``.
 
     Returns:
-        float32 ``[B, K]`` (float64 of float64), differentiable in ``queries`` and ``items``. Runs in float32 under
-        autocast too.
+        float32 ``[B, K]`` (float64 for float64 inputs), differentiable in ``queries`` and ``items``. Runs in float32
+        under autocast too.
     """
     queries, items = (x if x.dtype == torch.float64 else x.float() for x in (queries, items))
     result: Tensor = _GatheredDot.apply(queries, items, chosen)
@@ -38,15 +37,18 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _sampled_product(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
-    """The same dot products by torch's sampled product, which gathers nothing: 3 to 8 times faster on a CPU.
+    """Return the dot products by torch's sampled product: 3 to 8 times faster on a CPU.
 
-    Its CSR pattern is not in canonical form (columns unsorted, perhaps repeated); the kernel takes each entry by
-    itself.
+    It gathers nothing. Its CSR pattern is not in canonical form (columns unsorted, perhaps repeated), but the kernel
+    handles each entry on its own.
     """
     n, k = chosen.shape
     least, most = chosen.aminmax()
     if int(least) < 0 or int(most) >= len(items):  # the kernel would read past the table
-        raise IndexError(f"items {int(least)} to {int(most)} were asked for, of a table of {len(items)}")
+        raise IndexError(
+            f"Invalid items: found ids from {int(least)} to {int(most)}, expected ids from 0 to {len(items) - 1} "
+            f"(a table of {len(items)})."
+        )
     starts = torch.arange(n + 1) * k
     entries = torch.zeros(n * k, dtype=queries.dtype)
     pattern = torch.sparse_csr_tensor(starts, chosen.reshape(-1), entries, size=(n, len(items)), check_invariants=False)
@@ -55,7 +57,10 @@ def _sampled_product(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 
 @cache
 def _has_sampled_product() -> bool:
-    """Does this torch have it on CPUs, and does it do what we need of it? Also uses up torch's one-time warning that CSR is in beta."""
+    """Check whether this torch has a sampled product for CPUs that gives the right result.
+
+    The check also triggers torch's one-time warning that CSR is in beta, so that users do not see it.
+    """
     queries, items = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
     chosen = torch.tensor([[3, 0, 3], [2, 2, 1]])
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Groups of sequences of similar length, which are padded together. No RecBole import."""
+"""Groups of sequences of similar length, padded together. No RecBole import."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 
 LENGTH_RATIO = 1.5
-"""On a CPU the longest history of a group is less than so many times as long as its shortest: padding costs more than another group."""
+"""On a CPU the longest history of a group has less than this many times the length of its shortest.
+
+More padding than that costs more than another group.
+"""
 
 PAIRS_PER_GROUP = 2**20
-"""At most so many (head, query position, key position) triples are held at a time; a single history may exceed it."""
+"""Most (head, query position, key position) triples held at a time; a single history may exceed it."""
 
 ACCELERATOR_PAIRS_PER_GROUP = 2**25
-"""The same on other devices, where small groups only wait for their launch: nothing else divides a batch."""
+"""The same bound on other devices, where it alone divides a batch: small groups only wait for their launch."""
 
 
 def like_lengths(sizes: np.ndarray, n_heads: int = 1, *, on_cpu: bool = True) -> Iterator[tuple[int, int]]:
-    """Runs (first, stop) of histories that are padded together: int64 ``[B]`` lengths of at least 1, the longest first."""
+    """Yield ranges (first, stop) of histories that are padded together.
+
+    Args:
+        sizes: int64 ``[B]`` lengths of at least 1, the longest first.
+    """
     ratio, pairs = (LENGTH_RATIO, PAIRS_PER_GROUP) if on_cpu else (np.inf, ACCELERATOR_PAIRS_PER_GROUP)
     first = 0
     while first < len(sizes):

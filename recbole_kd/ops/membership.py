@@ -9,15 +9,14 @@ from recbole_kd.ops import compiled
 
 
 def is_in(items: Tensor, other: Tensor) -> Tensor:
-    """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
+    """Test row by row whether ``items[b, i]`` is among ``other[b]``.
 
     Args:
-        items: int64 ``[B, n]``, ids from 0; other: int64 ``[B, m]``, where negative ids are nobody. Rows are
-            independent.
+        items: int64 ``[B, n]``, ids from 0. other: int64 ``[B, m]``; negative ids never match. Rows are independent.
 
     Returns:
-        bool ``[B, n]``. Compiled O(n + m) a row; else by one sort and one binary search, O((n + m) log m). Never
-        ``B x n x m``.
+        bool ``[B, n]``. Time a row: O(n + m) compiled, else O((n + m) log m) by one sort and one binary search. Memory
+        is never ``B x n x m``.
     """
     found = compiled.is_in(items, other)
     if found is not None:

@@ -1,6 +1,8 @@
-"""Order statistics of score rows: what stands at a place, and how many stand above. No RecBole import.
+"""Order statistics of score rows: items at ranks, counts of higher scores.
 
-On a CPU numpy's partition is faster than torch's topk where only values are wanted (1.0 against 2.0 s for the best 3000
+No RecBole import.
+
+On a CPU numpy's partition is faster than torch's topk if only values are wanted (1.0 against 2.0 s for the best 3000
 of 25,181 in 5,219 rows).
 """
 
@@ -14,11 +16,11 @@ from recbole_kd.ops import compiled
 from recbole_kd.ops.topk import top_k
 
 FEW_RANKS = 8
-"""Up to so many places a row are looked up by value, more by sorting the list."""
+"""Up to this many ranks a row are looked up by value; for more the list is sorted."""
 
 
 def best_values(scores: Tensor, k: int) -> Tensor:
-    """The k highest scores of each row, ascending: float32 ``[B, n]`` -> float32 ``[B, k]``."""
+    """Return the k highest scores of each row, ascending: float32 ``[B, n]`` -> ``[B, k]``."""
     if scores.device.type != "cpu":
         return scores.topk(k, dim=1).values.flip(1)
     kept = np.partition(scores.numpy(), scores.shape[1] - k, axis=1)[:, -k:].copy()
@@ -27,7 +29,7 @@ def best_values(scores: Tensor, k: int) -> Tensor:
 
 
 def count_above(best: Tensor, scores: Tensor) -> Tensor:
-    """How many of a row's best scores are higher than each of the given ones; equal scores are not.
+    """Count the best scores of a row above each given score; equal scores do not count.
 
     Args:
         best: float ``[B, k]`` ascending, see :func:`best_values`. scores: float ``[B, n]``.
@@ -39,10 +41,10 @@ def count_above(best: Tensor, scores: Tensor) -> Tensor:
 
 
 def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor:
-    """How many of a row's scores are higher than those at some of its columns.
+    """Count the scores of a row that are higher than the score at each given column.
 
     Args:
-        scores: float32 ``[B, n]``, ``-inf`` where a column is not ranked. columns: int64 ``[B, m]``. most: in 1..n.
+        scores: float32 ``[B, n]``, ``-inf`` if a column is not ranked. columns: int64 ``[B, m]``. most: in 1..n.
 
     Returns:
         int64 ``[B, m]``, at most ``most``.
@@ -52,14 +54,14 @@ def counts_above(scores: Tensor, columns: Tensor, most: int) -> Tensor:
 
 
 def ids_at(scores: Tensor, places: Tensor) -> Tensor:
-    """What stands at the given places of each row's ranking, ties by id.
+    """Return the column ids at the given ranks of each row, ties by id.
 
     Args:
-        scores: float32 ``[B, n]``, ``-inf`` where a column is not ranked.
-        places: int64 ``[B, p]``, 0 = best; negative means none.
+        scores: float32 ``[B, n]``, ``-inf`` if a column is not ranked.
+        places: int64 ``[B, p]`` ranks, 0 = best; negative means none.
 
     Returns:
-        int64 ``[B, p]`` column ids; 0 where the place is negative or not ranked.
+        int64 ``[B, p]`` column ids; 0 if the rank is negative or nothing is ranked there.
     """
     depth = int(places.max()) + 1 if places.numel() else 0
     if depth <= 0:
@@ -77,7 +79,10 @@ def ids_at(scores: Tensor, places: Tensor) -> Tensor:
 
 
 def _ids_by_value(scores: Tensor, places: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """ids and scores at the places: the value from a partial sort, the id by looking for the value."""
+    """Return ids and scores at the given ranks.
+
+    The scores come from a partial sort, the ids from a search for the score.
+    """
     best = best_values(scores, depth + 1).flip(1)
     values = best.gather(1, places)
     equal = (values == best.gather(1, places + 1)) | (
@@ -92,11 +97,11 @@ def _ids_by_value(scores: Tensor, places: Tensor, depth: int) -> tuple[Tensor, T
 
 
 def counts_below(member: Tensor, *, inclusive: bool) -> Tensor:
-    """How many members stand below each position of a ranked list.
+    """Count the members below each position of a ranked list.
 
     Args:
-        member: bool ``[B, m]``; ``member[b, p]`` says that the item at position p (0 = best) is in the wanted set.
-        inclusive: count the own position too. The published RCE-KD code does; the paper's z (section 5.3) does not.
+        member: bool ``[B, m]``; ``member[b, p]`` is True if the item at position p (0 = best) is in the wanted set.
+        inclusive: count the position itself too. The published RCE-KD code does; the paper's z (section 5.3) does not.
 
     Returns:
         float32 ``[B, m]``.
@@ -106,15 +111,15 @@ def counts_below(member: Tensor, *, inclusive: bool) -> Tensor:
 
 
 def counts_of_lower(scores: Tensor, wanted: Tensor, wanted_valid: Tensor) -> Tensor:
-    r"""For every item j, how many wanted items the student ranks lower: :math:`z_j = \#\{i: r_i < r_j\}`.
+    r"""Count the wanted items with a score below item j's: :math:`z_j = \#\{i: r_i < r_j\}`.
 
     Args:
-        scores: float ``[B, I]``, the student's scores of all items; ``-inf`` where an item is not ranked.
-        wanted: float ``[B, K]``, the student's scores of the wanted items; those that do not count by ``wanted_valid``
-            (bool ``[B, K]``) are left out.
+        scores: float ``[B, I]``, the student's scores of all items; ``-inf`` if an item is not ranked.
+        wanted: float ``[B, K]``, the student's scores of the wanted items.
+        wanted_valid: bool ``[B, K]``; wanted items at False are left out.
 
     Returns:
-        int32 ``[B, I]``, -1 where an item is not ranked. Equal scores count as not lower.
+        int32 ``[B, I]``, -1 if an item is not ranked. Equal scores do not count as lower.
     """
     found = compiled.counts_of_lower(scores, wanted, wanted_valid)
     if found is not None:

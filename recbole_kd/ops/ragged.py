@@ -1,4 +1,4 @@
-"""Ragged: a list of items for each query (its training items), as two flat tensors."""
+"""Ragged lists: the items of each query (its training items, say), as two flat tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ragged:
 
     @classmethod
     def from_pairs(cls, rows: np.ndarray, items: np.ndarray, n_rows: int) -> Ragged:
-        """From parallel arrays of row and item ids; repeated pairs are kept once."""
+        """Build from parallel arrays of row and item ids; repeated pairs are kept once."""
         pairs = np.unique(np.stack([rows.astype(np.int64), items.astype(np.int64)], axis=1), axis=0)
         starts = np.zeros(n_rows + 1, dtype=np.int64)
         np.cumsum(np.bincount(pairs[:, 0], minlength=n_rows), out=starts[1:])
@@ -32,23 +32,30 @@ class Ragged:
         return Ragged(self.starts.to(device), self.items.to(device))
 
     def of_rows(self, rows: Tensor) -> Ragged:
-        """A Ragged of chosen rows, int64 ``[B]``, in that order."""
+        """Return the lists of the chosen rows, int64 ``[B]``, in that order."""
         lengths = self.counts()[rows]
         return Ragged(torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), self.pairs(rows)[1])
 
     def counts(self) -> Tensor:
-        """Items of each row, int64 ``[R]``."""
+        """Return the number of items of each row, int64 ``[R]``."""
         return self.starts.diff()
 
     def pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """All (position in ``rows``, item) pairs of the given rows, two int64 ``[n]``."""
+        """Return all (position in ``rows``, item) pairs of the given rows, two int64 ``[n]``."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         position = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
         offset = torch.arange(len(position), device=rows.device) - (lengths.cumsum(0) - lengths)[position]
         return position, self.items[self.starts[rows][position] + offset]
 
     def contains(self, rows: Tensor, items: Tensor) -> Tensor:
-        """Row-wise membership: int64 ``[B]`` rows, int64 ``[B, n]`` items >= 0 -> bool ``[B, n]``. One binary search an item."""
+        """Test row by row whether the given items are in the lists; one binary search an item.
+
+        Args:
+            rows: int64 ``[B]``. items: int64 ``[B, n]``, >= 0.
+
+        Returns:
+            bool ``[B, n]``.
+        """
         if len(self.items) == 0 or items.numel() == 0:
             return torch.zeros_like(items, dtype=torch.bool)
         width = max(int(self.items.max()), int(items.max())) + 1

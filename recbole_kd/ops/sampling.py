@@ -1,6 +1,8 @@
-"""Draws without loops over rows: places of a ranked list, and items outside a set. No RecBole import.
+"""Random draws without loops over rows: ranks of a list, and items outside a set.
 
-``R`` rows are queries. A draw takes every random number from the generator it is given, on the device of its tensors.
+No RecBole import.
+
+``R`` rows are queries. A draw takes every random number from its ``generator``, on the device of its tensors.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ RANDOM_BITS = 24
 """A uniform float32 number is a multiple of 2**-24."""
 
 LARGE = 2**62
-"""Whole numbers are drawn below it and reduced by a remainder: the bias is below 1e-13."""
+"""Integers are drawn below this bound and reduced by a remainder: the bias is below 1e-13."""
 
 
 def reach(tau: float) -> int:
-    """No draw of :func:`draw_positions` goes beyond so many places: the rest has a probability below 2**-24."""
+    """Return a bound on :func:`draw_positions`: ranks beyond it have probability < 2**-24."""
     return math.ceil(tau * RANDOM_BITS * math.log(2)) + 1
 
 
 def draw_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
-    r"""Independent places of ranked lists, with replacement: :math:`P(k) \propto e^{-k/\tau}, k = 0..length-1`.
+    r"""Draw ranks with replacement: :math:`P(k) \propto e^{-k/\tau}, k = 0..length-1`.
 
-    By the inverse of the truncated geometric distribution function, so every row may have a length of its own.
+    It inverts the distribution function of the truncated geometric distribution, so every row may have its own length.
 
     Args:
-        lengths: int64 ``[R]``, >= 1 where the row's places are used. n: places a row.
+        lengths: int64 ``[R]``, >= 1 if the ranks of the row are used. n: ranks a row.
 
     Returns:
         int64 ``[R, n]``.
@@ -43,13 +45,15 @@ def draw_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generat
 
 
 def draw_unequal_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pairs of two different places, each place as in :func:`draw_positions`: pairs of equal places are drawn again.
+    """Draw pairs of two different ranks, each as in :func:`draw_positions`.
+
+    Pairs of equal ranks are drawn again.
 
     Args:
-        lengths: int64 ``[R]``; a row shorter than 2 has no pair and comes back as zeros.
+        lengths: int64 ``[R]``; a row shorter than 2 does not have a pair and gets zeros.
 
     Returns:
-        the better (smaller) and the worse place, int64 ``[R, n]`` each.
+        the better (smaller) and the worse rank, int64 ``[R, n]`` each.
     """
     pairs = torch.zeros(2, len(lengths), n, dtype=torch.int64, device=lengths.device)
     equal = (lengths >= 2).unsqueeze(1).expand(-1, n).nonzero()
@@ -62,13 +66,13 @@ def draw_unequal_positions(lengths: Tensor, n: int, tau: float, generator: torch
 
 
 def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The first n different values of each row, in the order in which they came.
+    """Return the first n different values of each row, in their order.
 
     Args:
         drawn: int64 ``[R, m]``.
 
     Returns:
-        int64 ``[R, n]``, -1 where a row has fewer, and how many each row has (at most n), int64 ``[R]``.
+        int64 ``[R, n]``, -1 after the last value of a row with fewer, and the number found (at most n), int64 ``[R]``.
     """
     fast = compiled.first_distinct(drawn, n)
     if fast is not None:
@@ -84,9 +88,10 @@ def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def log_weight_of_better(lengths: Tensor, width: int, tau: float) -> Tensor:
-    """Log-probability, up to a constant, that a place is the better of two draws of :func:`draw_positions`: float ``[R, width]``.
+    """Return the log-probability that a rank is the better of two draws, float ``[R, width]``.
 
-    With q = exp(-1/tau) and m places from k to the end: q^(2k) (1 + q - 2 q^m), -inf beyond a row's length.
+    The draws are those of :func:`draw_positions`; the logs are exact up to a constant. With q = exp(-1/tau) and m ranks
+    from k to the end they are log(q^(2k) (1 + q - 2 q^m)); -inf beyond the length of a row.
     """
     place = torch.arange(width, device=lengths.device)
     left = (lengths.unsqueeze(1) - place).clamp(min=1).to(torch.float32)
@@ -96,17 +101,17 @@ def log_weight_of_better(lengths: Tensor, width: int, tau: float) -> Tensor:
 
 
 def draw_better_positions(lengths: Tensor, n: int, tau: float, generator: torch.Generator) -> Tensor:
-    """n different places a row, each the better of two draws of :func:`draw_positions` (CD's ranking-based sampling).
+    """Draw n different ranks a row, each the better of two draws (sampling of CD).
 
-    Draws are made until n different ones are there. Where a few more draws than n do not suffice, Gumbel noise
-    completes the row, which is
-    the same distribution: what comes next is chosen in proportion to its weight among the places that are not taken.
+    The draws are those of :func:`draw_positions`. A few more than n are made; if they hold fewer than n different
+    ranks, Gumbel noise completes the row. The distribution is the same: the next rank is chosen in proportion to its
+    weight among the ranks that are not taken.
 
     Args:
         lengths: int64 ``[R]``.
 
     Returns:
-        int64 ``[R, n]``, -1 where a list is shorter than n.
+        int64 ``[R, n]``, -1 if a list is shorter than n.
     """
     n_drawn = 2 * n + 2
     drawn = draw_positions(lengths, 2 * n_drawn, tau, generator).view(len(lengths), n_drawn, 2).amin(2)
@@ -118,20 +123,20 @@ def draw_better_positions(lengths: Tensor, n: int, tau: float, generator: torch.
         weights = log_weight_of_better(lengths[rows], max(width, n), tau)
         known = found[rows]
         row, column = (known >= 0).nonzero().unbind(1)
-        weights[row, known[row, column]] = torch.inf  # Gumbel noise does not move these: they stay chosen
+        weights[row, known[row, column]] = torch.inf  # Gumbel noise cannot change these: they stay chosen
         chosen = sample_without_replacement(weights, n, generator)
         found[rows] = chosen.masked_fill(weights.gather(1, chosen) == -torch.inf, -1)
     return found
 
 
 def distinct_below(limits: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n different whole numbers a row, uniform in [0, limit) without replacement.
+    """Draw n different integers a row, uniform in [0, limit), without replacement.
 
     Args:
         limits: int64 ``[R]``.
 
     Returns:
-        int64 ``[R, n]``, -1 where the limit is smaller than n.
+        int64 ``[R, n]``, -1 if the limit is smaller than n.
     """
     found = torch.full((len(limits), n), -1, dtype=torch.int64, device=limits.device)
     if n == 0:
@@ -156,13 +161,13 @@ def distinct_below(limits: Tensor, n: int, generator: torch.Generator) -> Tensor
 
 
 class Outside:
-    """For each query all items that are NOT in its set, numbered by id: uniform draws without rejection and without a mask.
+    """The items outside a query's set, numbered by id: uniform draws without rejection.
 
-    The r-th item outside a sorted set e_0 < e_1 < ... is r + #{j: e_j - j <= r}: one binary search in the flat, sorted
-    keys.
+    No mask is needed. The r-th item outside a sorted set e_0 < e_1 < ... is r + #{j: e_j - j <= r}: one binary search
+    in the flat, sorted keys.
 
     Args:
-        excluded: the sets, by query. n_items: the size of the catalogue with the pad, which is never drawn.
+        excluded: the sets, by query. n_items: the size of the catalogue with the pad item, which is never drawn.
     """
 
     def __init__(self, excluded: Ragged, n_items: int) -> None:
@@ -173,10 +178,17 @@ class Outside:
         self.span = n_items
         self.keys = row * self.span + (excluded.items - 1 - place)
         self.room = (n_items - 1) - counts
-        """How many items are outside, int64 ``[n_queries]``."""
+        """Number of items outside, int64 ``[n_queries]``."""
 
     def item(self, queries: Tensor, numbers: Tensor) -> Tensor:
-        """Ids of the given numbers: int64 ``[R]`` and ``[R, n]`` -> int64 ``[R, n]``, 0 where a number is negative."""
+        """Return the ids of the given numbers; 0 for a negative number.
+
+        Args:
+            queries: int64 ``[R]``. numbers: int64 ``[R, n]``.
+
+        Returns:
+            int64 ``[R, n]``.
+        """
         found = compiled.items_outside(self.keys, self.starts, self.span, queries, numbers)
         if found is not None:
             return found
@@ -184,7 +196,11 @@ class Outside:
         return (numbers + 1 + below - self.starts[queries].unsqueeze(1)).masked_fill_(numbers < 0, 0)
 
     def draw(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """n uniform items a query, with replacement: int64 ``[R, n]``; 0 for a query without any item outside."""
+        """Draw n uniform items a query, with replacement.
+
+        Returns:
+            int64 ``[R, n]``; 0 for a query without any item outside.
+        """
         room = self.room[queries].unsqueeze(1)
         numbers = torch.randint(LARGE, (len(queries), n), generator=generator, device=queries.device).remainder_(
             room.clamp(min=1)
@@ -192,12 +208,16 @@ class Outside:
         return self.item(queries, numbers.masked_fill_(room == 0, -1))
 
     def draw_distinct(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """n different uniform items a query: int64 ``[R, n]``; 0 fills up where fewer are outside."""
+        """Draw n different uniform items a query.
+
+        Returns:
+            int64 ``[R, n]``; 0 fills a row if fewer items are outside.
+        """
         return self.item(queries, distinct_below(self.room[queries], n, generator))
 
 
 def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
-    """Sets enlarged by a table of ids ``[n_queries, n]`` in which 0 stands for nothing."""
+    """Return the sets with the ids of a table added: int64 ``[n_queries, n]``, 0 for none."""
     row = torch.repeat_interleave(torch.arange(len(listed), device=listed.device), sets.counts())
     more = torch.arange(len(listed), device=listed.device).unsqueeze(1).expand_as(listed)
     real = listed > 0
@@ -207,10 +227,10 @@ def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
 
 
 def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw n distinct columns a row, successively, with probability proportional to ``exp(log_weights)``.
+    """Draw n distinct columns a row with probability proportional to ``exp(log_weights)``.
 
-    Gumbel top-n: adding independent Gumbel noise to the log-weights and keeping the n largest is exactly successive
-    sampling without replacement, and stays in log space.
+    Gumbel top-n: add independent Gumbel noise to the log-weights and keep the n largest. This is exactly successive
+    sampling without replacement, in log space.
 
     Args:
         log_weights: float ``[B, m]``; ``-inf`` means never.

@@ -1,4 +1,7 @@
-"""Draws from a whole catalogue whose items weigh by a small whole number: a level is drawn, then an item in it. No RecBole import."""
+"""Sampling from all items with integer weights: draw a level, then one of its items.
+
+No RecBole import.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,11 @@ from recbole_kd.ops import compiled
 
 
 def draw_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: torch.Generator) -> Tensor:
-    r"""Draw n distinct columns a row, successively, with probability proportional to :math:`e^{count / \tau}`.
+    r"""Draw n distinct columns a row with probability proportional to :math:`e^{count/\tau}`.
 
-    The same distribution as Gumbel top-n (:func:`recbole_kd.ops.sampling.sample_without_replacement`), by two random
-    numbers a draw instead of one
-    a column: columns of one count are alike, so that their level is drawn by what is left in each, and one of them
-        uniformly.
+    The distribution equals Gumbel top-n (:func:`recbole_kd.ops.sampling.sample_without_replacement`), with two random
+    numbers a draw instead of one a column. Columns of one count are interchangeable: the level (the count) is drawn
+    by the weight left in each level, then one of its columns uniformly.
 
     Args:
         counts: int32 ``[B, m]``; negative means never.
@@ -22,7 +24,7 @@ def draw_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: 
         generator: source of randomness, on the tensor's device.
 
     Returns:
-        int64 ``[B, n]`` column indices in the order of drawing, -1 where nothing was left.
+        int64 ``[B, n]`` column indices in the order of drawing, -1 once nothing is left.
     """
     uniform = torch.rand(len(counts), n, 2, dtype=torch.float64, generator=generator, device=counts.device)
     discounts = torch.exp(-torch.arange(n_levels, dtype=torch.float64, device=counts.device) / tau)
@@ -33,7 +35,7 @@ def draw_by_count(counts: Tensor, n: int, tau: float, n_levels: int, generator: 
 def _plain_draw(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor:
     order = counts.argsort(
         dim=1, stable=True
-    )  # columns of the same count in their own order; what is never drawn comes first
+    )  # columns of the same count keep their order; columns that are never drawn come first
     in_level = counts.new_zeros(len(counts), len(discounts) + 1, dtype=torch.int64)
     in_level.scatter_add_(1, (counts.clamp(min=-1) + 1).long(), torch.ones_like(counts, dtype=torch.int64))
     starts, left = in_level.cumsum(1)[:, :-1], in_level[:, 1:]
@@ -55,9 +57,13 @@ def _plain_draw(counts: Tensor, uniform: Tensor, discounts: Tensor) -> Tensor:
 
 
 def _draw_level(left: Tensor, uniform: Tensor, discounts: Tensor) -> tuple[Tensor, Tensor]:
-    """A level of each row by what is left in it, int64 ``[B, 1]``, and whether anything is left, bool ``[B]``."""
+    """Draw a level of each row by the weight left in it.
+
+    Returns:
+        level, int64 ``[B, 1]``, and whether anything was left, bool ``[B]``.
+    """
     falling = left.flip(1)  # from the highest level down
-    gap = (falling > 0).int().argmax(1, keepdim=True)  # empty levels above the first that is not
+    gap = (falling > 0).int().argmax(1, keepdim=True)  # empty levels above the highest one that is not empty
     number = torch.arange(len(discounts), device=left.device) - gap
     weights = (falling * discounts[number.clamp(min=0)]).masked_fill_(number < 0, 0.0)
     sums = weights.cumsum(1)
@@ -66,7 +72,10 @@ def _draw_level(left: Tensor, uniform: Tensor, discounts: Tensor) -> tuple[Tenso
 
 
 def _place_now(levels: Tensor, places: Tensor, moved: Tensor, level: Tensor, place: Tensor) -> Tensor:
-    """What stands at a place of a level, int64 ``[B, 1]``: each draw before, ``[B, t]``, put its level's last where it took one."""
+    """Return the index of the item at a position of a level, int64 ``[B, 1]``.
+
+    Each earlier draw, ``[B, t]``, moved the last item of its level to the position that it emptied.
+    """
     if levels.shape[1] == 0:
         return place
     same = (levels == level) & (places == place)

@@ -23,6 +23,10 @@ class _SymmetricProduct(torch.autograd.Function):
 
 
 def symmetric_product(vectors: Tensor, matrix: sp.csr_matrix) -> Tensor:
-    """``matrix @ vectors`` for a symmetric CSR matrix and CPU float32 ``[n, d]``, differentiable in the vectors."""
+    """Return ``matrix @ vectors`` for a symmetric CSR matrix, differentiable in the vectors.
+
+    Args:
+        vectors: float32 ``[n, d]`` on a CPU. matrix: CSR ``[n, n]``.
+    """
     result: Tensor = _SymmetricProduct.apply(vectors, matrix)
     return result

@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _reserved: list[int] = []
-"""How many threads torch had, within :func:`torch_on_one_thread`."""
+"""Number of threads that torch had outside :func:`torch_on_one_thread`."""
 
 
 def n_threads() -> int:
-    """Return how many threads there are for work on slices: as many as torch has, or had."""
+    """Return the number of threads for work on slices: torch's, before any reduction."""
     return _reserved[-1] if _reserved else torch.get_num_threads()
 
 
 @contextmanager
 def torch_on_one_thread(wanted: bool = True) -> Iterator[None]:
-    """Within it torch's own operations use one thread, and work side by side as many as before; nothing where it is not wanted.
+    """Limit torch's own operations to one thread, while work on slices keeps all threads.
 
-    After an operation of two threads the second one waits for the next by spinning, for milliseconds, on the core that
-    such work could
-    have: if the operations are small and the work is not, both are faster without it.
+    After an operation on two threads the second one waits for the next operation by spinning, for milliseconds, on a
+    core that the work on slices could use. If the operations are small and that work is large, both are faster
+    without it. If ``wanted`` is False nothing changes.
     """
     if not wanted:
         yield
@@ -44,12 +44,13 @@ def torch_on_one_thread(wanted: bool = True) -> Iterator[None]:
 
 
 def same_on_any_threads(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Return ``work(*tensors)``, computed and differentiated on one thread, so that its bits do not depend on the number of threads.
+    """Return ``work(*tensors)`` with the same bits on any number of threads.
 
-    Narrow matrix products, sums over rows and softmax gradients of torch have another order on each number of threads.
+    It is computed and differentiated on one thread. Narrow matrix products, sums over rows and softmax gradients of
+    torch use another order of summation for each number of threads.
 
     Args:
-        work: a differentiable function of the tensors alone; what else it reads gets no gradient.
+        work: a differentiable function of the tensors alone; anything else that it reads gets no gradient.
     """
     found: Tensor = _OnOneThread.apply(work, *tensors)
     return found
@@ -75,15 +76,14 @@ class _OnOneThread(torch.autograd.Function):
 
 
 def side_by_side(work: Callable[[slice], None], slices: Iterable[slice], n_at_once: int) -> None:
-    """Call ``work`` for every slice, ``n_at_once`` at a time; inside it torch uses one thread and records no gradient.
+    """Call ``work`` for every slice, ``n_at_once`` at a time, without gradients.
 
-    For work that is many short operations: a matrix product of two threads over one slice that fits the cache takes
-        four times as long
-    in one process as in the next, and most other operations are too short to be shared out at all. Its results do not
-    depend on ``n_at_once``.
+    Inside ``work`` torch uses one thread. Use it for work that is many short operations: a matrix product of two
+    threads over one slice that fits the cache takes four times as long in one process as in the next, and most other
+    operations are too short to be split at all. The results do not depend on ``n_at_once``.
 
     Raises:
-        Whatever ``work`` raises, once the slices under way are done.
+        Exception: whatever ``work`` raises, once the slices under way are done.
     """
     threads = torch.get_num_threads()
 
@@ -98,18 +98,19 @@ def side_by_side(work: Callable[[slice], None], slices: Iterable[slice], n_at_on
     finally:
         torch.set_num_threads(
             threads
-        )  # a worker's setting is also what any later new thread of the process would start with
+        )  # a worker's setting is also the default of any later thread of the process
 
 
 def halves(n_rows: int) -> tuple[slice, slice]:
-    """So many rows in two: whatever the number of threads, so that sums over each have one order."""
+    """Split the rows in two, independently of the number of threads, as sums then are."""
     return slice(0, n_rows // 2), slice(n_rows // 2, n_rows)
 
 
 def in_halves(work: Callable[[slice], None], n_rows: int, both_at_once: bool) -> None:
-    """Call ``work`` for the two halves of so many rows, at once or one after the other.
+    """Call ``work`` for the two halves of the rows, at once or one after the other.
 
-    For compiled kernels: it keeps its one thread and leaves torch's alone, so that a millisecond of work is worth it.
+    Meant for compiled kernels: the second thread is kept and torch's threads stay unchanged, so that even a millisecond
+    of work pays.
     """
     first, second = halves(n_rows)
     if both_at_once:
@@ -123,5 +124,5 @@ def in_halves(work: Callable[[slice], None], n_rows: int, both_at_once: bool) ->
 
 @cache
 def _helper(process: int) -> ThreadPoolExecutor:
-    """One more thread, kept; a forked process does not inherit it and makes its own."""
+    """Return one more thread, kept for later calls; a forked process makes its own."""
     return ThreadPoolExecutor(1, "recbole_kd")

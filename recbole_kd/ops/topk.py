@@ -1,4 +1,4 @@
-"""Exact top-k with one rule for ties, in blocks of queries: never a users x items matrix."""
+"""Exact top-k in blocks of queries, ties by id: never a users x items matrix."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import n_threads, side_by_side
 
 BLOCK_BYTES = 6 * 2**20
-"""Memory budget of one block of full score rows, in bytes: on a CPU a block that stays in the cache is ranked three times faster."""
+"""Memory budget of one block of score rows on a CPU, in bytes: a block that fits the cache is ranked three times
+faster."""
 
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
-"""The same on other devices, where small blocks only wait for their launch."""
+"""Memory budget on other devices, where small blocks only wait for their launch."""
 
 PRUNE_FROM = 16
-"""Catalogues of at least so many times k items are pruned by groups before they are ranked."""
+"""Catalogues of at least this many times k items are pruned by groups before the ranking."""
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns of each row, best first; equal scores are ordered by column id, also at the boundary.
+    """Return the k best columns of each row, best first; ties by column id.
+
+    Column ids decide ties at the boundary of the list too.
 
     Args:
         scores: float ``[B, n]``.
@@ -56,10 +59,11 @@ def _plain_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _pruned_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Each row is cut into groups of about sqrt(n / k) columns; the k best are all in the k groups of the highest maxima.
+    """Rank only the k + 1 groups with the highest maxima.
 
-    One more group is kept: a row whose boundary score reaches the maximum of that last one may have ties outside, and
-        is ranked whole.
+    Each row is cut into groups of about sqrt(n / k) columns; the k best columns are all in the k groups with the
+    highest maxima. One more group is kept: if the k-th score of a row does not exceed the maximum of that group, ties
+    may be outside, and the whole row is ranked.
     """
     n = scores.shape[1]
     size = math.isqrt(n // k)
@@ -79,7 +83,7 @@ def _pruned_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _rank_whole_rows(scores: Tensor, rows: Tensor, ids: Tensor, values: Tensor) -> None:
-    """Write the lists of some rows (bool ``[B]``) by a stable sort."""
+    """Overwrite the lists of the given rows (bool ``[B]``) by a stable sort."""
     at = rows.nonzero().squeeze(1)
     ordered = scores[at].sort(dim=1, descending=True, stable=True)
     values[at], ids[at] = ordered.values[:, : ids.shape[1]], ordered.indices[:, : ids.shape[1]]
@@ -88,7 +92,11 @@ def _rank_whole_rows(scores: Tensor, rows: Tensor, ids: Tensor, values: Tensor) 
 def blocks(
     n_rows: int, n_columns: int, device: torch.device | None = None, cpu_bytes: int | None = None
 ) -> Iterator[slice]:
-    """Row slices whose float32 score rows fit the budget of the device, a CPU when None; `cpu_bytes` replaces a CPU's budget."""
+    """Yield row slices whose float32 score rows fit the memory budget of the device.
+
+    Args:
+        device: a CPU if None. cpu_bytes: replaces the budget of a CPU.
+    """
     on_cpu = device is None or device.type == "cpu"
     budget = (cpu_bytes or BLOCK_BYTES) if on_cpu else ACCELERATOR_BLOCK_BYTES
     step = max(1, budget // (4 * max(n_columns, 1)))
@@ -97,7 +105,11 @@ def blocks(
 
 
 def strike_out(scores: Tensor, queries: Tensor, exclude: Ragged | None) -> None:
-    """Set the pad item and each query's excluded items to ``-inf``, in place: float ``[B, n_items]``, int64 ``[B]``."""
+    """Set the pad item and each query's excluded items to ``-inf``, in place.
+
+    Args:
+        scores: float ``[B, n_items]``. queries: int64 ``[B]``. exclude: items by query id; None excludes none.
+    """
     scores[:, 0] = -torch.inf
     if exclude is not None:
         row, column = exclude.pairs(queries)
@@ -111,7 +123,7 @@ def top_k_in_blocks(
     k: int,
     exclude: Ragged | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Top-k of many queries; the pad item 0 is never listed.
+    """Return the top-k lists of many queries; the pad item 0 is never listed.
 
     Args:
         full: queries ``[b]`` -> scores of all items ``[b, n_items]``.
@@ -119,7 +131,7 @@ def top_k_in_blocks(
         exclude: items that are not ranked, by query id (the training items, say); None ranks everything.
 
     Returns:
-        ids int64 ``[Q, k]`` and scores float ``[Q, k]``. Where a query has fewer than k items left, the rest of its row
+        ids int64 ``[Q, k]`` and scores float ``[Q, k]``. If a query has fewer than k items left, the rest of its row
         is id 0 with score ``-inf``.
     """
     ids = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
@@ -138,7 +150,10 @@ def top_k_in_blocks(
 
 
 def in_blocks(work: Callable[[slice], None], rows: Iterable[slice], device: torch.device, at_once: bool) -> None:
-    """Call ``work`` for every block of rows, on a CPU as many of them at once as torch has threads where ``at_once`` allows it."""
+    """Call ``work`` for every block of rows.
+
+    On a CPU as many blocks run at once as torch has threads, if ``at_once`` is True.
+    """
     parts = list(rows)
     threads = min(n_threads(), len(parts)) if device.type == "cpu" and at_once else 1
     if threads > 1:
@@ -149,9 +164,10 @@ def in_blocks(work: Callable[[slice], None], rows: Iterable[slice], device: torc
 
 
 class DotProducts:
-    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``, in one buffer per thread.
+    """A ``full`` for :func:`top_k_in_blocks`: queries ``[b]`` -> products ``[b, n_items]``.
 
-    A result is valid until the thread's next call. Without the buffer a fifth of the time goes into fresh pages.
+    Each thread has one buffer, so a result is valid until the thread's next call. Without the buffer a fifth of the
+    time goes into fresh memory pages.
 
     Args:
         query_vectors: float ``[n_queries, d]``.

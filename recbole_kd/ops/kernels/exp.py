@@ -10,12 +10,14 @@ from numba import njit
 LOG2_E = np.float32(1.4426950408889634)
 LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LOWEST = np.float32(-87)
-"""exp of less is no normal float32: 0 here."""
+"""Below this exp is not a normal float32; the result is 0."""
 
 
 @njit(nogil=True, cache=True, inline="always")
 def exp_below_one(x: Any) -> Any:
-    """exp of a float32 x <= 0 to 2e-7 relative; unlike math.exp it becomes vector instructions. A NaN gives no NaN.
+    """Return exp of a float32 x <= 0, to a relative error of 2e-7.
+
+    Unlike math.exp it compiles to vector instructions. The result for NaN is not NaN.
 
     exp x = 2^n exp r with r in [-ln 2 / 2, ln 2 / 2]; exp r by the minimax polynomial of the Cephes library's expf.
     """

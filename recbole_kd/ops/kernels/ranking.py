@@ -1,6 +1,6 @@
-"""Kernels compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held. See :mod:`recbole_kd.ops.compiled`.
+"""Ranking kernels compiled by numba: arrays in, arrays out, without the GIL.
 
-Longer than 300 lines: kernels that call each other are compiled as one unit.
+They need the extra ``fast``; :mod:`recbole_kd.ops.compiled` calls them.
 """
 # Over 300 lines: kernels that call each other stay in one module, where numba can inline them.
 
@@ -19,22 +19,22 @@ BUCKETS = 1024
 LOWEST_KEY = np.int32(-(2**31))
 INFINITE_KEY = np.int32(0x7F800000)
 MINUS_INFINITE_KEY = np.int32(-(2**31) + 2**23)
-"""Of :func:`order_key`."""
+"""Values of :func:`order_key`."""
 
 
 @njit(nogil=True, cache=True)
 def order_key(bits: Any) -> Any:
-    """int32 of the order of the float32 whose bits are given; negative and positive zero are the same, NaN are beyond the infinities.
+    """Return an int32 that sorts as the float32 with the given bits.
 
-    A minimum or maximum of such integers becomes vector instructions, that of floats, whose NaN have rules, does not
-    (eight times slower).
+    Negative and positive zero get the same key; NaN lie beyond the infinities. A minimum or maximum of integers
+    compiles to vector instructions. One of floats does not, because of the rules for NaN (eight times slower).
     """
     return bits if bits >= 0 else np.int32(LOWEST_KEY - bits)
 
 
 @njit(nogil=True, cache=True)
 def of_key(key: Any) -> Any:
-    """The float32 of an :func:`order_key`."""
+    """Return the float32 of an :func:`order_key`."""
     bits = key
     if key < 0:
         bits = np.int32(LOWEST_KEY - key)
@@ -43,7 +43,10 @@ def of_key(key: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def span(scores: Any) -> tuple[Any, Any]:
-    """The lowest score of a row, and the factor from a distance to it to a bucket: see :func:`bucket_of`. -inf and NaN are left out."""
+    """Return the lowest score of a row and the factor from a score difference to a bucket.
+
+    :func:`bucket_of` uses both. -inf and NaN are ignored.
+    """
     bits = scores.view(np.int32)
     low, top = INFINITE_KEY, MINUS_INFINITE_KEY
     for column in range(len(scores)):
@@ -58,20 +61,26 @@ def span(scores: Any) -> tuple[Any, Any]:
 
 @njit(nogil=True, cache=True)
 def bucket_of(score: Any, low: Any, scale: Any) -> Any:
-    """0 to BUCKETS - 1, never lower for a higher score; one outside the :func:`span` is in the first or the last."""
+    """Return the bucket of a score, 0 to BUCKETS - 1, never lower for a higher score.
+
+    A score outside the :func:`span` gets the first or the last bucket.
+    """
     step = (score - low) * scale
-    if not step > 0:  # inf * 0, of a span beyond float32, comes here
+    if not step > 0:  # inf * 0, if the span exceeds float32, ends here
         return np.int16(0)
     return np.int16(min(step, np.float32(BUCKETS - 1)))
 
 
 @njit(nogil=True, cache=True)
 def into_buckets(scores: Any, counts: Any, where: Any) -> None:
-    """Cut a row into ``BUCKETS`` equal steps between its lowest and its highest score; a higher bucket has higher scores.
+    """Cut a row into ``BUCKETS`` equal steps from its lowest to its highest score.
+
+    A higher bucket has higher scores.
 
     Args:
-        scores: float32 ``[n]``, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[n]``, written; -inf and NaN
-            are in bucket -1.
+        scores: float32 ``[n]``, no +inf.
+        counts: int32 ``[BUCKETS]``, written: scores in each bucket.
+        where: int16 ``[n]``, written: each score's bucket; -1 for -inf and NaN.
     """
     low, scale = span(scores)
     counts[:] = 0
@@ -86,11 +95,13 @@ def into_buckets(scores: Any, counts: Any, where: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def threshold(highest: Any, k: int, counts: Any, where: Any) -> Any:
-    """A score that at least k of the group maxima reach, as high as ``BUCKETS`` equal steps between them tell.
+    """Return a score that at least k of the group maxima reach.
+
+    It is the highest such score that ``BUCKETS`` equal steps between the maxima can tell.
 
     Args:
-        highest: float32 ``[G]``, G >= k, no NaN, no +inf. counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``,
-            scratch.
+        highest: float32 ``[G]``, G >= k, no NaN, no +inf.
+        counts: int32 ``[BUCKETS]`` and where: int16 ``[G]``, scratch memory.
     """
     into_buckets(highest, counts, where)
     lowest, reached = BUCKETS - 1, counts[BUCKETS - 1]
@@ -108,7 +119,10 @@ def threshold(highest: Any, k: int, counts: Any, where: Any) -> Any:
 
 @njit(nogil=True, cache=True, inline="always")
 def sort_key(score: float, bits: int, column: int) -> Any:
-    """int64 that orders (score descending, column ascending); ``bits`` are those of the float32. -0.0 counts as 0.0."""
+    """Return an int64 that sorts by (score descending, column ascending).
+
+    ``bits`` are those of the float32 score; -0.0 counts as 0.0.
+    """
     key = np.int64(bits) if score != 0 else np.int64(0)
     if key < 0:
         key = np.int64(-(2**31)) - key
@@ -117,14 +131,14 @@ def sort_key(score: float, bits: int, column: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any) -> None:
-    """The k best columns of each row, best first, equal scores by column.
+    """Write the k best columns of each row, best first, ties by column.
 
-    Group g holds the columns g, g + G, ... g + (size - 1) G; what stands at the end of a row is in no group. The k best
-    are all among the scores that reach the threshold of the maxima.
+    Group g holds the columns g, g + G, ... g + (size - 1) G; the last columns of a row may be in no group. All k best
+    columns are among the scores that reach the threshold of the maxima.
 
     Args:
-        scores: float32 ``[B, n]``. highest: float32 ``[B, G]``, maxima of groups, G >= k, ``size * G`` <= n; no NaN, no
-            +inf.
+        scores: float32 ``[B, n]``, no NaN, no +inf.
+        highest: float32 ``[B, G]``, maxima of the groups, G >= k, ``size * G`` <= n.
         ids: int64 ``[B, k]`` and values: float32 ``[B, k]``, written.
     """
     n, n_groups = scores.shape[1], highest.shape[1]
@@ -154,11 +168,11 @@ def top_rows(scores: Any, highest: Any, size: int, k: int, ids: Any, values: Any
 
 @njit(nogil=True, cache=True)
 def columns_at(scores: Any, places: Any, ids: Any) -> None:
-    """The columns that stand at places of each row's ranking (score descending, then column); 0 for a place that nothing stands at.
+    """Write the columns at given ranks of each row (by score, then column); 0 for none.
 
     Args:
-        scores: float32 ``[B, n]``, no +inf; -inf and NaN are not ranked. places: int64 ``[B, p]``, 0 = best, negative
-            for none.
+        scores: float32 ``[B, n]``, no +inf; -inf and NaN are not ranked.
+        places: int64 ``[B, p]`` ranks, 0 = best, negative for none.
         ids: int64 ``[B, p]``, written.
     """
     n, bits = scores.shape[1], scores.view(np.int32)
@@ -187,11 +201,11 @@ def columns_at(scores: Any, places: Any, ids: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def counts_above(scores: Any, columns: Any, most: int, above: Any) -> None:
-    """How many of a row's scores are higher than those at some of its columns, ``most`` for that many or more.
+    """Count the scores of a row that are higher than those at given columns, at most ``most``.
 
     Args:
-        scores: float32 ``[B, n]``, no +inf and no NaN; -inf is not counted. columns: int64 ``[B, m]``. above: int64
-            ``[B, m]``, written.
+        scores: float32 ``[B, n]``, no +inf and no NaN; -inf is not counted. columns: int64 ``[B, m]``.
+        above: int64 ``[B, m]``, written.
     """
     n = scores.shape[1]
     counts, where = np.empty(BUCKETS, np.int32), np.empty(n, np.int16)
@@ -221,10 +235,10 @@ def counts_above(scores: Any, columns: Any, most: int, above: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
-    """Row-wise membership: is ``items[b, i]`` among ``other[b]``?
+    """Test row by row whether ``items[b, i]`` is among ``other[b]``.
 
     Args:
-        items: int64 ``[B, n]``, ids below n_ids. other: int64 ``[B, m]``, ids below n_ids; negative ones are nobody.
+        items: int64 ``[B, n]``, ids below n_ids. other: int64 ``[B, m]``, ids below n_ids. Negative ids never match.
         found: bool ``[B, n]``, written.
     """
     seen = np.full(n_ids, -1, np.int32)
@@ -238,7 +252,10 @@ def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: float, scores: Any) -> None:
-    """``factor`` times the dot product of each query with the items of its row: see :func:`listed_cross_entropy`."""
+    """Write ``factor`` times the dot product of each query with the items of its row.
+
+    :func:`listed_cross_entropy` explains the arguments.
+    """
     for b in range(len(rows)):
         query = queries[b]
         for j in range(chosen.shape[1]):
@@ -251,7 +268,7 @@ def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: floa
 
 @njit(nogil=True, cache=True)
 def highest_valid(scores: Any, valid: Any) -> Any:
-    """The highest of the valid scores, float32 ``[n]``: -inf without any, NaN with one."""
+    """Return the highest valid score of float32 ``[n]``: -inf without any, NaN if one is NaN."""
     bits, best = scores.view(np.int32), MINUS_INFINITE_KEY
     for j in range(len(scores)):
         best = max(best, order_key(bits[j]) if valid[j] else LOWEST_KEY)
@@ -260,9 +277,10 @@ def highest_valid(scores: Any, valid: Any) -> Any:
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
-    """Cross-entropy on one list; ``scores`` float32 ``[n]`` become softmax minus target, 0 where not valid. An empty list gives 0.
+    """Return the cross-entropy on one list and overwrite ``scores`` with softmax minus target.
 
-    Scores without a finite maximum give NaN throughout: they are not hidden.
+    ``scores`` is float32 ``[n]``; it becomes 0 where not valid. An empty list gives 0. Scores without a finite maximum
+    give NaN in the result and in ``scores``, so that the fault stays visible.
     """
     if not valid.any():
         scores[:] = 0
@@ -299,15 +317,15 @@ def listed_cross_entropy(
     loss: Any,
     slopes: Any,
 ) -> None:
-    """Weighted cross-entropies on consecutive parts of each query's list, and their slopes in the scores.
+    """Write weighted cross-entropies on sublists of each query's list, and gradients.
 
     Args:
-        queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, whose lists they are.
-        chosen: int64 ``[U, n]``, target: float32 ``[U, n]``, 0 where not valid and summing to 1 over each part, valid:
-            bool ``[U, n]``.
-        ends: int64 ``[P]``, where each part ends. shares: float32 ``[U, P]``, weights of the parts. factor: 1 /
-            temperature.
-        loss: float32 ``[B]`` and slopes: float32 ``[B, n]``, written.
+        queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, the row of each query's list.
+        chosen: int64 ``[U, n]``, items of the lists. valid: bool ``[U, n]``.
+        target: float32 ``[U, n]``, 0 where not valid, with sum 1 over each sublist.
+        ends: int64 ``[P]``, the end of each sublist. shares: float32 ``[U, P]``, weights of the sublists.
+        factor: 1 / temperature.
+        loss: float32 ``[B]``, written. slopes: float32 ``[B, n]``, written: gradients in the scores.
     """
     listed_scores(queries, items, rows, chosen, factor, slopes)
     for b in range(len(rows)):
@@ -327,7 +345,12 @@ def listed_cross_entropy(
 def listed_gradients(
     queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any
 ) -> None:
-    """Gradients from slopes: d_queries float32 ``[B, d]`` is written, d_items float32 ``[I, d]`` is added to; weights: float32 ``[B]``."""
+    """Turn the gradients in the scores into gradients in the vectors.
+
+    Args:
+        slopes: float32 ``[B, n]`` from :func:`listed_cross_entropy`. weights: float32 ``[B]``.
+        d_queries: float32 ``[B, d]``, written. d_items: float32 ``[I, d]``, added to.
+    """
     for b in range(len(rows)):
         query, d_query = queries[b], d_queries[b]
         d_query[:] = 0

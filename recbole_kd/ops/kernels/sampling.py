@@ -1,4 +1,4 @@
-"""Kernels of draws from a whole catalogue, compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held."""
+"""Sampling kernels compiled by numba: arrays in, arrays out, without the GIL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from recbole_kd.ops.kernels.ranking import BUCKETS, bucket_of, span
 
 @njit(nogil=True, cache=True)
 def counts_of_lower(scores: Any, wanted: Any, wanted_valid: Any, counts: Any) -> None:
-    """How many wanted scores are lower than each score of a row; -1 where that is -inf.
+    """Count the wanted scores below each score of a row; -1 if the score is -inf.
 
-    Buckets tell, of all but the scores that share one with a wanted score: those are compared.
+    The bucket decides for all but the scores that share a bucket with a wanted score: those are compared.
 
     Args:
-        scores: float32 ``[B, n]``, no +inf and no NaN. wanted: float32 ``[B, k]``, finite where wanted_valid, bool
-            ``[B, k]``.
+        scores: float32 ``[B, n]``, no +inf and no NaN.
+        wanted: float32 ``[B, k]``, finite where wanted_valid, bool ``[B, k]``.
         counts: int32 ``[B, n]``, written.
     """
     first, end = np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32)
@@ -46,7 +46,10 @@ def counts_of_lower(scores: Any, wanted: Any, wanted_valid: Any, counts: Any) ->
 
 @njit(nogil=True, cache=True)
 def place_now(levels: Any, places: Any, moved: Any, drawn: int, level: int, place: int) -> Any:
-    """What stands at a place of a level after so many draws: each put the last one of its level where it took one away."""
+    """Return the index of the item at a position of a level after the draws before.
+
+    Each earlier draw moved the last item of its level to the position that it emptied.
+    """
     for earlier in range(drawn - 1, -1, -1):
         if levels[earlier] == level and places[earlier] == place:
             return moved[earlier]
@@ -55,15 +58,14 @@ def place_now(levels: Any, places: Any, moved: Any, drawn: int, level: int, plac
 
 @njit(nogil=True, cache=True)
 def draw_levels(left: Any, uniform: Any, discounts: Any, levels: Any, chosen: Any) -> None:
-    """Successive draws without replacement, of a level and a place in it.
+    """Draw levels and positions in them, successively, without replacement.
 
-    An item of level c weighs ``discounts[top - c]`` beside one of the highest level that has items left.
+    An item of level c weighs ``discounts[top - c]``, if top is the highest level that has items left.
 
     Args:
-        left: int64 ``[C]``, how many items each level has; those that stay are left in it. uniform: float64 ``[n, 2]``
-            in [0, 1).
-        discounts: float64 ``[C]``, falling from 1. levels: int64 ``[n]``, -1 where nothing was left, and chosen: int64
-            ``[n]``, written.
+        left: int64 ``[C]``, the number of items of each level; reduced in place to those that stay.
+        uniform: float64 ``[n, 2]`` in [0, 1). discounts: float64 ``[C]``, falling from 1.
+        levels: int64 ``[n]``, written; -1 once nothing is left. chosen: int64 ``[n]``, written.
     """
     n, top = len(uniform), len(left) - 1
     places, moved, sums = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(len(left), np.float64)
@@ -89,12 +91,13 @@ def draw_levels(left: Any, uniform: Any, discounts: Any, levels: Any, chosen: An
 
 @njit(nogil=True, cache=True)
 def draw_by_count(counts: Any, uniform: Any, discounts: Any, ids: Any) -> None:
-    """Columns of each row drawn by their counts, see :func:`recbole_kd.ops.sampling_by_count.draw_by_count`.
+    """Draw columns of each row by their counts.
+
+    :func:`recbole_kd.ops.sampling_by_count.draw_by_count` gives the distribution.
 
     Args:
-        counts: int32 ``[B, n]``, below C, negative for never. uniform: float64 ``[B, m, 2]`` in [0, 1). discounts:
-            float64 ``[C]``.
-        ids: int64 ``[B, m]``, written; -1 where nothing was left.
+        counts: int32 ``[B, n]``, below C, negative for never. uniform: float64 ``[B, m, 2]`` in [0, 1).
+        discounts: float64 ``[C]``. ids: int64 ``[B, m]``, written; -1 once nothing is left.
     """
     n_columns, n = counts.shape[1], uniform.shape[1]
     left, starts, ends = (
@@ -124,11 +127,12 @@ def draw_by_count(counts: Any, uniform: Any, discounts: Any, ids: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def first_distinct(drawn: Any, n_values: int, found: Any, counts: Any) -> None:
-    """The first different values of each row, in the order in which they came.
+    """Write the first different values of each row, in their order.
 
     Args:
         drawn: int64 ``[R, m]``, in [0, n_values).
-        found: int64 ``[R, n]``, written; -1 where a row has fewer. counts: int64 ``[R]``, how many each has, written.
+        found: int64 ``[R, n]``, written; -1 after the last value of a row with fewer.
+        counts: int64 ``[R]``, written: the number found in each row.
     """
     seen = np.full(n_values, -1, np.int32)
     for row in range(len(drawn)):
@@ -146,12 +150,11 @@ def first_distinct(drawn: Any, n_values: int, found: Any, counts: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def items_outside(keys: Any, starts: Any, span: int, queries: Any, numbers: Any, ids: Any) -> None:
-    """Ids of the given numbers, see :class:`recbole_kd.ops.sampling.Outside`.
+    """Write the item ids of the given numbers, as :class:`recbole_kd.ops.sampling.Outside`.
 
     Args:
-        keys: int64, sorted. starts: int64, where each query's begin. queries: int64 ``[R]``. numbers: int64 ``[R, n]``,
-            negative: none.
-        ids: int64 ``[R, n]``, written.
+        keys: int64, sorted. starts: int64, the first key of each query. queries: int64 ``[R]``.
+        numbers: int64 ``[R, n]``, negative: none. ids: int64 ``[R, n]``, written.
     """
     for row in range(len(queries)):
         query = queries[row]

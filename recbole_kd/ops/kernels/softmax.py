@@ -1,4 +1,4 @@
-"""Kernels for rows of a whole catalogue, compiled by numba (extra ``fast``): plain arrays in, plain arrays out, no lock held."""
+"""Softmax kernels for catalogue rows, compiled by numba: they run without the GIL."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numba import njit
 from recbole_kd.ops.kernels.exp import exp_below_one
 
 SUMMED = 1024
-"""So many numbers are summed in float32 before the sum goes on in float64."""
+"""This many numbers are summed in float32 before they are added to a float64 sum."""
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def full_slopes(
     scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights: Any, factor: float, losses: Any
 ) -> None:
-    """Weighted cross-entropy of each row, and its slopes in the dot products.
+    """Write the weighted cross-entropy of each row and its gradient in the dot products.
 
     Args:
-        scores: float32 ``[B, n]``, the student's dot products times ``factor``; the slopes are written over them.
-        teacher: float32 ``[B, n]``, scores. tops, teacher_tops: float32 ``[B]``, their maxima, NaN where a row holds
-            one.
+        scores: float32 ``[B, n]``, the student's dot products times ``factor``; overwritten with the gradient.
+        teacher: float32 ``[B, n]``, scores.
+        tops, teacher_tops: float32 ``[B]``, row maxima of both; NaN if a row holds one.
         weights: float32 ``[B]``. factor: 1 / temperature. losses: float32 ``[B]``, written.
     """
     n = scores.shape[1]
@@ -50,7 +50,11 @@ def full_slopes(
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def sums_of_exp(scores: Any, tops: Any, sums: Any) -> None:
-    """The sum of exp(score - top) of each row: float32 ``[B, n]``, finite maxima float32 ``[B]`` -> float32 ``[B]``, written."""
+    """Write the sum of exp(score - top) of each row.
+
+    Args:
+        scores: float32 ``[B, n]``. tops: float32 ``[B]``, finite row maxima. sums: float32 ``[B]``, written.
+    """
     n = scores.shape[1]
     for b in range(len(scores)):
         row, top = scores[b], tops[b]
@@ -65,7 +69,11 @@ def sums_of_exp(scores: Any, tops: Any, sums: Any) -> None:
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def softmax_slopes(scores: Any, tops: Any, sums: Any, targets: Any, scale: float, slopes: Any) -> None:
-    """``scale * (softmax(row) - one_hot(target))`` of each row, see :func:`sums_of_exp`: int64 ``[B]`` -> float32 ``[B, n]``, written."""
+    """Write ``scale * (softmax(row) - one_hot(target))`` of each row.
+
+    Args:
+        sums: float32 ``[B]`` from :func:`sums_of_exp`. targets: int64 ``[B]``. slopes: float32 ``[B, n]``, written.
+    """
     for b in range(len(scores)):
         row, slope, top, factor = scores[b], slopes[b], tops[b], np.float32(scale / sums[b])
         for j in range(scores.shape[1]):
