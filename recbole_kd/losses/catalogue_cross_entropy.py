@@ -1,4 +1,7 @@
-"""Cross-entropy over a whole catalogue of dot-product scores, a block of rows at a time. No RecBole import."""
+"""Cross-entropy over all items, for dot-product scores, in blocks of rows.
+
+No RecBole import.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,19 @@ from recbole_kd.ops import compiled
 from recbole_kd.ops.topk import blocks
 
 CPU_BLOCK_BYTES = 2 * 2**20
-"""Of the score rows of a block: student's and teacher's stay in a cache between the products and the kernel."""
+"""Memory budget of one block of score rows, in bytes: student's and teacher's rows stay in the cache until the
+kernel."""
 
 
 def full_cross_entropy(
     queries: Tensor, items: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float = 1.0
 ) -> Tensor:
-    r""":math:`\sum_u w_u L_{CE}(u; I)` (RCE-KD, Eq. 1 with J = I), in memory of one block of rows.
+    r"""Return :math:`\sum_u w_u L_{CE}(u; I)` (RCE-KD, Eq. 1 with J = I), block by block.
 
-    The gradient, :math:`(softmax(r^S/\tau) - softmax(r^T/\tau))/\tau` in the scores, is summed up on the way: nothing
-    is kept for the backward pass but its two sums, and neither model is asked twice. (Checkpointed blocks, which are,
-    also leave the allocator in pieces.) On a CPU a compiled kernel takes a block from scores to loss and slopes
-    (:func:`recbole_kd.ops.compiled.full_slopes`).
+    The memory is that of one block of rows. The gradient, :math:`(softmax(r^S/\tau) - softmax(r^T/\tau))/\tau` in the
+    scores, is summed up during the forward pass: only its two sums are kept for the backward pass, and neither model is
+    called twice. (Checkpointed blocks call them twice and fragment the allocator's memory.) On a CPU a compiled kernel
+    turns the scores of a block into losses and gradients (:func:`recbole_kd.ops.compiled.full_slopes`).
 
     Args:
         queries: float ``[Q, d]``. items: float ``[I, d]``. weights: float ``[Q]``, constants.
@@ -40,11 +44,13 @@ def full_cross_entropy(
 def full_cross_entropy_of_rows(
     scores: Tensor, places: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float = 1.0
 ) -> Tensor:
-    """The same of score rows that are there already: no product, and one more tensor of their size, their gradient.
+    """Return :func:`full_cross_entropy` of score rows that are computed already.
+
+    It needs no matrix product, and memory for one more tensor of the size of the scores: their gradient.
 
     Args:
         scores: float ``[B, 1 + I]``, the pad item's first. places: int64 ``[Q]``, the row of each query.
-        weights, teacher: as in :func:`full_cross_entropy`, of the queries.
+        weights: float ``[Q]``, constants. teacher: rows of ``places`` -> the teacher's scores, float ``[b, I]``.
 
     Returns:
         float32 ``[]``, differentiable in scores.
@@ -108,7 +114,10 @@ class _FullCrossEntropy(torch.autograd.Function):
 
 
 def _slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Weighted losses of rows, float ``[b]``; ``scores``, the student's over the temperature, become the slopes in its dot products."""
+    """Return the weighted losses of rows, float ``[b]``, and overwrite ``scores``.
+
+    ``scores`` holds the student's scores over the temperature; it becomes the gradient in the student's dot products.
+    """
     losses = compiled.full_slopes(scores, teacher, weights, temperature)
     if losses is None:
         student, target = torch.log_softmax(scores, dim=1), torch.softmax(teacher / temperature, dim=1)

@@ -1,9 +1,9 @@
-"""Pure tensor functions of knowledge distillation: losses, sampling weights, overlaps. No RecBole import.
+"""Cross-entropies on item sets, and measures of the sets themselves. No RecBole import.
 
 Conventions: ``B`` rows are queries (users, or histories), ``n`` columns are items of a row's own set. ``student``
-and ``teacher`` hold the two models' raw scores at the same items, ``valid`` marks the columns that count. All sums are
-taken in log space; raw scores are never exponentiated, so scores of 1e4 stay finite. Losses come back per row, ``[B]``;
-the caller weights and reduces them.
+and ``teacher`` hold the raw scores of both models at the same items; ``valid`` marks the columns that count. All sums
+are taken in log space. Raw scores are never exponentiated, so scores of 1e4 stay finite. Losses are returned per row,
+``[B]``; the caller weights and reduces them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 def masked_log_softmax(scores: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Log-softmax over the valid columns of each row.
+    """Return the log-softmax over the valid columns of each row.
 
     Args:
         scores: float ``[B, n]``.
-        valid: bool ``[B, n]``; all columns count when None.
+        valid: bool ``[B, n]``; None means all columns.
 
     Returns:
         float ``[B, n]``, 0 at columns that do not count. A row without a valid column is all 0 and has zero gradient.
@@ -25,27 +25,27 @@ def masked_log_softmax(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     if valid is None:
         return torch.log_softmax(scores, dim=-1)
     filled = scores.masked_fill(~valid, -torch.inf)
-    # an empty row would be log(0) - log(0): give it finite logits, its columns are zeroed below
+    # the softmax of an empty row would be log(0) - log(0): give it finite logits, its columns are zeroed below
     filled = filled.masked_fill(~valid.any(dim=-1, keepdim=True), 0.0)
     return torch.log_softmax(filled, dim=-1).masked_fill(~valid, 0.0)
 
 
 def teacher_probabilities(teacher: Tensor, valid: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    """Softmax of the teacher over the valid columns, ``[B, n]``; 0 at columns that do not count."""
+    """Return the teacher's softmax over the valid columns, ``[B, n]``; 0 at other columns."""
     probabilities = masked_log_softmax(teacher / temperature, valid).exp()
     return probabilities if valid is None else probabilities.masked_fill(~valid, 0.0)
 
 
 def cross_entropy(student: Tensor, teacher: Tensor, valid: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    r"""Cross-entropy between teacher and student on an item set J (RCE-KD, Eq. 1).
+    r"""Return the cross-entropy between teacher and student on an item set J (RCE-KD, Eq. 1).
 
     .. math:: L_{CE}(u;J) = -\sum_{i \in J} softmax_J(r^T_u/\tau)_i \, \log softmax_J(r^S_u/\tau)_i
 
-    The published code has no :math:`\tau^2` factor; neither has this.
+    The published code has no factor :math:`\tau^2`, so this function has none either.
 
     Args:
         student, teacher: float ``[B, n]``, scores at the same items.
-        valid: bool ``[B, n]``, the columns that are in J; all when None.
+        valid: bool ``[B, n]``, the columns in J; None means all.
         temperature: softmax temperature, > 0.
 
     Returns:
@@ -56,16 +56,18 @@ def cross_entropy(student: Tensor, teacher: Tensor, valid: Tensor | None = None,
 
 
 def rce_weight(overlap: Tensor, beta: float) -> Tensor:
-    r""":math:`\gamma_u = \exp(-\beta o_u)` (RCE-KD, Eq. 10). ``overlap`` in [0, 1], any shape."""
+    r"""Return :math:`\gamma_u = \exp(-\beta o_u)` (RCE-KD, Eq. 10); ``overlap`` is in [0, 1]."""
     return torch.exp(-beta * overlap)
 
 
 def ndcg_on_set(ranks: Tensor, gains: Tensor) -> Tensor:
-    r"""Partial NDCG on a set J (RCE-KD, Eqs. 3 to 5): DCG by the ranks in the FULL order over J's own ideal DCG.
+    r"""Return the partial NDCG on a set J (RCE-KD, Eqs. 3 to 5).
+
+    It is the DCG by the ranks among ALL items, over the ideal DCG of J alone.
 
     Args:
         ranks: int ``[B, n]``, the student's rank of each item of J among all items, 1 = best.
-        gains: float ``[B, n]``, :math:`2^{y_i} - 1`, which is the teacher's softmax over all items.
+        gains: float ``[B, n]``, :math:`2^{y_i} - 1`, which equals the teacher's softmax over all items.
 
     Returns:
         float ``[B]`` in (0, 1].
@@ -77,5 +79,12 @@ def ndcg_on_set(ranks: Tensor, gains: Tensor) -> Tensor:
 
 
 def is_closed(ranks: Tensor) -> Tensor:
-    """Closure of a set (RCE-KD, Assumption 4.3): it is exactly the student's top-|J|. ``ranks`` int ``[B, n]`` -> bool ``[B]``."""
+    """Test whether a set is closed (RCE-KD, Assumption 4.3): exactly the student's top-|J|.
+
+    Args:
+        ranks: int ``[B, n]``, the student's rank of each item of J, 1 = best.
+
+    Returns:
+        bool ``[B]``.
+    """
     return ranks.max(dim=1).values == ranks.shape[1]

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation of a list, and the divergence of pairs. Pure tensors, in log space."""
+"""Decoupled knowledge distillation of a list, and the divergence of pairs, in log space."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from recbole_kd.losses.cross_entropy import masked_log_softmax
 def decoupled_divergence(
     student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    r"""The two parts of KL(teacher || student) on a list whose first column is the target (Zhao et al., CVPR 2022, "DKD").
+    r"""Return target and non-target KL(teacher || student) of a list (DKD).
 
-    With :math:`b = (p_0, 1 - p_0)` of the softmax over the whole list and :math:`\hat p` the softmax over all but the
-    target: TCKD = :math:`T^2 KL(b^T || b^S)`, NCKD = :math:`T^2 KL(\hat p^T || \hat p^S)`.
+    The target is the first column (Zhao et al., CVPR 2022, "DKD"). With :math:`b = (p_0, 1 - p_0)` from the softmax
+    over the whole list and :math:`\hat p` the softmax over all columns but the target: TCKD = :math:`T^2 KL(b^T ||
+    b^S)`, NCKD = :math:`T^2 KL(\hat p^T || \hat p^S)`.
 
     Args:
-        student, teacher: float ``[R, n]`` scores. valid: bool ``[R, n]``, which columns count; the first always does.
+        student, teacher: float ``[R, n]`` scores. valid: bool ``[R, n]``, columns that count; the first always does.
 
     Returns:
-        TCKD and NCKD, float ``[R]`` each; both 0 where nothing but the target is there.
+        TCKD and NCKD, float ``[R]`` each; both 0 if only the target is valid.
     """
     rest = valid[:, 1:]
     alone = ~rest.any(dim=1)
@@ -28,7 +29,7 @@ def decoupled_divergence(
     for scores in (student, teacher):
         scaled = scores / temperature
         target = scaled[:, 0]
-        # log p_0 and log (1 - p_0) from one difference: exact where either is next to nothing
+        # log p_0 and log (1 - p_0) from one difference: exact even if one of them is close to 0
         others = scaled[:, 1:].masked_fill(~rest, -torch.inf).masked_fill(alone.unsqueeze(1), 0.0).logsumexp(dim=1)
         parts.append((target - others, masked_log_softmax(scaled[:, 1:], rest)))
     (student_margin, student_rest), (teacher_margin, teacher_rest) = parts
@@ -38,19 +39,23 @@ def decoupled_divergence(
 
 
 def binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""KL(Bern(:math:`\sigma(m^T)`) || Bern(:math:`\sigma(m^S)`)) of margins, elementwise: float of any shape."""
+    r"""Return KL(Bern(:math:`\sigma(m^T)`) || Bern(:math:`\sigma(m^S)`)), elementwise.
+
+    Args:
+        student, teacher: the margins m, float of any shape.
+    """
     return torch.sigmoid(teacher) * (log_sigmoid(teacher) - log_sigmoid(student)) + torch.sigmoid(-teacher) * (
         log_sigmoid(-teacher) - log_sigmoid(-student)
     )
 
 
 def log_sigmoid(margin: Tensor) -> Tensor:
-    """log sigma, finite at any margin."""
+    """Return log sigma(margin), finite at any finite margin."""
     return torch.nn.functional.logsigmoid(margin)
 
 
 def positive_shares(teachers: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
-    """Weights of modalities: each one's probability of the target, as a share of all.
+    """Return the weights of modalities: each one's share of the target's probability.
 
     Args:
         teachers: float ``[M, R, n]``, the target first. valid: bool ``[R, n]``.

@@ -1,4 +1,4 @@
-"""Pure tensor functions of the methods that compare embeddings: selection of experts, topology losses, dropout. No RecBole import.
+"""Losses on embeddings: selection of experts, dropout, topology. No RecBole import.
 
 ``n`` rows are entities (users, items, or both); ``d_s`` and ``d_t`` are the widths of student and teacher.
 """
@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from recbole_kd.ops.threads import n_threads, side_by_side
 
 FLOOR = 1e-10
-"""Least probability of an expert before the noise, as published."""
+"""Smallest probability of an expert before the noise, as published."""
 
 TILE = 512
-"""Rows and columns of one tile of cosines, which should fit a core's cache."""
+"""Rows and columns of one tile of cosines, small enough for a core's cache."""
 
 GRAM_COLUMNS = 128
-"""Columns of one block of a Gram matrix, of which only the upper blocks are made."""
+"""Columns of one block of a Gram matrix; only the upper blocks are computed."""
 
 
 # -- experts
@@ -32,24 +32,30 @@ GRAM_COLUMNS = 128
 
 
 def annealed_temperature(epoch: int, end: float, anneal: float, max_epoch: int) -> float:
-    """Geometric from ``end * anneal`` at epoch 0 down to ``end`` at ``max_epoch``, and no further (DE-RRD)."""
+    """Return the temperature of an epoch: ``end * anneal`` at epoch 0 (DE-RRD).
+
+    It falls geometrically, reaches ``end`` at ``max_epoch`` and stays there.
+    """
     return max(float(end * anneal ** (1 - epoch / max_epoch)), end)
 
 
 def gumbel_noise(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Independent Gumbel(0, 1) draws, float32 ``[rows, columns]`` on the generator's device."""
+    """Draw Gumbel(0, 1) noise, float32 ``[rows, columns]``, on the generator's device."""
     drawn = torch.empty(rows, columns, device=generator.device).exponential_(generator=generator)
     return -drawn.clamp_min_(torch.finfo(drawn.dtype).tiny).log_()
 
 
 def gumbel_selection(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    r"""Gumbel-softmax weights of the experts: softmax of :math:`(\log(\alpha + 10^{-10}) + g)/\tau`, alpha = softmax(logits).
+    r"""Return the Gumbel-softmax weights of the experts.
+
+    They are the softmax of :math:`(\log(\alpha + 10^{-10}) + g)/\tau` with alpha = softmax(logits) and g the noise,
+    computed in log space.
 
     Args:
         logits, noise: float ``[n, E]``. temperature: tau, down to 1e-10.
 
     Returns:
-        float ``[n, E]``, rows add to 1. The logarithm is taken without leaving log space.
+        float ``[n, E]``, each row with sum 1.
     """
     log_share = torch.log_softmax(logits, dim=-1)
     floor = torch.full((), FLOOR, device=logits.device, dtype=log_share.dtype).log()
@@ -61,9 +67,10 @@ def gumbel_selection(logits: Tensor, noise: Tensor, temperature: float) -> Tenso
 
 
 def kept_at_random(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
-    """Independent coins, True with probability ``share`` (to within 2^-16, and at least that): bool ``shape``.
+    """Draw independent booleans, True with probability ``share``: bool ``shape``.
 
-    16 random bits a coin: drawing one 64-bit number for four of them is some ten times faster on a CPU than bernoulli_.
+    The probability is exact to 2^-16 and never below ``share``. Each boolean takes 16 random bits: on a CPU one 64-bit
+    number for four of them is some ten times faster than bernoulli_.
     """
     n = math.prod(shape)
     words = torch.empty((n + 3) // 4, dtype=torch.int64, device=generator.device)
@@ -78,17 +85,16 @@ def kept_at_random(shape: tuple[int, ...], share: float, generator: torch.Genera
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
-    """Rows divided by their length, float ``[n, d]``; a zero row stays zero, so that its cosine with anything is 0."""
+    """Return the rows divided by their norm, float ``[n, d]``; a zero row stays zero."""
     return F.normalize(vectors, dim=-1, eps=1e-12)
 
 
 def full_topology_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Squared Frobenius distance of the two cosine matrices over all pairs of rows (FTD), ``[]``.
+    r"""Return the squared Frobenius distance of both cosine matrices (FTD), ``[]``.
 
-    Never ``n x n``: with unit rows S and T, :math:`\|SS^T - TT^T\|^2 = \|S^TS\|^2 + \|T^TT\|^2 - 2\|T^TS\|^2`, at a
-        cost of
-    :math:`n (d_s + d_t)^2`. The difference of large sums is exact to about 1e-6 of :math:`\|TT^T\|^2`; the gradient is
-    not concerned.
+    No ``n x n`` matrix is needed: with unit rows S and T,
+    :math:`\|SS^T - TT^T\|^2 = \|S^TS\|^2 + \|T^TT\|^2 - 2\|T^TS\|^2`, at a cost of :math:`n (d_s + d_t)^2`. The
+    difference of large sums is exact to about 1e-6 of :math:`\|TT^T\|^2`; the gradient does not lose precision.
 
     Args:
         student: float ``[n, d_s]``. teacher: float ``[n, d_t]`` of unit rows, a constant.
@@ -100,7 +106,10 @@ def full_topology_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gram_norm(rows: Tensor) -> Tensor:
-    """Squared Frobenius norm of ``rows.T @ rows``, ``[]``: float ``[n, d]``. Blocks below the diagonal equal those above it."""
+    """Return the squared Frobenius norm of ``rows.T @ rows``, ``[]``, for float ``[n, d]``.
+
+    The Gram matrix is symmetric, so blocks below the diagonal are not computed.
+    """
     total = torch.zeros((), device=rows.device)
     for start in range(0, rows.shape[1], GRAM_COLUMNS):
         upper = rows[:, start : start + GRAM_COLUMNS].T @ rows[:, start:]
@@ -109,7 +118,10 @@ def gram_norm(rows: Tensor) -> Tensor:
 
 
 def grouped_topology_distance(student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
-    r"""Squared differences of cosines over the ordered pairs of one group whose teacher cosine is above 0 (HTD), ``[]``.
+    r"""Return the squared differences of cosines within groups, summed (HTD), ``[]``.
+
+    The sum runs over all ordered pairs of one group whose teacher cosine is above 0. Pairs are visited group by
+    group, in tiles on and above the diagonal. The gradient is accumulated in the same pass, so that no tile is kept.
 
     Pairs are visited group by group, in tiles on and above the diagonal; the gradient is gathered on the way, so that
     no tile outlives its turn.
@@ -146,10 +158,10 @@ def _tiles(group: slice) -> Iterator[tuple[slice, slice]]:
 
 
 def _grouped_cosines(student: Tensor, teacher: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Return the loss and its gradient in the student's unit rows, which are sorted by group; sizes are the groups'.
+    """Return the loss and its gradient in the student's unit rows.
 
-    A group is one thread's work and the groups' losses are added in their order: the bits do not depend on the number
-    of threads.
+    Rows are sorted by group; ``sizes`` are the sizes of the groups. One thread computes a group, and the groups'
+    losses are added in their order: the bits do not depend on the number of threads.
     """
     ends = list(accumulate(sizes))
     groups = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True) if size]
@@ -169,31 +181,35 @@ def _grouped_cosines(student: Tensor, teacher: Tensor, sizes: list[int]) -> tupl
 
 
 def _cosines_within(student: Tensor, teacher: Tensor, group: slice, gradient: Tensor) -> Tensor:
-    """Return the loss of one group, ``[]``, and add its gradient to the group's rows of ``gradient``."""
+    """Return the loss of one group, ``[]``, and add its gradient to ``gradient``."""
     loss = torch.zeros((), device=student.device)
     for rows, columns in _tiles(group):
         cosine = teacher[rows] @ teacher[columns].T
         difference = torch.addmm(cosine, student[rows], student[columns].T, beta=-1)
-        difference.mul_((cosine > 0).view(torch.uint8))  # several times faster than by a bool
+        difference.mul_((cosine > 0).view(torch.uint8))  # several times faster than with a bool mask
         flat = difference.view(-1)
         gradient[rows].addmm_(difference, student[columns], alpha=4)
         if rows.start == columns.start:
             loss += flat @ flat
-        else:  # stands for the pair seen from the other side, too
+        else:  # counts for the pair in the other order too
             loss += 2 * (flat @ flat)
             gradient[columns].addmm_(difference.T, student[rows], alpha=4)
     return loss
 
 
 def group_means(vectors: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Mean of each group's rows: float ``[n, d]``, int64 ``[n]`` -> ``[n_groups, d]``; 0 for an empty group."""
+    """Return the mean of each group's rows, ``[n_groups, d]``; 0 for an empty group.
+
+    Args:
+        vectors: float ``[n, d]``. groups: int64 ``[n]``, in 0..n_groups-1.
+    """
     sums = vectors.new_zeros(n_groups, vectors.shape[1]).index_add(0, groups, vectors)
     sizes = torch.bincount(groups, minlength=n_groups).clamp(min=1)
     return sums / sizes.unsqueeze(1)
 
 
 def cosine_distance_to(student: Tensor, teacher: Tensor, student_to: Tensor, teacher_to: Tensor) -> Tensor:
-    """Squared differences between the student's and the teacher's cosines with some reference vectors, summed, ``[]``.
+    """Return the squared differences of cosines with reference vectors, summed, ``[]``.
 
     Args:
         student: float ``[n, d_s]``. teacher: ``[n, d_t]``. student_to: ``[m, d_s]``. teacher_to: ``[m, d_t]``.

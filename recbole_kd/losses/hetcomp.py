@@ -1,10 +1,12 @@
-r"""HetComp's losses and the distance that drives its schedule (Kang, WWW 2023; github SeongKu-Kang/HetComp_WWW23, woriazzc/RCEKD).
+r"""HetComp's losses, and the distance that drives its schedule.
 
-Both losses have the form :math:`\sum_k c_k [\log(e^{\beta_k} + E) - r_k]` with factors c, the logs beta of denominators
-that listed items fill, and E, the sum of exp over the rest of the catalogue: all items that are neither training items
-nor in the teacher's list. They come as :class:`Terms`; :func:`recbole_kd.losses.unlisted_logsumexp.rest_above` adds E.
-The published code takes E as the difference of two sums of
-clamped scores (to [-40, 40]) and clamps the difference at 1e-5; in log space neither is needed.
+Sources: Kang, WWW 2023; github SeongKu-Kang/HetComp_WWW23 and woriazzc/RCEKD.
+
+Both losses have the form :math:`\sum_k c_k [\log(e^{\beta_k} + E) - r_k]` with factors c, logs beta of the denominators
+over listed items, and E, the sum of exp over the rest of the catalogue: all items that are neither training items nor
+in the teacher's list. They are returned as :class:`Terms`; :func:`recbole_kd.losses.unlisted_logsumexp.rest_above` adds
+E. The published code computes E as the difference of two sums of clamped scores (to [-40, 40]) and clamps the
+difference at 1e-5; in log space neither is needed.
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ from torch import Tensor
 from recbole_kd.ops.membership import is_in
 
 DECAY = 10.0
-"""An item at position k (from 0) of a list is worth exp(-k / DECAY)."""
+"""Decay of the weight of a list position: position k (from 0) has weight exp(-k / DECAY)."""
 
 NOTHING = -1e30
 """Log of a weight that does not count; finite, so that no gradient becomes 0 / 0."""
 
 
 class Terms(NamedTuple):
-    r"""A loss but for the rest: ``constant`` plus :math:`\sum_k c_k [\log(e^{\beta_k} + E) - \beta_k]`.
+    r"""A loss without its rest.
+
+    The loss is ``constant`` plus :math:`\sum_k c_k [\log(e^{\beta_k} + E) - \beta_k]`.
 
     Attributes:
-        constant: float ``[B]``. below: float ``[B, n]``, beta. factors: float ``[B, n]``, c; 0 where a term does not
-            count.
+        constant: float ``[B]``. below: float ``[B, n]``, beta.
+        factors: float ``[B, n]``, c; 0 for a term that does not count.
     """
 
     constant: Tensor
@@ -36,30 +40,32 @@ class Terms(NamedTuple):
     factors: Tensor
 
     def loss(self, rest: Tensor) -> Tensor:
-        """The whole loss for a given ``rest`` ``[B]`` = log E: float ``[B]``."""
+        """Return the whole loss, float ``[B]``, given ``rest`` ``[B]`` = log E."""
         return self.constant + (self.factors * torch.nn.functional.softplus(rest.unsqueeze(1) - self.below)).sum(dim=1)
 
 
 def coarse_terms(positives: Tensor, tops: Tensor, positive_valid: Tensor, top_valid: Tensor) -> Terms:
-    r"""Overall relations: every listed item above the rest, no order among them.
+    r"""Return the loss of the overall relations: every listed item above the rest, unordered.
 
     .. math:: L = -2 \sum_{i \in P} [r_i - \log(e^{r_i} + E)]
 
-    The factor 2 is that of woriazzc/RCEKD; the original has none.
+    The factor 2 comes from woriazzc/RCEKD; the original does not have it.
 
     Args:
-        positives: float ``[B, m]``. tops: float ``[B, K]``, the teacher's list, best first. The masks are bool, of the
-            same shapes.
+        positives: float ``[B, m]``. tops: float ``[B, K]``, the teacher's list, best first.
+        positive_valid, top_valid: bool ``[B, m]`` and ``[B, K]``.
     """
     scores, valid = torch.cat([positives, tops], dim=1), torch.cat([positive_valid, top_valid], dim=1)
     return Terms(scores.new_zeros(len(scores)), scores.masked_fill(~valid, 0.0), 2.0 * valid.to(scores.dtype))
 
 
 def fine_terms(positives: Tensor, tops: Tensor, positive_valid: Tensor, top_valid: Tensor) -> Terms:
-    r"""Fine-grained order: ListMLE of the positives, plus half of ListMLE of the teacher's first K/2 and of its first K/10.
+    r"""Return the loss of the fine-grained order: three ListMLE terms.
 
-    ListMLE is :math:`-\sum_k [r_k - \log(\sum_{m \ge k} e^{r_m} + E')]`, where E' is E and what of the teacher's list
-    stands below its first K/2 (for the last of the three: its first K/10). Arguments as :func:`coarse_terms`.
+    They are ListMLE of the positives, plus half of ListMLE of the teacher's first K/2 and half of that of its first
+    K/10. ListMLE is :math:`-\sum_k [r_k - \log(\sum_{m \ge k} e^{r_m} + E')]`. E' is E plus the exponentials of the
+    teacher's list below its first K/2 (for the last term: below its first K/10). Arguments as in
+    :func:`coarse_terms`.
     """
     half, tenth = tops.shape[1] // 2, tops.shape[1] // 10
     counted = tops.masked_fill(~top_valid, NOTHING)
@@ -75,7 +81,10 @@ def fine_terms(positives: Tensor, tops: Tensor, positive_valid: Tensor, top_vali
 
 
 def _list_terms(scores: Tensor, valid: Tensor, others: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """ListMLE of one list, ``others`` ``[B, 1]`` being the log-sum-exp of what stands below all of it beside the rest."""
+    """Return ListMLE of one list as (constant, below, factors) of :class:`Terms`.
+
+    ``others`` ``[B, 1]`` is the log-sum-exp of the teacher's items below the whole list, without the rest.
+    """
     factors = factor * valid.to(scores.dtype)
     below = scores.masked_fill(~valid, NOTHING).flip(1).logcumsumexp(dim=1).flip(1)
     below = torch.logaddexp(below, others)
@@ -83,12 +92,14 @@ def _list_terms(scores: Tensor, valid: Tensor, others: Tensor, factor: float) ->
 
 
 def list_distance(own: Tensor, other: Tensor) -> Tensor:
-    r"""1 - NDCG of a list against another as the relevant set, the position's worth as gain (rounded to 4 places, as published).
+    r"""Return 1 - NDCG of each list, with the other list as the relevant set.
 
     .. math:: d = 1 - \sum_k 1[own_k \in other] g_k / \sum_k g_k, \quad g_k = (2^{e^{-(k-1)/10}} - 1) / \log_2(k + 1)
 
+    The weight of the position is the gain. The NDCG is rounded to 4 decimals, as published.
+
     Args:
-        own, other: int64 ``[Q, K]``, ids best first; 0 fills up a list that has no more items and does not count.
+        own, other: int64 ``[Q, K]``, ids best first; 0 fills a shorter list and does not count.
 
     Returns:
         float64 ``[Q]`` in [0, 1]; 0 for an empty list.
@@ -101,10 +112,12 @@ def list_distance(own: Tensor, other: Tensor) -> Tensor:
 
 
 def merged_lists(lists: Tensor) -> Tensor:
-    """One list from those of several teachers: each gives an item exp(-k / 10) at position k (from 0), the sums rank.
+    """Merge the lists of several teachers into one, by the sum of position weights.
+
+    Each list gives the item at position k (from 0) the weight exp(-k / 10).
 
     Args:
-        lists: int64 ``[M, Q, K]``, 0 fills up.
+        lists: int64 ``[M, Q, K]``, 0 fills a shorter list.
 
     Returns:
         int64 ``[Q, K]``, best first, ties by id.
@@ -117,6 +130,6 @@ def merged_lists(lists: Tensor) -> Tensor:
     first[:, 1:] = ids[:, 1:] != ids[:, :-1]
     group = first.cumsum(dim=1) - 1
     sums = torch.zeros_like(worth).scatter_add_(1, group, worth)
-    items = torch.zeros_like(ids).scatter_(1, group, ids)  # every item of a group is the same
+    items = torch.zeros_like(ids).scatter_(1, group, ids)  # all ids of a group are equal
     best = sums.sort(dim=1, descending=True, stable=True).indices[:, :k]  # groups are in the order of ids
     return items.gather(1, best)

@@ -1,6 +1,6 @@
-"""Cross-entropies on a list of items of each query: one compiled pass from vectors to loss, the same sums in plain torch beside it.
+"""Cross-entropies on lists of items, from vectors in one compiled pass or in plain torch.
 
-No RecBole import.
+Both give the same sums. No RecBole import.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from recbole_kd.ops import compiled
 from recbole_kd.ops.threads import in_halves, n_threads
 
 PAIRS_PER_THREAD = 2**15
-"""Below twice so many query-item pairs a second thread is not worth its start."""
+"""A second thread pays from twice this many query-item pairs."""
 
 ROWS_AT_A_TIME = 2**16
-"""Queries whose teacher's softmax is taken at once; it takes several tables on the way."""
+"""Queries whose teacher softmax is computed at once; it needs several temporary tables."""
 
 
 @dataclass
 class Lists:
-    r"""Each query's list, cut into parts: :math:`\sum_p s_{up} L_{CE}(u; J_{up})` (RCE-KD, Eq. 9, has two parts).
+    r"""Each query's list, cut into sublists: :math:`\sum_p s_{up} L_{CE}(u; J_{up})`.
+
+    RCE-KD, Eq. 9, has two sublists.
 
     Attributes:
         chosen: int64 ``[U, n]``, item ids. valid: bool ``[U, n]``, the items that count.
-        target: float32 ``[U, n]``, the teacher's softmax over the valid items of each part; 0 elsewhere.
-        ends: column at which each part ends. shares: float32 ``[U, P]``, weights of the parts.
+        target: float32 ``[U, n]``, the teacher's softmax over the valid items of each sublist; 0 elsewhere.
+        ends: end column of each sublist. shares: float32 ``[U, P]``, weights of the sublists.
     """
 
     chosen: Tensor
@@ -44,7 +46,7 @@ class Lists:
     def of(
         cls, chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], shares: Tensor | None, temperature: float
     ) -> Lists:
-        """From the teacher's scores, float ``[U, n]``; all parts weigh 1 when shares is None."""
+        """Build from the teacher's scores, float ``[U, n]``; ``shares`` None means all 1."""
         target = torch.empty_like(teacher)
         for start in range(0, len(teacher), ROWS_AT_A_TIME):
             rows = slice(start, start + ROWS_AT_A_TIME)
@@ -59,7 +61,11 @@ def _parts(ends: list[int]) -> list[slice]:
 
 
 def cross_entropy_of_scores(student: Tensor, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor:
-    """The sum over the parts: float ``[B, n]`` student scores of the lists of int64 ``[B]`` queries -> float ``[B]``."""
+    """Return the weighted sum over the sublists, float ``[B]``.
+
+    Args:
+        student: float ``[B, n]``, scores of the lists. queries: int64 ``[B]``, rows of ``lists``.
+    """
     valid, target, shares = lists.valid[queries], lists.target[queries], lists.shares[queries]
     total = student.new_zeros(len(queries))
     for p, part in enumerate(_parts(lists.ends)):
@@ -71,13 +77,13 @@ def cross_entropy_of_scores(student: Tensor, queries: Tensor, lists: Lists, temp
 def cross_entropy_of_vectors(
     vectors: Tensor, items: Tensor, queries: Tensor, lists: Lists, temperature: float = 1.0
 ) -> Tensor | None:
-    """The same for a student whose scores are dot products, from vectors to loss in one pass; None where the kernels do not serve.
+    """Return :func:`cross_entropy_of_scores` of dot products, in one compiled pass.
 
     Args:
         vectors: float32 ``[B, d]``, of the queries. items: float32 ``[n_items, d]``. queries: int64 ``[B]``.
 
     Returns:
-        float32 ``[B]``, differentiable in vectors and items.
+        float32 ``[B]``, differentiable in vectors and items; None if the kernel does not apply.
     """
     if compiled.kernels() is None or vectors.device.type != "cpu" or not vectors.dtype == items.dtype == torch.float32:
         return None
@@ -88,7 +94,7 @@ def cross_entropy_of_vectors(
 
 
 class _Listed(torch.autograd.Function):
-    """Rows are done in two halves, whatever the number of threads: sums of gradients have one order."""
+    """The compiled pass, over two fixed halves of the rows: gradients are summed in one order."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, items: Tensor, queries: Tensor, lists: Lists, factor: float) -> Tensor:
@@ -132,7 +138,10 @@ _kept: list[Tensor] = []
 
 
 def _scratch(like: Tensor) -> Tensor:
-    """Zeros in memory that is used again and again: fresh pages of a table's size cost more than the sums that go into them."""
+    """Return zeros in memory that is used again.
+
+    Fresh memory pages of a table's size cost more time than the sums that are written into them.
+    """
     if not _kept or _kept[0].shape != like.shape:
         _kept[:] = [torch.empty_like(like)]
     return _kept[0].zero_()

@@ -1,8 +1,8 @@
-"""Pure tensor functions of the ranking losses: list-wise, pair-wise and point-wise. No RecBole import.
+"""Ranking losses: list-wise, pair-wise and point-wise. No RecBole import.
 
-Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, columns items of a row's own set, ``valid``
-marks what counts, losses come back
-per row. All sums are taken in log space or below a row's maximum, so scores of 1e4 stay finite.
+Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, columns are items of a row's own set,
+``valid`` marks the columns that count, losses are returned per row. All sums are taken in log space or relative to the
+row's maximum, so scores of 1e4 stay finite.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TINY = 1e-30
-"""A sum of exponentials below the row's maximum that is smaller than this is taken in log space instead."""
+"""Sums of exponentials (relative to the row's maximum) below this are computed in log space instead."""
 
 
 def listwise_loss(
     listed: Tensor, rest: Tensor, valid: Tensor | None = None, rest_valid: Tensor | None = None
 ) -> Tensor:
-    r"""Relaxed Plackett-Luce likelihood of ordered lists over a rest without an order (DE-RRD, Eq. 8; RankDistil's top-k member).
+    r"""Return the negative log-likelihood of ordered lists above an unordered rest.
+
+    The model is a relaxed Plackett-Luce model (DE-RRD, Eq. 8; RankDistil's top-k member).
 
     .. math:: L_s = -\sum_{k} \Big[ r_{i_k} - \log\big( \sum_{m \ge k} e^{r_{i_m}} + \sum_{j \in rest} e^{r_j} \big)
     \Big]
 
-    The published code clips scores at 80, which takes their gradient away; this does not.
+    The published code clips scores at 80, which removes their gradient; this function does not clip.
 
     Args:
         listed: float ``[B, S, K]``, scores of S lists a row, each in its own order.
         rest: float ``[B, L]``, scores of the row's rest, shared by its lists; L may be 0.
-        valid, rest_valid: bool of these shapes; what does not count is left out of every sum. All count when None.
+        valid, rest_valid: bool of these shapes, False leaves an item out of every sum; None means all.
 
     Returns:
         float32 ``[B, S]``; 0 for a list without a valid item.
@@ -45,7 +47,11 @@ def listwise_loss(
 
 
 class _Listwise(torch.autograd.Function):
-    """With b_k the k-th denominator, dL/dr_j = e^{r_j} sum_{k <= j} 1/b_k - 1 in the list and e^{r_j} sum_k 1/b_k in the rest."""
+    """The list-wise loss with its closed-form gradient.
+
+    With b_k the k-th denominator, dL/dr_j is e^{r_j} sum_{k <= j} 1/b_k - 1 in the list and e^{r_j} sum_k 1/b_k in
+    the rest.
+    """
 
     @staticmethod
     def forward(ctx: Any, listed: Tensor, rest: Tensor) -> Tensor:
@@ -66,7 +72,7 @@ class _Listwise(torch.autograd.Function):
 
     @staticmethod
     def in_log_space(ctx: Any, listed: Tensor, rest: Tensor, counts: Tensor) -> Tensor:
-        """The same where exponentials vanish: slower, and never the logarithm of 0."""
+        """Return the same loss if exponentials underflow: slower, but never the logarithm of 0."""
         of_rest = rest.logsumexp(1).view(-1, 1, 1) if rest.shape[1] else rest.new_full((len(rest), 1, 1), -torch.inf)
         below = torch.logaddexp(listed.flip(2).logcumsumexp(2).flip(2), of_rest)
         inverse = (-below).masked_fill_(~counts, -torch.inf).logcumsumexp(2)
@@ -85,7 +91,7 @@ class _Listwise(torch.autograd.Function):
 
 
 def pairwise_loss(better: Tensor, worse: Tensor, valid: Tensor) -> Tensor:
-    r"""Mean over a row's pairs of :math:`-\log \sigma(r_{better} - r_{worse})`.
+    r"""Return the mean of :math:`-\log \sigma(r_{better} - r_{worse})` over a row's pairs.
 
     Args:
         better, worse: float ``[B, n]``. valid: bool ``[B, n]``.
@@ -98,7 +104,9 @@ def pairwise_loss(better: Tensor, worse: Tensor, valid: Tensor) -> Tensor:
 
 
 def soft_binary_loss(student: Tensor, teacher: Tensor, valid: Tensor, t1: float, t2: float) -> Tensor:
-    r"""Sum over a row's items of the binary cross-entropy of :math:`\sigma(r^S)` with target :math:`\sigma((r^T + t_2)/t_1)`.
+    r"""Return the binary cross-entropy of :math:`\sigma(r^S)`, summed over a row's items.
+
+    The target is :math:`\sigma((r^T + t_2)/t_1)`.
 
     Args:
         student, teacher: float ``[B, n]``. valid: bool ``[B, n]``.
@@ -112,12 +120,12 @@ def soft_binary_loss(student: Tensor, teacher: Tensor, valid: Tensor, t1: float,
 
 
 def pointwise_loss(scores: Tensor, weights: Tensor) -> Tensor:
-    r""":math:`-\sum_k w_k \log \sigma(r_k)`: float ``[B, n]`` twice -> float ``[B]``."""
+    r"""Return :math:`-\sum_k w_k \log \sigma(r_k)`, float ``[B]``, for float ``[B, n]``."""
     return -(weights * torch.nn.functional.logsigmoid(scores)).sum(1)
 
 
 def share_above(scores: Tensor, others: Tensor, valid: Tensor) -> Tensor:
-    """The share of a row's valid other scores that are higher than each score.
+    """Return the share of a row's valid other scores that are higher than each score.
 
     Args:
         scores: float ``[B, n]``. others: float ``[B, m]``. valid: bool ``[B, m]``.
@@ -131,5 +139,8 @@ def share_above(scores: Tensor, others: Tensor, valid: Tensor) -> Tensor:
 
 
 def discrepancy_weights(rank: Tensor, place: Tensor, mu: float) -> Tensor:
-    r""":math:`\max(\tanh(\mu (rank - place)), 0)`: how far the student ranks an item below the teacher's place; floats of one shape."""
+    r"""Return :math:`\max(\tanh(\mu (rank - place)), 0)`; floats of one shape.
+
+    It grows with the distance by which the student ranks an item below the teacher's rank ``place``.
+    """
     return torch.tanh(mu * (rank - place)).clamp_(min=0.0)

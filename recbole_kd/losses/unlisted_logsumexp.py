@@ -1,8 +1,7 @@
-"""Losses against the rest of a catalogue: the log-sum-exp of all items that are not listed, in chunks of rows.
+"""Log-sum-exp over the unlisted items of a catalogue, in chunks of rows.
 
-The rest is taken as it is, by a log-sum-exp over the items that are left, never as a difference of two sums. A users x
-items block exists
-for one chunk of rows at a time: scores, loss and both gradient products of a chunk come before the next one.
+The rest is computed directly, by a log-sum-exp over its items, never as a difference of two sums. A users x items block
+exists for one chunk of rows at a time: scores, loss and both gradient products of a chunk are done before the next one.
 """
 
 from __future__ import annotations
@@ -22,22 +21,24 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import halves, n_threads, side_by_side
 
 CPU_CHUNK_BYTES = 3 * 2**20
-"""Score rows of one chunk: what stays in a core's share of the cache (twice of it is slower)."""
+"""Memory budget of one chunk of score rows on a CPU: a core's share of the cache (twice of it is slower)."""
 
 CHUNK_BYTES = 256 * 2**20
-"""The same on other devices."""
+"""Memory budget on other devices."""
 
 SAFE_BITS = 60.0
-"""Sums of powers of 2 with exponents within +- this bound are neither too large nor too small for float32."""
+"""Sums of powers of 2 with exponents within +- this bound neither overflow nor underflow float32."""
 
 
 @dataclass(frozen=True)
 class ListedRows:
-    """Rows of a batch with the items that are not in each one's rest; the pad item 0 never is.
+    """Rows of a batch, with the items that do not belong to each row's rest.
+
+    The pad item 0 never belongs to it.
 
     Attributes:
-        queries: int64 ``[B]``, query ids. listed: int64 ``[B, n]``; 0 fills up. excluded: further items by query id
-            (training items).
+        queries: int64 ``[B]``, query ids. listed: int64 ``[B, n]``; 0 fills a shorter list.
+        excluded: further items by query id (training items).
     """
 
     queries: Tensor
@@ -45,7 +46,7 @@ class ListedRows:
     excluded: Ragged
 
     def chunks(self, n_items: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Row slices, each with the (row within it, item) pairs of its excluded items."""
+        """Yield row slices with the (row in the slice, item) pairs of their excluded items."""
         device = self.queries.device
         size = CPU_CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES
         step = max(1, size // (4 * n_items))
@@ -57,19 +58,18 @@ class ListedRows:
 
 
 def rest_above(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
-    r"""What the rest adds to the denominators of log-likelihoods, for scores that are dot products.
+    r"""Return the contribution of the rest to log-likelihoods, for dot-product scores.
 
     .. math:: \sum_{b,k} c_{bk} [\log(e^{\beta_{bk}} + E_b) - \beta_{bk}], \quad E_b = \sum_{j \in rest_b} e^{q_b \cdot
     v_j}
 
-    Gradients are computed along with the sum, chunk by chunk: one exponential and three matrix products each, and
-        nothing of a chunk's
-    size is kept for the backward pass.
+    Gradients are computed together with the sum, chunk by chunk: one exponential and three matrix products each.
+    Nothing of the size of a chunk is kept for the backward pass.
 
     Args:
         queries: float ``[B, d]``. items: float ``[I, d]``. Runs in float32 under autocast too.
-        below: float ``[B, n]``, beta: logs of the denominators without the rest. factors: float ``[B, n]``, c; a
-            constant.
+        below: float ``[B, n]``, beta: logs of the denominators without the rest.
+        factors: float ``[B, n]``, c; a constant.
 
     Returns:
         ``[]``, differentiable once in ``queries``, ``items`` and ``below``.
@@ -79,11 +79,13 @@ def rest_above(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, 
 
 
 def rest_above_rows(scores: Tensor, places: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
-    """The same for score rows that are there already: no product, and one more tensor of their size, their gradient.
+    """Return :func:`rest_above` for score rows that are computed already.
+
+    It needs no matrix product, and memory for one more tensor of the size of the scores: their gradient.
 
     Args:
-        scores: float ``[R, n_items]``, the pad item's first. places: int64 ``[B]``, the row of each of
-            ``rows.queries``.
+        scores: float ``[R, n_items]``, the pad item's first.
+        places: int64 ``[B]``, the row of each of ``rows.queries``.
 
     Returns:
         ``[]``, differentiable once in ``scores`` and ``below``.
@@ -95,8 +97,11 @@ def rest_above_rows(scores: Tensor, places: Tensor, rows: ListedRows, below: Ten
 def rest_above_of(
     full: Callable[[Tensor], Tensor], n_items: int, rows: ListedRows, below: Tensor, factors: Tensor
 ) -> Tensor:
-    """The same for scores from anywhere: ``full`` gives queries ``[b]`` -> scores of all items ``[b, n_items]``, and is asked again for the
-    gradient."""
+    """Return :func:`rest_above` for scores of any kind, differentiable in them and ``below``.
+
+    Args:
+        full: queries ``[b]`` -> scores of all items ``[b, n_items]``; called again in the backward pass.
+    """
     total = torch.zeros((), device=rows.queries.device)
     for part, row, item in rows.chunks(n_items):
         total = total + checkpoint(
@@ -119,7 +124,7 @@ def _plain_chunk(
     apart[:, 0] = True
     apart[row, item] = True
     apart.scatter_(1, rows.listed[part], True)
-    empty = apart.all(dim=1, keepdim=True)  # their gradient would be 0 / 0
+    empty = apart.all(dim=1, keepdim=True)  # the gradient of these rows would be 0 / 0
     rest = torch.logsumexp(scores.masked_fill(apart, -torch.inf).masked_fill(empty, 0.0), dim=1, keepdim=True)
     return (factors * softplus(rest.masked_fill(empty, -torch.inf) - below)).sum()
 
@@ -162,17 +167,17 @@ class _RestAboveRows(torch.autograd.Function):
 def _sum_and_gradients(
     queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows
 ) -> tuple[Tensor, ...]:
-    """The sum and its gradients by ``queries``, ``items`` and ``below``.
+    """Return the sum and its gradients in ``queries``, ``items`` and ``below``.
 
-    On a CPU the rows are done in two halves, side by side where torch has two threads: the products of a chunk are too
-    small to be shared out. The halves are the same for any number of threads, and so are the gradients.
+    On a CPU the rows are done in two halves, in parallel if torch has two threads: the products of a chunk are too
+    small to be split. The halves do not depend on the number of threads, so the gradients do not either.
     """
     on_cpu = queries.device.type == "cpu"
     parts = halves(len(queries)) if on_cpu else (slice(0, len(queries)),)
     rest, d_queries, d_below = below.new_empty(len(below), 1), torch.empty_like(queries), torch.empty_like(below)
     d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in parts]
-    # a bound by the lengths of the vectors; within it no power of 2 can leave float32, and two passes over a chunk are
-    # saved
+    # a bound from the norms of the vectors: within it no power of 2 leaves float32, which saves two passes over a
+    # chunk
     shifts = (
         not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
         if len(queries)
@@ -196,9 +201,10 @@ def _sum_and_gradients(
 def _of_rows(
     queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows, shifts: bool, d_by_factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log E ``[B, 1]`` and the gradients by ``queries`` and ``below``; that by the items is added to ``d_by_factor``, float ``[d, I]``.
+    """Return log E ``[B, 1]`` and the gradients in ``queries`` and ``below``.
 
-    Scores are held in units of ln 2: exp2 is three times as fast as exp.
+    The gradient in the items is added to ``d_by_factor``, float ``[d, I]``. Scores are held in units of ln 2: exp2 is
+    three times as fast as exp.
     """
     n_items, rest = len(items), below.new_empty(len(below), 1)
     in_bits = queries / math.log(2)
@@ -216,18 +222,24 @@ def _of_rows(
 
 
 def _strike_out(scores: Tensor, row: Tensor, item: Tensor, listed: Tensor) -> None:
-    """What is not of the rest, in place: the pad item, pairs (row, item) and int64 ``[b, n]`` listed items."""
+    """Set the scores outside the rest to -inf, in place.
+
+    These are the pad item, the pairs (row, item) and the listed items, int64 ``[b, n]``.
+    """
     scores[:, 0] = -torch.inf
     scores[row, item] = -torch.inf
     scores.scatter_(1, listed, -torch.inf)
 
 
 def _exponentials(scores: Tensor, below: Tensor, factors: Tensor, shifts: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """log E ``[b, 1]``, minus the gradient by ``below``, and what the exponentials, which replace the scores ``[b, I]`` in units of ln 2,
-    are to be multiplied by for the gradient by the scores, ``[b, 1]``."""
+    """Return log E, minus the gradient in ``below``, and the scale of the exponentials.
+
+    The exponentials replace the scores ``[b, I]``, which are in units of ln 2. Times the scale ``[b, 1]`` they are the
+    gradient in the scores. log E is ``[b, 1]``.
+    """
     if shifts:
         least = torch.finfo(scores.dtype).min
-        top = scores.amax(dim=1, keepdim=True).clamp_(min=least)  # without a rest: 2 ** (-inf - a number) is 0
+        top = scores.amax(dim=1, keepdim=True).clamp_(min=least)  # an empty rest gives 2 ** (-inf - a number) = 0
         scores.sub_(top)
     sums = torch.exp2(scores, out=scores).sum(dim=1, keepdim=True)
     rest = (top + sums.log2() if shifts else sums.log2()) * math.log(2)

@@ -1,8 +1,8 @@
-"""Wasserstein distances between two distributions over the same items of a row, which stand on a line. Pure tensor functions.
+"""Wasserstein distances between two distributions over items placed on a line.
 
 Conventions as in :mod:`recbole_kd.losses.cross_entropy`: rows are queries, ``valid`` marks the columns that count, and
-these come first in every row.
-Positions ``x`` are in [0, 1] and sorted; ``p`` and ``q`` are probabilities, 0 where a column does not count.
+these come first in every row. Positions ``x`` are in [0, 1] and sorted; ``p`` and ``q`` are probabilities, 0 at columns
+that do not count.
 """
 
 from __future__ import annotations
@@ -11,31 +11,42 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 32 * 2**20
-"""Of one block of the cost matrices that Sinkhorn's iterations hold."""
+"""Memory budget of one block of cost matrices in Sinkhorn's iterations, in bytes."""
 
 
 def rank_positions(valid: Tensor) -> Tensor:
-    """Columns at 0, 1/(n-1), ..., 1, n being the row's valid columns: bool ``[B, n]`` -> float ``[B, n]``, 1 beyond them."""
+    """Return the positions 0, 1/(n-1), ..., 1 of a row's n valid columns, float ``[B, n]``.
+
+    Other columns get 1. ``valid`` is bool ``[B, n]``.
+    """
     last = (valid.sum(dim=1, keepdim=True) - 1).clamp(min=1)
     return (torch.arange(valid.shape[1], device=valid.device) / last).clamp(max=1.0)
 
 
 def score_positions(scores: Tensor, valid: Tensor) -> Tensor:
-    """Columns by their score, best (first) at 0 and worst at 1: float ``[B, n]``, sorted downwards -> float ``[B, n]``.
+    """Return positions by score: 0 for the best (first) column, 1 for the worst valid one.
 
-    All 0 where all scores are equal; 1 at columns that do not count.
+    All 0 if all scores of a row are equal; 1 at columns that do not count.
+
+    Args:
+        scores: float ``[B, n]``, sorted in descending order. valid: bool ``[B, n]``.
+
+    Returns:
+        float ``[B, n]``.
     """
     if scores.shape[1] == 0:
         return scores
     best = scores[:, :1]
     worst = scores.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
-    spread = (best - worst).clamp(min=0)  # inf - inf of an empty row is nan, and of no account
+    spread = (best - worst).clamp(min=0)  # inf - inf of an empty row is nan, which is masked below
     positions = (best - scores) / torch.where(spread > 0, spread, 1.0)
     return positions.clamp(0.0, 1.0).masked_fill(~valid, 1.0)
 
 
 def wasserstein_on_line(p: Tensor, q: Tensor, positions: Tensor) -> Tensor:
-    r"""W1 for the cost :math:`|x_i - x_j|`: :math:`\sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|`, O(n).
+    r"""Return W1 for the cost :math:`|x_i - x_j|`, in O(n) a row.
+
+    .. math:: W_1 = \sum_k (x_{k+1} - x_k) |F_p(k) - F_q(k)|
 
     Args:
         p, q, positions: float ``[B, n]``.
@@ -48,13 +59,13 @@ def wasserstein_on_line(p: Tensor, q: Tensor, positions: Tensor) -> Tensor:
 
 
 def sinkhorn(p: Tensor, q: Tensor, positions: Tensor, epsilon: float, n_iterations: int) -> Tensor:
-    r"""Entropic optimal transport for the cost :math:`|x_i - x_j|`, in the log domain, O(n^2) a row and iteration.
+    r"""Return the entropic optimal transport for the cost :math:`|x_i - x_j|`, in log space.
 
     .. math:: OT_\epsilon = \min_\pi \langle C, \pi \rangle + \epsilon KL(\pi | p \otimes q) = \langle f, p \rangle +
     \langle g, q \rangle
 
-    The potentials f and g come from Sinkhorn's iterations without gradient; by the envelope theorem g then is the
-    gradient in q.
+    It takes O(n^2) a row and iteration. The potentials f and g come from Sinkhorn's iterations, without gradient; by
+    the envelope theorem g is the gradient in q.
 
     Args:
         p, q, positions: float ``[B, n]``; ``p`` is a constant. epsilon: > 0. n_iterations: >= 1.

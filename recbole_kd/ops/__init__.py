@@ -1,1 +1,1 @@
-"""Tensor operations without RecBole: top-k, sampling, membership, order statistics, ragged lists, threads."""
+"""Tensor operations without RecBole: top-k, sampling, membership, ragged lists, threads."""

@@ -96,9 +96,7 @@ def side_by_side(work: Callable[[slice], None], slices: Iterable[slice], n_at_on
             for _ in pool.map(one, slices):
                 pass
     finally:
-        torch.set_num_threads(
-            threads
-        )  # a worker's setting is also the default of any later thread of the process
+        torch.set_num_threads(threads)  # a worker's setting is also the default of any later thread of the process
 
 
 def halves(n_rows: int) -> tuple[slice, slice]:
