@@ -1,1 +1,1 @@
-"""Score any RecBole model at chosen items; registry of models that score by a dot product."""
+"""Scores of any RecBole model at chosen items, and the registry of dot-product models."""

@@ -1,11 +1,10 @@
-"""A student's top candidates by an approximate index, for catalogues too large to be ranked whole. No RecBole import.
+"""An approximate index of a student's top candidates, for very large catalogues.
 
-Largest dot products become nearest neighbours: an item vector v is given one coordinate more, sqrt(M^2 - |v|^2) with M
-    the longest
-item vector, so that all lie on a sphere of radius M, and a query is scaled to length M (Bachrach et al., "Speeding Up
-the Xbox Recommender System Using a Euclidean Transformation for Inner-Product Spaces", RecSys 2014). The items are cut
-into cells by k-means (faiss's IVF); a query looks at the items of the cells nearest to it, exactly. There is no graph
-(HNSW): the index is built anew at each refresh.
+This module does not import RecBole. The largest dot products become nearest neighbours: an item vector v gets one more
+coordinate, sqrt(M^2 - |v|^2) with M the length of the longest item vector, so that all vectors lie on a sphere of
+radius M. A query is scaled to length M (Bachrach et al., "Speeding Up the Xbox Recommender System Using a Euclidean
+Transformation for Inner-Product Spaces", RecSys 2014). k-means divides the items into cells (faiss's IVF). A query
+compares the items of its nearest cells exactly. There is no graph (HNSW), because the index is rebuilt at each refresh.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from recbole_kd.ops.threads import n_threads
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 
 RECALL_QUERIES = 256
-"""So many queries are ranked exactly too."""
+"""Number of queries that are also ranked exactly, to measure recall."""
 
 PAIRS_PER_SEARCH = 2**21
 """Query-item pairs that one search returns."""
 
 KMEANS_ROUNDS = 10
 POINTS_PER_CELL = 64
-"""k-means sees at most so many items a cell."""
+"""Maximum number of items per cell that k-means uses."""
 
 
 def load_faiss(kind: str) -> Any:
-    """The library.
+    """Import faiss.
 
     Raises:
         ConfigError: it is not installed.
@@ -53,25 +52,27 @@ def load_faiss(kind: str) -> Any:
 
 
 def cells_for(n_items: int) -> int:
-    """How many cells a catalogue is cut into where none is said: the power of 2 nearest to twice the root of its size."""
+    """Return the default number of cells, the power of 2 nearest to twice the root of n_items."""
     return min(n_items, 2 ** max(0, round(math.log2(2 * math.sqrt(max(1, n_items))))))
 
 
 @dataclass
 class CandidateIndex:
-    """Finds each query's best items among those of ``nprobe`` of ``nlist`` cells.
+    """An index that searches ``nprobe`` of ``nlist`` cells for each query's best items.
 
-    The first :meth:`top_k` builds it, those that follow use it, until :meth:`close`.
+    The first :meth:`top_k` builds it, later calls reuse it, until :meth:`close`.
 
     Args:
-        kind: ``ivf``. nlist: cells, by :func:`cells_for` when None. nprobe: cells a query looks at, an eighth of them
-            when None.
-        seed: of the k-means and of the queries that recall is measured on.
+        kind: ``ivf``.
+        nlist: number of cells. If None, :func:`cells_for` decides.
+        nprobe: number of cells that a query searches. If None, an eighth of them.
+        seed: seed of the k-means and of the queries for which recall is measured.
 
     Attributes:
-        recall: of the index closed last, the mean share of a query's exact list that was found, over a sample of
-            queries; None before.
-        recalls: of all that were closed. sizes: (nlist, nprobe) of the last one.
+        recall: of the last closed index, the mean share of a query's exact list that was found, over a sample of
+            queries. None before the first is closed.
+        recalls: recall of every closed index.
+        sizes: (nlist, nprobe) of the last index.
     """
 
     kind: str = "ivf"
@@ -96,14 +97,15 @@ class CandidateIndex:
         exclude: Ragged | None = None,
         sharing: Sharing | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As :func:`recbole_kd.ops.topk.top_k_in_blocks` of dot products, approximately: what is listed has its exact score and order.
+        """Return each query's best items, approximately, with exact scores and order.
 
-        A query of whose cells fewer items are left than it should list is ranked exactly.
+        Arguments and result are those of :func:`recbole_kd.ops.topk.top_k_in_blocks` for dot products. If the cells of
+        a query hold too few items, the query is ranked exactly.
 
         Args:
-            query_table: float ``[n_queries, d]``. item_table: float ``[n_items, d]``, the same until the index is
-                closed.
-            sharing: see :attr:`recbole_kd.scoring.scorer.Scorer.sharing`; each process builds the same index.
+            query_table: float ``[n_queries, d]``.
+            item_table: float ``[n_items, d]``, unchanged until the index is closed.
+            sharing: see :attr:`recbole_kd.scoring.scorer.Scorer.sharing`. Each process builds the same index.
         """
         tables = query_table.detach().float(), item_table.detach().float()
         if self._cells is None:
@@ -121,18 +123,18 @@ class CandidateIndex:
         return found
 
     def close(self) -> None:
-        """The item vectors are about to change: forget the index, keep what is known of its recall."""
+        """Discard the index, because the item vectors are about to change, and record its recall."""
         if self._wanted:
             self.recall = self._hits / self._wanted
             self.recalls.append(self.recall)
         self._cells, self._hits, self._wanted = None, 0, 0
 
     def log_values(self) -> dict[str, float]:
-        """Of the index closed last, for the log."""
+        """Return the recall of the last closed index, for the log."""
         return {} if self.recall is None else {"candidate_recall": self.recall}
 
     def report(self) -> dict[str, Any]:
-        """Of all refreshes, for the result."""
+        """Return a summary of all refreshes, for the result."""
         nlist, nprobe = self.sizes or (self.nlist, self.nprobe)
         mean = sum(self.recalls) / len(self.recalls) if self.recalls else None
         return {"kind": self.kind, "nlist": nlist, "nprobe": nprobe, "refreshes": len(self.recalls), "recall": mean}
@@ -198,7 +200,7 @@ class CandidateIndex:
     def _count(
         self, ids: Tensor, tables: tuple[Tensor, Tensor], queries: Tensor, k: int, exclude: Ragged | None
     ) -> None:
-        """Rank the queries of the sample exactly and count what was found of their lists."""
+        """Rank the sampled queries exactly and count how many items of their lists were found."""
         rows = torch.isin(queries, self._sample.to(queries.device)).nonzero().squeeze(1)
         exact = top_k_in_blocks(DotProducts(*tables), queries[rows], len(tables[1]), k, exclude)[0]
         hits = (exact.unsqueeze(2) == ids[rows].unsqueeze(1)) & (exact > 0).unsqueeze(2)
@@ -214,14 +216,14 @@ class _Cells:
     radius: float
 
     def nearest(self, vectors: Tensor, k: int) -> Tensor:
-        """Ids of items, float ``[B, d]`` -> int64 ``[B, k]``; 0 where the cells hold fewer."""
+        """Return the nearest items: float ``[B, d]`` -> int64 ``[B, k]``, filled up with 0."""
         scaled = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny) * self.radius
         _, places = self.index.search(torch.nn.functional.pad(scaled, (0, 1)).cpu().numpy(), k)
         return torch.from_numpy(places).to(vectors.device) + 1
 
 
 def _in_order(ids: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns of each row, best first, equal scores by id; id 0 where the score is ``-inf``."""
+    """Return each row's k best columns, best first, ties by id; id 0 for a score of ``-inf``."""
     ids, order = ids.sort(dim=1)
     scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     scores = scores[:, :k]

@@ -12,7 +12,12 @@ from recbole_kd.ops.topk import DotProducts, blocks
 
 
 def not_finite(model: str, doing: str) -> TrainingError:
-    """Return the error for a model whose scores are inf or nan; ``doing`` ends "they cannot be", such as ``ranked``."""
+    """Return the error for a model whose scores are inf or nan.
+
+    Args:
+        model: its name.
+        doing: ends the phrase "they cannot be", such as ``ranked``.
+    """
     return TrainingError(
         f"The scores of {model} are inf or nan, they cannot be {doing}: its training has diverged, lower its "
         "learning_rate, or set clip_grad_norm={'max_norm': 1.0}"
@@ -20,7 +25,7 @@ def not_finite(model: str, doing: str) -> TrainingError:
 
 
 def check_scores(scores: Tensor, masked: Sequence[tuple[Tensor, Tensor]], model: str) -> None:
-    """Refuse score rows that hold inf or nan where nothing is masked.
+    """Refuse score rows that hold an unmasked inf or nan.
 
     Args:
         scores: float ``[B, n_items]``; column 0 is the pad.
@@ -43,7 +48,8 @@ def check_products(queries: Tensor, items: Tensor, model: str, doing: str = "ran
     The norms bound every product, so the products themselves are computed only if the bound is near the type's limit.
 
     Args:
-        queries: float ``[Q, d]``. items: float ``[n_items, d]`` without the pad.
+            queries: float ``[Q, d]``.
+            items: float ``[n_items, d]`` without the pad.
 
     Raises:
         TrainingError: a product is inf or nan.

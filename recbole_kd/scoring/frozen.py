@@ -1,4 +1,4 @@
-"""A model that is frozen for a block of calls: evaluation mode, one encoding for all of them, no trace left in the model."""
+"""A model frozen for a block of calls: evaluation mode, and one encoding for all calls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from recbole_kd.scoring.vector_models import cached_names
 
 @dataclass
 class FrozenCache(VectorCache):
-    """Vectors of a frozen model: constants, the same for all calls."""
+    """The vectors of a frozen model, constant over all calls."""
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within it the model is in evaluation mode and computes no gradients, and scores that it cached itself are dropped before and after.
+    """Put a model into evaluation mode without gradients, and restore its mode afterwards.
 
-    It sets the flag of each module itself: SGL.train() would rebuild its graphs.
+    Scores that the model cached itself are dropped before and after. The flag of each module is set directly, because
+    SGL.train() would rebuild its graphs.
     """
     flags = [(module, module.training) for module in model.modules()]
     for module, _ in flags:
@@ -38,6 +39,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def forget_cached_scores(model: nn.Module) -> None:
-    """Drop the propagated tables that a model keeps for ``full_sort_predict``: after a training step they are old."""
+    """Drop the propagated tables that a model caches, which are stale after a training step."""
     for name in cached_names(model):
         setattr(model, name, None)

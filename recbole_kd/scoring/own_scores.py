@@ -1,4 +1,7 @@
-"""Scores by a RecBole model's own methods, ``full_sort_predict`` and ``predict``; for models whose score is not a dot product."""
+"""Scores by a RecBole model's own ``full_sort_predict`` and ``predict``.
+
+They serve models whose score is not a dot product.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from recbole_kd.data.histories.history_rows import Rows
 from recbole_kd.scoring.frozen import forget_cached_scores
 
 PAIRS_PER_CALL = 2**18
-"""How many (query, item) rows a model without full_sort_predict scores in one predict call."""
+"""(query, item) rows in one predict call of a model without full_sort_predict."""
 
 
 class OwnScores:
@@ -28,11 +31,11 @@ class OwnScores:
 
     @property
     def ranks_whole_catalogue(self) -> bool:
-        """Has the model a ``full_sort_predict`` of its own?"""
+        """Whether the model has its own ``full_sort_predict``."""
         return type(self.model).full_sort_predict is not GeneralRecommender.full_sort_predict
 
     def interaction(self, queries: Tensor) -> Interaction:
-        """Return the queries as the model takes them: int64 ``[B]`` -> B rows."""
+        """Return the queries in the model's input form: int64 ``[B]`` -> B rows."""
         if self.rows is None:
             return Interaction({self.model.USER_ID: queries})
         return self.rows.interaction(queries).to(queries.device)
@@ -46,7 +49,7 @@ class OwnScores:
         if not self.ranks_whole_catalogue:
             return self._full_by_pairs(queries)
         if not keep_tables:
-            forget_cached_scores(self.model)  # of an evaluation: they are old, and constants
+            forget_cached_scores(self.model)  # of an evaluation: they are stale, and constants
         scores = self.model.full_sort_predict(self.interaction(queries))
         if not keep_tables:
             forget_cached_scores(self.model)

@@ -1,4 +1,4 @@
-"""Vectors of many histories by a causal model, one pass for all prefixes of a history."""
+"""Vectors of histories from a causal model, in one pass for all prefixes of a history."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from torch import Tensor
 from recbole_kd.data.histories.history_rows import Rows
 
 POSITIONS_PER_CALL = 2**15
-"""So many positions of histories, padding included, are encoded at a time."""
+"""History positions, padding included, that are encoded at a time."""
 
 
 def encode_prefixes(positions: Callable[[Interaction], Tensor], rows: Rows, queries: Tensor) -> Tensor:
-    """The vector that ends each query's history; a history that begins another one is not encoded by itself (:meth:`Rows.passes`).
+    """Return the vector at the end of each query's history.
+
+    A history that is the beginning of another one is not encoded separately (:meth:`Rows.passes`).
 
     Args:
-        positions: rows -> float ``[b, L, d]``, vectors of all positions of their histories. queries: int64 ``[B]``.
+        positions: rows -> float ``[b, L, d]``, vectors of all positions of their histories.
+        rows: the histories.
+        queries: int64 ``[B]``.
 
     Returns:
-        float ``[B, d]``, those of separate encodings but for rounding.
+        float ``[B, d]``, equal to separate encodings up to rounding.
     """
     passes = rows.passes(queries)
     order = passes.place.argsort(stable=True)
@@ -36,7 +40,10 @@ def encode_prefixes(positions: Callable[[Interaction], Tensor], rows: Rows, quer
 
 
 def _blocks(widths: Tensor) -> list[slice]:
-    """Slices of histories, shortest first, that fill a call; one that is longer than that has a call to itself."""
+    """Return slices of histories, shortest first, that fill a call.
+
+    A history that is longer than a call has its own call.
+    """
     starts = [0]
     for number, width in enumerate(widths.tolist()):
         if number > starts[-1] and (number + 1 - starts[-1]) * width > POSITIONS_PER_CALL:

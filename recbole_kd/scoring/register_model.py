@@ -1,4 +1,4 @@
-"""Registration of a user's own model: its name, the keys that it reads, and its vectors."""
+"""Registration of a user's own model: its name, its configuration keys and its vectors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ Vectors = Callable[[Any], tuple[Tensor, Tensor] | None]
 
 
 def register_model(model_class: type, *, vectors: Vectors | None = None, keys: Iterable[str] = ()) -> None:
-    """Make a model class known by its name to RecBole's functions and to recbole_kd, as student and as teacher.
+    """Make a model class known to RecBole and to recbole_kd, as student and as teacher.
 
-    Every process that uses the name must register it; doing so again changes nothing.
+    Every process that uses the name must register it. A repeated registration changes nothing.
 
     Args:
-        model_class: derived from one of RecBole's general or sequential recommenders.
+        model_class: a subclass of one of RecBole's general or sequential recommenders.
         vectors: model -> (user vectors float ``[n_users, d]``, item vectors float ``[n_items, d]``), differentiable,
-            whose dot product is the model's score. None: it is scored by its own ``predict`` and ``full_sort_predict``.
+            whose dot product is the model's score. If None, the model is scored by its own ``predict`` and
+            ``full_sort_predict``.
         keys: names of the configuration keys that only this model reads.
 
     Raises:
-        ConfigError: the class is not a RecBole model, or its name, upper and lower case apart, is taken.
+        ConfigError: the class is not a RecBole model, or its name is taken (case is ignored).
     """
     register([model_class])
     know_keys_of(model_class.__name__, keys)

@@ -1,26 +1,24 @@
-"""Scorer: any RecBole model, scored at chosen items.
+"""Scorer: the scores of any RecBole model at chosen items.
 
-A **query** is one row for which a model ranks the whole catalogue. Who asks whom about what is said here, once:
+A **query** is one row for which a model ranks the whole catalogue. There are three kinds:
 
-* A general model's query is a user (its RecBole id), in either setting. HSTUGeneral, HSTU's general face, encodes that
-  user's training history.
-* A sequential model's query is a history. What is kept of a trained one answers about its **universe**: id u below
-  n_users is user u with the whole training history (the history of the validation row), id n_users + r is row r of the
-  training set, a prefix of a history.
-* A sequential **student** is asked in training about the rows it trains on, the histories of its batch: id r + 1 is row
-  r, id 0 the pad. HSTU trains on one row a user, that with the longest history: there the id is the user.
+* A query of a general model is a user (its RecBole id), in either setting. HSTUGeneral, HSTU as a general model,
+  encodes that user's training history.
+* A query of a sequential model is a history. A saved sequential model answers queries of its **universe**: id u below
+  n_users is user u with the whole training history (the history of the validation row), and id n_users + r is row r of
+  the training set, a prefix of a history.
+* During training a sequential **student** answers queries about its training rows, the histories of its batch: id r + 1
+  is row r, and id 0 is the pad. HSTU trains on one row per user, the longest history, so there the id is the user.
 
-A sequential teacher is asked by a sequential student about the same history, by a general one about the user's whole
-training history; a general teacher answers a sequential student with what it says of the row's user
-(:class:`recbole_kd.teacher.stores.remapped.MappedScores`). So
-teacher's scores, item sets and overlap of a sequential student are those of a training row. The training items of a
-user are left out where a method masks them; of a row, the items of its history that the student sees, and its target.
+A sequential student asks a sequential teacher about the same history. A general student asks it about the user's whole
+training history. A general teacher answers a sequential student with its scores for the row's user
+(:class:`recbole_kd.teacher.stores.remapped.MappedScores`). So the teacher's scores, item sets and overlap of a
+sequential student belong to a training row. If a method masks training items, those of the user are left out; for a row
+these are the items of its history that the student sees, and its target.
 
 Scores of HSTU are cosines, without the temperature of its own loss.
-
-Longer than 300 lines: what a query is, and all that a model can be asked about it, is read in one place.
 """
-# Over 300 lines: one class answers every question about scores; its parts lie in step_cache, frozen and own_scores.
+# Over 300 lines: one class answers every question about scores; its helpers are in step_cache, frozen and own_scores.
 
 from __future__ import annotations
 
@@ -48,17 +46,16 @@ from recbole_kd.scoring.step_cache import Batch, StepCache, VectorCache, encoded
 from recbole_kd.scoring.vector_models import encoder_of, no_tables, softmax_of, vector_function
 
 HISTORIES_PER_CALL = 512
-"""How many histories are encoded at a time outside of a training step."""
+"""Histories that are encoded at a time outside a training step."""
 
 
 class Scorer:
-    """Scores of one model at its queries.
+    """The scores of one model at its queries.
 
     Args:
         model: a RecBole general or sequential recommender.
         rows: the histories that are a sequential model's queries, see
-            :mod:`recbole_kd.data.histories.sequence_dataset`; None
-        for a general model.
+            :mod:`recbole_kd.data.histories.sequence_dataset`. None for a general model.
 
     Raises:
         ConfigError: the model is of another family, or sequential without rows.
@@ -67,8 +64,8 @@ class Scorer:
     def __init__(self, model: nn.Module, rows: Rows | None = None) -> None:
         if not isinstance(model, GeneralRecommender | SequentialRecommender):
             raise ConfigError(
-                f"{type(model).__name__} is no general or sequential recommender: recbole_kd scores these families of "
-                "RecBole only"
+                f"{type(model).__name__} is not a general or sequential recommender: recbole_kd scores only these "
+                "families of RecBole"
             )
         if isinstance(model, SequentialRecommender) and rows is None:
             raise ConfigError(
@@ -83,11 +80,11 @@ class Scorer:
         self._encode = None if encode is None else partial(encode, model)
         self._encoder = encoder_of(type(model))
         self._own = OwnScores(model, self.rows)
-        self._cache: VectorCache | None = None  # of the training step or the frozen block that is open
+        self._cache: VectorCache | None = None  # of the open training step or frozen block
         self.sharing: Sharing | None = None
-        """How processes that train together share out what is done for many queries; None for one alone."""
+        """Divides work on many queries among processes that train together. None for a single process."""
         self.index: CandidateIndex | None = None
-        """Ranks approximately, where the catalogue is too large to be ranked whole; for a score that is a dot product."""
+        """Ranks approximately in a very large catalogue. It needs a score that is a dot product."""
 
     def __reduce__(self) -> tuple[type, tuple[nn.Module, Rows | None]]:
         return type(self), (self.model, self.rows)
@@ -98,18 +95,18 @@ class Scorer:
 
     @property
     def has_vectors(self) -> bool:
-        """Is the score a dot product of vectors this scorer can hand out?"""
+        """Whether the score is a dot product of vectors that this scorer can return."""
         return self._encode is not None or self._encoder is not None
 
     @property
     def looks_up(self) -> bool:
-        """Are its vectors rows of the model's own tables, with nothing to compute?"""
+        """Whether its vectors are rows of the model's own tables, without any computation."""
         return self.has_vectors and self._shared_method() is None
 
     # -- one encoding per training step ---------------------------------------------------------------------------
 
     def _shared_method(self) -> str | None:
-        """The method of the model whose result base loss and KD terms share."""
+        """Return the name of the model's method whose result base loss and KD terms share."""
         if self._encoder is not None:
             return self._encoder.shared
         if self.rows is not None:
@@ -118,16 +115,15 @@ class Scorer:
 
     @contextmanager
     def step(self, interaction: Interaction | None = None) -> Iterator[None]:
-        """Within it the model encodes once: the base loss and every KD term share the vectors and their dropout mask, and the scores of the
-        whole catalogue where the base loss is a softmax over it.
+        """Let the model encode once per training step, for the base loss and every KD term.
 
-        Graph models call ``self.forward(...)`` in calculate_loss, HSTU ``self.encode(...)``, sequential models
-        ``self.forward(...)`` of the batch's columns; for the length of the step that call is remembered by its
-        arguments.
+        They share the vectors and their dropout mask. If the base loss is a softmax over the whole catalogue, they also
+        share its scores. Graph models call ``self.forward(...)`` in calculate_loss, HSTU ``self.encode(...)``, and
+        sequential models ``self.forward(...)`` on the batch's columns. During the step the result of that call is
+        cached by its arguments.
 
         Args:
-            interaction: the training batch. Its queries are then taken from that encoding, and never more than those
-                are encoded.
+            interaction: the training batch. Its queries are taken from that encoding, and only these are encoded.
         """
         cache = StepCache(batch=self._batch_of(interaction))
         softmax = None if cache.batch is None else softmax_of(self.model)
@@ -152,7 +148,10 @@ class Scorer:
         return isinstance(self._cache, FrozenCache)
 
     def _in_step(self, queries: Tensor) -> tuple[StepCache, Interaction, Tensor] | None:
-        """Return the cache of the open step, its batch, and each query's row in it, int64 ``[B]``; None if one is not in the batch."""
+        """Return the open step's cache, its batch, and each query's row in it, int64 ``[B]``.
+
+        None if a query is not in the batch.
+        """
         cache = self._cache
         if not isinstance(cache, StepCache) or cache.batch is None:
             return None
@@ -162,11 +161,12 @@ class Scorer:
     # -- vectors ------------------------------------------------------------------------------------------------------
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """(query vectors ``[n_queries, d]``, item vectors ``[n_items, d]``), differentiable. All queries: in a training step ask for
-        :meth:`query_vectors` and :meth:`item_table`.
+        """Return query vectors ``[n_queries, d]`` and item vectors ``[n_items, d]``, differentiable.
+
+        This encodes all queries. In a training step use :meth:`query_vectors` and :meth:`item_table`.
 
         Raises:
-            ConfigError: the model's score is no dot product.
+            ConfigError: the model's score is not a dot product.
         """
         if self._cache is not None and self._cache.tables is not None:
             return self._cache.tables
@@ -181,20 +181,22 @@ class Scorer:
         return tables
 
     def query_vectors(self, queries: Tensor) -> Tensor:
-        """Vectors of some queries: int64 ``[B]`` -> float ``[B, d]``, differentiable. Frozen, all are encoded, once.
+        """Return the vectors of some queries: int64 ``[B]`` -> float ``[B, d]``, differentiable.
+
+        In a frozen block all queries are encoded once.
 
         Raises:
-            ConfigError: the model's score is no dot product.
+            ConfigError: the model's score is not a dot product.
         """
         if self._encoder is None or self._is_frozen:
             return self.tables()[0][queries]
         return self._encoded(queries)
 
     def item_table(self) -> Tensor:
-        """Vectors of all items, float ``[n_items, d]``, differentiable.
+        """Return the vectors of all items, float ``[n_items, d]``, differentiable.
 
         Raises:
-            ConfigError: the model's score is no dot product.
+            ConfigError: the model's score is not a dot product.
         """
         if self._encoder is None:
             if self._encode is None:
@@ -207,7 +209,7 @@ class Scorer:
         return self._cache.items
 
     def _encoded(self, queries: Tensor) -> Tensor:
-        """Vectors from the encoder: of the step's batch, or block by block."""
+        """Return vectors from the encoder: of the step's batch, or block by block."""
         if self._encoder is None:
             raise ConfigError(f"{type(self.model).__name__} has no vectors whose dot product is its score")
         found = self._in_step(queries)
@@ -229,18 +231,21 @@ class Scorer:
         )
 
     def _vectors(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of some queries and of all items, by one encoding."""
+        """Return the vectors of some queries and of all items, from one encoding."""
         if self._encoder is not None:
             return self.query_vectors(queries), self.item_table()
         query_table, item_table = self.tables()
         return query_table[queries], item_table
 
     def ego_tables(self) -> tuple[Tensor, Tensor]:
-        """The model's own embedding tables, before any propagation: (query ``[n_queries, d]``, item ``[n_items, d]``), differentiable.
+        """Return the model's own embedding tables, before any propagation.
+
+        Returns:
+            query table ``[n_queries, d]`` and item table ``[n_items, d]``, differentiable.
 
         Raises:
-            ConfigError: the model keeps none under RecBole's usual names, as HSTU and sequential models, which have no
-                table of users.
+            ConfigError: the model has no tables under RecBole's usual names, like HSTU and sequential models, which
+                have no user table.
         """
         tables = [getattr(self.model, name, None) for name in ("user_embedding", "item_embedding")]
         query, item = (table.weight if isinstance(table, nn.Embedding) else None for table in tables)
@@ -251,7 +256,15 @@ class Scorer:
     # -- scores -----------------------------------------------------------------------------------------------------
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Scores of each query at its own items: int64 ``[B]``, int64 ``[B, K]`` -> float ``[B, K]``, differentiable."""
+        """Return each query's scores at its own items, differentiable.
+
+        Args:
+            queries: int64 ``[B]``.
+            items: int64 ``[B, K]``.
+
+        Returns:
+            float ``[B, K]``.
+        """
         if self.has_vectors:
             return gathered_dot(*self._vectors(queries), items)
         if self._own.ranks_whole_catalogue:
@@ -260,14 +273,14 @@ class Scorer:
         return self._own.pairs(rows, items.reshape(-1)).view_as(items)
 
     def known_rows(self, queries: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Scores of the whole catalogue that this step's base loss has made, differentiable, and the row of each query in them.
+        """Return the catalogue scores that this step's base loss has computed, if any.
 
         Args:
             queries: int64 ``[B]``.
 
         Returns:
-            float ``[rows, n_items]``, pad item included, and int64 ``[B]``; None where there are none of all these
-            queries.
+            float ``[rows, n_items]``, pad item included, differentiable, and int64 ``[B]``, the row of each query. None
+            if there are no such scores for all these queries.
         """
         found = self._in_step(queries)
         if found is None or found[0].logits is None:
@@ -275,7 +288,14 @@ class Scorer:
         return found[0].logits, found[2]
 
     def full(self, queries: Tensor) -> Tensor:
-        """Scores of each query at every item, pad item included: int64 ``[B]`` -> float ``[B, n_items]``, differentiable."""
+        """Return each query's scores at every item, pad included, differentiable.
+
+        Args:
+            queries: int64 ``[B]``.
+
+        Returns:
+            float ``[B, n_items]``.
+        """
         known = self.known_rows(queries)
         if known is not None:
             return known[0].index_select(0, known[1])
@@ -285,17 +305,23 @@ class Scorer:
         return self._full_by_model(queries)
 
     def catalogue(self) -> Callable[[Tensor], Tensor]:
-        """As :meth:`full`, for one block of queries after the other inside :meth:`frozen`: the thread's next call overwrites it."""
+        """Return a function like :meth:`full` for blocks of queries inside :meth:`frozen`.
+
+        The next call in the same thread overwrites the result of the previous one.
+        """
         return DotProducts(*self.tables()) if self.has_vectors else self.full
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        """Each query's k best items, best first, ties by id: ids int64 ``[Q, k]`` and scores float ``[Q, k]``.
+        """Return each query's k best items, best first, ties by id.
 
-        Evaluation mode, no gradient, in blocks; approximately where there is an :attr:`index`. See
-        :func:`recbole_kd.ops.topk.top_k_in_blocks` for short rows.
+        The model is in evaluation mode and without gradients. Work is done in blocks. With an :attr:`index` the lists
+        are approximate. See :func:`recbole_kd.ops.topk.top_k_in_blocks` for short rows.
+
+        Returns:
+            ids int64 ``[Q, k]`` and scores float ``[Q, k]``.
         """
-        inside = self._is_frozen  # of a caller that ranks more queries: all are encoded, once
+        inside = self._is_frozen  # the caller ranks more queries, so all are encoded once
         with self.frozen():
             tables = None
             if self.has_vectors and (self.index is not None or (inside and self.sharing is None)):
@@ -310,12 +336,15 @@ class Scorer:
     def _ranked(
         self, queries: Tensor, k: int, exclude: Ragged | None, tables: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`top_k` of this process's queries, exactly."""
+        """Return :meth:`top_k` of this process's queries, exactly."""
         full = DotProducts(*(tables or self.tables_for(queries))) if self.has_vectors else self.full
         return top_k_in_blocks(full, queries, self.n_items, k, exclude)
 
     def tables_for(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`tables`, whose rows of these queries are right: an encoder leaves the others alone."""
+        """Return :meth:`tables` in which only the rows of these queries need to be valid.
+
+        An encoder leaves the other rows at zero.
+        """
         if self._encoder is None or len(queries) >= self.n_queries or not len(queries):
             return self.tables()
         some = self._encoded(queries)
@@ -323,10 +352,12 @@ class Scorer:
 
     @contextmanager
     def frozen(self, tables: tuple[Tensor, Tensor] | None = None) -> Iterator[None]:
-        """Within it the model is frozen (:mod:`recbole_kd.scoring.frozen`), with one index for all calls; inside another one, no change.
+        """Freeze the model for a block of calls (:mod:`recbole_kd.scoring.frozen`).
+
+        All calls share one index. A nested block changes nothing.
 
         Args:
-            tables: its vectors, if they are known (:meth:`tables`).
+            tables: its vectors (:meth:`tables`) if they are known.
         """
         if self._is_frozen:
             yield
@@ -342,7 +373,7 @@ class Scorer:
 
     def _full_by_model(self, queries: Tensor) -> Tensor:
         found = self._in_step(queries)
-        if found is not None:  # a sequential model in a training step: its batch is encoded already
+        if found is not None:  # a sequential model in a training step has encoded its batch already
             _, rows, positions = found
             return self.model.full_sort_predict(rows).view(-1, self.n_items)[positions].float()
         return self._own.full(queries, keep_tables=self._cache is not None and not torch.is_grad_enabled())

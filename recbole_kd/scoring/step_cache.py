@@ -1,4 +1,4 @@
-"""Vectors and scores that are computed once: for one training step, or for a block of calls on a frozen model."""
+"""Caches of vectors and scores, for one training step or for a frozen model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Batch:
-    """A training batch: its rows, its queries sorted, int64 ``[B]``, and the row of each, int64 ``[B]``."""
+    """A training batch with its queries in sorted order.
+
+    Attributes:
+        interaction: the rows.
+        ids: the sorted queries, int64 ``[B]``.
+        order: the row of each, int64 ``[B]``.
+    """
 
     interaction: Interaction
     ids: Tensor
@@ -21,11 +27,11 @@ class Batch:
 
     @classmethod
     def of(cls, interaction: Interaction, field: str) -> Batch:
-        """Return the batch whose queries are in a column."""
+        """Build a batch from the column that holds its queries."""
         return cls(interaction, *interaction[field].sort(stable=True))
 
     def positions(self, queries: Tensor) -> Tensor | None:
-        """Return the rows of some queries, int64 ``[n]``; None if one is not in the batch."""
+        """Return the rows of some queries, int64 ``[n]``, or None if one is not in the batch."""
         if len(self.ids) == 0:
             return None
         at = torch.searchsorted(self.ids, queries).clamp(max=len(self.ids) - 1)
@@ -37,7 +43,8 @@ class VectorCache:
     """Vectors that a Scorer has computed since the cache was opened.
 
     Attributes:
-        tables: of all queries and of all items. items: of all items alone.
+            tables: vectors of all queries and of all items.
+            items: vectors of all items.
     """
 
     tables: tuple[Tensor, Tensor] | None = None
@@ -46,25 +53,25 @@ class VectorCache:
 
 @dataclass
 class StepCache(VectorCache):
-    """What base loss and KD loss of one training step share.
+    """The results that base loss and KD loss of one training step share.
 
     Attributes:
         batch: the step's queries, if the model encodes them from the batch.
-        logits: float ``[B, n_items]``, the scores that the base loss hands its softmax over all items.
+        logits: float ``[B, n_items]``, the scores that the base loss gives to its softmax over all items.
     """
 
     batch: Batch | None = None
     logits: Tensor | None = None
 
     def keep_logits(self, n_items: int, logits: Tensor) -> None:
-        """Keep the scores of the batch at all items. In half precision they do not replace products in float32."""
+        """Keep the scores of the batch at all items, unless they are in half precision."""
         assert self.batch is not None
         if logits.shape == (len(self.batch.ids), n_items) and logits.dtype in (torch.float32, torch.float64):
             self.logits = logits
 
     @contextmanager
     def logits_of(self, softmax: nn.Module | None, n_items: int) -> Iterator[None]:
-        """Within it, keep what the softmax is called with."""
+        """Capture the argument of the softmax during a block."""
         if self.batch is None or softmax is None:
             yield
             return
@@ -77,10 +84,12 @@ class StepCache(VectorCache):
 
 @contextmanager
 def encoded_once(model: nn.Module, method: str | None, unless: Callable[[], bool]) -> Iterator[None]:
-    """Within it, calls of one of the model's methods with the same arguments give the first call's result.
+    """Cache the results of one of the model's methods by its arguments during a block.
 
     Args:
-        method: name of the method; None changes nothing. unless: while it returns True, calls pass through.
+        model: the model.
+        method: name of the method. None changes nothing.
+        unless: calls are not cached while it returns True.
     """
     if method is None:
         yield
@@ -99,7 +108,8 @@ def remembered(plain: Callable[..., object], unless: Callable[[], bool]) -> Call
     """Return a function that calls ``plain`` once for the same argument objects.
 
     Args:
-        unless: while it returns True, calls pass through and nothing is remembered.
+            plain: the function.
+            unless: calls are not cached while it returns True.
     """
     memo: dict[tuple[int, ...], tuple[tuple[object, ...], object]] = {}
 
@@ -108,7 +118,7 @@ def remembered(plain: Callable[..., object], unless: Callable[[], bool]) -> Call
             return plain(*args)
         key = tuple(id(a) for a in args)
         if key not in memo:
-            memo[key] = args, plain(*args)  # the arguments are kept: the id of a dead object is given away again
+            memo[key] = args, plain(*args)  # keep the arguments, because the id of a dead object is reused
         return memo[key][1]
 
     return call

@@ -1,4 +1,4 @@
-"""Which models score by dot products of vectors, and how each makes them; a line a model."""
+"""The registry of models that score by dot products, and how each computes its vectors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from recbole_kd.model.hstu import HSTU, HSTUGeneral
 
 
 def cached_names(model: nn.Module) -> list[str]:
-    """Attributes in which full_sort_predict keeps propagated tables; calculate_loss clears them, an optimiser's step does not.
+    """Return the attributes in which full_sort_predict caches propagated tables.
 
-    RecBole names them, with state that is no cache, in other_parameter_name: restore_* of the graph models, i_embedding
-    of DMF.
+    calculate_loss clears them, an optimiser's step does not. RecBole names them in other_parameter_name, together with
+    state that is not a cache: restore_* of the graph models, i_embedding of DMF.
     """
     return [
         name
@@ -31,9 +31,11 @@ def cached_names(model: nn.Module) -> list[str]:
 
 @singledispatch
 def vectors(model: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Tables (user vectors ``[n_users, d]``, item vectors ``[n_items, d]``) whose dot product IS the model's score.
+    """Return the tables whose dot product IS the model's score.
 
-    None where the model has no table of its queries: see :data:`ENCODERS`. One line per model.
+    Returns:
+        user vectors ``[n_users, d]`` and item vectors ``[n_items, d]``. None if the model has no table of its queries;
+        see :data:`ENCODERS`.
     """
     return None
 
@@ -47,15 +49,15 @@ vectors.register(BM3, lambda model: model.score_vectors())
 
 @dataclass(frozen=True)
 class QueryEncoder:
-    """How a model whose score is a dot product makes its query vectors, row by row.
+    """The functions that compute a dot-product model's query vectors row by row.
 
     Attributes:
-        queries: model, rows -> float ``[B, d]``. in_step: the same for the rows of a training batch, where that has
-            another way.
-        shared: the method that base loss and ``in_step`` have in common; a training step calls it once.
+        queries: model, rows -> float ``[B, d]``.
+        in_step: the same for the rows of a training batch, which may be computed differently.
         items: model -> float ``[n_items, d]``.
-        positions: model, rows -> float ``[B, L, d]``, the vectors of all prefixes by a causal model with positions from
-            0; or None.
+        shared: the method that base loss and ``in_step`` share. A training step calls it once.
+        positions: model, rows -> float ``[B, L, d]``, the vectors of all prefixes from a causal model with positions
+            from 0; or None.
     """
 
     queries: Callable[[Any, Interaction], Tensor]
@@ -66,11 +68,14 @@ class QueryEncoder:
 
 
 def _of_forward(*fields: str, last_of: str | None = None) -> QueryEncoder:
-    """RecBole's usual form: forward(columns of the interaction) is the query vector, the item table is the embedding.
+    """Return an encoder for RecBole's usual form of a sequential model.
+
+    forward(columns of the interaction) is the query vector, and the item table is the embedding.
 
     Args:
-        last_of: the module of a causal model of whose output, ``[B, L, d]`` or a list that ends in it, forward() takes
-            the last position.
+        fields: names of the model's attributes that name these columns.
+        last_of: name of a causal model's module whose output, ``[B, L, d]`` or a list that ends in it, forward() cuts
+            to the last position.
     """
 
     def encode(model: Any, rows: Interaction) -> Tensor:
@@ -110,19 +115,19 @@ ENCODERS: dict[type, QueryEncoder] = {
     STAMP: _of_forward("ITEM_SEQ", "ITEM_SEQ_LEN"),
     Caser: _of_forward("USER_ID", "ITEM_SEQ"),
 }
-"""Models that encode a query when it is asked for. One line per model."""
+"""Models that encode a query on request, one entry per model."""
 
 _KEPT = (
-    "forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding", "encode", "queries", "item_vectors",
-    "position_vectors", "get_attention_mask", "gather_indexes",
+    "forward", "predict", "full_sort_predict", "get_user_embedding", "get_item_embedding", "encode", "queries",
+    "item_vectors", "position_vectors", "get_attention_mask", "gather_indexes",
 )  # fmt: skip
 
 
 def _served(kind: type, table: Any) -> Any:
-    """What a table holds for a model class, or None.
+    """Return the table's entry for a model class, or None.
 
-    A subclass that changes how scores come about (forward, predict, full_sort_predict or a look-up) is not served by
-    its parent's line.
+    A subclass that changes how scores are computed (forward, predict, full_sort_predict or a look-up) does not inherit
+    the entry of its parent.
     """
     for parent in kind.__mro__:
         if parent in table and parent is not object:
@@ -135,21 +140,22 @@ def _served(kind: type, table: Any) -> Any:
 
 
 def vector_function(kind: type) -> Callable[[nn.Module], tuple[Tensor, Tensor] | None] | None:
-    """The registered vector function of a model class, or None."""
+    """Return the registered vector function of a model class, or None."""
     found: Callable[[nn.Module], tuple[Tensor, Tensor] | None] | None = _served(kind, vectors.registry)
     return found
 
 
 def encoder_of(kind: type) -> QueryEncoder | None:
-    """The registered encoder of a model class, or None."""
+    """Return the registered encoder of a model class, or None."""
     found: QueryEncoder | None = _served(kind, ENCODERS)
     return found
 
 
 def softmax_of(model: nn.Module) -> nn.CrossEntropyLoss | None:
-    """The module that a model's own loss hands its scores of the whole catalogue, ``[B, n_items]``; None where there is none such.
+    """Return the softmax loss module of a model's catalogue scores ``[B, n_items]``, or None.
 
-    RecBole's sequential models call theirs ``loss_fct``. A subclass that changes its loss may hand over something else.
+    RecBole's sequential models call theirs ``loss_fct``. A subclass that changes its loss may pass something else to
+    it, so it gets None.
     """
     parent = next((kind for kind in type(model).__mro__ if kind in ENCODERS), None)
     if parent is None or encoder_of(type(model)) is None:
@@ -161,11 +167,11 @@ def softmax_of(model: nn.Module) -> nn.CrossEntropyLoss | None:
 
 
 def has_vectors(kind: type) -> bool:
-    """Is the score of a model class a dot product of vectors that a scorer can hand out?"""
+    """Return whether a model class scores by dot products of vectors that a scorer can return."""
     return vector_function(kind) is not None or encoder_of(kind) is not None
 
 
 def no_tables(kind: type) -> str:
-    """What is said of a model class without a table of its queries."""
+    """Return the phrase of an error message about a model class without a query table."""
     why = ", which encodes histories," if encoder_of(kind) is not None else ""
     return f"{kind.__name__}{why} has no user_embedding and item_embedding with a row per user and item"

@@ -1,1 +1,1 @@
-"""One training: loader, trainer, resume, trajectory."""
+"""The training of one model: loader, trainer, resume state, trajectory."""

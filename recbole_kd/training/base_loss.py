@@ -1,4 +1,4 @@
-"""The student's own loss of a training batch, as the run scales it."""
+"""The student's own loss of a training batch, scaled as the run needs it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from recbole_kd.model.loss_reduction import adds_up, summed, sums_itself
 
 
 class BaseLoss:
-    """The loss that the model itself defines; summed over the rows of a batch if ``loss_reduction`` says so.
+    """The loss that the model itself defines, as a sum or a mean over the rows of a batch.
 
-    On several ranks each has a shard of the batch: its loss is so scaled that the shards' losses add up to the batch's.
+    On several ranks each rank has a shard of the batch. The loss of a shard is scaled so that the losses of all shards
+    add up to the loss of the batch.
 
     Args:
-        reduction: ``sum``, ``mean`` or None for the model's own.
-        ranks: this process and those that train with it; None for one alone.
+        model: the student.
+        reduction: ``sum``, ``mean``, or None for the model's own.
+        ranks: this process and those that train with it. None for a single process.
 
     Attributes:
         negatives_times: how often negative sampling repeats each row of a batch.
-        is_first: no epoch has ended yet; an error is then the model's refusal of the data, and becomes one sentence.
+        is_first: True until an epoch has ended. An error is then the model's refusal of the data, and becomes a
+            ConfigError.
     """
 
     def __init__(self, model: Any, reduction: str | None, ranks: Ranks | None) -> None:
@@ -60,5 +63,5 @@ class BaseLoss:
             return self.model.calculate_loss(interaction)
         except Exception as error:
             if not self.is_first or isinstance(error, KDError | torch.OutOfMemoryError):
-                raise  # a training that has begun may be continued
+                raise  # a training that has begun can be resumed
             raise failed_first_loss(self.model, error) from error

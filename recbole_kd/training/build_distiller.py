@@ -1,4 +1,7 @@
-"""Build a distiller from a RecBole configuration: the only place where ``kd_*`` keys become constructor arguments."""
+"""Build a distiller from a RecBole configuration.
+
+Only this module turns ``kd_*`` keys into constructor arguments.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,20 @@ RUN_DEFAULTS: Mapping[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compar
 
 
 def known_kd_keys(kd: str) -> set[str]:
-    """All ``kd_*`` keys that a run with this method may set."""
+    """Return all ``kd_*`` keys that a run with this method may set."""
     return {*KD_RUN_KEYS, *(f"kd_{name}" for name in distiller_options(distiller_class(kd)))}
 
 
 def check_distiller(kd: str, values: Mapping[str, Any], n_queries: int, n_items: int) -> dict[str, Any]:
-    """The constructor arguments of a method, checked against a catalogue before anything is trained.
+    """Return the constructor arguments of a method, checked before anything is trained.
 
     Args:
-        values: configuration with ``kd_*`` keys. n_queries, n_items: without the pad.
+        kd: name of the method.
+        values: configuration with ``kd_*`` keys.
+        n_queries, n_items: sizes of the data without the pad.
 
     Raises:
-        ConfigError: a value of a wrong type or out of range.
+        ConfigError: a value has a wrong type or is out of range.
     """
     cls = distiller_class(kd)
     context = {"n_items": n_items, "nlist": values.get("kd_nlist")}
@@ -59,7 +64,7 @@ def _check_effects(kd: str, cls: type[Distiller], values: Mapping[str, Any], opt
     refresh, kind = values.get("kd_refresh", 1), index_kind(values)
     if refresh != 1 and not cls.draws(options):
         raise ConfigError(
-            f"kd_refresh={refresh} has no effect with kd={kd}{own}, which draws no item sets anew: leave it out"
+            f"kd_refresh={refresh} has no effect with kd={kd}{own}, which never redraws item sets: leave it out"
         )
     if kind != "none" and not cls.asks_student(options) and not values.get("kd_index_teacher"):
         raise ConfigError(
@@ -69,7 +74,7 @@ def _check_effects(kd: str, cls: type[Distiller], values: Mapping[str, Any], opt
 
 
 def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
-    """Refuse an index that the method or the student has no use for (ConfigError)."""
+    """Refuse an index that the method or the student cannot use (ConfigError)."""
     kind = index_kind(values)
     if kind == "none":
         return
@@ -80,24 +85,28 @@ def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
         )
     if not has_vectors(student):
         raise ConfigError(
-            f"kd_candidate_index={kind} is not possible with {public_name(student.__name__)}, whose score is no dot "
+            f"kd_candidate_index={kind} is not possible with {public_name(student.__name__)}, whose score is not a dot "
             "product of vectors: take kd_candidate_index=none"
         )
 
 
 def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, train_data: Any = None) -> Distiller:
-    """The distiller that a configuration names, for a student and a teacher.
+    """Build the distiller that a configuration names, for a student and a teacher.
 
     Args:
-        config: RecBole's Config (or any mapping-like with ``config[key]``) that holds ``kd`` and, where they differ
-            from the property file, ``kd_*`` keys, and ``seed``.
-        student: the RecBole model to be trained. teacher: its scores, see :func:`recbole_kd.load_teacher`.
-        train_data: the student's training loader, of RecBole's ``data_preparation`` or ours; a sequential student needs
-            it.
+        config: RecBole's Config, or any mapping-like object with ``config[key]``. It holds ``kd``, ``seed``, and the
+            ``kd_*`` keys that differ from the property file.
+        student: the RecBole model to be trained.
+        teacher: its scores, see :func:`recbole_kd.load_teacher`.
+        train_data: the student's training loader, from RecBole's ``data_preparation`` or ours. A sequential student
+            needs it.
+
+    Returns:
+        the distiller, with the weight, the refresh interval and the reduction of the configuration.
 
     Raises:
-        ConfigError: unknown method or option, a sequential student without its data.
-        TeacherError: the teacher's counts are not the student's.
+        ConfigError: the method or an option is unknown, or a sequential student has no training data.
+        TeacherError: teacher and student have different numbers of users or items.
     """
     kd = config["kd"]
     if not kd:
@@ -131,14 +140,18 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
 
 
 def _is_given(config: Any, key: str) -> bool:
-    """Return whether a key comes from the user: the defaults of a Config of RecBole's functions give way to the pair's file."""
+    """Return whether a key comes from the user.
+
+    In a Config of RecBole's functions, defaults are overridden by the property file of the pair.
+    """
     return not _get(config, "recbole_data") or key in config.external_config_dict
 
 
 def _warn_of_other_keys(config: Any, published: Mapping[str, Any], pair: str) -> None:
-    """Warn of keys that were published with a pair's ``kd_*`` keys and that a training of this Config would not follow.
+    """Warn of published keys that this Config does not follow.
 
-    A key that the user gave stays the user's.
+    These are keys of the base training that were published together with a pair's ``kd_*`` keys. A key that the user
+    gave stays as it is, without a warning.
     """
     given = getattr(config, "external_config_dict", {})
     other = {
@@ -160,7 +173,7 @@ def _index(values: Mapping[str, Any], seed: int | None) -> CandidateIndex | None
 
 
 def _index_teacher(teacher: TeacherScores, values: Mapping[str, Any], seed: int | None) -> None:
-    """Give the teacher an index of its own where it is asked for (``kd_index_teacher``)."""
+    """Give each teacher its own index if ``kd_index_teacher`` is set, else remove it."""
     for member in teacher.members:
         if isinstance(member, FactorScores):
             member.index = _index(values, seed) if values.get("kd_index_teacher") else None
@@ -169,7 +182,7 @@ def _index_teacher(teacher: TeacherScores, values: Mapping[str, Any], seed: int 
 
 
 def no_teacher_index(name: str, store: str) -> ConfigError:
-    """The error of an index asked of a teacher that keeps no vectors."""
+    """Return the error for ``kd_index_teacher`` with a teacher that keeps no vectors."""
     return ConfigError(
         f"kd_index_teacher=True is not possible with {name} in a store of kind {store}: take teacher_store=factors, "
         "for a teacher whose score is a dot product, or leave it out"
@@ -177,7 +190,10 @@ def no_teacher_index(name: str, store: str) -> ConfigError:
 
 
 def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tuple[Scorer, TeacherScores]:
-    """Student and teacher under the ids of the student's queries (see :mod:`recbole_kd.scoring.scorer`)."""
+    """Return student and teacher with the ids of the student's queries.
+
+    See :mod:`recbole_kd.scoring.scorer`.
+    """
     queries = sequence_queries(train_data)
     if queries is not None:
         rows = queries.training_rows()
@@ -190,5 +206,8 @@ def _asking(student: nn.Module, teacher: TeacherScores, train_data: Any) -> tupl
 
 
 def _get(config: Any, key: str) -> Any:
-    """RecBole's Config has no ``get``; it gives None for a key that it does not know, a mapping does not."""
+    """Return a key's value, or None if the key is unknown.
+
+    RecBole's Config has no ``get``. It returns None for an unknown key, but a mapping raises.
+    """
     return config[key] if key in config else None  # noqa: SIM401

@@ -1,4 +1,4 @@
-"""Same seed, same machine, same result: also on several threads."""
+"""Repeatable training: same seed, same machine, same result, also with several threads."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import torch
 
 @contextmanager
 def repeatable(wanted: bool) -> Iterator[None]:
-    """Within it torch takes its deterministic kernels on a CPU, and autograd does not look for anomalies.
+    """Use torch's deterministic CPU kernels and switch autograd's anomaly detection off.
 
-    Without it the gradient of indexed rows (RecBole's LightGCN) is added up atomically, in whatever order the threads
-    come. torch would also fill fresh memory with NaN; nothing here reads memory that it has not written, so that pass
-    is left out. RecBole's SINE switches anomaly detection on for the whole process when it is imported; the trainer
-    looks at its losses itself.
+    Without deterministic kernels the gradient of indexed rows (RecBole's LightGCN) is summed atomically, in an order
+    that depends on the threads. In deterministic mode torch also fills fresh memory with NaN. Nothing here reads memory
+    that it has not written, so that pass is switched off. RecBole's SINE switches anomaly detection on for the whole
+    process when it is imported; the trainer checks its losses itself.
 
     Args:
-        wanted: RecBole's ``reproducibility``, on a CPU.
+        wanted: use the deterministic kernels. It is RecBole's ``reproducibility``, on a CPU.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = getattr(
-        torch.utils, "deterministic", SimpleNamespace(fill_uninitialized_memory=None)
-    )  # torch 2.2 and later
+    # torch.utils.deterministic exists from torch 2.2 on.
+    memory: Any = getattr(torch.utils, "deterministic", SimpleNamespace(fill_uninitialized_memory=None))
     fills = memory.fill_uninitialized_memory
     try:
         if wanted:

@@ -1,4 +1,4 @@
-"""A distiller joined to a trainer of the user's own."""
+"""Add a distiller to a user's own trainer."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from recbole_kd.training.trainer import KDTrainer
 
 
 def distil(trainer: Trainer, distiller: Distiller) -> Trainer:
-    """Let a trainer distil: its model's loss becomes its own loss plus ``distiller.weight`` times the distiller's.
+    """Let a trainer distil: add the weighted loss of a distiller to its model's loss.
 
-    The trainer keeps its class and its own methods. It must train through RecBole's ``_train_epoch``, its own or
-    RecBole's, with ``self.model.calculate_loss`` on the batches of the loader that it is given.
+    The trainer keeps its class and its methods. Its ``_train_epoch``, which may be its own or RecBole's, must call
+    ``self.model.calculate_loss`` on the batches of the loader that it is given.
 
     Args:
-        trainer: of RecBole's Trainer, or of a class derived from it. distiller: :func:`recbole_kd.build_distiller`.
+        trainer: an instance of RecBole's Trainer or of a subclass.
+        distiller: see :func:`recbole_kd.build_distiller`.
 
     Returns:
-        The same trainer; ``kd_loss`` is the distiller's loss by epoch, unweighted.
+        The same trainer. ``kd_loss`` lists the distiller's unweighted loss per epoch.
 
     Raises:
-        ConfigError: RecBole trains this model in a way of its own, or the trainer distils already. In ``fit``: the
-            trainer asked for no loss through ``calculate_loss``, so that nothing would be distilled.
+        ConfigError: RecBole trains this model with a special trainer, or the trainer distils already. In ``fit``: the
+            trainer never calls ``calculate_loss``, so that nothing would be distilled.
     """
     theirs = next((kind for kind in type(trainer).__mro__ if kind.__module__.startswith("recbole.trainer")), None)
     if isinstance(trainer, KDTrainer):
@@ -58,7 +59,7 @@ def distil(trainer: Trainer, distiller: Distiller) -> Trainer:
 
 
 class _Joint:
-    """What a joined trainer does beside its own work."""
+    """The hooks that make a user's trainer distil."""
 
     def __init__(self, trainer: Any, distiller: Distiller) -> None:
         self.trainer = trainer
@@ -83,7 +84,7 @@ class _Joint:
         return result
 
     def train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **options: Any) -> Any:
-        """The trainer's epoch over the teacher-aware loader, with the distiller's loss in the model's."""
+        """Run the trainer's epoch over the teacher-aware loader, with the joint loss."""
         loader, distiller = self._prepared(train_data), self.distiller
         if epoch_idx % distiller.refresh == 0 or not self.kd_loss:
             loader.let_go()
@@ -134,7 +135,7 @@ class _Joint:
                 model.calculate_loss = own
 
     def _kd_loss(self, loader: TeacherAwareLoader, interaction: Interaction) -> Tensor:
-        batch = getattr(interaction, "kd", None)  # a trainer may have made a new Interaction of a batch
+        batch = getattr(interaction, "kd", None)  # a trainer may have built a new Interaction from a batch
         batch = loader.batch_for(interaction) if batch is None else batch
         if not len(batch.queries):
             return torch.zeros((), device=self.trainer.device)

@@ -1,4 +1,4 @@
-"""Metrics of a finished training: of its best epoch, and of its epochs one by one."""
+"""Metrics of a finished training: of its best epoch and of each epoch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.trainer import KDTrainer
 
 RANKS_SHOWN = 50
-"""How many of the teacher's first items a rank curve follows."""
+"""Number of the teacher's first items that a rank curve follows."""
 
 
 def best_epoch_metrics(trainer: Any, model: nn.Module, loaders: Loaders, show_progress: bool) -> dict[str, Any]:
-    """Return validation and test metrics of the best epoch, size, and microseconds of inference per user."""
+    """Return the metrics of the best epoch.
+
+    These are validation and test metrics, the size, and the microseconds of inference per user.
+    """
     has_weights = bool(list(model.parameters()))
     metrics: dict[str, Any] = {}
     for index, (name, data) in enumerate((("valid", loaders.valid), ("test", loaders.test))):
@@ -36,12 +39,15 @@ def best_epoch_metrics(trainer: Any, model: nn.Module, loaders: Loaders, show_pr
 
 
 def ending(trainer: KDTrainer) -> dict[str, Any]:
-    """Return how many epochs a training took, which was the best, and which key ended it."""
+    """Return the number of epochs, the best epoch, and the key that ended the training."""
     return {"epochs": len(trainer.epoch_seconds), "best_epoch": trainer.best_epoch, "stopped_by": trainer.stopped_by}
 
 
 def distillation_metrics(trainer: KDTrainer, teacher: TeacherScores) -> dict[str, Any]:
-    """Return what only a distillation has: the KD loss of each epoch, times, peak memory, history, and recall of a candidate index."""
+    """Return the metrics that only a distillation has.
+
+    These are the KD loss of each epoch, times, peak memory, the history, and the recall of a candidate index.
+    """
     assert trainer.distiller is not None
     metrics: dict[str, Any] = {}
     index = trainer.distiller.student_scorer.index
@@ -56,13 +62,13 @@ def distillation_metrics(trainer: KDTrainer, teacher: TeacherScores) -> dict[str
         "kd_loss": trainer.kd_loss,
         "seconds_per_epoch": _mean(trainer.epoch_seconds),
         "kd_seconds_per_epoch": _mean(trainer.kd_seconds),
-        "process_peak_rss_mb": peak_rss_mb(),  # of all that the process has done, a teacher trained in it included
+        "process_peak_rss_mb": peak_rss_mb(),  # of the whole process, including a teacher that it trained
         "history": _by_name(trainer.history),
     }
 
 
 class RankCurves:
-    """The student's mean rank of the teacher's k-th item, k = 1..50, before and after its training.
+    """The student's mean rank of the teacher's k-th item before and after training, k = 1..50.
 
     Args:
         wanted: False computes nothing, and :meth:`after_training` returns nothing.
@@ -85,7 +91,10 @@ class RankCurves:
 
 
 def _by_name(epochs: list[dict[str, float]]) -> dict[str, list[float | None]]:
-    """Return each metric's values by epoch, None where an epoch has none, as validation every other epoch."""
+    """Return each metric's values by epoch, None if an epoch lacks it.
+
+    Validation may skip epochs, for instance.
+    """
     return {
         name: [epoch.get(name) for epoch in epochs]
         for name in dict.fromkeys(name for epoch in epochs for name in epoch)

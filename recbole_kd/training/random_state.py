@@ -11,7 +11,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of Python's, numpy's and torch's generators, as tensors and plain values."""
+    """Return the states of Python's, numpy's and torch's generators as plain values."""
     numpy_state: Any = np.random.get_state(legacy=True)
     return {
         "torch_rng": torch.get_rng_state(),
@@ -22,7 +22,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back to a state of :func:`random_state`."""
+    """Restore the generators to a state of :func:`random_state`."""
     torch.set_rng_state(state["torch_rng"].cpu())
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])

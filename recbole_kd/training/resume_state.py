@@ -1,4 +1,4 @@
-"""Files from which an interrupted training continues: its last state, and the best checkpoint so far."""
+"""Files that resume an interrupted training: its last state and the best checkpoint."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from recbole_kd.storage.digests import file_sha256
 from recbole_kd.storage.integrity import is_sealed, seal
 
 SHARE_OF_TIME = 0.1
-"""Writing the state may cost this share of the training time: a large model's state is not written after every short epoch."""
+"""Share of the training time that writing the state may take. A large model's state is not written after every
+epoch."""
 
 
 class StateFile:
     """The state of a training after an epoch, on disk.
 
-    The file holds tensors and plain values only, is read with ``weights_only=True``, and is replaced atomically. A copy
-    of the best checkpoint so far lies beside it, under a name that the state holds, so that both are always of the same
-    epoch. The file ends with its SHA-256, holds that of the best checkpoint and the name of its entry; all are checked
-    when a training is continued.
+    The file holds only tensors and plain values, is read with ``weights_only=True``, and is replaced atomically. A copy
+    of the best checkpoint so far is next to it, under a name that the state holds, so that both are always of the same
+    epoch. The file ends with its SHA-256. It holds the SHA-256 of the best checkpoint and the name of its cache entry.
+    All three are checked when a training is resumed.
+
+    Args:
+        path: the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,26 +45,34 @@ class StateFile:
         self._best_sha256 = ""
 
     def exists(self) -> bool:
-        """Whether there is a training to continue."""
+        """Return whether there is a training to resume."""
         return self.path.is_file()
 
     def clean_up(self) -> None:
-        """Remove what a killed process left beside the file. The caller holds the cache lock, so half-written files are stale."""
+        """Remove the files that a killed process left next to the state.
+
+        The caller holds the cache lock, so half-written files are stale.
+        """
         self._remove_half_written()
         if not self.exists():
             self._remove_checkpoints(kept=None)
 
     @property
     def _identity(self) -> str:
-        """The entry that the state belongs to: folder and file bear the digest of its settings."""
+        """The cache entry of the state: folder and file names contain the digest of its settings."""
         return f"{self.path.parent.name}/{self.path.name}"
 
     def save(self, collect: Callable[[], Mapping[str, Any]], checkpoint: Path) -> bool:
-        """Write the state and a copy of the best checkpoint, unless the last writing is too recent for its cost; True if it was written.
+        """Write the state and a copy of the best checkpoint, unless it was written recently.
+
+        How recent depends on the time that the last write took (SHARE_OF_TIME).
 
         Args:
-            collect: gives the state; called only if it is written.
+            collect: returns the state. It is called only if the state is written.
             checkpoint: file of the best epoch so far.
+
+        Returns:
+            True if the state was written.
         """
         started = perf_counter()
         if started - self._written_at < self._cost / SHARE_OF_TIME:
@@ -74,7 +86,7 @@ class StateFile:
             torch.save({**collect(), **best, "identity": self._identity}, temporary)
             seal(temporary)
             os.replace(temporary, self.path)
-        except Exception:  # no room: the state before this one can be continued
+        except Exception:  # such as a full disk: the previous state can still be resumed
             temporary.unlink(missing_ok=True)
             if self._best not in (None, before):
                 self.path.with_name(str(self._best)).unlink(missing_ok=True)
@@ -86,22 +98,21 @@ class StateFile:
         return True
 
     def load(self, checkpoint: Path, device: torch.device) -> dict[str, Any]:
-        """Return the saved state, and copy the best checkpoint back to its place.
+        """Return the saved state, and copy the best checkpoint back to ``checkpoint``.
 
         Raises:
-            TrainingError: the file is damaged or another training's, or the best checkpoint beside it is gone or
-                damaged.
+            TrainingError: the file is damaged or of another training, or the best checkpoint is missing or damaged.
         """
         try:
             if not is_sealed(self.path):
-                raise ValueError("it is not what was written, its SHA-256 differs")
+                raise ValueError("its SHA-256 differs from the one written")
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
             if state["identity"] != self._identity:
                 raise ValueError(f"it belongs to {state['identity']}")
             if state["best_file"] is not None:
                 best = self.path.with_name(state["best_file"])
                 if file_sha256(best) != state["best_sha256"]:
-                    raise ValueError(f"{best.name} beside it is not what was written")
+                    raise ValueError(f"the SHA-256 of {best.name} next to it differs from the one written")
                 shutil.copyfile(best, checkpoint)
         except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -111,14 +122,17 @@ class StateFile:
         return state
 
     def remove(self) -> None:
-        """Remove the files of a training that is finished."""
+        """Remove all files of a finished training."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
         self._remove_checkpoints(kept=None)
         self._remove_half_written()
 
     def _copy_best(self, checkpoint: Path) -> None:
-        """Copy the best checkpoint, file to file: with its optimiser it is three times the model, and is not read into memory for this."""
+        """Copy the best checkpoint as a file.
+
+        With the optimiser it is three times the model's size, so it is not read into memory.
+        """
         if not checkpoint.is_file():
             return
         stat = checkpoint.stat()

@@ -1,4 +1,4 @@
-"""RecBole's training batches with the teacher's ranked lists as columns, for a trainer or a model of one's own."""
+"""RecBole's training batches with the teacher's ranked lists as additional columns."""
 
 from __future__ import annotations
 
@@ -20,32 +20,31 @@ from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
 from recbole_kd.training.teacher_loader import check_teacher_of
 
 TEACHER_ITEMS, TEACHER_SCORES = "teacher_items", "teacher_scores"
-"""Columns of a batch: int64 ``[B, k]``, item ids, best first, and float32 ``[B, k]``, what the teacher scores them."""
+"""Columns of a batch: item ids, int64 ``[B, k]``, best first, and the teacher's scores of them, float32 ``[B, k]``."""
 
 KEPT_BYTES = 2**28
-"""Lists of all queries up to this size are asked for once; larger ones batch by batch."""
+"""Up to this size the lists of all queries are computed once and kept; larger ones are computed batch by batch."""
 
 
 def teacher_loader(train_data: Any, teacher: TeacherScores | str | Path, k: int = 50) -> TeacherListLoader:
-    """Return a loader that yields RecBole's training batches, each row with the teacher's k best items.
+    """Return a loader that yields RecBole's training batches with the teacher's k best items.
 
     Each batch is a RecBole ``Interaction`` of B rows, the same rows from the same random numbers as ``train_data``
-    yields,
-    with two columns more: ``teacher_items``, int64 ``[B, k]``, the ids of the items that the teacher ranks highest for
-        the
-    row's user, best first, and ``teacher_scores``, float32 ``[B, k]``, their scores, both on the CPU. Of a sequential
-    student the lists are for the row's history: a sequential teacher ranks for that history, a general one for the
-    row's user. Items that the user has already are not left out. The pad, user 0, which the per-user loaders list, has
-    zeros. Everything else (length, ``get_model``, the data set) is that of ``train_data``: RecBole's ``Trainer.fit``
-    takes it.
+    yields. It has two more columns, both on the CPU. ``teacher_items``, int64 ``[B, k]``, holds the ids of the items
+    that the teacher ranks highest for the row's user, best first. ``teacher_scores``, float32 ``[B, k]``, holds their
+    scores. For a sequential student a sequential teacher ranks for the row's history, and a general teacher for the
+    row's user. Items of the user's history are not left out. The pad, user 0, which the per-user loaders list, has
+    zeros. Everything else (length, ``get_model``, the data set) comes from ``train_data``, so RecBole's ``Trainer.fit``
+    accepts the loader.
 
     Args:
         train_data: a training loader of RecBole's ``data_preparation``, or of ours.
-        teacher: its scores (:func:`recbole_kd.load_teacher`), or the path of a saved one.
+        teacher: its scores (:func:`recbole_kd.load_teacher`), or the path of a saved teacher.
         k: length of the lists, from 1 to the number of items.
 
     Raises:
-        ConfigError: k is out of range. TeacherError: the teacher was made on other data.
+        ConfigError: k is out of range.
+        TeacherError: the teacher was made on other data.
     """
     scores = teacher if isinstance(teacher, TeacherScores) else load_teacher(teacher, train_data)
     n_items = scores.n_items - 1
@@ -58,10 +57,12 @@ def teacher_loader(train_data: Any, teacher: TeacherScores | str | Path, k: int 
 
 
 def asked_about(train_data: Any, teacher: TeacherScores) -> TeacherScores:
-    """Return the teacher under the ids of the queries of some training data (see :mod:`recbole_kd.scoring.scorer`).
+    """Return the teacher with the query ids of some training data.
+
+    See :mod:`recbole_kd.scoring.scorer`.
 
     Raises:
-        TeacherError: the teacher knows other users or items than the data.
+        TeacherError: teacher and data have different numbers of queries or items.
     """
     dataset = getattr(train_data, "_dataset", train_data)
     queries = sequence_queries(dataset)
@@ -83,10 +84,12 @@ def asked_about(train_data: Any, teacher: TeacherScores) -> TeacherScores:
 
 
 class TeacherListLoader:
-    """The loader that :func:`teacher_loader` makes; see there.
+    """The loader that :func:`teacher_loader` returns.
 
     Args:
-        loader: RecBole's. teacher: under the ids of the loader's queries. k: length of the lists.
+        loader: RecBole's loader.
+        teacher: the scores, with the query ids of the loader.
+        k: length of the lists.
     """
 
     def __init__(self, loader: Any, teacher: TeacherScores, k: int) -> None:
@@ -100,7 +103,7 @@ class TeacherListLoader:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # of an object that is being unpickled
+        if name == "loader":  # unpickling asks for it before it is set
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -110,7 +113,7 @@ class TeacherListLoader:
             yield Interaction({**interaction.interaction, TEACHER_ITEMS: items, TEACHER_SCORES: scores})
 
     def _lists_of(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and scores, ``[B, k]`` each, for int64 ``[B]`` queries."""
+        """Return ids and scores, ``[B, k]`` each, for int64 ``[B]`` queries."""
         if self._lists is None and 12 * self.k * self.teacher.n_queries <= KEPT_BYTES:
             self._lists = self._asked(torch.arange(self.teacher.n_queries))
         if self._lists is not None:
@@ -120,7 +123,7 @@ class TeacherListLoader:
         return items[place], scores[place]
 
     def _asked(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's lists of distinct queries, block by block."""
+        """Compute the teacher's lists of distinct queries, block by block."""
         items = torch.zeros(len(queries), self.k, dtype=torch.int64)
         scores = torch.zeros(len(queries), self.k)
         for rows in blocks(len(queries), self.teacher.n_items, queries.device):

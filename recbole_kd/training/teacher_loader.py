@@ -1,4 +1,4 @@
-"""The teacher-aware dataloader: RecBole's training batches, each with what the distiller asked for."""
+"""The teacher-aware loader: RecBole's training batches with the teacher's scores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class KDInteraction(ShardInteraction):
 
 
 def check_teacher_of(teacher: TeacherScores, train_data: Any) -> None:
-    """Refuse a teacher, or one of several, that was made on another split than some training data (TeacherError)."""
+    """Refuse a teacher that was made on another split than the training data (TeacherError).
+
+    Of several teachers each is checked.
+    """
     for member in teacher.members:
         own = member.manifest.get("data")
         if own is not None:
@@ -43,14 +46,15 @@ def check_teacher_of(teacher: TeacherScores, train_data: Any) -> None:
 
 
 class TeacherAwareLoader:
-    """Wraps a RecBole training loader: iterating yields its batches as :class:`KDInteraction`.
+    """A RecBole training loader whose batches are yielded as :class:`KDInteraction`.
 
-    The teacher is asked once per epoch and query about the distiller's item sets, not once per row of every batch; a
-    set that the distiller kept is not asked again.
+    The teacher scores the distiller's item sets once per epoch and query, not once per row of every batch. A set that
+    the distiller kept is not scored again.
 
     Args:
         loader: any RecBole training loader (pairwise, pointwise, or per user).
-        distiller: its ``item_sets`` are read by :meth:`ask_teacher`. teacher: the scores.
+        distiller: :meth:`ask_teacher` reads its ``item_sets``.
+        teacher: the scores.
     """
 
     def __init__(self, loader: Any, distiller: Distiller, teacher: TeacherScores) -> None:
@@ -86,11 +90,12 @@ class TeacherAwareLoader:
         negatives: Tensor | None = None,
         owners: Tensor | None = None,
     ) -> DistillBatch:
-        """The distillation batch for the rows of a training batch: int64 ``[B]`` queries as the loader gives them.
+        """Return the distillation batch for the rows of a training batch.
 
         Args:
+            rows: int64 ``[B]``, the queries as the loader yields them.
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
-            owners: int64, the query of each positive; when None each row has one.
+            owners: int64, the query of each positive. If None, each row has one positive.
         """
         queries, counts = torch.unique(self._positive_rows(rows), return_counts=True)
         real = queries != 0  # the per-user loader lists the pad
@@ -105,22 +110,27 @@ class TeacherAwareLoader:
         return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
 
     def _in_whole(self, batch: DistillBatch, shard: BatchShard) -> DistillBatch:
-        """The batch of a shard, with what it counts in the whole."""
+        """Return the batch of a shard, with its share of the whole batch."""
         rows = self._positive_rows(shard.whole[self._query_field])
         rows = rows[rows != 0]
         share = float(batch.weights.sum()) / len(rows) if shard.counts and len(rows) else 0.0
         return replace(batch, share=share, whole_rows_per_query=len(rows) / max(1, len(rows.unique())))
 
     def _positive_rows(self, rows: Tensor) -> Tensor:
-        """Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a pairwise one."""
+        """Return the rows without the repetitions of negative sampling.
+
+        Negative sampling repeats every row: once more per negative for a pointwise model, once per negative for a
+        pairwise one.
+        """
         times = getattr(self.loader, "times", 1)
         return rows[: len(rows) // times]
 
     def _items_of(self, interaction: Interaction, queries: Tensor) -> tuple[Tensor | None, ...]:
-        """Positive and negative items: a pairwise loader has a column of negatives, a pointwise one puts them into further rows.
+        """Return the positive and negative items of a batch.
 
-        A model that trains by user learns from all items of a history at once: they are the positives, with their
-        queries as the third.
+        A pairwise loader has a column of negatives. A pointwise loader appends them as further rows. A model that
+        trains by
+        user learns from all items of a history at once: these are the positives, and their queries are the third value.
         """
         n_rows = len(queries)
         if self._by_user and self.distiller.train_items is not None:
@@ -137,12 +147,12 @@ class TeacherAwareLoader:
         return items[:n_positive], items[n_positive:] if n_positive < n_rows else None
 
     def let_go(self) -> None:
-        """Before the distiller draws anew: sets that are about to be replaced are not kept beside those that come."""
+        """Free the sets that are about to be redrawn, so that old and new are not both in memory."""
         for name in self.distiller.drawn_sets:
             self._asked.pop(name, None)
 
     def ask_teacher(self) -> None:
-        """Get the teacher's scores of the distiller's current item sets; the trainer calls it at each epoch's start."""
+        """Compute the teacher's scores of the current item sets, at the start of each epoch."""
         asked: dict[str, tuple[Tensor, Tensor]] = {}
         for name, ids in self.distiller.item_sets.items():
             known = self._asked.get(name)

@@ -1,26 +1,24 @@
-"""KDTrainer: RecBole's Trainer plus a distiller. It has no training loop of its own.
+"""KDTrainer: RecBole's Trainer plus a distiller, without a training loop of its own.
 
 From ``fit`` to a method's loss and back:
 
-1. :meth:`KDTrainer.fit` shows the training data to the distiller (:meth:`KDTrainer.prepare`) and calls ``fit`` of
-    RecBole's Trainer.
-2. RecBole's ``fit`` calls ``_train_epoch`` once an epoch: :meth:`KDTrainer._train_epoch` makes the epoch repeatable.
+1. :meth:`KDTrainer.fit` gives the training data to the distiller (:meth:`KDTrainer.prepare`) and calls ``fit`` of
+   RecBole's Trainer.
+2. RecBole's ``fit`` calls ``_train_epoch`` once per epoch. :meth:`KDTrainer._train_epoch` makes the epoch repeatable.
 3. :meth:`KDTrainer._timed_epoch` lets the distiller draw its item sets, every ``kd_refresh`` epochs
-   (``Distiller.begin_epoch``), and asks the teacher for their scores (``TeacherAwareLoader.ask_teacher``). It then
-   calls RecBole's ``_train_epoch`` with this loader and with :meth:`KDTrainer._losses`.
+   (``Distiller.begin_epoch``), and the teacher score them (``TeacherAwareLoader.ask_teacher``). It then calls RecBole's
+   ``_train_epoch`` with this loader and with :meth:`KDTrainer._losses`.
 4. RecBole's ``_train_epoch`` iterates over the loader, whose batches carry the teacher's scores, and calls ``_losses``
-    for each.
-5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In it
-   :class:`BaseLoss` gives the model's own loss, and ``Distiller.forward`` the method's loss, a pure function of
-   :mod:`recbole_kd.losses` at the end.
-6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the ranks' gradients and clip
-    them.
-7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, which ranks the catalogue (:class:`FullRanking`), and with
-   its score ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the state to continue from.
-
-Longer than 300 lines: all that overrides RecBole's Trainer is read in one place.
+   for each.
+5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In this step
+   :class:`BaseLoss` returns the model's own loss and ``Distiller.forward`` the method's loss, which ends in a pure
+   function of :mod:`recbole_kd.losses`.
+6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the gradients of the ranks and
+   clip them.
+7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, which ranks the catalogue (:class:`FullRanking`). It passes
+   the score to ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the state to resume from.
 """
-# Over 300 lines: the chain from fit to a method's loss is one class of RecBole's and reads from top to bottom.
+# Over 300 lines: everything that overrides RecBole's Trainer is one class, read from top to bottom.
 
 from __future__ import annotations
 
@@ -53,19 +51,22 @@ from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher
 from recbole_kd.training.trajectory import Trajectory
 
 SMALL_MODEL = 2**20
-"""Up to so many parameters a step of torch's own is faster on one thread than on two (BPR and Adam, batches of 2048)."""
+"""Up to this many parameters one thread is faster than two in torch's own part of a step (BPR, Adam, batch 2048)."""
 
 
 HISTORIES = ("history", "kd_loss", "epoch_seconds", "kd_seconds")
-"""Attributes of a trainer that hold a value an epoch."""
+"""Attributes of a trainer that hold one value per epoch."""
 
 
 class _TimeIsUpError(Exception):
-    """Leaves RecBole's loop, which has no end of its own but the last epoch and the patience."""
+    """An exception that leaves RecBole's training loop when max_minutes has passed.
+
+    That loop ends only at the last epoch or when patience runs out.
+    """
 
 
 def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
-    """Refuse a distiller that pulls at another model than the one to be trained (ConfigError)."""
+    """Refuse a distiller of another model than the one to be trained (ConfigError)."""
     student = model if distiller is None else getattr(distiller.student_scorer, "model", model)
     if student is not model:
         raise ConfigError(
@@ -75,22 +76,25 @@ def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
 
 
 class KDTrainer(Trainer):
-    """Trains a student on its own loss plus ``distiller.weight`` times the distiller's.
+    """The trainer of a student on its own loss plus ``distiller.weight`` times the KD loss.
 
-    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. Gradient
-    clipping, which RecBole applies to the model alone and before unscaling, happens here at the optimiser's step: on
-    unscaled gradients, over all that is trained.
+    Everything else is RecBole's: early stopping, checkpoints, progress bars, TensorBoard, mixed precision. RecBole
+    clips the gradients of the model only, and before unscaling. This trainer clips at the optimiser's step, on unscaled
+    gradients of all trained parameters.
 
     Args:
-        config: RecBole's Config of the student. model: the student.
-        distiller: None trains the model alone, as RecBole's Trainer does.
-        checkpoint: file of the best epoch; scalars: folder of the TensorBoard scalars; RecBole's own places when None.
-        state_file: last-epoch state for resuming; not kept when None.
-        track: further figures of each epoch for :attr:`history`: ``train_ndcg``, NDCG@10 on the training interactions.
-        ranks: this process's place among several that train together, see :mod:`recbole_kd.distributed.data_parallel`.
+        config: RecBole's Config of the student.
+        model: the student.
+        distiller: None trains the model without a teacher, like RecBole's Trainer.
+        checkpoint: file of the best epoch. If None, RecBole's own path.
+        scalars: folder of the TensorBoard scalars. If None, RecBole's own path.
+        state_file: last-epoch state for resuming. If None, no state is written.
+        track: additional metrics of each epoch in :attr:`history`: ``train_ndcg`` is NDCG@10 on the training
+            interactions.
+        ranks: this process and those that train with it, see :mod:`recbole_kd.distributed.data_parallel`.
 
     Attributes:
-        history: figures of each epoch: the losses, the distiller's diagnostics, the validation score, what is tracked.
+        history: metrics of each epoch: the losses, the distiller's diagnostics, the validation score, tracked metrics.
     """
 
     tensorboard: SummaryWriter
@@ -148,7 +152,10 @@ class KDTrainer(Trainer):
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser over model and distiller; Adam in its fused form, one pass over memory where the plain one takes ten."""
+        """Build RecBole's optimiser over model and distiller, with the fused form of Adam.
+
+        Fused Adam makes one pass over memory, plain Adam about ten.
+        """
         own = [] if self.distiller is None else list(self.distiller.parameters())
         params = kwargs.pop("params", None) or [*self.model.parameters(), *own]
         optimizer: torch.optim.Optimizer = super()._build_optimizer(params=params, **kwargs)
@@ -162,18 +169,18 @@ class KDTrainer(Trainer):
         nn.utils.clip_grad_norm_(params, **(self.clip or {}))
 
     def join(self, distiller: Distiller) -> None:
-        """Let a distiller take part from the next :meth:`fit` on, with what it learns itself in the optimiser.
+        """Add a distiller and its parameters, effective from the next :meth:`fit` on.
 
         Raises:
-            ConfigError: the distiller has parameters and RecBole's own processes train together, which share the
-                model's gradients alone.
+            ConfigError: the distiller has parameters and several of RecBole's own processes train together, which share
+                only the model's gradients.
         """
         self.distiller = distiller.to(self.device)
         own = list(distiller.parameters())
         if own and not self.config["single_spec"]:
             raise ConfigError(
-                f"kd={type(distiller).__name__} learns parameters of its own, and RecBole's processes share the "
-                "gradients of the model alone: run one process, or run_recbole_kd.py with --nproc"
+                f"kd={type(distiller).__name__} has trainable parameters, and RecBole's processes share only the "
+                "gradients of the model: run one process, or run_recbole_kd.py with --nproc"
             )
         if own:
             self.optimizer.add_param_group({"params": own})
@@ -189,10 +196,10 @@ class KDTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> tuple[float, Any]:
-        """As RecBole's; see there. With a state file the training can be continued by :meth:`resume`.
+        """Train like RecBole's ``fit``; with a state file, :meth:`resume` can continue later.
 
         Raises:
-            TrainingError: a loss is not a finite number; names the epoch and the term.
+            TrainingError: a loss is not finite. The message names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
         if self._prepared is not train_data:
@@ -200,11 +207,9 @@ class KDTrainer(Trainer):
         if self._resumed and (
             self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()
         ):
-            self.eval_collector.data_collect(train_data)  # as RecBole's fit does, for metrics that need counts
-            return (
-                self.best_valid_score,
-                self.best_valid_result,
-            )  # it had ended; RecBole would put the last epoch over the best one
+            self.eval_collector.data_collect(train_data)  # like RecBole's fit, for metrics that need counts
+            # The training had ended. RecBole's fit would overwrite the best checkpoint with the last epoch.
+            return self.best_valid_score, self.best_valid_result
         if self.state_file is not None and self._leads:
             self.state_file.clean_up()
 
@@ -212,9 +217,8 @@ class KDTrainer(Trainer):
             if self.cur_step == 0:
                 self.best_epoch = epoch
             self.history[-1][f"valid_{self.valid_metric}"] = float(score)
-            if (
-                callback_fn is not None
-            ):  # first: what it keeps of the epoch must be there when the training goes on after it
+            # First, because a training that is resumed after this epoch needs what the callback stores.
+            if callback_fn is not None:
                 callback_fn(epoch, score)
             if self.state_file is not None and self._leads and self._ends_refresh(epoch):
                 written = self.state_file.save(self.state, Path(self.saved_model_file))
@@ -228,7 +232,9 @@ class KDTrainer(Trainer):
                 train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch
             )
         except _TimeIsUpError:
-            self.logger.info(f"max_minutes={self.config['max_minutes']} are up after {len(self.epoch_seconds)} epochs")
+            self.logger.info(
+                f"max_minutes={self.config['max_minutes']}: training stopped after {len(self.epoch_seconds)} epochs"
+            )
             result = self.best_valid_score, self.best_valid_result
         return result
 
@@ -237,11 +243,14 @@ class KDTrainer(Trainer):
         return self.ranks is None or self.ranks.leads
 
     def _ends_refresh(self, epoch: int) -> bool:
-        """Will new item sets be drawn after this epoch? They are not kept: a training continues only where they are drawn anew."""
+        """Return whether new item sets are drawn after this epoch.
+
+        Item sets are not saved, so a training can be resumed only before a draw.
+        """
         return self.distiller is None or (epoch + 1) % self.distiller.refresh == 0
 
     def _time_is_up(self) -> bool:
-        """The same in every process: the mean of their clocks counts."""
+        """Return whether max_minutes has passed. All ranks agree: the mean elapsed time decides."""
         if self.max_seconds is None:
             return False
         spent = sum(self.epoch_seconds)
@@ -255,7 +264,9 @@ class KDTrainer(Trainer):
         return "epochs" if len(self.epoch_seconds) >= self.epochs else "max_minutes"
 
     def prepare(self, train_data: Any) -> None:
-        """Show the training data to the distiller and wrap it in a teacher-aware loader; :meth:`fit` does so itself.
+        """Give the training data to the distiller and wrap it in a teacher-aware loader.
+
+        :meth:`fit` calls this itself.
 
         Raises:
             TeacherError: the teacher was made on another split.
@@ -273,20 +284,24 @@ class KDTrainer(Trainer):
         self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
 
     def resume(self, train_data: Any) -> bool:
-        """Continue from the last epoch of an interrupted training, to the result that it would have had. False when there is none."""
+        """Continue an interrupted training from its last saved epoch, with an identical result.
+
+        Returns:
+            False if there is no saved state.
+        """
         if self.state_file is None or not self.state_file.exists():
             return False
-        self.prepare(
-            train_data
-        )  # first: what a distiller draws before training must not be drawn from the restored generators
+        # First: draws that a distiller makes before training must not use the restored generators.
+        self.prepare(train_data)
         self.load_state(self.state_file.load(Path(self.saved_model_file), self.device))
         self._resumed = True
         return True
 
     def state(self) -> dict[str, Any]:
-        """Return all that the training after the last epoch depends on, as tensors and plain values (see :meth:`load_state`).
+        """Return everything that the training after the last epoch depends on.
 
-        A distiller's item sets are not in it: only an epoch before new ones are drawn can be continued from.
+        The values are tensors and plain values, see :meth:`load_state`. A distiller's item sets are not included, so
+        only an epoch before a draw can be resumed from.
         """
         distiller = self.distiller
         return {
@@ -309,7 +324,7 @@ class KDTrainer(Trainer):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put a state of :meth:`state` into this trainer, which is new and has been shown the training data (:meth:`prepare`)."""
+        """Load a state of :meth:`state` into a new trainer that has seen :meth:`prepare`."""
         if self.trajectory is not None:
             self.trajectory.load_state(state["trajectory"])
         self.start_epoch = state["epoch"] + 1
@@ -337,7 +352,10 @@ class KDTrainer(Trainer):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
 
     def _works_in_threads(self) -> bool:
-        """Are the threads of the distiller nearly all of the work, and torch's own operations small beside it?"""
+        """Return whether the distiller's threads do nearly all of the work.
+
+        Torch then needs only one thread.
+        """
         if self.distiller is None or not self.distiller.in_threads or not self.distiller.student_scorer.looks_up:
             return False
         return sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL_MODEL
@@ -383,15 +401,15 @@ class KDTrainer(Trainer):
         return losses
 
     def _kd_loss(self, batch: DistillBatch) -> Tensor:
-        """The distiller's loss, unweighted; of a part of a batch so scaled that the parts add up."""
+        """Return the unweighted KD loss. Losses of shards are scaled so that they add up."""
         assert self.distiller is not None
-        if not batch.share or not len(batch.queries):  # a batch of the per-user loader may be the pad alone
+        if not batch.share or not len(batch.queries):  # a batch of the per-user loader may hold only the pad
             return torch.zeros((), device=self.device)
         loss: Tensor = self.distiller(batch)
         return loss if self.distiller.reduction == "sum" else loss * batch.share
 
     def _losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """(base loss, weighted KD loss) of a batch; RecBole adds them and logs both."""
+        """Return (base loss, weighted KD loss) of a batch. RecBole adds them and logs both."""
         distiller = self.distiller
         assert distiller is not None
         with distiller.student_scorer.step(interaction):
@@ -408,13 +426,12 @@ class KDTrainer(Trainer):
         self._term = "sum of the losses"
         return base, kd
 
-    # -- evaluation
-    # -----------------------------------------------------------------------------------------------------
+    # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
     ) -> dict[str, float] | None:
-        """Return the metrics of a loader; as RecBole's, see there."""
+        """Return the metrics of a loader, like RecBole's ``evaluate``."""
         found: dict[str, float] | None = self._ranking.evaluate(
             super().evaluate, eval_data, load_best_model, model_file, show_progress
         )
@@ -429,11 +446,10 @@ class KDTrainer(Trainer):
     def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
         return self._ranking.sampled_batch(super()._neg_sample_batch_eval, batched_data)
 
-    # -- several processes
-    # ----------------------------------------------------------------------------------------------
+    # -- several processes --------------------------------------------------------------------------------------------
 
     def _over_ranks(self, losses: Any) -> Any:
-        """Sums over all processes of an epoch's losses, one or a tuple."""
+        """Return the sums over all processes of an epoch's losses, one loss or a tuple."""
         if self.ranks is None:
             return losses
         sums = self.ranks.sum(list(losses) if isinstance(losses, tuple) else [losses])

@@ -1,4 +1,4 @@
-"""One training from a Config to metrics: model, loaders, distiller, trainer, fit, evaluation."""
+"""A training from a Config to metrics: loaders, model, distiller, trainer, evaluation."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ from recbole_kd.training.trainer import KDTrainer
 from recbole_kd.training.trajectory import Trajectory
 
 CHECKPOINT, STATE = "best.pth", "state.pt"
-"""File names of a training in a folder of its own."""
+"""File names of a training in its own folder."""
 
 AfterEpoch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """Where a training writes.
+    """Paths that a training writes to.
 
     Attributes:
-        checkpoint: the best epoch. scalars: folder of the TensorBoard scalars. state: the last epoch, to continue from;
-            it stays, the caller removes it.
+        checkpoint: file of the best epoch.
+        scalars: folder of the TensorBoard scalars.
+        state: file of the last epoch, to resume from. The caller removes it.
     """
 
     checkpoint: Path
@@ -53,20 +54,22 @@ class TrainingFiles:
 
     @classmethod
     def in_folder(cls, folder: Path, scalars: Path) -> TrainingFiles:
-        """Return checkpoint and state in one folder."""
+        """Return the paths with checkpoint and state in one folder."""
         return cls(folder / CHECKPOINT, scalars, folder / STATE)
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A model to train, alone or under a teacher, and where its files go.
+    """A model to train, with or without a teacher, and the paths of its files.
 
     Attributes:
-        config: RecBole's Config of the model. splits: the data.
-        resume: continue an interrupted training from ``files.state``, if it is there.
-        teacher: the teacher's scores; None trains the model alone.
+        config: RecBole's Config of the model.
+        splits: the data.
+        files: the paths.
+        resume: continue an interrupted training from ``files.state`` if it exists.
+        teacher: the teacher's scores. None trains the model without a teacher.
         trajectory: keeps checkpoints of the training.
-        after_epoch: gets each epoch and its validation score; not beside a trajectory.
+        after_epoch: callback with each epoch and its validation score. It cannot be combined with a trajectory.
     """
 
     config: Any
@@ -78,22 +81,22 @@ class TrainingJob:
     after_epoch: AfterEpoch | None = None
 
     def train(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Run the job on as many processes as its Config says (``nproc``); return the model of the best epoch and its metrics.
+        """Train on ``nproc`` processes and return the model of the best epoch with its metrics.
 
         Raises:
-            TrainingError: a loss is not finite, or a process failed. ConfigError: the Config asks for what this
-                training cannot do.
+            TrainingError: a loss is not finite, or a process failed.
+            ConfigError: the Config asks for what this training cannot do.
         """
-        follower = replace(self, trajectory=None, after_epoch=None)  # these are the leader's, and need not be picklable
+        follower = replace(self, trajectory=None, after_epoch=None)  # only the leader uses them
         with several(self.processes, self.config["device"], follower.follow) as ranks:
             return self.run(ranks)
 
     def run(self, ranks: Ranks | None = None) -> tuple[nn.Module, dict[str, Any]]:
-        """Run the job in this process, which is one of ``ranks`` or trains alone; see :meth:`train`."""
+        """Run the job in this process, alone or as one of ``ranks``; see :meth:`train`."""
         model, loaders = self.model_and_loaders()
         distiller = None if self.teacher is None else build_distiller(self.config, model, self.teacher, loaders.train)
         trainer = self._trainer(model, distiller, ranks)
-        with closing(trainer.tensorboard):  # its thread would write on into the folder of a failed run
+        with closing(trainer.tensorboard):  # its thread would go on writing into the folder of a failed run
             curves = None
             if distiller is not None:
                 curves = RankCurves(
@@ -110,15 +113,18 @@ class TrainingJob:
         return model, metrics
 
     def follow(self, ranks: Ranks, folder: Path) -> None:
-        """Run the job in a further process, with files of its own in a folder that is thrown away; the state is the leader's."""
-        self.config["device"], self.config["show_progress"] = ranks.device, False  # this process's own copy
+        """Run the job in a worker process, with its own files in a temporary folder.
+
+        It reads the leader's state.
+        """
+        self.config["device"], self.config["show_progress"] = ranks.device, False  # this is the process's own copy
         files = TrainingFiles(folder / CHECKPOINT, folder / "scalars", self.files.state)
         with quiet_warnings():
             replace(self, files=files).run(ranks)
 
     @property
     def processes(self) -> int:
-        """How many processes train together; a model that RecBole trains by a trainer of its own takes one."""
+        """Number of processes that train together, 1 if the model needs a special RecBole trainer."""
         return int(self.config["nproc"] or 1) if self._recbole_trainer.__name__ == "Trainer" else 1
 
     @property
@@ -142,7 +148,7 @@ class TrainingJob:
         return model, make_loaders(config, splits, parts)
 
     def _trainer(self, model: nn.Module, distiller: Distiller | None, ranks: Ranks | None) -> Any:
-        """Return our trainer, or RecBole's own of a model that its plain Trainer does not train, with our evaluation."""
+        """Return a KDTrainer, or RecBole's special trainer of the model with our evaluation."""
         config, files, kind = self.config, self.files, self._recbole_trainer
         if self.teacher is None:
             config["checkpoint_dir"] = str(files.checkpoint.parent)
@@ -159,7 +165,7 @@ class TrainingJob:
         return trainer
 
     def _refuse_cap(self, trainer: str) -> None:
-        """Refuse ``max_minutes`` (ConfigError): RecBole's own trainers, each with a loop of its own, know no cap."""
+        """Refuse ``max_minutes`` with RecBole's special trainers, which ignore it (ConfigError)."""
         config = self.config
         if config["max_minutes"] is not None:
             raise ConfigError(
@@ -171,11 +177,12 @@ class TrainingJob:
         """Train, from the start or from the saved state.
 
         Raises:
-            TrainingError: the loss is not finite. StorageError: the disk is full.
+            TrainingError: the loss is not finite.
+            StorageError: the disk is full.
         """
         config, trajectory = self.config, self.trajectory
         if isinstance(trainer, KDTrainer):
-            trainer.trajectory = trajectory  # before the state, which lists its snapshots, is read
+            trainer.trajectory = trajectory  # before the state is read, because the state lists its snapshots
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
         if resumed:
             getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
@@ -194,7 +201,7 @@ class TrainingJob:
                     show_progress=config["show_progress"],
                     callback_fn=callback,
                 )
-        except ValueError as error:  # RecBole's own trainers say no more than this
+        except ValueError as error:  # RecBole's own trainers give no other sign of a NaN loss
             if str(error) != "Training loss is nan":
                 raise
             raise TrainingError(

@@ -1,4 +1,4 @@
-"""Trajectory: checkpoints of a training, kept while it runs, a bounded number of them whatever its length."""
+"""Trajectory: a bounded number of checkpoints of a training, kept while it runs."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from recbole_kd.errors import TrainingError
 from recbole_kd.storage.digests import file_sha256
 
 KEPT_PER_CHECKPOINT = 4
-"""So many snapshots are kept for each wanted checkpoint: the chosen ones are within an eighth to a quarter of their spacing of where they
-should be."""
+"""Snapshots kept per wanted checkpoint. The chosen ones are then off by at most a quarter of their spacing."""
 
 
 def evenly_spaced(best: int, n: int) -> list[int]:
-    """n epochs up to the best, which is the last of them; all from 0 where there are fewer."""
+    """Return n evenly spaced epochs that end at the best, or all from 0 if there are fewer."""
     epochs = best + 1
     return list(range(epochs)) if epochs <= n else [round((place + 1) * epochs / n) - 1 for place in range(n)]
 
 
 class Trajectory:
-    """Snapshots of a model's weights; :meth:`after_epoch` is the ``callback_fn`` of a trainer's ``fit``.
+    """Snapshots of a model's weights during a training.
 
-    Epochs whose number (from 1) is a multiple of the spacing are kept. When there are too many, the spacing doubles; of
-    those that then fall out, the ones that the best epoch so far would choose stay.
+    :meth:`after_epoch` is the ``callback_fn`` of a trainer's ``fit``. Epochs whose number (from 1) is a multiple of the
+    spacing are kept. When there are too many, the spacing doubles. Of the snapshots that no longer fit, those that the
+    best epoch so far would choose stay.
 
-    A training's state and its snapshots belong together: the state lists the snapshots (:meth:`state`), snapshots of a
-    written state are removed only after the next one was written (:meth:`state_was_written`), and a training that is
-    continued drops those that its state does not list (:meth:`load_state`).
+    The state of a training and its snapshots belong together. The state lists the snapshots (:meth:`state`). Snapshots
+    of a written state are removed only after the next state was written (:meth:`state_was_written`). A resumed training
+    removes the snapshots that its state does not list (:meth:`load_state`).
 
     Args:
-        folder: of the snapshots; other files in it stay. n: checkpoints wanted at the end, the best epoch's among them.
+        folder: folder of the snapshots. Other files in it stay.
+        n: number of checkpoints wanted at the end, including that of the best epoch.
     """
 
     def __init__(self, folder: Path, n: int) -> None:
@@ -48,7 +49,7 @@ class Trajectory:
         self._needed: set[int] = set()
 
     def follow(self, trainer: Any, resumed: bool) -> None:
-        """Start with a trainer that is about to fit, or that continues an interrupted training after :meth:`load_state`."""
+        """Attach to a trainer before it fits, or after :meth:`load_state` of a resumed training."""
         self._trainer = trainer
         if resumed:
             return
@@ -58,19 +59,19 @@ class Trajectory:
         self._remove_others()
 
     def state(self) -> dict[str, Any]:
-        """Return what a training's state has to say of its snapshots: the spacing, the best epoch, and each snapshot's SHA-256."""
+        """Return the snapshots' part of the training state: spacing, best epoch, SHA-256 of each."""
         return {"spacing": self._spacing, "best": self.best, "kept": dict(self._kept)}
 
     def state_was_written(self) -> None:
-        """Remove the snapshots that only the state before this one needed."""
+        """Remove the snapshots that only the previous state needed."""
         self._needed = set(self._kept)
         self._remove_others()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go back to the snapshots of a state; newer ones are removed.
+        """Return to the snapshots of a state and remove newer ones.
 
         Raises:
-            TrainingError: a snapshot is gone or damaged.
+            TrainingError: a snapshot is missing or damaged.
         """
         self._spacing, self.best, self._kept = int(state["spacing"]), int(state["best"]), dict(state["kept"])
         self._needed = set(self._kept)
@@ -84,7 +85,7 @@ class Trajectory:
         self._remove_others()
 
     def after_epoch(self, epoch: int, score: float) -> None:
-        """Keep the epoch that has just been validated, if it is one to keep."""
+        """Save a snapshot of the epoch just validated if its number fits the spacing."""
         if self._trainer.cur_step == 0:
             self.best = epoch
         if (epoch + 1) % self._spacing:
@@ -104,7 +105,7 @@ class Trajectory:
             self._remove_others()
 
     def chosen(self) -> list[int]:
-        """The kept epochs nearest to evenly spaced ones up to the best so far, oldest first; the best is the last of them."""
+        """Return the kept epochs nearest to evenly spaced ones, oldest first, the best last."""
         before = [kept for kept in sorted(self._kept) if kept < self.best]
         chosen = {self.best}
         for wanted in reversed(evenly_spaced(self.best, self.n)[:-1]):
@@ -114,7 +115,11 @@ class Trajectory:
         return sorted(chosen)
 
     def replay(self, model: nn.Module) -> Iterator[int]:
-        """Load each chosen epoch before the best into the model, oldest first, and yield its number; the model is given back as it was."""
+        """Load each chosen epoch before the best into the model and yield its number.
+
+        The oldest comes first.
+        Afterwards the model has its original weights.
+        """
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         device = next(model.parameters()).device if list(model.parameters()) else torch.device("cpu")
         try:

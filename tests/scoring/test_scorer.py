@@ -238,7 +238,7 @@ def test_a_sequential_model_is_refused() -> None:
     class SASRec(nn.Module):
         pass
 
-    with pytest.raises(ConfigError, match="SASRec is no general or sequential recommender"):
+    with pytest.raises(ConfigError, match="SASRec is not a general or sequential recommender"):
         Scorer(SASRec())
 
 
