@@ -104,7 +104,7 @@ def _check_types(path: Path, columns: Mapping[str, FeatureType], config: Any) ->
     if kind != FeatureType.FLOAT:
         raise DataError(
             f"{path}: the times {time} are of type {kind.value}, by which nothing can be ordered: write numbers and "
-            f"{time}:float in the first line (`python scripts/prepare_dataset.py NAME --form=table --time=COLUMN` "
+            f"{time}:float in the first line (`recbole-kd prepare NAME --form=table --time=COLUMN` "
             "converts dates), or set TIME_FIELD to a name that is no column"
         )
 

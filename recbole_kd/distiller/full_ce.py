@@ -37,7 +37,8 @@ class FullCE(Distiller):
 
     def forward(self, batch: DistillBatch) -> Tensor:
         queries, weights, scorer = batch.queries, batch.weights, self.student_scorer
-        if not scorer.has_vectors:
+        known = scorer.known_rows(queries)
+        if known is None and not scorer.has_vectors:
             slices = blocks(len(queries), scorer.n_items, queries.device)
             losses = [checkpoint(self._by_model, queries[rows], use_reentrant=False) for rows in slices]
             return self.reduce(torch.cat(losses), weights)
@@ -45,7 +46,6 @@ class FullCE(Distiller):
         def teacher(rows: slice) -> Tensor:
             return self.teacher_scores.full(queries[rows])[:, 1:]
 
-        known = scorer.known_rows(queries)
         if known is not None:
             return self.reduce_total(full_cross_entropy_of_rows(*known, weights, teacher, self.temperature), weights)
         total = full_cross_entropy(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from statistics import median
 from time import perf_counter
 
+import psutil
 import torch
 
 from recbole_kd.scoring.scorer import Scorer
@@ -37,5 +37,9 @@ def inference_us_per_user(scorer: Scorer) -> float:
 
 def peak_rss_mb() -> float:
     """Peak resident memory of this process so far, in MiB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset / 2**20)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -10,10 +10,13 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 _RECBOLE_MISSING = (
@@ -225,9 +228,13 @@ def apply() -> list[str]:
 
     Raises:
         ImportError: RecBole is not installed.
+        SystemExit: the same, in a process that is the program: the sentence is printed and the exit code is 2.
     """
     global _done
     if importlib.util.find_spec("recbole") is None:
+        if is_program(sys.argv[:1], sys.orig_argv):
+            print(f"error: {_RECBOLE_MISSING}", file=sys.stderr)
+            raise SystemExit(2)  # here: the program's own boundary cannot be imported
         raise ImportError(_RECBOLE_MISSING)
     if not _done:
         for patch in PATCHES:
@@ -236,3 +243,14 @@ def apply() -> list[str]:
                 _applied.append(patch.name)
         _done = True
     return list(_applied)
+
+
+def is_program(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
+    """Return whether a process is the command line and not code that imports the package.
+
+    Args:
+        argv: ``sys.argv``. orig_argv: ``sys.orig_argv``, whose ``-m recbole_kd`` is not in argv during the import.
+    """
+    if argv and argv[0] == "-m":
+        return any(one == "-m" and name == "recbole_kd" for one, name in pairwise(orig_argv))
+    return bool(argv) and Path(argv[0]).stem in ("recbole-kd", "run_recbole_kd")

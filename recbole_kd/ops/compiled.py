@@ -6,8 +6,14 @@ Each function returns None if its kernel does not apply; the caller then uses pl
 
 from __future__ import annotations
 
+import atexit
 import math
+import os
+import shutil
+import tempfile
 from functools import cache
+from importlib import import_module
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -15,6 +21,8 @@ import torch
 from torch import Tensor
 
 from recbole_kd.ops.threads import in_halves, n_threads
+
+KERNELS = "recbole_kd.ops.kernels.ranking"
 
 MOST_VALUES = 2**26
 """Upper bound of the values that :func:`first_distinct` accepts: it holds one 32-bit number for each value."""
@@ -24,10 +32,39 @@ MOST_VALUES = 2**26
 def kernels() -> Any:
     """Return the module of ranking kernels, or None without numba."""
     try:
-        from recbole_kd.ops.kernels import ranking as compiled
+        return import_module(KERNELS)
     except ImportError:
         return None
-    return compiled
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+    return _with_temporary_cache()
+
+
+def _with_temporary_cache() -> Any:
+    """Return the module of kernels, compiled into a folder that is removed at the end; None if there is no such folder.
+
+    numba keeps what it compiles beside the source or below the home folder. In a container the package may be
+    read-only and the home folder missing: numba then raises RuntimeError at each function.
+    """
+    import numba
+
+    try:
+        folder = tempfile.mkdtemp(prefix="recbole-kd-numba-")
+    except OSError:
+        getLogger().warning(
+            "The compiled kernels are not used, and the run is slower: no folder for them can be written to. Set "
+            "NUMBA_CACHE_DIR to one"
+        )
+        return None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    numba.config.CACHE_DIR = folder
+    os.environ["NUMBA_CACHE_DIR"] = folder  # further processes of this run read it
+    getLogger().info(
+        f"The kernels are compiled anew, into {folder}, because neither the package's folder nor the home folder can "
+        "be written to: NUMBA_CACHE_DIR names a folder that keeps them"
+    )
+    return import_module(KERNELS)
 
 
 @cache

@@ -3,7 +3,7 @@
 On a CPU the forward pass is torch's sampled product, which gathers nothing. The backward pass of "gather rows, then
 dot" is two sparse products: with G the ``B x I`` matrix that holds the incoming gradient at the chosen items,
 ``dQ = G V`` and ``dV = G^T Q``. On a CPU scipy's CSR/CSC kernels compute them some fifty times faster than scattering
-``B x K`` rows (measured by scripts/benchmark.py). On other devices index_add_ scatters in place.
+``B x K`` rows (measured by `recbole-kd benchmark`). On other devices index_add_ scatters in place.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Scorer:
         if self._encoder is not None:
             return self._encoder.shared
         if self.rows is not None:
-            return "forward"
+            return "forward" if self._own.ranks_whole_catalogue else None  # else it takes pairs, each call its own
         return "forward" if self._encode is not None and not isinstance(self.model, BPR) else None
 
     @contextmanager
@@ -268,12 +268,16 @@ class Scorer:
         if self.has_vectors:
             return gathered_dot(*self._vectors(queries), items)
         if self._own.ranks_whole_catalogue:
-            return self._full_by_model(queries).gather(1, items)
+            return self.full(queries).gather(1, items)
         rows = queries.repeat_interleave(items.shape[1])
         return self._own.pairs(rows, items.reshape(-1)).view_as(items)
 
     def known_rows(self, queries: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the catalogue scores that this step's base loss has computed, if any.
+        """Return the catalogue scores that this step has, if any.
+
+        They are those that the base loss has computed. For a sequential model without vectors they are computed here,
+        once for the whole batch: nothing may be computed from the step's encoding again in the backward pass, when the
+        step is over.
 
         Args:
             queries: int64 ``[B]``.
@@ -283,9 +287,12 @@ class Scorer:
             if there are no such scores for all these queries.
         """
         found = self._in_step(queries)
-        if found is None or found[0].logits is None:
+        if found is None:
             return None
-        return found[0].logits, found[2]
+        cache, rows, positions = found
+        if cache.logits is None and not self.has_vectors and self._own.ranks_whole_catalogue:
+            cache.logits = self.model.full_sort_predict(rows).view(-1, self.n_items).float()
+        return None if cache.logits is None else (cache.logits, positions)
 
     def full(self, queries: Tensor) -> Tensor:
         """Return each query's scores at every item, pad included, differentiable.
@@ -372,8 +379,4 @@ class Scorer:
                 self.index.close()
 
     def _full_by_model(self, queries: Tensor) -> Tensor:
-        found = self._in_step(queries)
-        if found is not None:  # a sequential model in a training step has encoded its batch already
-            _, rows, positions = found
-            return self.model.full_sort_predict(rows).view(-1, self.n_items)[positions].float()
         return self._own.full(queries, keep_tables=self._cache is not None and not torch.is_grad_enabled())

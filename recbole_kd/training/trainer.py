@@ -180,7 +180,7 @@ class KDTrainer(Trainer):
         if own and not self.config["single_spec"]:
             raise ConfigError(
                 f"kd={type(distiller).__name__} has trainable parameters, and RecBole's processes share only the "
-                "gradients of the model: run one process, or run_recbole_kd.py with --nproc"
+                "gradients of the model: run one process, or `recbole-kd run` with --nproc"
             )
         if own:
             self.optimizer.add_param_group({"params": own})

@@ -125,7 +125,7 @@ class Study:
         return max(done, key=lambda trial: trial.objective) if done else None
 
     def write(self) -> None:
-        """trials.json and, once a trial is done, best.yaml: ``run_recbole_kd.py --config_files=best.yaml`` repeats that trial."""
+        """trials.json and, once a trial is done, best.yaml: ``recbole-kd run --config_files=best.yaml`` repeats that trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
         space = {} if self.space is None else {"space": dict(self.space)}
         write_json(

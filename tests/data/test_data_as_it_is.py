@@ -250,7 +250,7 @@ def test_rows_without_a_time_are_refused_by_line(way: str, text: str, tmp_path: 
 def test_times_of_another_type_are_refused(tmp_path: Path) -> None:
     written(tmp_path, made_rows(), header=(*HEADER[:3], "timestamp:token"))
     said = refused(tmp_path)
-    assert "timestamp are of type token" in said and "prepare_dataset.py" in said
+    assert "timestamp are of type token" in said and "recbole-kd prepare NAME" in said
 
 
 @pytest.mark.parametrize(

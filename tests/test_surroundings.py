@@ -1,0 +1,116 @@
+"""Surroundings that differ: no RecBole, no folder for compiled kernels, another system."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+WITHOUT_RECBOLE = """
+import importlib.util, runpy, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "recbole" else found(name, *more)
+sys.argv = sys.argv[1:]
+{start}
+"""
+"""What a process without RecBole is started with."""
+
+
+@pytest.mark.parametrize("start", ["script", "checkout", "module"])
+def test_without_recbole_the_program_says_one_sentence(start: str, tmp_path: Path) -> None:
+    (tmp_path / "recbole-kd").write_text("import sys\nfrom recbole_kd.cli.program import main\nsys.exit(main())\n")
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(WITHOUT_RECBOLE.format(start="").replace("sys.argv = sys.argv[1:]", ""))
+    command = {
+        "script": [str(tmp_path / "recbole-kd")],
+        "checkout": [str(ROOT / "run_recbole_kd.py")],
+        "module": ["-m", "recbole_kd"],
+    }[start]
+    done = subprocess.run(
+        [sys.executable, *command, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{blocked}{os.pathsep}{ROOT}"},
+    )
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and line.startswith("error: recbole_kd is a plugin of RecBole")
+    assert "pip install --no-deps recbole==1.2.1" in line
+
+
+def test_without_recbole_code_gets_an_import_error(tmp_path: Path) -> None:
+    code = WITHOUT_RECBOLE.format(start="try:\n    import recbole_kd\nexcept ImportError as error:\n    print(error)")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0 and "pip install --no-deps recbole==1.2.1" in done.stdout
+
+
+NO_CACHE = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from numba.core import caching
+def nowhere(self):
+    raise OSError("read-only")
+for name in dir(caching):
+    if name.strip("_") in ("InTreeCacheLocator", "UserWideCacheLocator"):
+        getattr(caching, name).ensure_cache_path = nowhere
+{more}
+import torch
+from recbole_kd.ops import compiled
+found = compiled.top_k(torch.arange(100.0).view(1, 100), 3)
+print("plain" if found is None else found[0].tolist())
+"""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_kernels_without_a_cache_of_numba(writable: bool, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    more = "" if writable else "import tempfile\ndef no(*a, **k):\n    raise OSError('no')\ntempfile.mkdtemp = no"
+    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_CACHE.format(more=more)],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ("[[99, 98, 97]]" if writable else "plain")
+    said = [line for line in done.stderr.splitlines() if "NUMBA_CACHE_DIR" in line]
+    assert len(said) == 1 and list(tmp_path.glob("recbole-kd-numba-*")) == []
+
+
+POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
+
+
+def test_nothing_that_windows_lacks_is_imported_with_a_module() -> None:
+    """Such modules may be imported inside a function that answers an ImportError."""
+    found = []
+    for path in (ROOT / "recbole_kd").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            found += [(path.name, name) for name in names if name in POSIX_ONLY]
+        assert "os.getuid" not in path.read_text(encoding="utf-8"), path
+    assert found == []
+
+
+def test_the_source_archive_holds_what_a_checkout_tests_with(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    subprocess.run(["cp", "-r", "--", str(ROOT), str(source)], check=True)
+    code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, text=True, check=True
+    )
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"requirements.txt", "CHANGELOG.md", "tests/conftest.py", "properties/overall.yaml", "run_recbole_kd.py"}
+    assert wanted <= names
