@@ -58,7 +58,7 @@ def _with_temporary_cache() -> Any:
         )
         return None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    numba.config.CACHE_DIR = folder
+    numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
     os.environ["NUMBA_CACHE_DIR"] = folder  # further processes of this run read it
     getLogger().info(
         f"The kernels are compiled anew, into {folder}, because neither the package's folder nor the home folder can "
