@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
     "convert-teacher": Verb("convert_teacher", "keep a teacher's scores in another form"),
     "recommend": Verb("recommend", "write the best items of many users, by a finished student"),
+    "serve": Verb("serve", "answer over HTTP, by a finished student"),
     "cache": Verb("cache", "list, verify and prune the cache of trained models"),
     "benchmark": Verb("benchmark", "time an epoch of distillation beside RecBole's own"),
 }
