@@ -19,9 +19,9 @@ WARM_UP, TIMED_CALLS = 3, 11
 
 
 def inference_us_per_user(scorer: Scorer) -> float:
-    """Return the microseconds to score the whole catalogue for one user and take the top 20, in a batch of 512.
+    """Return the microseconds to rank the catalogue for one user (top 20, in a batch of 512).
 
-    It is the median of calls after others that warm caches and threads up.
+    This is the median of several calls after a warm-up of caches and threads.
     """
     queries = torch.arange(1, min(scorer.n_queries, TIMED_USERS + 1), device=scorer.device)
     k = min(TIMED_K, scorer.n_items - 1)
@@ -36,7 +36,7 @@ def inference_us_per_user(scorer: Scorer) -> float:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory of this process so far, in MiB."""
+    """Return the peak resident memory of this process so far, in MiB."""
     try:
         import resource
     except ImportError:  # Windows

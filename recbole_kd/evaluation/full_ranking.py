@@ -1,4 +1,4 @@
-"""Full-ranking evaluation: RecBole's metrics, fast for dot-product models, under RecBole's protocol or the paper's."""
+"""Full-ranking evaluation with RecBole's metrics, under RecBole's protocol or the paper's."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 
 USER_MEANS = frozenset({"recall", "ndcg", "hit", "mrr", "precision", "map"})
-"""Metrics of RecBole that are means over users, so that a mean over more users (who count 0) is the same sum over another number."""
+"""Metrics of RecBole that are means over users, so that they can be rescaled to a mean over all users."""
 
 QUERIES_PER_TICK = 4096
-"""Users between two moves of the progress bar."""
+"""Users between two updates of the progress bar."""
 
 
 def check_protocol(config: Any) -> None:
-    """Refuse what ``eval_protocol: paper`` has no meaning for (ConfigError): sampled catalogues, metrics that are no means over users."""
+    """Refuse evaluation settings that ``eval_protocol: paper`` does not define (ConfigError).
+
+    These are sampled catalogues and metrics that are not means over users.
+    """
     if config["eval_protocol"] != "paper":
         return
     if any(mode != "full" for mode in _modes(config["eval_args"]["mode"])):
@@ -46,7 +49,7 @@ def check_protocol(config: Any) -> None:
 
 
 def _modes(mode: Any) -> list[str]:
-    """RecBole's mode is one word, or one for each phase."""
+    """Return RecBole's evaluation modes, which are given as one word or one per phase."""
     return [str(word) for word in mode.values()] if isinstance(mode, dict) else [str(mode)]
 
 
@@ -55,16 +58,17 @@ Evaluate = Callable[[Any, bool, str | None, bool], Any]
 
 
 class FullRanking:
-    """Evaluation of a RecBole trainer's model; the trainer calls it, and hands over RecBole's own method for what is not done here.
+    """The evaluation of a RecBole trainer's model.
 
-    Models whose score is a dot product are ranked in blocks that stay in the cache (RecBole: one matrix per batch, a
-    mask of the same size and a sort); all others by RecBole's own loop. The metrics are RecBole's in both cases.
-    ``eval_protocol: paper`` averages over all users and counts only a strictly better validation score as an
-        improvement, where RecBole takes a tie for one.
+    The trainer calls it and passes RecBole's own method for what is not done here. Models whose score is a dot product
+    are ranked in blocks that stay in the cache (RecBole uses one matrix per batch, a mask of the same size and a sort).
+    All others are ranked by RecBole's own loop. The metrics are RecBole's in both cases. ``eval_protocol: paper``
+    averages over all users and counts only a strictly better validation score as an improvement. RecBole also counts a
+    tie.
 
     Args:
         trainer: RecBole's Trainer, or a subclass.
-        sharing: how ranks that train together share the users out; None ranks all of them here.
+        sharing: how ranks that train together divide the users. None ranks all of them here.
     """
 
     def __init__(self, trainer: Any, sharing: Sharing | None = None) -> None:
@@ -88,10 +92,11 @@ class FullRanking:
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """Return the metrics of a loader, as the trainer's ``evaluate``.
+        """Return the metrics of a loader, like the trainer's ``evaluate``.
 
         Args:
             recboles: RecBole's own ``evaluate`` of the trainer.
+            eval_data, load_best_model, model_file, show_progress: see there.
 
         Raises:
             ConfigError: the loader does not follow ``eval_protocol``.
@@ -112,7 +117,10 @@ class FullRanking:
     def valid_epoch(
         self, recboles: Callable[..., Any], valid_data: Any, show_progress: bool = False
     ) -> tuple[float, Any]:
-        """Return score and metrics of a validation, as the trainer's ``_valid_epoch``; under the paper's protocol a tie is made worse."""
+        """Return score and metrics of a validation, like the trainer's ``_valid_epoch``.
+
+        Under the paper's protocol a tie is made slightly worse, so that it is not an improvement.
+        """
         score, result = recboles(valid_data, show_progress)
         if self.config["eval_protocol"] == "paper" and score == self.trainer.best_valid_score:
             score = float(np.nextafter(score, -np.inf if self.trainer.valid_metric_bigger else np.inf))
@@ -126,7 +134,7 @@ class FullRanking:
             )
 
     def _over_all_users(self, result: Any, eval_data: Any) -> Any:
-        """Means over the users of the loader to means over all users, where the loader is marked so."""
+        """Rescale means over the loader's users to means over all users, if it is marked so."""
         everyone = getattr(eval_data, "all_users", None)
         if everyone is None or result is None:
             return result
@@ -134,18 +142,23 @@ class FullRanking:
         share = (len(eval_data._dataset) if eval_data.is_sequential else len(eval_data.uid_list)) / everyone
         return type(result)((name, value * share) for name, value in result.items())
 
-    # -- scores that are not finite
-    # ------------------------------------------------------------------------------------------
+    # -- scores that are not finite -----------------------------------------------------------------------------------
 
     def full_sort_batch(self, recboles: Callable[[Any], Any], batched_data: Any) -> Any:
-        """Return a batch's scores at all items, as the trainer's ``_full_sort_batch_eval``, refused if they are not finite."""
+        """Return a batch's scores at all items, refused if they are not finite.
+
+        This wraps the trainer's ``_full_sort_batch_eval``.
+        """
         found = recboles(batched_data)
         history = batched_data[1]
         check_scores(found[1], [] if history is None else [history], self._name())
         return found
 
     def sampled_batch(self, recboles: Callable[[Any], Any], batched_data: Any) -> Any:
-        """Return a batch's scores at sampled items, as the trainer's ``_neg_sample_batch_eval``, refused if they are not finite."""
+        """Return a batch's scores at sampled items, refused if they are not finite.
+
+        This wraps the trainer's ``_neg_sample_batch_eval``.
+        """
         found = recboles(batched_data)
         rows, scores = batched_data[1], found[1]
         if self.config["eval_type"] == EvaluatorType.RANKING:
@@ -157,8 +170,7 @@ class FullRanking:
     def _name(self) -> str:
         return public_name(type(self.model).__name__)
 
-    # -- dot-product models
-    # -----------------------------------------------------------------------------------------------
+    # -- dot-product models -------------------------------------------------------------------------------------------
 
     def ranks_vectors(self, eval_data: Any) -> bool:
         """Return whether this loader is ranked here, in blocks of dot products."""
@@ -174,9 +186,8 @@ class FullRanking:
         return needs == {"rec.topk"} and has_vectors(type(self.model))
 
     def _load_best(self, path: str) -> None:
-        checkpoint = load_checkpoint(
-            path, self.trainer.device, mmap=True
-        )  # most of it are the optimiser's moments, which nobody reads
+        # Mapped, because most of the file is the optimiser's moments, which are not read.
+        checkpoint = load_checkpoint(path, self.trainer.device, mmap=True)
         self.model.load_state_dict(checkpoint["state_dict"])
         other = checkpoint.get("other_parameter") or {}
         self.model.load_other_parameter(
@@ -185,7 +196,7 @@ class FullRanking:
         self.trainer.logger.info(f"Loading model structure and parameters from {path}")
 
     def _rank(self, eval_data: Any, show_progress: bool) -> None:
-        """Rank every user, or row, of the loader and hand RecBole's collector what its metrics need."""
+        """Rank every user or row of the loader and fill RecBole's metric collector."""
         rows, k = _rows_of(eval_data), max(self.config["topk"])
         users = eval_data.uid_list if rows is None else torch.arange(len(rows))
         names = ("uid2history_item", "uid2positive_item")
@@ -209,13 +220,13 @@ class FullRanking:
         self.trainer.eval_collector.data_struct.update_tensor("rec.topk", found_of_all)
 
     def _items_of_rows(self, eval_data: Any, rows: Rows) -> tuple[Ragged | None, Ragged]:
-        """What is left out of the ranking of each row of a sequential loader, and its target."""
+        """Return the excluded items of each row of a sequential loader, and its target."""
         history: Ragged | None = getattr(eval_data, "row_history", None)
         targets = Ragged(torch.arange(len(rows) + 1), rows.items[rows.targets])
         return None if history is None else history.to(self.trainer.device), targets.to(self.trainer.device)
 
     def _items_of(self, eval_data: Any, name: str) -> Ragged:
-        """A loader's lists of items by user; kept on the loader, which is used once per epoch."""
+        """Return a loader's item lists by user, cached on the loader for later epochs."""
         kept = eval_data.__dict__.setdefault("_kd_lists", {})
         if name not in kept:
             users = eval_data.uid_list
@@ -229,7 +240,7 @@ class FullRanking:
 
 
 def evaluate_by_full_ranking(trainer: Any) -> None:
-    """Let one of RecBole's own trainers, which are not ours to subclass, evaluate by a :class:`FullRanking`; this instance alone."""
+    """Make one of RecBole's own trainer instances evaluate by a :class:`FullRanking`."""
     ranking = FullRanking(trainer)
     for name, ours in (
         ("evaluate", ranking.evaluate),
@@ -241,7 +252,7 @@ def evaluate_by_full_ranking(trainer: Any) -> None:
 
 
 def _rows_of(loader: Any) -> Rows | None:
-    """The histories that a sequential loader of ours evaluates; None of other loaders."""
+    """Return the histories that our sequential loaders evaluate, or None for other loaders."""
     rows: Rows | None = getattr(loader._dataset, "rows", None)
     return rows
 

@@ -1,4 +1,4 @@
-"""Checks that the metrics of a run can be computed under its evaluation modes, before anything is trained."""
+"""Checks, before anything is trained, that metrics and evaluation modes fit together."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LABELED = "labeled"
 
 
 def check_modes(config: Any, interactions: Any, sequential: bool) -> None:
-    """Refuse metrics that a mode of ``eval_args`` cannot give.
+    """Refuse metrics that a mode of ``eval_args`` cannot compute.
 
     Args:
-        config: RecBole's Config of a model; its mode has an entry for ``valid`` and ``test``.
-        interactions: of the data set, an Interaction: a mode of labels needs its label column.
-        sequential: the model's rows are histories, which carry no labels.
+        config: RecBole's Config of a model. Its mode has an entry for ``valid`` and ``test``.
+        interactions: Interaction of the data set. Labeled mode needs its label column.
+        sequential: whether the model's rows are histories, which have no labels.
 
     Raises:
-        ConfigError: ranking metrics over labeled rows, or labeled rows of histories. DataError: the data have no
-            labels.
+        ConfigError: ranking metrics on labeled rows, or labeled rows of histories.
+        DataError: the data have no labels.
     """
     modes = {phase: str(config["eval_args"]["mode"][phase]) for phase in ("valid", "test")}
     if LABELED not in modes.values():

@@ -1,4 +1,4 @@
-"""Where a student ranks what its teacher ranks first (RCE-KD, Figures 2 and 4)."""
+"""The student's ranks of the teacher's first items (RCE-KD, Figures 2 and 4)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from recbole_kd.scoring.scorer import Scorer
 
 
 def ranks_of(scores: Tensor, items: Tensor) -> Tensor:
-    """Ranks of chosen items among all, 1 = best, by counting: float ``[B, I]``, int64 ``[B, K]`` -> int64 ``[B, K]``.
+    """Return the ranks of chosen items among all, 1 = best.
 
     Equal scores share the better rank.
+
+    Args:
+        scores: float ``[B, I]``.
+        items: int64 ``[B, K]``.
+
+    Returns:
+        int64 ``[B, K]``.
     """
     ordered, order = scores.gather(1, items).sort(dim=1)
-    place = torch.searchsorted(ordered, scores.contiguous())  # how many chosen items are lower, for each item
+    place = torch.searchsorted(ordered, scores.contiguous())  # for each item, the number of lower chosen items
     counts = torch.zeros(len(scores), items.shape[1] + 1, dtype=torch.int64, device=scores.device)
     counts.scatter_add_(1, place, torch.ones_like(place))
-    above = counts[:, 1:].flip(1).cumsum(1).flip(1)  # items higher than the m-th lowest of the chosen
+    above = counts[:, 1:].flip(1).cumsum(1).flip(1)  # items above the m-th lowest chosen item
     return torch.empty_like(items).scatter_(1, order, above + 1)
 
 
 @torch.no_grad()
 def rank_curve(student: Scorer, teacher_lists: Tensor) -> list[float]:
-    """Mean over the users of the student's rank of the teacher's k-th item, for each k.
+    """Return for each k the student's rank of the teacher's k-th item, averaged over users.
 
     Args:
-        teacher_lists: int64 ``[n_queries, K]``, best first; row 0 is the pad's. Ranks are among all items, the pad left
-            out.
+        student: scorer of the student.
+        teacher_lists: int64 ``[n_queries, K]``, best first; row 0 is the pad's. Ranks are among all items without the
+            pad.
     """
     queries = torch.arange(1, student.n_queries, device=student.device)
     total = torch.zeros(teacher_lists.shape[1], dtype=torch.float64, device=student.device)

@@ -1,1 +1,1 @@
-"""Backbones that RecBole does not have. They know nothing of distillation."""
+"""Backbones that RecBole does not have, independent of distillation."""

@@ -18,24 +18,24 @@ from recbole_kd.ops.sparse_product import symmetric_product
 
 
 class BM3(GeneralRecommender):
-    r"""BM3: LightGCN on ids, aligned with any number of item modalities without negatives (Zhou et al., WWW 2023).
+    r"""BM3: LightGCN on ids, aligned with item modalities without negatives.
 
-    Users and items are propagated as in LightGCN, mean of all layers, and an item adds its own id vector:
-    :math:`h_u, h_i = \bar H_u, \bar H_i + E_i`. Modality m of an item is :math:`f_m = W_m x_m + b_m`; one linear
-    predictor g serves all. The loss is that of :func:`recbole_kd.model.bm3_loss.bm3_loss` plus ``reg_weight`` times the
-    Frobenius norms of :math:`\bar H_u` and :math:`h_i` over the number of items; the score is
+    Zhou et al., WWW 2023. Users and items are propagated as in LightGCN, with the mean of all layers, and an item adds
+    its
+    own id vector: :math:`h_u, h_i = \bar H_u, \bar H_i + E_i`. Modality m of an item is :math:`f_m = W_m x_m + b_m`.
+    One linear predictor g serves all vectors. The loss is that of :func:`recbole_kd.model.bm3_loss.bm3_loss` plus
+    ``reg_weight`` times the Frobenius norms of :math:`\bar H_u` and :math:`h_i` over the number of items. The score is
     :math:`g(h_u) \cdot g(h_i)`.
 
-    After github enoche/MMRec (src/models/bm3.py), whose losses, propagation and scores it equals on the same weights
-    (tested). Other than
-    there: any number of modalities; features are projected for the items of the batch only, each distinct item once, so
-        that a dropout
-    mask is one per item as there; RecBole's pad user and pad item stay out of the norms.
+    The source is github enoche/MMRec (src/models/bm3.py). With the same weights the losses, the propagation and the
+    scores are equal (tested). There are three differences: any number of modalities is allowed; features are projected
+    only for the items of the batch, each distinct item once, so there is one dropout mask per item as there; RecBole's
+    pad user and pad item are left out of the norms.
 
-    Property keys: ``n_layers``, ``dropout_prob`` (of the targets), ``reg_weight``, ``cl_weight``; ``freeze_features``:
-        raw features stay as
-    they are, on disk, and are read batch by batch, instead of being trained from there on (published). The features
-    themselves: :func:`recbole_kd.data.item_features.configured.load_item_features`.
+    Property keys: ``n_layers``, ``dropout_prob`` (of the targets), ``reg_weight``, ``cl_weight`` and
+    ``freeze_features``. Frozen features stay unchanged on disk and are read batch by batch. Otherwise they are the
+    start of trainable tables, as published. For the feature files see
+    :func:`recbole_kd.data.item_features.configured.load_item_features`.
     """
 
     input_type = InputType.POINTWISE
@@ -52,7 +52,7 @@ class BM3(GeneralRecommender):
         self._pairs = sp.csr_matrix(
             (np.ones(pairs.nnz, dtype=np.float32), (pairs.row, pairs.col)), shape=(self.n_users, self.n_items)
         )
-        self._pairs.data[:] = 1  # an item that a user has twice counts once
+        self._pairs.data[:] = 1  # a repeated pair counts once
         self._graph = normalised_adjacency(pairs.row, pairs.col, self.n_users, self.n_items)
         self._graph_on_device: Tensor | None = None
         self.user_embedding = nn.Embedding(self.n_users, self.embedding_dim)
@@ -64,9 +64,8 @@ class BM3(GeneralRecommender):
         given = load_item_features(config, dataset)
         self.modalities = list(given)
         self._widths = {name: features.width for name, features in given.items()}
-        self._features: dict[
-            str, ItemFeatures
-        ] = {}  # of frozen modalities alone: a mapped file's pages count as memory, too
+        # Only of frozen modalities, because the pages of a mapped file count as memory too.
+        self._features: dict[str, ItemFeatures] = {}
         self.tables = nn.ParameterDict()
         self.projections = nn.ModuleDict()
         for name, features in given.items():
@@ -84,7 +83,7 @@ class BM3(GeneralRecommender):
     # -- encoding -----------------------------------------------------------------------------------------------------
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Propagated vectors before the predictor: (users ``[n_users, d]``, items ``[n_items, d]``)."""
+        """Return the vectors before the predictor: users ``[n_users, d]``, items ``[n_items, d]``."""
         layer = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
         total = layer
         for _ in range(self.n_layers):
@@ -105,23 +104,23 @@ class BM3(GeneralRecommender):
         return torch.sparse.mm(self._graph_on_device, layer)
 
     def project(self, modality: str, items: Tensor) -> Tensor:
-        """f_m of items: int64 ``[B]`` -> ``[B, d]``."""
+        """Return f_m of items: int64 ``[B]`` -> ``[B, d]``."""
         name = f"of_{modality}"
         raw = self.tables[name][items] if name in self.tables else self._features[modality].take(items)
         projected: Tensor = self.projections[name](raw)
         return projected
 
     def score_vectors(self) -> tuple[Tensor, Tensor]:
-        """Vectors whose dot product is the score: (g(h_u) ``[n_users, d]``, g(h_i) ``[n_items, d]``)."""
+        """Return the vectors whose dot product is the score: ``[n_users, d]``, ``[n_items, d]``."""
         users, items = self.forward()
         return self.predictor(users), self.predictor(items)
 
     @torch.no_grad()
     def modality_vectors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each modality, vectors whose dot product is its own score of a user and an item.
+        """Return per modality the vectors whose dot product is the modality's own score.
 
-        An item's is g(f_m), a user's g of the mean of f_m over its training items. BM3 has no such score itself; this
-        is our reading, for methods that distil by modality.
+        The vector of an item is g(f_m). The vector of a user is g of the mean of f_m over the user's training items.
+        BM3 has no such score. This is our definition, for methods that distil by modality.
         """
         pairs = sp.diags(1.0 / np.maximum(np.diff(self._pairs.indptr), 1)) @ self._pairs
         vectors = {}
@@ -132,8 +131,7 @@ class BM3(GeneralRecommender):
             vectors[name] = (self.predictor(users), self.predictor(items))
         return vectors
 
-    # -- loss
-    # -----------------------------------------------------------------------------------------------------------
+    # -- loss ---------------------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         self.restore_user_e, self.restore_item_e = None, None
@@ -150,11 +148,10 @@ class BM3(GeneralRecommender):
         return bm3_loss(user, item, modalities, self.cl_weight) + self.reg_weight * norms
 
     def _dropped(self, vectors: Tensor) -> Tensor:
-        """As targets: no gradient, and dropout while training."""
+        """Return vectors as targets: without gradient, and with dropout in training mode."""
         return nn.functional.dropout(vectors.detach(), self.dropout, self.training)
 
-    # -- scores
-    # -----------------------------------------------------------------------------------------------------------
+    # -- scores -------------------------------------------------------------------------------------------------------
 
     def predict(self, interaction: Any) -> Tensor:
         users, items = self.score_vectors()

@@ -1,4 +1,4 @@
-"""BM3's losses and propagation as functions of tensors. No RecBole import."""
+"""BM3's losses and propagation as functions of tensors, without RecBole."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 
 class View(NamedTuple):
-    """One entity of each row as the online side sees it and as its target.
+    """The vectors of one entity of each row, as prediction and as target.
 
     Attributes:
-        online: ``[B, d]``, after the predictor. target: ``[B, d]``, after dropout; no gradient goes through it.
+        online: ``[B, d]``, after the predictor.
+        target: ``[B, d]``, after dropout. It has no gradient.
     """
 
     online: Tensor
@@ -23,17 +24,21 @@ class View(NamedTuple):
 
 
 def bootstrap(online: Tensor, target: Tensor) -> Tensor:
-    """C(a, b) = 1 - mean cos(a, sg b): ``[B, d]`` twice -> ``[]``."""
+    """Return C(a, b) = 1 - mean cos(a, sg b), ``[B, d]`` twice -> ``[]``."""
     return 1 - torch.cosine_similarity(online, target.detach(), dim=-1).mean()
 
 
 def bm3_loss(user: View, item: View, modalities: Mapping[str, View], cl_weight: float) -> Tensor:
-    r"""The loss of BM3 without its regulariser (Zhou et al., WWW 2023, Eq. 9 to 14; github enoche/MMRec, src/models/bm3.py).
+    r"""Return the loss of BM3 without its regulariser.
 
     .. math:: C(g(h_u), h_i') + C(g(h_i), h_u') + w \sum_m C(g(f_m), h_i') + C(g(f_m), f_m')
 
+    Source: Zhou et al., WWW 2023, Eq. 9 to 14; github enoche/MMRec, src/models/bm3.py.
+
     Args:
-        user, item: of each positive pair. modalities: of its item, by name. cl_weight: w.
+        user, item: views of each positive pair.
+        modalities: views of its item, by name of the modality.
+        cl_weight: w.
 
     Returns:
         ``[]``, a mean over the rows.
@@ -45,14 +50,14 @@ def bm3_loss(user: View, item: View, modalities: Mapping[str, View], cl_weight: 
 
 
 def norm_regulariser(users: Tensor, items: Tensor) -> Tensor:
-    """(||H_u||_F + ||H_i||_F) / |I| of whole tables without their pads: ``[U, d]``, ``[I, d]`` -> ``[]``."""
+    """Return (||H_u||_F + ||H_i||_F) / |I|, without pads: ``[U, d]``, ``[I, d]`` -> ``[]``."""
     return (torch.linalg.vector_norm(users) + torch.linalg.vector_norm(items)) / len(items)
 
 
 def normalised_adjacency(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sp.csr_matrix:
-    """D^-1/2 A D^-1/2 of the bipartite graph, users first; a pair that comes twice counts once.
+    """Return D^-1/2 A D^-1/2 of the bipartite graph, with users first.
 
-    The published code adds 1e-7 to every degree, and so does this.
+    A repeated pair counts once. Like the published code this adds 1e-7 to every degree.
 
     Args:
         users, items: int64 ``[N]``, the pairs.

@@ -1,4 +1,4 @@
-"""A fresh model of a configuration, as RecBole's own recipe makes it."""
+"""Build a new model from a Config, as RecBole does."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from recbole_kd.errors import ConfigError, KDError, TrainingError
 
 
 def fresh_model(config: Any, train: Any) -> nn.Module:
-    """A new model over a training part, on the configuration's device.
+    """Build a new model for a training part, on the configuration's device.
 
-    RecBole makes the loaders first: what transforms their batches writes the names of its columns into the Config,
-        where BERT4Rec and SHAN
-    read them.
+    The transform of the loaders is built first, like in RecBole, because it writes column names into the Config that
+    BERT4Rec and SHAN read.
 
     Raises:
-        ConfigError: the model cannot be built with these keys; in its own words.
+        ConfigError: the model cannot be built with these keys. The message repeats the model's own.
     """
     try:
         construct_transform(config)
         model: nn.Module = get_model(config["model"])(config, train)
     except KDError:
         raise
-    except Exception as error:  # whatever a model's constructor says of its keys
+    except Exception as error:  # a model's constructor may raise anything
         raise ConfigError(
             f"{config['model']} cannot be built with these keys ({_said(error)}): change the key that this names"
         ) from error
@@ -36,21 +35,27 @@ def fresh_model(config: Any, train: Any) -> nn.Module:
 
 
 def failed_first_loss(model: nn.Module, error: Exception) -> TrainingError:
-    """The error of a model that cannot take the loss of its first batch, in its own words; where it failed is logged at DEBUG."""
+    """Return the error for a model that fails on its first batch, and log the traceback.
+
+    The message repeats the model's own. The traceback is logged at DEBUG.
+    """
     getLogger().debug(f"The first loss of {type(model).__name__} failed", exc_info=error)
     return TrainingError(
-        f"{type(model).__name__} cannot take its loss on these data with these keys ({_said(error)}): change what this "
-        "names, or see with --state=DEBUG where it failed"
+        f"{type(model).__name__} cannot compute its loss on these data with these keys ({_said(error)}): change what "
+        "this names, or see with --state=DEBUG where it failed"
     )
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'without a word'}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
 def _keep_modules_out_of_checkpoints(model: Any) -> None:
-    """DIN, FDSA, SASRecF, GRU4RecF and DIEN name a layer as what a checkpoint keeps beside the weights: with it goes the whole data set, as
-    a pickle that is refused when the best epoch is read. The layer's weights are in the state already."""
+    """Remove modules from the attributes that a checkpoint keeps next to the weights.
+
+    DIN, FDSA, SASRecF, GRU4RecF and DIEN list a layer there. With it the whole data set would be pickled, and such a
+    pickle is refused when the best epoch is loaded. The layer's weights are in the state dict already.
+    """
     names = getattr(model, "other_parameter_name", ())
     kept = [name for name in names if not isinstance(getattr(model, name, None), nn.Module)]
     if len(kept) < len(names):

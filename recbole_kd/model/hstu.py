@@ -1,4 +1,7 @@
-"""HSTU's two faces in RecBole: a sequential recommender, and a general one whose query is a user with the training history."""
+"""HSTU in RecBole, as a sequential recommender and as a general one.
+
+A query of the general recommender is a user with the training history.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,26 @@ USERS_PER_BLOCK = 512
 
 
 def check(config: Any) -> None:
-    """Refuse keys of an HSTU that are out of range.
+    """Refuse HSTU keys that are out of range.
 
     Raises:
-        ConfigError: the first of them, with what is allowed.
+        ConfigError: names the first of them, with the allowed values.
     """
     check_values({key: config[key] for key in MODEL_TYPES["HSTU"]}, {}, model="HSTU")
 
 
 def sizes_of(config: Any) -> HSTUSizes:
-    """The encoder's sizes from a RecBole config."""
+    """Return the encoder's sizes from a RecBole config."""
     same = ("embedding_size", "n_layers", "n_heads", "attention_size", "linear_size", "input_dropout", "linear_dropout")
     switches = ("position_bias", "time_bias", "table_init")
     return HSTUSizes(max_length=config["MAX_ITEM_LIST_LENGTH"], **{key: config[key] for key in (*same, *switches)})
 
 
 class _Autoregressive(nn.Module):
-    """What both faces share: the encoder, the loss over positions, scores as cosines (without the training temperature)."""
+    """The common part of both HSTU models: encoder, loss over positions, cosine scores.
+
+    The scores do not use the training temperature.
+    """
 
     encoder: HSTUEncoder
     n_items: int
@@ -51,23 +57,28 @@ class _Autoregressive(nn.Module):
         self.negatives: str = config["negatives"]
 
     def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
-        """Encode the histories of a training batch, once for the base loss and whatever else needs it.
+        """Encode the histories of a training batch, once for all losses.
 
         Returns:
-            The encoding, whose ``last()`` holds a vector for each row, and what follows each position: int64 ``[P]``, 0
-            where nothing does.
+            The encoding, whose ``last()`` holds a vector for each row, and the next item of each position: int64
+            ``[P]``, 0 if there is none.
         """
         raise NotImplementedError
 
     def terms_of_rows(self, interaction: Any) -> Tensor:
-        """How many positions of each row something follows, int64 ``[B]``: the loss is a mean over them."""
+        """Return how many positions of each row have a next item, int64 ``[B]``.
+
+        The loss is a mean over these positions.
+        """
         raise NotImplementedError
 
     def loss_of(self, encoded: Encoded, following: Tensor, mine: Tensor | None = None) -> Tensor:
-        """Sampled softmax, the mean over all positions that something follows: float ``[]``.
+        """Return the sampled softmax loss, a mean over positions with a next item: float ``[]``.
 
         Args:
-            mine: bool, of all such positions of a batch those that are here, where the others are another process's.
+            encoded, following: see :meth:`encode`.
+            mine: bool, marks the positions of this process among all positions with a next item in the batch. None if
+                all are here.
         """
         known = following > 0
         draw = UniformNegatives(self.n_items, self.n_negatives, following.device, mine)
@@ -81,17 +92,20 @@ class _Autoregressive(nn.Module):
         return self.loss_of(*self.encode(interaction), None if shard is None else self._positions_of(shard))
 
     def _positions_of(self, shard: BatchShard) -> Tensor:
-        """Which of the whole batch's positions that something follows are this shard's, bool ``[P]``, in the encoder's order."""
+        """Return which positions with a next item of the whole batch are in this shard.
+
+        bool ``[P]``, in the encoder's order.
+        """
         terms = self.terms_of_rows(shard.whole)
-        order = terms.argsort(descending=True, stable=True)  # a layout begins with the longest history
+        order = terms.argsort(descending=True, stable=True)  # a layout starts with the longest history
         return shard.mine[order].repeat_interleave(terms[order])
 
     def item_vectors(self) -> Tensor:
-        """Unit vectors, float ``[n_items, d]``, differentiable; zero for the pad."""
+        """Return unit item vectors, float ``[n_items, d]``, differentiable; zero for the pad."""
         return self.encoder.item_vectors()
 
     def queries(self, interaction: Any) -> Tensor:
-        """Unit vectors of the rows, float ``[B, d]``."""
+        """Return unit vectors of the rows, float ``[B, d]``."""
         raise NotImplementedError
 
     def predict(self, interaction: Any) -> Tensor:
@@ -105,9 +119,9 @@ class _Autoregressive(nn.Module):
 class HSTU(_Autoregressive, SequentialRecommender):
     r"""Hierarchical sequential transduction units as a sequential recommender.
 
-    Trained autoregressively: one row a user, every position a target, sampled softmax over cosines with a temperature.
-        A query is a row's
-    history; with the time bias its last position is asked at the time of the row's target, as in the published code.
+    It is trained autoregressively: one row per user, every position a target, sampled softmax over cosines with a
+    temperature. A query is a row's history. With the time bias the last position is queried at the time of the row's
+    target, as in the published code.
 
     Source: Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
     Recommendations", ICML 2024.
@@ -119,19 +133,21 @@ class HSTU(_Autoregressive, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.times_field = RAW_TIME + config["LIST_SUFFIX"]
-        # Prepared files (benchmark_filename) and foreign data sets carry no whole seconds: there the positions are the
-        # times.
+        # Prepared files (benchmark_filename) and foreign data sets have no whole seconds. The positions then replace
+        # the times.
         self.has_times = bool(getattr(dataset, "has_times", False)) and self.times_field in dataset.inter_feat
         self._set_up(config)
 
     def forward(
         self, item_seq: Tensor, item_seq_len: Tensor, times: Tensor | None = None, asked: Tensor | None = None
     ) -> Tensor:
-        """User vectors, float ``[B, d]``.
+        """Return user vectors, float ``[B, d]``.
 
         Args:
-            item_seq: int64 ``[B, L]``, right padded. item_seq_len: int64 ``[B]``.
-            times: int64 ``[B, L]``, seconds. asked: int64 ``[B]``, when the next item is asked for.
+            item_seq: int64 ``[B, L]``, right padded.
+            item_seq_len: int64 ``[B]``.
+            times: int64 ``[B, L]``, in seconds.
+            asked: int64 ``[B]``, time of the query.
         """
         return self.encoder(item_seq, item_seq_len, times, asked).last()
 
@@ -154,15 +170,19 @@ class HSTU(_Autoregressive, SequentialRecommender):
         return self.forward(*self._history(interaction))
 
     def position_vectors(self, interaction: Any) -> Tensor:
-        """Unit vectors of all positions of the rows, float ``[B, L, d]``: of the history up to there, asked when the next item came."""
+        """Return unit vectors of all positions of the rows, float ``[B, L, d]``.
+
+        Each encodes the history up to its position, queried at the time of the next item.
+        """
         return self.encoder(*self._history(interaction)).padded()
 
 
 class HSTUGeneral(_Autoregressive, GeneralRecommender):
-    """HSTU where the query is a user: its vector encodes the user's training history, on any split and with the masks of general models.
+    """HSTU as a general recommender, whose query is a user with the training history.
 
-    A training batch is a batch of users; every item of a history but the first is a target. The histories belong to the
-    data: they are buffers that no checkpoint keeps.
+    It works on any split and with the masks of general models. A training batch is a batch of users. Every item of a
+    history except the first is a target. The histories belong to the data, so they are buffers that no checkpoint
+    contains.
     """
 
     input_type = InputType.POINTWISE
@@ -195,9 +215,9 @@ class HSTUGeneral(_Autoregressive, GeneralRecommender):
         return Histories.of(users, items, times, rows, n_users=self.n_users, max_length=max_length)
 
     def encode_users(self, users: Tensor) -> tuple[Encoded, Tensor]:
-        """Encode the training histories of int64 ``[B]`` users; returns as :meth:`encode` does.
+        """Encode the training histories of int64 ``[B]`` users; see :meth:`encode` for the result.
 
-        Nobody knows when a user comes back: the last position is asked at the last item's own time.
+        The time of the user's next visit is unknown, so the last position is queried at the last item's own time.
         """
         items, lengths, times = padded_histories(self.starts, self.items, self.times, users)
         encoded = self.encoder(items, lengths, times if self.has_times else None)
@@ -213,13 +233,16 @@ class HSTUGeneral(_Autoregressive, GeneralRecommender):
         return self.encode_users(interaction[self.USER_ID])
 
     def user_vectors(self, users: Tensor) -> Tensor:
-        """Unit vectors of int64 ``[B]`` users, float ``[B, d]``; zero for a user without history."""
+        """Return unit vectors of int64 ``[B]`` users, float ``[B, d]``; zero for an empty history."""
         return self.encode_users(users)[0].last()
 
     def queries(self, interaction: Any) -> Tensor:
         return self.user_vectors(interaction[self.USER_ID])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Vectors of all users and items, float ``[n_users, d]`` and ``[n_items, d]``; their dot products are the scores."""
+        """Return user vectors ``[n_users, d]`` and item vectors ``[n_items, d]``, float.
+
+        Their dot products are the scores.
+        """
         users = torch.arange(self.n_users, device=self.starts.device)
         return torch.cat([self.user_vectors(block) for block in users.split(USERS_PER_BLOCK)]), self.item_vectors()

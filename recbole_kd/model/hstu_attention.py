@@ -1,7 +1,7 @@
-"""HSTU's pointwise attention over packed histories: forward and backward hold one group of histories at a time.
+"""HSTU's pointwise attention over packed histories, one group of histories at a time.
 
-Autograd would keep three ``[B, heads, L, L]`` tensors a block. Here the backward pass computes the scores again: with a
-head of 8 or 16 numbers that is cheaper than reading them back.
+Autograd would keep three ``[B, heads, L, L]`` tensors per block. Here the backward pass computes the scores again,
+which is cheaper than reading them back when a head has 8 or 16 columns.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from recbole_kd.model.hstu_packing import Group, PackedLayout
 
 @dataclass(frozen=True)
 class Shape:
-    """What the attention needs to know beside its tensors.
+    """The constants of the attention.
 
     Attributes:
-        n_heads: heads.
-        divisor: the constant n = maximum length + 10 by which SiLU's values are divided; the position table has 2 n - 1
+        n_heads: number of heads.
+        divisor: the constant n = maximum length + 10 that divides the values of SiLU. The position table has 2 n - 1
             rows.
     """
 
@@ -41,16 +41,21 @@ def pointwise_attention(
     buckets: Sequence[Tensor],
     shape: Shape,
 ) -> Tensor:
-    """``SiLU(Q K^T + b_pos + b_time) / n`` under the causal mask, times ``V``; no softmax, no 1/sqrt(d).
+    """Return ``SiLU(Q K^T + b_pos + b_time) / n`` under the causal mask, times ``V``.
+
+    There is no softmax and no 1/sqrt(d).
 
     Args:
-        query, key: float ``[P, heads * a]``. value: float ``[P, heads * v]``; P packed positions.
-        position_weight: float ``[2 n - 1]``, one scalar an offset j - i. time_weight: float ``[129]``, one a bucket;
-            shared by the heads.
-        buckets: of each group uint8 ``[b, L, L]``, empty where there is no time_weight.
+        query, key: float ``[P, heads * a]`` for P packed positions.
+        value: float ``[P, heads * v]``.
+        position_weight: float ``[2 n - 1]``, one scalar per offset j - i, shared by the heads.
+        time_weight: float ``[129]``, one scalar per bucket, shared by the heads.
+        layout: the packing.
+        buckets: uint8 ``[b, L, L]`` per group. Empty without a time_weight.
+        shape: the constants.
 
     Returns:
-        float ``[P, heads * v]``; once differentiable.
+        float ``[P, heads * v]``, once differentiable.
     """
     floats = [x if x.dtype == torch.float64 else x.float() for x in (query, key, value)]
     result: Tensor = _PointwiseAttention.apply(*floats, position_weight, time_weight, layout, buckets, shape)
@@ -58,20 +63,20 @@ def pointwise_attention(
 
 
 def _spread(packed: Tensor, group: Group, n_heads: int) -> Tensor:
-    """Packed ``[P, heads * c]`` -> padded ``[b, heads, L, c]`` of a group."""
+    """Pad packed ``[P, heads * c]`` to ``[b, heads, L, c]`` of a group."""
     rows, width = group.index.shape
     padded = packed[group.start : group.stop].index_select(0, group.index.view(-1))
     return padded.view(rows, width, n_heads, -1).transpose(1, 2).contiguous()
 
 
 def _packed(padded: Tensor, group: Group) -> Tensor:
-    """Padded ``[b, heads, L, c]`` -> packed ``[stop - start, heads * c]``."""
+    """Pack padded ``[b, heads, L, c]`` to ``[stop - start, heads * c]``."""
     rows, n_heads, width, size = padded.shape
     return padded.transpose(1, 2).reshape(rows * width, n_heads * size).index_select(0, group.places)
 
 
 def _offsets(width: int, divisor: int, device: torch.device) -> Tensor:
-    """Row of the position table for each pair (query i, key j): int64 ``[L, L]``."""
+    """Return the row of the position table for each pair (query i, key j): int64 ``[L, L]``."""
     at = torch.arange(width, device=device)
     return at - at.unsqueeze(1) + divisor - 1
 
@@ -84,7 +89,10 @@ def _scores(
     bucket: Tensor | None,
     n: int,
 ) -> Tensor:
-    """Scores before SiLU, ``[b, heads, L, L]``, zero where the key comes after the query (SiLU of zero is zero)."""
+    """Return scores before SiLU, ``[b, heads, L, L]``, zero if the key comes after the query.
+
+    SiLU of zero is zero.
+    """
     scores = query @ key.transpose(2, 3)
     if position_weight is not None:
         scores += position_weight[_offsets(scores.shape[-1], n, scores.device)]
@@ -145,7 +153,10 @@ class _PointwiseAttention(torch.autograd.Function):
 
 
 def _through_silu(scores: Tensor, d_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """(gradient of the scores, SiLU of the scores); both arguments are used up. With s = sigmoid(x): (x s)' = s + x s (1 - s)."""
+    """Return (gradient of the scores, SiLU of the scores), overwriting both arguments.
+
+    With s = sigmoid(x): (x s)' = s + x s (1 - s).
+    """
     gate = torch.sigmoid(scores)
     weights = scores.mul_(gate)
     slope = torch.addcmul(gate, weights, 1 - gate)

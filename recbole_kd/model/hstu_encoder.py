@@ -1,8 +1,8 @@
-"""HSTU: hierarchical sequential transduction units, in plain PyTorch; knows nothing of RecBole.
+"""HSTU: hierarchical sequential transduction units, in plain PyTorch without RecBole.
 
 Source: Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
-Recommendations", ICML 2024, and its research code (github meta-recsys/generative-recommenders), whose outputs and
-gradients on the same weights this file equals (tested).
+Recommendations", ICML 2024, and its research code (github meta-recsys/generative-recommenders). With the same weights
+outputs and gradients are equal to that code (tested).
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ from recbole_kd.model.hstu_attention import Shape, pointwise_attention
 from recbole_kd.model.hstu_packing import N_BUCKETS, PackedLayout, time_buckets
 
 BEYOND = 10
-"""The published code pads histories by so many places, and divides by the padded length."""
+"""Number of positions by which the published code pads histories beyond the maximum; it divides by the padded
+length."""
 NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class HSTUSizes:
-    """Sizes and switches of an encoder.
+    """The sizes and switches of an encoder.
 
     Attributes:
-        max_length: longest history. embedding_size: d. n_layers: blocks. n_heads: heads. attention_size: width of a
-            head's query and key.
-        linear_size: width of a head's value. input_dropout: of the embedded history. linear_dropout: before a block's
-            output map.
-        position_bias, time_bias: learned scalars by offset and by time difference, added to the attention scores; the
+        max_length: longest history.
+        embedding_size: d.
+        n_layers: number of blocks.
+        n_heads: number of heads.
+        attention_size: width of a head's query and key.
+        linear_size: width of a head's value.
+        input_dropout: dropout of the embedded history.
+        linear_dropout: dropout before a block's output map.
+        position_bias, time_bias: add learned scalars, by offset and by time difference, to the attention scores. The
             RCE-KD code uses neither.
         table_init: ``xavier_normal`` as in the RCE-KD code, or ``truncated_normal`` (0.02 for items, 1/sqrt(d) for
             positions) as in the original.
@@ -52,7 +57,7 @@ class HSTUSizes:
 
     @property
     def divisor(self) -> int:
-        """n, constant whatever the batch's longest history is."""
+        """n, independent of the longest history of a batch."""
         return self.max_length + BEYOND
 
 
@@ -61,33 +66,37 @@ class Encoded:
     """A batch of encoded histories.
 
     Attributes:
-        positions: float ``[P, d]``, unit vectors, one for each kept position. layout: where they come from.
+        positions: float ``[P, d]``, unit vectors, one for each kept position.
+        layout: the origin of each position.
     """
 
     positions: Tensor
     layout: PackedLayout
 
     def last(self) -> Tensor:
-        """The vector that ends each row, float ``[B, d]``; zeros for an empty history."""
+        """Return the vector at the end of each row, float ``[B, d]``; zeros for an empty history."""
         at = self.layout.last
         if len(self.positions) == 0:
             return self.positions.new_zeros(len(at), self.positions.shape[1])
         return self.positions.index_select(0, at.clamp(min=0)).masked_fill((at < 0).unsqueeze(1), 0.0)
 
     def padded(self) -> Tensor:
-        """float ``[B, L, d]``, right padded with zeros to the longest kept history."""
+        """Return float ``[B, L, d]``, right padded with zeros to the longest kept history."""
         width = int(self.layout.place.max()) + 1 if len(self.positions) else 0
         out = self.positions.new_zeros(len(self.layout.last), width, self.positions.shape[1])
         return out.index_put((self.layout.row, self.layout.place), self.positions)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors over their length, at least 1e-6: float ``[..., d]``."""
+    """Return the vectors divided by their length, which is at least 1e-6: float ``[..., d]``."""
     return vectors / torch.linalg.norm(vectors, dim=-1, keepdim=True).clamp(min=NORM_EPS)
 
 
 class HSTUBlock(nn.Module):
-    """One unit: ``X + Wo dropout(U * LN(attention(Q, K, V)))`` with ``[U, V, Q, K] = SiLU(LN(X) W)``; LN without scale and shift."""
+    """One HSTU block.
+
+    ``X + Wo dropout(U * LN(attention(Q, K, V)))`` with ``[U, V, Q, K] = SiLU(LN(X) W)``; LN has no scale and no shift.
+    """
 
     def __init__(self, sizes: HSTUSizes) -> None:
         super().__init__()
@@ -104,7 +113,7 @@ class HSTUBlock(nn.Module):
         self.shape = Shape(heads, sizes.divisor)
 
     def forward(self, x: Tensor, layout: PackedLayout, buckets: Sequence[Tensor]) -> Tensor:
-        """float ``[P, d]`` -> float ``[P, d]``."""
+        """Apply the block: float ``[P, d]`` -> float ``[P, d]``."""
         normed = functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
         u, v, q, k = functional.silu(normed @ self.uvqk).split(self.widths, dim=1)
         mixed = pointwise_attention(q, k, v, self.position_weight, self.time_weight, layout, buckets, self.shape)
@@ -113,10 +122,11 @@ class HSTUBlock(nn.Module):
 
 
 class HSTUEncoder(nn.Module):
-    """Item table, positions and blocks: encodes right-padded histories of item ids.
+    """The encoder of right-padded histories of item ids: item table, positions and blocks.
 
     Args:
-        n_items: rows of the item table, row 0 the pad. sizes: see :class:`HSTUSizes`.
+        n_items: rows of the item table, row 0 the pad.
+        sizes: see :class:`HSTUSizes`.
     """
 
     def __init__(self, n_items: int, sizes: HSTUSizes) -> None:
@@ -140,7 +150,10 @@ class HSTUEncoder(nn.Module):
             self.item_embedding.weight[0].zero_()
 
     def item_vectors(self) -> Tensor:
-        """Unit vectors of all items, float ``[n_items, d]``; the pad's is zero and passes no gradient."""
+        """Return unit vectors of all items, float ``[n_items, d]``.
+
+        The vector of the pad is zero and has no gradient.
+        """
         real = torch.ones(self.item_embedding.num_embeddings, 1, device=self.item_embedding.weight.device)
         real[0] = 0
         return unit(self.item_embedding.weight) * real
@@ -148,13 +161,16 @@ class HSTUEncoder(nn.Module):
     def forward(
         self, items: Tensor, lengths: Tensor, times: Tensor | None = None, next_times: Tensor | None = None
     ) -> Encoded:
-        """Encode histories; of one longer than the maximum the latest items are kept. What stands past a row's length has no influence.
+        """Encode histories, of a longer one only the latest ``max_length`` items.
+
+        Values after the end of a row have no influence.
 
         Args:
-            items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.
-            times: int64 ``[B, W]``, seconds of each item, for the time bias; None: the positions.
-            next_times: int64 ``[B]``, when the item after the history is asked for, as in the published code; None: the
-                last item's time.
+            items: int64 ``[B, W]``, right padded.
+            lengths: int64 ``[B]``.
+            times: int64 ``[B, W]``, time of each item in seconds, for the time bias. If None, the positions.
+            next_times: int64 ``[B]``, time of the query for the item after the history, as in the published code. If
+                None, the last item's time.
         """
         layout = PackedLayout.of(lengths, self.sizes.max_length, self.sizes.n_heads)
         ids = items[layout.row, layout.column]

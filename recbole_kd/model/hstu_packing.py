@@ -1,4 +1,4 @@
-"""Histories of unequal length without their padding: one packed row a position, and groups of like length for the attention."""
+"""Packing of histories of unequal length: one row per position, groups of similar length."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 from recbole_kd.ops.length_groups import like_lengths
 
 N_BUCKETS = 128
-"""Time differences fall into buckets 0 to 128."""
+"""The last bucket of time differences, which fall into buckets 0 to 128."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """``b`` histories whose longest has ``L`` positions; they are the packed positions ``start`` to ``stop - 1``.
+    """A group of ``b`` histories: the packed positions ``start`` to ``stop - 1``.
+
+    The longest history has ``L`` positions.
 
     Attributes:
-        index: int64 ``[b, L]``, the position, counted from ``start``, of each padded place; a place past a history's
-            end repeats its last.
-        places: int64 ``[stop - start]``, the flat padded place of each position. padding: bool ``[b, L]``, True past a
-            history's end.
+        index: int64 ``[b, L]``, the packed position, counted from ``start``, of each padded cell. A cell after the end
+            of a history repeats its last position.
+        places: int64 ``[stop - start]``, the flat index of each position's padded cell.
+        padding: bool ``[b, L]``, True after the end of a history.
     """
 
     start: int
@@ -34,13 +36,13 @@ class Group:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where the ``P`` positions of a batch come from, longest history first.
+    """The origin of the ``P`` packed positions of a batch, longest history first.
 
     Attributes:
-        row, column: int64 ``[P]``, of the padded input. place: int64 ``[P]``, 0 for the first kept position of a
-            history.
-        last: int64 ``[B]``, the position that ends each row; -1 for an empty history. groups: they cover all positions
-            in order.
+        row, column: int64 ``[P]``, indices into the padded input.
+        place: int64 ``[P]``, position in the kept history, from 0.
+        last: int64 ``[B]``, the last packed position of each row, -1 for an empty history.
+        groups: the groups, which cover all positions in order.
     """
 
     row: Tensor
@@ -51,7 +53,10 @@ class PackedLayout:
 
     @classmethod
     def of(cls, lengths: Tensor, max_length: int, n_heads: int) -> PackedLayout:
-        """Of right-padded rows: int64 ``[B]`` lengths; of a history longer than ``max_length`` the latest positions are kept."""
+        """Build the layout of right-padded rows from int64 ``[B]`` lengths.
+
+        Of a history longer than ``max_length`` the latest positions are kept.
+        """
         kept = lengths.clamp(0, max_length)
         sizes, order = torch.sort(kept, descending=True, stable=True)
         on_host = sizes.cpu().numpy()
@@ -84,13 +89,17 @@ def _group(
 
 
 def time_buckets(layout: PackedLayout, times: Tensor, following: Tensor) -> tuple[Tensor, ...]:
-    """Bucket of the time from each key to what follows each query, floor(ln(max(1, |t_{i+1} - t_j|)) / 0.301), at most 128.
+    """Return the bucket of the time from each key to the item after each query.
+
+    The bucket is floor(ln(max(1, |t_{i+1} - t_j|)) / 0.301), at most 128.
 
     Args:
-        times: int64 ``[P]``, of each position. following: int64 ``[P]``, of the item after it.
+        layout: the packing.
+        times: int64 ``[P]``, time of each position.
+        following: int64 ``[P]``, time of the item after it.
 
     Returns:
-        For each group uint8 ``[b, L, L]``, query before key; what stands at padded places is not used.
+        uint8 ``[b, L, L]`` per group, query before key. Values in padded cells are not used.
     """
     return tuple(
         _buckets(following[group.start : group.stop][group.index], times[group.start : group.stop][group.index])

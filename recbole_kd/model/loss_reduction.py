@@ -1,7 +1,7 @@
-"""RecBole's models trained as the KD literature trains them: a summed loss, normally drawn embeddings.
+"""Summed losses and normal initialisation for RecBole's models, as in the KD literature.
 
-The published weight decays belong to losses that are summed over the rows of a batch, and Adam's coupled decay is not
-indifferent to the factor between a sum and a mean. This file is the only place where one is turned into the other.
+The published weight decays belong to losses that are summed over the rows of a batch. Adam's coupled decay depends on
+the factor between a sum and a mean. Only this module converts one into the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from torch import nn
 
 
 def initialise(model: nn.Module, std: float | None) -> None:
-    """Draw all embeddings of a RecBole model from N(0, std^2), in place; left as they are where std is None or the model does so itself."""
+    """Draw all embeddings of a RecBole model from N(0, std^2), in place.
+
+    Nothing changes if std is None or the model does this itself.
+    """
     if std is None or hasattr(model, "init_std"):
         return
     for module in model.modules():
@@ -22,35 +25,38 @@ def initialise(model: nn.Module, std: float | None) -> None:
 
 
 def reduction_of(model: nn.Module, asked: str | None) -> str:
-    """The reduction over a batch's rows that a model is trained with: what was asked, else its own; RecBole's losses are means."""
+    """Return the reduction over a batch's rows: the one asked for, else the model's own.
+
+    RecBole's losses are means.
+    """
     return asked or str(getattr(model, "loss_reduction", "mean"))
 
 
 def sums_itself(model: nn.Module) -> bool:
-    """Does the model follow ``loss_reduction`` by itself?"""
+    """Return whether the model itself implements ``loss_reduction``."""
     return hasattr(model, "loss_reduction")
 
 
 def adds_up(model: nn.Module) -> bool:
-    """Is the model's own loss a sum over a batch's rows, not a mean?"""
+    """Return whether the model's own loss is a sum over a batch's rows, not a mean."""
     return getattr(model, "loss_reduction", "mean") == "sum"
 
 
 def summed(factor: float, rows: int) -> float:
-    """The factor of a mean over the rows of a batch that makes it their sum.
+    """Return the factor that turns a mean over the rows of a batch into their sum.
 
     Args:
-        rows: positives of the batch; further negatives of a positive are averaged, as published.
+        factor: a factor to multiply in.
+        rows: number of positives of the batch. Several negatives of a positive are averaged, as published.
     """
     return factor * rows
 
 
 def with_decay_for_mean(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Property values, with a decay that belongs to a sum turned into that of the mean which the user asks for: w / B.
+    """Return property values with a weight decay for a sum converted to one for a mean, w / B.
 
-    Adam divides the gradient by its own scale: with the sum over B rows the decay's share of it is B times smaller. A
-        decay that the
-    user gives stands as it is.
+    This applies if the user asks for a mean. Adam divides the gradient by its scale, so with the sum over B rows the
+    relative effect of the decay is B times smaller. A decay that the user gives is not changed.
     """
     turned = dict(defaults)
     asks_mean = given.get("loss_reduction") == "mean" and defaults.get("loss_reduction") == "sum"
@@ -62,9 +68,9 @@ def with_decay_for_mean(defaults: Mapping[str, Any], given: Mapping[str, Any]) -
 
 
 def reduction_note(model: nn.Module, config: Any) -> str:
-    """One sentence for the log on the reduction that a model is trained with and the weight decay that belongs to it."""
+    """Return a log line on the reduction of a model's loss and its weight decay."""
     reduction, decay = reduction_of(model, config["loss_reduction"]), config["weight_decay"] or 0.0
     if reduction == "mean":
-        return f"{config['model']}: mean over the rows of a batch, weight_decay {decay:g} as it stands"
-    how = "its own sum" if sums_itself(model) else "RecBole's mean times the rows of the batch, that is their sum"
-    return f"{config['model']}: {how} (loss_reduction=sum), to which weight_decay {decay:g} belongs"
+        return f"{config['model']}: mean over the rows of a batch, weight_decay {decay:g} unchanged"
+    how = "its own sum" if sums_itself(model) else "RecBole's mean times the rows of the batch, which is their sum"
+    return f"{config['model']}: {how} (loss_reduction=sum), with weight_decay {decay:g}"

@@ -1,4 +1,4 @@
-"""MF: matrix factorisation with the BPR loss, as the KD literature trains it."""
+"""MF: matrix factorisation with the BPR loss, as in the KD literature."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 class MF(BPR):
     r"""Matrix factorisation, :math:`r_{ui} = p_u \cdot q_i`, trained with BPR.
 
-    RecBole's BPR with two differences, both from the published RCE-KD code: tables start from N(0, ``init_std``\
-    :sup:`2`) instead of Xavier-normal, and the loss is a sum over the batch's rows (``loss_reduction: sum``; a mean
-    over the negatives of a row) instead of a mean. Adam is indifferent to the factor, its coupled weight decay is not:
-    a decay published for sum losses is only valid with a sum.
+    This is RecBole's BPR with two differences, both from the published RCE-KD code. Tables are initialised from N(0,
+    ``init_std``\ :sup:`2`) instead of Xavier-normal. The loss is a sum over the batch's rows (``loss_reduction: sum``,
+    with a mean over the negatives of a row) instead of a mean. Adam is invariant to the factor between them, but its
+    coupled weight decay is not. A decay published for sum losses is only valid with a sum.
 
     Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
     """

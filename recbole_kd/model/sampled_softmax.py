@@ -1,6 +1,7 @@
-"""Sampled softmax over positions, in chunks: the ``[P, R]`` scores of a batch are never held at once, nor any ``[P, R, d]`` tensor.
+"""Sampled softmax over positions, computed in chunks.
 
-The gradient of each chunk is taken while its scores are at hand, so the backward pass only scales it.
+The ``[P, R]`` scores of a batch are never in memory as a whole, and there is no ``[P, R, d]`` tensor. The gradient of
+each chunk is computed together with its scores, so the backward pass only scales it.
 """
 
 from __future__ import annotations
@@ -20,26 +21,31 @@ NEGATIVES_PER_BLOCK = 2**18
 
 
 class UniformNegatives:
-    """Draws for the positions of a batch, from the first on: called with n, those of the next n.
+    """Uniform negatives for the positions of a batch.
 
-    They are uniform over the items 1 to n_items - 1, those of the history too, and the same rows of one table whatever
-    n, the device's launches and the number of processes among which the batch is shared out: a block of the table has a
-    generator of its own.
+    Each call with n draws for the next n positions.
+
+
+    They are uniform over the items 1 to n_items - 1, including those of the history. The rows always come from the same
+    table, independent of n, of the device's launches and of the number of processes that share the batch, because each
+    block of the table has its own generator.
 
     Args:
-        mine: bool ``[P]``, which of the batch's positions are asked for, where the others are another process's; None:
-            all.
+        n_items: number of items with the pad.
+        n_negatives: R, negatives per position.
+        device: device of the draws.
+        mine: bool ``[P]``, marks the positions of this process in the batch. None if all are here.
     """
 
     def __init__(self, n_items: int, n_negatives: int, device: torch.device, mine: Tensor | None = None) -> None:
         self._n_items, self._n_negatives, self._generator = n_items, n_negatives, torch.Generator(device)
-        self._seed = int(np.random.randint(2**62))  # numpy's stream is alike in every process; torch's knows of dropout
+        self._seed = int(np.random.randint(2**62))  # numpy's stream is equal in all processes; dropout moves torch's
         self._positions = None if mine is None else mine.nonzero().squeeze(1)
         self._rows_per_block = max(1, NEGATIVES_PER_BLOCK // n_negatives)
         self._taken = 0
 
     def __call__(self, n: int) -> Tensor:
-        """int64 ``[n, R]``."""
+        """Draw for the next n positions, int64 ``[n, R]``."""
         device, height = self._generator.device, self._rows_per_block
         start, self._taken = self._taken, self._taken + n
         rows = (
@@ -59,7 +65,7 @@ class UniformNegatives:
         )
 
     def top(self) -> Tensor:
-        """One row for all positions, int64 ``[R]``."""
+        """Draw one row for all positions, int64 ``[R]``."""
         generator = self._generator.manual_seed(self._seed)
         return torch.randint(1, self._n_items, (self._n_negatives,), generator=generator, device=generator.device)
 
@@ -77,15 +83,22 @@ def sampled_softmax(
     temperature: float,
     scores_per_chunk: int = SCORES_PER_CHUNK,
 ) -> Tensor:
-    r"""Mean over positions of :math:`-\log \frac{e^{s_+/t}}{e^{s_+/t} + \sum_j e^{s_j/t}}`; a negative that is the positive does not count.
+    r"""Return the sampled softmax loss, a mean over positions.
+
+    A position's loss is :math:`-\log \frac{e^{s_+/t}}{e^{s_+/t} + \sum_j e^{s_j/t}}`. A negative that equals the
+    positive does not count.
 
     Args:
-        queries: float ``[P, d]``. items: float ``[I, d]``. positives: int64 ``[P]``.
-        negatives: int64 ``[P, R]``, each position's own; or int64 ``[R]``, shared by all; or a function that draws own
-            ones.
+        queries: float ``[P, d]``.
+        items: float ``[I, d]``.
+        positives: int64 ``[P]``.
+        negatives: int64 ``[P, R]``, separate for each position; or int64 ``[R]``, shared by all; or a function that
+            draws separate ones.
+        temperature: t.
+        scores_per_chunk: number of scores in memory at a time.
 
     Returns:
-        float ``[]``, once differentiable in queries and items; zero where there is no position.
+        float ``[]``, once differentiable in queries and items. Zero if there is no position.
     """
     if len(positives) == 0:
         return (queries.sum() + items.sum()) * 0.0
@@ -94,7 +107,7 @@ def sampled_softmax(
 
 
 def _chunk_loss(queries: Tensor, items: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """The sum over a chunk's positions."""
+    """Return the sum over a chunk's positions."""
     if negatives.dim() == 1:
         positive = (queries * items[positives]).sum(1, keepdim=True)
         scores = torch.cat([positive, queries @ items[negatives].T], dim=1)

@@ -1,4 +1,4 @@
-"""The size of a model: its parameters, and the bytes of its weights."""
+"""The size of a model: its number of parameters and the bytes of its weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import nn
 
 
 def size_of(model: nn.Module) -> dict[str, int]:
-    """Return the number of parameters, and the bytes of the weights (RecBole's checkpoints also hold Adam's moments and cached tables).
+    """Return the number of parameters of a model and the bytes of its weights.
 
-    A model without trained weights, such as EASE or ItemKNN, is what it keeps beside them: its similarities and counts.
+    RecBole's checkpoints also hold Adam's moments and cached tables, which do not count. For a model without trained
+    weights, such as EASE or ItemKNN, the similarities and counts that it keeps are counted instead.
     """
     if getattr(model, "type", None) == ModelType.TRADITIONAL:
         kept = [_stored(value) for value in (model.other_parameter() or {}).values()]  # type: ignore[operator]
@@ -27,7 +28,7 @@ def size_of(model: nn.Module) -> dict[str, int]:
 
 
 def _stored(value: Any) -> tuple[int, int]:
-    """Return how many numbers an array, dense or sparse, keeps, and their bytes; (0, 0) for anything else."""
+    """Return the count and bytes of a dense or sparse array's stored numbers, else (0, 0)."""
     if torch.is_tensor(value):
         values = value.coalesce().values() if value.is_sparse else value
         return values.numel(), values.numel() * values.element_size()

@@ -1,1 +1,1 @@
-"""Teachers: frozen scores behind one protocol, whatever they are kept as."""
+"""Teachers: frozen scores behind one interface, independent of how they are stored."""

@@ -1,4 +1,4 @@
-"""TeacherScores: what a distiller may ask of a teacher, whatever it is kept as."""
+"""TeacherScores: the interface between a distiller and a teacher, for every kind of store."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _KEYS_OF_THE_FILTER = (
 
 
 class TeacherScores(ABC):
-    """Frozen scores of a teacher for every query (see :mod:`recbole_kd.scoring.scorer`) at every item.
+    """Frozen scores of a teacher for every query at every item.
+
+    See :mod:`recbole_kd.scoring.scorer` for queries. All results are float32 constants on the device of the queries.
 
     Args:
-        n_queries, n_items: sizes with the pad (id 0) included, as RecBole counts them.
-        manifest: what is known of the teacher: name, settings, metrics, dtype and the fingerprint of its data.
-
-    All results are float32 constants on the device of the queries.
+        n_queries, n_items: sizes with the pad (id 0), as RecBole counts them.
+        manifest: the description of the teacher: name, settings, metrics, dtype and the fingerprint of its data.
 
     Attributes:
-        earlier: reads the earlier checkpoints of its training, oldest first; None when none were kept.
-        taught_by: of a teacher assistant, the teacher that it was distilled from.
-        modalities: of a multi-modal teacher, the scores of each modality alone, by name; empty for any other.
+        earlier: reads the earlier checkpoints of its training, oldest first. None if none were kept.
+        taught_by: for a teacher assistant, the teacher that it was distilled from.
+        modalities: for a multi-modal teacher, the scores of each modality by name; empty for any other.
     """
 
     store: str
-    """Name of the store, as ``teacher_store`` spells it."""
+    """Name of the store, as in ``teacher_store``."""
 
     def __init__(self, n_queries: int, n_items: int, manifest: Mapping[str, Any] | None = None) -> None:
         self.n_queries = n_queries
@@ -57,28 +57,28 @@ class TeacherScores(ABC):
 
     @property
     def members(self) -> list[TeacherScores]:
-        """The teachers behind it: itself, or each of several."""
+        """The teachers behind it: itself, or each teacher of an ensemble."""
         return [self]
 
     @abstractmethod
     def full(self, queries: Tensor) -> Tensor:
-        """Scores at all items: int64 ``[B]`` -> float32 ``[B, n_items]``."""
+        """Return scores at all items: int64 ``[B]`` -> float32 ``[B, n_items]``."""
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Scores at chosen items: int64 ``[B]``, int64 ``[B, K]`` -> float32 ``[B, K]``."""
+        """Return scores at chosen items: int64 ``[B]``, int64 ``[B, K]`` -> float32 ``[B, K]``."""
         return self.full(queries).gather(1, items)
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        """The k best items of each query, best first, ties by id: ids int64 and scores float32, ``[Q, k]``."""
+        """Return each query's k best items, best first, ties by id: int64 and float32 ``[Q, k]``."""
         return top_k_in_blocks(self.full, queries, self.n_items, k, exclude)
 
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
-        """(query vectors ``[n_queries, d]``, item vectors ``[n_items, d]``), or None where the teacher has none."""
+        """Return query vectors ``[n_queries, d]`` and item vectors ``[n_items, d]``, or None."""
         return None
 
     def trajectory(self) -> list[TeacherScores] | None:
-        """Checkpoints of its training, oldest first, the last one itself; None when none were kept."""
+        """Return the checkpoints of its training, oldest first, itself last; None without any."""
         return None if self.earlier is None else [*self.earlier(), self]
 
     def check_data(self, fingerprint: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class TeacherScores(ABC):
 
 
 def _made_with(part: str, settings: Mapping[str, Any]) -> str:
-    """The keys that a teacher's data were made with, to be set here, as far as its settings say."""
+    """Return the data keys to set to use a teacher, as far as its settings tell."""
     keys = (
         _KEYS_OF_THE_SPLIT
         if part in ("train", "valid", "test")
@@ -108,6 +108,6 @@ def _made_with(part: str, settings: Mapping[str, Any]) -> str:
     if "eval_args" in given and given["eval_args"].get("order") == "RO":
         given["seed"] = settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]
     if keys == _KEYS_OF_THE_SPLIT and settings.get("time_order") == "recbole":
-        given["time_order"] = "recbole"  # the exact one is the default, and RecBole's own data sets have no other
+        given["time_order"] = "recbole"  # exact order is the default, and RecBole's own data sets have only theirs
     words = ", ".join(f"{key}={value}" for key, value in given.items())
     return f". To use it, set what it was made with: {words}" if words else ""

@@ -1,8 +1,7 @@
-"""Tables written block by block: memory is bounded by the block, and an interrupted export goes on where it stopped.
+"""Tables written block by block, in memory of one block, and resumable.
 
-The file is a safetensors file from the start: its header tells where each table's rows are, so a block is written to
-    its place in any
-order. Which blocks are there is kept beside it until all are.
+The file is a safetensors file from the start. Its header gives the offset of each table's rows, so blocks can be
+written in any order. Next to the file there are marks of the finished blocks until all are written.
 """
 
 from __future__ import annotations
@@ -24,20 +23,22 @@ from recbole_kd.storage.targets import check_file, check_folder
 from recbole_kd.teacher.number_format import rounded
 
 IN_FLIGHT = 2
-"""Blocks that each worker may be ahead of the writing."""
+"""Blocks that each worker may be ahead of the writer."""
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32", torch.int64: "I64"}
 
 ReadRows = Callable[[slice], Mapping[str, Tensor]]
-"""The rows of each table in a slice."""
+"""A function from a slice to the rows of each table in it."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Tables of the same number of rows, and how many rows are written at a time.
+    """Tables with the same number of rows, and the block size.
 
     Attributes:
-        columns: table name -> (dtype, columns).
+        columns: table name -> (dtype, number of columns).
+        n_rows: number of rows.
+        step: rows per block.
     """
 
     columns: Mapping[str, tuple[torch.dtype, int]]
@@ -46,11 +47,11 @@ class Layout:
 
     @property
     def blocks(self) -> list[slice]:
-        """Row slices, in order."""
+        """The row slices, in order."""
         return [slice(start, min(start + self.step, self.n_rows)) for start in range(0, self.n_rows, self.step)]
 
     def header(self) -> bytes:
-        """Of the safetensors file."""
+        """Return the header of the safetensors file."""
         content: dict[str, object] = {}
         end = 0
         for name, (dtype, width) in self.columns.items():
@@ -61,7 +62,7 @@ class Layout:
         return len(text).to_bytes(8, "little") + text
 
     def offsets(self) -> dict[str, int]:
-        """Where each table's first row is in the file."""
+        """Return the offset of each table's first row in the file, in bytes."""
         place, found = len(self.header()), {}
         for name, (dtype, width) in self.columns.items():
             found[name] = place
@@ -70,7 +71,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Of the whole file, in bytes."""
+        """Size of the whole file, in bytes."""
         return len(self.header()) + sum(self.n_rows * width * dtype.itemsize for dtype, width in self.columns.values())
 
 
@@ -78,9 +79,9 @@ class BlockFile:
     """A file of tables under construction.
 
     Args:
-        path: of the finished file; until then ``PATH.partial`` and ``PATH.blocks/`` are there.
-        identity: says what is written; with the layout, its blocks included, it decides whether a partial file is
-            continued or begun anew.
+        path: the finished file. Until it is finished there are ``PATH.partial`` and ``PATH.blocks/``.
+        layout: the tables and blocks.
+        identity: describes the content. A partial file is resumed only if identity and layout are the same.
     """
 
     def __init__(self, path: Path, layout: Layout, identity: str = "") -> None:
@@ -105,14 +106,14 @@ class BlockFile:
         known.write_bytes(identity)
 
     def missing(self) -> list[int]:
-        """Numbers of the blocks that are not written yet."""
+        """Return the numbers of the blocks that are not written yet."""
         return [number for number in range(len(self.layout.blocks)) if not (self.marks / str(number)).is_file()]
 
     def write(self, number: int, tables: Mapping[str, Tensor]) -> None:
-        """Put a block into its place.
+        """Write a block at its offset.
 
         Raises:
-            TeacherError: its shape is another one than announced.
+            TeacherError: its shape differs from the layout.
         """
         rows = self.layout.blocks[number]
         with open(self.partial, "r+b") as handle:
@@ -131,7 +132,7 @@ class BlockFile:
         (self.marks / str(number)).touch()
 
     def finish(self) -> None:
-        """Give the file its name; nothing else stays.
+        """Rename the finished file to its path and remove the marks.
 
         Raises:
             TeacherError: blocks are missing.
@@ -148,11 +149,13 @@ class BlockFile:
 def write_blocks(
     path: Path, layout: Layout, rows: ReadRows, identity: str = "", ray_address: str | None = None
 ) -> None:
-    """Write all blocks that an earlier attempt has not written.
+    """Write all blocks that an earlier attempt has not written, and finish the file.
 
     Args:
-        ray_address: of a cluster whose workers make the blocks, side by side; ``rows`` is pickled then. One after the
-            other when None.
+        path, layout, identity: see :class:`BlockFile`.
+        rows: computes the rows of a block. It is pickled for workers.
+        ray_address: address of a cluster whose workers compute the blocks in parallel. If None, this process computes
+            them one by one.
     """
     file = BlockFile(path, layout, identity)
     make_blocks(file, rows, ray_address)
@@ -160,7 +163,7 @@ def write_blocks(
 
 
 def make_blocks(file: BlockFile, rows: ReadRows, ray_address: str | None = None) -> None:
-    """Make the blocks that a file lacks, as :func:`write_blocks` does; finishing it is left to the caller."""
+    """Compute the missing blocks of a file like :func:`write_blocks`, without finishing it."""
     if ray_address is None:
         take_blocks(file, ((number, rows(file.layout.blocks[number])) for number in file.missing()))
     else:
@@ -168,13 +171,13 @@ def make_blocks(file: BlockFile, rows: ReadRows, ray_address: str | None = None)
 
 
 def take_blocks(file: BlockFile, made: Iterable[tuple[int, Mapping[str, Tensor]]]) -> None:
-    """Write blocks as they come, in any order."""
+    """Write blocks as they arrive, in any order."""
     for number, tables in made:
         file.write(number, tables)
 
 
 def _made_on_ray(file: BlockFile, rows: ReadRows, address: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The missing blocks, as workers finish them; a block whose worker was lost is made again."""
+    """Yield the missing blocks as workers finish them; the block of a lost worker is retried."""
     ray = connect(address)
     shared = ray.put(rows)
     remote = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(_made_by_worker)
@@ -195,7 +198,11 @@ _kept: dict[Any, ReadRows] = {}
 
 
 def _made_by_worker(shared: list[Any], start: int, stop: int) -> dict[str, Any]:
-    """A block as arrays. What makes it is unpickled once a worker; arrays in it are Ray's, which a node maps once."""
+    """Return a block as arrays.
+
+    The function that computes it is unpickled once per worker. Its arrays are in Ray's object store, mapped once per
+    node.
+    """
     import ray
 
     (reference,) = shared

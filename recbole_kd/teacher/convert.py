@@ -1,4 +1,4 @@
-"""The same teacher in another store, without training it again."""
+"""Conversion of a teacher to another store, without training it again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from recbole_kd.teacher.number_format import rounded
 from recbole_kd.teacher.truncated_svd import truncated
 
 FIDELITY_QUERIES = 10_000
-"""The fidelity of truncated factors is measured on so many queries at most, evenly spaced."""
+"""Maximum number of queries, evenly spaced, on which the fidelity of truncated factors is measured."""
 
 
 @dataclass(frozen=True)
 class _Full:
-    """Makes blocks of a teacher's whole score matrix."""
+    """Blocks of a teacher's whole score matrix."""
 
     teacher: TeacherScores
 
@@ -34,17 +34,17 @@ class _Full:
 
 
 def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_address: str | None = None) -> None:
-    """Write a teacher's scores as a dense store, block by block, with its manifest.
+    """Write a teacher's scores and manifest as a dense store, block by block.
 
     Args:
-        teacher: exact scores (fp32 factors, say). folder: missing or empty; appears as a whole when the export is
-            complete.
-        dtype: ``fp32`` or ``fp16``; the latter's fidelity is recorded as
-            :func:`recbole_kd.teacher.export.export_teacher` does.
-        ray_address: of a cluster whose workers make the blocks.
+        teacher: exact scores, such as fp32 factors.
+        folder: missing or empty. It appears when the export is complete.
+        dtype: ``fp32`` or ``fp16``. The fidelity of fp16 is recorded as by
+            :func:`recbole_kd.teacher.export.export_teacher`.
+        ray_address: address of a cluster whose workers compute the blocks.
 
     Raises:
-        TargetError: the folder holds something.
+        TargetError: the folder is not empty.
     """
     check_folder(folder)
     step = max(1, BLOCK_BYTES // (4 * teacher.n_items))
@@ -63,13 +63,15 @@ def write_dense(teacher: TeacherScores, folder: Path, dtype: str = "fp32", ray_a
 
 
 def write_truncated(teacher: TeacherScores, folder: Path, width: int, dtype: str = "fp32") -> None:
-    """Write a teacher's scores as factors of a smaller width (:func:`recbole_kd.teacher.truncated_svd.truncated`), with its manifest.
+    """Write a teacher's scores and manifest as factors of a smaller width.
 
-    Its ``fidelity`` is the share of each query's top-50 that is kept, the rounding of ``fp16`` included, and
-    ``energy``, the share of the scores' sum of squares.
+    See :func:`recbole_kd.teacher.truncated_svd.truncated`. ``fidelity`` in the manifest holds ``top_k_overlap``, the
+    share of each query's top-50 that is kept (with the rounding of ``fp16``), and ``energy``, the share of the scores'
+    sum of squares.
 
     Raises:
-        ConfigError: see there. TargetError: the folder holds something.
+        ConfigError: the width is not possible.
+        TargetError: the folder is not empty.
     """
     check_folder(folder)
     queries, items, energy = truncated(teacher, width)

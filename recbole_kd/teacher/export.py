@@ -1,4 +1,4 @@
-"""Export a trained model's scores as a teacher folder."""
+"""Export of a trained model's scores as a teacher folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ EXPORTED = "exported as a teacher's"
 
 
 def resolve_store(store: str, has_vectors: bool, is_sequential: bool = False) -> str:
-    """``auto`` is factors for a teacher whose score is a dot product, else dense; online for the many queries of a sequential one."""
+    """Return the store that ``auto`` means for a teacher, or the store given.
+
+    A teacher whose score is a dot product gets factors, else a sequential one online (it has many queries), else dense.
+    """
     if store != "auto":
         return store
     return "factors" if has_vectors else "online" if is_sequential else "dense"
@@ -57,27 +60,27 @@ def export_teacher(
     work: Path | None = None,
     ray_address: str | None = None,
 ) -> None:
-    """Write the scores of a trained model so that :func:`recbole_kd.teacher.load.load_teacher` can read them.
+    """Write a trained model's scores as a folder for :func:`recbole_kd.load_teacher`.
 
     Args:
-        scorer: of the trained model.
-        folder: missing or empty; appears as a whole when the export is complete.
-        manifest: the teacher's model name, settings, metrics and data fingerprint; store, dtype and sizes are added.
-        store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only). dtype: ``fp32`` or ``fp16``; with fp16 the
-            share of each query's top-50 that survives the rounding is measured and recorded as ``fidelity``.
-        earlier: puts the weights of earlier checkpoints into the model, oldest first, and yields their epochs
-            (:meth:`recbole_kd.training.trajectory.Trajectory.replay`); each is written like the model itself. The
-            manifest's ``trajectory`` lists
-            them, and the model's own epoch last.
-        work: folder in which the blocks of a dense store are kept until all are written, so that an interrupted export
-            goes on from them.
-        ray_address: of a cluster whose workers make the blocks of a dense store.
+        scorer: scorer of the trained model.
+        folder: missing or empty. It appears when the export is complete.
+        manifest: the teacher's model name, settings, metrics and data fingerprint. Store, dtype and sizes are added.
+        store: ``auto``, ``factors``, ``dense`` or ``online`` (weights only).
+        dtype: ``fp32`` or ``fp16``. With fp16 the share of each query's top-50 that survives the rounding is measured
+            and recorded as ``fidelity``.
+        earlier: loads the weights of earlier checkpoints into the model, oldest first, and yields their epochs
+            (:meth:`recbole_kd.training.trajectory.Trajectory.replay`). Each is written like the model itself. The
+            manifest's ``trajectory`` lists them, with the model's own epoch last.
+        work: folder that keeps the blocks of a dense store until all are written, so that an interrupted export can
+            resume.
+        ray_address: address of a cluster whose workers compute the blocks of a dense store.
 
     Raises:
-        ConfigError: ``factors`` was asked of a model whose score is no dot product, or ``online`` of one that keeps its
-            scores outside its weights, or workers for a model that is not on a CPU. TargetError: the folder holds
-            something.
-        TrainingError: a score, or a weight of an online store, is not a finite number.
+        ConfigError: ``factors`` with a model whose score is not a dot product, ``online`` with a model that keeps its
+            scores outside its weights, or workers for a model that is not on a CPU.
+        TargetError: the folder is not empty.
+        TrainingError: a score, or a weight of an online store, is not finite.
     """
     kind = resolve_store(store, scorer.has_vectors, scorer.rows is not None)
     check_store(scorer, kind)
@@ -114,9 +117,10 @@ def _write_scores(
 
 
 def no_factors(model: str) -> ConfigError:
-    """The error of a factor store asked of a model that has no vectors."""
+    """Return the error for a factor store of a model without vectors."""
     return ConfigError(
-        f"teacher_store=factors cannot keep {model}, whose score is no dot product of vectors: take teacher_store=dense"
+        f"teacher_store=factors cannot keep {model}, whose score is not a dot product of vectors: "
+        "take teacher_store=dense"
     )
 
 
@@ -124,7 +128,7 @@ def check_store(scorer: Scorer, kind: str) -> None:
     """Refuse a store that cannot hold this model's scores.
 
     Raises:
-        ConfigError: names the store that can.
+        ConfigError: names a store that can.
     """
     name = type(scorer.model).__name__
     if kind == "factors" and not scorer.has_vectors:
@@ -144,7 +148,7 @@ def check_dtype(dtype: str, kind: str, name: str) -> None:
 
 
 def check_address(ray_address: str | None, device: torch.device) -> None:
-    """Refuse workers of a cluster for a teacher on another device than theirs (ConfigError)."""
+    """Refuse cluster workers for a teacher that is not on a CPU (ConfigError)."""
     if ray_address is not None and device.type != "cpu":
         raise ConfigError(
             f"teacher_ray_address={ray_address} makes blocks on CPUs and the teacher is on {device}: leave it out"
@@ -152,7 +156,7 @@ def check_address(ray_address: str | None, device: torch.device) -> None:
 
 
 def no_online_store(name: str) -> ConfigError:
-    """The error of a model that a store of weights cannot hold."""
+    """Return the error for an online store of a model with scores outside its weights."""
     return ConfigError(
         f"teacher_store=online cannot keep {name}, whose scores are not in its weights: take teacher_store=dense"
     )
@@ -164,7 +168,7 @@ def _check_weights(scorer: Scorer) -> None:
 
 
 def _with_history(scorer: Scorer) -> Tensor:
-    """Return which queries a teacher can be asked about, bool ``[n_queries]``: not the pad, not a history without items."""
+    """Return which queries have a history and are not the pad, bool ``[n_queries]``."""
     known = torch.ones(scorer.n_queries, dtype=torch.bool, device=scorer.device)
     if scorer.rows is not None:
         known &= (scorer.rows.ends > scorer.rows.begins).to(scorer.device)
@@ -180,7 +184,7 @@ def _write_factors(scorer: Scorer, path: Path, dtype: torch.dtype) -> None:
 
 
 class FullRows:
-    """Makes blocks of a scorer's whole score matrix; vectors are encoded once for all."""
+    """Blocks of a scorer's whole score matrix, with one encoding for all blocks."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -202,7 +206,7 @@ class FullRows:
 
 
 def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | None, ray_address: str | None) -> None:
-    """The score matrix, block by block. In ``work`` an interrupted one of the same weights is continued."""
+    """Write the score matrix block by block, resuming in ``work`` if the weights are the same."""
     check_address(ray_address, scorer.device)
     step = max(1, BLOCK_BYTES // (4 * scorer.n_items))
     layout = Layout({"scores": (dtype, scorer.n_items)}, scorer.n_queries, step)
@@ -214,7 +218,10 @@ def _write_dense(scorer: Scorer, path: Path, dtype: torch.dtype, work: Path | No
 
 
 def _weights_digest(scorer: Scorer) -> str:
-    """Return a digest of all that decides a model's scores: its weights, and what it keeps outside them."""
+    """Return a digest of everything that a model's scores depend on.
+
+    That is its weights and the state that it keeps outside them.
+    """
     other = scorer.model.other_parameter() if hasattr(scorer.model, "other_parameter") else None
     weights = (t.detach().cpu().contiguous().numpy().tobytes() for t in scorer.model.state_dict().values())
     return digest(*weights, pickle.dumps(other))
@@ -227,17 +234,23 @@ def _top_k_overlap(scorer: Scorer, path: Path) -> float:
 
 
 def mean_overlap(exact: Tensor, queries: Tensor, tensors: Mapping[str, Tensor]) -> float:
-    """Mean share of each query's true top-k, int64 ``[Q, k]``, that the stored scores keep in their top-k."""
+    """Return the mean share of each query's true top-k that the stored scores keep.
+
+    Args:
+        exact: int64 ``[Q, k]``, the true lists.
+        queries: int64 ``[Q]``.
+        tensors: the stored scores.
+    """
     rounded = scores_from(tensors, {}).top_k(queries, exact.shape[1])[0]
     hits = [(a.unsqueeze(2) == b.unsqueeze(1)).sum() for a, b in zip(exact.split(256), rounded.split(256), strict=True)]
     return float(sum(hits)) / exact.numel()
 
 
 def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> FactorScores | DenseScores:
-    """The store that holds these tensors.
+    """Return the store that holds these tensors.
 
     Raises:
-        TeacherError: these tensors are no scores.
+        TeacherError: the tensors are not scores.
     """
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     if any(len(shape) != 2 or not tensors[name].is_floating_point() for name, shape in shapes.items()):
@@ -248,4 +261,4 @@ def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> F
         return DenseScores(tensors["scores"], manifest)
     if set(shapes) == {"query_vectors", "item_vectors"} and shapes["query_vectors"][1] == shapes["item_vectors"][1]:
         return FactorScores(tensors["query_vectors"], tensors["item_vectors"], manifest)
-    raise TeacherError(f"These tensors are no teacher's scores: {shapes}; export the teacher again")
+    raise TeacherError(f"These tensors are not a teacher's scores: {shapes}; export the teacher again")

@@ -1,4 +1,4 @@
-"""Load a teacher: a folder as a run leaves it, or a RecBole checkpoint."""
+"""Loading of a teacher from the folder of a run or from a RecBole checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from recbole_kd.teacher.stores.online import OnlineScores
 from recbole_kd.teacher.stores.remapped import N_USERS
 
 HISTORY_ARGUMENTS = ("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD")
-"""RecBole's keys of the data that change neither ids nor split, but how a model is shown a history: each has its own."""
+"""Keys of RecBole's data that affect only how a model sees a history, not ids or split. They may differ."""
 
 
 def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "cpu") -> TeacherScores:
@@ -42,12 +42,15 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
         path: a teacher folder (manifest.json, scores.safetensors), or a RecBole checkpoint ``*.pth``. Reading either
             executes no code.
         dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the
-            split. An online teacher and a checkpoint rebuild the model, graph and histories included, and need the
-            training part.
-        device: for a teacher that is asked online.
+            split. An online teacher and a checkpoint rebuild the model with graph and histories, and need the training
+            part.
+        device: device of an online teacher.
+
+    Returns:
+        the frozen scores, with the earlier checkpoints and modalities that the folder holds.
 
     Raises:
-        TeacherError: missing, damaged, unsafe, or made on other data; one sentence with the fix.
+        TeacherError: missing, damaged, unsafe, or made on other data. The message is one sentence with the fix.
     """
     path = user_path(path, "teacher_path")
     if path.suffix == ".pth":
@@ -71,7 +74,7 @@ def _read_all(
 def _read(
     path: Path, manifest: Mapping[str, Any], dataset: Any, device: torch.device | str, epoch: int | None = None
 ) -> TeacherScores:
-    """The scores in a folder, of an earlier checkpoint when an epoch is named."""
+    """Read the scores in a folder, or those of an earlier checkpoint if an epoch is given."""
     main = WEIGHTS if manifest["store"] == "online" else SCORES
     file = path / (main if epoch is None else of_epoch(main, epoch))
     if manifest["store"] == "online":
@@ -92,10 +95,11 @@ def _read(
 
 
 def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
-    """Refuse a teacher made on other data (TeacherError). A data set of as many interactions as the teacher's own before its split is
-    checked as that, everything else as the training split.
+    """Refuse a teacher made on other data (TeacherError).
 
-    An online teacher is checked on the training split alone: on more interactions its graph would give other scores.
+    A data set with as many interactions as the teacher's own before its split is checked as the data before the split.
+    Everything else is checked as the training split. An online teacher is always checked on the training split, because
+    with more interactions its graph would give other scores.
     """
     own = manifest.get("data") or {}
     here = fingerprint_of(dataset, histories=False)
@@ -103,13 +107,13 @@ def check_data(manifest: Mapping[str, Any], dataset: Any) -> None:
     if before_split and not hasattr(dataset, "_dataset") and manifest.get("store") != "online":
         here["interactions"] = here.pop("train")
         here.pop("histories", None)
-    _Manifest(manifest).check_data(here)  # first: what is read again for the order must be of the same split
+    _Manifest(manifest).check_data(here)  # first: data that is read again for the order must be of the same split
     if "train" in here and "histories" in own:
         _Manifest(manifest).check_data(fingerprint_of(dataset, histories=True))
 
 
 class _Manifest(TeacherScores):
-    """A teacher whose scores are not read yet: only its manifest can be asked."""
+    """A teacher of which only the manifest has been read, not the scores."""
 
     store = "manifest"
 
@@ -124,7 +128,7 @@ def _online(file: Path, manifest: Mapping[str, Any], dataset: Any, device: torch
     """Rebuild the teacher from its settings and weights."""
     settings = dict(manifest["settings"])
     if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
-        settings["train_neg_sample_args"] = None  # RecBole writes the one and reads the other
+        settings["train_neg_sample_args"] = None  # RecBole writes {distribution: none} and reads only None
     config = make_config(manifest["model"], manifest["dataset"], {}, settings)
     config["device"] = torch.device(device)
     model, scorer = _rebuilt(config, dataset, device)
@@ -133,7 +137,7 @@ def _online(file: Path, manifest: Mapping[str, Any], dataset: Any, device: torch
 
 
 def _rebuilt(config: Any, dataset: Any, device: torch.device | str) -> tuple[torch.nn.Module, Scorer]:
-    """A fresh model over the training part as it trained on it, and what will score it."""
+    """Build a new model on the training part as the teacher used it, with its scorer."""
     given = getattr(dataset, "_dataset", dataset)
     part = getattr(given, "split_part", given)
     if is_recboles(given) or reads_histories(config["model"]):
@@ -154,8 +158,11 @@ def _load_weights(model: torch.nn.Module, state: Mapping[str, Any], path: Path) 
 
 
 def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> OnlineScores:
-    """RecBole's own checkpoint. It carries no fingerprint, so the configurations of the data are compared, and the digests of item features
-    where it has them."""
+    """Load a teacher from RecBole's own checkpoint.
+
+    A checkpoint has no fingerprint. Instead the data keys are compared, and the digests of item features if it has
+    them.
+    """
     if not path.is_file():
         raise TeacherError(f"No teacher at {path}: check --teacher_path, or train one with --teacher=<model>")
     checkpoint = load_checkpoint(path, map_location=torch.device(device))
@@ -174,25 +181,29 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
     if config["eval_args"]["order"] == "RO" and split_seed(config) != split_seed(train.config):
         raise TeacherError(
             f"The teacher {path} was trained on a random split of seed {split_seed(config)}, here it is "
-            f"{split_seed(train.config)}: it has seen what this run tests on, train it with the same seed of the split"
+            f"{split_seed(train.config)}: it was trained on interactions that this run tests on, train it with the "
+            "same seed of the split"
         )
     return _of_checkpoint(path, checkpoint, train, device)
 
 
 def _check_time_order(path: Path, config: Any, train: Any) -> None:
-    """Refuse a checkpoint that was split in another order in time, in which other interactions were held out (TeacherError)."""
+    """Refuse a checkpoint that was split in another time order (TeacherError).
+
+    It has seen interactions that are held out here.
+    """
     theirs, here, change = time_order(config), time_order(train.config), getattr(train, "order_change", None)
     if theirs == here or not is_split_by_time(config) or (change is not None and not any(change)):
         return
     users = f", which moves interactions of {change.order:,} users" if change is not None else ""
     raise TeacherError(
-        f"The teacher {path} was split with time_order={theirs}, here it is {here}{users}: it has seen what this run "
-        f"tests on; set --time_order={theirs}, or train it with time_order={here}"
+        f"The teacher {path} was split with time_order={theirs}, here it is {here}{users}: it was trained on "
+        f"interactions that this run tests on; set --time_order={theirs}, or train it with time_order={here}"
     )
 
 
 def _of_checkpoint(path: Path, checkpoint: Mapping[str, Any], train: Any, device: torch.device | str) -> OnlineScores:
-    """The model of a checkpoint whose data is this."""
+    """Rebuild the model of a checkpoint whose data keys have been checked."""
     config = checkpoint["config"]
     config["device"] = torch.device(device)
     recorded = config["item_feature_digests"]
@@ -203,8 +214,8 @@ def _of_checkpoint(path: Path, checkpoint: Mapping[str, Any], train: Any, device
     read = config["item_feature_digests"]
     if read and not recorded:
         getLogger().warning(
-            f"The teacher {path} has no digest of its item features: names and widths of {', '.join(read)} were "
-            "compared with the files that are here, their content could not be"
+            f"The teacher {path} has no digest of its item features: the names and widths of {', '.join(read)} agree "
+            "with the files that are here, but their content could not be compared"
         )
     manifest = {
         "model": config["model"],

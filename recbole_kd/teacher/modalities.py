@@ -1,4 +1,4 @@
-"""Scores of each modality of a multi-modal teacher, kept beside its own scores in every store.
+"""Scores of each modality of a multi-modal teacher, stored next to its own scores.
 
 A model offers them by a method ``modality_vectors()``: modality -> (query vectors, item vectors), whose dot product is
 that modality's own score.
@@ -23,7 +23,7 @@ _TABLES = ("query_vectors", "item_vectors")
 
 
 def modalities_of(model: nn.Module) -> dict[str, TeacherScores]:
-    """The modalities of a trained model, by name in order; empty for a model without any."""
+    """Return the modalities of a trained model, sorted by name; empty if it has none."""
     vectors = getattr(model, "modality_vectors", None)
     if vectors is None:
         return {}
@@ -34,12 +34,12 @@ def modalities_of(model: nn.Module) -> dict[str, TeacherScores]:
 
 
 def write_modalities(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """Write the modalities of a trained model into a teacher folder; nothing for a model without any."""
+    """Write the modalities of a trained model, if any, into a teacher folder."""
     write_vectors(modalities_of(model), folder, dtype)
 
 
 def write_vectors(modalities: Mapping[str, TeacherScores], folder: Path, dtype: torch.dtype) -> None:
-    """As :func:`write_modalities`, of a teacher."""
+    """Write the modalities of a teacher, if any, into a folder."""
     tensors: dict[str, Tensor] = {}
     for name, scores in modalities.items():
         vectors = scores.embeddings()
@@ -51,7 +51,7 @@ def write_vectors(modalities: Mapping[str, TeacherScores], folder: Path, dtype: 
 
 
 def read_modalities(folder: Path) -> dict[str, TeacherScores]:
-    """The modalities in a teacher folder; empty where it holds none.
+    """Return the modalities in a teacher folder, empty if there are none.
 
     Raises:
         TeacherError: the file is damaged.
@@ -65,7 +65,7 @@ def read_modalities(folder: Path) -> dict[str, TeacherScores]:
         t.ndim != 2 for t in tensors.values()
     ):
         raise TeacherError(
-            f"{path} holds no modalities of a teacher; delete the folder {folder} and train the teacher again"
+            f"{path} does not hold modalities of a teacher; delete the folder {folder} and train the teacher again"
         )
     queries, items = _TABLES
     return {

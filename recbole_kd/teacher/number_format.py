@@ -1,4 +1,4 @@
-"""Scores and vectors in the number format in which a store keeps them."""
+"""Conversion of scores and vectors to the number format of a store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from recbole_kd.errors import ConfigError
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """A contiguous copy on the CPU, without history, or the tensor itself where it is one already.
+    """Return a tensor in a number format, contiguous and detached on the CPU.
+
+    It is copied only if necessary.
 
     Raises:
-        ConfigError: a finite number has no finite neighbour in ``dtype``, as those beyond 65,504 in fp16.
+        ConfigError: a finite number becomes infinite in ``dtype``, such as one beyond 65,504 in fp16.
     """
     found = values.detach().to("cpu", dtype).contiguous()
     if dtype == torch.float16:

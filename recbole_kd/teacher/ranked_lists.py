@@ -1,4 +1,7 @@
-"""A teacher's ranked lists as a file: the k best items of every query, block by block, in one process or on Ray workers."""
+"""A file of a teacher's ranked lists: the k best items of every query.
+
+The lists are computed block by block, in one process or on Ray workers.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +28,24 @@ LISTS, ABOUT = "lists.safetensors", "lists.json"
 def export_lists(
     folder: Path, out: Path, k: int, *, queries: range | None = None, step: int = 1024, ray_address: str | None = None
 ) -> Path:
-    """Write the ids (int32 ``[Q, k]``, 0 where there are fewer) and scores (float32 ``[Q, k]``) of the k best items of each query.
+    """Write the ids and scores of the k best items of each query.
 
-    An export that was interrupted is continued if it is the same one, and begun anew if not.
+    The ids are int32 ``[Q, k]``, filled up with 0, and the scores float32 ``[Q, k]``. An interrupted export of the same
+    lists is resumed; any other is started from the beginning.
 
     Args:
-        folder: of a teacher with a factor or dense store. out: missing, empty, or a folder of such lists; gets
-            ``lists.safetensors`` and ``lists.json``.
-        queries: ids, consecutive; all without the pad when None. step: queries in a block. ray_address: of a cluster
-            whose workers rank; its nodes get the teacher's tables through Ray's object store.
+        folder: folder of a teacher with a factor or dense store.
+        out: missing, empty, or a folder of such lists. It gets ``lists.safetensors`` and ``lists.json``.
+        k: length of the lists.
+        queries: consecutive ids. If None, all without the pad.
+        step: queries per block.
+        ray_address: address of a cluster whose workers rank. Its nodes get the teacher's tables through Ray's object
+            store.
 
     Raises:
-        ConfigError: more items than there are, or a bad range. TeacherError: no such teacher, or one without stored
-            scores.
-        TargetError: ``out`` holds anything else, or finished lists that are not the ones asked for.
+        ConfigError: k is larger than the catalogue, or the range of queries is invalid.
+        TeacherError: there is no such teacher, or it has no stored scores.
+        TargetError: ``out`` holds anything else, or finished lists that differ from the ones asked for.
     """
     manifest = read_manifest(folder)
     if manifest["store"] == "online":
@@ -65,20 +72,20 @@ def export_lists(
     tables = {name: table.numpy() for name, table in read_tensors(folder / SCORES).items()}
     file = BlockFile(out / LISTS, layout, settings_digest(about))
     make_blocks(file, ListRows(tables, queries.start, k), ray_address)
-    write_json(out / ABOUT, about)  # first: lists without it were not made here
+    write_json(out / ABOUT, about)  # before the lists, because lists without it count as foreign
     file.finish()
     return out / LISTS
 
 
 def _check_out(out: Path, folder: Path, about: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds anything but lists of ours, whole or half written.
+    """Refuse a folder that holds anything except lists of ours, complete or partial.
 
     Raises:
-        TargetError: see there.
+        TargetError: it does.
     """
     known = (LISTS, ABOUT, f"{LISTS}.partial", f"{LISTS}.blocks")
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    foreign = set() if ABOUT in there else {LISTS}  # an export writes the other first
+    foreign = set() if ABOUT in there else {LISTS}  # an export writes lists.json first
     foreign |= set() if f"{LISTS}.blocks" in there else {f"{LISTS}.partial"}
 
     def own(path: Path) -> bool:
@@ -92,7 +99,7 @@ def _check_out(out: Path, folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def about_of(out: Path) -> Any:
-    """Return what ``lists.json`` says of the lists beside it; None for a damaged one."""
+    """Return the content of ``lists.json``, or None if it is missing or damaged."""
     try:
         return json.loads((out / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -101,10 +108,12 @@ def about_of(out: Path) -> Any:
 
 @dataclass(frozen=True)
 class ListRows:
-    """Makes blocks of lists; the first row belongs to the query ``first``.
+    """Blocks of ranked lists.
 
     Attributes:
-        tables: of the store, as arrays: Ray's workers read them where they are.
+        tables: tables of the store, as arrays, which Ray's workers read without a copy.
+        first: the query of the first row.
+        k: length of the lists.
     """
 
     tables: Mapping[str, Any]
@@ -113,7 +122,7 @@ class ListRows:
 
     def __call__(self, rows: slice) -> dict[str, Tensor]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and only read
+            warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and are only read
             tables = {name: torch.from_numpy(table) for name, table in self.tables.items()}
         ids, values = scores_from(tables, {}).top_k(
             torch.arange(self.first + rows.start, self.first + rows.stop), self.k

@@ -1,4 +1,4 @@
-"""Truncated SVD of a teacher's scores: the best factors of a given width, in the sense of squares, in blocks of queries."""
+"""Truncated SVD of a teacher's scores: the best factors of a width in least squares."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ ROUNDS = 4
 """Power iterations of the randomised method."""
 
 EXTRA = 16
-"""Columns more than wanted that it works with."""
+"""Columns that the randomised method uses in addition to those wanted."""
 
 ROWS = 2**14
 NEGLIGIBLE = 1e-12
-"""Squared singular values of a table below so much of its largest are noise."""
+"""Squared singular values of a table below this share of the largest are noise."""
 
 
 def truncated(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, float]:
-    """Factors whose products come nearest to the teacher's scores.
+    """Return factors whose products are nearest to the teacher's scores.
 
-    Exact for a teacher of vectors, by the SVD of the product of the roots of their Gram matrices; for any other by a
-    randomised subspace iteration over its scores (Halko et al., "Finding structure with randomness", SIAM Review 2011),
-    whose draws have a fixed seed. The pads are left out.
+    For a teacher with vectors the result is exact, by the SVD of the product of the roots of their Gram matrices. For
+    any other it comes from a randomised subspace iteration over its scores (Halko et al., "Finding structure with
+    randomness", SIAM Review 2011) with a fixed seed, in blocks of queries. The pads are left out.
 
     Args:
-        width: of the factors, less than a teacher's own vectors have, at most the smaller count of queries and items.
+        teacher: the scores.
+        width: width of the factors. It is less than the width of the teacher's own vectors, and at most the smaller of
+            the numbers of queries and items.
 
     Returns:
         query vectors float32 ``[n_queries, width]``, item vectors float32 ``[n_items, width]``, and the share of the
         scores' sum of squares that they keep.
 
     Raises:
-        ConfigError: there is nothing to truncate.
+        ConfigError: the width is not possible.
     """
     vectors = teacher.embeddings()
     most = (
@@ -50,10 +52,11 @@ def truncated(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, float
 
 
 def check_width(width: int, most: int, name: str) -> None:
-    """Refuse a width that a teacher's scores cannot be cut to (ConfigError)."""
+    """Refuse a width that a teacher's scores cannot be truncated to (ConfigError)."""
     if not 1 <= width <= most:
         raise ConfigError(
-            f"teacher_svd={width} is not possible with {name}: its scores can be cut to widths from 1 to {most}"
+            f"teacher_svd={width} is not possible with {name}: expected an integer from 1 to "
+            f"{most}. Try --teacher_svd={most}"
         )
 
 
@@ -68,7 +71,10 @@ def _of_vectors(queries: Tensor, items: Tensor, width: int) -> tuple[Tensor, Ten
 
 
 def _roots(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Square root of a table's Gram matrix, the pad's row left out, and its pseudo-inverse: float64 ``[d, d]`` each."""
+    """Return the root of a table's Gram matrix and the root's pseudo-inverse.
+
+    Both are float64 ``[d, d]``. The row of the pad is left out.
+    """
     gram = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
     for rows in table[1:].split(ROWS):
         gram += rows.double().T @ rows.double()
@@ -108,7 +114,7 @@ def _of_scores(teacher: TeacherScores, width: int) -> tuple[Tensor, Tensor, floa
 
 
 def _rows(teacher: TeacherScores) -> Iterator[tuple[slice, Tensor]]:
-    """Scores of consecutive queries without the pads."""
+    """Yield the scores of consecutive queries without the pads."""
     for rows in blocks(teacher.n_queries - 1, teacher.n_items):
         queries = torch.arange(rows.start + 1, rows.stop + 1)
         scores = teacher.full(queries).clone()

@@ -52,7 +52,9 @@ def test_a_loss_that_a_model_cannot_take_is_one_sentence(tmp_path: Path, capsys:
     assert main(words(tmp_path, **{**QUICK, "model": "SASRecCPR", "setting": "sequential"})) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        "SASRecCPR cannot take its loss" in said and "selected index k out of range" in said and "--state=DEBUG" in said
+        "SASRecCPR cannot compute its loss" in said
+        and "selected index k out of range" in said
+        and "--state=DEBUG" in said
     )
 
 

@@ -90,13 +90,13 @@ def test_initialisation(tiny_dataset: TinyData) -> None:
 
 def test_the_log_names_the_reduction_and_its_decay(tiny_dataset: TinyData) -> None:
     for model, given, words in (
-        ("MF", {}, "MF: its own sum (loss_reduction=sum), to which weight_decay 0.001 belongs"),
+        ("MF", {}, "MF: its own sum (loss_reduction=sum), with weight_decay 0.001"),
         (
             "LightGCN",
             {"loss_reduction": "sum", "weight_decay": 1e-7},
             "LightGCN: RecBole's mean times the rows of the batch",
         ),
-        ("LightGCN", {}, "LightGCN: mean over the rows of a batch, weight_decay 0 as it stands"),
+        ("LightGCN", {}, "LightGCN: mean over the rows of a batch, weight_decay 0 unchanged"),
     ):
         config = build_config(tiny_dataset, model, **given)
         assert words in reduction_note(build_model(config, build_case(tiny_dataset, model).splits), config)

@@ -47,7 +47,7 @@ from tests.support.helpers import Case, TinyData, build_case, build_config, writ
 MODELS = ("LightGCN", "MF", "NeuMF", "MultiVAE", "EASE")
 KINDS = tuple(store for store in TEACHER_STORES if store != "auto")
 REFUSED = {
-    **{("factors", model): "no dot product" for model in ("NeuMF", "MultiVAE", "EASE")},
+    **{("factors", model): "not a dot product" for model in ("NeuMF", "MultiVAE", "EASE")},
     ("online", "EASE"): "not in its weights",
 }
 KEPT = [(store, model) for store in KINDS for model in MODELS if (store, model) not in REFUSED]

@@ -1,4 +1,4 @@
-"""Dense store: the whole score matrix, memory-mapped, for teachers that are no dot product."""
+"""Dense store: a memory-mapped score matrix, for scores that are not dot products."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class DenseScores(TeacherScores):
-    """Scores read from a matrix on disk; only the rows that are asked for come into memory.
+    """Scores from a matrix on disk, of which only the requested rows are read.
 
     Args:
-        scores: ``[n_queries, n_items]``, float32 or float16, usually backed by a memory-mapped file.
+        scores: ``[n_queries, n_items]``, float32 or float16, usually from a memory-mapped file.
     """
 
     store = "dense"

@@ -1,4 +1,4 @@
-"""Several teachers behind one protocol, for the methods that learn from them all."""
+"""An ensemble of teachers behind one interface, for methods that learn from all of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from recbole_kd.teacher.base import TeacherScores
 
 
 class SeveralTeachers(TeacherScores):
-    """Teachers made on the same data. A method asks each of :attr:`members`; together they have no score.
+    """Several teachers made on the same data.
+
+    A method asks each of :attr:`members`. The ensemble itself has no score.
 
     Args:
-        teachers: in the order in which the user names them.
+        teachers: the teachers in the order in which the user names them.
     """
 
     store = "several"

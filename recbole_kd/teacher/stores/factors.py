@@ -19,7 +19,8 @@ class FactorScores(TeacherScores):
     """Scores as dot products of stored vectors, ``U d + I d`` numbers instead of ``U I``.
 
     Args:
-        query_vectors: ``[n_queries, d]``. item_vectors: ``[n_items, d]``; float32 or float16.
+        query_vectors: ``[n_queries, d]``, float32 or float16.
+        item_vectors: ``[n_items, d]``, float32 or float16.
     """
 
     store = "factors"
@@ -29,7 +30,7 @@ class FactorScores(TeacherScores):
         self._queries = query_vectors
         self._items = item_vectors
         self.index: CandidateIndex | None = None
-        """Ranks approximately, where the catalogue is too large to be ranked whole."""
+        """Ranks approximately in a very large catalogue."""
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._items.device != device or self._items.dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""Online store: the frozen teacher itself answers, for score matrices too large to keep."""
+"""Online store: the frozen teacher itself, for score matrices that are too large to keep."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from recbole_kd.teacher.stores.factors import FactorScores
 
 
 class OnlineScores(TeacherScores):
-    """Scores asked of a trained model, always in evaluation mode and without gradient.
+    """Scores computed by a trained model, always in evaluation mode and without gradient.
 
     Args:
-        scorer: of the trained teacher. Its parameters must not change any more: a dot-product teacher is encoded once.
+        scorer: scorer of the trained teacher. Its parameters must not change any more, because a dot-product teacher is
+            encoded once.
     """
 
     store = "online"

@@ -1,4 +1,4 @@
-"""A teacher asked under other ids: by a sequential student about its training rows."""
+"""A teacher with other query ids, for a sequential student's training rows."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
 
 N_USERS = "n_users"
-"""Key in the manifest of a sequential teacher: how many of its queries, the first ones, are users with their whole training history."""
+"""Manifest key of a sequential teacher: the number of users, its first queries, with their whole training history."""
 
 
 class MappedScores(TeacherScores):
-    """The scores of a teacher for queries with other ids; the vectors and scores of repeated ids are not repeated.
+    """The scores of a teacher for queries with other ids, without copies for repeated ids.
 
     Args:
-        teacher: the scores. ids: int64 ``[n_queries]``, the teacher's id of each query.
+        teacher: the scores.
+        ids: int64 ``[n_queries]``, the teacher's id of each query.
     """
 
     store = "mapped"
 
     def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
         super().__init__(len(ids), teacher.n_items, teacher.manifest)
-        self.store = teacher.store  # what it costs to ask it
+        self.store = teacher.store  # it costs the same to ask
         self._teacher, self._ids = teacher, ids
         self.earlier = _mapped(teacher.earlier, ids)
         self.modalities = {name: MappedScores(scores, ids) for name, scores in teacher.modalities.items()}
@@ -45,14 +46,14 @@ class MappedScores(TeacherScores):
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
-        if exclude is not None:  # its rows are of these queries, not of the teacher's
+        if exclude is not None:  # its rows belong to these queries, not to the teacher's
             return self._masked_top_k(queries, k, exclude)
         distinct, place = self._of(queries).unique(return_inverse=True)
         ids, scores = self._teacher.top_k(distinct, k)
         return ids[place], scores[place]
 
     def _masked_top_k(self, queries: Tensor, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
-        """Return the best items of queries without those that are left out, by the teacher's index if it has one."""
+        """Return the best items of queries without excluded items, by the teacher's index if any."""
         index = getattr(self._teacher, "index", None)
         vectors = None if index is None else self.embeddings()
         if index is None or vectors is None:
@@ -72,14 +73,16 @@ def _mapped(earlier: Callable[[], list[TeacherScores]] | None, ids: Tensor) -> C
 
 
 def asked_as(teacher: TeacherScores, users: Tensor, histories: Tensor) -> TeacherScores:
-    """A teacher under the ids of a student's queries.
+    """Return a teacher with the ids of a student's queries.
 
     Args:
-        users: int64 ``[n_queries]``, the user of each query, for a general teacher. histories: int64 ``[n_queries]``,
-            its place in the universe (see :mod:`recbole_kd.scoring.scorer`), for a sequential one.
+        teacher: the scores.
+        users: int64 ``[n_queries]``, the user of each query, for a general teacher.
+        histories: int64 ``[n_queries]``, the id of each query in the universe (see :mod:`recbole_kd.scoring.scorer`),
+            for a sequential teacher.
 
     Raises:
-        TeacherError: the teacher answers about fewer queries.
+        TeacherError: the teacher has fewer queries.
     """
     if len(teacher.members) > 1:
         return SeveralTeachers([asked_as(member, users, histories) for member in teacher.members])
