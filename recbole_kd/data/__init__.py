@@ -1,1 +1,1 @@
-"""Data sets: splits, loaders, fingerprints, item features, and raw files into atomic files."""
+"""Data sets: splits, loaders, fingerprints, item features and preparation of raw files."""

@@ -1,4 +1,7 @@
-"""What RecBole's atomic files must have before RecBole reads them: it says little, or nothing, of a file that lacks it."""
+"""Checks of RecBole's atomic files before RecBole reads them.
+
+RecBole's own messages on malformed files are unclear or missing.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,18 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 def check_atomic_files(config: Any) -> Headers:
-    """Check the headers of the files that a Config reads, and return the columns that are loaded, source -> column -> type.
+    """Check the headers of the files that a Config reads and return the loaded columns.
 
-    An interaction file that is not there is left to RecBole, which names it.
+    A missing interaction file is left to RecBole, whose error names it.
+
+    Returns:
+        source (inter, user, item) -> column -> type.
 
     Raises:
-        DataError: a header is malformed, has no column of users or items or none that ``load_col`` names, or has a
-            column of another type than it is used as. ConfigError: ``load_col`` leaves out users or items, or names a
-                file that is not there;
-            ``benchmark_filename`` does not name three files.
+        DataError: a header is malformed, lacks the column of users or items or one that ``load_col`` names, or has a
+            column of a type that its use does not allow.
+        ConfigError: ``load_col`` leaves out users or items, or names a missing file; ``benchmark_filename`` does not
+            name three files.
     """
     names = config["benchmark_filename"]
     if names is not None and len(names) != N_BENCHMARK:
@@ -58,7 +64,7 @@ def check_atomic_files(config: Any) -> Headers:
 
 
 def interaction_files(config: Any) -> list[Path]:
-    """Return the paths of a Config's interaction files, whether they are there or not."""
+    """Return the paths of a Config's interaction files, whether or not they exist."""
     names, dataset = config["benchmark_filename"], config["dataset"]
     stems = [dataset] if names is None else [f"{dataset}.{name}" for name in names]
     return [Path(config["data_path"]) / f"{stem}.inter" for stem in stems]
@@ -71,20 +77,20 @@ def _files_of(source: str, config: Any, must_be_there: bool) -> list[Path]:
         whole = paths[0].with_name(f"{config['dataset']}.inter")
         if absent and config["benchmark_filename"] and whole.is_file():
             raise DataError(
-                f"{absent[0]} is not there, which benchmark_filename={config['benchmark_filename']} names: set "
-                f"--benchmark_filename=~ to split {whole.name} anew, or name the files that are there"
+                f"{absent[0]} is missing, but benchmark_filename={config['benchmark_filename']} names it: set "
+                f"--benchmark_filename=~ to split {whole.name} anew, or name files that exist"
             )
         return [path for path in paths if path.is_file()]
     path = Path(config["data_path"]) / f"{config['dataset']}.{source}"
     if must_be_there and not path.is_file():
         raise ConfigError(
-            f"load_col names {source}, and there is no file {path}: leave {source} out of load_col, or add the file"
+            f"load_col names {source}, but there is no file {path}: leave {source} out of load_col, or add the file"
         )
     return [path] if path.is_file() else []
 
 
 def _loaded(source: str, header: Mapping[str, FeatureType], config: Any, wanted: Wanted) -> dict[str, FeatureType]:
-    """Return the columns of a header that load_col and unload_col let through."""
+    """Return the columns of a header that load_col and unload_col select."""
     if config["load_col"] and source not in wanted:
         return {}
     named, dropped = wanted.get(source), (config["unload_col"] or {}).get(source) or ()
@@ -103,16 +109,19 @@ def _check_types(path: Path, columns: Mapping[str, FeatureType], config: Any) ->
     kind = columns.get(time, FeatureType.FLOAT)
     if kind != FeatureType.FLOAT:
         raise DataError(
-            f"{path}: the times {time} are of type {kind.value}, by which nothing can be ordered: write numbers and "
+            f"{path}: the times {time} are of type {kind.value}, which cannot be ordered: write numbers and "
             f"{time}:float in the first line (`recbole-kd prepare NAME --form=table --time=COLUMN` "
-            "converts dates), or set TIME_FIELD to a name that is no column"
+            "converts dates), or set TIME_FIELD to a name that is not a column"
         )
 
 
 def _refuse_histories(
     path: Path, header: Mapping[str, FeatureType], columns: Mapping[str, FeatureType], config: Any
 ) -> None:
-    """Refuse rows that bring their own history, which RecBole's sequential models would learn from and we make from the interactions."""
+    """Refuse rows that bring their own history.
+
+    RecBole's sequential models would learn from these histories; here histories are made from the interactions.
+    """
     suffix = config["LIST_SUFFIX"]
     ready = [name + suffix for name in header if name + suffix in header]
     if config["ITEM_LIST_LENGTH_FIELD"] in header and config["ITEM_ID_FIELD"] + suffix in header:
@@ -129,7 +138,7 @@ def _refuse_histories(
 
 
 def _wanted_columns(config: Any) -> Wanted:
-    """``load_col``, source -> columns; None stands for all of them."""
+    """Return ``load_col`` as source -> columns; None means all columns."""
     wanted: Wanted = {}
     for source, columns in (config["load_col"] or {}).items():
         if columns != "*" and not isinstance(columns, list | tuple | set):
@@ -144,13 +153,11 @@ def _wanted_columns(config: Any) -> Wanted:
     dropped = [field for field in ids if field in ((config["unload_col"] or {}).get("inter") or ())]
     if missing:
         raise ConfigError(
-            f"load_col={config['load_col']} leaves out {missing[0]}, without which nothing can be learnt: add it to "
-            "inter"
+            f"load_col={config['load_col']} leaves out {missing[0]}, which every training needs: add it to inter"
         )
     if dropped:
         raise ConfigError(
-            f"unload_col={config['unload_col']} leaves out {dropped[0]}, without which nothing can be learnt: take it "
-            "out"
+            f"unload_col={config['unload_col']} leaves out {dropped[0]}, which every training needs: take it out"
         )
     return wanted
 
@@ -162,12 +169,13 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
         config: a Config, or a mapping with ``field_separator`` and ``encoding``.
 
     Raises:
-        DataError: the first line is no header of RecBole's.
+        DataError: the first line is not a header as RecBole needs it, or the file is not text in this encoding.
+        ConfigError: ``field_separator`` is empty, or ``encoding`` is unknown.
     """
     encoding, separator = config["encoding"], config["field_separator"]
     if not separator:
         raise ConfigError(
-            f"field_separator={separator!r} is not allowed: it must be what stands between two columns, such as a tab "
+            f"field_separator={separator!r} is not allowed: it must be the text between two columns, such as a tab "
             "or ','"
         )
     try:
@@ -177,7 +185,7 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
         raise not_text(path, error) from None
     except LookupError:
         raise ConfigError(f"encoding={encoding!r} is unknown: name one that Python knows, such as utf-8") from None
-    except UnicodeError as error:  # a file without the mark that utf-16 begins with
+    except UnicodeError as error:  # a file without the byte order mark of utf-16
         raise DataError(
             f"{path} is not text in {encoding} ({error}): name its encoding, such as --encoding=utf-8"
         ) from None
@@ -202,7 +210,11 @@ def columns_of(path: Path, config: Any) -> dict[str, FeatureType]:
 def _check_columns(
     path: Path, header: Mapping[str, FeatureType], ids: Mapping[str, str], wanted: list[str] | None
 ) -> None:
-    """Refuse a file without the columns that it needs: those of ``ids``, key -> column, and those that ``load_col`` names."""
+    """Refuse a file without the columns that it needs.
+
+    Args:
+        ids: key -> column that must be there. wanted: columns that ``load_col`` names.
+    """
     there = ", ".join(header)
     for key, column in ids.items():
         if column not in header:
@@ -217,7 +229,7 @@ def _check_columns(
 
 
 def marked(path: Path) -> DataError:
-    """The error of a file with a byte order mark."""
+    """Return the error for a file with a byte order mark."""
     return DataError(
         f"{path} begins with a byte order mark, which would become part of its first column's name: save it without "
         "one, or set --encoding=utf-8-sig"
@@ -225,16 +237,16 @@ def marked(path: Path) -> DataError:
 
 
 def not_text(path: Path, error: UnicodeDecodeError) -> DataError:
-    """The error of a file in another encoding."""
+    """Return the error for a file in another encoding."""
     byte = error.object[error.start]
     return DataError(
-        f"{path} is no {error.encoding} text (byte 0x{byte:02x}: {error.reason}): save it so, or name its encoding "
+        f"{path} is not {error.encoding} text (byte 0x{byte:02x}: {error.reason}): save it so, or name its encoding "
         "with --encoding="
     )
 
 
 def file_in_another_encoding(config: Any) -> DataError | None:
-    """The error of the first of a data set's files that cannot be read in ``encoding``; None where all can."""
+    """Return the error for the first file that ``encoding`` cannot read, or None."""
     for path in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")):
         try:
             with open(path, encoding=config["encoding"]) as stream:

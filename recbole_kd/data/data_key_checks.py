@@ -1,4 +1,4 @@
-"""Keys of the data that RecBole would pass over, or misread, in silence."""
+"""Checks for data keys that RecBole would silently ignore or misread."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SEQUENCES = (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ)
 
 
 def check_data_keys(config: Any, loaded: Headers) -> None:
-    """Refuse keys of the data without an effect on the files that are read.
+    """Refuse data keys that have no effect on the files that are read.
 
     Args:
-        loaded: what :func:`recbole_kd.data.atomic_file_checks.check_atomic_files` returns.
+        loaded: the result of :func:`recbole_kd.data.atomic_file_checks.check_atomic_files`.
 
     Raises:
-        ConfigError: a filter or a split beside prepared files, an interval that is none, a column that is not read, or
-            an order in time without times.
+        ConfigError: a filter or a split is set beside prepared files, an interval is malformed, a column is not read,
+            or an order in time is asked for without times.
     """
     if config["benchmark_filename"] is not None:
         _check_benchmark(config, loaded)
@@ -38,7 +38,7 @@ def check_data_keys(config: Any, loaded: Headers) -> None:
 
 
 def _check_benchmark(config: Any, loaded: Headers) -> None:
-    """Prepared files are taken as they are: RecBole filters and splits nothing."""
+    """Refuse filters and splits for prepared files, which RecBole uses unchanged."""
     given, defaults = config.external_config_dict, config.internal_config_dict
     unused = [key for key in ("val_interval", "rm_dup_inter") if config[key]]
     unused += [
@@ -52,8 +52,9 @@ def _check_benchmark(config: Any, loaded: Headers) -> None:
     unused += [f"eval_args.{part}" for part in _SPLIT_PARTS if part in split and split[part] != default.get(part)]
     if unused:
         raise ConfigError(
-            f"{unused[0]} has no effect with benchmark_filename={config['benchmark_filename']}, whose files are taken "
-            f"as they are: leave it out, or set --benchmark_filename=~ to filter and split {config['dataset']}.inter"
+            f"{unused[0]} has no effect with benchmark_filename={config['benchmark_filename']}, whose files are "
+            f"used unchanged: leave it out, or set --benchmark_filename=~ to filter and split "
+            f"{config['dataset']}.inter"
         )
 
 
@@ -102,7 +103,7 @@ def _check_columns(config: Any, loaded: Headers) -> None:
         for field in fields or ():
             _check_read("unused_col", field, loaded.get(source, {}), f"{config['dataset']}.{source}")
             if field in (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]):
-                raise ConfigError(f"unused_col names {field}, without which nothing can be learnt: take it out")
+                raise ConfigError(f"unused_col names {field}, which every training needs: take it out")
     everything = {name: kind for columns in loaded.values() for name, kind in columns.items()}
     for field in config["seq_len"] or ():
         _check_read("seq_len", field, everything, f"the files of {config['dataset']}")
@@ -125,7 +126,7 @@ def _check_read(key: str, field: str, columns: Mapping[str, FeatureType], where:
 
 
 def _check_order(config: Any, columns: Mapping[str, FeatureType]) -> None:
-    """Refuse an order in time without times; leave-one-out takes the file's order where it has none."""
+    """Refuse an order in time without times; leave-one-out then uses the file's order."""
     arguments, time = config["eval_args"], config["TIME_FIELD"]
     by_boundary = "TS" in (arguments["split"] or {})
     if by_boundary and arguments["order"] == "RO":
@@ -144,6 +145,6 @@ def _check_order(config: Any, columns: Mapping[str, FeatureType]) -> None:
             f"[{fields}]}}'"
         )
     raise ConfigError(
-        f"{key} needs times, and {path} has no column {time}: name its column of times with --TIME_FIELD=<its name>, "
-        "or split at random, --eval_args.order=RO"
+        f"{key} needs times, but {path} has no column {time}: name its column of times with "
+        "--TIME_FIELD=<its name>, or split at random, --eval_args.order=RO"
     )

@@ -1,4 +1,4 @@
-"""A RecBole data set whose order in time is that of the file's own times, equal ones in the file's order."""
+"""A RecBole data set in the exact order of the file's times; ties keep the file's order."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from recbole_kd.data.time_order import RAW_ROW, RAW_TIME, is_split_by_time, time
 
 
 class OrderChange(NamedTuple):
-    """How many users RecBole's float32 order would change.
+    """Numbers of users whom RecBole's float32 order would change.
 
     Attributes:
-        split: users of whom it holds out other interactions. order: users whose interactions it puts into another
-            order.
+        split: users with other held-out interactions. order: users with another order of interactions.
     """
 
     split: int
@@ -27,10 +26,12 @@ class OrderChange(NamedTuple):
 
 
 class ExactOrder(Dataset):
-    """Sorts, splits and leaves out duplicates by RAW_TIME under ``time_order: exact``, and as RecBole does under ``recbole``.
+    """A data set that sorts, splits and removes duplicates by the file's own times.
+
+    It does so under ``time_order: exact``; under ``time_order: recbole`` it follows RecBole.
 
     Attributes:
-        order_change: of a built data set that times have split, under ``exact``; else None.
+        order_change: set after the build if times decided the split under ``exact``; else None.
     """
 
     order_change: OrderChange | None = None
@@ -40,7 +41,7 @@ class ExactOrder(Dataset):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the file's own times decide."""
+        """Whether the file's own times decide the order."""
         return not self._follows_recbole and time_order(self.config) == "exact"
 
     def sort(self, by: Any, ascending: Any = True) -> None:
@@ -62,10 +63,10 @@ class ExactOrder(Dataset):
             self._float32_times = self.inter_feat[self.time_field].clone()
 
     def time_based_split(self, ratios: list[float], group_by: str) -> list[Any]:
-        """Return RecBole's TS split, its boundary and its comparisons by exact times.
+        """Return RecBole's TS split, with a boundary and comparisons by exact times.
 
-        The boundary lies between two times that stand beside each other in order: what is not later than the first of
-        them is before it.
+        The boundary is the first of two neighbouring times in sorted order; interactions up to it are before the
+        boundary.
         """
         if not self.is_exact:
             parts: list[Any] = super().time_based_split(ratios, group_by)
@@ -74,7 +75,7 @@ class ExactOrder(Dataset):
         train, _, test = (ratio / sum(ratios) for ratio in ratios)
         boundary = np.sort(times)[
             int((len(times) - 1) * (1 - test) + 1e-9)
-        ]  # of a product that is not quite a whole number
+        ]  # 1e-9: the product may be just below an integer
         order = np.lexsort((times, users))
         late = times[order] > boundary
         early = order[~late]
@@ -86,7 +87,7 @@ class ExactOrder(Dataset):
         return [self.copy(self.inter_feat[index]) for index in rows]
 
     def build(self) -> list[Any]:
-        """Return the three parts, which know how RecBole's order would change them."""
+        """Return the three parts; each knows how RecBole's order would change them."""
         parts: list[Any] = super().build()
         if self.is_exact and is_split_by_time(self.config) and self.has_times:
             change = self._change_by_recbole(parts)
@@ -125,7 +126,7 @@ class ExactOrder(Dataset):
 
 
 def _phases(parts: list[Any], n_rows: int) -> np.ndarray:
-    """Return the number of the part that each row of the file belongs to, int8 ``[n_rows]``."""
+    """Return the index of the part of each row of the file, int8 ``[n_rows]``; -1 for none."""
     phases = np.full(n_rows, -1, dtype=np.int8)
     for number, part in enumerate(parts):
         phases[np.asarray(part.inter_feat[RAW_ROW])] = number

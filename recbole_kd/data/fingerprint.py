@@ -1,4 +1,4 @@
-"""Fingerprints: is this teacher made on this data and split, with these settings?"""
+"""Fingerprints of data, which tell whether a teacher was trained on the same split."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ CAUSES = {
     "train": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
     "valid": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
     "test": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
-    "histories": "the times of the interactions, or the file's order where it has none, differ, which a model of histories learns from",
+    "histories": (
+        "the times of the interactions differ (or, in data without times, the file's order), "
+        "and a model of histories learns from them"
+    ),
 }
 
 
 def _pairs(dataset: Any) -> dict[str, Any]:
-    """Count and digest of the interactions, whatever their order."""
+    """Return the count and the digest of the interactions, independent of their order."""
     users, items = (np.asarray(column).astype(np.int64) for column in interactions_of(dataset))
     pairs = np.sort(users * int(dataset.item_num) + items)
     return {"count": len(pairs), "pairs": digest(pairs.tobytes())}
 
 
 def _order_digest(dataset: Any) -> str | None:
-    """Return the digest of each user's items in order, with their times if the data have any; None if the data set keeps no order.
+    """Return the digest of each user's items in order, with their times if the data have any.
 
-    A data set in RecBole's order adds that order, if it is another one.
+    None if the data set does not keep an order. A data set in RecBole's order adds that order if it differs.
     """
     columns = dataset.inter_feat
     if RAW_TIME not in columns or RAW_ROW not in columns:
@@ -59,19 +62,20 @@ def _tokens_digest(dataset: Any, field: str) -> str:
 def data_fingerprint(
     train: Any | None = None, valid: Any | None = None, test: Any | None = None, full: Any | None = None
 ) -> dict[str, Any]:
-    """What identifies the data a model was made on: id maps, counts and the split.
+    """Return the fingerprint of the data behind a model: id maps, counts and the split.
 
     Args:
-        train, valid, test: RecBole datasets (or loaders) of the three phases; full: the data set before the split.
-            Those given count.
+        train, valid, test: RecBole datasets (or loaders) of the three phases.
+        full: the data set before the split.
 
     Returns:
-        A JSON-ready mapping; comparable by :func:`describe_mismatch`, which looks at the parts both sides have.
-        ``histories`` are of the training part, where its data set keeps the order.
+        A JSON-ready mapping with one part for each argument given. Compare two with :func:`describe_mismatch`, which
+        looks at the parts that both have. The part ``histories`` describes the training part, if its data set keeps the
+        order.
     """
     phases = {"train": train, "valid": valid, "test": test, "interactions": full}
     datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}
-    # of a part made for one model, the part of the split that it comes from
+    # a data set made for one model stands for the part of the split that it comes from
     datasets = {name: getattr(dataset, "split_part", dataset) for name, dataset in datasets.items()}
     any_dataset = next(iter(datasets.values()))
     result: dict[str, Any] = {
@@ -87,17 +91,20 @@ def data_fingerprint(
 
 
 def without_histories(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint of the same data for a model that reads no histories."""
+    """Return the fingerprint of the same data for a model that does not read histories."""
     return {name: part for name, part in fingerprint.items() if name != "histories"}
 
 
 def first_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the first part, a key of CAUSES, in which two data fingerprints differ; None when they agree."""
+    """Return the first part, a key of CAUSES, in which two fingerprints differ, or None."""
     return next((part for part in CAUSES if part in own and part in other and own[part] != other[part]), None)
 
 
 def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """One clause that names the first difference of two data fingerprints with its likely cause; None when they agree."""
+    """Return one clause on the first difference of two fingerprints and its likely cause.
+
+    None if they agree.
+    """
     part = first_mismatch(own, other)
     if part is None:
         return None

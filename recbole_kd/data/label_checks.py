@@ -1,4 +1,4 @@
-"""Labels that no model and no metric of a run reads: what is disliked would be learnt, and looked for, as liked."""
+"""Refuse labels that a run ignores: disliked items would be learnt and ranked as liked."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from recbole_kd.errors import ConfigError, DataError
 
 
 def check_labels(config: Any, dataset: Any) -> None:
-    """Refuse labels, made by ``threshold`` or of a column, that the Config's model or its evaluation does not read.
+    """Refuse labels that neither the Config's model nor its evaluation reads.
+
+    The labels come from ``threshold`` or from a column.
 
     Args:
-        dataset: RecBole's, built of a Config of the same data.
+        dataset: RecBole's, built from a Config of the same data.
 
     Raises:
-        ConfigError: ``threshold`` has no effect. DataError: rows have the label 0, or a column of labels is not read.
+        ConfigError: ``threshold`` has no effect.
+        DataError: rows have the label 0, or a column of labels is not read.
     """
     reason = _why_unread(config)
     if reason is None:
@@ -27,8 +30,8 @@ def check_labels(config: Any, dataset: Any) -> None:
     if config["threshold"]:
         ((field, value),) = list(config["threshold"].items())[:1]
         raise ConfigError(
-            f"threshold={config['threshold']} has no effect {reason}: every row is learnt and looked for as liked. "
-            f"Leave the others out, --val_interval=\"{{{field}: '[{value},inf)'}}\""
+            f"threshold={config['threshold']} has no effect {reason}: every row would count as liked. "
+            f"Keep only the liked rows, --val_interval=\"{{{field}: '[{value},inf)'}}\""
         )
     label = config["LABEL_FIELD"]
     columns = f"--load_col='{{inter: [{_fields(config, label)}]}}'"
@@ -45,8 +48,8 @@ def check_labels(config: Any, dataset: Any) -> None:
         )
         if path is not None:
             raise DataError(
-                f"{path} has labels in the column {label}, which have no effect {reason}: {keep}, or take every row as "
-                f"liked, --load_col='{{inter: [{_fields(config)}]}}'"
+                f"{path} has labels in the column {label}, which have no effect {reason}: {keep}, or treat every row "
+                f"as liked, --load_col='{{inter: [{_fields(config)}]}}'"
             )
 
 

@@ -1,4 +1,4 @@
-"""Which columns are read, and how is split, where neither the user nor a property file says so: what the files have decides."""
+"""Default columns and split, for data that neither user nor property files describe."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _SPLIT_KEYS = frozenset({"split", "order", "group_by"})
 def own_data_defaults(
     dataset: str, settings: Mapping[str, Any], described: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return ``load_col``, ``eval_args`` and ``benchmark_filename`` of a data set, as far as nothing else says them.
+    """Return the data keys that neither the user nor a property file sets.
 
-    A column of times is read, and decides the split within each user; data without one are split at random. A published
-    split, prepared as three files, is taken. A property file of ours says nothing of data that were prepared in another
-    form than it describes.
+    They are ``load_col``, ``eval_args`` and ``benchmark_filename``. A column of times is read and decides the split
+    within each user; data without one are split at random. A published split, prepared as three files, is used. A
+    property file of ours does not apply to data that were prepared in another form than it describes.
 
     Args:
-        settings: all values of a run, RecBole's defaults included. described: those of our property files. given: those
-            of the user.
+        settings: all values of a run, RecBole's defaults included. described: the values of our property files.
+        given: the values of the user.
 
     Raises:
-        DataError: the first line of the interaction file is no header.
+        DataError: the first line of the interaction file is not a header.
     """
     folder, defaults = Path(settings["data_path"]) / dataset, dict[str, Any]()
     names = described.get("benchmark_filename")
@@ -59,12 +59,15 @@ def _are_there(folder: Path, dataset: str, names: Sequence[str]) -> bool:
 
 
 def _published_split_counts(folder: Path, dataset: str, given: Mapping[str, Any]) -> bool:
-    """Return whether the three files are there and the user asks for no other split, or there is nothing else to split."""
+    """Test whether to use a published split.
+
+    Its three files exist, and the user does not ask for another split or there is no other file to split.
+    """
     asks = bool(_SPLIT_KEYS & set(given.get("eval_args") or {}))
     return _are_there(folder, dataset, SPLIT_FILES) and not (asks and (folder / f"{dataset}.inter").is_file())
 
 
 def _fits(columns: Any, header: Mapping[str, Any]) -> bool:
-    """Return whether load_col names interaction columns, and the file has all of them."""
+    """Test whether load_col names interaction columns and the file has all of them."""
     named: Any = (columns or {}).get("inter")
     return bool(named) and (named == "*" or all(name in header for name in named))

@@ -1,4 +1,4 @@
-"""The paper's evaluation protocol, as far as it is a matter of loaders."""
+"""Loaders of the paper's evaluation protocol."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FULL_ONLY = (
 
 
 def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
-    """Make a validation or test loader follow ``eval_protocol: paper``: only training items are left out of the ranking.
+    """Make a validation or test loader exclude only training items from the ranking.
 
-    RecBole leaves out the validation items too when it tests. The mean over all users, those without a test item
-    included, is taken by :class:`recbole_kd.evaluation.full_ranking.FullRanking`, which knows a loader by the mark
-    ``all_users`` that is set here.
+    This is ``eval_protocol: paper``. RecBole's test ranking also excludes the validation items. The mean over all
+    users, those without a test item included, is taken by :class:`recbole_kd.evaluation.full_ranking.FullRanking`; it
+    recognises a loader by the attribute ``all_users`` that is set here.
 
-    Of a sequential model, from which RecBole leaves out nothing, too: a row's user's training items, whatever its
-    history holds.
+    RecBole excludes nothing for a sequential model. Here the training items of a row's user are excluded, whatever the
+    row's history holds.
 
     Raises:
-        ConfigError: the loader does not rank the whole catalogue of each user.
+        ConfigError: the loader does not rank all items for each user.
     """
     if not isinstance(loader, FullSortEvalDataLoader):
         raise ConfigError(FULL_ONLY)
@@ -45,6 +45,6 @@ def follow_paper_protocol(loader: Any, train_items: Ragged) -> None:
 
 
 def _with_history(loader: Any, index: Any) -> tuple[Any, tuple[Tensor, Tensor], Tensor, Tensor]:
-    """A batch of a sequential loader with the items to leave out, for RecBole's own evaluation."""
+    """Return a batch of a sequential loader with its excluded items, for RecBole's evaluation."""
     rows, _, positive_rows, positives = type(loader).collate_fn(loader, index)
     return rows, loader.row_history.pairs(torch.as_tensor(np.array(index))), positive_rows, positives

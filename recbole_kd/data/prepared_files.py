@@ -14,16 +14,16 @@ from recbole_kd.storage.integrity import file_sha256
 
 
 def check_prepared_files(folder: Path) -> None:
-    """Refuse a prepared data set of which a file is missing or is not what ``prepared.json`` says.
+    """Check that a prepared data set still matches its ``prepared.json``.
 
     Every listed file is read once as a whole, at about 1 GB/s; RecBole's reading of it takes many times as long. A
     folder without ``prepared.json`` is a user's own and is not checked.
 
     Args:
-        folder: of the data set, such as ``dataset/citeulike``.
+        folder: folder of the data set, such as ``dataset/citeulike``.
 
     Raises:
-        DataError: names the file and the command that prepares the data set again.
+        DataError: a file is missing or differs; the message names it and the command that prepares the data set again.
     """
     path = folder / MANIFEST
     if not path.is_file():

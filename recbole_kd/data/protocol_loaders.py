@@ -13,13 +13,16 @@ from recbole_kd.errors import ConfigError
 
 
 def as_protocol(eval_data: Any, train_data: Any) -> Any:
-    """Return a validation or test loader that follows the paper's protocol, for one of RecBole's ``data_preparation``.
+    """Return a loader of RecBole's ``data_preparation`` that follows the paper's protocol.
 
-    A general model's loader is made to follow it in place. The rows of a sequential model's test hold the validation
-    item in RecBole and do not here: the loader of the same phase is made anew, and kept beside RecBole's.
+    A general model's loader is changed in place. In RecBole the test histories of a sequential model hold the
+    validation item; here they do not. So the loader of the same phase is built anew and stored in RecBole's.
+
+    Args:
+        eval_data: a validation or test loader.
 
     Raises:
-        ConfigError: the loader ranks no whole catalogue, or is of no phase.
+        ConfigError: the loader does not rank all items, or is not a validation or test loader.
     """
     if hasattr(eval_data, "all_users"):
         return eval_data

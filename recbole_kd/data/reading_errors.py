@@ -1,4 +1,4 @@
-"""One sentence for whatever RecBole raises while it reads, filters and splits a data set."""
+"""One clear error for any exception that RecBole raises while it prepares a data set."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ KEYS_OF_STEP: dict[str, tuple[str, ...]] = {
     "_drop_unused_col": ("unused_col",),
     "build": ("eval_args", "benchmark_filename"),
 }
-"""Step of RecBole's Dataset, the name of its method -> the keys that it reads."""
+"""Method of RecBole's Dataset -> the keys that it reads."""
 
 USES_UP = ("threshold", *KEYS_OF_STEP["_set_alias"], "normalize_field", "discretization", "preload_weight")
-"""Keys after which a column may be gone, or another one."""
+"""Keys that may rename or remove a column."""
 
 
 def reading_error(config: Any, error: Exception) -> KDError:
-    """Return the error to raise instead of one that RecBole raised while it prepared a data set.
+    """Return the error to raise instead of one that RecBole raised while it prepared data.
 
-    The key is that of the innermost of RecBole's steps on the way to the error, as far as the user can have set it.
+    It names the keys of the innermost step on the way to the error, as far as the user can have set them.
     """
     if isinstance(error, KDError):
         return error
@@ -48,14 +48,15 @@ def reading_error(config: Any, error: Exception) -> KDError:
     steps = _steps(error.__traceback__)
     keys = _that_took_away(config, error) or next((found for step in steps if (found := _set_keys(config, step))), [])
     where = f" with {', '.join(keys)}" if keys else ""
-    fix = "" if isinstance(error, ValueError) and not keys else f" (fix: correct or leave out {_names(keys)})" if keys else (
-        " (fix: check its files and the keys that say how they are read)"
-    )  # fmt: skip
+    if keys:
+        fix = f" (fix: correct or leave out {_names(keys)})"
+    else:
+        fix = "" if isinstance(error, ValueError) else " (fix: check its files and the keys that say how to read them)"
     return DataError(f"RecBole cannot prepare the data set {config['dataset']}{where}: {said}{fix}")
 
 
 def _that_took_away(config: Any, error: Exception) -> list[str]:
-    """Return the keys by which a column that a later step misses was renamed or used up, as ``key=value``."""
+    """Return the keys that renamed or removed the missing column, as ``key=value``."""
     if not isinstance(error, KeyError) or not error.args:
         return []
     missing = str(error.args[0])
@@ -63,7 +64,7 @@ def _that_took_away(config: Any, error: Exception) -> list[str]:
 
 
 def _steps(traceback: TracebackType | None) -> Iterator[str]:
-    """Yield the names of the functions on the way to an error, the innermost first."""
+    """Yield the names of the functions on the way to an error, innermost first."""
     names = []
     while traceback is not None:
         names.append(traceback.tb_frame.f_code.co_name)

@@ -1,8 +1,8 @@
-"""The split behind the loaders of RecBole's ``data_preparation``, with the order of each user's items, which they do not keep.
+"""The split behind RecBole's loaders, with the order of items that they do not keep.
 
 A model of another family than the student's (a sequential teacher of a general student, and the other way round) learns
-from the same split, and RecBole's data set of the one cannot be made into that of the other. So the data are read again
-and split by the same rule, and the outcome is compared with the loaders.
+from the same split, but RecBole's data set for one cannot be turned into that for the other. So the data are read again
+and split by the same rule, and the result is compared with the loaders.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from recbole_kd.errors import DataError
 
 
 class _SplitByRow(HSTUGeneralDataset):
-    """The interactions as RecBole's sequential data set divides them: it leaves out rows, and a user has a row less than items."""
+    """The interactions as RecBole's sequential data set splits them.
+
+    It drops rows: a user has one row fewer than items.
+    """
 
     def _split_index_by_leave_one_out(self, grouped_index: Any, leave_one_num: int) -> list[list[int]]:
         parts: list[list[int]] = [[] for _ in range(leave_one_num + 1)]
         for group in map(list, grouped_index):
-            if len(group) > 1:  # who has one item has no row
+            if len(group) > 1:  # a user with one item has no row
                 parts[0].append(group[0])
                 for part, found in zip(
                     parts, super()._split_index_by_leave_one_out([group[1:]], leave_one_num), strict=True
@@ -49,11 +52,10 @@ _known: WeakKeyDictionary[Any, Splits] = WeakKeyDictionary()
 def split_behind(data: Any) -> Splits:
     """Return the split that a training loader of RecBole's (or its data set) was made from.
 
-    The state of every random generator is left as it was.
+    The state of every random generator is restored.
 
     Raises:
-        DataError: the loader holds other interactions than the ``eval_args`` of its configuration come to, or other
-            histories.
+        DataError: the interactions or histories of the loader do not match the ``eval_args`` of its configuration.
     """
     dataset = getattr(data, "_dataset", data)
     if dataset not in _known:
@@ -65,14 +67,18 @@ def split_behind(data: Any) -> Splits:
 
 
 def ordered_part(data: Any) -> Any:
-    """Return the training part, in order, behind a training loader or data set of any kind, ours or RecBole's."""
+    """Return the training part, in order, behind a training loader or data set of any kind."""
     dataset = getattr(data, "_dataset", data)
     part = getattr(dataset, "split_part", dataset)
     return part if isinstance(part, HSTUGeneralDataset) else split_behind(dataset).parts[0]
 
 
 def fingerprint_of(data: Any, *, histories: bool) -> dict[str, Any]:
-    """Return the fingerprint of training data; with ``histories`` also that of the order, which RecBole's data sets do not keep."""
+    """Return the fingerprint of training data.
+
+    Args:
+        histories: add the fingerprint of the order, which RecBole's data sets do not keep.
+    """
     here = data_fingerprint(train=data)
     if histories and "histories" not in here:
         here["histories"] = split_behind(data).fingerprint.get("histories")
@@ -86,16 +92,17 @@ def _compare(dataset: Any, splits: Splits) -> None:
         difference = "its histories are in another order than those of the loader"
     if difference:
         raise DataError(
-            f"The training data of {dataset.config['dataset']} are not what eval_args={dataset.config['eval_args']} "
-            f"and seed={dataset.config['seed']} make of the files ({difference}): give the loaders of RecBole's "
-            "data_preparation, or a teacher of users and items (teacher_path) that was made on the same training data"
+            f"The training data of {dataset.config['dataset']} do not match eval_args={dataset.config['eval_args']} "
+            f"and seed={dataset.config['seed']} on its files ({difference}): pass the loaders of RecBole's "
+            "data_preparation, or a teacher of users and items (teacher_path) that was trained on the same data"
         )
 
 
 def _same_rows(dataset: Any, splits: Splits) -> bool:
-    """Whether RecBole's rows are those that a sequential model gets of the split, one by one inside each user.
+    """Test whether RecBole's rows equal those of a sequential model on the split.
 
-    RecBole takes the users as they first appear in time, the split by their number; both keep a user's rows in order.
+    Rows are compared one by one within each user. RecBole orders users by their first time, the split by id; both
+    keep the order of a user's rows.
     """
     found = sequence_queries(dataset)
     if found is None or not issubclass(get_model(dataset.config["model"]), SequentialRecommender):
@@ -109,20 +116,20 @@ def _same_rows(dataset: Any, splits: Splits) -> bool:
 
 
 def _by_user(rows: Rows) -> Rows:
-    """The rows of histories without the pad, by user; a user's rows stay in their order."""
+    """Return the rows of histories without the pad, sorted by user; ties keep their order."""
     histories = torch.arange(rows.n_whole, len(rows))
     return rows.take(histories[rows.users[histories].argsort(stable=True)])
 
 
 def _seen(rows: Rows, some: Tensor) -> Tensor:
-    """The items of some rows' histories, and their targets."""
+    """Return the items of the given rows' histories, and their targets."""
     row = rows.interaction(some)
     return torch.cat([row[rows.fields.history], row[rows.fields.item].unsqueeze(1)], dim=1)
 
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Within it random numbers may be drawn and seeds set; after it every generator is where it was."""
+    """Restore the state of every random generator on exit."""
     cudnn: Any = torch.backends.cudnn
     before = random.getstate(), np.random.get_state(), torch.get_rng_state(), (cudnn.benchmark, cudnn.deterministic)
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []

@@ -1,4 +1,4 @@
-"""Candidate items of sampled evaluation (``uniN``, ``popN``), the same for all models of a run and for every epoch."""
+"""Candidates of sampled evaluation (``uniN``, ``popN``), equal for all models and epochs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PHASES = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class CandidateRule:
-    """The rule by which a run draws candidates, whatever its models.
+    """The rule by which a run draws candidates, the same for all its models.
 
     Attributes:
-        seed: of the draws, that of the split.
-        repeatable: True leaves out a row's own item alone, False all items that the user has interacted with up to the
-            phase. RecBole says True for a sequential model; a run has one rule for all its models, that of its student.
+        seed: seed of the draws, that of the split.
+        repeatable: True excludes only a row's own item, False all items that the user has interacted with up to the
+            phase. RecBole sets True for a sequential model; a run uses the value of its student for all models.
     """
 
     seed: int
@@ -33,11 +33,11 @@ class CandidateRule:
         return cls(int(seed), bool(config["repeatable"]))
 
     def sampler(self, config: Any, phase: str, dataset: Any, parts: Sequence[Any]) -> FixedCandidates | None:
-        """Return the sampler of a phase; None for a phase that draws no candidates.
+        """Return the sampler of a phase, or None if the phase does not draw candidates.
 
         Args:
-            config: of any model of the run. dataset: before the split. parts: (train, valid, test), those of the run
-                and not of a model.
+            config: Config of any model of the run. dataset: the data set before the split.
+            parts: (train, valid, test) of the run, not of a model.
         """
         arguments = config[f"{phase}_neg_sample_args"]
         if arguments["distribution"] == "none" or arguments["sample_num"] == "none":
@@ -48,7 +48,7 @@ class CandidateRule:
 
 
 def samples_candidates(eval_args: Mapping[str, Any]) -> bool:
-    """Return whether validation or test rank a sample of the items."""
+    """Test whether validation or test ranks a sample of the items."""
     mode = eval_args["mode"]
     return any(
         str(word).startswith(("uni", "pop")) for word in (mode.values() if isinstance(mode, Mapping) else [mode])
@@ -56,22 +56,22 @@ def samples_candidates(eval_args: Mapping[str, Any]) -> bool:
 
 
 class FixedCandidates:
-    """A RecBole sampler that draws the same items of a user each time it is asked.
+    """A RecBole sampler that always draws the same items for a user.
 
-    A user's draws have a generator of their own, so that they do not depend on the order or the size of batches, nor on
-    worker processes; numpy's global generator is left as it was.
+    Each user has an own generator. So the draws do not depend on the order or size of batches, nor on worker processes;
+    the state of numpy's global generator is restored.
     """
 
     def __init__(self, plain: Any, seed: int) -> None:
         self.plain, self.seed = plain, seed
 
     def __getattr__(self, name: str) -> Any:
-        if name == "plain":  # while it is unpickled
+        if name == "plain":  # not set yet while an instance is unpickled
             raise AttributeError(name)
         return getattr(self.plain, name)
 
     def sample_by_user_ids(self, user_ids: Any, item_ids: Any, num: int) -> Tensor:
-        """As RecBole's: int64 ``[len(user_ids) * num]``. RecBole asks for one user's rows at a time."""
+        """Return int64 ``[len(user_ids) * num]`` as RecBole's sampler does, one user at a time."""
         with _numpy_seeded([self.seed, PHASES.index(self.plain.phase), int(np.asarray(user_ids)[0])]):
             found: Tensor = self.plain.sample_by_user_ids(user_ids, item_ids, num)
         return found

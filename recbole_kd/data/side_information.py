@@ -1,4 +1,4 @@
-"""What a model may read beside users, items and times: other columns of a data set, vectors loaded with it, files that keys name."""
+"""Digests of side information: other columns, preloaded vectors, and files that keys name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from recbole_kd.storage.places import user_path
 
 
 def side_digest(dataset: Any) -> str | None:
-    """Digest of the columns that a data set loaded beside ids and times (``load_col``) and of its ``preload_weight``; None without any.
+    """Return the digest of the columns beside ids and times and of ``preload_weight``.
+
+    None if the data set loaded none of them (``load_col``).
 
     Args:
         dataset: RecBole's, built.
@@ -29,12 +31,13 @@ def _columns(dataset: Any) -> Iterator[tuple[str, np.ndarray]]:
     for table in ("inter_feat", "user_feat", "item_feat"):
         columns = getattr(dataset, table, None)
         names = () if columns is None else columns.columns
-        yield from ((f"{table} {name}", np.asarray(columns[name])) for name in sorted({*names} - read_elsewhere))  # type: ignore[index]
+        for name in sorted({*names} - read_elsewhere):
+            yield f"{table} {name}", np.asarray(columns[name])  # type: ignore[index]
     yield from ((f"preloaded {name}", np.asarray(weight)) for name, weight in sorted(dataset._preloaded_weight.items()))
 
 
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that name a file (NeuMF's ``mf_pretrain_path``) -> digest of what it holds."""
+    """Return key -> digest of the file that it names (NeuMF's ``mf_pretrain_path``, say)."""
     paths = {
         key: user_path(value, key)
         for key, value in settings.items()

@@ -34,11 +34,12 @@ class Splits:
     """A data set and its three phases.
 
     Attributes:
-        dataset: before the split. parts: (train, valid, test) RecBole datasets, the same for every model; what one of
-            them trains on is made from them (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
-            fingerprint: of all of them. side: digest of the other columns
-            (:func:`recbole_kd.data.side_information.side_digest`). candidates: rule of sampled evaluation; None leaves
-            it to RecBole.
+        dataset: the data set before the split.
+        parts: (train, valid, test) RecBole datasets, the same for every model. The data set that one model trains on is
+            made from them (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
+        fingerprint: fingerprint of all of them.
+        side: digest of the other columns (:func:`recbole_kd.data.side_information.side_digest`).
+        candidates: rule of sampled evaluation; None leaves it to RecBole.
     """
 
     dataset: Any
@@ -49,12 +50,12 @@ class Splits:
 
     @property
     def n_users(self) -> int:
-        """Users without the pad."""
+        """Number of users without the pad."""
         return int(self.dataset.user_num) - 1
 
     @property
     def n_items(self) -> int:
-        """Items without the pad."""
+        """Number of items without the pad."""
         return int(self.dataset.item_num) - 1
 
 
@@ -77,7 +78,9 @@ class PreparedData(NamedTuple):
 
 
 def prepare_data(config: Any) -> PreparedData:
-    """Load and split the data set of a Config and make its loaders, for general and sequential models, as a run does.
+    """Load and split the data set of a Config and build its loaders, as a run does.
+
+    It replaces RecBole's ``create_dataset`` and ``data_preparation``, for general and sequential models.
 
     It stands for RecBole's ``create_dataset`` and ``data_preparation``.
 
@@ -93,17 +96,16 @@ def prepare_data(config: Any) -> PreparedData:
 
 
 def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGeneralDataset) -> Splits:
-    """Load the data set that a config names and split it as its eval_args say.
+    """Load the data set that a Config names and split it by its ``eval_args``.
 
-    The split has a seed of its own (``split_seed``, else ``seed``): a random split must be the same for the teacher and
-    for every seed of the student.
+    The split has its own seed (``split_seed``, else ``seed``): a random split must be the same for the teacher and for
+    every seed of the student.
 
     Args:
-        dataset_class: reads and splits; see :mod:`recbole_kd.data.recbole_split` for another one.
+        dataset_class: class that reads and splits; :mod:`recbole_kd.data.recbole_split` has another one.
 
     Raises:
-        DataError: RecBole refuses the data, a prepared file was changed, nothing to train on, or no user to validate
-            on.
+        DataError: RecBole refuses the data, a prepared file was changed, or a part of the split is empty.
     """
     init_seed(split_seed(config), config["reproducibility"])
     check_prepared_files(Path(config["data_path"]))
@@ -115,7 +117,7 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
         raise file_in_another_encoding(config) or DataError(
             f"The data set {config['dataset']} cannot be read: {error}"
         ) from error
-    except Exception as error:  # whatever RecBole raises, it is about the data or the keys that say how they are read
+    except Exception as error:  # any error of RecBole here is about the data or about the keys that say how to read it
         raise reading_error(config, error) from error
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if len(part.inter_feat) == 0:
@@ -131,10 +133,10 @@ def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGenera
 
 
 def check_negatives(config: Any, splits: Splits) -> None:
-    """Refuse what RecBole's sampler of negative items refuses only when a training begins.
+    """Refuse data without negative items, on which RecBole's sampler would fail later.
 
     Raises:
-        DataError: a user has interacted with all items, and the model may not be given one again (``repeatable``).
+        DataError: a user has interacted with all items, and the model may not draw one of them again (``repeatable``).
     """
     if config["repeatable"]:
         return
@@ -159,10 +161,10 @@ def _id_fields(splits: Splits) -> tuple[str, str]:
 
 
 def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None) -> Loaders:
-    """The loaders of one stage; the model's own sampling and batch sizes apply.
+    """Build the loaders of one stage, with the model's own sampling and batch sizes.
 
     Args:
-        parts: the stage's own, where they are made already
+        parts: data sets of the stage, if they are built already
             (:func:`recbole_kd.data.histories.sequence_dataset.stage_parts`).
     """
     parts = stage_parts(config, splits.parts) if parts is None else parts
@@ -181,9 +183,9 @@ def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None
 
 
 def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None:
-    """Let the loaders of sampled evaluation draw the run's candidates, and the training loader its negatives in this process.
+    """Fix the candidates of sampled evaluation, and draw training negatives in this process.
 
-    Worker processes would draw negatives from streams of their own, so that their number changes the training.
+    Worker processes draw negatives from their own random streams, so the number of workers would change the training.
     """
     for phase, loader in zip(PHASES[1:], loaders[1:], strict=True):
         sampler = (
@@ -195,24 +197,22 @@ def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None
             loader._sampler = sampler
     if loaders[0].num_workers:
         getLogger().info(
-            f"worker={config['worker']}: so many processes prepare evaluation batches; training batches are made in "
-            "this process, so that the negatives do not depend on it"
+            f"worker={config['worker']}: this many processes prepare evaluation batches; training batches are made in "
+            "the main process, so that the negatives do not depend on the number of workers"
         )
         loaders[0].num_workers = 0
 
 
 def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:
-    """``eval_batch_size`` for full ranking from a memory budget. RecBole counts rows for a sequential model, scores for others.
+    """Return ``eval_batch_size`` for full ranking within a memory budget.
 
-    RecBole divides it by the number of items: its default of 4096 scores one user at a time on CiteULike. A score row
-        is counted three
-    times (scores, mask and sort). A model without full_sort_predict scores user-item rows in one call, so its
-    activations count too.
+    RecBole counts rows for a sequential model and scores for others. It divides the size by the number of items: its
+    default of 4096 scores one user at a time on CiteULike. A score row is counted three times (scores, mask and
+    sort). A model without full_sort_predict scores user-item rows in one call, so its activations count too.
 
     Returns:
-        A multiple of n_items, for at least one user and at most all. Only where a single user's rows of a model without
-        full_sort_predict
-        exceed the budget it is less: RecBole then scores a user in several calls.
+        A multiple of n_items, for at least one user and at most all. It is less only if a single user's rows exceed the
+        budget of a model without full_sort_predict: RecBole then scores a user in several calls.
     """
     budget = memory_mb * 2**20 // 4
     ranks = type(model).full_sort_predict is not AbstractRecommender.full_sort_predict
@@ -224,7 +224,7 @@ def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int
 
 
 def _activation_width(model: nn.Module) -> int:
-    """Numbers that one scored row holds while it passes the model: the outputs of its layers."""
+    """Return the numbers that one scored row holds in the model: the outputs of its layers."""
     widths = [m.embedding_dim for m in model.modules() if isinstance(m, nn.Embedding)]
     widths += [2 * m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
     return max(1, sum(widths))

@@ -1,4 +1,4 @@
-"""Which seed a random split has."""
+"""Seed of a random split."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from typing import Any
 
 
 def split_seed(config: Any) -> Any:
-    """RecBole splits by ``seed``; a run of ours by ``split_seed``, so that students of all seeds share one split."""
+    """Return the seed of the split: ``split_seed`` if set, else RecBole's ``seed``.
+
+    With ``split_seed`` students of all seeds share one split.
+    """
     return config["seed"] if config["split_seed"] is None else config["split_seed"]

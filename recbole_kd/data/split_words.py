@@ -1,4 +1,4 @@
-"""A split and an evaluation in words, from the keys that define them."""
+"""Texts that describe a split and an evaluation, built from their keys."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HELD_OUT = {
     "test_only": "{last} interaction of each user for test",
 }
 MOST = 1000
-"""Shares are fractions with a denominator of at most this; others are printed as they are."""
+"""Shares are printed as ratios if their denominator is at most this; others are printed unchanged."""
 
 
 def split_in_words(config: Any) -> str:
-    """Return how a data set is divided, such as ``8:1:1 by time within each user``.
+    """Return a description of a split, such as ``8:1:1 by time within each user``.
 
     Args:
-        config: its ``benchmark_filename``, ``eval_args`` and ``split_seed`` count.
+        config: only ``benchmark_filename``, ``eval_args``, ``split_seed`` and ``seed`` are read.
     """
     files = config["benchmark_filename"]
     if files:
@@ -38,24 +38,28 @@ def split_in_words(config: Any) -> str:
         return f"leave one out: {HELD_OUT[shares].format(**words)}{seed}"
     if kind == "TS":
         return (
-            f"{_ratio(shares)} by time: for test what comes after one moment for all, the rest by time within each user"
+            f"{_ratio(shares)} by time: for test all interactions after one moment, the rest by time within each user"
         )
     grouped = str(arguments["group_by"]).lower() == "user"
-    return f"{_ratio(shares)} {'by time' if by_time else 'at random'} {'within each user' if grouped else 'over all interactions'}{seed}"
+    return (
+        f"{_ratio(shares)} {'by time' if by_time else 'at random'} "
+        f"{'within each user' if grouped else 'over all interactions'}{seed}"
+    )
 
 
 def describe_split(dataset: Any) -> str:
-    """Return a sentence on how a data set was divided and what decided its order, for the log.
+    """Return a sentence for the log: the split of a data set, and what decided its order.
+
+    It also says for how many users RecBole's float32 order would give another split.
 
     Args:
-        dataset: of :func:`recbole_kd.data.split_and_loaders.split_data`, or one of its parts. It also tells for how
-            many users RecBole's float32 order would give another split.
+        dataset: the data set of :func:`recbole_kd.data.split_and_loaders.split_data`, or one of its parts.
     """
     return f"Split: {split_in_words(dataset.config)}{_order_words(dataset)}{_published_words(dataset)}."
 
 
 def _order_words(dataset: Any) -> str:
-    """Return what decides the order in time, and what RecBole's would change."""
+    """Return a clause on the order in time, and on the changes by RecBole's order."""
     config, change, users = dataset.config, dataset.order_change, dataset.user_num - 1
     if not is_split_by_time(config):
         return ""
@@ -73,18 +77,18 @@ def _order_words(dataset: Any) -> str:
 
 
 def _published_words(dataset: Any) -> str:
-    """Return what a published split has to do with this one."""
+    """Return a clause on the published split, if there is one."""
     if dataset.config["benchmark_filename"]:
         return " (--benchmark_filename=~ splits anew)"
     name, folder = dataset.dataset_name, Path(dataset.dataset_path)
     if not all((folder / f"{name}.{part}.inter").is_file() for part in SPLIT_FILES):
         return ""
     takes_it = f"--benchmark_filename=[{','.join(SPLIT_FILES)}]"
-    return f"; the published split beside it, {name}.train.inter and so on, is not used ({takes_it} takes it)"
+    return f"; the published split beside it, {name}.train.inter and so on, is not used ({takes_it} uses it)"
 
 
 def ranking_in_words(config: Any) -> str:
-    """Return which items an evaluation ranks, such as ``all items``."""
+    """Return a description of the items that an evaluation ranks, such as ``all items``."""
     mode = config["eval_args"]["mode"]
     words = {part: _one_ranking(part) for part in ([mode] if isinstance(mode, str) else mode.values())}
     text = " at validation and ".join(words.values()) + (" at test" if len(words) > 1 else "")
@@ -101,7 +105,7 @@ def _one_ranking(mode: str) -> str:
 
 
 def _ratio(shares: Sequence[float]) -> str:
-    """Return shares as small whole numbers: [0.8, 0.1, 0.1] -> 8:1:1."""
+    """Return shares as small integers: [0.8, 0.1, 0.1] -> 8:1:1."""
     parts = [Fraction(float(share)).limit_denominator(MOST) for share in shares]
     times = lcm(*(part.denominator for part in parts))
     if times > MOST:

@@ -11,15 +11,15 @@ from recbole_kd.ops.ragged import Ragged
 def train_items(loader: Any) -> Ragged:
     """Return the training items of each user, from a RecBole training loader (or data set)."""
     dataset = getattr(loader, "_dataset", loader)
-    dataset = getattr(dataset, "split_part", dataset)  # a sequential model's rows, say, are made from it
+    dataset = getattr(dataset, "split_part", dataset)  # rows of a sequential model are made from this part
     users, items = interactions_of(dataset)
     return Ragged.from_pairs(users.numpy(), items.numpy(), dataset.user_num)
 
 
 def query_items(loader: Any) -> Ragged:
-    """Return the training items of each of the student's queries, of a user or of a row's history.
+    """Return the training items of each query of the student: of a user or of a history.
 
-    :mod:`recbole_kd.scoring.scorer` says what a query is.
+    :mod:`recbole_kd.scoring.scorer` defines queries.
     """
     queries = sequence_queries(loader)
     return train_items(loader) if queries is None else queries.training_rows().seen_items()

@@ -1,7 +1,7 @@
-"""RecBole's training batches, bit by bit and from the same random numbers, without its loops over rows.
+"""RecBole's training batches without its loops over rows, bit by bit.
 
-Its loader makes a list of Python numbers of each batch and looks each negative up in a Python set: together a third of
-what a batch costs.
+The random numbers are the same. RecBole's loader makes a list of Python numbers of each batch and looks up each
+negative in a Python set: together a third of the time of a batch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from recbole.sampler import Sampler
 from torch import Tensor
 
 _used: WeakKeyDictionary[Sampler, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
-"""What each sampler must not draw: its array of sets, and the same as numbers."""
+"""Items that each sampler must not draw: its array of sets, and the same pairs as numbers."""
 
 
 class TrainBatches:
-    """A training loader whose iteration is :func:`batches_of`; all else is the loader's."""
+    """A training loader that iterates by :func:`batches_of`; all else is RecBole's."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -39,14 +39,17 @@ class TrainBatches:
 
 
 def batches_of(loader: Any) -> Iterator[Interaction]:
-    """The batches of a training loader; one that is not RecBole's plain one, or has worker processes, iterates by itself."""
+    """Yield the batches of a training loader.
+
+    A loader of another class than RecBole's plain one, or with worker processes, iterates by itself.
+    """
     with dynamic_negatives_of_a_gpu(loader):
         yield from _batches_of(loader)
 
 
 def _batches_of(loader: Any) -> Iterator[Interaction]:
     batches = iter(loader)
-    indices = getattr(batches, "_sampler_iter", None)  # torch's, in a loader without workers
+    indices = getattr(batches, "_sampler_iter", None)  # an attribute of torch's iterator without workers
     if type(loader) is not TrainDataLoader or loader.num_workers or indices is None:
         yield from batches
         return
@@ -56,7 +59,7 @@ def _batches_of(loader: Any) -> Iterator[Interaction]:
 
 
 class _ScoresOnCpu:
-    """What RecBole asks a model for when it chooses dynamic negatives."""
+    """The methods of a model that choose dynamic negatives, with scores on the CPU."""
 
     def __init__(self, model: Any) -> None:
         self._model, self.device = model, model.device
@@ -75,12 +78,12 @@ class _ScoresOnCpu:
 
 @contextmanager
 def dynamic_negatives_of_a_gpu(loader: Any) -> Iterator[None]:
-    """Within it ``train_neg_sample_args: {dynamic: True}`` works for a model on a GPU.
+    """Make ``train_neg_sample_args: {dynamic: True}`` work for a model on a GPU.
 
-    RecBole looks the hardest candidates up in a table on the CPU by places on the model's device, which torch refuses
+    RecBole indexes a CPU table of the hardest candidates with a tensor on the model's device, which torch refuses
     (``AbstractDataLoader._neg_sampling``).
     """
-    model = getattr(loader, "model", None)  # get_model() put it there, for dynamic negatives only
+    model = getattr(loader, "model", None)  # set by get_model(), for dynamic negatives only
     if model is None or torch.device(model.device).type == "cpu":
         yield
         return
@@ -93,7 +96,10 @@ def dynamic_negatives_of_a_gpu(loader: Any) -> Iterator[None]:
 
 @contextmanager
 def quick_negatives(sampler: Any) -> Iterator[None]:
-    """Within it RecBole's sampler of negatives looks a whole batch up at once; another kind of sampler is left as it is."""
+    """Make RecBole's sampler of negatives look up a whole batch at once.
+
+    A sampler of another class is left unchanged.
+    """
     if type(sampler) is not Sampler or "sample_by_key_ids" in vars(sampler):
         yield
         return
@@ -108,7 +114,7 @@ def _negatives_of(sampler: Sampler) -> Any:
     plain, used = sampler.sample_by_key_ids, _used_pairs(sampler)
 
     def sample_by_key_ids(key_ids: Any, num: int) -> Tensor:
-        """As :meth:`recbole.sampler.AbstractSampler.sample_by_key_ids`."""
+        """Draw as :meth:`recbole.sampler.AbstractSampler.sample_by_key_ids` does."""
         keys = np.array(key_ids)
         if (keys == keys[0]).all():
             negatives: Tensor = plain(keys, num)
@@ -125,7 +131,10 @@ def _negatives_of(sampler: Sampler) -> Any:
 
 
 def _used_pairs(sampler: Sampler) -> np.ndarray:
-    """What must not be drawn, as ascending numbers user * item_num + item, with -1 at the end: int64 ``[N + 1]``."""
+    """Return the pairs that must not be drawn, int64 ``[N + 1]``, ascending, then -1.
+
+    A pair is stored as the number user * item_num + item.
+    """
     known = _used.get(sampler)
     if known is None or known[0] is not sampler.used_ids:
         pairs = [user * sampler.item_num + item for user, items in enumerate(sampler.used_ids) for item in items]

@@ -1,1 +1,1 @@
-"""Pure loss functions of tensors."""
+"""Loss functions of tensors, without state."""

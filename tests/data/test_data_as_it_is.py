@@ -181,7 +181,7 @@ def test_rows_of_another_width_than_the_header(way: str, wrong: str, line: int, 
         rows[5] = rows[5][:found]
     file = written(tmp_path, rows, way=way)
     plural = "column" if found == 1 else "columns"
-    assert f"{file}:{line}: {found} {plural} where the header names 4" in refused(
+    assert f"{file}:{line}: {found} {plural}, but the header names 4" in refused(
         tmp_path, ALL_COLUMNS, *benchmark(way)
     )
 
@@ -199,7 +199,7 @@ def test_widths_are_counted_whatever_the_separator(separator: str, quoted: bool,
         assert f"a{separator}b" in splits.dataset.field2id_token["item_id"]
     rows[8].append("x")
     write(tmp_path / "made" / "made.inter", HEADER, rows, separator)
-    assert "made.inter:10: 5 columns where the header names 4" in refused(tmp_path, f"--field_separator={separator}")
+    assert "made.inter:10: 5 columns, but the header names 4" in refused(tmp_path, f"--field_separator={separator}")
 
 
 def test_a_double_quote_that_does_not_close_swallows_no_rows(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_intervals_filter(value: str, n: tuple[int, ...], tmp_path: Path) -> Non
         ("--val_interval={colour: ['red']}", "val_interval names colour, which is not read"),
         ("--unused_col={inter: [colour]}", "unused_col names colour"),
         ("--unused_col={item: [item_id]}", "unused_col names item_id"),
-        ("--unused_col={inter: [user_id]}", "without which nothing can be learnt"),
+        ("--unused_col={inter: [user_id]}", "which every training needs"),
         ("--seq_len={colour: 3}", "seq_len names colour"),
         ("--seq_len={rating: 3}", "of type float"),
         ("--load_col={inter: [user_id, item_id, rating, timestamp], item: [item_id, kind]}", "there is no file"),

@@ -377,7 +377,7 @@ def test_missing_files_and_wrong_counts(raw: Path, out: Path) -> None:
         ("citeulik", Options(), None, "did you mean 'citeulike'"),
         ("mine", Options(), "tabel", "did you mean 'table'"),
         ("mine", Options(), "table", "needs --file="),
-        ("citeulike", Options(core=5), None, "--core means nothing for the form counted"),
+        ("citeulike", Options(core=5), None, "--core has no effect on the form counted"),
         ("yelp2018", Options(core=0), None, "Invalid --core=0: expected an integer of at least 1"),
         ("gowalla", Options(seed=-1), None, "Invalid --seed=-1: expected an integer from 0 to 4294967295"),
         ("beauty", Options(split="half"), None, "Invalid --split=half: expected one of none, ratio"),

@@ -319,7 +319,7 @@ def test_a_teacher_made_beforehand_is_the_one_that_a_run_takes(tmp_path: Path) -
         ({}, ["--item_features={visual: gone.npy}"], "The visual features gone.npy are not there"),
         ({}, ["--item_features=visual.npy"], "Invalid --item_features=visual.npy: expected a mapping"),
         ({}, ["--text_encoder=bert", "--item_features=~"], "text_encoder='bert' is not allowed"),
-        ({}, ["--item_features=~"], "tiny.item is not there to make them from"),
+        ({}, ["--item_features=~"], "tiny.item does not exist to make them from"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_trained(

@@ -205,7 +205,7 @@ def test_an_item_that_a_user_has_twice_counts_once(own_dataset: TinyData) -> Non
 def test_any_number_of_modalities_and_a_missing_one(own_dataset: TinyData) -> None:
     one = featured(own_dataset, item_features={"text": "text.npy"})
     assert one.model.modalities == ["text"]
-    with pytest.raises(DataError, match=r"own\.item is not there to make them from: give item_features="):
+    with pytest.raises(DataError, match=r"own\.item does not exist to make them from: give item_features="):
         featured(own_dataset, item_features=None)
 
 

@@ -1,4 +1,4 @@
-"""Histories as queries of sequential models: what a training row, an evaluation row or a user's whole history looks like to RecBole."""
+"""Histories as queries of sequential models: training, evaluation and whole histories."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERY = "kd_query"
 
 @dataclass(frozen=True)
 class RowFields:
-    """Names of the columns of a row, and the longest history."""
+    """Names of the columns of a row, and the maximum length of a history."""
 
     user: str
     item: str
@@ -37,7 +37,12 @@ class RowFields:
 
 @dataclass(frozen=True)
 class Passes:
-    """Histories to encode, shortest first, and where the vectors of ``B`` queries stand in them.
+    """Histories to encode, shortest first, and the positions of ``B`` queries in them.
+
+    Attributes:
+        encoded: int64 ``[C]``, queries. widths: int64 ``[C]``, columns that their histories need.
+        place: int64 ``[B]``, for each query the index of its history in ``encoded``.
+        column: int64 ``[B]``, its position in that history.
 
     Attributes:
         encoded: int64 ``[C]``, queries. widths: int64 ``[C]``, columns that their histories need.
@@ -53,14 +58,16 @@ class Passes:
 
 @dataclass(frozen=True)
 class Rows:
-    """Histories by query: that of q is ``items[begins[q]:ends[q]]``, of which a model sees the latest ``max_length``.
+    """Histories by query: query q has ``items[begins[q]:ends[q]]``.
+
+    A model sees the latest ``max_length`` items of a history.
 
     Attributes:
-        items: int64 ``[N]``, all users' items in order. times: int64 or float64 ``[N]``. users, begins, ends: int64
-            ``[Q]``.
-        targets: int64 ``[Q]``, the place in ``items`` of what follows; the history's own last place where nothing does.
-        with_times: do the rows carry their times? n_whole: so many of them, the first, are whole training histories, a
-            user each.
+        items: int64 ``[N]``, all users' items in order. times: int64 or float64 ``[N]``.
+        users, begins, ends: int64 ``[Q]``.
+        targets: int64 ``[Q]``, the index in ``items`` of the next item; the history's own last index if there is none.
+        with_times: whether the rows carry their times.
+        n_whole: number of whole training histories, one a user; they come first.
     """
 
     fields: RowFields
@@ -77,17 +84,19 @@ class Rows:
         return len(self.users)
 
     def take(self, queries: Tensor) -> Rows:
-        """The rows of some queries, int64 ``[n]``, numbered anew."""
+        """Return the rows of the given queries, int64 ``[n]``, renumbered from 0."""
         columns = ("users", "begins", "ends", "targets")
         return replace(self, **{name: getattr(self, name)[queries] for name in columns}, n_whole=0)
 
     def interaction(self, queries: Tensor, width: int | None = None) -> Interaction:
-        """Rows as RecBole's sequential models take them: int64 ``[B]`` -> histories ``[B, max_length]``, right padded, and the rest.
+        """Return rows in the form of RecBole's sequential models.
 
-        An empty history, the pad's, is one pad item long: RecBole's models look up the last position.
+        Histories are right padded. An empty history, that of the pad, counts as one pad item: RecBole's models look
+        up the last position.
 
         Args:
-            width: columns of the histories, at least the longest one; ``max_length`` when None.
+            queries: int64 ``[B]``.
+            width: columns of the histories, at least the longest one; None means ``max_length``.
         """
         where = queries.to(self.users.device)
         return Interaction(
@@ -95,7 +104,7 @@ class Rows:
         )
 
     def _ends(self, where: Tensor) -> dict[str, Tensor]:
-        """The columns of a number a row."""
+        """Return the columns with one number a row."""
         ends, targets = self.ends[where], self.targets[where]
         lengths = torch.minimum(ends - self.begins[where], torch.tensor(self.fields.max_length)).clamp(min=1)
         columns = {
@@ -106,7 +115,7 @@ class Rows:
         return columns | ({RAW_TIME: self.times[targets]} if self.with_times else {})
 
     def _histories(self, where: Tensor, width: int) -> dict[str, Tensor]:
-        """The columns of ``width`` numbers a row."""
+        """Return the columns with ``width`` numbers a row."""
         ends = self.ends[where]
         begins = torch.maximum(self.begins[where], ends - self.fields.max_length)
         across = torch.arange(width)
@@ -116,12 +125,12 @@ class Rows:
         return columns | ({self.fields.times: self.times[at].masked_fill(past, 0)} if self.with_times else {})
 
     def passes(self, queries: Tensor) -> Passes:
-        """Which of some queries, int64 ``[B]``, have to be encoded for the vectors of all, by a causal model with positions from 0.
+        """Return the queries to encode for the vectors of all given queries, int64 ``[B]``.
 
-        What such a model makes of a history's position depends on what stands before it in its window. So a query whose
-        window begins where a longer one does is a position of that one. Past ``max_length`` every window begins
-        elsewhere and has a pass of its own; so has a query that is asked at another time than that of the item after
-        it.
+        This holds for a causal model with positions from 0: its output at a position depends only on the items before
+        it in its window. So a query whose window begins where that of a longer one begins is a position of the longer
+        one. Beyond ``max_length`` every window begins elsewhere and needs its own pass. So does a query that is asked
+        at another time than that of the item after it.
         """
         where = queries.to(self.users.device)
         ends, targets = self.ends[where], self.targets[where]
@@ -132,7 +141,7 @@ class Rows:
         encoded = (~inside).nonzero().squeeze(1)
         widths = lengths.masked_fill(lengths == 0, self.fields.max_length)[
             encoded
-        ]  # what stands alone sees its padding, in SASRec
+        ]  # a history encoded alone sees its padding, in SASRec
         widths, order = widths.sort(stable=True)
         encoded = encoded[order]
         number = torch.arange(len(encoded))
@@ -144,7 +153,7 @@ class Rows:
         return Passes(where[encoded], widths, place, lengths.clamp(min=1) - 1)
 
     def seen_items(self) -> Ragged:
-        """The items of each history that a model sees, and its target."""
+        """Return the items of each history that a model sees, and its target."""
         begins = torch.maximum(self.begins, self.ends - self.fields.max_length)
         lengths = torch.where(self.users > 0, torch.maximum(self.ends, self.targets + 1) - begins, 0)
         row = torch.repeat_interleave(torch.arange(len(self)), lengths)
@@ -153,7 +162,10 @@ class Rows:
 
 
 class HistoryRows(Interaction):
-    """All rows of a data set; histories are made when they are looked up, for they are prefixes times ``max_length`` numbers."""
+    """All rows of a data set; histories are built on access.
+
+    Stored, they would be as many lists of ``max_length`` numbers as there are prefixes.
+    """
 
     def __init__(self, rows: Rows) -> None:
         super().__init__(rows._ends(torch.arange(len(rows))))

@@ -1,4 +1,4 @@
-"""RecBole data sets for HSTU: exact times beside RecBole's float32, and training by user instead of by row.
+"""RecBole data sets for HSTU: exact times, and training by user instead of by row.
 
 RecBole finds them by the model's name (``create_dataset`` looks up ``<model>Dataset``).
 """
@@ -24,20 +24,26 @@ from recbole_kd.errors import DataError
 
 
 class _OneRowPerUser:
-    """A training part that is iterated by user, over each user's latest row; ``inter_feat`` keeps all rows, for masks and samplers."""
+    """A training part that is iterated by user, over each user's latest row.
+
+    ``inter_feat`` keeps all rows, for masks and samplers.
+    """
 
     inter_feat: Any
     uid_field: str
     user_rows: Tensor | None = None
 
     def iterate_by_user(self) -> None:
-        """From now on length and rows are those of the users; rows must be in order inside a user."""
+        """Switch length and rows to those of the users; the rows of a user must be in order."""
         users = np.asarray(self.inter_feat[self.uid_field])
         _, from_end = np.unique(users[::-1], return_index=True)
         self.user_rows = torch.from_numpy(len(users) - 1 - from_end)
 
     def by_row(self) -> Any:
-        """A copy that is iterated by interaction, as other models train: one split serves an HSTU teacher and its student."""
+        """Return a copy that is iterated by interaction, as other models train.
+
+        So an HSTU teacher and its student share one split.
+        """
         other = copy.copy(self)
         other.user_rows = None
         return other
@@ -51,13 +57,13 @@ class _OneRowPerUser:
 
 
 class _RawTimes(Dataset):
-    """Adds the fields RAW_TIME and, where ``with_rows``, RAW_ROW to the interactions."""
+    """A data set with the field RAW_TIME and, if ``with_rows``, RAW_ROW in its interactions."""
 
     with_rows = False
 
     @property
     def has_times(self) -> bool:
-        """Does the data have a numerical time column?"""
+        """Whether the data have a numerical time column."""
         return bool(self._has_times)
 
     def _normalize(self) -> None:
@@ -68,7 +74,7 @@ class _RawTimes(Dataset):
         frame = self.inter_feat
         rows = np.arange(len(frame), dtype=np.int64)
         self._has_times = self.time_field in frame and self.field2type[self.time_field] == FeatureType.FLOAT
-        if RAW_TIME not in frame:  # our reader has put it there already
+        if RAW_TIME not in frame:  # our own reader adds it
             frame[RAW_TIME] = (
                 whole_if_possible(frame[self.time_field].to_numpy(np.float64)) if self._has_times else rows
             )
@@ -76,11 +82,11 @@ class _RawTimes(Dataset):
         if self.with_rows:
             frame[RAW_ROW] = rows
             added.append(RAW_ROW)
-        for field in added:  # RecBole turns a token field, and no other, into int64
+        for field in added:  # only token fields become int64 in RecBole
             self.set_field_property(field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def _dataframe_to_interaction(self, data: Any) -> Interaction:
-        """Convert a data frame as RecBole does, RAW_TIME in its own type."""
+        """Convert a data frame as RecBole does; RAW_TIME keeps its type."""
         if RAW_TIME not in data:
             return super()._dataframe_to_interaction(data)
         converted = super()._dataframe_to_interaction(data.drop(columns=RAW_TIME))
@@ -88,10 +94,10 @@ class _RawTimes(Dataset):
         return converted
 
     def _take_the_order_for_time(self) -> None:
-        """Where there is no time column, the row is the time.
+        """Use the row as the time if there is no time column.
 
         Raises:
-            DataError: the file has the time column, and ``load_col`` leaves it out.
+            DataError: the file has the time column, but ``load_col`` leaves it out.
         """
         if self.time_field is not None and self.time_field not in self.inter_feat:
             self._refuse_unread_time()
@@ -105,14 +111,15 @@ class _RawTimes(Dataset):
                 f"The order of a user's items is that of {self.time_field}, which {file} has and "
                 f"load_col={self.config['load_col']} leaves out: add it, as in --load_col='{{inter: [{self.uid_field}, "
                 f"{self.iid_field}, {self.time_field}]}}', or for the order of the file set TIME_FIELD to a name that "
-                "is no column"
+                "is not a column"
             )
 
 
 class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
-    """RecBole's sequential data set, trained on the longest prefix of each user: the model learns from all its positions in one pass.
+    """RecBole's sequential data set, trained on the longest prefix of each user.
 
-    Validation and test rows are RecBole's. Data without a time column are taken in the file's order.
+    The model learns from all positions of the prefix in one pass. Validation and test rows are RecBole's. Data
+    without a time column use the file's order.
     """
 
     def _keep_raw_times(self) -> None:
@@ -121,17 +128,17 @@ class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
 
     def build(self) -> list[Any]:
         parts: list[Any] = super().build()
-        if self.benchmark_filename_list is None:  # prepared files say themselves what a row is
+        if self.benchmark_filename_list is None:  # the rows of prepared files are used unchanged
             parts[0].iterate_by_user()
         return parts
 
 
 class HSTUGeneralDataset(_OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
-    """RecBole's general data set with the order inside a user kept through any split; the training part is iterated by user.
+    """RecBole's general data set that keeps the order within a user through any split.
 
-    Every run splits this one, whatever its models: what a general or a sequential model trains on is made from its
-        parts. A Config of
-    RecBole's own, without the key ``time_order``, has RecBole's order.
+    The training part is iterated by user. Every run splits this data set, whatever its models: the data of a general
+    or a sequential model are made from its parts. A Config of RecBole's own, without the key ``time_order``, has
+    RecBole's order.
     """
 
     with_rows = True
@@ -142,7 +149,10 @@ class HSTUGeneralDataset(_OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
             self._take_the_order_for_time()
 
     def plain(self) -> Any:
-        """A copy that is RecBole's own data set again: by interaction, without the columns that keep the order."""
+        """Return a copy that is RecBole's own data set again.
+
+        It is iterated by interaction and lacks the columns that keep the order.
+        """
         other = self.by_row()
         columns = self.inter_feat.interaction
         other.inter_feat = Interaction({name: columns[name] for name in columns if name not in (RAW_TIME, RAW_ROW)})

@@ -1,8 +1,8 @@
-"""The histories of RecBole's own sequential data sets as queries (see :mod:`recbole_kd.scoring.scorer`).
+"""Queries from the histories of RecBole's own sequential data sets.
 
-RecBole's ``SequentialDataset`` keeps a row as a padded list beside its target. Here the same rows are places in each
-user's sequence, as those of :class:`recbole_kd.data.histories.sequence_dataset.SequenceDataset` are, so that whatever
-asks about queries works with either.
+RecBole's ``SequentialDataset`` stores a row as a padded list and its target. Here the same rows are index ranges in
+each user's sequence, as in :class:`recbole_kd.data.histories.sequence_dataset.SequenceDataset`, so that all code on
+queries works with both. :mod:`recbole_kd.scoring.scorer` defines queries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.errors import DataError
 
 CHECKED_AT_ONCE = 2**16
-"""Rows compared with RecBole's at a time."""
+"""Number of rows compared with RecBole's at a time."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class SequenceQueries:
     """The queries of a sequential student in training.
 
     Attributes:
-        universe: what a stored teacher is asked about. query_ids: int64 ``[n]``, the place there of each query, the pad
-            first.
+        universe: all queries that a stored teacher answers.
+        query_ids: int64 ``[n]``, the index in ``universe`` of each training query, the pad first.
     """
 
     universe: Rows
@@ -46,20 +46,20 @@ _known: WeakKeyDictionary[Any, SequenceQueries] = WeakKeyDictionary()
 
 
 def is_recboles(dataset: Any) -> bool:
-    """Return whether a data set is a sequential one as RecBole's ``create_dataset`` makes it."""
+    """Test whether a data set is sequential and made by RecBole's ``create_dataset``."""
     return isinstance(dataset, SequentialDataset) and not isinstance(dataset, SequenceDataset)
 
 
 def sequence_queries(data: Any) -> SequenceQueries | None:
-    """Return the queries of a sequential student's training data; None where the queries are users.
+    """Return the queries of a sequential student's training data, or None if they are users.
 
-    The training batches of RecBole's data set then carry the column ``kd_query``, int64, the id of each row as a query.
+    The training batches of RecBole's data set then have the column ``kd_query``, int64: the id of each row as a query.
 
     Args:
         data: the training loader, or its data set.
 
     Raises:
-        DataError: RecBole's rows are no histories of a user each.
+        DataError: RecBole's rows lack the histories.
     """
     dataset = getattr(data, "_dataset", data)
     if isinstance(dataset, SequenceDataset):
@@ -72,20 +72,20 @@ def sequence_queries(data: Any) -> SequenceQueries | None:
 
 
 def query_field(data: Any) -> str:
-    """Return the column of a training batch that holds the id of each row's query."""
+    """Return the column of a training batch that holds the query id of each row."""
     dataset = getattr(data, "_dataset", data)
     return QUERY if sequence_queries(dataset) is not None else str(dataset.uid_field)
 
 
 def interactions_of(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Return users and items of all interactions behind the rows of a data set, int64 ``[n]`` each.
+    """Return users and items of all interactions behind the rows of a data set, int64 ``[n]``.
 
-    A row of RecBole's sequential data set stands for its target; a user's first item is nobody's target and stands in
-    the first history.
+    A row of RecBole's sequential data set stands for its target. A user's first item is not a target; it is in the
+    user's first history.
     """
     columns = dataset.inter_feat
-    users, items = (torch.as_tensor(columns[field].to_numpy() if hasattr(columns[field], "to_numpy") else columns[field]) for field in
-                    (dataset.uid_field, dataset.iid_field))  # fmt: skip
+    named = (columns[field] for field in (dataset.uid_field, dataset.iid_field))
+    users, items = (torch.as_tensor(column.to_numpy() if hasattr(column, "to_numpy") else column) for column in named)
     if not is_recboles(dataset) or dataset.item_list_length_field not in columns:
         return users, items
     first = _first_of_user(users) & (columns[dataset.item_list_length_field] == 1)
@@ -99,7 +99,10 @@ def _first_of_user(users: Tensor) -> Tensor:
 
 
 def _rows_of(dataset: Any) -> tuple[Rows, bool]:
-    """The rows of RecBole's data set in its order, as places in sequences, and whether a sequence is a user's whole one."""
+    """Return the rows of RecBole's data set in its order, as index ranges in sequences.
+
+    The flag says whether each sequence is the whole sequence of a user.
+    """
     config, columns = dataset.config, dataset.inter_feat
     fields = RowFields.of(config)
     if fields.history not in columns or fields.length not in columns:
@@ -115,12 +118,15 @@ def _rows_of(dataset: Any) -> tuple[Rows, bool]:
 
 
 def _in_sequences(columns: Any, fields: RowFields, with_times: bool) -> Rows:
-    """Rows that follow one another within a user, each by one item: a user's sequence is the first history and all targets."""
+    """Return rows that extend the user's row before them by one item each.
+
+    A user's sequence is then the first history followed by all targets.
+    """
     users, targets, lengths = (columns[name] for name in (fields.user, fields.item, fields.length))
     first = _first_of_user(users)
     owner = first.cumsum(0) - 1
-    heads = torch.where(first, lengths, 0).cumsum(0)  # items of first histories up to here
-    ends = torch.arange(len(users)) + heads  # where each target stands
+    heads = torch.where(first, lengths, 0).cumsum(0)  # items in first histories so far
+    ends = torch.arange(len(users)) + heads  # index of each target
     starts = (ends - torch.where(first, lengths, 0))[first][owner]
     items = torch.zeros(int(ends[-1]) + 1 if len(ends) else 1, dtype=torch.int64)
     times = torch.zeros(len(items), dtype=columns[RAW_TIME].dtype if with_times else torch.int64)
@@ -136,7 +142,7 @@ def _in_sequences(columns: Any, fields: RowFields, with_times: bool) -> Rows:
 
 
 def _same_histories(rows: Rows, columns: Any, fields: RowFields) -> bool:
-    """Whether the rows are RecBole's, history by history."""
+    """Test whether the rows equal RecBole's, history by history."""
     if not torch.equal(torch.minimum(rows.ends - rows.begins, torch.tensor(fields.max_length)), columns[fields.length]):
         return False
     width = columns[fields.history].shape[1]
@@ -148,7 +154,7 @@ def _same_histories(rows: Rows, columns: Any, fields: RowFields) -> bool:
 
 
 def _row_by_row(columns: Any, fields: RowFields, with_times: bool) -> Rows:
-    """Rows of any kind: each has a history of its own, and its target behind it."""
+    """Return rows of any kind: each has its own history, followed by its target."""
     users, targets, lengths = (columns[name] for name in (fields.user, fields.item, fields.length))
     ends = (lengths + 1).cumsum(0) - 1
     begins = ends - lengths
@@ -167,7 +173,7 @@ def _row_by_row(columns: Any, fields: RowFields, with_times: bool) -> Rows:
 
 
 def _number(dataset: Any, rows: Rows, in_sequences: bool) -> SequenceQueries:
-    """Queries of a data set's rows; the data set gets the column that names them in its batches."""
+    """Return the queries of a data set's rows, and add the query column to the data set."""
     n_users, n_rows = int(dataset.user_num), len(rows)
     last = torch.full((n_users,), -1, dtype=torch.int64).scatter_reduce(0, rows.users, torch.arange(n_rows), "amax")
     there = last >= 0
@@ -182,7 +188,7 @@ def _number(dataset: Any, rows: Rows, in_sequences: bool) -> SequenceQueries:
     joined = {name: torch.cat([column, getattr(rows, name)]) for name, column in whole.items()}
     universe = Rows(rows.fields, rows.items, rows.times, **joined, with_times=rows.with_times, n_whole=n_users)
     user_rows = getattr(dataset, "user_rows", None)
-    if user_rows is not None:  # HSTU trains on one row a user: the query is the user
+    if user_rows is not None:  # HSTU trains on one row a user, so users are the queries
         query_ids = torch.arange(n_users).scatter(0, rows.users[user_rows], n_users + user_rows)
         dataset.inter_feat[QUERY] = rows.users.clone()
     else:

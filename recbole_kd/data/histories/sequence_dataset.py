@@ -1,8 +1,8 @@
-"""The data of a sequential model, made from the one general split that all models of a run share.
+"""Data of sequential models, made from the one general split of a run.
 
-RecBole's own sequential data set divides prefixes, not interactions, so that a user of three items has no validation
-item there and one here. Users of four items and more have the same rows in both (tested). What a row holds is in
-:mod:`recbole_kd.data.histories.history_rows`.
+RecBole's own sequential data set splits prefixes, not interactions: a user with three items has no validation item
+there but one here. Users with four or more items have the same rows in both (tested).
+:mod:`recbole_kd.data.histories.history_rows` defines the content of a row.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from recbole_kd.errors import ConfigError, DataError
 
 
 class SequenceDataset(HSTUDataset):
-    """One part of a split as a sequential model trains or is evaluated on it: a row is a history and its target.
+    """One part of a split for a sequential model: a row is a history and its target.
 
     Attributes:
-        rows: of this part. split_part: the interactions it comes from.
-        universe: of a training part, what a stored teacher is asked about, see :mod:`recbole_kd.scoring.scorer`.
-        query_ids: of a training part, the place in ``universe`` of each query in training, int64; id 0 is the pad.
+        rows: rows of this part. split_part: the interactions behind them.
+        universe: in a training part, all queries that a stored teacher answers (:mod:`recbole_kd.scoring.scorer`).
+        query_ids: in a training part, the index in ``universe`` of each training query, int64; id 0 is the pad.
     """
 
     rows: Rows
@@ -40,7 +40,7 @@ class SequenceDataset(HSTUDataset):
 
     @classmethod
     def over(cls, part: Any, config: Any, rows: Rows) -> SequenceDataset:
-        """The rows of a part, with RecBole's names for their columns."""
+        """Build the data set of a part and its rows, with RecBole's names for the columns."""
         new = cls.__new__(cls)
         new.__dict__.update(part.__dict__)
         for name in ("field2type", "field2source", "field2seqlen"):
@@ -55,7 +55,7 @@ class SequenceDataset(HSTUDataset):
         return new
 
     def training_rows(self) -> Rows:
-        """The rows of the queries in training, the pad first."""
+        """Return the rows of the training queries, the pad first."""
         return self.universe.take(self.query_ids)
 
 
@@ -84,7 +84,7 @@ class UserSequences:
         users, items, times = columns
         phases = np.repeat(np.arange(len(parts)), [len(part.inter_feat[uid]) for part in parts])
         by_time = parts[0].is_exact and parts[0].has_times
-        # a part that was split by time is in order inside a user, prepared files are in any
+        # in parts split by time the order holds within each user; prepared files may have any order
         order = np.lexsort((times, phases, users)) if by_time else np.argsort(users, kind="stable")
         counts = np.stack([np.bincount(np.asarray(part.inter_feat[uid]), minlength=n_users) for part in parts])
         starts = np.concatenate([[0], counts.sum(0).cumsum()])
@@ -92,17 +92,17 @@ class UserSequences:
 
 
 def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, ...]:
-    """The parts of a leave-one-out split as rows of a sequential model.
+    """Return the parts of a leave-one-out split as rows of a sequential model.
 
-    Histories at test hold the validation item, as RecBole's do; under ``eval_protocol: paper`` the training items
-    alone, as in the published code, so that a model of histories knows of a user what a model of users does.
+    Test histories hold the validation item, as RecBole's do. Under ``eval_protocol: paper`` they hold only training
+    items, as in the published code, so that models of histories and models of users know the same items.
 
     Args:
-        config: of the model; its ``MAX_ITEM_LIST_LENGTH`` counts. parts: (train, valid, test), or the training part
-            alone.
+        config: Config of the model; its ``MAX_ITEM_LIST_LENGTH`` is used.
+        parts: (train, valid, test), or the training part alone.
 
     Raises:
-        DataError: a user has more than one validation or test item, or nobody has two training items.
+        DataError: a user has more than one validation or test item, or no user has two training items.
         ConfigError: these parts do not come from :func:`recbole_kd.data.split_and_loaders.split_data`, or the split has
             shuffled them.
     """
@@ -115,14 +115,14 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
     sequences = UserSequences.of(parts)
     if (sequences.counts[1:] > 1).any():
         raise DataError(
-            f"{config['model']} is asked for one item after a history, and this split of {config['dataset']} leaves "
+            f"{config['model']} predicts one item after a history, but this split of {config['dataset']} leaves "
             "some users more: set eval_args.split={LS: valid_and_test}, which --setting=sequential does by itself"
         )
     make = _RowMaker(config, parts[0], sequences)
     train = SequenceDataset.over(parts[0], config, make.prefixes())
     if len(train.rows) == 0:
         raise DataError(
-            f"No user of {config['dataset']} has two training items: there is no history to learn from, loosen the "
+            f"No user of {config['dataset']} has two training items, so there is no history to learn from: loosen the "
             "filters"
         )
     train.universe = make.universe(train.rows)
@@ -135,7 +135,7 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
 
 
 class _RowMaker:
-    """Rows of one model over the sequences of a split."""
+    """Builder of one model's rows over the sequences of a split."""
 
     def __init__(self, config: Any, part: Any, sequences: UserSequences) -> None:
         self.fields, self.with_times, self.sequences = RowFields.of(config), bool(part.has_times), sequences
@@ -147,14 +147,14 @@ class _RowMaker:
         return Rows(self.fields, items, times, with_times=self.with_times, n_whole=0, **places)
 
     def prefixes(self) -> Rows:
-        """Every training item but a user's first as the target of all before it."""
+        """Return rows with every training item but a user's first as target, after all before it."""
         place = np.arange(len(self.sequences.users))
         rank = place - self.sequences.starts[self.sequences.users]
         at = place[(rank > 0) & (rank < self.sequences.counts[0][self.sequences.users])]
         return self._rows(self.sequences.users[at], at, at)
 
     def held_out(self, phase: int, n_known: int) -> Rows:
-        """The item of a phase as the target of the items of the first ``n_known`` phases."""
+        """Return rows with the item of a phase as target, after the first ``n_known`` phases."""
         users = np.flatnonzero(self.sequences.counts[phase])
         ends, targets = (
             self.sequences.starts[users] + self.sequences.counts[:n].sum(0)[users] for n in (n_known, phase)
@@ -162,7 +162,7 @@ class _RowMaker:
         return self._rows(users, ends, targets)
 
     def universe(self, prefixes: Rows) -> Rows:
-        """Each user's whole training history, asked at its last item's time, and then the prefixes."""
+        """Return each user's whole training history, at its last item's time, then the prefixes."""
         starts, lengths = self.sequences.starts[:-1], self.sequences.counts[0]
         ends = np.where(lengths > 0, starts + lengths, 0)
         whole = self._rows(np.where(lengths > 0, np.arange(len(lengths)), 0), ends, np.maximum(ends - 1, 0))
@@ -172,7 +172,10 @@ class _RowMaker:
 
 
 def _number_queries(train: SequenceDataset, by_user: bool) -> None:
-    """Give each training row its id as a query: of a model that trains by user the user, of others its place, counted from 1."""
+    """Give each training row its id as a query.
+
+    The id is the user if the model trains by user, otherwise the row number, counted from 1.
+    """
     n_users, n_rows, users = train.user_num, len(train.rows), train.rows.users
     if by_user:
         train.iterate_by_user()
@@ -186,7 +189,7 @@ def _number_queries(train: SequenceDataset, by_user: bool) -> None:
 
 
 def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
-    """The parts of a run's split as the configuration's model trains on them: by row, by user, or as histories."""
+    """Return the parts of a run's split for a model: by row, by user, or as histories."""
     kind = get_model(config["model"])
     if issubclass(kind, SequentialRecommender):
         return sequence_parts(config, parts)
@@ -199,19 +202,21 @@ def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
 def _check_order(model: str, part: Any) -> None:
     if part.benchmark_filename_list is None and part.config["eval_args"]["order"] == "RO":
         raise ConfigError(
-            f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items: it "
-            "shuffles them before they are split, set eval_args={order: TO}"
+            f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items, because "
+            "it shuffles them before the split: set eval_args={order: TO}"
         )
 
 
 def reads_histories(model: str) -> bool:
-    """Does a model of this name learn from the order of a user's interactions?"""
+    """Test whether a model of this name learns from the order of a user's interactions."""
     kind = get_model(model)
     return issubclass(kind, SequentialRecommender) or getattr(kind, "trains_by_user", False)
 
 
 def universe_of(train: Any) -> Rows | None:
-    """What a trained model is asked about from outside (see :mod:`recbole_kd.scoring.scorer`); None where its queries are users.
+    """Return the queries that a trained model answers, or None if they are users.
+
+    :mod:`recbole_kd.scoring.scorer` defines queries.
 
     Args:
         train: the training part, or its loader, that the model was trained on.

@@ -1,4 +1,4 @@
-"""Each user's training items in order, packed, and as right-padded batches."""
+"""Training histories of all users, packed and as right-padded batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recbole_kd.data.preparing.split_rules import rank_in_group
 
 @dataclass(frozen=True)
 class Histories:
-    """Histories of all users, oldest item first, the latest ``max_length`` items of each.
+    """The latest ``max_length`` items of each user, oldest first.
 
     Attributes:
         starts: int64 ``[n_users + 1]``. items: int64 ``[N]``; user u owns ``starts[u]`` to ``starts[u + 1] - 1``.
@@ -28,8 +28,12 @@ class Histories:
     def of(
         cls, users: np.ndarray, items: np.ndarray, times: np.ndarray, rows: np.ndarray, n_users: int, max_length: int
     ) -> Histories:
-        """From interactions in any order, all ``[n]``; equal times are ordered by ``rows``, the row in the file."""
-        order = np.lexsort((-rows, -times, users))  # the latest first
+        """Build from interactions in any order; ties are ordered by ``rows``, the row in the file.
+
+        Args:
+            users, items, times, rows: ``[n]`` each.
+        """
+        order = np.lexsort((-rows, -times, users))  # latest first
         order = order[rank_in_group(users[order]) < max_length][::-1]
         order = order[np.argsort(users[order], kind="stable")]
         starts = np.zeros(n_users + 1, dtype=np.int64)
@@ -40,7 +44,11 @@ class Histories:
 
 
 def padded_histories(starts: Tensor, items: Tensor, times: Tensor, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of chosen users: items int64 ``[B, L]``, lengths int64 ``[B]``, times ``[B, L]``; right padded with zeros, L at least 1."""
+    """Return the histories of chosen users, right padded with zeros to L >= 1 columns.
+
+    Returns:
+        items int64 ``[B, L]``, lengths int64 ``[B]``, times ``[B, L]``.
+    """
     first = starts[users]
     lengths = starts[users + 1] - first
     width = max(1, int(lengths.max())) if len(users) else 1

@@ -1,1 +1,1 @@
-"""Features of items (matrices, texts) aligned with the items of a data set."""
+"""Item features (matrices, texts), aligned with the items of a data set."""

@@ -15,21 +15,21 @@ BLOCK_BYTES = 2**25
 
 
 class ItemFeatures:
-    """One modality: a row of numbers for each item, read from the matrix when asked for.
+    """Features of one modality: a row of numbers for each item, read on access.
 
-    An item without a row has the mean of all others; the pad (id 0) has zeros.
+    An item without a row gets the mean of all others; the pad (id 0) gets zeros.
 
     Args:
-        modality: its name, for messages. matrix: of the raw rows; stays where it is, memory-mapped.
+        modality: its name, for messages. matrix: the raw rows, memory-mapped.
         tokens: the item tokens by id, the pad first.
 
     Attributes:
-        width: length of a row. missing: tokens of the items without a row. rows: int64 ``[n_items]``, -1 where there is
-            none.
+        width: length of a row. missing: tokens of the items without a row.
+        rows: int64 ``[n_items]``, -1 for an item without a row.
 
     Raises:
-        DataError: no item has features, an item's row does not exist, or holds a number that is not finite; with the
-            modality and the first such item.
+        DataError: no item has features, or the row of an item does not exist or holds a number that is not finite. The
+            message names the modality and the first such item.
     """
 
     def __init__(self, modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class ItemFeatures:
         return len(self.rows)
 
     def take(self, items: Tensor) -> Tensor:
-        """Features of items: int64 ``[B]`` -> float32 ``[B, width]``, on the device of the items."""
+        """Return the features of items: int64 ``[B]`` -> float32 ``[B, width]``, on their device."""
         asked = items.cpu()
         rows = self.rows[asked]
         found = self._values[rows.clamp(min=0)].float()
@@ -58,18 +58,18 @@ class ItemFeatures:
         return found.to(items.device)
 
     def table(self) -> Tensor:
-        """Of all items, float32 ``[n_items, width]``."""
+        """Return the features of all items, float32 ``[n_items, width]``."""
         table = torch.empty(self.n_items, self.width)
         for items in item_blocks(self.n_items, self.width):
             table[items] = self.take(items)
         return table
 
     def _mean(self, tokens: Sequence[str]) -> Tensor:
-        """The mean row, float32 ``[width]``; every number that will be used is looked at on the way."""
+        """Return the mean row, float32 ``[width]``, and check every number that will be used."""
         total, count = torch.zeros(self.width, dtype=torch.float64), 0
         for items in item_blocks(self.n_items, self.width):
             items = items[self.rows[items] >= 0]
-            values = self._values[self.rows[items]].float()  # as take() reads them: float64 may overflow
+            values = self._values[self.rows[items]].float()  # as take() reads them: float64 values may overflow
             bad = (~torch.isfinite(values)).any(dim=1)
             if bad.any():
                 first = int(items[bad][0])
@@ -84,12 +84,15 @@ class ItemFeatures:
 
 
 def item_blocks(n_items: int, width: int) -> Iterator[Tensor]:
-    """All item ids in consecutive blocks, int64 ``[B]``, each small enough to be held as float32 features of a width."""
+    """Yield all item ids in consecutive blocks, int64 ``[B]``.
+
+    The float32 features of a block fit the memory budget.
+    """
     return iter(torch.arange(n_items).split(max(1, BLOCK_BYTES // (4 * width))))
 
 
 def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.ndarray:
-    """The row of each item id, -1 for the pad and where there is none: int64 ``[n_items]``."""
+    """Return the row of each item id, int64 ``[n_items]``; -1 for the pad and for none."""
     n_rows = len(matrix.values)
     rows = np.full(len(tokens), -1, dtype=np.int64)
     places = None if matrix.ids is None else {token: row for row, token in enumerate(matrix.ids)}
@@ -100,13 +103,13 @@ def _rows_of(modality: str, matrix: FeatureMatrix, tokens: Sequence[str]) -> np.
             rows[item] = places.get(token, -1)
         elif not (token.isascii() and token.isdigit()):
             raise DataError(
-                f"The {modality} features have no ids, and item {token!r} is no number of a row: put the items' "
+                f"The {modality} features have no ids, and item {token!r} is not a row number: put the items' "
                 "tokens, one a line, into a file of the same name that ends in .ids"
             )
         elif int(token) >= n_rows:
             raise DataError(
-                f"The {modality} features have {n_rows} rows, and item {token!r} would be row {int(token)}: it is not "
-                "whole"
+                f"The {modality} features have {n_rows} rows, but item {token!r} needs row {int(token)}: the file is "
+                "incomplete"
             )
         elif taken.setdefault(int(token), token) != token:
             raise DataError(

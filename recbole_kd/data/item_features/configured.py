@@ -1,4 +1,4 @@
-"""The item features that a configuration names, for a data set."""
+"""Item features that a configuration names, for a data set."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from recbole_kd.storage.digests import file_digest
 from recbole_kd.storage.places import user_path
 
 GIVEN_KEYS = ("item_features", "text_encoder")
-"""Keys of a run: the data's, so that teacher and student share them."""
+"""Keys of a run that belong to the data, so that teacher and student share them."""
 
 FEATURE_KEYS = (*GIVEN_KEYS, "item_feature_digests")
-"""Keys that say something to models that read item features, and to no others."""
+"""Keys that only models with item features read."""
 
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one modality comes from.
+    """The source of one modality.
 
     Attributes:
-        digest: of its content. read: reads or makes it.
+        digest: digest of its content. read: reads or computes the features.
     """
 
     digest: str
@@ -41,25 +41,26 @@ class Source:
 
 
 def encoders_in(digests: Mapping[str, str]) -> str | list[str] | None:
-    """The text encoders that made features of these digests, as ``text_encoder`` names them; None where all were read from files."""
+    """Return the text encoders of features with these digests, as in ``text_encoder``.
+
+    None if all features were read from files.
+    """
     names = sorted({encoder for encoder, dash, _ in (digest.partition("-") for digest in digests.values()) if dash})
     return names if len(names) > 1 else names[0] if names else None
 
 
 def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
-    """The features of each modality, in the order of the data set's item ids.
+    """Return the features of each modality, in the order of the data set's item ids.
 
-    ``item_features: {modality: path}`` names files, in the data set's folder or from the current one;
-        ``{path: ..., ids: ...}`` in place of
-    a path also names the file of the items' tokens (see :mod:`recbole_kd.data.item_features.matrix_files`). Where it is
-    empty, features are made from
-    the words of the data set's ``.item`` file by ``text_encoder``. An item without features has the mean of the others:
-    a warning counts them. The digests are noted in the configuration, where a checkpoint keeps them, and compared with
-    those noted before.
+    ``item_features: {modality: path}`` names files, relative to the data set's folder or to the current one;
+    ``{path: ..., ids: ...}`` in place of a path also names the file of the items' tokens (see
+    :mod:`recbole_kd.data.item_features.matrix_files`). If it is empty, ``text_encoder`` makes features from the text
+    of the data set's ``.item`` file. An item without features gets the mean of the others, and a warning counts such
+    items. The digests are stored in the configuration, and so in checkpoints, and compared with those stored before.
 
     Raises:
-        ConfigError: a key is no mapping of names to paths, or names no encoder. DataError: the features are missing or
-            wrong.
+        ConfigError: a key is not a mapping of names to paths, or names an unknown encoder.
+        DataError: the features are missing or wrong.
     """
     tokens = dataset.field2id_token[dataset.iid_field]
     sources = _sources(config, dataset)
@@ -67,8 +68,8 @@ def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
     recorded = config["item_feature_digests"]
     if recorded and recorded != digests:
         raise DataError(
-            f"The item features are {digests} and were {recorded} when this model was made: put the old files back, or "
-            "train it again"
+            f"The item features are {digests}, but were {recorded} when this model was made: put the old files back, "
+            "or train it again"
         )
     config["item_feature_digests"] = digests  # RecBole's own run keeps them in its checkpoint
     features = {}
@@ -78,18 +79,18 @@ def load_item_features(config: Any, dataset: Any) -> dict[str, ItemFeatures]:
         if missing:
             shown = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
             getLogger().warning(
-                f"{len(missing)} of {len(tokens) - 1} items have no {name} features and are given the mean of all "
+                f"{len(missing)} of {len(tokens) - 1} items have no {name} features and get the mean of all "
                 f"others: {shown}"
             )
     return features
 
 
 def record_features(config: Any, dataset: Any) -> dict[str, str]:
-    """Note the digests of the features in a configuration, so that they are part of all that is kept under its digest.
+    """Store the digests of the features in a Config, so that its own digest depends on them.
 
     Returns:
-        modality -> digest; of features made from text it begins with the encoder. Empty where the model reads no item
-        features.
+        modality -> digest; for features made from text it begins with the encoder. Empty if the model does not read
+        item features.
     """
     if not getattr(get_model(config["model"]), "reads_item_features", False):
         return {}
@@ -99,7 +100,7 @@ def record_features(config: Any, dataset: Any) -> dict[str, str]:
 
 
 def _sources(config: Any, dataset: Any) -> dict[str, Source]:
-    place = dataset.config  # a rebuilt model's own configuration does not know where the data lies here
+    place = dataset.config  # a rebuilt model's own Config does not know the path of the data here
     folder, given = Path(place["data_path"]), config["item_features"]
     if given is not None:
         return {name: _of_file(name, value, folder) for name, value in _checked(given).items()}
@@ -120,23 +121,23 @@ def _of_file(name: str, value: Mapping[str, str] | str, folder: Path) -> Source:
     path = _found(paths["path"], folder)
     ids = _found(paths["ids"], folder) if paths.get("ids") else None
     if not path.is_file() or (ids is not None and not ids.is_file()):
-        read_matrix(name, path)  # says what is wrong with the path
+        read_matrix(name, path)  # raises if the path is wrong
         raise DataError(
-            f"The ids {ids} of the {name} features are not there: give a text file with an item token a line"
+            f"The ids {ids} of the {name} features do not exist: give a text file with an item token a line"
         )
     beside = ids or path.with_suffix(IDS_SUFFIX)
     return Source(file_digest(path, *([beside] if beside.is_file() else [])), lambda: read_matrix(name, path, ids))
 
 
 def _found(path: str, folder: Path) -> Path:
-    """A path as it stands, or inside the data set's folder where it is there."""
+    """Return the path inside the data set's folder if it exists there, else the path as given."""
     own = user_path(path, "item_features")
     inside = folder / own
     return inside if inside.is_file() else own
 
 
 def _checked(given: Any) -> Mapping[str, Any]:
-    """item_features, with names that can name a part of a model and values that are paths."""
+    """Return ``item_features`` after a check: names are identifiers, values are paths."""
     fine = isinstance(given, Mapping) and given
     for name, value in given.items() if fine else ():
         path = value.get("path") if isinstance(value, Mapping) and set(value) <= {"path", "ids"} else value

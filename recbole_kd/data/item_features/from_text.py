@@ -1,4 +1,4 @@
-"""Features made from what a data set says of its items in words, kept in the project's cache."""
+"""Features made from the text of items, stored in the project's cache."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import MANIFEST, write_manifest, written_whole
 
 WORDS = ("token", "token_seq")
-"""Types of the columns of an ``.item`` file that are read as text."""
+"""Column types of an ``.item`` file that are read as text."""
 
 
 def read_item_text(path: Path, item_field: str, separator: str = "\t", encoding: str = "utf-8") -> dict[str, Text]:
-    """The words of each item of an atomic ``.item`` file: token -> column -> words.
+    """Return the words of each item of an atomic ``.item`` file: token -> column -> words.
 
     Raises:
-        DataError: the file is missing, malformed, or has no column of words.
+        DataError: the file is missing or malformed, or has no column of words.
     """
     if not path.is_file():
         raise DataError(
-            f"Item features are needed and {path} is not there to make them from: give item_features={{modality: "
+            f"Item features are needed, but {path} does not exist to make them from: give item_features={{modality: "
             f"path}}, or put the items' text into that file"
         )
     try:
@@ -64,10 +64,12 @@ class TextFeatures:
     """Features of one encoder for the items of a data set.
 
     Args:
-        texts: of all items that have any. tokens: of the data set's items, without the pad. encoder: its name.
+        texts: texts of all items that have any. tokens: tokens of the data set's items, without the pad.
+        encoder: its name.
 
     Attributes:
-        digest: of the texts and the encoder: the same on every machine, whatever the last bits of the numbers.
+        digest: digest of the texts and the encoder. It is the same on every machine, even if the features differ in
+            their last bits.
     """
 
     def __init__(self, texts: dict[str, Text], tokens: Sequence[str], encoder: str) -> None:
@@ -82,17 +84,21 @@ class TextFeatures:
         self.digest = f"{encoder}-{settings_digest(content)}"
 
     def matrix(self, cache: Path, dataset: str) -> FeatureMatrix:
-        """The features: from the cache, or made and put there. An item without a usable word has no row."""
+        """Return the features from the cache, or compute and store them.
+
+        An item without a usable word has no row.
+        """
         modality = ENCODERS[self.encoder].modality
         entry = cache / "features" / f"{dataset}-{self.digest}"
         with locked(entry):
             if not entry.is_dir():
                 getLogger().info(
-                    f"Making {modality} features of {len(self.items)} items with {self.encoder}, once: kept in {entry}"
+                    f"Computing {modality} features of {len(self.items)} items with {self.encoder}, once: stored in "
+                    f"{entry}"
                 )
                 if not self.items:
                     raise DataError(
-                        f"The .item file of {dataset} holds none of its items: give features with item_features"
+                        f"The .item file of {dataset} has none of its items: give features with item_features"
                     )
                 values = ENCODERS[self.encoder].encode(self.texts)
                 real = np.flatnonzero(np.abs(values).sum(axis=1))
@@ -101,10 +107,10 @@ class TextFeatures:
                     lines = "".join(f"{self.items[row]}\n" for row in real)
                     (temporary / f"{modality}{IDS_SUFFIX}").write_text(lines, encoding="utf-8")
                     write_manifest(temporary, {"dataset": dataset, "encoder": self.encoder, "digest": self.digest})
-            wrong = entry_damage(entry) if (entry / MANIFEST).exists() else None  # an earlier version wrote none
+            wrong = entry_damage(entry) if (entry / MANIFEST).exists() else None  # earlier versions wrote no manifest
             if wrong is not None:
                 raise DataError(
                     f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are "
-                    "made again"
+                    "computed again"
                 )
         return read_matrix(modality, entry / f"{modality}.npy")

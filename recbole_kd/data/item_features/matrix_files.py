@@ -1,7 +1,7 @@
 """Matrices of item features on disk, and the ids of their rows. No RecBole import.
 
-A matrix stays on disk where its format allows (``.npy``, ``.safetensors``), memory-mapped: only the rows that are asked
-for are read.
+A matrix stays on disk, memory-mapped, if its format allows it (``.npy``, ``.safetensors``): only the requested rows are
+read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from recbole_kd.errors import DataError
 
 IDS_SUFFIX = ".ids"
-"""``image.npy`` is aligned by ``image.ids`` beside it: an item token a line, in the order of the rows."""
+"""Suffix of id files: ``image.ids`` beside ``image.npy`` has an item token a line, in the order of the rows."""
 
-_ROWS = 4096  # written at a time
+_ROWS = 4096  # rows written at a time
 
 PARQUET_IDS = "item_id"
 """Column of a Parquet file with the item tokens."""
@@ -29,11 +29,11 @@ PARQUET_IDS = "item_id"
 
 @dataclass(frozen=True)
 class FeatureMatrix:
-    """Rows of numbers and whose they are.
+    """A matrix of item features and the items of its rows.
 
     Attributes:
-        values: ``[rows, width]`` of any float type. ids: the item token of each row, or None: row r belongs to the item
-            with the token r.
+        values: ``[rows, width]`` of any float type.
+        ids: the item token of each row, or None: row r then belongs to the item with the token r.
     """
 
     values: Tensor
@@ -44,20 +44,20 @@ def read_matrix(modality: str, path: Path, ids: Path | None = None) -> FeatureMa
     """Read the features of one modality.
 
     Args:
-        path: ``.npy``, ``.safetensors`` or ``.parquet``. ids: text file of the item tokens; by default the file with
-            the suffix ``.ids`` beside the matrix, where there is one.
+        path: ``.npy``, ``.safetensors`` or ``.parquet``.
+        ids: text file of the item tokens; by default the file with the suffix ``.ids`` beside the matrix, if it exists.
 
     Raises:
-        DataError: names the modality, what is wrong and, where one item is to blame, the first such item.
+        DataError: names the modality, the problem and, if single items cause it, the first such item.
     """
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise DataError(
-            f"The {modality} features {path} are of no known format: it must be one of {', '.join(_READERS)}"
+            f"The {modality} features {path} have an unknown format: it must be one of {', '.join(_READERS)}"
         )
     if not path.is_file():
         raise DataError(
-            f"The {modality} features {path} are not there: give the file's path, or its name inside the data set's "
+            f"The {modality} features {path} do not exist: give the file's path, or its name inside the data set's "
             "folder"
         )
     values, own_ids = reader(modality, path)
@@ -86,11 +86,11 @@ def write_matrix(path: Path, matrix: FeatureMatrix) -> None:
 
 def _read_npy(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
     try:
-        # c: writable pages of its own, as torch wants them; nothing is ever written
+        # mode c: private writable pages, which torch requires; nothing is written to the file
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)), None
     except (ValueError, TypeError, OSError, EOFError) as error:
         raise DataError(
-            f"The {modality} features {path} are no readable .npy matrix ({_one_line(error)}): write the file again"
+            f"The {modality} features {path} are not a readable .npy matrix ({_one_line(error)}): write the file again"
         ) from None
 
 
@@ -111,7 +111,10 @@ def _read_safetensors(modality: str, path: Path) -> tuple[Tensor, list[str] | No
 
 
 def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
-    """Read into memory: Parquet is compressed. Columns of numbers, or one column of lists, beside ``item_id``."""
+    """Read a Parquet file into memory (it is compressed, so it cannot be memory-mapped).
+
+    It must have columns of numbers, or one column of lists, beside ``item_id``.
+    """
     try:
         import pyarrow
         import pyarrow.parquet as parquet  # optional: only Parquet needs it
@@ -142,12 +145,12 @@ def _read_parquet(modality: str, path: Path) -> tuple[Tensor, list[str] | None]:
             f"The {modality} features {path} have no column of numbers, nor one of lists of numbers, beside "
             f"{PARQUET_IDS}"
         )
-    with np.errstate(over="ignore"):  # what overflows is refused where an item has it
+    with np.errstate(over="ignore"):  # an overflow is refused later, if an item has it
         return torch.from_numpy(np.stack([_as_floats(column) for column in columns.values()], axis=1)), ids
 
 
 def _is_number(kind: Any) -> bool:
-    """Is it one of pyarrow's types of numbers? Imported by now."""
+    """Test whether a pyarrow type is numeric."""
     from pyarrow import types
 
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind))
@@ -172,7 +175,7 @@ def _parquet_ids(modality: str, path: Path, tokens: list[Any]) -> list[str]:
 
 
 def _stacked(modality: str, path: Path, column: Any, ids: list[str] | None) -> Tensor:
-    """A column of lists of numbers as a matrix; the lists must be of one length."""
+    """Return a column of lists of numbers as a matrix; the lists must have one length."""
     rows = column.to_pylist()
     width = len(rows[0] or ()) if rows else 0
     wrong = next((place for place, row in enumerate(rows) if row is None or len(row) != width), None)

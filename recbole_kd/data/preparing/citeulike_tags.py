@@ -1,4 +1,4 @@
-"""CiteULike's tags: what people call an article, as words of an ``.item`` file."""
+"""CiteULike's tags of articles, as words of an ``.item`` file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ TAG_FILES = ("tags.dat", "tag-item.dat")
 
 
 def tags_of(names: Path, lists: Path, items: list[str]) -> dict[str, list[str]]:
-    """The tags of the items that have interactions, in the order of ``items``; an item without any has none.
+    """Return the tags of each of the given items, in their order.
 
     Args:
-        names: a tag's name a line. lists: line t = "n item item ..." of tag t.
+        names: file with a tag's name a line. lists: file whose line t is "n item item ..." of tag t.
+        items: the items that have interactions.
 
     Raises:
-        DataError: a malformed line, a name that atomic files cannot hold, or files of different lengths; with file and
-            line.
+        DataError: a malformed line, a name that atomic files cannot hold, or files of different lengths. The message
+            names file and line.
     """
     lines = Lines(names)
     tags = []
     for line in lines:
         tag = line.strip()
-        # only its characters are looked at: among others, a word such as null is no missing value
+        # the prefix "tag " limits the check to characters: a word such as null is fine here
         if not tag or token_problem(f"tag {tag}") or " " in tag:
             raise lines.error(
-                f"the tag {tag!r} is empty or holds a blank, a tab or a double quote, which atomic files cannot"
+                f"the tag {tag!r} is empty or has a blank, a tab or a double quote, which atomic files cannot hold"
             )
         tags.append(tag)
     found: dict[str, list[str]] = {item: [] for item in items}
@@ -38,5 +39,5 @@ def tags_of(names: Path, lists: Path, items: list[str]) -> dict[str, list[str]]:
         if row.item in found:
             found[row.item].append(tags[int(row.user)])
     if lines.number != len(tags):
-        raise lines.error(f"the file ends here, and {names} has {len(tags)} lines")
+        raise lines.error(f"the file ends here, but {names} has {len(tags)} lines")
     return found

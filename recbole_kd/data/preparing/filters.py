@@ -1,4 +1,4 @@
-"""Which interactions to keep, in which order."""
+"""Filters and sorting of interactions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from recbole_kd.data.preparing.interactions import IntArray, Interactions, Mask
 
 
 def by_user_and_time(inter: Interactions) -> Interactions:
-    """Group by user (in order of first appearance), by time inside a user, file order among equal times."""
+    """Group by user (by first appearance); within a user sort by time, ties in file order."""
     return inter.take(np.lexsort((inter.time, inter.user)))
 
 
 def first_per_pair(inter: Interactions) -> Mask:
-    """Keep the earliest row of each (user, item), the first in the file among equal times."""
+    """Select the earliest row of each (user, item); ties go to the first in the file."""
     pairs = inter.pairs()
     order = np.lexsort((inter.time, pairs))
     is_first = np.ones(len(inter), dtype=np.bool_)
@@ -24,13 +24,13 @@ def first_per_pair(inter: Interactions) -> Mask:
 
 
 def k_core(user: IntArray, item: IntArray, k: int) -> Mask:
-    """Keep the rows of the largest set in which every user and every item has at least k rows."""
+    """Select the largest set of rows in which every user and item has at least k rows."""
     keep = np.ones(len(user), dtype=np.bool_)
     while True:
         users = np.bincount(user[keep], minlength=int(user.max(initial=0)) + 1)
         items = np.bincount(item[keep], minlength=int(item.max(initial=0)) + 1)
         smaller = keep & (users[user] >= k) & (items[item] >= k)
-        # Dropping a user can push an item below k and the other way round, so go on until nothing moves.
+        # dropping a user can push an item below k and the other way round: repeat until nothing changes
         if np.array_equal(smaller, keep):
             return keep
         keep = smaller

@@ -1,4 +1,4 @@
-"""Interactions in memory: integer codes in numpy arrays, each distinct token kept once."""
+"""Interactions in memory: integer codes in numpy arrays, each distinct token stored once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# RecBole reads atomic files with pandas, which takes these words as missing; [PAD] is RecBole's own id 0.
+# RecBole reads atomic files with pandas, which reads these words as missing; [PAD] is RecBole's own id 0.
 # fmt: off
 _WORDS_LOST = frozenset({
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
@@ -24,12 +24,12 @@ _WORDS_LOST = frozenset({
 })
 # fmt: on
 LARGEST_EXACT = 2**53
-_BOTH = "the times hold fractions, and numbers beyond 2^53, which no number type holds exactly: write whole numbers"
+_BOTH = "the times have fractions and also numbers beyond 2^53, which no number type holds exactly: write whole numbers"
 _CHARACTERS_LOST = frozenset('\t\n\r"')
 
 
 class Row(NamedTuple):
-    """One interaction as it stands in a raw file."""
+    """One interaction of a raw file."""
 
     user: str
     item: str
@@ -38,10 +38,10 @@ class Row(NamedTuple):
 
 
 class Located(Protocol):
-    """A source that knows where it is being read, so that an error can say so."""
+    """A source that knows its current position, for error messages."""
 
     def error(self, problem: str) -> DataError:
-        """The problem, with the file and the line being read."""
+        """Return the error with the file and the current line."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Vocabulary:
     codes: dict[str, int] = field(default_factory=dict)
 
     def code(self, token: str, source: Located) -> int:
-        """The number of the token; a new token is checked once."""
+        """Return the code of a token; a new token is checked once."""
         code = self.codes.get(token)
         if code is None:
             if problem := token_problem(token):
@@ -63,19 +63,19 @@ class Vocabulary:
 
 
 def token_problem(token: str) -> str | None:
-    """Why RecBole could not read the token back, or None."""
+    """Return the reason why RecBole could not read the token back, or None."""
     if not token:
         return "an id is empty"
     if token in _WORDS_LOST:
         return f"the id {token!r} would be read back as a missing value"
     if not _CHARACTERS_LOST.isdisjoint(token):
-        return f"the id {token!r} holds a tab, a line break or a double quote, which atomic files cannot"
+        return f"the id {token!r} has a tab, a line break or a double quote, which atomic files cannot hold"
     return None
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """Parallel arrays of one length, and the tokens that the codes stand for."""
+    """Parallel arrays of one length, and the tokens of their codes."""
 
     user: IntArray
     item: IntArray
@@ -89,16 +89,16 @@ class Interactions:
         return len(self.user)
 
     def take(self, rows: npt.NDArray[np.generic]) -> Interactions:
-        """The chosen rows (a mask or positions); codes keep their meaning."""
+        """Return the chosen rows (a mask or positions); codes keep their meaning."""
         rating = None if self.rating is None else self.rating[rows]
         return replace(self, user=self.user[rows], item=self.item[rows], time=self.time[rows], rating=rating)
 
     def pairs(self) -> npt.NDArray[np.int64]:
-        """One number per (user, item)."""
+        """Return one number for each (user, item)."""
         return self.user.astype(np.int64) * len(self.item_tokens) + self.item
 
     def counts(self) -> dict[str, int]:
-        """Distinct users, distinct items, rows."""
+        """Return the numbers of distinct users, distinct items and rows."""
         return {
             "users": int(np.count_nonzero(np.bincount(self.user))),
             "items": int(np.count_nonzero(np.bincount(self.item))),
@@ -107,7 +107,7 @@ class Interactions:
 
 
 class Collector:
-    """Gathers rows into compact arrays; sixteen to twenty-four bytes a row, whatever the tokens."""
+    """Collector of rows in compact arrays: 16 to 24 bytes a row, whatever the tokens."""
 
     def __init__(self, *, with_rating: bool = False, has_time: bool = True) -> None:
         self._user, self._item = array("i"), array("i")
@@ -120,7 +120,7 @@ class Collector:
         return len(self._user)
 
     def add(self, rows: Iterable[Row], source: Located) -> Collector:
-        """Take all rows; `source` is asked for the place of a token that cannot be stored."""
+        """Add all rows; `source` makes the error for a token that cannot be stored."""
         for user, item, time, rating in rows:
             self._user.append(self._users.code(user, source))
             self._item.append(self._items.code(item, source))
@@ -130,7 +130,7 @@ class Collector:
         return self
 
     def _add_time(self, time: float, source: Located) -> None:
-        """Keep a time exactly: as int64 until the first fraction, as float64 from then on."""
+        """Store a time exactly: as int64 until the first fraction, as float64 from then on."""
         if self._time.typecode == "q" and not isinstance(time, int):
             if self._time and max(max(self._time), -min(self._time)) > LARGEST_EXACT:
                 raise source.error(_BOTH)
@@ -140,7 +140,7 @@ class Collector:
         self._time.append(time)
 
     def interactions(self) -> Interactions:
-        """The rows so far, in the order they came."""
+        """Return the rows so far, in their order."""
         return Interactions(
             user=np.array(self._user, dtype=np.int32),
             item=np.array(self._item, dtype=np.int32),

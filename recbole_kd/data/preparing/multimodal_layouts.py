@@ -1,4 +1,7 @@
-"""The two public layouts of multi-modal data: json files of users, and a table with the split as a column; both with ``.npy`` features."""
+"""The two public layouts of multi-modal data, with features in ``.npy`` files.
+
+One has JSON files of users, the other a table with the split as a column.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +32,19 @@ Codes = npt.NDArray[np.int8]
 
 
 def masks(part: Codes) -> dict[str, Mask]:
-    """Rows of each part: 0, 1, 2 for train, valid, test."""
+    """Return the mask of each part; codes 0, 1, 2 mean train, valid, test."""
     return {name: part == code for code, name in enumerate(PARTS)}
 
 
 def features_of(folder: Path, items: Sequence[str]) -> tuple[dict[str, FeatureMatrix], list[Path]]:
-    """The features in a folder, checked against the items: the item with the number r has the row r.
+    """Return the features in a folder, checked against the items: item number r has row r.
 
     Raises:
-        DataError: none is there, or one is wrong (see :class:`recbole_kd.data.item_features.aligned.ItemFeatures`).
+        DataError: there are none, or one is wrong (see :class:`recbole_kd.data.item_features.aligned.ItemFeatures`).
     """
     found = {name: folder / file for name, file in FEATURE_FILES.items() if (folder / file).is_file()}
     if not found:
-        raise DataError(f"{folder} holds no features: one of {', '.join(FEATURE_FILES.values())} must be there")
+        raise DataError(f"{folder} has no features: one of {', '.join(FEATURE_FILES.values())} must be there")
     matrices = {name: read_matrix(name, path) for name, path in found.items()}
     for name, matrix in matrices.items():
         ItemFeatures(name, matrix, ["[PAD]", *items])
@@ -53,11 +56,13 @@ def features_of(folder: Path, items: Sequence[str]) -> tuple[dict[str, FeatureMa
 
 
 def json_splits(folder: Path) -> tuple[Interactions, Codes, list[Path], int]:
-    """The interactions of train.json, val.json and test.json, sorted by user; the positions in a user's lists are the times.
+    """Return the interactions of train.json, val.json and test.json, sorted by user.
+
+    The times are the positions in a user's lists.
 
     Returns:
-        the rows, the part of each, the files, and how many rows were left out because an earlier row has the same user
-        and item.
+        the rows, the part of each row, the files, and the number of rows left out because an earlier row has the same
+        user and item.
     """
     paths = [find_file(folder, name) for name in JSON_FILES.values()]
     histories: dict[str, dict[str, int]] = {}
@@ -69,7 +74,7 @@ def json_splits(folder: Path) -> tuple[Interactions, Codes, list[Path], int]:
             for item in items:
                 history.setdefault(item, code)
             repeats += len(items) - (len(history) - before)
-    order = sorted(histories, key=lambda user: (len(user), user))  # numbers by size
+    order = sorted(histories, key=lambda user: (len(user), user))  # numeric order for numbers
     rows = [(user, item, code) for user in order for item, code in histories[user].items()]
     places = [place for user in order for place in range(len(histories[user]))]
     source = _Json(folder)
@@ -83,7 +88,7 @@ def json_splits(folder: Path) -> tuple[Interactions, Codes, list[Path], int]:
 
 
 class _Json:
-    """The files as a source of tokens."""
+    """The files as a source of tokens, for error messages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,7 +98,7 @@ class _Json:
 
 
 def _users(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """User and items of one file; numbers as text."""
+    """Yield user and items of one file; numbers become text."""
     try:
         raw = path.read_bytes()
         content = parse_json((gzip.decompress(raw) if path.suffix == ".gz" else raw).removeprefix(codecs.BOM_UTF8))
@@ -103,7 +108,7 @@ def _users(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise DataError(f"{path} must be a JSON object: user -> list of items.")
     for user, items in content.items():
         if not isinstance(items, list) or not all(type(item) in (int, str) for item in items):
-            raise DataError(f"{path}: the items of user {user!r} are no list of numbers or texts.")
+            raise DataError(f"{path}: the items of user {user!r} are not a list of numbers or texts.")
         yield user, [str(item) for item in items]
 
 
@@ -112,14 +117,13 @@ def _users(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def labelled_rows(path: Path, user: str | None, item: str | None, time: str | None) -> tuple[Interactions, Codes]:
-    """The rows of a tab-separated table, sorted by user and time, and the part of each.
+    """Return the rows of a tab-separated table, sorted by user and time, and the part of each.
 
     Args:
-        user, item, time: names of the columns; by default userID, itemID and timestamp, the latter only where it is
-            there.
+        user, item, time: names of the columns; by default userID, itemID and, if present, timestamp.
 
     Raises:
-        DataError: a column is missing or a line is malformed; with file and line.
+        DataError: a column is missing or a line is malformed; the message names file and line.
     """
     table = DelimitedRows(path, "\t")
     names = [name.partition(":")[0] for name in table.columns]
@@ -139,9 +143,9 @@ def _labelled(table: DelimitedRows, columns: list[str], labels: list[int]) -> It
     seen: set[tuple[str, str]] = set()
     for place, (user, item, label, *when) in enumerate(table.records(columns)):
         if label not in ("0", "1", "2"):
-            raise table.error(f"{LABEL} is {label!r}, it must be 0, 1 or 2 (train, valid, test)")
+            raise table.error(f"{LABEL} is {label!r}, but must be 0, 1 or 2 (train, valid, test)")
         if (user, item) in seen:
-            raise table.error(f"item {item!r} of user {user!r} has a row already")
+            raise table.error(f"item {item!r} of user {user!r} already has a row")
         seen.add((user, item))
         labels.append(int(label))
         yield Row(user, item, _number(when[0], table) if when else place)
@@ -153,5 +157,5 @@ def _number(text: str, source: Any) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise source.error(f"{text!r} is no time")
+        raise source.error(f"the time {text!r} is not a finite number")
     return value

@@ -1,4 +1,4 @@
-"""From published raw files to a prepared data set: the known data sets, the checks, the folder."""
+"""Preparation of a data set from published raw files: known data sets, checks, folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Counts = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Known:
-    """A published data set. `published` counts are checked; `reported` ones are only shown."""
+    """A published data set; `published` counts are checked, `reported` ones only shown."""
 
     description: str
     form: str
@@ -38,7 +38,7 @@ class Known:
 
 
 def _of_json(title: str, counts: str) -> Known:
-    """A multi-modal data set as PromptMM and MMSSL publish theirs."""
+    """Return a multi-modal data set in the layout of PromptMM and MMSSL."""
     return Known(
         f"{title}, multi-modal: published split, features of the items",
         form="json",
@@ -48,7 +48,7 @@ def _of_json(title: str, counts: str) -> Known:
 
 
 def _of_labels(title: str, file: str) -> Known:
-    """A multi-modal data set as MMRec publishes its."""
+    """Return a multi-modal data set in the layout of MMRec."""
     return Known(
         f"{title}, multi-modal: published split, features of the items",
         form="labelled",
@@ -111,14 +111,14 @@ KNOWN_DATASETS: dict[str, str] = {name: known.description for name, known in _KN
 
 
 def prepare_command(name: str) -> str | None:
-    """The command line that prepares a known data set, for an error message; None for any other name."""
+    """Return the command that prepares a known data set, for an error; None for another name."""
     if (known := _KNOWN.get(name)) is None:
         return None
     return f"recbole-kd prepare {name} --raw=<folder with {known.needs}> --out=dataset/"
 
 
 def not_prepared(name: str, folder: Path | str) -> DataError | None:
-    """What is said of a known data set that is not in its folder; None for any other name."""
+    """Return the error for a known data set that is not in its folder; None for another name."""
     command = prepare_command(name)
     return DataError(f"The data set {name} is not prepared in {folder}: run `{command}`") if command else None
 
@@ -126,7 +126,13 @@ def not_prepared(name: str, folder: Path | str) -> DataError | None:
 def prepare(
     name: str, options: Options, out: Path, *, form: str | None = None, check_counts: bool = True
 ) -> dict[str, Any]:
-    """Convert, check and write `<out>/<name>/`; returns the manifest that stands there as prepared.json."""
+    """Convert, check and write `<out>/<name>/`, and return its manifest (prepared.json).
+
+    Raises:
+        ConfigError: the name, the form or an option is not allowed.
+        DataError: a raw file is missing, malformed or empty, or the counts differ from the published ones.
+        TargetError: the target folder was not made here.
+    """
     _check_name(name)
     known = _KNOWN.get(name)
     form = _form(name, known, form)
@@ -156,7 +162,7 @@ def prepare(
 
 
 def summary(manifest: Mapping[str, Any]) -> str:
-    """The counts as a small table, one line per part."""
+    """Return the counts as a small table, one line per part."""
     lines = [f"{manifest['name']:<14}{'users':>12}{'items':>12}{'interactions':>15}"]
     for part, counts in manifest["counts"].items():
         lines.append(f"{part:<14}{counts['users']:>12,}{counts['items']:>12,}{counts['interactions']:>15,}")
@@ -177,13 +183,13 @@ def _check_counts(name: str, counts: Counts, published: Mapping[str, int]) -> No
         if found != expected:
             label = what if what in counts["all"] else f"{what} interactions"
             raise DataError(
-                f"{name} has {found:,} {label} where the published data has {expected:,}: "
+                f"{name} has {found:,} {label}, but the published data has {expected:,}: "
                 "check the raw files, or add --expect=none to accept them."
             )
 
 
 def _write(name: str, converted: Converted, folder: Path) -> dict[str, str]:
-    """Write every file of the data set; returns each file's SHA-256."""
+    """Write every file of the data set and return each file's SHA-256."""
     write_inter(folder / f"{name}.inter", converted.inter)
     for part, mask in converted.parts.items():
         write_inter(folder / f"{name}.{part}.inter", converted.inter.take(mask))
@@ -214,7 +220,10 @@ def _form(name: str, known: Known | None, form: str | None) -> str:
 
 
 def _with_defaults(options: Options, known: Known) -> Options:
-    """Fill in the file names of a known data set; its attributes only beside its own file, and if there."""
+    """Fill in the file names of a known data set.
+
+    Its attributes are added only with its own file, and only if they exist.
+    """
     attributes = options.attributes
     if known.attributes and options.file is None and (options.raw / known.attributes).is_file():
         attributes = attributes or known.attributes

@@ -1,4 +1,4 @@
-"""Published raw files, read line by line; a malformed line is refused with its file and number."""
+"""Readers of published raw files; an error on a malformed line names its file and number."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from recbole_kd.errors import ConfigError, DataError
 # A header is recognised only by these words: an unknown word in a rating column is a malformed line.
 _RATING_HEADERS = frozenset({"rating", "ratings", "stars", "score"})
 SEPARATORS = ("::", "\t", ",", ";", "|")
-"""Between two columns of a .txt or .dat file; the first that the first line holds, else blanks."""
+"""Column separators of a .txt or .dat file; the first one found in the first line is used, else blanks."""
 LARGEST_TIME = 2**62
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 _NANOSECONDS = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
 _BAR_EVERY = 1 << 14
-_BAR_DELAY = 2.0  # seconds: short work shows no bar
+_BAR_DELAY = 2.0  # seconds: shorter work shows no progress bar
 
 
 def there(folder: Path, name: str) -> bool:
-    """Would :func:`find_file` find it?"""
+    """Test whether :func:`find_file` would find the file."""
     return (folder / name).is_file() or (folder / f"{name}.gz").is_file()
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """`folder/name`, or its gzip twin."""
+    """Return `folder/name`, or its gzipped version."""
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             return candidate
@@ -43,13 +43,13 @@ def find_file(folder: Path, name: str) -> Path:
 
 
 class Lines:
-    """The lines of a text file, gzipped or not, with the number of the one being read."""
+    """The lines of a text file, gzipped or not, with the number of the current one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.number = path, 0
 
     def error(self, problem: str) -> DataError:
-        """The problem as one sentence that begins with file:line."""
+        """Return an error that begins with file:line."""
         return DataError(f"{self.path}:{self.number}: {problem}.")
 
     def __iter__(self) -> Iterator[str]:
@@ -77,7 +77,7 @@ class Lines:
 
 
 class ParquetRows:
-    """Chosen columns of a Parquet file, a batch at a time; errors name the row."""
+    """Chosen columns of a Parquet file, read in batches; errors name the row."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -92,11 +92,11 @@ class ParquetRows:
         self.columns: list[str] = list(self._file.schema_arrow.names)
 
     def error(self, problem: str) -> DataError:
-        """The problem as one sentence that begins with the file and the row."""
+        """Return an error that begins with the file and the row."""
         return DataError(f"{self.path}, row {self.number}: {problem}.")
 
     def records(self, columns: list[str]) -> Iterator[list[Any]]:
-        """The values of `columns`, row by row."""
+        """Yield the values of `columns`, row by row."""
         total = self._file.metadata.num_rows
         with tqdm(total=total, desc=self.path.name, unit="row", delay=_BAR_DELAY, disable=None) as bar:
             for batch in self._file.iter_batches(columns=columns):
@@ -112,24 +112,24 @@ class DelimitedRows:
     """Chosen columns of a text file.
 
     Args:
-        delimiter: what stands between two columns; None for any blanks. columns: their names; None if the first line
-            names them.
+        delimiter: text between two columns; None for any blanks.
+        columns: their names; None if the first line names them.
     """
 
     def __init__(self, path: Path, delimiter: str | None, columns: Sequence[str] | None = None) -> None:
         self._lines = Lines(path)
         if delimiter is not None and len(delimiter) == 1:
             self._reader: Iterator[list[str]] = csv.reader(iter(self._lines), delimiter=delimiter)
-        else:  # which the csv module does not know
+        else:  # the csv module does not support such delimiters
             self._reader = (line.rstrip("\r\n").split(delimiter) if line.strip() else [] for line in self._lines)
         self.columns: list[str] = next(self._rows(), []) if columns is None else list(columns)
 
     def error(self, problem: str) -> DataError:
-        """The problem as one sentence that begins with file:line."""
+        """Return an error that begins with file:line."""
         return self._lines.error(problem)
 
     def records(self, columns: list[str]) -> Iterator[list[Any]]:
-        """The values of `columns`, row by row."""
+        """Yield the values of `columns`, row by row."""
         chosen = [self.columns.index(name) for name in columns]
         for row in self._rows():
             if len(row) != len(self.columns):
@@ -144,7 +144,9 @@ class DelimitedRows:
 
 
 def open_table(path: Path, columns: Sequence[str] | None = None) -> ParquetRows | DelimitedRows:
-    """Return a table reader chosen by the file's name; of .txt and .dat files the first line tells what stands between two columns.
+    """Return a table reader chosen by the file's name.
+
+    In .txt and .dat files the first line shows the separator.
 
     Args:
         columns: names of the columns of a text file without a header line.
@@ -161,18 +163,22 @@ def open_table(path: Path, columns: Sequence[str] | None = None) -> ParquetRows 
     if name.endswith((".txt", ".dat")):
         return DelimitedRows(path, _separator_of(path), columns)
     raise ConfigError(
-        f"{path.name} is no known kind of table: a name ending in .csv, .tsv, .txt, .dat or .parquet is needed."
+        f"{path.name} is not a known kind of table: use a name that ends in .csv, .tsv, .txt, .dat or .parquet."
     )
 
 
 def _separator_of(path: Path) -> str | None:
-    """Return what stands between two columns of the first line; None for blanks."""
+    """Return the separator in the first line; None for blanks."""
     first = next(iter(Lines(path)), "")
     return next((mark for mark in SEPARATORS if mark in first), None)
 
 
 def finite(value: Any) -> float:
-    """The value as a finite number; ValueError or TypeError if it is none."""
+    """Return the value as a finite number.
+
+    Raises:
+        ValueError, TypeError: it is not a finite number.
+    """
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(value)
@@ -180,9 +186,12 @@ def finite(value: Any) -> float:
 
 
 def seconds(value: Any) -> float:
-    """Return a number as it is, an ISO date or a date-time as seconds; UTC if no zone is given. A whole number is an int.
+    """Return a time in seconds, from a number, an ISO date or a date-time (UTC by default).
 
-    ValueError or TypeError if it is none of them, or a date-time to the nanosecond.
+    A whole number stays an int.
+
+    Raises:
+        ValueError, TypeError: it is none of these, or a date-time with nanoseconds.
     """
     if isinstance(value, str):
         value = value.strip()
@@ -223,9 +232,10 @@ def _rating(value: Any, source: Located) -> float:
 
 
 def counted_lists(lines: Lines, min_items: int) -> Iterator[Row]:
-    """Line u = "n item item ..." of user u, counted from 0; users below `min_items` are left out.
+    """Yield rows of lines "n item item ...", one a user, counted from 0.
 
-    The position is the time. An item that a user lists twice counts once, at its first place.
+    Users below `min_items` are left out. The position is the time. An item that a user lists twice counts once, at
+    its first position.
     """
     for user, line in enumerate(lines):
         count, *listed = line.split() or [""]
@@ -237,9 +247,9 @@ def counted_lists(lines: Lines, min_items: int) -> Iterator[Row]:
 
 
 def sequences(lines: Lines, *, repeats: bool, empty: bool) -> Iterator[Row]:
-    """Line = "user item item ..."; the position is the time.
+    """Yield rows of lines "user item item ..."; the position is the time.
 
-    `repeats` keeps an item that stands twice in a line; `empty` accepts a user without items.
+    `repeats` keeps an item that occurs twice in a line; `empty` accepts a user without items.
     """
     seen: set[str] = set()
     for line in lines:
@@ -256,7 +266,7 @@ def sequences(lines: Lines, *, repeats: bool, empty: bool) -> Iterator[Row]:
 
 
 def check_ins(lines: Lines) -> Iterator[Row]:
-    """Line = user, ISO time, latitude, longitude, location, parted by tabs."""
+    """Yield rows of tab-separated lines: user, ISO time, latitude, longitude, location."""
     for line in lines:
         fields = line.rstrip("\r\n").split("\t")
         if len(fields) != 5:
@@ -265,7 +275,10 @@ def check_ins(lines: Lines) -> Iterator[Row]:
 
 
 def ratings(lines: Lines, min_rating: float) -> Iterator[Row]:
-    """Line = user, item, rating, time, parted by commas, tabs or blanks; low ratings are left out."""
+    """Yield rows of lines: user, item, rating, time; low ratings are left out.
+
+    Fields are separated by commas, tabs or blanks.
+    """
     delimiter: str | None = None
     for line in lines:
         text = line.strip()
@@ -291,7 +304,7 @@ def table_rows(
     rating_column: str | None,
     min_rating: float | None,
 ) -> Iterator[Row]:
-    """Rows of a table; without a time column the row's place in the file is the time."""
+    """Yield the rows of a table; without a time column the row number is the time."""
     columns = [user, item] + [name for name in (time_column, rating_column) if name]
     for place, (user_id, item_id, *rest) in enumerate(table.records(columns)):
         if user_id is None or item_id is None:

@@ -1,4 +1,4 @@
-"""The forms of raw files: how each becomes interactions with a split, and which options it understands."""
+"""Layouts of raw files: conversion to interactions with a split, and allowed options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recbole_kd.storage.json_files import read_json
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say; None means the form's own default."""
+    """Options of the command line; None means the default of the layout."""
 
     raw: Path = Path(".")
     file: str | None = None
@@ -56,14 +56,17 @@ class Converted:
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of raw file: its reader, and the options that it understands."""
+    """A layout of raw files: its converter, and the options that it accepts."""
 
     convert: Callable[[Options], Converted]
     options: frozenset[str]
 
 
 def from_counted(options: Options) -> Converted:
-    """CiteULike's form: a line a user, users with fewer than 5 items left out, items not filtered; the items' tags where they are there."""
+    """Convert CiteULike's layout: a line a user, users with fewer than 5 items left out.
+
+    Items are not filtered. The items' tags are added if their files exist.
+    """
     path = raw_files.find_file(options.raw, options.file or "users.dat")
     lines = raw_files.Lines(path)
     inter = Collector().add(raw_files.counted_lists(lines, min_items=5), lines).interactions()
@@ -76,7 +79,10 @@ def from_counted(options: Options) -> Converted:
 
 
 def from_lightgcn(options: Options) -> Converted:
-    """A train and a test file; the positions in a user's train line, then in the test line, are the times."""
+    """Convert a train and a test file.
+
+    The times are the positions in a user's train line, continued in the test line.
+    """
     paths = [raw_files.find_file(options.raw, name) for name in ("train.txt", "test.txt")]
     collector, sizes = Collector(), []
     for path, empty in zip(paths, (False, True), strict=True):  # some published test files have users without items
@@ -94,7 +100,7 @@ def from_lightgcn(options: Options) -> Converted:
 
 
 def from_checkins(options: Options) -> Converted:
-    """Gowalla's and Brightkite's check-ins: the first visit of each place, a core, split by time."""
+    """Convert check-ins (Gowalla, Brightkite): first visits, a core, split by time."""
     path = raw_files.find_file(options.raw, options.file or "loc-gowalla_totalCheckins.txt")
     lines = raw_files.Lines(path)
     inter = Collector().add(raw_files.check_ins(lines), lines).interactions()
@@ -104,7 +110,10 @@ def from_checkins(options: Options) -> Converted:
 
 
 def from_ratings(options: Options) -> Converted:
-    """Lines of user, item, rating, time: high ratings, the first of each pair, a core, split by time."""
+    """Convert lines of user, item, rating, time.
+
+    High ratings and the first row of each pair are kept, then a core; the split is by time.
+    """
     path = raw_files.find_file(options.raw, options.file or "ratings.txt")
     min_rating = 4.0 if options.min_rating is None else options.min_rating
     core = 10 if options.core is None else options.core
@@ -116,7 +125,7 @@ def from_ratings(options: Options) -> Converted:
 
 
 def from_sequence(options: Options) -> Converted:
-    """A line a user in time order; an item may come back, as in any history."""
+    """Convert a line a user in time order; an item may occur again, as in any history."""
     path = raw_files.find_file(options.raw, _required("sequence", options, "file"))
     lines = raw_files.Lines(path)
     rows = raw_files.sequences(lines, repeats=True, empty=False)
@@ -129,7 +138,10 @@ def from_sequence(options: Options) -> Converted:
 
 
 def from_table(options: Options) -> Converted:
-    """A csv, tsv, txt, dat or Parquet table with named columns; the first row of each (user, item) is kept."""
+    """Convert a csv, tsv, txt, dat or Parquet table with named columns.
+
+    The first row of each (user, item) is kept.
+    """
     path = raw_files.find_file(options.raw, _required("table", options, "file"))
     user, item = _required("table", options, "user"), _required("table", options, "item")
     if options.min_rating is not None and options.rating is None:
@@ -149,7 +161,7 @@ def from_table(options: Options) -> Converted:
 
 
 def from_json(options: Options) -> Converted:
-    """train.json, val.json and test.json, user -> items; features beside them in the order of the item numbers."""
+    """Convert train.json, val.json and test.json (user -> items) with features by item number."""
     inter, part, sources, repeats = multimodal_layouts.json_splits(options.raw)
     features, files = multimodal_layouts.features_of(options.raw, inter.item_tokens)
     parts, settings = multimodal_layouts.masks(part), {"repeats_left_out": repeats}
@@ -157,7 +169,7 @@ def from_json(options: Options) -> Converted:
 
 
 def from_labelled(options: Options) -> Converted:
-    """A table with x_label 0, 1, 2 for train, valid and test; features beside it in the order of the item numbers."""
+    """Convert a table with x_label 0, 1, 2 (train, valid, test) and features by item number."""
     path = raw_files.find_file(options.raw, _required("labelled", options, "file"))
     inter, part = multimodal_layouts.labelled_rows(path, options.user, options.item, options.time)
     features, files = multimodal_layouts.features_of(options.raw, inter.item_tokens)
@@ -180,17 +192,17 @@ FORMS: dict[str, Form] = {
 
 
 def check_options(form: str, options: Options) -> None:
-    """Refuse options that the form does not understand, and values out of range."""
+    """Refuse options that the layout does not accept, and values out of range."""
     for option in fields(Options):
         given = getattr(options, option.name) is not None
         if given and option.name != "raw" and option.name not in FORMS[form].options:
             allowed = ", ".join(f"--{other}" for other in sorted(FORMS[form].options))
-            raise ConfigError(f"--{option.name} means nothing for the form {form}: it takes {allowed}.")
+            raise ConfigError(f"--{option.name} has no effect on the form {form}: it accepts {allowed}.")
     check_table(vars(options), PREPARE_KEYS, {})
 
 
 def _filtered(inter: Interactions, core: int | None) -> Interactions:
-    """First row per pair, then the core, then users in order of appearance and their rows by time."""
+    """Keep the first row per pair, then the core; sort users by appearance and rows by time."""
     inter = inter.take(first_per_pair(inter))
     if core is not None:
         inter = inter.take(k_core(inter.user, inter.item, core))
@@ -221,7 +233,7 @@ def _optional_split(inter: Interactions, options: Options) -> tuple[dict[str, Ma
 
 
 def _refuse_leak(inter: Interactions, n_train: int, test: Path) -> None:
-    """An item of a user in train and in test would make the test trivial for a model that memorises."""
+    """Refuse pairs in both train and test: memorising them would make the test trivial."""
     pairs = inter.pairs()
     leaked = np.flatnonzero(np.isin(pairs[n_train:], pairs[:n_train]))
     if len(leaked):
@@ -231,7 +243,7 @@ def _refuse_leak(inter: Interactions, n_train: int, test: Path) -> None:
 
 
 def _attributes(path: Path, items: list[str]) -> dict[str, list[str]]:
-    """The attribute ids of the items that have interactions, in the order of `items`."""
+    """Return the attribute ids of the given items, in their order."""
     try:
         table = read_json(path)
     except ValueError as error:
@@ -258,6 +270,6 @@ def _given(options: Options, *names: str) -> dict[str, Any]:
 
 
 def close_match(word: str, known: Mapping[str, Any] | list[str]) -> str:
-    """The question "did you mean ...?" for a near miss, else nothing."""
+    """Return " (did you mean ...?)" for a near miss, else an empty text."""
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,4 +1,4 @@
-"""How a user's interactions are divided; rows must already be grouped by user and in order inside a user."""
+"""Split rules for interactions that are grouped by user and in order within a user."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ HELD_OUT_SHARE = 9
 
 
 def rank_in_group(group: IntArray) -> npt.NDArray[np.int64]:
-    """0, 1, 2, ... inside each run of equal values; equal values must stand together."""
+    """Return 0, 1, 2, ... within each run of equal values; equal values must be adjacent."""
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     lengths = np.diff(np.r_[starts, len(group)])
     return np.arange(len(group)) - np.repeat(starts, lengths)
 
 
 def ratio_split(user: IntArray) -> dict[str, Mask]:
-    """The 8:1:1 rule of the RCE-KD experiments (RecBole's own ratio split rounds differently).
+    """Split by the 8:1:1 rule of the RCE-KD experiments (RecBole rounds differently).
 
-    A user with one interaction keeps it for training: the formula alone would put it in test as well.
+    A user with one interaction keeps it for training: the formula alone would put it in test too.
     """
     n, rank = np.bincount(user)[user], rank_in_group(user)
     left = np.maximum(8 * n // 10, 1)
@@ -31,9 +31,9 @@ def ratio_split(user: IntArray) -> dict[str, Mask]:
 
 
 def hold_out(user: IntArray, is_train: Mask, seed: int) -> dict[str, Mask]:
-    """Draw the validation rows from the published train rows; `trainall` is the published train part."""
+    """Draw validation rows from the published train rows; `trainall` is all of those."""
     rows = np.flatnonzero(is_train)
-    # RandomState: numpy promises its stream never changes, so the same seed gives the same files everywhere.
+    # RandomState: numpy promises that its stream never changes, so a seed gives the same files everywhere
     draw = np.random.RandomState(seed).random_sample(len(rows))
     shuffled = rows[np.lexsort((draw, user[rows]))]
     n = np.bincount(user[shuffled])[user[shuffled]]

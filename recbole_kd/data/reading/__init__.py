@@ -1,1 +1,1 @@
-"""RecBole's atomic files into data frames."""
+"""Reader of RecBole's atomic files."""

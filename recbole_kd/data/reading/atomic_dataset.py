@@ -1,4 +1,4 @@
-"""A RecBole data set that reads its atomic files by our reader."""
+"""A RecBole data set that reads its atomic files with our reader."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ _NUMBERS = (FeatureType.FLOAT,)
 
 
 class AtomicFiles(Dataset):
-    """Reads ids, times and widths as they stand in the files; the times also into the column RAW_TIME."""
+    """A data set with ids, times and row widths exactly as in the files.
+
+    The times are also in the column RAW_TIME.
+    """
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
-        """Read a file's columns that ``load_col`` asks for; in RecBole's form.
+        """Read the columns of a file that ``load_col`` selects, in RecBole's form.
 
         Raises:
-            DataError: a malformed row, a missing id or time, with file and line.
+            DataError: a row is malformed, or an id or a time is missing; the message names file and line.
         """
         path, separator = Path(filepath), self.config["field_separator"]
         header = columns_of(path, self.config)
@@ -64,7 +67,7 @@ class AtomicFiles(Dataset):
                 frame[name] = self._cut(
                     split_sequences(frame[name], self.config["seq_separator"], is_float, name, lines), name
                 )
-            else:  # RecBole gives the padding to a row without a token
+            else:  # RecBole maps a missing token to the padding
                 frame[name] = frame[name].where(frame[name] != "", np.nan)
         if is_timed:
             frame[RAW_TIME] = times
@@ -77,7 +80,7 @@ class AtomicFiles(Dataset):
         return [name for name in ids.get(source, ()) if name in kinds]
 
     def _declare(self, kinds: dict[str, Any], source: Any) -> None:
-        """Tell RecBole the type and the source of each column; it keeps neither of a file of links."""
+        """Tell RecBole the type and source of each column; files of links have neither."""
         for name, kind in kinds.items():
             if source != "link":
                 self.field2source[name], self.field2type[name] = source, kind
@@ -87,7 +90,7 @@ class AtomicFiles(Dataset):
                     self.field2bucketnum[name] = 2
 
     def _cut(self, column: list[Any], name: str) -> list[Any]:
-        """Return sequences of at most ``seq_len`` values, and tell RecBole the longest."""
+        """Return sequences cut to ``seq_len`` values, and tell RecBole the longest."""
         longest = max(map(len, column), default=0)
         limit = (self.config["seq_len"] or {}).get(name, longest)
         self.field2seqlen[name] = min(limit, longest)
@@ -95,9 +98,9 @@ class AtomicFiles(Dataset):
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         super()._load_inter_feat(token, dataset_path)
-        times = self.inter_feat.get(RAW_TIME)  # of three files that were joined
+        times = self.inter_feat.get(RAW_TIME)  # possibly joined from three files
         if times is not None and times.dtype == np.float64 and (times.abs() > LARGEST_EXACT).any():
             raise DataError(
-                f"{self.time_field} is a fraction in one file of {self.dataset_name} and beyond 2^53 in another, which "
-                "no number type holds exactly: write whole numbers in all of them"
+                f"{self.time_field} has fractions in one file of {self.dataset_name} and numbers beyond 2^53 in "
+                "another, which no number type holds exactly: write whole numbers in all of them"
             )

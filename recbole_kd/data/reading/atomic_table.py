@@ -1,6 +1,6 @@
-"""The rows of an atomic file as a data frame: every value as it stands there, or an error with file and line.
+"""Reader of atomic files: a data frame with exact values, or an error with its line.
 
-RecBole's reader takes ids such as ``NA`` for missing, shifts the columns of rows that are wider than the header, and
+RecBole's reader reads ids such as ``NA`` as missing, shifts the columns of rows that are wider than the header, and
 reads whole numbers beyond 2^53 (nanoseconds) inexactly.
 """
 
@@ -39,13 +39,13 @@ NO_NUMBER = (
     "None",
     "none",
 )
-"""Texts of a number that is missing. Of ids they are ids, but for the empty one."""
-_LARGEST_TIME = 2**62  # so that the difference of two times is an int64, too
+"""Texts that mean a missing number. In an id column they are ids, except the empty text."""
+_LARGEST_TIME = 2**62  # so that the difference of two times is an int64 too
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the lines of a file are written: its columns, what stands between them, and the encoding of its text."""
+    """The format of a file's lines: columns, separator and text encoding."""
 
     columns: tuple[str, ...]
     separator: str
@@ -59,7 +59,7 @@ class Lines:
         self.path, self._numbers = path, numbers
 
     def error(self, wrong: npt.NDArray[np.bool_], problem: str) -> DataError:
-        """Return the error of the rows marked in bool ``[n]``; it names the first and counts them."""
+        """Return the error for the rows marked in bool ``[n]``; it names the first one."""
         count = int(wrong.sum())
         rows = f" ({count:,} such rows)" if count > 1 else ""
         return DataError(f"{self.path}:{self._numbers[int(wrong.argmax())]}: {problem}{rows}")
@@ -71,11 +71,12 @@ def read_columns(
     """Read chosen columns of an atomic file, below its header.
 
     Args:
-        texts: columns kept as text, object dtype; an empty text is an empty text. numbers: columns read as int64, if
-            all their values are whole, or float64, in which a missing number is NaN.
+        texts: columns read as text, object dtype; a missing value is an empty text.
+        numbers: columns read as int64 if all their values are whole, else as float64 with NaN for a missing number.
 
     Raises:
-        DataError: a row is not as wide as the header, or a number is not one; with file and line.
+        DataError: a row has more or fewer columns than the header, or a value is not a number; the message names file
+            and line.
     """
     body = _body(path, layout.encoding)
     plain = b'"' not in body and len(layout.separator.encode()) == 1
@@ -99,7 +100,7 @@ def _no_number(column: pd.Series[Any], name: str, lines: Lines) -> DataError:
 
 
 def _body(path: Path, encoding: str | None) -> bytes:
-    """Return what follows the header line, in UTF-8, with ``\\n`` at the end of every line."""
+    """Return the text below the header line in UTF-8, with ``\\n`` at the end of every line."""
     data = path.read_bytes()
     if (encoding or "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig", "ascii"):
         data = data.decode(str(encoding)).encode()
@@ -111,7 +112,7 @@ def _body(path: Path, encoding: str | None) -> bytes:
 def _plain_table(
     path: Path, layout: Layout, body: bytes, chosen: Sequence[str], numbers: Sequence[str]
 ) -> tuple[pd.DataFrame, Lines]:
-    """Read a file without double quotes, in which every separator parts two columns."""
+    """Read a file without double quotes, in which every separator ends a column."""
     found = _line_numbers(path, layout, body)
     if not len(found):
         empty = {name: np.array([], dtype=np.float64 if name in numbers else object) for name in chosen}
@@ -135,10 +136,10 @@ def _plain_table(
 
 
 def _line_numbers(path: Path, layout: Layout, body: bytes) -> npt.NDArray[np.int64]:
-    """Return the line number of each row; blank lines are passed over.
+    """Return the line number of each row; blank lines are skipped.
 
     Raises:
-        DataError: a row has not as many columns as the header.
+        DataError: a row has more or fewer columns than the header.
     """
     data = np.frombuffer(body, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
@@ -156,7 +157,7 @@ def _check_widths(widths: npt.NDArray[np.int64], expected: int, lines: Lines) ->
     wrong = widths != expected
     if wrong.any():
         found = int(widths[int(wrong.argmax())])
-        raise lines.error(wrong, f"{found} {'column' if found == 1 else 'columns'} where the header names {expected}")
+        raise lines.error(wrong, f"{found} {'column' if found == 1 else 'columns'}, but the header names {expected}")
 
 
 def _quoted_table(
@@ -195,8 +196,8 @@ def _quoted_rows(path: Path, layout: Layout, text: str) -> tuple[list[list[str]]
 
 
 def _inferred(texts: pd.Series[Any]) -> pd.Series[Any]:
-    """Return texts as int64 or float64 as the fast reader does; as they are if one is not a number."""
-    if texts.str.contains("_", regex=False).any():  # which Python reads as a number
+    """Return texts as int64 or float64; unchanged if one of them is not a number."""
+    if texts.str.contains("_", regex=False).any():  # Python would read 1_000 as a number
         return texts
     for kind in (int, float):
         try:
@@ -212,7 +213,7 @@ def check_ids(frame: pd.DataFrame, ids: Collection[str], lines: Lines) -> None:
     """Refuse rows without an id.
 
     Raises:
-        DataError: an id is empty, or is RecBole's padding; with file and line.
+        DataError: an id is empty, or is RecBole's padding; the message names file and line.
     """
     for name in ids:
         odd = [token for token in pd.unique(frame[name]) if not token.strip() or token == PAD]
@@ -228,10 +229,10 @@ def check_ids(frame: pd.DataFrame, ids: Collection[str], lines: Lines) -> None:
 
 
 def exact_times(column: pd.Series[Any], name: str, lines: Lines) -> npt.NDArray[Any]:
-    """Return the times of a column as int64 or float64 ``[n]``, exactly as the file has them.
+    """Return the times of a column as int64 or float64 ``[n]``, exactly as in the file.
 
     Raises:
-        DataError: a time is missing, or no int64 or float64 can hold it exactly; with file and line.
+        DataError: a time is missing, or no int64 or float64 can hold it exactly; the message names file and line.
     """
     times = column.to_numpy()
     if np.isnan(times).any():
@@ -253,10 +254,10 @@ def exact_times(column: pd.Series[Any], name: str, lines: Lines) -> npt.NDArray[
 def split_sequences(
     column: pd.Series[Any], separator: str, numbers: bool, name: str, lines: Lines
 ) -> list[npt.NDArray[Any]]:
-    """Return each text as an array of the tokens, or numbers, that ``separator`` parts.
+    """Split each text at ``separator`` into an array of tokens or numbers.
 
     Raises:
-        DataError: a number is not one; with file and line.
+        DataError: a value is not a number; the message names file and line.
     """
     tokens = [[token for token in text.split(separator) if token] for text in column]
     if not numbers:
@@ -265,7 +266,7 @@ def split_sequences(
         return [np.array(row, dtype=np.float64) for row in tokens]
     except ValueError:
         wrong = np.array([not _all_numbers(row) for row in tokens])
-        raise lines.error(wrong, f"{name} holds what is not a number") from None
+        raise lines.error(wrong, f"{name} has a value that is not a number") from None
 
 
 def _all_numbers(tokens: Sequence[str]) -> bool:
@@ -277,6 +278,6 @@ def _all_numbers(tokens: Sequence[str]) -> bool:
 
 
 def missing_numbers(frame: pd.DataFrame, names: Collection[str]) -> Mapping[str, int]:
-    """Return how many numbers each of some columns lacks, columns without a gap left out."""
+    """Count the missing numbers of each column; columns without any are left out."""
     counts = {name: int(frame[name].isna().sum()) for name in names}
     return {name: count for name, count in counts.items() if count}
