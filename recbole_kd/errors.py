@@ -1,4 +1,4 @@
-"""The errors a user can act on: one sentence that names the value, what was allowed and the fix.
+"""Errors that a user can act on; messages name the value, what was allowed and the fix.
 
 The command line prints the sentence and exits with code 2; the API raises the class.
 """
@@ -27,11 +27,11 @@ class TrainingError(KDError, RuntimeError):
 
 
 class LostProcessError(TrainingError):
-    """One of several processes that trained together was lost; what was kept of the training can be continued."""
+    """One of several processes that trained together was lost; the saved state can be resumed."""
 
 
 class StudentError(KDError, ValueError):
-    """A student's folder is missing, damaged, of another version, or cannot be made of this model."""
+    """A student's folder is missing, damaged or outdated, or its model cannot be exported."""
 
 
 class UnknownIdError(KDError, LookupError):
@@ -39,8 +39,8 @@ class UnknownIdError(KDError, LookupError):
 
 
 class StorageError(KDError):
-    """There is no room on a disk; what was kept of a training can be continued."""
+    """A disk is full; the saved state of a training can be resumed."""
 
 
 class TargetError(KDError, ValueError):
-    """A path to be written holds something that this project did not make; it was left as it was."""
+    """A path to be written holds something that this project did not make; it stays unchanged."""

@@ -1,4 +1,4 @@
-"""All CPU replacements for a model in one call."""
+"""CPU replacements for slow parts of a RecBole model, applied in one call."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from recbole_kd.acceleration.lightgcn_propagation import accelerate
 
 
 def accelerate_on_cpu(model: Any, softmax: nn.CrossEntropyLoss | None = None) -> None:
-    """Replace the parts of a RecBole model that are slow on a CPU, in place; a model on another device stays as it is.
+    """Replace the parts of a RecBole model that are slow on a CPU, in place.
 
-    Scores, losses and gradients stay RecBole's up to rounding.
+    Scores, losses and gradients equal RecBole's up to rounding. A model on another device stays unchanged.
 
     Args:
         model: a RecBole general or sequential recommender, before its training.
-        softmax: the module that its own loss hands the scores of the whole catalogue, if it has one
+        softmax: the module to which the model's own loss passes the scores of all items, if it has one
             (:func:`recbole_kd.scoring.vector_models.softmax_of`).
     """
     if torch.device(model.device).type != "cpu":

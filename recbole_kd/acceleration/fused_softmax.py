@@ -1,4 +1,4 @@
-"""The softmax over all items of RecBole's sequential models, on a CPU with its gradient as the only tensor that it makes."""
+"""Softmax loss over all items for sequential models on a CPU; it stores only its gradient."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from recbole_kd.ops import compiled
 
 
 def fuse_softmax(loss: nn.CrossEntropyLoss) -> None:
-    """Let a model's softmax over all items compute with :func:`softmax_loss`, in place, if it has torch's default options.
+    """Make a model's softmax over all items compute with :func:`softmax_loss`, in place.
 
-    It stays torch's module, hooks and all: only the function behind it is another, to the same loss up to rounding.
+    It must have torch's default options; otherwise it stays unchanged. The module, with its hooks, stays torch's:
+    only its function changes. The loss is the same up to rounding.
     """
     if _is_plain(loss):
         loss.forward = softmax_loss  # type: ignore[assignment, method-assign]
 
 
 def _is_plain(loss: nn.CrossEntropyLoss) -> bool:
-    """Has it torch's default options?"""
+    """Test whether the loss has torch's default options."""
     return loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0.0 and loss.ignore_index < 0
 
 
 def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """What ``nn.CrossEntropyLoss()`` returns: the mean of :math:`\\log \\sum_j e^{s_j} - s_{target}` over rows.
+    r"""Return the loss of ``nn.CrossEntropyLoss()``, a mean over rows.
 
-    torch makes the log-probabilities, one-hot gradients and two more tensors of the size of the scores. Of float32
-    scores on a CPU, with the extra ``fast`` and finite maxima, a compiled kernel makes the gradient alone; other scores
-    are torch's affair, as is every refusal.
+    The mean is over :math:`\log\sum_j e^{s_j} - s_{target}`.
+
+    torch makes log-probabilities, one-hot gradients and two more tensors of the size of the scores. For float32
+    scores on a CPU with finite maxima, and with the extra ``fast``, a compiled kernel makes only the gradient. For
+    other scores this calls torch, whose errors it also leaves to torch.
 
     Args:
         scores: float ``[B, n_items]``. targets: int64 ``[B]``, in [0, n_items).
@@ -47,7 +50,7 @@ def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def _names_a_column_a_row(targets: Tensor, scores: Tensor) -> bool:
-    """What the kernel takes unchecked."""
+    """Test the conditions that the kernel does not check itself."""
     if scores.device.type != "cpu" or scores.dim() != 2 or not scores.is_contiguous():
         return False
     if targets.shape != scores.shape[:1] or targets.dtype != torch.int64 or not len(targets):

@@ -1,6 +1,6 @@
-"""Histories of like length are encoded together, so that a CPU does not work through the padding of RecBole's rows.
+"""Encoding of histories in groups of similar length, which skips most of the padding.
 
-RecBole pads every history to MAX_ITEM_LIST_LENGTH; of Amazon Beauty's rows of 50 places 5 of 6 are padding.
+RecBole pads every history to MAX_ITEM_LIST_LENGTH; on Amazon Beauty 5 of 6 positions in its rows of 50 are padding.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from recbole_kd.acceleration.sasrec_last_position import last_position_vectors
 from recbole_kd.ops.length_groups import like_lengths
 
 CAUSAL = (SASRec, GRU4Rec)
-"""Models whose ``forward(item_seq, item_seq_len)`` takes right-padded rows, each for itself, with positions that count from the first."""
+"""Models whose ``forward(item_seq, item_seq_len)`` takes right-padded, independent rows with positions from the
+first."""
 
 
 def encode_by_length(model: Any) -> None:
-    """Let a SASRec or GRU4Rec on a CPU encode its training batches in groups of like length, in place; others are left as they are. Of
-    SASRec's last layer only what is read is made.
+    """Make a SASRec or GRU4Rec on a CPU encode training batches in groups of similar length.
 
-    A row's vector and its gradient are RecBole's up to rounding (tested). Dropout draws its masks group by group, so
-    that a training with dropout has other masks than RecBole's of the same seed. Subclasses keep their own forward.
+    It changes the model in place; other models stay unchanged. SASRec's last layer computes only the position that is
+    read.
+
+    A row's vector and its gradient equal RecBole's up to rounding (tested). Dropout draws its masks group by group,
+    so a training with dropout has other masks than RecBole's with the same seed. Subclasses keep their own forward.
     """
     if type(model) not in CAUSAL or model.device.type != "cpu":
         return
@@ -45,17 +48,19 @@ def encode_by_length(model: Any) -> None:
 
 
 def _fuse_gelu(model: Any) -> None:
-    """torch's gelu for RecBole's, which is the same in five passes over memory."""
+    """Replace RecBole's gelu, which takes five passes over memory, by torch's."""
     for layer in model.trm_encoder.layer:
         if getattr(layer.feed_forward.intermediate_act_fn, "__func__", None) is FeedForward.gelu:
             layer.feed_forward.intermediate_act_fn = gelu
 
 
 def in_groups(encode: Callable[[Tensor, Tensor], Tensor], items: Tensor, lengths: Tensor) -> Tensor:
-    """``encode(items, lengths)`` of groups of rows of like length, each cut to its longest, in the order of the rows.
+    """Return ``encode(items, lengths)``, computed for groups of similar length, in row order.
+
+    Each group is cut to its longest row.
 
     Args:
-        encode: int64 ``[b, L]``, int64 ``[b]`` -> float ``[b, d]``, each row for itself.
+        encode: int64 ``[b, L]``, int64 ``[b]`` -> float ``[b, d]``, with independent rows.
         items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.
     """
     sizes, order = torch.sort(lengths, descending=True, stable=True)

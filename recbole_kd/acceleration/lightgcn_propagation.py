@@ -1,7 +1,7 @@
-"""LightGCN's propagation, made fast on a CPU.
+"""Fast LightGCN propagation on a CPU.
 
 RecBole multiplies an uncoalesced COO matrix at every layer. On a CPU scipy's CSR kernel is many times faster at these
-sizes, and since the normalised adjacency is symmetric, the backward pass is the same product.
+sizes. The normalised adjacency is symmetric, so the backward pass is the same product.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from recbole_kd.ops.sparse_product import symmetric_product
 
 
 def accelerate(model: Any) -> None:
-    """Give a LightGCN on a CPU the fast propagation, in place; other models and devices are left as they are.
+    """Replace the propagation of a LightGCN on a CPU by a fast one, in place.
 
-    Scores, losses and gradients are RecBole's up to rounding (tested). Subclasses keep their own forward.
+    Other models and devices stay unchanged. Scores, losses and gradients equal RecBole's up to rounding (tested).
+    Subclasses keep their own forward.
     """
     if type(model) is not LightGCN or model.norm_adj_matrix.device.type != "cpu":
         return

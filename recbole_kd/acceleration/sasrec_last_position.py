@@ -1,8 +1,8 @@
-"""SASRec's vector of a history without what nothing reads: of its last layer only the output at the last position is looked at.
+r"""SASRec's history vector, with only the last position computed in the last layer.
 
-One query a history needs neither the keys nor the values of the layer as tables: ``q . (W_k x + b_k)`` is
-``(W_k^T q) . x + q . b_k``, and ``sum_j p_j (W_v x_j + b_v)`` is ``W_v sum_j p_j x_j + b_v sum_j p_j``: so many times
-``heads * L * d`` a history as it was ``L * d * d``.
+One query a history does not need the keys and values of the layer as tables: ``q . (W_k x + b_k)`` is
+``(W_k^T q) . x + q . b_k``, and ``sum_j p_j (W_v x_j + b_v)`` is ``W_v sum_j p_j x_j + b_v sum_j p_j``. The cost falls
+from ``L * d * d`` to ``heads * L * d`` a history.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 MASKED = -10000.0
-"""What RecBole adds to the score of a position that is not attended to."""
+"""RecBole adds this to the score of a masked position."""
 
 
 def last_position_vectors(model: Any, items: Tensor, lengths: Tensor) -> Tensor:
-    """What RecBole's ``SASRec.forward`` returns, up to rounding and the masks of dropout.
+    """Return the output of RecBole's ``SASRec.forward``, up to rounding and dropout masks.
 
     Args:
         items: int64 ``[B, L]``, right padded. lengths: int64 ``[B]``, at least 1.
@@ -39,11 +39,11 @@ def last_position_vectors(model: Any, items: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _attention_of_one(layer: Any, own: Tensor, hidden: Tensor, there: Tensor) -> Tensor:
-    """RecBole's MultiHeadAttention for one query a row.
+    """Return the output of RecBole's MultiHeadAttention for one query a row.
 
     Args:
-        own: float ``[B, d]``, the query's position. hidden: float ``[B, L, d]``. there: bool ``[B, L]``, is it attended
-            to?
+        own: float ``[B, d]``, the position of the query. hidden: float ``[B, L, d]``.
+        there: bool ``[B, L]``, positions that are attended to.
     """
     heads, width = layer.num_attention_heads, layer.attention_head_size
     query = layer.query(own).unflatten(-1, (heads, width))

@@ -1,1 +1,1 @@
-"""Parse, validate and layer the user's keys; property files."""
+"""Parser, validation and layers of the user's keys, and property files."""

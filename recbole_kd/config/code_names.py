@@ -1,4 +1,7 @@
-"""Refuses files that name code: ``kd: module:Class`` imports that module, so only the user may say so, by --allow_code."""
+"""Refuse files that name code to run, unless the user gives --allow_code.
+
+``kd: module:Class`` in a file would import that module.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _METHOD = "kd"
 
 
 def methods_in(content: Any) -> Iterator[str]:
-    """Return every text below a key ``kd``, wherever in a file's content it is, in lists and distributions too."""
+    """Yield every text below a key ``kd`` in a file's content, in lists and distributions too."""
     stack = [(content, False)]
     while stack:
         value, is_method = stack.pop()
@@ -28,10 +31,10 @@ def refuse_code(methods: Iterable[str], place: object, allowed: bool) -> None:
     """Refuse methods that are names of classes to import.
 
     Args:
-        methods: values of ``kd`` in a file. place: the file. allowed: did the user give --allow_code?
+        methods: values of ``kd`` in a file. place: the file. allowed: whether the user gave --allow_code.
 
     Raises:
-        ConfigError: a method is ``module:Class`` and nobody allowed it.
+        ConfigError: a method is ``module:Class`` and the user did not allow it.
     """
     named = None if allowed else next((method for method in methods if ":" in method), None)
     if named is not None:
@@ -42,7 +45,7 @@ def refuse_code(methods: Iterable[str], place: object, allowed: bool) -> None:
 
 
 def allows_code(*sources: Mapping[str, Any] | None) -> bool:
-    """Return whether the user allows it, on the command line or as a keyword; a file cannot.
+    """Return whether the user allows code, on the command line or as a keyword; a file cannot.
 
     Raises:
         ConfigError: the value is neither True nor False.
@@ -58,7 +61,7 @@ def refuse_permission(content: Mapping[str, Any], place: object) -> None:
     """Refuse a file that allows itself to name code.
 
     Raises:
-        ConfigError: it holds the key.
+        ConfigError: the file has the key.
     """
     if KEY in content:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Rules over several keys, each refused in one sentence; a rule of one key is its type in the schema."""
+"""Rules on several keys together; a rule on one key is its type in the schema."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ UNREAD = {
     "save_dataloaders": "a run prepares its data anew and reads no pickled cache",
     "dataloaders_save_path": "a run prepares its data anew and reads no pickled cache",
 }
-"""Keys of RecBole that no run reads, and why."""
+"""Keys of RecBole that no run reads, and the reason."""
 
 
 def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse keys of RecBole that would have no effect on a run.
+
+    Args:
+        values: the user's settings. prefix: "teacher." for a teacher's keys.
 
     Args:
         values: what the user set. prefix: "teacher." for a teacher's keys.
@@ -50,12 +53,12 @@ def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def index_kind(values: Mapping[str, Any]) -> Any:
-    """Return ``kd_candidate_index``; empty stands for none."""
+    """Return ``kd_candidate_index``; an empty value means none."""
     return values.get("kd_candidate_index") or "none"
 
 
 def check_index_keys(values: Mapping[str, Any]) -> None:
-    """Refuse keys of an index that is not asked for.
+    """Refuse keys of an index that is not used.
 
     Raises:
         ConfigError: such a key is set.
@@ -73,11 +76,11 @@ def check_index_keys(values: Mapping[str, Any]) -> None:
 
 
 def check_metrics(given: Mapping[str, object], defaults: Mapping[str, object], prefix: str = "") -> None:
-    """Check that metrics, topk and valid_metric fit together, as merged, if one of them is given.
+    """Check that metrics, topk and valid_metric fit together, if one of them is given.
 
     Args:
-        given: what the user set, of the right types. defaults: the property files, merged. prefix: "teacher." for a
-            teacher's keys.
+        given: the user's settings, of the right types. defaults: the property files, merged.
+        prefix: "teacher." for a teacher's keys.
 
     Raises:
         ConfigError: an unknown metric, or a valid_metric that is not computed.

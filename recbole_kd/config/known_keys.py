@@ -1,6 +1,6 @@
-"""Which keys and names exist, and what to say about one that does not.
+"""Known keys and names, and error messages for unknown ones.
 
-RecBole returns None for a key it does not know, so a typo trains another model than the one asked for.
+RecBole returns None for a key it does not know, so with a typo it silently trains another model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from recbole_kd.errors import ConfigError
 KEYS_FILE = Path(__file__).with_name("recbole_keys.txt")
 
 RECBOLE_KEYS: frozenset[str] = frozenset(KEYS_FILE.read_text(encoding="utf-8").split())
-"""Every key that RecBole 1.2.1 knows: those of its property files, argument lists and source."""
+"""Every key of RecBole 1.2.1: those of its property files, argument lists and source."""
 
 _model_keys: dict[str, frozenset[str]] = {}
 
@@ -22,23 +22,23 @@ _LISTED = 40  # names shown in an error before it points to --list
 
 
 def close_names(name: str, names: Iterable[str]) -> list[str]:
-    """Return at most three of the names that look like one, best first, without regard to case."""
+    """Return up to three names that resemble a name, best first, ignoring case."""
     by_lower: dict[str, str] = {}
     for known in sorted(names):
         by_lower.setdefault(known.lower(), known)
     matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
-    # A match far behind the best one is noise: CD beside RCEKD for RCKD.
+    # a match far behind the best one is noise: CD beside RCEKD for RCKD
     return [by_lower[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.15]
 
 
 def know_keys_of(model: str, keys: Iterable[str]) -> None:
-    """Accept keys that only a model of the user's own reads."""
+    """Accept keys that only a user's own model reads."""
     _model_keys[model] = _model_keys.get(model, frozenset()) | frozenset(keys)
 
 
 def keys_of(model: str) -> frozenset[str]:
-    """Return the keys of :func:`know_keys_of`."""
+    """Return the keys from :func:`know_keys_of`."""
     return _model_keys.get(model, frozenset())
 
 
@@ -56,15 +56,15 @@ def check_keys(
     """Refuse the first key of `given` that is neither in `known` nor in `allow`.
 
     Args:
-        what: the kind of key, as the error says it: "key", "key of the teacher LightGCN".
-        hint: one more thing to know, added to the fix.
-        may_allow: False for keys that `--allow_unknown` never lets through (kd_*).
-        prefix: what stands before the key on the command line, "teacher." for a teacher's key.
-        elsewhere: keys that exist under another prefix, as they are typed: ``teacher.embedding_size`` for
+        what: the kind of key, for the error: "key", "key of the teacher LightGCN".
+        hint: one more hint, added to the fix.
+        may_allow: False for keys that `--allow_unknown` never allows (kd_*).
+        prefix: text before the key on the command line, "teacher." for a teacher's key.
+        elsewhere: keys under another prefix, as they are typed: ``teacher.embedding_size`` for
             ``teacher_embedding_size``.
 
     Raises:
-        ConfigError: with the close matches and the fix.
+        ConfigError: names the close matches and the fix.
     """
     known = frozenset(known)
     passed = known | frozenset(allow) if may_allow else known
@@ -82,12 +82,12 @@ def _unknown_key(key: str, names: Iterable[str], what: str, hint: str | None, ma
     if hint:
         fixes.append(hint)
     if may_allow:
-        fixes.append(f"--allow_unknown={prefix}{key} lets it through")
+        fixes.append(f"--allow_unknown={prefix}{key} allows it")
     return f"Unknown {what} '{prefix}{key}'{question} (fix: {'; '.join(fixes)})"
 
 
 def unknown_name_error(kind: str, name: object, names: Iterable[str]) -> ConfigError:
-    """The error to raise for a model, teacher, kd, dataset, setting or protocol that does not exist."""
+    """Return the error for an unknown model, teacher, kd, dataset, setting or protocol."""
     names = sorted(names, key=str.lower)
     shown = ", ".join(names[:_LISTED])
     if len(names) > _LISTED:

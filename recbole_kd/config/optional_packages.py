@@ -1,4 +1,4 @@
-"""Optional packages that a key or a model of RecBole needs, asked for before anything is trained."""
+"""Check, before any training, for optional packages that a key or a RecBole model needs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from recbole_kd.errors import ConfigError
 
 OF_KEY = {"log_wandb": ("wandb", "wandb")}
-"""Key of RecBole that is True -> (module, what pip installs)."""
+"""Key of RecBole with the value True -> (module, package that pip installs)."""
 
 OF_MODEL = {"NCL": ("faiss", "faiss-cpu"), "LDiffRec": ("kmeans_pytorch", "kmeans-pytorch")}
-"""Model of RecBole that imports a package only once it is trained -> (module, what pip installs)."""
+"""Model of RecBole that imports a package only in training -> (module, package that pip installs)."""
 
 
 def check_packages(config: Any) -> None:

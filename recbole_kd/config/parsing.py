@@ -1,7 +1,7 @@
-"""The command line and the configuration files, read as plain values.
+"""Parser of the command line and the configuration files, into plain values.
 
-RecBole evaluates the values of its command line as Python, drops arguments with a second `=` and ignores what
-it does not know. Here a value is YAML, never evaluated, and what cannot be understood is an error.
+RecBole evaluates the values of its command line as Python, drops arguments with a second `=` and ignores arguments that
+it does not know. Here a value is YAML and never evaluated, and everything else is an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from recbole_kd.errors import ConfigError
 FLAGS = {"--list": "list", "--help": "help", "-h": "help", "--version": "version", "--allow_code": "allow_code"}
 
 _KEY = re.compile(r"[A-Za-z_][\w.-]*")
-# What the constructors of a damaged or hostile document raise besides yaml.YAMLError.
+# Exceptions that the constructors of a damaged or hostile document raise besides yaml.YAMLError.
 _PARSE_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with RecBole's habits: `1e-3` is a float and `None` is null; no dates, no octal numbers.
+    """Safe YAML with RecBole's conventions: `1e-3` is a float, `None` is null.
 
-    A key that stands twice in one mapping is an error: PyYAML would silently keep the last one.
+    There are no dates and no octal numbers. A key that occurs twice in one mapping is an error: PyYAML would silently
+    keep the last one.
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
@@ -40,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             name = key.value if isinstance(key, yaml.ScalarNode) else ""
             if name and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} occurs twice", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -64,7 +65,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|N
 
 
 def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
-    """Read `--key=value` arguments; `--list`, `--help`, `-h` and `--version` stand alone and yield True.
+    """Read `--key=value` arguments; `--list`, `--help`, `-h` and `--version` need no value.
 
     Raises:
         ConfigError: an argument is not `--key=value`, a value is broken YAML, or a key has two values.
@@ -77,7 +78,7 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
         else:
             key, text = _split(argument, argv[place + 1] if place + 1 < len(argv) else None)
         value = parse_value(key, text)
-        # repr tells 1 from True and calls two NaN the same; == does neither.
+        # compare by repr: == calls 1 and True equal, and two NaN different
         if key in values and repr(values[key]) != repr(value):
             raise ConfigError(f"--{key} is given twice, as {texts[key]!r} and as {text!r} (fix: keep one of them).")
         values[key], texts[key] = value, text
@@ -85,7 +86,7 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
 
 
 def _split(argument: str, following: str | None) -> tuple[str, str]:
-    """`--key=value` as key and value, split at the first `=`."""
+    """Split `--key=value` into key and value, at the first `=`."""
     name, equals, text = argument.partition("=")
     key = name[2:] if name.startswith("--") else ""
     if not equals:
@@ -114,7 +115,10 @@ def _no_equals(argument: str, following: str | None) -> str:
 
 
 def parse_value(key: str, text: str) -> object:
-    """The value of one argument: a YAML list, mapping or quoted string, or a plain scalar.
+    """Return the value of one argument: a YAML list, mapping, quoted string or plain scalar.
+
+    A plain scalar that is not a number, bool or null is the text itself, unchanged (also an empty or blank one).
+    Comments, tags and block YAML have no meaning on a command line.
 
     A plain scalar that is no number, bool or null is the text itself, unchanged (also an empty or blank one):
     comments, tags and block YAML mean nothing on a command line.
@@ -150,7 +154,7 @@ def _plain(text: str) -> object:
 
 
 def _reject_glued_colons(value: object) -> None:
-    """YAML reads {order:RO} as the key 'order:RO' without a value: nobody means that."""
+    """Refuse {order:RO}, which YAML reads as the key 'order:RO' without a value."""
     if isinstance(value, list):
         for element in value:
             _reject_glued_colons(element)
@@ -174,7 +178,7 @@ def _short(text: str, limit: int = 80) -> str:
 
 
 def split_config_files(value: object) -> list[str]:
-    """The paths of `config_files`: one string with spaces between them, or a list.
+    """Return the paths in `config_files`: one string with spaces between them, or a list.
 
     Raises:
         ConfigError: the value is neither.
@@ -189,7 +193,7 @@ def split_config_files(value: object) -> list[str]:
 
 
 def read_config_file(path: str | Path) -> dict[str, object]:
-    """The keys and values of one YAML file; an empty file has none.
+    """Return the keys and values of one YAML file; an empty file has none.
 
     Raises:
         ConfigError: the file is missing, unreadable, not valid YAML, or not a mapping with text keys.
@@ -203,7 +207,7 @@ def read_config_file(path: str | Path) -> dict[str, object]:
     except OSError as error:
         raise ConfigError(f"Configuration file '{path}' cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"Configuration file '{path}' is not UTF-8 text (fix: save it so).") from error
+        raise ConfigError(f"Configuration file '{path}' is not UTF-8 text (fix: save it as UTF-8).") from error
     except _PARSE_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
@@ -217,22 +221,24 @@ def read_config_file(path: str | Path) -> dict[str, object]:
         )
     for key in content:
         if not isinstance(key, str):
-            raise ConfigError(f"Configuration file '{path}' has the key {key!r}, which is no text (fix: quote it).")
+            raise ConfigError(f"Configuration file '{path}' has the key {key!r}, which is not a text (fix: quote it).")
     return content
 
 
 def nest_prefix(
     values: Mapping[str, object], prefix: str, mapping_key: str | None = None
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Split `prefix.x` keys, and the mapping under `mapping_key`, from the rest: (rest, nested).
+    """Split `prefix.x` keys, and the mapping under `mapping_key`, from the rest.
 
-    A mapping that is given as empty (None) is left to the caller: nested holds the dotted keys alone.
+    A dotted key wins over the mapping, which is `<prefix>_config` by default: `nest_prefix(v, "eval_args",
+    "eval_args")` collects `eval_args.split` and `eval_args: {...}`. If the mapping is empty (None), nested has only
+    the dotted keys.
 
-    A dotted key wins over the mapping, which is `<prefix>_config` unless named: `nest_prefix(v, "eval_args",
-    "eval_args")` collects `eval_args.split` and `eval_args: {...}`.
+    Returns:
+        the rest, and the nested keys without their prefix.
 
     Raises:
-        ConfigError: the mapping is no mapping, or a dotted key has nothing after its dot.
+        ConfigError: the mapping is not a mapping, or a dotted key has nothing after its dot.
     """
     mapping_key = f"{prefix}_config" if mapping_key is None else mapping_key
     mapping = values.get(mapping_key)

@@ -1,4 +1,4 @@
-"""Property files of recbole_kd: where they are, how one is read, which apply to a run and in what order."""
+"""Property files of recbole_kd: their folder, their reader, and the layers of a run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from recbole_kd.config.parsing import read_config_file
 
 
 def layers(*names: str) -> tuple[dict[str, Any], list[str]]:
-    """Merge our property files, later names over earlier ones; names without a file are passed over.
+    """Merge property files, later names over earlier ones; names without a file are skipped.
 
     Args:
         names: such as ``overall``, ``dataset/citeulike``, ``model/MF-ml-100k``.
 
     Returns:
-        The merged mapping and the names of the files that applied.
+        the merged mapping, and the names of the files that were found.
     """
     merged: dict[str, Any] = {}
     applied: list[str] = []
@@ -28,19 +28,19 @@ def layers(*names: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def public_name(model: str) -> str:
-    """The name by which a user knows a model: HSTU has two faces in RecBole."""
+    """Return a user's name for a model; RecBole has two classes for HSTU."""
     return {"HSTUGeneral": "HSTU"}.get(model, model)
 
 
 def recbole_name(model: str, setting: str) -> str:
-    """The name by which RecBole knows the face of a model that serves a setting."""
+    """Return RecBole's class name of a model for a setting."""
     return {("HSTU", "general"): "HSTUGeneral"}.get((model, setting), model)
 
 
 def student_layers(
     model: str, dataset: str, protocol: str = "recbole", setting: str = "general"
 ) -> tuple[dict[str, Any], list[str]]:
-    """Of a student trained alone."""
+    """Return the property layers of a student trained alone."""
     name = public_name(model)
     return layers(
         "overall",
@@ -55,24 +55,24 @@ def student_layers(
 def teacher_layers(
     model: str, dataset: str, protocol: str = "recbole", setting: str = "general"
 ) -> tuple[dict[str, Any], list[str]]:
-    """Of a teacher."""
+    """Return the property layers of a teacher."""
     name = public_name(model)
     names = [f"model/{name}", f"model/{name}-{dataset}", f"teacher/{name}", f"teacher/{name}-{dataset}"]
     return layers("overall", f"protocol/{protocol}", f"dataset/{dataset}", f"setting/{setting}", *names)
 
 
 def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple[dict[str, Any], list[str]]:
-    """Of a distilled student, on top of :func:`student_layers`."""
+    """Return the property layers of a distilled student, on top of :func:`student_layers`."""
     return layers(f"distiller/{kd}", f"distiller/{kd}-{dataset}-{public_name(student)}-{public_name(teacher)}")
 
 
 def names_in(folder: str) -> list[str]:
-    """The property files of one kind, by name."""
+    """Return the names of the property files in a folder."""
     return sorted(path.stem for path in Path(properties_dir() / folder).glob("*.yaml"))
 
 
 def properties_dir() -> Path:
-    """Return the folder of property files: inside the package when installed, beside it in a checkout."""
+    """Return the folder of property files, in an installed package or in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "properties"
     return installed if installed.is_dir() else package.parent / "properties"

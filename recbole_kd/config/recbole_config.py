@@ -1,4 +1,4 @@
-"""A RecBole Config made from arguments alone."""
+"""RecBole's Config, built from arguments only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from recbole.config import Config
 from recbole_kd.errors import ConfigError
 
 MERGED = ("eval_args", "train_neg_sample_args")
-"""Mappings that a user may give in part."""
+"""Mappings of which a user may give a part."""
 
 
 class KDConfig(Config):
-    """RecBole's Config without its side doors.
+    """RecBole's Config that reads only its arguments.
 
-    RecBole's reads ``sys.argv`` in every instance, so that a second Config (the teacher's) would swallow the student's
-    keys, and evaluates
-    text as Python. This one takes what it is given: RecBole's property files < ``defaults`` < ``given``.
+    RecBole's own class reads ``sys.argv`` in every instance, so that a second Config (the teacher's) would take the
+    student's keys, and it evaluates text as Python. This class merges RecBole's property files < ``defaults`` <
+    ``given``.
 
     Args:
-        model, dataset: names. defaults: our property files, merged. given: what the user set, whatever its source.
+        model, dataset: names. defaults: our property files, merged. given: the user's settings, from any source.
 
     Raises:
-        ConfigError: RecBole refuses a value; with RecBole's own words.
+        ConfigError: RecBole refuses a value; the message has RecBole's reason.
     """
 
     def __init__(self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -50,12 +50,15 @@ class KDConfig(Config):
                 self.external_config_dict[key] = {**self.internal_config_dict[key], **given}
 
     def plain(self) -> Config:
-        """The same values as RecBole's own class: checkpoints pickle their Config, and any RecBole project must read it."""
+        """Return the same values as RecBole's own class.
+
+        Checkpoints pickle their Config, and any RecBole project must be able to read it.
+        """
         plain = Config.__new__(Config)
         plain.__dict__.update({key: value for key, value in self.__dict__.items() if key != "_defaults"})
         return plain
 
 
 def make_config(model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
-    """A RecBole Config from arguments alone; see :class:`KDConfig`."""
+    """Return a RecBole Config built from arguments only; see :class:`KDConfig`."""
     return KDConfig(model, dataset, defaults, given).plain()

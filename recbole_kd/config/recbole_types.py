@@ -1,4 +1,4 @@
-"""Types of RecBole's keys whose default in the property files does not say all."""
+"""Types of RecBole's keys, if their default in the property files does not determine them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ RECBOLE_TYPES: dict[str, Any] = {
     "eval_batch_size": Count,
     "eval_step": Count,
     "stopping_step": Natural,
-    # not sparse_adam: torch's SparseAdam refuses dense gradients, and no model of RecBole has others
+    # not sparse_adam: torch's SparseAdam refuses dense gradients, and no model of RecBole has sparse ones
     "learner": any_case("adam", "adamw", "sgd", "adagrad", "rmsprop"),
     "learning_rate": Positive,
     "weight_decay": NonNegative,
@@ -144,10 +144,10 @@ RECBOLE_TYPES: dict[str, Any] = {
     "xgb_params": dict | None,
     "xgb_verbose_eval": int | bool | None,
 }
-"""Keys of RecBole whose default does not say all; a dotted key is one part of a mapping that RecBole reads part by part."""
+"""Key of RecBole -> type; a dotted key is one part of a mapping that RecBole reads part by part."""
 
 PARTS: dict[str, tuple[str, ...]] = {}
-"""The parts of the mappings that RecBole reads part by part."""
+"""Mapping that RecBole reads part by part -> its parts."""
 
 for _key in RECBOLE_TYPES:
     _whole, _dot, _part = _key.partition(".")

@@ -1,11 +1,8 @@
-"""The table of keys: what each takes, as an annotated type that pydantic checks.
+"""Table of keys: the annotated type of each, which pydantic checks.
 
 RecBole checks few of its values: `--use_gpu=maybe` counts as true, an unknown learner becomes Adam. Here a key of
-    RecBole has the type of
-its default in the property files, unless the table says more. Options of a method are not in the table: its
-constructor's annotations hold them (:mod:`recbole_kd.distiller.registry`).
-
-Longer than 300 lines: it is one table.
+RecBole has the type of its default in the property files, unless the table says more. Options of a method are not in
+the table: the annotations of its constructor hold them (:mod:`recbole_kd.distiller.registry`).
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ NEGATIVES = ("own", "shared")
 """Negatives of HSTU's loss: drawn for each position, or once for a batch."""
 
 TABLE_INITS = ("xavier_normal", "truncated_normal")
-"""First values of HSTU's tables: as the RCE-KD code draws them, or as the original."""
+"""Initial values of HSTU's tables: as in the RCE-KD code, or as in the original."""
 
 EXAMPLES: dict[str, Any] = {
     "model": "MF",
@@ -50,7 +47,7 @@ EXAMPLES: dict[str, Any] = {
     "benchmark_filename": ["train", "valid", "test"],
     "seed": 0,
 }
-"""Values that an error proposes for a key without a default."""
+"""Values that an error suggests for a key without a default."""
 
 Dropout = Annotated[Number, Ge(0), Lt(1)]
 
@@ -67,8 +64,8 @@ RUN_KEYS: dict[str, Any] = {
     "teacher_svd": Count | None,
     "kd_compare": bool,
     "kd_weight": NonNegative,
-    # NDCG@10 on the training interactions after each epoch; the student's ranks of the teacher's list before and after
-    # the training
+    # train_ndcg: NDCG@10 on the training interactions after each epoch; teacher_ranks: the student's ranks of the
+    # teacher's list before and after the training
     "kd_track": list[Literal["train_ndcg", "teacher_ranks"]] | None,
     "kd_refresh": Count,
     "kd_candidate_index": one_of(INDEX_KINDS) | None,
@@ -90,13 +87,13 @@ RUN_KEYS: dict[str, Any] = {
     "text_encoder": str | list[str] | None,
     "item_features": dict | None,
 }
-"""Keys of our own, of a whole run or of any model."""
+"""Our own keys, of a whole run or of any model."""
 
 KD_RUN_KEYS = tuple(key for key in RUN_KEYS if key.startswith("kd_"))
 """``kd_*`` keys that are valid for every method."""
 
 TEACHER_RUN_KEYS = tuple(key for key in RUN_KEYS if key.startswith("teacher_"))
-"""Keys of the run that say how its teacher is kept; the teacher's own are ``teacher.*``."""
+"""Keys of a run on how its teacher is stored; the teacher's own keys are ``teacher.*``."""
 
 MODEL_TYPES: dict[str, dict[str, Any]] = {
     "HSTU": {
@@ -160,14 +157,14 @@ PREPARE_KEYS: dict[str, Any] = {
 }
 """Options of the preparation of a data set."""
 
-# Whole numbers in a property file, but used as a fraction, a weight or an exponent.
+# These are whole numbers in a property file, but are used as a fraction, a weight or an exponent.
 _FRACTIONS = frozenset(
     {"reg_weight", "q", "w_max", "negative_weight", "global_ratio", "spatial_ratio", "topk_factor", "resolution"}
 )
 
 
 def type_of(key: str, default: object = None, model: str | None = None) -> Any:
-    """Return the annotated type of a key; ``Any`` if neither the table nor its default says it."""
+    """Return the annotated type of a key, or ``Any`` if neither table nor default has one."""
     own = MODEL_TYPES.get(model or "", {})
     for table in (own, RUN_KEYS, RECBOLE_TYPES):
         if key in table:
@@ -176,7 +173,7 @@ def type_of(key: str, default: object = None, model: str | None = None) -> Any:
 
 
 def _type_like(key: str, default: object) -> Any:
-    """The type of a default value: an empty text or mapping is allowed, as in RecBole's own files."""
+    """Return the type of a default value; as in RecBole's files, texts may be empty."""
     if isinstance(default, bool):
         return bool
     if isinstance(default, int):
@@ -203,7 +200,10 @@ def _list_like(default: list[Any]) -> Any:
 def check_table(
     given: Mapping[str, object], table: Mapping[str, Any], defaults: Mapping[str, object], place: str | None = None
 ) -> None:
-    """Check each value whose key is in a table of its own; the file that holds them is named if they are not typed.
+    """Check each value whose key is in a table of its own.
+
+    Args:
+        place: the file that holds the values, for the error; None if they are typed.
 
     Raises:
         ConfigError: for the first wrong value.
@@ -225,11 +225,9 @@ def check_values(
 
     Args:
         given: keys and values from the command line, a dict or files.
-        defaults: the property files, merged: they say the type of a key that the table does not have, and what may be
-            typed instead.
-        prefix: what stands before the key on the command line, "teacher." for a teacher's keys. model: whose keys they
-            are.
-        context: bounds that come with the data.
+        defaults: the property files, merged; they give the type of a key that is not in the table, and a valid example.
+        prefix: text before the key on the command line, "teacher." for a teacher's keys.
+        model: model whose keys they are. context: bounds that depend on the data.
 
     Raises:
         ConfigError: for the first wrong value.

@@ -1,6 +1,6 @@
-"""Check a value against its annotated type, and say in one sentence what is wrong with it.
+"""Check of a value against its annotated type, with an error message of one sentence.
 
-Every error about a value has one form: what was given, what is allowed, what to type.
+Every error about a value has one form: the value, what is allowed, what to type.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recbole_kd.errors import ConfigError
 Context = Mapping[str, Any]
 
 _WORD = re.compile(r"[A-Za-z_][\w@./-]*")  # a text that needs no quotes in YAML
-_SHOWN = 80  # characters of a value that an error quotes
+_SHOWN = 80  # most characters of a value in an error
 _NAMES: dict[Any, tuple[str, str]] = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
@@ -47,14 +47,13 @@ def check_value(
     example: object = None,
     place: str | None = None,
 ) -> Any:
-    """Return the value if it is of its annotated type; an integer given for a number becomes one.
+    """Return the value if it has its annotated type; an integer may become a float.
 
     Args:
-        key: as it is typed after ``--``. kind: any type that pydantic knows. example: a value that works, such as the
-            default.
-        context: the bounds that come with the data or from other options, see
-            :class:`recbole_kd.config.value_types.AtMost`.
-        place: the file that holds the key; None for one that can be typed on the command line.
+        key: the key as typed after ``--``. kind: any type that pydantic knows.
+        context: bounds from the data or other options, see :class:`recbole_kd.config.value_types.AtMost`.
+        example: a value that works, such as the default.
+        place: the file that holds the key; None if it can be typed on the command line.
 
     Raises:
         ConfigError: the value, what is allowed and what to type, in one sentence.
@@ -76,7 +75,7 @@ def as_config_error(
     example: object = None,
     place: str | None = None,
 ) -> ConfigError:
-    """Turn what pydantic says of a value into our sentence."""
+    """Turn pydantic's error about a value into one sentence."""
     expected = describe(kind, context)
     inner = [found["loc"][-1] for found in error.errors() if found["loc"] and isinstance(found["loc"][-1], int)]
     if inner and isinstance(value, list | tuple) and len(value) > 1 and len(set(inner)) == 1:
@@ -95,12 +94,12 @@ def as_config_error(
 
 
 def invalid(key: str, value: object, reason: str, advice: str | None = None, place: str | None = None) -> ConfigError:
-    """Return the error about the value of a key, in the one form that all such errors have.
+    """Return the error about the value of a key, in the one form of all such errors.
 
     Args:
-        reason: ``expected ...``, or why the value has no effect or cannot be.
-        advice: what to type, without the full stop: ``Try --kd_k=50``; None: leave the key out. place: as for
-            :func:`check_value`.
+        reason: ``expected ...``, or why the value has no effect or is not possible.
+        advice: what to type, without the full stop: ``Try --kd_k=50``; None means to leave the key out.
+        place: as in :func:`check_value`.
     """
     if place is not None:
         return ConfigError(f"Invalid {key}: {shown(key, value)} in {place}: {reason}. {advice or f'Leave {key} out'}.")
@@ -115,7 +114,7 @@ def try_value(key: str, value: object, place: str | None = None) -> str:
 
 
 def as_typed(key: str, value: object) -> str:
-    """Return a value as the command line would have it."""
+    """Return a value as it is typed on the command line."""
     if value is None:
         return "~"
     if isinstance(value, str):
@@ -128,14 +127,14 @@ def as_typed(key: str, value: object) -> str:
 
 
 def shown(key: str, value: object) -> str:
-    """Return a value as an error quotes it, cut when it is long."""
+    """Return a value as an error quotes it, cut if it is long."""
     text = as_typed(key, value)
     text = text if text.isprintable() else repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _flow(value: object) -> str:
-    """A value as flow-style YAML, without quotes where none are needed."""
+    """Return a value as flow-style YAML, without quotes that are not needed."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_flow(key)}: {_flow(element)}" for key, element in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -157,7 +156,7 @@ def _validate(value: object, kind: Any, context: Context | None) -> Any:
 
 
 def fits(value: object, kind: Any, context: Context | None = None) -> bool:
-    """Is the value of the annotated type?"""
+    """Test whether a value has the annotated type."""
     try:
         _validate(value, kind, context)
     except ValidationError:
@@ -167,7 +166,10 @@ def fits(value: object, kind: Any, context: Context | None = None) -> bool:
 
 @lru_cache(maxsize=512)
 def _adapter(kind: Any) -> TypeAdapter[Any] | None:
-    """The checker of a type; None for one that pydantic cannot check, such as a method's own class by its name."""
+    """Return pydantic's adapter for a type.
+
+    None for a type that pydantic cannot check, such as a method's own class given by its name.
+    """
     try:
         return TypeAdapter(kind)
     except (PydanticSchemaGenerationError, PydanticUserError):
@@ -182,7 +184,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any] | None:
 
 
 def describe(kind: Any, context: Context | None = None) -> str:
-    """Return what a type allows, in words: ``an integer from 1 to 40 (the number of items)``."""
+    """Return a description of a type: ``an integer from 1 to 40 (the number of items)``."""
     base, extras = _taken_apart(kind)
     words = next((extra.words for extra in extras if isinstance(extra, Expected)), None)
     if words is not None:
@@ -210,7 +212,7 @@ def _plural(kind: Any) -> str:
 
 
 def _taken_apart(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The type below ``Annotated``, and what is annotated."""
+    """Return the type inside ``Annotated``, and its annotations."""
     if typing.get_origin(kind) is typing.Annotated:
         return kind.__origin__, kind.__metadata__
     return kind, ()
@@ -229,7 +231,7 @@ def _bounds(extras: tuple[Any, ...], context: Context | None) -> str:
 
 
 def _upper(extras: tuple[Any, ...], context: Context | None) -> tuple[Le | Lt | None, str]:
-    """The smallest upper bound, and where it comes from."""
+    """Return the smallest upper bound, and its origin in words."""
     found: list[tuple[float, Le | Lt, str]] = []
     for extra in extras:
         if isinstance(extra, Le | Lt):
@@ -244,7 +246,7 @@ def _upper(extras: tuple[Any, ...], context: Context | None) -> tuple[Le | Lt | 
 
 
 def _candidates(value: object, kind: Any, context: Context | None, example: object) -> Iterator[object]:
-    """What could be typed instead: the value as it was meant, a close name, the example, a bound, the first name."""
+    """Yield values to suggest: other readings, a close name, the example, bounds, names."""
     names = list(_names_in(kind))
     yield from _meant(value)
     if isinstance(value, str):
@@ -255,7 +257,7 @@ def _candidates(value: object, kind: Any, context: Context | None, example: obje
 
 
 def _meant(value: object) -> Iterator[object]:
-    """Other readings of a value: ``1e2`` as 100, a number as a text, one value as a list of it."""
+    """Yield other readings of a value: ``1e2`` as 100, a number as text, a value as list."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         yield int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -275,7 +277,7 @@ def _read_as(read: Callable[[str], object], text: str) -> object:
 
 
 def _parts(kind: Any) -> Iterator[Any]:
-    """The alternatives of a union, or the type itself."""
+    """Yield the alternatives of a union, or the type itself."""
     base, extras = _taken_apart(kind)
     if typing.get_origin(base) in (typing.Union, types.UnionType) and not extras:
         for part in typing.get_args(base):
@@ -294,7 +296,7 @@ def _names_in(kind: Any) -> Iterator[str]:
 
 
 def _ends(value: object, kind: Any, context: Context | None) -> Iterator[object]:
-    """The bounds of the alternatives, the upper one first for a value above it."""
+    """Yield the bounds of the alternatives, the upper one first if the value exceeds it."""
     for part in _parts(kind):
         base, extras = _taken_apart(part)
         upper, _ = _upper(extras, context)

@@ -1,4 +1,4 @@
-"""Annotated types of the values that keys take, shared by the schema and by the methods' constructors."""
+"""Annotated types of values, for the schema and the constructors of the methods."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import FiniteFloat, GetCoreSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 LABELS = {"n_items": "the number of items", "n_queries": "the number of users"}
-"""What an error calls a bound that comes with the data; any other bound is another option, ``kd_<name>``."""
+"""Words in an error for a bound from the data; any other bound is another option, ``kd_<name>``."""
 
 
 @dataclass(frozen=True)
 class AtMost:
-    """An upper bound that is known only with the data (``n_items``, ``n_queries``) or is another option of the method.
+    """An upper bound from the data (``n_items``, ``n_queries``) or from another option.
 
-    The bound is looked up in the context of the check. A bound that is not there, or is not a number, does not bind.
+    The bound is looked up in the context of the check. A bound that is missing or not a number is ignored.
     """
 
     name: str
@@ -45,7 +45,7 @@ class AtMost:
 
 @dataclass(frozen=True)
 class Expected:
-    """The words by which an error describes a type that its parts do not describe."""
+    """A description of a type for errors, if one cannot be derived from its parts."""
 
     words: str
 
@@ -53,7 +53,7 @@ class Expected:
 Natural = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 ItemCount = Annotated[int, Ge(1), AtMost("n_items")]
-"""A number of items, at most the catalogue's."""
+"""A number of items, at most the number of items in the catalogue."""
 
 Number = FiniteFloat
 Positive = Annotated[FiniteFloat, Gt(0)]
@@ -66,12 +66,12 @@ Path = Annotated[str, Expected("a path")]
 
 
 def any_case(*names: str) -> Any:
-    """Return the type of a text that is one of the names, in capitals or not."""
+    """Return the type of a text that is one of the names, ignoring case."""
     return Annotated[str, Predicate(_LowerIn(names)), Expected(f"one of {', '.join(names)}")]
 
 
 def satisfying(holds: Callable[[Any], bool], words: str) -> Any:
-    """Return the type of any value for which a condition holds, described by words."""
+    """Return the type of any value that satisfies a condition, described by words."""
     return Annotated[Any, Predicate(holds), Expected(words)]
 
 

@@ -1,8 +1,8 @@
-"""A shard of a training batch: the rows that one of several processes has, and their weight in a mean over all.
+"""A shard of a training batch: the rows of one process, and their weight in a mean.
 
-A loss is a sum or a mean over terms: rows, positions of histories, queries. Sums of shards add up as they are; a mean
-    over a shard
-counts the shard's share of the terms. Every process knows the whole batch, so it counts the terms of all by itself.
+A loss is a sum or a mean over terms: rows, positions of histories, queries. Sums over shards add up. A mean over a
+shard is weighted by the shard's share of the terms. Every process has the whole batch, so it counts all terms by
+itself.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Which rows of a batch are here.
+    """The rows of a batch that belong to this process.
 
     Attributes:
-        whole: the batch of all processes. mine: bool ``[B]``, the rows of it that are here, in its order.
-        counts: False where none of the batch's users is this process's: rows that are another's are here then and count
-            zero times, so that every process takes the same steps and makes the same draws.
+        whole: the batch of all processes. mine: bool ``[B]``, this process's rows of it, in its order.
+        counts: False if no user of the batch belongs to this process. It then has rows of another process with weight
+            zero, so that every process takes the same steps and makes the same draws.
     """
 
     whole: Interaction
@@ -33,12 +33,16 @@ class BatchShard:
         return BatchShard(self.whole.to(device), self.mine.to(device), self.counts)
 
     def share(self, terms: Tensor) -> float:
-        """The share of this shard in the terms of the batch: int64 ``[B]``, the terms of each row."""
+        """Return the share of this shard in the terms of the batch.
+
+        Args:
+            terms: int64 ``[B]``, the number of terms of each row.
+        """
         return int(terms[self.mine.to(terms.device)].sum()) / max(1, int(terms.sum())) if self.counts else 0.0
 
 
 class ShardInteraction(Interaction):
-    """Rows of a batch that know whether and how they are a shard of it; ``shard`` is None of a whole batch."""
+    """Rows of a batch with their shard; ``shard`` is None for a whole batch."""
 
     shard: BatchShard | None = None
 
@@ -54,6 +58,6 @@ class ShardInteraction(Interaction):
 
 
 def shard_of(interaction: Interaction) -> BatchShard | None:
-    """Return of which batch these rows are a shard; None if they are the whole batch."""
+    """Return the shard of the batch that these rows are, or None if they are the whole batch."""
     shard: BatchShard | None = getattr(interaction, "shard", None)
     return shard

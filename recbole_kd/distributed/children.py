@@ -1,4 +1,4 @@
-"""Processes that end by their parent's will alone."""
+"""Start of child processes that only their parent ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started within it never hear Ctrl-C, which a terminal sends to all of a group: their parent ends them, without noise.
+    """Make processes started in this block ignore Ctrl-C; their parent ends them.
 
-    The signal mask of this thread is inherited; what arrives meanwhile is delivered to this process at leaving. Where
-    there are no signal masks (Windows) nothing changes.
+    A terminal sends Ctrl-C to all processes of a group. The children inherit the signal mask of this thread; an
+    interrupt that arrives meanwhile is delivered to this process at exit. On systems without signal masks (Windows)
+    nothing changes.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

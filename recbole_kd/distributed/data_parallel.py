@@ -1,10 +1,10 @@
-"""Several processes train one model: each takes the rows of its users of every batch, the gradients are added up.
+"""Data-parallel training: each process takes its users' rows of every batch.
 
-Every process runs the same program with the same seeds: it draws the same order, negatives and item sets, whatever
-    their number. A batch is
-cut by user, so that all rows of a query stay together, nothing is padded, and the sum of the parts' gradients is the
-whole batch's: a mean over a part is weighted by its share of the batch's terms
-(:mod:`recbole_kd.distributed.batch_shard`). Collectives go through NCCL on GPUs and gloo on CPUs.
+The gradients are summed. Every process runs the same program with the same seeds: it draws the same order, negatives
+and item sets, whatever the number of processes. A batch is cut by user, so that all rows of a query stay together and
+nothing is padded. The sum of the shards' gradients is the gradient of the whole batch: a mean over a shard is weighted
+by its share of the batch's terms (:mod:`recbole_kd.distributed.batch_shard`). Collectives use NCCL on GPUs and gloo on
+CPUs.
 """
 
 from __future__ import annotations
@@ -34,25 +34,27 @@ from recbole_kd.distributed.children import deaf_to_interrupts
 from recbole_kd.errors import KDError, LostProcessError, TrainingError
 
 PATIENCE = timedelta(minutes=30)
-"""A process may wait so long for the others: evaluation and epoch starts of a large catalogue are no failure. One that dies ends the others
-at once."""
+"""Longest wait of a process for the others, so that evaluation or epoch starts of a large catalogue are not failures.
+
+If a process dies, the others end at once.
+"""
 
 FAREWELL_SECONDS = 10
-"""How long the others are given to say why they ended."""
+"""Time for the other processes to report why they ended."""
 
 START_SECONDS = 0.05
-"""Between two looks at whether the others are there."""
+"""Interval between two checks of whether the other processes have started."""
 
 Follow = Callable[["Ranks", Path], None]
-"""What a further process does, given its rank and a folder of its own."""
+"""Work of a further process, given its rank and its own folder."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that train together.
+    """The rank of this process among those that train together.
 
     Attributes:
-        rank: of this process, 0 leads. world: how many there are. device: of this process.
+        rank: rank of this process; 0 leads. world: number of processes. device: device of this process.
     """
 
     rank: int
@@ -61,15 +63,18 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Does this process write the files and the log?"""
+        """Whether this process writes the files and the log."""
         return self.rank == 0
 
     def mine(self, users: Tensor) -> Tensor:
-        """Rows of this process: int64 ``[B]`` -> bool ``[B]``."""
+        """Return the mask of this process's rows: int64 ``[B]`` -> bool ``[B]``."""
         return users % self.world == self.rank
 
     def slice_of(self, n: int, grain: int = 1) -> slice:
-        """This process's part of n consecutive rows, cut between grains of so many rows; the parts differ by at most one grain."""
+        """Return this process's slice of n consecutive rows.
+
+        Slices are cut at multiples of ``grain`` rows and differ by at most one grain.
+        """
         return self._slice_of(self.rank, n, grain)
 
     def _slice_of(self, rank: int, n: int, grain: int) -> slice:
@@ -78,7 +83,7 @@ class Ranks:
         return slice(start, stop)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Sums over all processes."""
+        """Return the sums of the values over all processes."""
         total = torch.tensor(
             values, dtype=torch.float64 if self.device.type != "mps" else torch.float32, device=self.device
         )
@@ -86,13 +91,13 @@ class Ranks:
         return [float(value) for value in total]
 
     def add_up(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, without a gradient."""
+        """Return the sum of a tensor over all processes, without a gradient."""
         total = values.detach().clone()
         dist.all_reduce(total)
         return total
 
     def gather(self, rows: Tensor, n: int, grain: int = 1) -> Tensor:
-        """All processes' parts (:meth:`slice_of`) of a table of n rows, in order."""
+        """Return all processes' slices of a table of n rows (:meth:`slice_of`), in order."""
         parts_of = [self._slice_of(rank, n, grain) for rank in range(self.world)]
         widths = [part.stop - part.start for part in parts_of]
         padded = rows.new_zeros(max(widths), *rows.shape[1:])
@@ -102,7 +107,10 @@ class Ranks:
         return torch.cat([part[:width] for part, width in zip(parts, widths, strict=True)])
 
     def add_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Replace every gradient by the sum over all processes; a parameter that none has a gradient of keeps none."""
+        """Replace every gradient by its sum over all processes.
+
+        A parameter without a gradient in every process stays without one.
+        """
         params = [p for group in optimizer.param_groups for p in group["params"]]
         has = torch.tensor([p.grad is not None for p in params], dtype=torch.float32, device=self.device)
         parts = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in params]
@@ -114,7 +122,7 @@ class Ranks:
 
 
 class ShardLoader:
-    """A RecBole training loader of which this process sees the rows of its own users, as parts of the batches (:class:`BatchShard`)."""
+    """A training loader that yields this process's rows of each batch (:class:`BatchShard`)."""
 
     def __init__(self, loader: Any, ranks: Ranks) -> None:
         self.loader, self.ranks = loader, ranks
@@ -131,20 +139,22 @@ class ShardLoader:
             users = interaction[field]
             mine = self.ranks.mine(users)
             counts = bool(mine.any())
-            if not counts:  # a user of another process is borrowed
+            if not counts:  # borrow a user of another process
                 mine = users == users[0]
             yield ShardInteraction.of(interaction[mine], BatchShard(interaction, mine, counts))
 
 
 @contextmanager
 def several(n: int, device: torch.device, follow: Follow) -> Iterator[Ranks | None]:
-    """Within it n processes train together: this one leads, the others call ``follow(ranks, folder of their own)``.
+    """Run n processes that train together: this one leads, the others call ``follow``.
 
     Args:
-        follow: is pickled. n: 1 starts none, and yields None.
+        n: 1 starts no process and yields None.
+        follow: called with the ranks and the process's own folder; it is pickled.
 
     Raises:
-        LostProcessError: a process was killed. TrainingError: one failed. Both say which and why.
+        LostProcessError: a process was killed.
+        TrainingError: a process failed. Both name the process and the reason.
     """
     if n == 1:
         yield None
@@ -182,10 +192,12 @@ def several(n: int, device: torch.device, follow: Follow) -> Iterator[Ranks | No
 
 
 def _wait_for_start(processes: Sequence[BaseProcess], folder: Path) -> None:
-    """Until every process has read what it needs: one that dies before it has joined would be waited for in vain.
+    """Wait until every process has read its input.
+
+    A process that dies before it has joined would otherwise be waited for in vain.
 
     Raises:
-        RuntimeError: one has ended; see :func:`_reason`.
+        RuntimeError: a process has ended; see :func:`_reason`.
     """
     while not all((folder / f"rank{rank}.ready").exists() for rank in range(1, len(processes) + 1)):
         if any(process.exitcode is not None for process in processes):
@@ -194,7 +206,7 @@ def _wait_for_start(processes: Sequence[BaseProcess], folder: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that leads has gone, whatever it is doing."""
+    """End this process as soon as the leading process has ended, whatever it is doing."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -217,7 +229,10 @@ def _leave() -> None:
 
 
 def _follower(name: str, rank: int, n: int) -> None:
-    """What a further process does. To find this function, it has imported recbole_kd, which registers its models."""
+    """Run a further process.
+
+    To find this function it has imported recbole_kd, which registers its models.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder, own = Path(name), Path(name) / f"rank{rank}"
     own.mkdir()
@@ -229,7 +244,7 @@ def _follower(name: str, rank: int, n: int) -> None:
         follow(_join(folder, rank, n, torch.device(device)), own)
     except Exception as error:
         words = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        with suppress(OSError):  # the leader has ended, and its folder with it
+        with suppress(OSError):  # the leading process has ended and removed its folder
             (folder / f"rank{rank}.reason").write_text(words, encoding="utf-8")
         sys.exit(1)
     finally:
@@ -237,7 +252,7 @@ def _follower(name: str, rank: int, n: int) -> None:
 
 
 def _reason(processes: Sequence[BaseProcess], folder: Path, n: int, error: RuntimeError) -> BaseException:
-    """The first cause of an end: how another process ended, else this one's own error."""
+    """Return the first cause of a failure: that of another process, else this one's own error."""
     for process in processes:
         process.join(FAREWELL_SECONDS)
     killed = [process for process in processes if (process.exitcode or 0) < 0]

@@ -1,4 +1,4 @@
-"""What a model's loss is a mean over, and what of it is no mean, so that several processes can share a batch out exactly."""
+"""Terms over which a model's loss is a mean, so that processes can split a batch exactly."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 BY_ROWS = frozenset(
     {
-        "BPR", "MF", "BM3", "DMF", "FISM", "GCMC", "LINE", "MultiDAE", "MultiVAE", "NAIS", "NeuMF",
-        "NNCF", "Caser", "FPMC", "GCSAN", "GRU4Rec", "HRM", "LightSANs", "NARM", "NextItNet", "NPE", "RepeatNet", "SASRec", "SINE",
-        "SRGNN", "STAMP",
+        "BPR", "MF", "BM3", "DMF", "FISM", "GCMC", "LINE", "MultiDAE", "MultiVAE", "NAIS", "NeuMF", "NNCF",
+        "Caser", "FPMC", "GCSAN", "GRU4Rec", "HRM", "LightSANs", "NARM", "NextItNet", "NPE", "RepeatNet", "SASRec",
+        "SINE", "SRGNN", "STAMP",
     }
 )  # fmt: skip
-"""Models whose loss is a mean (MF's: a sum) over a batch's rows, and at most a term of whole tables beside it."""
+"""Models whose loss is a mean (MF's: a sum) over a batch's rows, plus at most a term on whole tables."""
 
 WITH_NORMS = frozenset({"LightGCN", "NGCF", "SimpleX", "SpectralCF"})
-"""Models whose loss has, beside a mean over rows, RecBole's EmbLoss: norms of what the batch looks up, which no sum of parts is."""
+"""Models whose loss also has RecBole's EmbLoss: norms over the rows of a batch, which are not sums over shards."""
 
 
 def terms_of_rows(model: nn.Module, interaction: Any) -> Tensor:
-    """How many terms of the loss's mean each row of a batch has, int64 ``[B]``; one, unless the model has a method of this name."""
+    """Return the number of terms of each row in the loss's mean, int64 ``[B]``.
+
+    It is one, unless the model has a method ``terms_of_rows``.
+    """
     own = getattr(model, "terms_of_rows", None)
     if own is not None:
         found: Tensor = own(interaction)
@@ -32,21 +35,26 @@ def terms_of_rows(model: nn.Module, interaction: Any) -> Tensor:
 
 
 def can_be_shared(kind: type) -> bool:
-    """Is it known what the loss of a model class is a mean over? A model of one's own says so by a method ``terms_of_rows``."""
+    """Test whether the terms of a model class's loss are known.
+
+    A user's own model declares them by a method ``terms_of_rows``.
+    """
     return kind.__name__ in BY_ROWS | WITH_NORMS or hasattr(kind, "terms_of_rows")
 
 
 class SharedNorms(nn.Module):
-    """RecBole's EmbLoss of a batch that several processes share: their results, each scaled by its share of the rows, add up to its own.
+    """RecBole's EmbLoss for a batch that several processes share.
 
-    A norm of all rows needs the squares of all: they are added up, and each process gives its share of the norm and of
-        its gradient.
+    The results of the processes, each scaled by its share of the rows, sum to the loss of the whole batch. A norm
+    over all rows needs the squares of all rows: they are summed over the processes, and each process returns its
+    share of the norm and of its gradient.
 
     Args:
-        add_up: the sum of a tensor over all processes.
+        add_up: returns the sum of a tensor over all processes.
 
     Attributes:
-        counts: are the rows here this process's own? See :class:`recbole_kd.distributed.batch_shard.BatchShard`.
+        counts: whether the rows here are this process's own, see
+            :class:`recbole_kd.distributed.batch_shard.BatchShard`.
     """
 
     def __init__(self, add_up: Callable[[Tensor], Tensor]) -> None:
@@ -54,18 +62,18 @@ class SharedNorms(nn.Module):
         self.add_up, self.counts = add_up, True
 
     def forward(self, *embeddings: Tensor, require_pow: bool = False) -> Tensor:
-        """``[1]``, as EmbLoss with its norm of 2."""
+        """Return EmbLoss with its norm of 2, ``[1]``."""
         squares = torch.stack([(e * e).sum() for e in embeddings])
         rows = embeddings[-1].shape[0]
         if require_pow:
             return squares.sum().view(1) / (2 * rows)
         norms = self.add_up(squares.detach() * float(self.counts)).sqrt().clamp(min=torch.finfo(squares.dtype).tiny)
-        slopes = squares / (2 * norms)  # the gradient of a norm is that of half its square, by the norm
+        slopes = squares / (2 * norms)  # the gradient of a norm is that of half its square, divided by the norm
         return (slopes + slopes.detach()).sum().view(1) / rows
 
 
 def share_norms(model: nn.Module, add_up: Callable[[Tensor], Tensor]) -> list[SharedNorms]:
-    """Put shared norms where a model of :data:`WITH_NORMS` has EmbLoss; those that were put."""
+    """Replace EmbLoss by shared norms in a model of :data:`WITH_NORMS`, and return them."""
     if type(model).__name__ not in WITH_NORMS:
         return []
     found = [name for name, module in model.named_children() if isinstance(module, EmbLoss) and module.norm == 2]

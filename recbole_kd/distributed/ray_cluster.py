@@ -1,4 +1,4 @@
-"""Ray: connecting to a cluster, and what a worker must know."""
+"""Connection to a Ray cluster, and the settings of its workers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _MIB = 2**20
 
 
 def connect(address: str, object_store_mb: int | None = None) -> Any:
-    """Join the cluster at ``address`` (``auto``, ``HOST:PORT``), or start one of this machine alone (``local``); the ray module.
+    """Connect to a Ray cluster, or start one on this machine, and return the ray module.
 
-    A checkout that is not installed is found by the workers too, where they share its folder.
+    Workers also find a checkout that is not installed, if they share its folder.
+
+    Args:
+        address: ``auto``, ``HOST:PORT``, or ``local`` to start a cluster on this machine.
 
     Raises:
-        ConfigError: no cluster there.
+        ConfigError: no cluster answers at the address.
     """
     import ray
 
@@ -49,7 +52,10 @@ def _join(ray: Any, address: str, environment: dict[str, Any], object_store_mb: 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray puts a handler of its own for SIGTERM, and its Tune one for SIGINT that ends nothing: the program's stay."""
+    """Keep this program's signal handlers.
+
+    Ray installs its own handler for SIGTERM, and its Tune one for SIGINT that ends nothing.
+    """
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,6 +70,9 @@ def _own_signals() -> Iterator[None]:
 
 
 def own_devices() -> dict[str, Any]:
-    """Settings of a run inside a Ray worker: the GPUs that Ray gave it. RecBole writes ``gpu_id`` over CUDA_VISIBLE_DEVICES."""
+    """Return the device settings of a run in a Ray worker: the GPUs that Ray assigned to it.
+
+    RecBole overwrites CUDA_VISIBLE_DEVICES with ``gpu_id``.
+    """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return {} if given is None else {"gpu_id": given}

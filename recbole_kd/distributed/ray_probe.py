@@ -1,4 +1,4 @@
-"""Does a Ray cluster answer, and is a task's share of it there? Ray itself waits for minutes where nothing answers."""
+"""Checks that a Ray cluster answers and has room for a task, without Ray's long waits."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from recbole_kd.errors import ConfigError
 
 KNOCK_SECONDS = 4.0
-"""Given to a machine to accept a connection."""
+"""Time for a machine to accept a connection."""
 
 ANSWER_SECONDS = 8.0
-"""Given to the cluster's head to answer a question, once it has accepted the connection."""
+"""Time for the head of the cluster to answer, once it has accepted the connection."""
 
 CLIENT = "ray://"
 
 
 def check_answers(address: str) -> None:
-    """Refuse an address of a cluster where nobody answers within some seconds; ``local`` starts one, which always does.
+    """Refuse an address where no Ray cluster answers within some seconds.
 
     Args:
-        address: ``HOST:PORT``, ``ray://HOST:PORT``, or ``auto``, which is the environment's RAY_ADDRESS where that is
-            set.
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, ``auto`` (the environment's RAY_ADDRESS, if set), or ``local``,
+            which starts a cluster and is not checked.
 
     Raises:
         ConfigError: no Ray cluster answers there.
@@ -31,7 +31,7 @@ def check_answers(address: str) -> None:
     place = (os.environ.get("RAY_ADDRESS") or "") if address == "auto" else address
     host, colon, port = place.removeprefix(CLIENT).rpartition(":")
     if not colon or not port.isdecimal() or not host:
-        return  # Ray looks for a cluster of this machine, or says what is wrong with the address
+        return  # Ray looks for a cluster on this machine, or reports what is wrong with the address
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:
@@ -41,7 +41,7 @@ def check_answers(address: str) -> None:
 
 
 def no_cluster(address: str, words: str) -> ConfigError:
-    """Return the error of an address where no cluster is."""
+    """Return the error for an address without a cluster."""
     reason = " ".join(words.split())[:200]
     return ConfigError(
         f"ray_address={address!r}: no Ray cluster answers there ({reason}); start one with `ray start --head`"
@@ -49,7 +49,7 @@ def no_cluster(address: str, words: str) -> ConfigError:
 
 
 def _head_answers(place: str) -> bool:
-    """Ask the head for a list of keys; the question is put in a thread, since it blocks where nobody answers."""
+    """Ask the head for a list of keys, in a thread, since the call blocks if nobody answers."""
     answered: list[bool] = []
 
     def ask() -> None:
@@ -58,7 +58,7 @@ def _head_answers(place: str) -> bool:
 
             GcsClient(address=place).internal_kv_keys(b"recbole_kd", None, timeout=int(ANSWER_SECONDS))
         except (ImportError, AttributeError, TypeError):
-            answered.append(True)  # another version of Ray, which will find out by itself
+            answered.append(True)  # another version of Ray: its own connection attempt will tell
         except Exception:
             answered.append(False)
         else:
@@ -71,18 +71,18 @@ def _head_answers(place: str) -> bool:
 
 
 def check_room(ray: Any, cpu: float, gpu: float, unit: str) -> None:
-    """Refuse a task that no node of the cluster has room for: Ray would wait for such a node for ever.
+    """Refuse a task that no node of the cluster has room for: Ray would wait for one for ever.
 
     Args:
-        cpu, gpu: of one task. unit: as the keys name it, ``trial`` or ``task``.
+        cpu, gpu: resources of one task. unit: word in the names of the keys, ``trial`` or ``task``.
 
     Raises:
-        ConfigError: the largest node has fewer; how many it has.
+        ConfigError: the largest node has less; the message says how much.
     """
     nodes = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
     for name, key, wanted in (("CPU", f"cpus_per_{unit}", cpu), ("GPU", f"gpus_per_{unit}", gpu)):
         most = max((float(node.get(name, 0.0)) for node in nodes), default=0.0)
-        if not wanted <= most:  # nor NaN
+        if not wanted <= most:  # also refuses NaN
             raise ConfigError(
                 f"{key}={wanted:g} is more than any node of the Ray cluster has: the largest has {most:g} {name}s, "
                 "take at most that"

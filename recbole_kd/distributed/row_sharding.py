@@ -1,4 +1,4 @@
-"""How processes share work out that is done for many rows. No RecBole import."""
+"""Interface by which processes share work on many rows. No RecBole import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Sharing(Protocol):
-    """How several processes share the rows of a table out; :class:`recbole_kd.distributed.data_parallel.Ranks` is one."""
+    """A split of a table's rows over processes, such as the ``Ranks`` of data_parallel."""
 
     def slice_of(self, n: int, grain: int = 1) -> slice:
-        """This process's part of n consecutive rows, in whole grains of so many rows."""
+        """Return this process's slice of n consecutive rows, in whole grains."""
 
     def gather(self, rows: Tensor, n: int, grain: int = 1) -> Tensor:
-        """All processes' parts of a table of n rows, in order."""
+        """Return all processes' slices of a table of n rows, concatenated in order."""

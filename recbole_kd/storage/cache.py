@@ -1,4 +1,4 @@
-"""The cache of trained models: one folder per entry, locked while it is made."""
+"""The cache of trained models: one folder per entry, locked while it is written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from filelock import FileLock, Timeout
 from recbole_kd.storage.places import user_path
 
 WORK = ".work"
-"""Suffix of the folder in which an entry is made."""
+"""Suffix of the folder in which an entry is built."""
 CACHE_FORMAT = 1
-"""Part of every digest: raise it when what a stage computes changes."""
+"""Part of every digest: raise it when a stage computes other results from the same settings."""
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """``cache_dir``, else the environment variable RECBOLE_KD_CACHE, else saved/cache of the current folder."""
+    """Return the cache folder.
+
+    It is ``cache_dir``, else the environment variable RECBOLE_KD_CACHE, else saved/cache in the current folder.
+    """
     return user_path(
         cache_dir or os.environ.get("RECBOLE_KD_CACHE") or "saved/cache",
         "cache_dir" if cache_dir else "RECBOLE_KD_CACHE",
@@ -30,8 +33,10 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the entry's lock: of two runs that need the same model one trains it and the other waits. What a killed one left of writing the
-    entry is removed."""
+    """Hold the lock of a cache entry.
+
+    If two runs need the same model, one trains it and the other waits. Half-written files of a killed run are removed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(folder) + ".lock")
     try:
@@ -47,9 +52,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _forget_half_written(folder: Path) -> None:
-    """Remove the temporary folders of an entry (:func:`recbole_kd.storage.files.written_whole`), and its workshop once the entry is there.
+    """Remove the temporary folders of an entry, and its work folder if the entry is finished.
 
-    The caller holds the entry's lock, and nobody else writes them.
+    :func:`recbole_kd.storage.files.written_whole` makes these folders. The caller holds the lock of the entry, so
+    nobody else is writing them.
     """
     if folder.is_dir():
         shutil.rmtree(folder.with_name(folder.name + WORK), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""List, verify and prune the cache: what each entry is, how large and old, whether it is still what was written."""
+"""List, verify and prune the cache: the entries, their sizes, ages and integrity."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from recbole_kd.storage.files import FILES, MANIFEST
 from recbole_kd.storage.integrity import damage, is_changed
 
 REPORT = "report.json"
-"""Manifest of a cached student."""
+"""Name of a cached student's manifest."""
 KINDS = ("teacher", "trained", "student", "assistant", "features", "distilled")
 """Folders of the cache.
 
-``teacher`` has exported scores, ``trained`` the weights that they were made of; the last one holds
-states of interrupted distillations alone."""
+``teacher`` has exported scores, ``trained`` the weights behind them; ``distilled`` has only the states of interrupted
+distillations.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class CacheEntry:
     """One finished or unfinished model in the cache.
 
     Attributes:
-        kind: one of KINDS. path: its folder (finished), its workshop or its state file (unfinished).
-        finished: False for what an interrupted training left, which ``--resume=True`` continues from.
-        size: bytes on disk. age: seconds since it was last written. made_by: model, data set and what tells entries
-            apart, in words.
+        kind: one of KINDS. path: its folder (finished), its work folder or its state file (unfinished).
+        finished: False for an interrupted training, which ``--resume=True`` continues.
+        size: bytes on disk. age: seconds since it was last written.
+        made_by: model, data set and the settings that tell entries apart, as text.
     """
 
     kind: str
@@ -50,9 +51,9 @@ class CacheEntry:
 
 
 def list_cache(cache: Path) -> list[CacheEntry]:
-    """Return the entries of a cache, largest first; none for a folder that is not there.
+    """Return the entries of a cache, largest first; none if the folder does not exist.
 
-    Files of other names are not ours and not listed.
+    Files with other names are not part of the cache and not listed.
     """
     return sorted(_entries(cache), key=lambda entry: (-entry.size, entry.name))
 
@@ -81,7 +82,7 @@ def _of_state(path: Path) -> list[Path]:
 
 
 def _manifest(folder: Path) -> Mapping[str, Any] | None:
-    """Return the manifest of a finished entry, empty for a damaged one; None for a folder that has none."""
+    """Return the manifest of a finished entry: empty if damaged, None if there is none."""
     path = next((folder / name for name in (MANIFEST, REPORT) if (folder / name).is_file()), None)
     if path is None:
         return None
@@ -107,10 +108,10 @@ def _made_by(path: Path, manifest: Mapping[str, Any] | None) -> str:
 
 
 def entry_damage(folder: Path, full: bool = False) -> str | None:
-    """Return what is wrong with a finished entry, in a few words; None if it is what was written.
+    """Return what is wrong with a finished entry, in a few words, or None.
 
     Args:
-        full: read files larger than 64 MiB as a whole, not a sample of 64 MiB.
+        full: read files larger than 64 MiB completely, not only a sample of 64 MiB.
     """
     manifest = _manifest(folder)
     if manifest is None:
@@ -121,15 +122,16 @@ def entry_damage(folder: Path, full: bool = False) -> str | None:
         return "its manifest is not what was written (its SHA-256 differs)"
     files = manifest.get(FILES)
     if files is None:
-        return None  # of an earlier version, which kept no digests
+        return None  # an earlier version, which stored no digests
     return damage(folder, files, full) if isinstance(files, dict) else "its manifest is malformed"
 
 
 def verify_cache(cache: Path, names: Iterable[str] | None = None, full: bool = True) -> dict[str, str]:
-    """Return the damaged entries of a cache, or of some of its entries: name -> what is wrong.
+    """Return the damaged entries of a cache: name -> what is wrong.
 
     Args:
-        names: as in :attr:`CacheEntry.name`; all when None. full: read large files as a whole, not a sample.
+        names: names as in :attr:`CacheEntry.name`; None means all entries.
+        full: read large files completely, not only a sample.
     """
     wanted = None if names is None else set(names)
     chosen = (entry for entry in list_cache(cache) if entry.finished and (wanted is None or entry.name in wanted))
@@ -138,13 +140,13 @@ def verify_cache(cache: Path, names: Iterable[str] | None = None, full: bool = T
 
 
 def prune_cache(cache: Path, names: Iterable[str], dry_run: bool = False) -> list[CacheEntry]:
-    """Remove entries by name and return those that were removed, or would be.
+    """Remove entries by name and return the removed ones.
 
-    Only files that an entry's manifest lists, its manifest, workshops and states are removed. An entry that another run
-    holds is left, and so is one that holds anything else.
+    Only the files listed in an entry's manifest, the manifest, work folders and states are removed. An entry that
+    another run holds stays, and so does one with any other file.
 
     Args:
-        names: as in :attr:`CacheEntry.name`. dry_run: remove nothing.
+        names: names as in :attr:`CacheEntry.name`. dry_run: remove nothing; return the entries that would be removed.
     """
     wanted = set(names)
     return [
@@ -155,7 +157,10 @@ def prune_cache(cache: Path, names: Iterable[str], dry_run: bool = False) -> lis
 
 
 def _removable(entry: CacheEntry) -> bool:
-    """Return whether an entry holds nothing but what its manifest lists; what an earlier version wrote is known by its names."""
+    """Test whether an entry has only the files that its manifest lists.
+
+    Entries of earlier versions list no files; their files are recognised by their names.
+    """
     if not entry.finished:
         return True
     manifest = _manifest(entry.path) or {}

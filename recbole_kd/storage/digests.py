@@ -10,7 +10,7 @@ from typing import Any
 
 
 def digest(*parts: bytes) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the parts."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the parts."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(len(part).to_bytes(8, "little"))
@@ -19,12 +19,12 @@ def digest(*parts: bytes) -> str:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Digest of a mapping of plain values; the order of keys does not matter."""
+    """Return the digest of a mapping of plain values; the order of keys does not matter."""
     return digest(json.dumps(settings, sort_keys=True, default=str).encode())
 
 
 def file_digest(*paths: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the files' contents, one after the other."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the files' contents, in order."""
     sha = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as stream:
@@ -33,6 +33,6 @@ def file_digest(*paths: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal digits."""
+    """Return the file's SHA-256 in hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A disk that is full, said in a sentence: each library has another error for it."""
+"""Turn each library's disk-full error into one StorageError."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUT_SHORT = re.compile(
     r"No space left|Disk quota|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written"
 )
-"""What torch, safetensors and numpy say of a write that was cut short; none of them says an error number."""
+"""Texts of torch, safetensors and numpy on a write that was cut short; none of them gives an error number."""
 
 
 @contextmanager
 def full_disk_is_said(place: Path, ends: str) -> Iterator[None]:
-    """Turn the errors of a write that found no room into one sentence; all others pass.
+    """Turn disk-full errors into one sentence; all other errors pass.
 
     Args:
-        place: below which the block writes. ends: of the sentence, what can be done after room was made.
+        place: path below which the block writes.
+        ends: end of the sentence: what the user can do after making room.
 
     Raises:
-        StorageError: there was no room.
+        StorageError: the disk is full.
     """
     before = threading.excepthook
 
-    def in_a_thread(args: threading.ExceptHookArgs) -> None:  # TensorBoard's writer raises it again in the main thread
+    def in_a_thread(args: threading.ExceptHookArgs) -> None:  # TensorBoard's writer also raises it in the main thread
         if not isinstance(args.exc_value, Exception) or not _no_room(args.exc_value):
             before(args)
 
@@ -54,4 +55,4 @@ def _no_room(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     words = str(error)
-    return CUT_SHORT.search(words) is not None and "PytorchStreamReader" not in words  # that one reads a damaged file
+    return CUT_SHORT.search(words) is not None and "PytorchStreamReader" not in words  # the reader: a damaged file

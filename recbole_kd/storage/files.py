@@ -1,6 +1,7 @@
-"""The files of a teacher: a folder with manifest.json and scores.safetensors, written whole or not at all.
+"""The files of a teacher: a folder with manifest.json and scores.safetensors.
 
-Safetensors and JSON hold numbers and text only: reading them executes no code.
+They are written completely or not at all. Safetensors and JSON hold numbers and text only: reading them executes no
+code.
 """
 
 from __future__ import annotations
@@ -38,23 +39,25 @@ _ONLINE_KEYS: dict[str, type] = {"model": str, "dataset": str, "settings": dict}
 
 
 def of_epoch(name: str, epoch: int) -> str:
-    """Name of the file of an earlier checkpoint: ``scores.safetensors`` -> ``scores-12.safetensors``."""
+    """Return a checkpoint's file name: ``scores.safetensors`` -> ``scores-12.safetensors``."""
     stem, _, suffix = name.partition(".")
     return f"{stem}-{epoch}.{suffix}"
 
 
 @contextmanager
 def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well, and is removed when not.
+    """Yield a temporary folder that replaces ``folder`` if the block ends without an error.
+
+    After an error it is removed.
 
     Args:
-        folder: is missing, empty, or holds nothing but plain files of the names in ``replaces``, which are removed.
-        replaces: names of the files that an earlier, incomplete writing may have left there.
+        folder: is missing, is empty, or has only plain files with names in ``replaces``, which are removed.
+        replaces: names of files that an earlier, incomplete write may have left.
 
     Raises:
-        TargetError: the folder holds anything else, see :func:`recbole_kd.storage.targets.check_folder`. It is left as
-            it was.
-        StorageError: there is no room for it.
+        TargetError: the folder has anything else, see :func:`recbole_kd.storage.targets.check_folder`; it stays
+            unchanged.
+        StorageError: the disk is full.
     """
     folder = Path(os.path.abspath(folder))
 
@@ -70,17 +73,17 @@ def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path
         check_folder(folder, own=own)  # again: the block may have taken hours
         for name in replaces:
             (folder / name).unlink(missing_ok=True)
-        os.replace(temporary, folder)  # over a missing or an empty folder only
+        os.replace(temporary, folder)  # replaces only a missing or an empty folder
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _new_beside(path: Path, make: Callable[[Path], object]) -> Path:
-    """Make and return ``.NAME-NUMBER`` beside a path, under a name that nobody has.
+    """Make and return ``.NAME-NUMBER`` beside a path, under a name that is free.
 
     Args:
-        make: makes it, and raises FileExistsError for a name that is there.
+        make: makes it, and raises FileExistsError if the name is taken.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     end = 0
@@ -95,10 +98,12 @@ def _new_beside(path: Path, make: Callable[[Path], object]) -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all; the caller has checked that the file which is there may be replaced.
+    """Write a file completely or not at all.
+
+    The caller has checked that an existing file may be replaced.
 
     Args:
-        write: writes the content into the path that it is given, an empty file beside ``path``.
+        write: writes the content to the path that it gets, an empty file beside ``path``.
 
     Raises:
         TargetError: the path is a link, a folder or a device.
@@ -114,17 +119,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; see :func:`write_whole`."""
+    """Write a text file completely or not at all; see :func:`write_whole`."""
     write_whole(path, lambda new: new.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all; see :func:`write_text_whole`."""
+    """Write a JSON file completely or not at all; see :func:`write_text_whole`."""
     write_text_whole(path, json.dumps(content, indent=2, default=str))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state as safetensors, which know no sharing: what a model has under two names (GCMC, FEARec) is written twice."""
+    """Write a model's state as safetensors.
+
+    The format cannot share tensors: a tensor with two names (GCMC, FEARec) is written twice.
+    """
     tensors: dict[str, Tensor] = {}
     places: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -136,16 +144,19 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any], name: str = MANIFEST) -> None:
-    """Write a folder's manifest (or report) after all its files: with their sizes and SHA-256 under ``files``, and its own."""
+    """Write a folder's manifest (or report), after all its other files.
+
+    It gets their sizes and SHA-256 under ``files``, and its own SHA-256.
+    """
     files = records_of(path for path in folder.iterdir() if path.is_file() and path.name != name)
     write_json(folder / name, sealed({**content, FILES: files}))
 
 
 def check_written(folder: Path, content: Mapping[str, Any], name: str = MANIFEST, fix: str = TRAIN_AGAIN) -> None:
-    """Refuse a folder whose manifest, or a file in it, is not what was written.
+    """Refuse a folder whose manifest or files have changed since they were written.
 
-    Reads every file up to 64 MiB as a whole and 64 MiB of a larger one. What an earlier version wrote has no digests
-    and passes.
+    It reads files up to 64 MiB completely and 64 MiB of larger ones. Folders of earlier versions have no digests and
+    pass.
 
     Raises:
         TeacherError: names the file and what to do.
@@ -161,10 +172,10 @@ def check_written(folder: Path, content: Mapping[str, Any], name: str = MANIFEST
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a teacher folder, after a check of its files (:func:`check_written`).
+    """Return the manifest of a teacher folder, after :func:`check_written`.
 
     Raises:
-        TeacherError: no such folder, no manifest, one that is not ours, or files that are not what was written.
+        TeacherError: the folder or its manifest is missing, the manifest is not ours, or the files have changed.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -185,17 +196,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     wrong += [] if isinstance(epochs, list) and all(type(epoch) is int for epoch in epochs) else ["trajectory"]
     if wrong:
         raise TeacherError(
-            f"{path} lacks {', '.join(wrong)} or has it wrong; delete the folder and train the teacher again"
+            f"{path} lacks {', '.join(wrong)} or has a wrong value there; delete the folder and train the teacher again"
         )
     check_written(folder, manifest)
     return manifest
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, memory-mapped: pages come in when they are read.
+    """Return all tensors of a safetensors file, memory-mapped: pages are loaded on access.
 
     Raises:
-        TeacherError: missing, truncated or not a safetensors file.
+        TeacherError: the file is missing, truncated or not a safetensors file.
     """
     if not path.is_file():
         raise TeacherError(f"{path} is missing; delete the folder {path.parent} and train the teacher again")
@@ -209,5 +220,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def bytes_of(tensors: Mapping[str, Tensor]) -> int:
-    """Size on disk of tensors as safetensors: the numbers, without the header."""
+    """Return the size of tensors as safetensors on disk, in bytes, without the header."""
     return sum(t.numel() * t.element_size() for t in tensors.values())

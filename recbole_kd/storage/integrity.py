@@ -1,4 +1,4 @@
-"""SHA-256 of what was written, checked when it is read: nothing that changed on disk passes for what was made."""
+"""SHA-256 checks of written files: a file that changed on disk is never used silently."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from recbole_kd.storage.digests import file_sha256
 
 SEAL = b"recbole_kd sha256 "
-"""Before the digest at the end of a sealed file."""
+"""Marker before the digest at the end of a sealed file."""
 OWN_SHA256 = "sha256"
 """Key of a manifest's or report's own digest."""
 SAMPLE = 1 << 20
-"""Bytes of a block of a large file."""
+"""Bytes of one block of a large file."""
 WHOLE = 64 * SAMPLE
-"""Up to this size a file is hashed as a whole; of a larger one the first, the last and evenly spaced blocks, as many as this holds."""
+"""Largest file that is hashed completely; of a larger one this many bytes are hashed, in evenly spaced blocks."""
 
 
 def sample_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's sample: the whole of a file up to WHOLE bytes, else WHOLE bytes in evenly spaced blocks.
+    """Return the SHA-256 of a file's sample.
 
-    The first and the last block are among them; a safetensors header lies in the first. At most WHOLE bytes are read,
-    whatever the file's size.
+    The sample is the whole file up to WHOLE bytes, else WHOLE bytes in evenly spaced blocks. These include the first
+    block, which holds a safetensors header, and the last one. At most WHOLE bytes are read, whatever the file's size.
     """
     size = path.stat().st_size
     if size <= WHOLE:
@@ -39,7 +39,10 @@ def sample_sha256(path: Path) -> str:
 
 
 def records_of(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Return what a manifest keeps of its files: name -> ``size``, ``sha256`` and, of large ones, ``sample``."""
+    """Return a manifest's records of its files: name -> ``size``, ``sha256``, ``sample``.
+
+    Only files larger than WHOLE have a ``sample``.
+    """
     found = {}
     for path in sorted(paths):
         size = path.stat().st_size
@@ -49,10 +52,10 @@ def records_of(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 
 def damage(folder: Path, records: Mapping[str, Any], full: bool = False) -> str | None:
-    """Return what is wrong with the files of a folder, in a few words; None if they are as they were written.
+    """Return what is wrong with the files of a folder, in a few words, or None.
 
     Args:
-        records: as :func:`records_of` made them. full: read large files as a whole, not the sample alone.
+        records: records from :func:`records_of`. full: read large files completely, not only the sample.
     """
     for name, record in records.items():
         if not isinstance(record, Mapping) or not {"size", "sha256"} <= record.keys() or Path(name).name != name:
@@ -71,14 +74,14 @@ def damage(folder: Path, records: Mapping[str, Any], full: bool = False) -> str 
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping as plain JSON values, with the SHA-256 of all the rest under ``sha256``."""
+    """Return a mapping as plain JSON values, with the SHA-256 of the rest under ``sha256``."""
     plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
     plain.pop(OWN_SHA256, None)
     return {**plain, OWN_SHA256: _json_sha256(plain)}
 
 
 def is_changed(content: Mapping[str, Any]) -> bool:
-    """Return whether a mapping that was sealed was changed since; False for one of an earlier version, which has no seal."""
+    """Test whether a sealed mapping has changed; one of an earlier version has no seal."""
     rest = {key: value for key, value in content.items() if key != OWN_SHA256}
     return OWN_SHA256 in content and content[OWN_SHA256] != _json_sha256(rest)
 
@@ -88,7 +91,7 @@ def _json_sha256(plain: Mapping[str, Any]) -> str:
 
 
 def seal(path: Path) -> None:
-    """Append the SHA-256 of a file to it. ``torch.load`` reads a sealed file as it does an unsealed one."""
+    """Append the SHA-256 of a file to it; ``torch.load`` still reads the file."""
     digest = file_sha256(path)
     with open(path, "ab") as stream:
         stream.write(SEAL + bytes.fromhex(digest))
@@ -97,7 +100,7 @@ def seal(path: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Return whether a file ends with the SHA-256 of all before it."""
+    """Test whether a file ends with the SHA-256 of all before it."""
     end = len(SEAL) + hashlib.sha256().digest_size
     left = path.stat().st_size - end
     if left < 0:

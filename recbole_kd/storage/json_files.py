@@ -1,4 +1,4 @@
-"""JSON files, read without surprises."""
+"""Safe reading of JSON files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: the file is no JSON, no UTF-8 text, or nested too deeply. OSError: it cannot be read.
+        ValueError: the file is not JSON, not UTF-8 text, or nested too deeply.
+        OSError: it cannot be read.
     """
     return parse_json(path.read_bytes())
 
@@ -20,7 +21,7 @@ def parse_json(content: bytes) -> Any:
     """Return the content of JSON in UTF-8.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8 text, or nested too deeply.
+        ValueError: it is not JSON, not UTF-8 text, or nested too deeply.
     """
     try:
         return json.loads(content.decode("utf-8"))

@@ -1,4 +1,4 @@
-"""Paths that a user types."""
+"""Checks of paths that a user types."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from pathlib import Path
 from recbole_kd.errors import ConfigError
 
 LONGEST_NAME = 255
-"""Bytes of a name, on the file systems in use."""
+"""Most bytes of a file name, on common file systems."""
 
 DEEPEST = 200
-"""Folders of a path: more are a mistake, and Python makes each by a call inside another."""
+"""Most folders of a path: more are a mistake, and Python makes each by a recursive call."""
 
 
 def user_path(text: str | Path, key: str) -> Path:
-    """Return a path with ``~`` as the home folder it stands for.
+    """Return a path with ``~`` replaced by the home folder.
 
     Args:
-        text: what the user typed. key: by which he did, for the error.
+        text: the path as typed. key: the key that the user set, for the error.
 
     Raises:
-        ConfigError: ``~NAME`` names nobody on this machine, or the path has a name that is too long or too many
-            folders.
+        ConfigError: ``~NAME`` is not a user of this machine, or the path has too long a name or too many folders.
     """
     try:
         path = Path(text).expanduser()

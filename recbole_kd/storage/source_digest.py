@@ -1,4 +1,4 @@
-"""The source of a model class that is neither RecBole's nor ours: what was trained with another source is another model."""
+"""Hash user-defined model code, so that editing it invalidates cached trainings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from types import CodeType
 from recbole_kd.storage.digests import digest
 
 KNOWN = ("builtins", "recbole", "recbole_kd", "torch", "abc", "typing")
-"""Packages whose classes change with a version, not under the user's hands."""
+"""Packages whose classes change only with their version, not by the user."""
 
 
 def own_source(kind: type) -> str | None:
-    """Digest of the source of a class and of those it is derived from, as far as the user wrote them; None where that is none of them.
+    """Return the digest of the user's source of a class and its base classes, or None.
 
-    A class without a source file (made in an interpreter) counts by its functions' byte code.
+    None means that the user wrote none of them. A class without a source file (made in an interpreter) is hashed by the
+    byte code of its functions.
     """
     own = [part for part in kind.__mro__ if part.__module__.partition(".")[0] not in KNOWN]
     return digest(*(_text(part) for part in own)) if own else None

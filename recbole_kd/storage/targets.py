@@ -1,4 +1,4 @@
-"""Decide whether a path may be written: nothing that this project did not make is replaced or removed."""
+"""Checks before writing: only files of this project are replaced or removed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 from recbole_kd.errors import TargetError
 
 Own = Callable[[Path], bool]
-"""Return whether a path was made by the writer that asks."""
+"""Test of whether the writer made a path."""
 
 
 def nothing_is_own(path: Path) -> bool:
-    """Return False: the writer replaces nothing, whoever made it."""
+    """Return False: this writer replaces no file."""
     return False
 
 
 def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", sources: Iterable[Path] = ()) -> None:
-    """Refuse to write a folder that holds anything which the writer did not make.
+    """Refuse to write a folder that holds anything the writer did not make.
 
-    A missing and an empty folder may be written; one with files may be if each of them is the writer's own.
+    A missing or empty folder may be written; so may one whose files are all the writer's own.
 
     Args:
-        folder: the target. own: tells for each path directly inside whether the writer made it; it may then be
-            replaced.
-        option: the option that names the target, such as ``--out``; it is part of the message.
-        sources: paths that are read to make the target. They may not be the target, lie in it, or hold it.
+        folder: the target.
+        own: tests whether the writer made a path directly inside; such a path may be replaced.
+        option: the option that names the target, such as ``--out``, for the message.
+        sources: paths that are read to make the target. They may not be the target, lie in it, or contain it.
 
     Raises:
-        TargetError: the target is a link, a file, a mount point, the current folder, or holds something else. Nothing
+        TargetError: the target is a link, a file, a mount point or the current folder, or holds something else. Nothing
             was changed.
     """
     place = Path(os.path.abspath(folder))
@@ -56,16 +56,16 @@ def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", s
 
 
 def check_file(path: Path, *, own: Own = nothing_is_own, option: str = "") -> None:
-    """Refuse to write a file over one that the writer did not make.
+    """Refuse to overwrite a file that the writer did not make.
 
-    A missing and an empty file may be written.
+    A missing or empty file may be written.
 
     Args:
-        path: the target. own: tells whether the writer made the file that is there; it may then be replaced.
-        option: the option that names the target, such as ``--output``; it is part of the message.
+        path: the target. own: tests whether the writer made the existing file; it may then be replaced.
+        option: the option that names the target, such as ``--output``, for the message.
 
     Raises:
-        TargetError: the target is a link, a folder or a device, or another's file. Nothing was changed.
+        TargetError: the target is a link, a folder or a device, or a file of somebody else. Nothing was changed.
     """
     if path.is_symlink():
         raise _refusal(path, "it is a link", option, "a file")
@@ -78,7 +78,7 @@ def check_file(path: Path, *, own: Own = nothing_is_own, option: str = "") -> No
 
 
 def holds_text(path: Path, mark: str) -> bool:
-    """Return whether a file holds a text that this project's writer puts into what it makes."""
+    """Test whether a file holds a text that this project's writer puts into its files."""
     try:
         return mark.encode() in path.read_bytes()
     except OSError:
@@ -86,7 +86,7 @@ def holds_text(path: Path, mark: str) -> bool:
 
 
 def _refusal(path: Path, why: str, option: str, wanted: str, instead: Path | None = None) -> TargetError:
-    """Return the error of a target that may not be written, with a free name as the way out."""
+    """Return the error for a target that may not be written; it suggests a free name."""
     free = instead or _free_name(path)
     if option:
         return TargetError(f"Invalid {option}={path}: {why}. Name {wanted}, such as {option}={free}.")
@@ -94,7 +94,7 @@ def _refusal(path: Path, why: str, option: str, wanted: str, instead: Path | Non
 
 
 def _free_name(path: Path) -> Path:
-    """Return the first path of NAME-2, NAME-3, ... that is not there."""
+    """Return the first free path of NAME-2, NAME-3, ..."""
     place = Path(os.path.abspath(path))
     number = 2
     while os.path.lexists(free := place.with_name(f"{place.stem}-{number}{place.suffix}")):

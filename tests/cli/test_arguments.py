@@ -105,7 +105,7 @@ def test_flags(flag: str, key: str) -> None:
         (["--topk=[1,2"], r"--topk=\[1,2 cannot be read"),
         (["--x=[1] 2"], r"--x=\[1\] 2 cannot be read"),
         (["--x='open"], r"cannot be read"),
-        (["--x={a: 1, a: 2}"], r"the key 'a' stands twice"),
+        (["--x={a: 1, a: 2}"], r"the key 'a' occurs twice"),
         (["--eval_args={order:RO}"], r"a space is missing after the colon in 'order:RO'"),
         (["--x=[!!python/name:os.system ]"], r"could not determine a constructor"),
         (["--x=[!!int a]"], r"cannot be read"),
@@ -205,10 +205,10 @@ def test_an_empty_file_has_no_keys(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a: 1\nb: [1\nc: 2\n", r"a\.yaml' is not valid YAML in line 3"),
-        ("a: 1\nb: 2\na: 3\n", r"in line 3: the key 'a' stands twice"),
+        ("a: 1\nb: 2\na: 3\n", r"in line 3: the key 'a' occurs twice"),
         ("- a\n- b\n", r"holds a list, not a mapping"),
         ("just words\n", r"holds a str, not a mapping"),
-        ("1: 2\n", r"the key 1, which is no text"),
+        ("1: 2\n", r"the key 1, which is not a text"),
         ("a: !!python/object/apply:os.system [ls]\n", r"in line 1"),
     ],
 )

@@ -181,9 +181,7 @@ def test_rows_of_another_width_than_the_header(way: str, wrong: str, line: int, 
         rows[5] = rows[5][:found]
     file = written(tmp_path, rows, way=way)
     plural = "column" if found == 1 else "columns"
-    assert f"{file}:{line}: {found} {plural}, but the header names 4" in refused(
-        tmp_path, ALL_COLUMNS, *benchmark(way)
-    )
+    assert f"{file}:{line}: {found} {plural}, but the header names 4" in refused(tmp_path, ALL_COLUMNS, *benchmark(way))
 
 
 @pytest.mark.parametrize("quoted", [False, True])

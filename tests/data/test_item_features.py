@@ -107,7 +107,7 @@ def test_items_without_features_have_the_mean_and_are_counted(tmp_path: Path, ca
     config, dataset = setup(tmp_path, {"visual": "f.npy"}, [*TOKENS, "new", "newer"])
     with caplog.at_level("WARNING"):
         load_item_features(config, dataset)
-    assert "2 of 5 items have no visual features and are given the mean of all others: new, newer" in caplog.text
+    assert "2 of 5 items have no visual features and get the mean of all others: new, newer" in caplog.text
 
 
 def refused(values: np.ndarray, ids: str | None = "a\nb\nc\nd\n", tokens: list[str] = TOKENS) -> Any:
@@ -147,7 +147,7 @@ BAD = {
     "an id twice": (refused(VALUES, "a\nb\nd\nb\n"), "have two rows for item 'b'"),
     "nan": (refused(with_nan(3)), r"of item 'd' \(row 3\) hold a number that is not finite"),
     "infinite": (refused(with_nan(0, float("inf"))), r"of item 'a' \(row 0\) hold a number that is not finite"),
-    "no such row": (refused(VALUES, None, ["[PAD]", "1", "4"]), "have 4 rows, and item '4' would be row 4"),
+    "no such row": (refused(VALUES, None, ["[PAD]", "1", "4"]), "have 4 rows, but item '4' needs row 4"),
     "no number": (refused(VALUES, None), "have no ids, and item 'b' is not a row number"),
     "nobody": (
         refused(VALUES, "w\nx\ny\nz\n"),
@@ -200,7 +200,7 @@ def test_a_bad_number_of_an_item_outside_the_data_set_does_not_matter(tmp_path: 
 def test_truncated_and_unknown_files_are_refused(tmp_path: Path) -> None:
     path = with_ids(tmp_path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match=r"The visual features .*f\.npy are no readable"):
+    with pytest.raises(DataError, match=r"The visual features .*f\.npy are not a readable"):
         read_matrix("visual", path)
     (tmp_path / "g.safetensors").write_bytes(b"\x00" * 9)
     with pytest.raises(DataError, match=r"The visual features .*g\.safetensors are damaged"):
@@ -259,7 +259,7 @@ def test_item_features_must_be_names_and_paths(given: Any, tmp_path: Path) -> No
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for given, words in (
-        ({"visual": "gone.npy"}, r"The visual features gone\.npy are not there"),
+        ({"visual": "gone.npy"}, r"The visual features gone\.npy do not exist"),
         ({"visual": {"path": "f.npy", "ids": "gone"}}, "The ids gone of the visual features"),
     ):
         with_ids(tmp_path)

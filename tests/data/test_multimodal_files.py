@@ -129,18 +129,18 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "no items": (
         "tiktok",
         lambda f: change(f, "test.json", '{"3": [1, 2.5]}'),
-        r"test\.json: the items of user '3' are no list",
+        r"test\.json: the items of user '3' are not a list",
     ),
     "missing": ("tiktok", lambda f: (f / "test.json").unlink(), r"test\.json \(or test\.json\.gz\) is not in"),
     "no features": (
         "tiktok",
         lambda f: [(f / n).unlink() for n in ("image_feat.npy", "text_feat.npy")],
-        "holds no features",
+        "has no features",
     ),
     "few rows": (
         "tiktok",
         lambda f: write_features(f, 19),
-        "The visual features have 19 rows, and item '19' would be row 19",
+        "The visual features have 19 rows, but item '19' needs row 19",
     ),
     "nan": (
         "tiktok",
@@ -156,13 +156,13 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "twice": (
         "baby",
         lambda f: change(f, "baby.inter", TABLE + "0\t1\t0\n0\t1\t2\n"),
-        r"baby\.inter:3: item '1' of user '0' has a row already",
+        r"baby\.inter:3: item '1' of user '0' already has a row",
     ),
     "short": ("baby", lambda f: change(f, "baby.inter", TABLE + "0\t1\n"), r"baby\.inter:2: expected 3 columns"),
     "time": (
         "baby",
         lambda f: change(f, "baby.inter", TABLE.strip() + "\ttimestamp\n0\t1\t0\tx\n"),
-        r"baby\.inter:2: 'x' is no time",
+        r"baby\.inter:2: the time 'x' is not a finite number",
     ),
 }
 

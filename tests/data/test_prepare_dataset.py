@@ -308,7 +308,7 @@ MALFORMED = [
     ),
     ("beauty", "Beauty.txt", "1 2 3\n1 4\n", ":2: user '1' already has a line"),
     ("beauty", "Beauty.txt", "1 2 3\n2\n", ":2: user '2' has no items"),
-    ("beauty", "Beauty.txt", '1 2\n2 "5\n', ":2: the id '\"5' holds"),
+    ("beauty", "Beauty.txt", '1 2\n2 "5\n', ":2: the id '\"5' has"),
     ("yelp2018", "yelp2018.txt", "u i 5 1\nu i 5\n", ":2: expected user, item, rating, time; found 3 fields"),
     ("yelp2018", "yelp2018.txt", "u i five 1\n", ":1: the rating 'five' is not a number"),
     ("yelp2018", "yelp2018.txt", "u,i,5,1\nu,j,5,soon\n", ":2: the time 'soon' is neither a number"),
@@ -366,7 +366,7 @@ def test_missing_files_and_wrong_counts(raw: Path, out: Path) -> None:
     with pytest.raises(DataError, match=r"users\.dat \(or users\.dat\.gz\) is not in"):
         prepare("citeulike", Options(raw=raw), out)
     (raw / "users.dat").write_text("5 1 2 3 4 5\n")
-    with pytest.raises(DataError, match=r"citeulike has 1 users where the published data has 5,219"):
+    with pytest.raises(DataError, match=r"citeulike has 1 users, but the published data has 5,219"):
         prepare("citeulike", Options(raw=raw), out)
     assert not out.exists()
 
@@ -497,7 +497,7 @@ def test_command_line(raw: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["citeulike"], "citeulike has 1 users where the published data has 5,219"),
+        (["citeulike"], "citeulike has 1 users, but the published data has 5,219"),
         (["citeulike", "--coer=3"], "Unrecognized arguments: --coer=3"),
         (["citeulike", "--form=x"], "invalid choice: 'x'"),
         (["unknown"], "'unknown' is not one of citeulike"),

@@ -123,7 +123,7 @@ def test_a_loader_of_other_interactions_is_refused(tiny_dataset: TinyData) -> No
     _, train, _, _ = recboles(tiny_dataset, "BPR")
     train._dataset.inter_feat = train._dataset.inter_feat[:50]
     with pytest.raises(
-        recbole_kd.DataError, match=r"are not what eval_args=.*give the loaders of RecBole's data_preparation"
+        recbole_kd.DataError, match=r"do not match eval_args=.*pass the loaders of RecBole's data_preparation"
     ):
         split_behind(train)
 

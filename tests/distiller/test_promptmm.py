@@ -316,7 +316,7 @@ def test_a_teacher_made_beforehand_is_the_one_that_a_run_takes(tmp_path: Path) -
             [],
             "--kd=PromptMM needs scores of the teacher's modalities and LightGCN has none",
         ),
-        ({}, ["--item_features={visual: gone.npy}"], "The visual features gone.npy are not there"),
+        ({}, ["--item_features={visual: gone.npy}"], "The visual features gone.npy do not exist"),
         ({}, ["--item_features=visual.npy"], "Invalid --item_features=visual.npy: expected a mapping"),
         ({}, ["--text_encoder=bert", "--item_features=~"], "text_encoder='bert' is not allowed"),
         ({}, ["--item_features=~"], "tiny.item does not exist to make them from"),
