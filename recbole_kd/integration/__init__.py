@@ -1,1 +1,1 @@
-"""Everything that touches RecBole's modules and pickles: compatibility, registration, safe loading."""
+"""RecBole's modules and pickles: compatibility, registration and safe loading."""

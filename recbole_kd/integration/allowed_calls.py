@@ -1,4 +1,4 @@
-"""The calls that a pickle may ask for, each to the function of ours that does it."""
+"""The calls that a pickle may make, each mapped to our own function."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:
 
 
 def _default_dict(*arguments: Any) -> defaultdict[Any, Any]:
-    """RippleNet's dictionary of lists; another factory would be called later."""
+    """Return RippleNet's dictionary of lists; any other factory is refused."""
     if len(arguments) != 1 or type(arguments[0]) is not Reference or str(arguments[0]) != "builtins.list":
         raise RefusedError("a call of collections.defaultdict")
     return defaultdict(list)
 
 
 def _set_of(kind: type, budget: Budget, *arguments: Any) -> Any:
-    """A set of the elements of one list, as pickle protocols below 4 write it."""
+    """Return a set of the elements of one list, as pickle protocols below 4 write it."""
     if len(arguments) != 1 or type(arguments[0]) is not list:
         raise RefusedError(f"a call of builtins.{kind.__name__}")
     budget.spend(len(arguments[0]))
@@ -48,14 +48,14 @@ def _enum_member(name: str, *arguments: Any) -> Enum:
 
 
 def _empty_bytes(*arguments: Any) -> bytes:
-    """No bytes, as pickle protocols below 3 write them."""
+    """Return no bytes, as pickle protocols below 3 write them."""
     if arguments:
         raise RefusedError("a call of builtins.bytes")
     return b""
 
 
 def _encode_latin1(budget: Budget, *arguments: Any) -> bytes:
-    """Bytes as pickle protocols below 3 write them; any other codec is refused."""
+    """Return bytes as pickle protocols below 3 write them; any other codec is refused."""
     if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
         raise RefusedError(f"the codec {arguments[1:]!r:.40}")
     budget.spend(len(arguments[0]))
@@ -63,10 +63,12 @@ def _encode_latin1(budget: Budget, *arguments: Any) -> bytes:
 
 
 def check_keys(keys: Any) -> None:
-    """Check that dictionary keys and elements of sets are plain: the hash of a deeply nested tuple would overflow the stack.
+    """Check that keys of dictionaries and elements of sets are plain values.
+
+    Hashing a deeply nested tuple would overflow the stack.
 
     Raises:
-        RefusedError: one is not.
+        RefusedError: one is not plain.
     """
     for key in keys:
         if not isinstance(key, Enum) and type(key) not in _KEYS and type(key).__module__ != "numpy":
@@ -76,7 +78,7 @@ def check_keys(keys: Any) -> None:
 
 
 def allowed_calls(budget: Budget) -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return everything that a file may call, by (module, name)."""
+    """Return every function that a file may call, by (module, name)."""
     found: dict[tuple[str, str], Callable[..., Any]] = {
         ("collections", "OrderedDict"): _ordered_dict,
         ("collections", "defaultdict"): _default_dict,

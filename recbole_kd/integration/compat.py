@@ -1,8 +1,8 @@
-"""The only file that bridges RecBole 1.2.1 and today's numpy, scipy, pandas, torch and ray.
+"""Compatibility of RecBole 1.2.1 with today's numpy, scipy, pandas, torch and ray.
 
-:func:`apply` runs before the first ``import recbole``. Every patch names its reason, where the need comes from and the
-versions it applies to, and is applied only where the installed library really needs it. ``torch.load`` is not touched
-here: reading RecBole's checkpoints is the work of ``safe_load``.
+This is the only module that patches libraries. :func:`apply` runs before the first ``import recbole``. Every patch
+states its reason, its origin and the versions it applies to, and is applied only if the installed library needs it.
+``torch.load`` is not patched here: ``safe_load`` reads RecBole's checkpoints.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _RECBOLE_MISSING = (
     "(--no-deps because RecBole's own metadata pins a ray that has no wheels for newer Pythons)."
 )
 
-# Names that RecBole and old versions of ray read from numpy, and what they meant. np.bool and np.long are not here:
-# they are back in numpy 2 and RecBole's own reassignment of them does no harm.
+# Names that RecBole and old versions of ray read from numpy, and their meaning. np.bool and np.long are not here:
+# numpy 2 has them again, and RecBole's own reassignment of them does no harm.
 _REMOVED_IN_NUMPY_2 = {
     "bool8": "bool_",
     "float_": "float64",
@@ -44,7 +44,7 @@ _REMOVED_IN_NUMPY_1_24 = {
 
 @dataclass(frozen=True)
 class Patch:
-    """One bridge: why it is there, where the need was found, which versions need it, the test and the deed."""
+    """One patch: its reason, its origin, the versions that need it, the test and the action."""
 
     name: str
     reason: str
@@ -53,14 +53,15 @@ class Patch:
     needed: Callable[[], bool]
     do: Callable[[], None]
     in_runs: bool = False
-    """Applied by :func:`quiet_warnings` within our own runs only: an import must not change what a user's own RecBole code prints."""
+    """True if only :func:`quiet_warnings` applies it, within our own runs: an import must not change the output of a
+    user's RecBole code."""
 
 
 def _missing_numpy_names(names: Mapping[str, str]) -> list[str]:
     import numpy as np
 
     with warnings.catch_warnings():
-        # numpy 1.20 to 1.23 still answer to some of these names, with a warning for each look.
+        # numpy 1.20 to 1.23 still have some of these names, and warn at each access.
         warnings.simplefilter("ignore")
         return [name for name in names if not hasattr(np, name)]
 
@@ -73,7 +74,7 @@ def _restore_numpy_names(names: Mapping[str, str]) -> None:
 
 
 def _dok_update(matrix: Any, data: Mapping[tuple[int, int], float]) -> None:
-    """Take over ``data`` without checking indices or dtype, as scipy's own method did before 1.13."""
+    """Update with ``data`` without checks, as scipy's own method did before 1.13."""
     matrix._dict.update(data)
 
 
@@ -100,7 +101,7 @@ def _grad_scaler_warns() -> bool:
 
 
 def _silence_grad_scaler_warning() -> None:
-    # Narrow on purpose: this sentence, raised from RecBole's trainer and from nowhere else.
+    # Narrow on purpose: only this sentence, and only from RecBole's trainer.
     warnings.filterwarnings(
         "ignore",
         message=r"`torch\.cuda\.amp\.(GradScaler|autocast)\(args\.\.\.\)` is deprecated",
@@ -156,7 +157,8 @@ def _move_tensors_alone() -> None:
 PATCHES = (
     Patch(
         name="numpy-2-names",
-        reason="Config.compatibility_settings reads np.float_, np.complex_ and np.unicode_; ray <= 2.6.3 reads np.bool8",
+        reason="Config.compatibility_settings reads np.float_, np.complex_ and np.unicode_; ray <= 2.6.3 reads "
+        "np.bool8",
         where="recbole/config/configurator.py, end of file; ray.tune in the version RecBole's metadata asks for",
         bound="numpy >= 2.0",
         needed=lambda: bool(_missing_numpy_names(_REMOVED_IN_NUMPY_2)),
@@ -164,8 +166,8 @@ PATCHES = (
     ),
     Patch(
         name="numpy-1.24-names",
-        reason="only Config.__init__ restores np.float and its kin, but a Config read from a checkpoint or shipped to a "
-        "spawned worker never runs __init__, and then RecBole's metrics fail",
+        reason="only Config.__init__ restores np.float and similar names, but a Config read from a checkpoint or sent "
+        "to a spawned worker never runs __init__, and then RecBole's metrics fail",
         where="recbole/evaluator/metrics.py, recbole/data/interaction.py",
         bound="numpy >= 1.24",
         needed=lambda: bool(_missing_numpy_names(_REMOVED_IN_NUMPY_1_24)),
@@ -200,8 +202,8 @@ PATCHES = (
     ),
     Patch(
         name="collector-plain-values",
-        reason="ItemCoverage, GiniIndex, AveragePopularity and TailPercentage read counts of the data, which the collector moves to the "
-        "CPU as if they were tensors: AttributeError: 'int' object has no attribute 'cpu'",
+        reason="ItemCoverage, GiniIndex, AveragePopularity and TailPercentage read counts of the data, which the "
+        "collector moves to the CPU as if they were tensors: AttributeError: 'int' object has no attribute 'cpu'",
         where="recbole/evaluator/collector.py, get_data_struct",
         bound="recbole >= 1.2.1",
         needed=_moves_every_value,
@@ -215,7 +217,7 @@ _done = False
 
 @contextmanager
 def quiet_warnings() -> Iterator[None]:
-    """Leave out, within a run of ours, the warnings that RecBole's own code causes with today's libraries."""
+    """Suppress, within our own runs, the warnings of RecBole's code with today's libraries."""
     with warnings.catch_warnings():
         for patch in PATCHES:
             if patch.in_runs and patch.needed():
@@ -224,7 +226,7 @@ def quiet_warnings() -> Iterator[None]:
 
 
 def apply() -> list[str]:
-    """Apply every patch that the installed libraries need, once, and return the names of those applied.
+    """Apply every patch that the installed libraries need, once, and return their names.
 
     Raises:
         ImportError: RecBole is not installed.

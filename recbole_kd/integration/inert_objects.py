@@ -1,4 +1,4 @@
-"""Objects without behaviour that stand for what a pickle names, until our own code makes the real thing from them."""
+"""Inert objects that represent names in a pickle until our own code builds the real ones."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, NoReturn
 
 
 class RefusedError(Exception):
-    """The file asks for something outside the list; the argument says for what."""
+    """The file asks for something outside the list; the argument names it."""
 
 
 class Placeholder:
-    """Base of all that stands for something else while a pickle is read; none may be left in the result."""
+    """Base of all stand-ins while a pickle is read; none may remain in the result."""
 
     __slots__ = ()
 
 
 class Reference(Placeholder):
-    """A name read from a file: it cannot be called and holds nothing."""
+    """A name read from a file; it cannot be called and holds nothing."""
 
     __slots__ = ("module", "name")
 
@@ -29,7 +29,7 @@ class Reference(Placeholder):
 
 
 class Inert(Placeholder):
-    """An object read from a file as its class reference and its state, with no behaviour."""
+    """An object read from a file as its class reference and its state, without behaviour."""
 
     __slots__ = ("reference", "state")
 
@@ -41,13 +41,16 @@ class Inert(Placeholder):
         return str(self.reference)
 
     def build(self, state: Any) -> Inert:
-        """Keep ``state`` as it is and return the same object."""
+        """Store ``state`` unchanged and return the same object."""
         self.state = state
         return self
 
 
 class Recipe(Placeholder):
-    """An object that a pickle makes empty and then gives one state: our code builds the real one from that state."""
+    """An object that a pickle makes empty and then gives one state.
+
+    Our code builds the real object from that state.
+    """
 
     __slots__ = ("built", "reference")
 
@@ -59,10 +62,10 @@ class Recipe(Placeholder):
         return str(self.reference)
 
     def build(self, state: Any) -> Any:
-        """Return the real object of ``state``; a second state is refused.
+        """Return the real object for ``state``; a second state is refused.
 
         Raises:
-            RefusedError: the object has a state already, or RecBole's files never hold such a state.
+            RefusedError: the object already has a state, or RecBole's files never hold such a state.
             ValueError: the state contradicts itself.
         """
         if self.built is not None:
@@ -83,13 +86,13 @@ class Recipe(Placeholder):
 
 
 class Budget:
-    """A limit on what a file may make in memory: no more than its own size, however often it repeats a part of itself."""
+    """A limit on the memory that a file may use: its own size, whatever it repeats."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
     def spend(self, amount: int) -> None:
-        """Take ``amount`` bytes or elements.
+        """Spend ``amount`` bytes or elements.
 
         Raises:
             ValueError: nothing is left.

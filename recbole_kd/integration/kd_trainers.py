@@ -1,10 +1,9 @@
-"""Puts trainers that can distil where RecBole looks for trainers; the only file that does so.
+"""Registration of distilling trainers with RecBole; the only file that does so.
 
-``get_trainer`` is ``getattr(recbole.trainer, <model> + "Trainer")`` and sees no Config. So the class that it finds for
-a
-general or sequential model decides when it is made: with ``kd`` in the configuration it makes a trainer that distils,
-without it RecBole's own. A Config that names a method gets our property values beneath all that the user sets, and is
-checked at once.
+``get_trainer`` is ``getattr(recbole.trainer, <model> + "Trainer")`` and does not see a Config. So the class that it
+finds for a general or sequential model decides at construction: if the configuration has ``kd`` it builds a trainer
+that distils, otherwise RecBole's own. A Config that names a method gets our property values below all user settings,
+and is checked at once.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ _SUFFIX = "Trainer"
 _OURS = frozenset(
     ["teacher", "teacher_path", "teacher_config", "eval_protocol", "time_order", "max_minutes", "loss_reduction"]
 )
-"""Keys that RecBole's own trainer passes over."""
+"""Keys that RecBole's own trainer ignores."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What the packages above know of a distillation, handed in by :func:`install`.
+    """Hooks into the packages above, passed to :func:`install`.
 
     Attributes:
-        property_values: from a RecBole Config that is being made (with its model's name and class, and the data set's
-            name) to values that go beneath all that the user sets; raises ConfigError on a wrong key or value.
-        trainer: makes a trainer that distils from a Config and a model.
+        property_values: maps a RecBole Config under construction (and its model's name and class, and the data set's
+            name) to values below all user settings; raises ConfigError on a wrong key or value.
+        trainer: builds a trainer that distils from a Config and a model.
     """
 
     property_values: Callable[[Any, str, type, str], Mapping[str, Any]]
@@ -49,7 +48,7 @@ _installed: list[Distillation] = []
 
 
 def install(distillation: Distillation) -> None:
-    """Let RecBole's own functions distil where a configuration names ``kd``; doing so again changes nothing."""
+    """Let RecBole's own functions distil if a Config has ``kd``; it may be called twice."""
     if _installed:
         return
     _installed.append(distillation)
@@ -64,7 +63,10 @@ def install(distillation: Distillation) -> None:
 
 
 def _find_trainer(name: str) -> type[Trainer]:
-    """The trainer of a model that has none of its own in RecBole; ``recbole.trainer`` asks for names that it does not hold."""
+    """Return the trainer class of a model that has none of its own in RecBole.
+
+    ``recbole.trainer`` calls this for names that it does not have.
+    """
     model = name.removesuffix(_SUFFIX)
     if not name.endswith(_SUFFIX) or not model.isidentifier() or not _can_distil(model):
         raise AttributeError(f"module 'recbole.trainer' has no attribute {name!r}")
@@ -80,7 +82,10 @@ def _can_distil(model: str) -> bool:
 
 
 class _Choice(Trainer):
-    """RecBole's Trainer, or where the configuration names ``kd`` one that distils: decided when it is made."""
+    """RecBole's Trainer, or one that distils if the configuration has ``kd``.
+
+    The choice is made at construction.
+    """
 
     def __new__(cls, config: Any, model: Any, *more: Any, **named: Any) -> Any:
         if "_chooses" not in vars(cls):
@@ -96,7 +101,7 @@ class _Choice(Trainer):
 
 @functools.cache
 def _chooser(name: str) -> type[Trainer]:
-    """The class for one model, under the name of what get_trainer gave before."""
+    """Return the class for one model, under the name that get_trainer returned before."""
     return type("Trainer", (_Choice,), {"__module__": "recbole.trainer", "__qualname__": name, "_chooses": True})
 
 
@@ -110,15 +115,15 @@ def _warn_of_keys_without_effect(config: Any) -> None:
 
 
 def _wrap_fit() -> None:
-    """Let RecBole's Trainer refuse a Config that names a method which this trainer would pass over."""
+    """Make RecBole's Trainer refuse a Config with a method, which this trainer would ignore."""
     original = Trainer.fit
 
     @functools.wraps(original)
     def fit(self: Any, *args: Any, **options: Any) -> Any:
         if self.config["kd"] and not hasattr(self, "distiller"):
             raise ConfigError(
-                f"kd={self.config['kd']} has no effect on {type(self).__name__}, which knows no distillation: take the "
-                "trainer that get_trainer(config['MODEL_TYPE'], config['model']) gives, derive yours from "
+                f"kd={self.config['kd']} has no effect on {type(self).__name__}, which cannot distil: use the trainer "
+                "that get_trainer(config['MODEL_TYPE'], config['model']) returns, derive yours from "
                 "recbole_kd.KDTrainer, or call recbole_kd.distil(trainer, distiller) before fit"
             )
         return original(self, *args, **options)

@@ -1,4 +1,4 @@
-"""The model classes that a checkpoint may name."""
+"""Model classes that a checkpoint may name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ _known: dict[tuple[str, str], type] = {}
 
 
 def allow_model_class(model_class: type) -> None:
-    """Let checkpoints name ``model_class``, a model that lives outside the two model packages.
+    """Let checkpoints name ``model_class``, a model outside the two model packages.
 
-    A name is all that a checkpoint can say of it: nothing in the file calls the class.
+    A checkpoint can only name it: nothing in the file calls the class.
     """
     _known[(model_class.__module__, model_class.__qualname__)] = model_class
 
 
 def advice_for(name: str) -> str | None:
-    """Return the call that lets checkpoints name a class of the user's own; None for a name of Python or of a known library."""
+    """Return the call that lets checkpoints name a user's own class.
+
+    None for a name of Python or of a known library.
+    """
     parts = name.split(".")
     root, short = parts[0], parts[-1]
     known = root in _LIBRARIES or (root != "__main__" and root in sys.stdlib_module_names)
@@ -36,7 +39,7 @@ def advice_for(name: str) -> str | None:
 
 
 def names_a_model(module: str, name: str) -> bool:
-    """Return whether the name is a known class or lies in a model package of RecBole or of ours."""
+    """Test whether a name is a known class or is in a model package of RecBole or of ours."""
     if (module, name) in _known:
         return True
     parts = module.split(".")

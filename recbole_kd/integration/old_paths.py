@@ -1,7 +1,7 @@
 """Import paths of earlier versions, which lead to today's modules.
 
-``from recbole_kd.vectors import vectors`` gives :mod:`recbole_kd.scoring.vector_models`, the same module object,
-imported when it is asked for. Modules that no README named have no line here.
+``from recbole_kd.vectors import vectors`` imports :mod:`recbole_kd.scoring.vector_models` on access and returns the
+same module object. Modules that were never in the README are not listed here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ OLD_PATHS = {
     "recbole_kd.trainer": "recbole_kd.training.trainer",
     "recbole_kd.vectors": "recbole_kd.scoring.vector_models",
 }
-"""Old path -> today's."""
+"""Old path -> path of today."""
 
 
 class _OldPathFinder(MetaPathFinder, Loader):
-    """Finds the modules of :data:`OLD_PATHS`."""
+    """Finder of the modules in :data:`OLD_PATHS`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -38,7 +38,7 @@ class _OldPathFinder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if fullname in OLD_PATHS else None
 
     def create_module(self, spec: ModuleSpec) -> None:
-        return None  # Python's own, which exec_module replaces: the real one would be given the old path as its spec
+        return None  # Python's default module; exec_module replaces it, so the real one keeps its own spec
 
     def exec_module(self, module: types.ModuleType) -> None:
         old = module.__name__
@@ -46,7 +46,7 @@ class _OldPathFinder(MetaPathFinder, Loader):
 
 
 def install_old_paths() -> None:
-    """Let Python find the old paths; doing so again changes nothing."""
+    """Let Python find the old paths; a second call changes nothing."""
     if not any(isinstance(finder, _OldPathFinder) for finder in sys.meta_path):
         sys.meta_path.append(_OldPathFinder())
 
@@ -55,7 +55,7 @@ def module_of(package: str, name: str) -> types.ModuleType:
     """Return the module that an old path names, for a package's ``__getattr__``.
 
     Raises:
-        AttributeError: no old path is ``package.name``.
+        AttributeError: ``package.name`` is not an old path.
     """
     path = f"{package}.{name}"
     if path not in OLD_PATHS:

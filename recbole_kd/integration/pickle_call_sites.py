@@ -1,4 +1,4 @@
-"""Puts the safe readers where RecBole reads pickles; ``torch.load`` itself stays the function it is."""
+"""The safe readers at RecBole's call sites; ``torch.load`` stays unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from recbole_kd.integration.safe_load import PathOrFile, load_checkpoint, load_p
 
 
 def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any, Any]:
-    """RecBole's ``load_data_and_model``, reading through :func:`load_checkpoint`; what a run left is given the loaders of that run.
+    """Load data and model as RecBole's function does, but read by :func:`load_checkpoint`.
+
+    A checkpoint of our own runs gets the loaders of that run.
+
+    Returns:
+        the config, the model, the data set and the train, valid and test loaders.
 
     Returns the config, the model, the data set and the train, valid and test loaders.
 
@@ -33,7 +38,7 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     init_seed(split_seed(config), config["reproducibility"])
     init_logger(config)
     getLogger().info(config)
-    # Of a run of ours: RecBole's data sets know neither its protocol nor the order of a file.
+    # A run of ours: RecBole's data sets follow neither its protocol nor the order of a file.
     if config["eval_protocol"] is not None and not config["recbole_data"]:
         splits = split_data(config)
         dataset, loaders = splits.dataset, make_loaders(config, splits)
@@ -42,7 +47,7 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
         dataset = create_dataset(config)
         train_data, valid_data, test_data = data_preparation(config, dataset)
     getLogger().info(dataset)
-    # Seeded again as at training time, so that whatever the model draws when it is built is drawn alike.
+    # Seed again as before the training, so that random initial values of the model are the same.
     init_seed(config["seed"], config["reproducibility"])
     model = _class_of(config)(config, train_data._dataset).to(config["device"])
     model.load_state_dict(checkpoint["state_dict"])
@@ -51,10 +56,12 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
 
 
 def _class_of(config: Any) -> type:
-    """Return the model class of a Config: RecBole's of that name, or the one that the Config was given in place of a name.
+    """Return the model class of a Config.
+
+    It is RecBole's class of that name, or the class that was passed to the Config instead of a name.
 
     Raises:
-        ValueError: RecBole has no model of that name.
+        ValueError: RecBole does not have a model of that name.
     """
     from recbole.utils import get_model
 
@@ -67,7 +74,7 @@ def _class_of(config: Any) -> type:
 
 
 class _Proxy(types.ModuleType):
-    """Stands for a module inside one other module: every attribute is the real one, except those given."""
+    """A stand-in for a module inside one other module, with some attributes replaced."""
 
     def __init__(self, real: types.ModuleType, **replaced: Any) -> None:
         super().__init__(real.__name__, real.__doc__)
@@ -78,7 +85,10 @@ class _Proxy(types.ModuleType):
 
 
 def stand_in(real: types.ModuleType, **replaced: Any) -> types.ModuleType:
-    """Return what stands for a module inside one other module, with some of its attributes replaced."""
+    """Return a stand-in for a module, to be used inside one other module.
+
+    The given attributes replace those of the module.
+    """
     return _Proxy(real, **replaced)
 
 
@@ -96,7 +106,7 @@ def _load_for_numpy(file: Any, *_args: Any, **_options: Any) -> Any:
     return np.load(file, allow_pickle=False)
 
 
-# Every module of RecBole 1.2.1 that reads a pickle: its global name, and what the name's load becomes there.
+# Every module of RecBole 1.2.1 that reads a pickle: its global name, and the new ``load`` of that name.
 _CALL_SITES: dict[str, tuple[str, Callable[..., Any]]] = {
     "recbole.trainer.trainer": ("torch", _load_for_torch),
     "recbole.model.general_recommender.convncf": ("torch", _load_for_torch),
@@ -111,14 +121,15 @@ _CALL_SITES: dict[str, tuple[str, Callable[..., Any]]] = {
 
 
 def install() -> None:
-    """Put the reader at RecBole's call sites; ``torch.load``, ``pickle.load`` and ``numpy.load`` stay as they are."""
+    """Install the readers at RecBole's call sites.
+
+    ``torch.load``, ``pickle.load`` and ``numpy.load`` stay unchanged.
+    """
     import torch
 
     anomaly = torch.is_anomaly_enabled()
     _replace_readers()
-    torch.autograd.set_detect_anomaly(
-        anomaly
-    )  # RecBole's SINE, a neighbour of S3Rec, switches it on when it is imported
+    torch.autograd.set_detect_anomaly(anomaly)  # importing RecBole's SINE, in the package of S3Rec, switches it on
 
 
 def _replace_readers() -> None:

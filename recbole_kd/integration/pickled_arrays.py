@@ -1,7 +1,7 @@
-"""Rebuilds numpy arrays, scalars and scipy's sparse matrices from a pickle, with no step of numpy's own unpickling.
+"""Rebuilding of numpy arrays, scalars and sparse matrices without numpy's unpickling.
 
-numpy believes what a pickle says of sizes, alignments, fields and flags, so a file could read and write outside an
-array. Here a dtype is a text from a short list, and an array is a copy of bytes whose number must be that of its shape.
+numpy trusts the sizes, alignments, fields and flags in a pickle, so a file could make it read and write outside an
+array. Here a dtype is a text from a short list, and an array is a copy of bytes whose number must match its shape.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _PLAIN = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", 
 _OBJECT = frozenset(["O", "O8"])  # rows of a lil matrix: ItemKNN and SLIMElastic
 _TEXT = re.compile(
     r"U[0-9]{1,9}"
-)  # in the data set that SASRecF, FDSA, GRU4RecF, DIN and DIEN pickle: read as inert objects
+)  # in the pickled data set of SASRecF, FDSA, GRU4RecF, DIN and DIEN: read as inert objects
 _MOST_DIMENSIONS = 8
 _LONGEST = 2**31 - 1  # elements along one dimension
 _INDEX_TYPES = ("int32", "int64")
 
 
 class DtypeRecipe(Recipe):
-    """The type of an array's elements: a text of the short list and a byte order."""
+    """The element type of an array: a text from the short list, and a byte order."""
 
     __slots__ = ("order", "text")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__("numpy", "dtype")
         text = arguments[0] if arguments else None
-        # numpy writes (text, align=False, copy=True), in old versions as 0 and 1.
+        # numpy writes (text, align=False, copy=True); old versions write 0 and 1.
         if type(text) is not str or arguments[1:] not in ((), (False,), (False, True)):
             raise RefusedError("a call of numpy.dtype")
         if text not in _PLAIN | _OBJECT and not _TEXT.fullmatch(text):
@@ -66,37 +66,35 @@ class DtypeRecipe(Recipe):
         return self
 
     def numpy_type(self) -> np.dtype[Any]:
-        """Return a new numpy dtype, made of two short texts of known content."""
+        """Return a new numpy dtype, built from two short texts of known content."""
         return np.dtype(f"{'=' if self.order == '|' else self.order}{self.text}")
 
     def read(self, data: Any, shape: tuple[int, ...], budget: Budget) -> np.ndarray[Any, Any]:
         """Return a copy of ``data`` as an array of ``shape`` in this machine's byte order.
 
         Raises:
-            ValueError: the number of bytes is not that of the shape.
+            ValueError: the number of bytes does not match the shape.
         """
         stored = self.numpy_type()
         if type(data) is not bytes or len(data) != math.prod(shape) * stored.itemsize:
             raise ValueError("the bytes of an array do not fit its shape")
         budget.spend(len(data))
         if self.text == "b1":
-            return (np.frombuffer(data, np.uint8) != 0).reshape(
-                shape
-            )  # a truth value may be neither 0 nor 1 in the file
+            return (np.frombuffer(data, np.uint8) != 0).reshape(shape)  # a boolean in the file may be neither 0 nor 1
         return np.frombuffer(data, stored).reshape(shape).astype(stored.newbyteorder("="), copy=True)
 
 
 def is_dtype(value: Any) -> bool:
-    """Return whether ``value`` is a dtype of a pickle."""
+    """Test whether ``value`` is a dtype read from a pickle."""
     return type(value) is DtypeRecipe
 
 
 def scalar(budget: Budget, *arguments: Any) -> Any:
-    """Return the numpy scalar of a dtype and its bytes; a text stays inert.
+    """Return the numpy scalar for a dtype and its bytes; a text stays inert.
 
     Raises:
         RefusedError: the arguments are not those that numpy writes, or the type is not on the list.
-        ValueError: the number of bytes is not that of the type.
+        ValueError: the number of bytes does not match the type.
     """
     if len(arguments) != 2 or not is_dtype(arguments[0]) or arguments[0].is_object:
         raise RefusedError("a call of numpy's scalar")
@@ -105,7 +103,7 @@ def scalar(budget: Budget, *arguments: Any) -> Any:
 
 
 class ObjectRow(Placeholder):
-    """The elements of a one-dimensional array of objects: only lil matrices have one, and it is taken apart there."""
+    """The elements of a one-dimensional array of objects, which only lil matrices have."""
 
     __slots__ = ("elements",)
 
@@ -117,7 +115,7 @@ class ObjectRow(Placeholder):
 
 
 class ArrayRecipe(Recipe):
-    """An array that waits for its state: version, shape, dtype, order, bytes."""
+    """An array without its state yet: version, shape, dtype, order, bytes."""
 
     __slots__ = ("budget",)
 
@@ -150,7 +148,7 @@ class ArrayRecipe(Recipe):
 
 
 def check_shape(shape: Any) -> None:
-    """Check that ``shape`` is a tuple of a few numbers from 0 to 2**31 - 1.
+    """Check that ``shape`` is a tuple of a few integers from 0 to 2**31 - 1.
 
     Raises:
         ValueError: it is not.
@@ -160,11 +158,11 @@ def check_shape(shape: Any) -> None:
         or len(shape) > _MOST_DIMENSIONS
         or not all(type(n) is int and 0 <= n <= _LONGEST for n in shape)
     ):
-        raise ValueError("the shape of an array is not one")
+        raise ValueError("the shape of an array is not valid")
 
 
 class SparseRecipe(Recipe):
-    """A sparse matrix that waits for its state, a dictionary of its parts."""
+    """A sparse matrix without its state yet, a dictionary of its parts."""
 
     __slots__ = ("budget",)
 
@@ -186,7 +184,7 @@ class SparseRecipe(Recipe):
         kind = self.reference.name[:3]
         check_shape(shape)
         if len(shape) != 2:
-            raise ValueError("a sparse matrix has not two dimensions")
+            raise ValueError("a sparse matrix does not have two dimensions")
         make = getattr(sp, self.reference.name)
         if kind == "lil":
             return self._lil(make, shape, state)
@@ -210,7 +208,7 @@ class SparseRecipe(Recipe):
         return make((data, indices, starts), shape=shape)
 
     def _lil(self, make: Any, shape: tuple[int, int], state: dict[str, Any]) -> Any:
-        """Build a matrix of lists element by element."""
+        """Build a lil matrix element by element."""
         rows, data = state.get("rows"), state.get("data")
         dtype: Any = state.get("dtype")
         if type(rows) is not ObjectRow or type(data) is not ObjectRow or not is_dtype(dtype) or not dtype.is_plain:
@@ -221,7 +219,7 @@ class SparseRecipe(Recipe):
         matrix = make(shape, dtype=dtype.numpy_type().newbyteorder("="))
         for number, (columns, values) in enumerate(zip(rows.elements, data.elements, strict=True)):
             if type(columns) is not list or type(values) is not list or len(columns) != len(values):
-                raise ValueError("a row of a sparse matrix has not as many columns as values")
+                raise ValueError("a row of a sparse matrix does not have as many columns as values")
             if not all(type(c) is int or isinstance(c, np.integer) for c in columns) or not all(
                 _is_number(v) for v in values
             ):
@@ -240,7 +238,7 @@ def _is_number(value: Any) -> bool:
 
 def _coo(make: Any, shape: tuple[int, int], data: Any, rows: Any, columns: Any) -> Any:
     if not len(rows) == len(columns) == len(data):
-        raise ValueError("a sparse matrix has not as many indices as values")
+        raise ValueError("a sparse matrix does not have as many indices as values")
     _check_indices(rows, shape[0])
     _check_indices(columns, shape[1])
     return make((data, (rows, columns)), shape=shape)

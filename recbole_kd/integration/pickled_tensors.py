@@ -1,4 +1,7 @@
-"""Rebuilds torch's tensors from a pickle: sizes, strides and offsets are compared with the bytes that the file has."""
+"""Rebuilding of torch tensors from a pickle, after checks of sizes, strides and offsets.
+
+The checks compare them with the bytes that the file has.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _DEVICE = re.compile(r"[a-z]{1,20}(:[0-9]{1,3})?")
 
 
 class StorageType(Placeholder):
-    """The type of the numbers of a storage, named as torch's typed storages."""
+    """The number type of a storage, with the name of torch's typed storage."""
 
     __slots__ = ("dtype",)
 
@@ -42,7 +45,7 @@ class StorageType(Placeholder):
 
 
 class Storage(Placeholder):
-    """Bytes of a record of the archive, with the type of their numbers."""
+    """Bytes of a record of the archive, and their number type."""
 
     __slots__ = ("content", "dtype")
 
@@ -70,7 +73,7 @@ def _no_hooks(hooks: Any) -> None:
 
 
 def tensor(*arguments: Any) -> torch.Tensor:
-    """Return the tensor of a storage, an offset, sizes and strides, as torch's ``_rebuild_tensor_v2``.
+    """Return a tensor from storage, offset, sizes and strides, as ``_rebuild_tensor_v2`` does.
 
     Raises:
         RefusedError: the arguments are not those of a plain tensor.
@@ -99,7 +102,7 @@ def tensor(*arguments: Any) -> torch.Tensor:
 
 
 def parameter(*arguments: Any) -> torch.nn.Parameter:
-    """Return the parameter of a tensor, as torch's ``_rebuild_parameter``.
+    """Return the parameter of a tensor, as torch's ``_rebuild_parameter`` does.
 
     Raises:
         RefusedError: the arguments are not those of a plain parameter.
@@ -111,11 +114,11 @@ def parameter(*arguments: Any) -> torch.nn.Parameter:
 
 
 def sparse_tensor(budget: Budget, *arguments: Any) -> torch.Tensor:
-    """Return a sparse tensor of coordinates, its indices compared with its size.
+    """Return a sparse COO tensor, after comparing its indices with its size.
 
     Raises:
         RefusedError: the layout is another one, or the parts are not plain tensors.
-        ValueError, RuntimeError: an index is out of range, or the parts do not fit each other.
+        ValueError, RuntimeError: an index is out of range, or the parts do not match.
     """
     if (
         len(arguments) != 2
@@ -133,7 +136,7 @@ def sparse_tensor(budget: Budget, *arguments: Any) -> torch.Tensor:
 
 
 def layout(*arguments: Any) -> torch.layout:
-    """Return torch's layout of that name; RecBole's files hold none but coordinates.
+    """Return torch's layout of a name; RecBole's files have only COO.
 
     Raises:
         RefusedError: it is another one.
@@ -147,7 +150,7 @@ def size(*arguments: Any) -> torch.Size:
     """Return a ``torch.Size`` of non-negative numbers.
 
     Raises:
-        RefusedError: it is not given one tuple.
+        RefusedError: the argument is not one tuple.
         ValueError: a number is negative or too large.
     """
     if len(arguments) != 1:
@@ -156,10 +159,10 @@ def size(*arguments: Any) -> torch.Size:
 
 
 def device(*arguments: Any) -> torch.device:
-    """Return a ``torch.device`` of a kind and a number.
+    """Return a ``torch.device`` from a type and a number.
 
     Raises:
-        RefusedError: the arguments are no device.
+        RefusedError: the arguments are not a device.
     """
     kind, number = (*arguments, None)[:2]
     if (
@@ -172,5 +175,5 @@ def device(*arguments: Any) -> torch.device:
 
 
 def is_device(text: Any) -> bool:
-    """Return whether ``text`` names a device with memory, such as cpu or cuda:0."""
+    """Test whether ``text`` names a device with memory, such as cpu or cuda:0."""
     return type(text) is str and _DEVICE.fullmatch(text) is not None and not text.startswith("meta")

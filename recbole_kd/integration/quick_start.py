@@ -1,7 +1,7 @@
-"""RecBole's quick-start functions under names of ours: a process that unpickles one of them has imported recbole_kd.
+"""RecBole's quick-start functions under our name, so that workers import recbole_kd.
 
-Spawned processes (``run`` with several, ``run_recboles``) and Ray's workers get a function by the name of its module.
-Under RecBole's name they would import RecBole alone, and distil nothing without a word.
+Spawned processes (``run`` with several, ``run_recboles``) and Ray's workers find a function by the name of its module.
+Under RecBole's name they would import only RecBole, and silently not distil.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _original: dict[str, Callable[..., Any]] = {}
 
 
 def run(*args: Any, **named: Any) -> Any:
-    """Run RecBole's ``run``; see there."""
+    """Call RecBole's ``run``; see its documentation."""
     return _original["run"](*args, **named)
 
 
 def run_recbole(*args: Any, **named: Any) -> Any:
-    """Run RecBole's ``run_recbole``; see there."""
+    """Call RecBole's ``run_recbole``; see its documentation."""
     return _original["run_recbole"](*args, **named)
 
 
 def run_recboles(*args: Any, **named: Any) -> Any:
-    """Run RecBole's ``run_recboles``; see there."""
+    """Call RecBole's ``run_recboles``; see its documentation."""
     return _original["run_recboles"](*args, **named)
 
 
 def objective_function(*args: Any, **named: Any) -> Any:
-    """Run RecBole's ``objective_function``; see there. It reports test metrics to Ray Tune, which a warning says."""
+    """Call RecBole's ``objective_function``, which reports test metrics, with a warning."""
     return _original["objective_function"](*args, **named)
 
 
 def install() -> None:
-    """Put these functions in the place of RecBole's, and let RecBole report to the Ray of today."""
+    """Replace RecBole's functions by these, and make RecBole's report work with today's Ray."""
     theirs = importlib.import_module(_MODULES[0])
     for function in (run, run_recbole, run_recboles, objective_function):
         name = function.__name__
@@ -58,17 +58,17 @@ def install() -> None:
 
 
 def _report(tune: Any, **metrics: Any) -> None:
-    """Report metrics by name, as RecBole's objective does; Ray since 2.7 takes a mapping."""
+    """Report metrics by name, as RecBole's objective does; Ray takes a mapping since 2.7."""
     warnings.warn(
-        "RecBole's objective_function reports the TEST metrics to Ray Tune, which a search would then choose by: give "
-        "recbole_kd.objective_function, which reports those of the validation",
+        "RecBole's objective_function reports the TEST metrics to Ray Tune, so the search would select by them: use "
+        "recbole_kd.objective_function, which reports the validation metrics",
         stacklevel=3,
     )
     report_by_name(tune, metrics)
 
 
 def report_by_name(tune: Any, metrics: Mapping[str, Any]) -> None:
-    """Report metrics to Ray Tune, whichever Ray this is."""
+    """Report metrics to Ray Tune, with any version of Ray."""
     if "metrics" in inspect.signature(tune.report).parameters:
         tune.report(dict(metrics))
     else:

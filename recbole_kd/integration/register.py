@@ -1,10 +1,10 @@
-"""Makes RecBole's own functions know our models; the only file that touches RecBole's modules.
+"""Registration of our models with RecBole; the only file that changes its modules.
 
-``get_model`` looks a model up as the module ``recbole.model.<family>.<lower name>`` through ``find_spec``, which asks
-``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``create_dataset`` looks
-    ``<model>Dataset`` up in
-``recbole.data.dataset``, where a model with a data set class of its own gets it. ``get_trainer``, ``create_dataset`` of
-other models and ``load_data_and_model`` fall back on the model's type and need nothing more.
+``get_model`` looks up a model as the module ``recbole.model.<family>.<lower name>`` through ``find_spec``, which checks
+``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``create_dataset`` looks up
+``<model>Dataset`` in ``recbole.data.dataset``, where a model with its own data set class gets an entry.
+``get_trainer``, ``load_data_and_model`` and ``create_dataset`` of other models fall back on the model's type and need
+nothing more.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _OUR_DATASETS = {
     "HSTU": "recbole_kd.data.histories.ordered_dataset",
     "HSTUGeneral": "recbole_kd.data.histories.ordered_dataset",
 }
-# get_model walks the families in this order. The last one, exlib_recommender, is not asked: looking into it imports
-# lightgbm and xgboost, which may be absent, and its names are these two.
+# get_model walks the families in this order. The last one, exlib_recommender, is not searched: that would import
+# lightgbm and xgboost, which may be missing, and it has only these two names.
 _FAMILIES = (
     "general_recommender",
     "context_aware_recommender",
@@ -56,12 +56,13 @@ _registered: dict[str, type] = {}
 
 
 def register(model_classes: Iterable[type] | None = None) -> None:
-    """Register our models, or ``model_classes``, under their class names; doing so again changes nothing.
+    """Register our models, or ``model_classes``, under their class names.
 
-    Every process that uses a registered name must register it: a spawned worker has to import recbole_kd, too.
+    A second call changes nothing. Every process that uses a registered name must register it: a spawned worker must
+    import recbole_kd too.
 
     Raises:
-        ConfigError: a class is no RecBole model, or its name, upper and lower case apart, is taken.
+        ConfigError: a class is not a RecBole model, or its name is taken (ignoring case).
     """
     pickle_call_sites.install()
     _wrap_property_files()
@@ -81,8 +82,8 @@ def _family_of(model_class: type) -> str:
     family = _FAMILY_OF_TYPE.get(getattr(getattr(model_class, "type", None), "name", ""))
     if family is None:
         raise ConfigError(
-            f"{getattr(model_class, '__name__', model_class)!r} cannot be registered, it is not a model class with a "
-            "RecBole `type` (fix: derive it from one of RecBole's recommenders, such as GeneralRecommender)."
+            f"{getattr(model_class, '__name__', model_class)!r} cannot be registered, because it is not a model class "
+            "with a RecBole `type` (fix: derive it from one of RecBole's recommenders, such as GeneralRecommender)."
         )
     return family
 
@@ -95,7 +96,7 @@ def _register_class(model_class: type, family: str) -> None:
     redefined = before is not None and (before.__module__, before.__qualname__) == (
         model_class.__module__,
         model_class.__qualname__,
-    )  # the same source run again, as in a notebook
+    )  # the same source executed again, as in a notebook
     taken = None if redefined else _taken_by(name)
     if taken is not None:
         raise ConfigError(
@@ -108,10 +109,10 @@ def _register_class(model_class: type, family: str) -> None:
 
 
 def _register_dataset(dataset_class: type) -> None:
-    """Put a data set class where ``create_dataset`` looks for that of its model.
+    """Put a data set class where ``create_dataset`` looks for it.
 
     Raises:
-        ConfigError: RecBole, or somebody else, has a class of that name there.
+        ConfigError: RecBole, or another package, has a class of that name there.
     """
     theirs = importlib.import_module("recbole.data.dataset")
     name = dataset_class.__name__
@@ -124,7 +125,7 @@ def _register_dataset(dataset_class: type) -> None:
 
 
 def _taken_by(name: str) -> str | None:
-    """The module that RecBole finds under ``name`` today."""
+    """Return the module that RecBole finds under ``name`` now, or None."""
     if name.lower() in _EXLIB_NAMES:
         return f"recbole.model.exlib_recommender.{name.lower()}"
     for family in _FAMILIES:
@@ -135,7 +136,10 @@ def _taken_by(name: str) -> str | None:
 
 
 def _module_of(model_class: type, family: str) -> types.ModuleType:
-    """The module to alias: the class's own where ``find_spec`` accepts it, else a small one that holds the class."""
+    """Return the module to alias.
+
+    It is the class's own module if ``find_spec`` accepts it, else a small one with the class.
+    """
     name = model_class.__name__
     own = sys.modules.get(model_class.__module__)
     if own is not None and own.__spec__ is not None and getattr(own, name, None) is model_class:
@@ -148,10 +152,11 @@ def _module_of(model_class: type, family: str) -> types.ModuleType:
 
 
 def _wrap_property_files() -> None:
-    """Let a Config read our property file of a registered model after RecBole's own files and below all else.
+    """Make a Config read our property file of a registered model.
 
-    It is called as the model, or as the class's ``property_file`` says. The model class of a Config is known from then
-    on, so that this process can read the checkpoints that it writes.
+    Its values come after RecBole's own files and below all other settings. The file has the name of the model, or the
+    name in the class's ``property_file``. From then on checkpoints may name the model class of the Config, so that
+    this process can read the checkpoints that it writes.
     """
     from recbole.config import Config
 
@@ -162,7 +167,7 @@ def _wrap_property_files() -> None:
     @functools.wraps(original)
     def load(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
-        allow_model_class(model_class)  # the Config that a checkpoint pickles names it
+        allow_model_class(model_class)  # a checkpoint pickles the Config, which names it
         if _registered.get(model) is model_class:
             file = properties_dir() / "model" / f"{getattr(model_class, 'property_file', model)}.yaml"
             if file.is_file():
@@ -173,7 +178,10 @@ def _wrap_property_files() -> None:
 
 
 def _wrap_trainers() -> None:
-    """Let checkpoints name the classes of the Config and the model that a trainer is made with, which may be older than this import."""
+    """Let checkpoints name the classes of a trainer's Config and model.
+
+    These may have been made before this import.
+    """
     from recbole.trainer.trainer import AbstractTrainer
 
     original = AbstractTrainer.__init__
@@ -192,7 +200,10 @@ def _wrap_trainers() -> None:
 
 
 def _wrap_download() -> None:
-    """Let RecBole download nothing for our models under the name of a data set that we prepare: it knows another one as netflix."""
+    """Stop RecBole from downloading another data set under the name of one that we prepare.
+
+    This applies to our models. RecBole knows another data set as netflix, for example.
+    """
     from recbole.data.dataset import Dataset
 
     original = Dataset._download
@@ -211,5 +222,5 @@ def _wrap_download() -> None:
 
 
 def registered_names() -> list[str]:
-    """The names that we added to RecBole's."""
+    """Return the names that we added to RecBole's."""
     return sorted(_registered)

@@ -1,13 +1,13 @@
-"""A restricted unpickler that knows what RecBole's own files hold, and nothing else.
+"""Restricted unpickler that accepts only the content of RecBole's own files.
 
 Three rules make it safe:
 
 * A name outside an exact list of (module, name) pairs is refused.
-* No function or class of a library is ever handed to the pickle machine. ``Config``, model classes and RecBole's layers
+* No function or class of a library is ever passed to the pickle machine. ``Config``, model classes and RecBole's layers
   become inert references that nothing can call: ``Config(...)`` would pass strings to ``eval``, and so would the
-      constructor of KD_DAGFM.
-* What may be called are functions of ours. They take plain values, check them, and build arrays, tensors and matrices
-    themselves.
+  constructor of KD_DAGFM.
+* Only functions of ours can be called. They take plain values, check them, and build arrays, tensors and matrices
+  themselves.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _DTYPES = (
 )
 CONFIG = ("recbole.config.configurator", "Config")
 YAML_LOADER = ("yaml.loader", "FullLoader")
-# SASRecF, GRU4RecF, FDSA, DIN and DIEN pickle an embedding layer, with the data set inside, although the weights of
-# that layer are in the state_dict. All of it is read as inert objects, and the entry is dropped.
+# SASRecF, GRU4RecF, FDSA, DIN and DIEN pickle an embedding layer, with the data set inside, although its weights are in
+# the state_dict. All of it is read as inert objects, and the entry is dropped.
 _INERT = frozenset(
     [
         CONFIG,
@@ -54,7 +54,7 @@ _INERT = frozenset(
         ("torch.nn.modules.sparse", "Embedding"),
     ]
 )
-# The same objects under the names that other versions of the libraries write.
+# The same objects under the names in other versions of the libraries.
 _RENAMED = {
     ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"): ("numpy._core.multiarray", "scalar"),
@@ -69,7 +69,10 @@ _RENAMED = {
 
 
 class Named(Placeholder):
-    """A name of the list: a pickle can call it, which calls ``call``, or make an empty object of it, which calls ``make``."""
+    """A name on the list.
+
+    A pickle can call it, which runs ``call``, or make an empty object of it, which runs ``make``.
+    """
 
     __slots__ = ("call", "make", "module", "name")
 
@@ -92,22 +95,22 @@ def _size_of(file: Any) -> int:
     return int(end - start)
 
 
-# The pure-Python unpickler, because its single steps can be overridden: the C one calls whatever find_class returned.
+# The pure-Python unpickler, because its steps can be overridden: the C one calls whatever find_class returns.
 _PythonUnpickler: Any = pickle._Unpickler
 
 
 class RestrictedUnpickler(_PythonUnpickler):
-    """An unpickler that knows RecBole's checkpoints and nothing else.
+    """An unpickler that accepts only the content of RecBole's checkpoints.
 
     Args:
         file: a seekable binary file with one pickle.
-        storage_of: the storage of a persistent id ``("storage", type, key, location, number)``; without it every id is
-            refused.
+        storage_of: returns the storage of a persistent id ``("storage", type, key, location, number)``; if None,
+            every id is refused.
 
     Raises:
-        RefusedError: the file names something outside the lists or uses an allowed name in another way than RecBole
+        RefusedError: the file names something outside the lists, or uses an allowed name in another way than RecBole
             does.
-        ValueError: what the file holds contradicts itself.
+        ValueError: the content contradicts itself.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
@@ -165,7 +168,7 @@ class RestrictedUnpickler(_PythonUnpickler):
             raise RefusedError(f"a state for {_describe(target)}")
 
     def _use_built(self) -> None:
-        """Replace a remembered recipe by what was built from it."""
+        """Replace a memoized recipe by the object that was built from it."""
         top = self.stack[-1]
         if isinstance(top, Recipe) and top.built is not None:
             self.stack[-1] = top.built
@@ -218,7 +221,7 @@ class RestrictedUnpickler(_PythonUnpickler):
         super().load_setitems()
 
     def refuse_opcode(self) -> NoReturn:
-        raise RefusedError("a pickle instruction that RecBole's files never hold")
+        raise RefusedError("a pickle instruction that RecBole's files never have")
 
     for _instruction in (
         *("reduce", "newobj", "build", "get", "binget", "long_binget"),
@@ -233,5 +236,5 @@ class RestrictedUnpickler(_PythonUnpickler):
 
 
 def _describe(value: Any) -> str:
-    """Return the name of what a file asks for, or the type of a value."""
+    """Return the name that a file asks for, or the type of a value."""
     return str(value) if isinstance(value, Placeholder) else f"{type(value).__module__}.{type(value).__qualname__}"

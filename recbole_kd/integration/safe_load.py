@@ -1,7 +1,7 @@
-"""Reads RecBole's checkpoints without running anything that a file asks for.
+"""Reader of RecBole's checkpoints that runs no code of a file.
 
-RecBole pickles a whole ``Config`` into its checkpoints, so ``torch.load`` can read them only with its guard off. Here
-the restricted unpickler reads them instead.
+RecBole pickles a whole ``Config`` into its checkpoints, so ``torch.load`` can read them only with
+``weights_only=False``. Here the restricted unpickler reads them instead.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 
 
 _DEEPEST = 100
-"""Levels of containers within each other. RecBole's files have about ten; printing very deep ones would overflow the stack."""
+"""Most levels of nested containers. RecBole's files have about ten; printing very deep ones would overflow the
+stack."""
 
 
 def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of RecBole's Trainer, as ``torch.load`` would, without running what the file asks for.
+    """Read a checkpoint of RecBole's Trainer without running any code that the file asks for.
 
-    ``other_parameter`` entries that hold a layer (SASRecF, GRU4RecF, FDSA, DIN, DIEN) are left out: the same weights
-    are in ``state_dict``.
+    The result is that of ``torch.load``. ``other_parameter`` entries with a layer (SASRecF, GRU4RecF, FDSA, DIN,
+    DIEN) are left out: ``state_dict`` has the same weights.
 
     Args:
-        mmap: tensors stay in the file until they are read; it must be left as it is while they are used. Of a path
-            only.
+        path: a path or an open, seekable binary file. map_location: as in ``torch.load``.
+        mmap: keep tensors in the file until they are read; the file must not change while they are used. Only for a
+            path.
 
     Raises:
-        TeacherError: the file asks for a name outside the list, or is damaged, or is no checkpoint.
+        TeacherError: the file asks for a name outside the list, is damaged, or is not a checkpoint.
         OSError: the file cannot be opened.
     """
     name = _name_of(path)
@@ -46,10 +48,10 @@ def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = 
 
 
 def load_pickle(file: BinaryIO) -> Any:
-    """Read a plain pickle that holds numbers, containers, arrays and sparse matrices only.
+    """Read a plain pickle that has only numbers, containers, arrays and sparse matrices.
 
-    RecBole's pickled data sets and data loaders hold bound methods, loggers, samplers and nested ``torch.load`` calls:
-    a list wide enough for them would not be safe, so they are refused.
+    RecBole's pickled data sets and data loaders have bound methods, loggers, samplers and nested ``torch.load``
+    calls. A list wide enough for them would not be safe, so they are refused.
 
     Raises:
         TeacherError: the file asks for a name outside the list, or is damaged.
@@ -67,10 +69,10 @@ def load_pickle(file: BinaryIO) -> Any:
 
 
 def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
-    """Run ``read`` and turn every way in which a bad file can fail into one sentence.
+    """Run ``read`` and turn every failure on a bad file into one sentence.
 
     Raises:
-        TeacherError: as its callers say.
+        TeacherError: the file is refused or cannot be read.
     """
     try:
         return read()
@@ -81,7 +83,7 @@ def _read(name: str, read: Callable[[], Any], fix: str | None = None) -> Any:
             or "train the model again, or ask whoever made the file for its weights as safetensors"
         )
         raise TeacherError(
-            f"{name} asks for {refused}, which is not on the list of what RecBole's own files hold and could run code: "
+            f"{name} asks for {refused}, which is not on the list of names in RecBole's own files and could run code: "
             f"{fix}."
         ) from refused
     except Exception as error:
@@ -98,7 +100,7 @@ def _read_archive(file: Any, map_location: Any, mapped: bool) -> dict[str, Any]:
     """Read an archive of ``torch.save``.
 
     Raises:
-        ValueError: it is not one, or what it holds contradicts itself.
+        ValueError: it is not one, or its content contradicts itself.
         RefusedError: the file names something outside the list.
     """
     archive = TorchArchive(file, map_location, mapped=mapped)
@@ -110,10 +112,10 @@ def _read_archive(file: Any, map_location: Any, mapped: bool) -> dict[str, Any]:
 
 
 def _restore(checkpoint: dict[str, Any], size: int) -> dict[str, Any]:
-    """Give the checkpoint its Config back and drop the layers that were read as inert objects.
+    """Restore the Config of a checkpoint, and drop the layers that were read as inert objects.
 
     Raises:
-        RefusedError: an inert object sits where RecBole never puts one.
+        RefusedError: an inert object is where RecBole never puts one.
         ValueError: the values are nested or repeated beyond the file's ``size`` in bytes.
     """
     if isinstance(checkpoint.get("config"), Inert):
@@ -126,17 +128,20 @@ def _restore(checkpoint: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def _is_layer(value: Any) -> bool:
-    """Return whether an entry is a layer, which five of RecBole's models pickle although its weights are in the state_dict."""
+    """Test whether an entry is a layer.
+
+    Five of RecBole's models pickle one, although the state_dict has its weights.
+    """
     return isinstance(value, Inert) and (
         value.reference.module == "recbole.model.layers" or value.reference.module.startswith("torch.nn.modules.")
     )
 
 
 def _restore_config(inert: Inert) -> Any:
-    """Return a Config with the state of ``inert``, made without running ``Config.__init__``.
+    """Return a Config with the state of ``inert``, built without running ``Config.__init__``.
 
     Raises:
-        RefusedError: the state is not that of a Config, or a value in it would be given to ``eval``.
+        RefusedError: the state is not that of a Config, or RecBole would pass a value in it to ``eval``.
     """
     from recbole.config import Config
 
@@ -152,7 +157,7 @@ def _restore_config(inert: Inert) -> Any:
         raise ValueError("its Config has no values")
     named = {str(final.get("model")).lower(), str(getattr(state.get("model_class"), "__name__", "")).lower()}
     if "kd_dagfm" in named and not str(final.get("teacher")).isidentifier():
-        # KD_DAGFM gives this value to eval when the model is built.
+        # KD_DAGFM passes this value to eval when the model is built.
         raise RefusedError(f"the KD_DAGFM teacher {final.get('teacher')!r}")
     config = Config.__new__(Config)
     config.__dict__.update(state)
@@ -171,12 +176,12 @@ def _restore_class(reference: Reference) -> type:
 
 
 def _check_real(value: Any, size: int) -> None:
-    """Check that nothing inert is left in nested containers, Config included, and that they are no larger than the file suggests.
+    """Check that nested containers, Config included, hold no inert objects and are small.
 
-    A few bytes can name a container again and again, within each other: printing it would take for ever.
+    A few bytes can nest a container in itself again and again: printing it would take for ever.
 
     Raises:
-        RefusedError: something inert is left.
+        RefusedError: an inert object is left.
         ValueError: there are too many levels, or more elements than ten times the ``size`` of the pickle in bytes.
     """
     stack, left = [(value, 0)], 10 * size

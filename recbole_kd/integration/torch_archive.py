@@ -1,4 +1,7 @@
-"""Reads the archives that ``torch.save`` writes: the zip directory decides how large a tensor can be, never the pickle inside."""
+"""Reader of archives of ``torch.save``.
+
+The zip directory alone bounds the size of a tensor, never the pickle inside.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,7 @@ class TorchArchive:
     Args:
         file: an open, seekable binary file.
         map_location: as in ``torch.load``.
-        mapped: tensors stay in the file, of which ``file`` then is one on disk; it must be left as it is while they are
-            used.
+        mapped: keep tensors in the file, which must be on disk and must not change while they are used.
 
     Raises:
         RefusedError: it is a TorchScript archive, which torch would run.
@@ -49,7 +51,7 @@ class TorchArchive:
         """Return the records by their names below the archive's folder.
 
         Raises:
-            RefusedError, ValueError: as the class says.
+            RefusedError, ValueError: see the class.
         """
         found: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
@@ -74,11 +76,11 @@ class TorchArchive:
         return io.BytesIO(self._zip.read(self._records["data.pkl"]))
 
     def storage_of(self, pid: Any) -> Storage:
-        """Return the storage that a persistent id of the pickle names; the same one for the same key.
+        """Return the storage of a persistent id of the pickle; the same one for the same key.
 
         Raises:
-            RefusedError: the id is not one of a storage.
-            ValueError: the record is missing, or its size is not that of the id.
+            RefusedError: the id does not name a storage.
+            ValueError: the record is missing, or its size differs from that of the id.
         """
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[1]) is not StorageType:
             raise RefusedError("a persistent id that is not a storage")
@@ -101,17 +103,17 @@ class TorchArchive:
             return torch.UntypedStorage(0)
         if self._memory is not None:
             start = self._start_of(info)
-            if start % 64 == 0:  # torch.save aligns them; numbers elsewhere are copied
+            if start % 64 == 0:  # torch.save aligns them; unaligned numbers are copied
                 return torch.frombuffer(
                     self._memory, dtype=torch.uint8, count=info.file_size, offset=start
                 ).untyped_storage()
         return torch.frombuffer(bytearray(self._zip.read(info)), dtype=torch.uint8).untyped_storage()
 
     def _start_of(self, info: zipfile.ZipInfo) -> int:
-        """Return where the bytes of a record start in the file.
+        """Return the offset of a record's bytes in the file.
 
         Raises:
-            ValueError: there is no record, or it ends behind the file.
+            ValueError: there is no record, or it ends beyond the file.
         """
         self._file.seek(info.header_offset)
         mark, name, extra = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
@@ -122,7 +124,7 @@ class TorchArchive:
 
 
 def _restore(content: torch.UntypedStorage, location: str, map_location: Any) -> torch.UntypedStorage:
-    """Return ``content`` on the device that ``map_location`` says, as ``torch.load`` does."""
+    """Return ``content`` on the device that ``map_location`` names, as ``torch.load`` does."""
     restore: Callable[..., Any] = torch.serialization.default_restore_location
     if map_location is None:
         return restore(content, location)

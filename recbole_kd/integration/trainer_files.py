@@ -1,4 +1,4 @@
-"""The files that RecBole's trainers open in the working folder whenever one is made."""
+"""Files that RecBole's trainers open in the working folder at construction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 class NoScalars:
-    """A writer of TensorBoard scalars that writes nothing, until a real one takes its place."""
+    """A TensorBoard writer that writes nothing, until a real one replaces it."""
 
     def add_scalar(self, *_: Any, **__: Any) -> None:
         """Drop a scalar."""
@@ -27,10 +27,10 @@ class NoScalars:
 
 @contextmanager
 def without_files() -> Iterator[None]:
-    """Let trainers that are made inside the block write nothing: no log_tensorboard/, no folder for checkpoints.
+    """Stop trainers built in the block from writing log_tensorboard/ and a checkpoint folder.
 
-    RecBole makes both in the working folder, which may be read-only although all that a run keeps lies elsewhere. The
-    block's trainer needs a writer of its own, and the folder of its checkpoint.
+    RecBole makes both in the working folder, which may be read-only although all output of a run goes elsewhere. A
+    trainer built in the block needs its own writer, and the folder of its checkpoint.
     """
     with _ONE_AT_A_TIME:
         before = recbole_trainer.get_tensorboard, recbole_trainer.ensure_dir
