@@ -27,10 +27,10 @@ WITHOUT_K = frozenset(name.lower() for name in ("GAUC", *VALUE_METRICS))
 
 
 UNREAD = {
-    "save_dataset": "a run prepares its data anew and reads no pickled cache",
-    "dataset_save_path": "a run prepares its data anew and reads no pickled cache",
-    "save_dataloaders": "a run prepares its data anew and reads no pickled cache",
-    "dataloaders_save_path": "a run prepares its data anew and reads no pickled cache",
+    "save_dataset": "a run prepares its data itself and does not read a pickled cache",
+    "dataset_save_path": "a run prepares its data itself and does not read a pickled cache",
+    "save_dataloaders": "a run prepares its data itself and does not read a pickled cache",
+    "dataloaders_save_path": "a run prepares its data itself and does not read a pickled cache",
 }
 """Keys of RecBole that no run reads, and the reason."""
 
@@ -40,9 +40,6 @@ def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
 
     Args:
         values: the user's settings. prefix: "teacher." for a teacher's keys.
-
-    Args:
-        values: what the user set. prefix: "teacher." for a teacher's keys.
 
     Raises:
         ConfigError: such a key is set.

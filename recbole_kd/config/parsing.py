@@ -120,9 +120,6 @@ def parse_value(key: str, text: str) -> object:
     A plain scalar that is not a number, bool or null is the text itself, unchanged (also an empty or blank one).
     Comments, tags and block YAML have no meaning on a command line.
 
-    A plain scalar that is no number, bool or null is the text itself, unchanged (also an empty or blank one):
-    comments, tags and block YAML mean nothing on a command line.
-
     Raises:
         ConfigError: a list, mapping or quoted string is broken, or a number is too long to read.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_kd.data.atomic_file_checks import columns_of
 
 SPLIT_FILES = ("train", "valid", "test")
-"""Parts of a published split, as prepare_dataset.py names its files."""
+"""Parts of a published split, as `recbole-kd prepare` names its files."""
 _SPLIT_KEYS = frozenset({"split", "order", "group_by"})
 
 

@@ -13,7 +13,7 @@ from recbole_kd.storage.places import user_path
 
 
 def side_digest(dataset: Any) -> str | None:
-    """Return the digest of the columns beside ids and times and of ``preload_weight``.
+    """Return the digest of the columns other than ids and times, and of ``preload_weight``.
 
     None if the data set loaded none of them (``load_col``).
 

@@ -82,8 +82,6 @@ def prepare_data(config: Any) -> PreparedData:
 
     It replaces RecBole's ``create_dataset`` and ``data_preparation``, for general and sequential models.
 
-    It stands for RecBole's ``create_dataset`` and ``data_preparation``.
-
     Args:
         config: RecBole's Config of the model to train.
 

@@ -71,7 +71,7 @@ def _head_answers(place: str) -> bool:
 
 
 def check_room(ray: Any, cpu: float, gpu: float, unit: str) -> None:
-    """Refuse a task that no node of the cluster has room for: Ray would wait for one for ever.
+    """Refuse a task that no node of the cluster has room for: Ray would wait for one forever.
 
     Args:
         cpu, gpu: resources of one task. unit: word in the names of the keys, ``trial`` or ``task``.

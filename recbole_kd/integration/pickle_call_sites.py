@@ -21,8 +21,6 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     Returns:
         the config, the model, the data set and the train, valid and test loaders.
 
-    Returns the config, the model, the data set and the train, valid and test loaders.
-
     Raises:
         TeacherError: the file is damaged or asks for a name outside the list.
     """

@@ -178,7 +178,7 @@ def _restore_class(reference: Reference) -> type:
 def _check_real(value: Any, size: int) -> None:
     """Check that nested containers, Config included, hold no inert objects and are small.
 
-    A few bytes can nest a container in itself again and again: printing it would take for ever.
+    A few bytes can nest a container in itself again and again: printing it would never end.
 
     Raises:
         RefusedError: an inert object is left.

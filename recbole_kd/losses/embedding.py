@@ -123,9 +123,6 @@ def grouped_topology_distance(student: Tensor, teacher: Tensor, groups: Tensor) 
     The sum runs over all ordered pairs of one group whose teacher cosine is above 0. Pairs are visited group by
     group, in tiles on and above the diagonal. The gradient is accumulated in the same pass, so that no tile is kept.
 
-    Pairs are visited group by group, in tiles on and above the diagonal; the gradient is gathered on the way, so that
-    no tile outlives its turn.
-
     Args:
         student: float ``[n, d_s]``. teacher: float ``[n, d_t]``, a constant. groups: int64 ``[n]``.
     """

@@ -42,10 +42,11 @@ def kernels() -> Any:
 
 
 def _with_temporary_cache() -> Any:
-    """Return the module of kernels, compiled into a folder that is removed at the end; None if there is no such folder.
+    """Return the module of kernels, compiled into a temporary folder, or None.
 
-    numba keeps what it compiles beside the source or below the home folder. In a container the package may be
-    read-only and the home folder missing: numba then raises RuntimeError at each function.
+    None means that no folder is writable. The folder is removed at exit. numba stores its compiled code beside the
+    source or below the home folder. In a container the package may be read-only and the home folder missing: numba then
+    raises RuntimeError at each function.
     """
     import numba
 
@@ -61,7 +62,7 @@ def _with_temporary_cache() -> Any:
     numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
     os.environ["NUMBA_CACHE_DIR"] = folder  # further processes of this run read it
     getLogger().info(
-        f"The kernels are compiled anew, into {folder}, because neither the package's folder nor the home folder can "
+        f"The kernels are compiled again, into {folder}, because neither the package's folder nor the home folder can "
         "be written to: NUMBA_CACHE_DIR names a folder that keeps them"
     )
     return import_module(KERNELS)

@@ -91,7 +91,7 @@ def test_the_digest_is_of_the_text_of_the_data_sets_items_alone(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("header", "rows", "problem"),
     [
-        (ITEM_FILE, ["b\tHeat"], r"made\.item:2: 2 columns where the header has 5"),
+        (ITEM_FILE, ["b\tHeat"], r"made\.item:2: 2 columns, but the header has 5"),
         ("item_id:token\tprice:float\n", ["b\t1"], "or no column of words"),
         ("movie:token\tclass:token_seq\n", ["b\t1"], "has no column item_id"),
         ("", [], "has no column item_id"),

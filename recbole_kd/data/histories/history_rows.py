@@ -43,11 +43,6 @@ class Passes:
         encoded: int64 ``[C]``, queries. widths: int64 ``[C]``, columns that their histories need.
         place: int64 ``[B]``, for each query the index of its history in ``encoded``.
         column: int64 ``[B]``, its position in that history.
-
-    Attributes:
-        encoded: int64 ``[C]``, queries. widths: int64 ``[C]``, columns that their histories need.
-        place: int64 ``[B]``, the history of each query, by its number in ``encoded``. column: int64 ``[B]``, its
-            position there.
     """
 
     encoded: Tensor

@@ -55,7 +55,7 @@ def _read_rows(path: Path, item_field: str, separator: str, encoding: str) -> di
         texts: dict[str, Text] = {}
         for number, row in enumerate(rows, start=2):
             if len(row) != len(header):
-                raise DataError(f"{path}:{number}: {len(row)} columns where the header has {len(header)}")
+                raise DataError(f"{path}:{number}: {len(row)} columns, but the header has {len(header)}")
             texts[row[key]] = {names[place]: row[place] for place in columns}
     return texts
 

@@ -95,7 +95,7 @@ def _no_number(column: pd.Series[Any], name: str, lines: Lines) -> DataError:
     wrong = (number.isna() | texts.isin(("True", "False")) | (number.abs() > np.iinfo(np.int64).max)).to_numpy()
     text = texts[int(wrong.argmax())]
     return lines.error(
-        wrong, f"{name} is {text[:80]!r}, which is not a number that can be read (prepare_dataset.py converts dates)"
+        wrong, f"{name} is {text[:80]!r}, which is not a number that can be read (`recbole-kd prepare` converts dates)"
     )
 
 
