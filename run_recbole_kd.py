@@ -1,4 +1,7 @@
-"""The verb ``recbole-kd run``: python run_recbole_kd.py --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k"""
+"""The verb ``recbole-kd run``.
+
+Example: `python run_recbole_kd.py --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k`.
+"""
 
 import sys
 from functools import partial

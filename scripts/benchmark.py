@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd benchmark``, also in scripts/benchmarks: `python scripts/benchmark.py --size=citeulike`."""
+"""The verb ``recbole-kd benchmark``, also in scripts/benchmarks.
+
+Example: `python scripts/benchmark.py --size=citeulike`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd benchmark --prefixes``: `python scripts/benchmark_prefixes.py --length=50 --users=40`."""
+"""The verb ``recbole-kd benchmark --prefixes``.
+
+Example: `python scripts/benchmark_prefixes.py --length=50 --users=40`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd convert-teacher``: `python scripts/convert_teacher.py saved/cache/teacher/NAME --out=small --svd=64`."""
+"""The verb ``recbole-kd convert-teacher``.
+
+Example: `python scripts/convert_teacher.py saved/cache/teacher/NAME --out=small --svd=64`.
+"""
 
 from __future__ import annotations
 

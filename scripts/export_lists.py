@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd export-lists``: `python scripts/export_lists.py saved/cache/teacher/NAME --out=lists`."""
+"""The verb ``recbole-kd export-lists``.
+
+Example: `python scripts/export_lists.py saved/cache/teacher/NAME --out=lists`.
+"""
 
 from __future__ import annotations
 

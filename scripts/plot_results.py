@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd plot``: `python scripts/plot_results.py properties/reproduce/citeulike-mf-mf.yaml`."""
+"""The verb ``recbole-kd plot``.
+
+Example: `python scripts/plot_results.py properties/reproduce/citeulike-mf-mf.yaml`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd prepare``: `python scripts/prepare_dataset.py NAME --raw=DIR`."""
+"""The verb ``recbole-kd prepare``.
+
+Example: `python scripts/prepare_dataset.py NAME --raw=DIR`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd reproduce``: `python scripts/reproduce.py properties/reproduce/citeulike-mf-mf.yaml`."""
+"""The verb ``recbole-kd reproduce``.
+
+Example: `python scripts/reproduce.py properties/reproduce/citeulike-mf-mf.yaml`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd tune``: `python scripts/run_hyper_kd.py --tool=Ray --model=MF ...`."""
+"""The verb ``recbole-kd tune``.
+
+Example: `python scripts/run_hyper_kd.py --tool=Ray --model=MF ...`.
+"""
 
 from __future__ import annotations
 

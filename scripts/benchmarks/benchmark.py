@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""The verb ``recbole-kd benchmark``: `python scripts/benchmarks/benchmark.py --model=MF --kd=RCEKD --size=citeulike`."""
+"""The verb ``recbole-kd benchmark``.
+
+Example: `python scripts/benchmarks/benchmark.py --model=MF --kd=RCEKD --size=citeulike`.
+"""
 
 from __future__ import annotations
 
