@@ -1,4 +1,4 @@
-"""How a distillation went, epoch by epoch, from the histories in the results (RCE-KD, Table 7, Figures 2, 4, 5, 9 and 10)."""
+"""Tables of distillation metrics by epoch (RCE-KD, Table 7, Figures 2, 4, 5, 9 and 10)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.tables import Results
 
 SHARES = (2, 20, 100)
-"""Per cent of the training epochs at which the paper reports the overlap rate."""
+"""Percentages of the training epochs at which the paper reports the overlap rate."""
 
 PLACES = (1, 5, 10, 20, 50)
-"""Places of the teacher's list."""
+"""Ranks in the teacher's list."""
 
 SAMPLES = 6
-"""Epochs, evenly spaced, at which a history is shown."""
+"""Number of evenly spaced epochs at which a history is shown."""
 
 
 def at_share(history: Sequence[float], share: float) -> float:
-    """The value of the epoch at which ``share`` per cent of a training are over."""
+    """Return the value at the epoch when ``share`` per cent of a training are over."""
     return history[max(0, round(len(history) * share / 100) - 1)]
 
 
 def overlap_rate_table(results: Results) -> str:
-    """OR: share of the set A that stands among the student's own top-|A|, mean over users (Table 7)."""
+    """Return a table of OR: the mean share of A among the student's own top-|A| (Table 7)."""
     rows = []
     for (run, seed), result in sorted(results.items()):
         history = result["distilled"]["history"].get("overlap_rate")
@@ -36,7 +36,10 @@ def overlap_rate_table(results: Results) -> str:
 
 
 def rank_table(results: Results) -> str:
-    """The student's mean rank of the teacher's k-th item, before and after the training (Figures 2 and 4)."""
+    """Return a table of the student's mean rank of the teacher's k-th item (Figures 2 and 4).
+
+    It has the ranks before and after the training.
+    """
     rows = []
     for (run, seed), result in sorted(results.items()):
         curves = result["distilled"].get("teacher_ranks") or {}
@@ -52,7 +55,7 @@ def rank_table(results: Results) -> str:
 
 
 def history_table(results: Results, name: str) -> str:
-    """A figure of each epoch, shown at a few epochs evenly spaced."""
+    """Return a table of a metric at a few evenly spaced epochs."""
     rows = []
     for (run, seed), result in sorted(results.items()):
         history = result["distilled"]["history"].get(name)
@@ -72,7 +75,7 @@ FIGURES: dict[str, str] = {
 
 
 def dynamics_section(grid: Grid, results: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
-    """A grid's part on dynamics; empty where its runs tracked nothing."""
+    """Return the Markdown section on dynamics of a grid, empty if its runs tracked nothing."""
     parts = [
         ("Overlap rate of the sampled set (Table 7)", overlap_rate_table(results)),
         ("Student's mean rank of the teacher's k-th item (Figures 2 and 4)", rank_table(results)),

@@ -21,7 +21,7 @@ EXAMPLES: dict[str, Any] = {
     "config": {"epochs": 100},
     "metric": "ndcg@20",
 }
-"""Values that an error proposes."""
+"""Values that an error message proposes."""
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 """Columns of a table."""
@@ -32,8 +32,10 @@ class Task:
     """One run of a grid.
 
     Attributes:
-        grid, run: names; the grid is that whose folder holds the result. seed: of the student. settings: what
-            run_recbole_kd takes, seed included.
+        grid: name of the grid whose folder holds the result.
+        run: name of the run.
+        seed: seed of the student.
+        settings: arguments of run_recbole_kd, with the seed.
     """
 
     grid: str
@@ -43,19 +45,21 @@ class Task:
 
     @property
     def file_name(self) -> str:
-        """Of the result, below the grid's folder."""
+        """Name of the result's file in the grid's folder."""
         return f"{re.sub(r'[^a-z0-9.]+', '-', self.run.lower()).strip('-')}-seed{self.seed}.json"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Runs that are reported together.
+    """The runs that are reported together.
 
     Attributes:
-        title: of the table. tasks: in the order of the file. reference: the run whose t-test against every other is
-            reported.
-        published: the paper's numbers, row name -> metric -> value. metric: the one of METRICS that gains and tests are
-            of, that which the trainings are stopped by.
+        name: name of the grid.
+        title: title of the table.
+        tasks: the runs in the order of the file, sorted by seed.
+        reference: the run that is compared with every other by a t-test.
+        published: the paper's numbers, row name -> metric -> value.
+        metric: the one of METRICS for gains and tests, which also stops the trainings.
     """
 
     name: str
@@ -72,12 +76,14 @@ class Grid:
 
 
 def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
-    """Read a grid: ``config`` common to all runs, ``seeds``, ``runs`` (name -> settings, with ``seeds`` of their own where they differ, and
-    ``from`` where the run of that name and these settings belongs to another grid: its results are shared).
+    """Read a grid: ``config`` common to all runs, ``seeds`` and ``runs`` (name -> settings).
+
+    A run may have its own ``seeds``. ``from`` in a run names another grid that has a run of that name with these
+    settings: its results are shared.
 
     Raises:
-        ConfigError: not a grid; one sentence. It names code as a method (``kd: module:Class``), which ``allow_code``
-            lets through.
+        ConfigError: the file is not a grid. Also if it names code as a method (``kd: module:Class``) and ``allow_code``
+            is False.
     """
     if not path.is_file():
         raise ConfigError(f"No grid at {path}: name a YAML file such as properties/reproduce/citeulike-mf-mf.yaml")
@@ -101,17 +107,18 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
         belongs_to = str(own.pop("from", path.stem))
         if Path(belongs_to).name != belongs_to or "\0" in belongs_to:
             raise ConfigError(
-                f"from: {belongs_to!r} of the run {name!r} of {path} is no name of a grid: write that of a file beside "
-                "it"
+                f"from: {belongs_to!r} of the run {name!r} of {path} is not the name of a grid: write the name of "
+                "a file next to it"
             )
         if not path.with_name(f"{belongs_to}.yaml").is_file():
             raise ConfigError(
-                f"from: {belongs_to} of the run {name!r} of {path} is no grid beside it: there is no {belongs_to}.yaml"
+                f"from: {belongs_to} of the run {name!r} of {path} is not a grid next to it: "
+                f"there is no {belongs_to}.yaml"
             )
         for seed in _seeds(path, f"runs.{name}.seeds", own.pop("seeds", seeds)):
             tasks.append(Task(belongs_to, str(name), seed, {**common, **own, "seed": seed}))
     _check_complete(path, tasks)
-    tasks.sort(key=lambda task: task.seed)  # a table of one seed is complete before the next seed begins
+    tasks.sort(key=lambda task: task.seed)  # all runs of one seed come before the next seed
     _check_names(path, tasks)
     reference = content.get("reference")
     if reference is not None and reference not in content["runs"]:
@@ -133,7 +140,7 @@ def _values_of(mapping: Any) -> list[Any]:
 
 
 def _mapping(path: Path, key: str, value: Any) -> dict[Any, Any]:
-    """A copy of a mapping; none is an empty one."""
+    """Return a copy of a mapping, empty for None."""
     return dict(check_value(key, value, dict | None, example=EXAMPLES["config"], place=str(path)) or {})
 
 
@@ -143,7 +150,7 @@ def _seeds(path: Path, key: str, value: Any) -> list[int]:
 
 
 def _check_complete(path: Path, tasks: list[Task]) -> None:
-    """Each task must say what is distilled into what, how, on which data."""
+    """Refuse a run without a student, a teacher, a method or a data set (ConfigError)."""
     for task in tasks:
         for keys in (("model",), ("teacher", "teacher_path"), ("kd",), ("dataset",)):
             if not any(task.settings.get(key) for key in keys):

@@ -1,4 +1,4 @@
-"""Pictures of a grid's results: what each run came to, and how it got there."""
+"""Pictures of a grid's results: the test metric of each run, and validation by epoch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLAIN, OWN = "#9aa5b1", "#1f6feb"
-"""Colours of teacher and student alone, and of the grid's reference (of all runs where it has none)."""
+"""Colours of teacher and student without teacher, and of the grid's reference (of all runs if it has none)."""
 
 OTHER = "#7fb3ff"
 
 DRAWN_BY, CREATED_BY = "recbole_kd plot_results", "Matplotlib"
-"""The creator in each picture's metadata: a picture without the first is not replaced."""
+"""The creator in each picture's metadata. A picture without the first name is not replaced."""
 
 Bars = Sequence[tuple[str, list[float]]]
 
 
 def bars(grid: Grid, results: Results) -> Bars:
-    """(row, its test metric by seed) of each row of the table."""
+    """Return (row name, test metric of each seed) for each row of the table."""
     found = {
         name: [value_of(f, "test", grid.metric) for f in figures.values()]
         for name, figures in rows_of(grid, results).items()
@@ -39,7 +39,7 @@ def bars(grid: Grid, results: Results) -> Bars:
 
 
 def curves(grid: Grid, results: Results) -> dict[str, list[float]]:
-    """Validation metric after each epoch of each run's first seed, where the result holds it."""
+    """Return the validation metric by epoch of each run's first seed, if the result has it."""
     key, found = f"valid_{grid.metric}", {}
     for name, figures in rows_of(grid, results).items():
         history: Mapping[str, Any] = figures[min(figures)].get("history") or {}
@@ -49,15 +49,19 @@ def curves(grid: Grid, results: Results) -> dict[str, list[float]]:
 
 
 def draw_grid(grid: Grid, results: Results, path: Path) -> None:
-    """Write an SVG: test metrics as bars (mean and deviation over seeds, published numbers as diamonds), validation by epoch beside them.
+    """Write an SVG with test metrics as bars and validation metrics by epoch.
 
-    The same results give the same bytes.
+    The bars show mean and standard deviation over seeds, and published numbers as diamonds. The same results give the
+    same bytes.
 
     Args:
-        results: at least one. path: missing, or a picture that this function drew, which is replaced.
+        grid: the grid.
+        results: at least one result.
+        path: missing, or a picture that this function drew, which is replaced.
 
     Raises:
-        ConfigError: matplotlib is not installed. TargetError: another's file is there.
+        ConfigError: matplotlib is not installed.
+        TargetError: the path is another file.
     """
     check_picture(path)
     try:
@@ -88,7 +92,7 @@ def draw_grid(grid: Grid, results: Results, path: Path) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a path that holds anything but a picture of ours (TargetError)."""
+    """Refuse a path that holds anything except a picture of ours (TargetError)."""
     check_file(path, own=lambda there: holds_text(there, DRAWN_BY))
 
 

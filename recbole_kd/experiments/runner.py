@@ -1,4 +1,4 @@
-"""Run a grid: one process at a time, or on Ray; what is done is skipped, what was interrupted is continued."""
+"""The runner of a grid, one process at a time or on Ray, which skips finished runs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file
 
 LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
-"""Keys that say where and how a run happens, not what it is; they stand in no result."""
+"""Keys that say where and how a run happens, not what it is. No result contains them."""
 
 RETRIES = 3
-"""Times that a task is run again whose worker or node was lost."""
+"""Retries of a task whose worker or node was lost."""
 
 SIGNIFICANT = 6
-"""Digits of the figures of each epoch: a result is committed."""
+"""Significant digits of the metrics of each epoch, because results are committed."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: ``done``, ``skipped``, or ``failed`` with its sentence."""
+    """The outcome of a task: ``done``, ``skipped``, or ``failed`` with its message."""
 
     task: Task
     state: str
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """One run, in this process; also what a Ray worker executes."""
+    """Run one task in this process, which may be a Ray worker."""
     from recbole_kd.pipeline.quick_start import run_recbole_kd
 
     return run_recbole_kd(config_dict={"resume": True, "show_progress": False, **settings})
@@ -57,15 +57,21 @@ def run_grid(
     ray_address: str | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> Iterator[Outcome]:
-    """Run what is not done yet and write ``results/GRID/RUN-seedN.json`` as each task finishes, GRID being the one it belongs to.
+    """Run the unfinished tasks of a grid and write each result when its task finishes.
+
+    The file is ``results/GRID/RUN-seedN.json``, with the grid that the task belongs to.
 
     Args:
-        local: keys of LOCAL for every run. command: stands in each result. ray_address: of a cluster; ``resources``:
-            ``cpu`` and ``gpu`` of a task there, fractions allowed.
+        grid: the grid.
+        results: folder of the results.
+        local: keys of LOCAL for every run.
+        command: the command line, which each result contains.
+        ray_address: address of a cluster.
+        resources: ``cpu`` and ``gpu`` of a task on the cluster, fractions allowed.
 
     Raises:
-        ConfigError: a result is there that was made with other settings. TargetError: a link or folder is in a result's
-            place.
+        ConfigError: a result was made with other settings.
+        TargetError: the path of a result is a link or folder.
     """
     waiting = []
     for task in grid.tasks:
@@ -83,7 +89,7 @@ def run_grid(
 
 
 def read_results(grid: Grid, results: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The finished results of a grid by (run, seed).
+    """Return the finished results of a grid by (run, seed).
 
     Raises:
         ConfigError: a result was made with other settings.
@@ -97,10 +103,10 @@ def read_results(grid: Grid, results: Path) -> dict[tuple[str, int], dict[str, A
 
 
 def checked_result(path: Path) -> dict[str, Any]:
-    """Return a kept result.
+    """Return a saved result.
 
     Raises:
-        ConfigError: it has not the figures that a run leaves.
+        ConfigError: it lacks the metrics of a run.
     """
     try:
         result: dict[str, Any] = read_json(path)
@@ -112,11 +118,11 @@ def checked_result(path: Path) -> dict[str, Any]:
                 if any(
                     isinstance(value, bool) or not isinstance(value, int | float) for value in figures[phase].values()
                 ):
-                    raise ValueError(f"{stage}.{phase} holds something else than numbers")
+                    raise ValueError(f"{stage}.{phase} holds something other than numbers")
         if not isinstance(result["distilled"].get("history", {}), dict) or not isinstance(result["versions"], dict):
-            raise ValueError("history or versions is no mapping")
+            raise ValueError("history or versions is not a mapping")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no result of a run ({error}): delete it, and the run is run again") from None
+        raise ConfigError(f"{path} is not a result of a run ({error}): delete it, and the run is run again") from None
     return result
 
 
@@ -124,7 +130,7 @@ Finished = Iterator[tuple[Task, dict[str, Any] | None, str]]
 
 
 def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
-    """A fresh process for each task: memory is measured, and a task that dies takes no other with it."""
+    """Run each task in a new process, which isolates memory and crashes."""
     for task, settings in waiting:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
             with deaf_to_interrupts():
@@ -139,7 +145,10 @@ def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
 
 
 def end_with_parent() -> None:
-    """This process ends when its parent was killed: left alone it would write the same state as the run that continues it."""
+    """Make this process exit when its parent is killed.
+
+    Otherwise it would write the same state as the run that resumes it.
+    """
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -151,15 +160,17 @@ def end_with_parent() -> None:
 
 
 def run_task_on_ray(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As :func:`run_task`, in a Ray worker, on the devices that Ray gave it."""
+    """Run a task in a Ray worker, on the devices that Ray gave it; see :func:`run_task`."""
     return run_task({**settings, **own_devices()})
 
 
 def _on_ray(
     address: str, resources: Mapping[str, float]
 ) -> Callable[[Iterable[tuple[Task, dict[str, Any]]]], Finished]:
-    """A Ray task for each of the grid's, in a fresh process; that of a lost worker or node is run again, from its last epoch where the
-    cache is on a disk that the nodes share."""
+    """Return a function that runs each task as a Ray task in a new process.
+
+    The task of a lost worker or node is retried. It resumes after its last epoch if the cache is on a shared disk.
+    """
 
     def run(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
         ray = connect(address)
@@ -179,22 +190,21 @@ def _on_ray(
 def _outcome(ask: Callable[[], Any]) -> tuple[dict[str, Any] | None, str]:
     try:
         return ask(), ""
-    except Exception as error:  # a worker that died, out of memory: this task fails alone, with its reason
-        cause = (
-            getattr(error, "cause", None) or error
-        )  # Ray's errors are of the cause's class too, and say its traceback
+    except Exception as error:  # such as a dead worker or no memory: the other tasks go on
+        # Ray's errors are also of the cause's class, and their message contains its traceback.
+        cause = getattr(error, "cause", None) or error
         words = " ".join(str(cause).split())[-500:]
         return None, str(cause) if isinstance(cause, KDError) else f"{type(cause).__name__}: {words}"
 
 
 def _is_done(task: Task, path: Path) -> bool:
-    check_file(path, own=lambda _: True)  # what a file holds is checked below, before anything is run
+    check_file(path, own=lambda _: True)  # the content is checked below, before anything is run
     if not path.is_file():
         return False
     try:
         made_with = read_json(path).get("settings")
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is no result ({error}): delete it, and the run is run again") from None
+        raise ConfigError(f"{path} is not a result ({error}): delete it, and the run is run again") from None
     if made_with != json.loads(json.dumps(dict(task.settings))):
         raise ConfigError(
             f"{path} was made with other settings than the grid has now: delete it, or give the run another name"
@@ -203,7 +213,7 @@ def _is_done(task: Task, path: Path) -> bool:
 
 
 def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """A result as it is kept: without the places of the machine that made it."""
+    """Return a result to be saved, without paths of the machine that made it."""
     kept = {key: value for key, value in result.items() if key not in ("folder", "command")}
     kept |= {stage: _without_paths(kept[stage]) for stage in ("teacher", "assistant") if kept.get(stage)}
     kept["kd_options"] = {key: value for key, value in kept["kd_options"].items() if key not in LOCAL}
@@ -221,7 +231,7 @@ def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, An
 
 
 def _without_paths(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of a teacher, and of each where there are several, without the folder of its cache."""
+    """Return the metrics of a teacher, or of each of several, without its cache folder."""
     members = {"members": [_without_paths(member) for member in figures["members"]]} if "members" in figures else {}
     return {key: value for key, value in figures.items() if key != "path"} | members
 

@@ -1,4 +1,4 @@
-"""Markdown tables from the results of a grid, beside the published numbers."""
+"""Markdown tables of a grid's results and the published numbers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ Results = Mapping[tuple[str, int], Mapping[str, Any]]
 ALONE = "student alone"
 
 MADE_BY = "Made by "
-"""How the last line of a table of ours begins; a file without it is not replaced."""
+"""The beginning of the last line of our tables. A file without it is not replaced."""
 
 
 def rows_of(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Row -> seed -> figures of the teachers, the students alone and each run, those that are there, in the table's order."""
+    """Return row -> seed -> metrics of teachers, students without teacher, and runs.
+
+    Rows without results are left out. The order is that of the table.
+    """
     rows = _teachers(grid, results) | _students_alone(grid, results)
     rows |= {run: {seed: r["distilled"] for (name, seed), r in results.items() if name == run} for run in grid.runs}
     return {name: figures for name, figures in rows.items() if figures}
 
 
 def _teachers(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """A row for each teacher: the runs of a grid share one, unless some have another."""
+    """Return a row for each teacher. Runs share a row if they have the same teacher."""
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
     for task in _reference_first(grid):
         figures = results.get((task.run, task.seed), {}).get("teacher")
@@ -39,7 +42,7 @@ def _teachers(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, 
 
 
 def _teacher_seed(task: Task) -> int:
-    """Return the seed of a task's teacher, which is 0 unless it is given."""
+    """Return the seed of a task's teacher, by default 0."""
     own = task.settings.get("teacher_config") or {}
     return int(own.get("seed", task.settings.get("teacher.seed", 0)))
 
@@ -49,7 +52,10 @@ def _reference_first(grid: Grid) -> list[Task]:
 
 
 def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """A row for each training of a student alone: the runs of a grid share one, unless some have training keys of their own."""
+    """Return a row for each training of a student without teacher.
+
+    Runs share a row if their training keys are the same.
+    """
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
     tasks = _reference_first(grid)
     first = _training_keys(tasks[0].settings) if tasks else {}
@@ -64,13 +70,13 @@ def _students_alone(grid: Grid, results: Results) -> dict[str, dict[int, Mapping
             (row for row, by_seed in rows.items() if by_seed.get(task.seed, {}).get("test") == figures["test"]), label
         )
         if same == label and task.seed in rows.get(label, {}) and rows[label][task.seed]["test"] != figures["test"]:
-            same = f"{label}, of {task.run}"  # trained anew with the same keys, to other figures
+            same = f"{label}, of {task.run}"  # trained again with the same keys, with other metrics
         rows.setdefault(same, {})[task.seed] = figures
     return rows
 
 
 def _training_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a student alone: without the method's, the teacher's and the seed."""
+    """Return the keys of a student's training without those of method, teacher and seed."""
     return {key: value for key, value in settings.items() if not _of_method_or_teacher(key) and key != "seed"}
 
 
@@ -79,7 +85,10 @@ def _of_method_or_teacher(key: str) -> bool:
 
 
 def grid_table(grid: Grid, results: Results) -> str:
-    """Rows: the teacher, the student alone, each run. Test metrics of the epoch best by validation, mean and deviation over seeds."""
+    """Return the table of a grid: the teacher, the student without teacher, each run.
+
+    Test metrics are those of the epoch best by validation, as mean and standard deviation over seeds.
+    """
     rows = []
     found = rows_of(grid, results)
     for name, figures in found.items():
@@ -104,7 +113,7 @@ def grid_table(grid: Grid, results: Results) -> str:
 
 
 def _published_metrics(grid: Grid) -> list[str]:
-    """Those that the grid has a published number of, in the order of METRICS; the grid's metric where it has none."""
+    """Return the metrics with published numbers in METRICS' order, else the grid's metric."""
     return [metric for metric in METRICS if any(metric in row for row in grid.published.values())] or [grid.metric]
 
 
@@ -124,7 +133,10 @@ def _row(name: str, figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> lis
 
 
 def value_of(figures: Mapping[str, Any], part: str, metric: str) -> float | None:
-    """A metric of one side of a result; None where it was not measured: a saved teacher, several, other ``metrics`` or ``topk``."""
+    """Return a metric of one part of a result, None if it was not measured.
+
+    It is missing for a saved teacher, several teachers, or other ``metrics`` or ``topk``.
+    """
     return (figures[part] or {}).get(metric)
 
 
@@ -138,12 +150,12 @@ def _spread(found: Sequence[float | None]) -> str:
 def _measured(
     seeds: Sequence[int], one: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], grid: Grid
 ) -> bool:
-    """Have both the grid's metric at all these seeds?"""
+    """Return whether both have the grid's metric for all these seeds."""
     return all(value_of(side[seed], "test", grid.metric) is not None for seed in seeds for side in (one, other))
 
 
 def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mapping[str, Any]], grid: Grid) -> list[str]:
-    """Relative gain over the run's own student alone of the same seeds."""
+    """Return the relative gain over the run's own student without teacher, for the same seeds."""
     shared = sorted(set(alone) & set(figures))
     if not shared:
         return [""]
@@ -156,7 +168,7 @@ def _against(alone: Mapping[int, Mapping[str, Any]], figures: Mapping[int, Mappi
 def _p_value(
     reference: Mapping[int, Mapping[str, Any]] | None, figures: Mapping[int, Mapping[str, Any]], run: str, grid: Grid
 ) -> str:
-    """Two-sided paired t-test over the seeds that both have; needs two."""
+    """Return the p-value of a two-sided paired t-test over at least two common seeds."""
     shared = sorted(set(reference or {}) & set(figures))
     if reference is None or run == grid.reference or len(shared) < 2:
         return ""
@@ -170,7 +182,7 @@ def _p_value(
 
 
 def best_baseline(grid: Grid, results: Results) -> str | None:
-    """The run, other than the reference, with the highest mean test metric."""
+    """Return the run other than the reference with the highest mean test metric."""
     rows = {
         name: figures
         for name, figures in rows_of(grid, results).items()
@@ -185,7 +197,7 @@ def best_baseline(grid: Grid, results: Results) -> str | None:
 
 
 def capped_rows(grid: Grid, results: Results) -> list[str]:
-    """The rows of which a training was ended by ``max_minutes``, with the epochs that it came to."""
+    """Return the rows with a training that ``max_minutes`` ended, and its number of epochs."""
     return [
         f"{name} (seed {seed}, {figures['epochs']} epochs)"
         for name, by_seed in rows_of(grid, results).items()
@@ -195,22 +207,22 @@ def capped_rows(grid: Grid, results: Results) -> list[str]:
 
 
 def commits(results: Results) -> list[str]:
-    """The commits that made the results."""
+    """Return the commits that made the results."""
     return sorted({str(r["versions"].get("commit", "unknown")) for r in results.values()})
 
 
 def devices(results: Results) -> list[str]:
-    """The devices that made the results; results from before this was kept were made on a CPU."""
+    """Return the devices that made the results; old results without a device came from a CPU."""
     return sorted({str(r["versions"].get("device", "cpu")) for r in results.values()})
 
 
 def commands(results: Results) -> list[str]:
-    """Those that made the results: several where the grid shares runs of others."""
+    """Return the commands that made the results, several if the grid shares runs of others."""
     return list(dict.fromkeys(str(r["command"]) for r in results.values()))
 
 
 def grid_section(grid: Grid, results: Results) -> str:
-    """A grid's part of results/README.md."""
+    """Return the section of a grid in results/README.md."""
     if not results:
         return f"## {grid.title}\n\nNot run yet.\n"
     missing = [f"{task.run} (seed {task.seed})" for task in grid.tasks if (task.run, task.seed) not in results]

@@ -1,1 +1,1 @@
-"""Hyper-parameter search: RecBole's HyperTuning and Ray Tune over one search space, on the validation metric."""
+"""Hyper-parameter search on the validation metric, with RecBole's HyperTuning or Ray Tune."""

@@ -1,4 +1,4 @@
-"""RecBole's HyperTuning over kd parameters, on the validation metric."""
+"""Search with RecBole's HyperTuning, on the validation metric."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from recbole_kd.tuning.space import Parameter, Space
 from recbole_kd.tuning.study import TRIALS, Study, Trial, absolute, as_json, run_trial
 
 EARLY_STOP = 10
-"""RecBole's: trials without progress after which a search ends. An exhaustive one goes to its end unless it is asked not to."""
+"""RecBole's default: trials without progress after which a search ends. An exhaustive search ignores the default."""
 
 
 def hyperopt_space(space: Space) -> dict[str, Any]:
-    """The space as hyperopt wants it."""
+    """Return the space in hyperopt's form."""
     return {parameter.name: _drawn(parameter) for parameter in space.parameters}
 
 
@@ -41,28 +41,32 @@ def _drawn(parameter: Parameter) -> Any:
 
 
 def _as_text(value: Any) -> Any:
-    """A listed value as RecBole's exhaustive search can hold it: lists and mappings as JSON."""
+    """Return a listed value for RecBole's exhaustive search: lists and mappings as JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def from_text(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """What was drawn of :func:`hyperopt_space`, lists and mappings as they stand in the space."""
+    """Return the values drawn from :func:`hyperopt_space`, with lists and mappings decoded."""
     texts = {p.name: {_as_text(v): v for v in p.values if isinstance(v, list | dict)} for p in space.parameters}
     return {name: texts[name].get(value, value) if texts.get(name) else value for name, value in drawn.items()}
 
 
 def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -> Any:
-    """Search as RecBole's ``run_hyper.py`` does; the trials stand in the study, and the HyperTuning is returned.
+    """Search as RecBole's ``run_hyper.py`` does and return the HyperTuning.
+
+    The trials are added to the study.
 
     Args:
-        options: ``algo``, ``max_evals``, ``early_stop``, ``display_file``, ``search_seed``; and ``resume``: a trial
-            that the study's record has as done is taken from it when it is drawn again, which it is, for the draws are
-            seeded.
+        study: the study.
+        space: the search space.
+        options: ``algo``, ``max_evals``, ``early_stop``, ``display_file``, ``search_seed`` and ``resume``. With
+            ``resume``, a trial that the study's record has as done is taken from the record when it is drawn again. It
+            is drawn again because the draws are seeded.
 
     Raises:
-        ConfigError: the algorithm cannot search this space, hyperopt is missing, the study is there already, or is
-            another one.
-        TargetError: the study's folder holds something else, or a file to be written is there.
+        ConfigError: the algorithm cannot search this space, hyperopt is missing, the study exists already, or it
+            differs from the recorded one.
+        TargetError: the study's folder holds something else, or an output file exists.
     """
     from recbole.trainer import HyperTuning
 
@@ -94,9 +98,8 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
         max_evals=options["max_evals"],
         early_stop=early_stop,
     )
-    os.environ["HYPEROPT_FMIN_SEED"] = str(
-        options["search_seed"]
-    )  # RecBole passes no seed: hyperopt asks the environment
+    # RecBole passes no seed, so hyperopt reads it from the environment.
+    os.environ["HYPEROPT_FMIN_SEED"] = str(options["search_seed"])
     tuning.run()
     return tuning
 
@@ -104,10 +107,14 @@ def tune_with_hyperopt(study: Study, space: Space, options: Mapping[str, Any]) -
 def _objective(
     study: Study, space: Space, finished: Sequence[Trial] | None, drawn: Mapping[str, Any], _files: Any = None
 ) -> dict[str, Any]:
-    """One trial; what RecBole's HyperTuning expects of it. RecBole's own objective also hands the TEST metric on as the score.
+    """Run one trial and return what RecBole's HyperTuning expects.
+
+    RecBole's own objective reports the TEST metric as the score.
 
     Args:
-        finished: trials of a search that is continued; None for a new one.
+        study, space: the search.
+        finished: trials of a resumed search. None for a new one.
+        drawn: the drawn values.
     """
     settings = space.settings(from_text(space, drawn), study.base.get("kd"))
     known = _of(settings, study.trials)
@@ -122,7 +129,7 @@ def _objective(
 
 
 def _of(settings: Mapping[str, Any], trials: Sequence[Trial]) -> Trial | None:
-    """The trial of these settings among some."""
+    """Return the trial with these settings, if any."""
     return next((trial for trial in trials if as_json(trial.settings) == as_json(settings)), None)
 
 

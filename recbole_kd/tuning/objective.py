@@ -1,4 +1,4 @@
-"""RecBole's objective of a search, with the validation metrics as what is reported."""
+"""RecBole's objective of a search, which reports validation metrics here."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from recbole_kd.integration.quick_start import report_by_name
 def objective_function(
     config_dict: Mapping[str, Any] | None = None, config_file_list: Sequence[str] | None = None, saved: bool = True
 ) -> dict[str, Any]:
-    """Train and evaluate one configuration, as RecBole's ``objective_function`` does, and report the validation metrics.
+    """Train and evaluate one configuration and report its validation metrics.
 
-    It takes RecBole's place in HyperTuning, in ``ray.tune`` and in RecBole's run_hyper.py. Ray Tune is told
-    ``<metric>@<k>`` of the best epoch by validation, and ``test_<metric>@<k>`` beside it; RecBole's own function tells
-    it the test metrics under the first name. HyperTuning chooses by ``best_valid_score`` with either.
+    It replaces RecBole's ``objective_function`` in HyperTuning, in ``ray.tune`` and in RecBole's run_hyper.py. It
+    reports ``<metric>@<k>`` of the best epoch by validation to Ray Tune, and also ``test_<metric>@<k>``. RecBole's own
+    function reports the test metrics under the first name. HyperTuning chooses by ``best_valid_score`` with either
+    function.
 
     Args:
-        config_dict: the keys of this trial. config_file_list: YAML files. saved: keep and evaluate the best epoch.
+        config_dict: the keys of this trial.
+        config_file_list: YAML files.
+        saved: keep and evaluate the best epoch.
 
     Returns:
         ``model``, ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result``.
 
     Raises:
-        KDError: a wrong key or value; one sentence.
+        KDError: a wrong key or value. The message is one sentence.
     """
     from ray import tune
 
     config = Config(config_dict=dict(config_dict or {}), config_file_list=config_file_list)
     init_seed(config["seed"], config["reproducibility"])
     logger = logging.getLogger()
-    for handler in logger.handlers[:]:  # RecBole adds its own once for each trial
+    for handler in logger.handlers[:]:  # RecBole adds its own handler in each trial
         logger.removeHandler(handler)
     init_logger(config)
     dataset = create_dataset(config)

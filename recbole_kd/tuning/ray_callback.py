@@ -1,4 +1,4 @@
-"""Keeps the record of a study while Ray runs it."""
+"""A Ray Tune callback that keeps the record of a study."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from recbole_kd.tuning.study import Trial
 
 
 class KeepRecord(Callback):
-    """Writes each trial into the record when it reports, ends or fails.
+    """A callback that writes each trial into the record when it reports, ends or fails.
 
     Args:
-        record: of the study. as_trial: what became of a trial, from its last result, its drawn values and its error.
-            drawn_values: the values of the search from what Ray calls a trial's config. metric: name of the objective
-                in a result.
+        record: the record of the study.
+        as_trial: builds a Trial from a last result, drawn values and an error.
+        drawn_values: extracts the values of the search from Ray's config of a trial.
+        metric: name of the objective in a result.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class KeepRecord(Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         found = self._as_trial(result, trial.config, None)
-        if result.get("state") == "running":  # until it is known that no scheduler stopped it
+        if result.get("state") == "running":  # "interrupted" until it is known that no scheduler stopped it
             found.state = "interrupted"
             self._record.note(self._drawn_values(trial.config), found, float(result[self._metric]))
         else:
@@ -44,7 +45,7 @@ class KeepRecord(Callback):
         self._record.note(self._drawn_values(trial.config), self._as_trial(trial.last_result, trial.config, None))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A worker that was lost is no judgement on the settings: its trial is run again when the study is continued."""
+        """Record the trial of a lost worker as interrupted, so that a resumed study runs it again."""
         found = self._as_trial(trial.last_result, trial.config, None)
         found.state = "interrupted"
         self._record.note(self._drawn_values(trial.config), found)

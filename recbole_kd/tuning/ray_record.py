@@ -1,4 +1,7 @@
-"""The record of a Ray study, in JSON, one file per trial: a study is continued from it, and no pickle that Ray wrote is ever read."""
+"""The record of a Ray study in JSON, one file per trial.
+
+A study is resumed from it. Pickles that Ray wrote are never read.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from recbole_kd.storage.files import write_json
 from recbole_kd.tuning.study import Trial, as_json
 
 FOLDER = "record"
-"""Folder of the files, below that of the study."""
+"""Folder of the record in the folder of the study."""
 
 FINAL = ("done", "stopped", "failed")
 """States of a trial that is not run again."""
@@ -23,11 +26,13 @@ FINAL = ("done", "stopped", "failed")
 
 @dataclass
 class Recorded:
-    """One trial as far as it has come.
+    """One trial in its current state.
 
     Attributes:
-        number: its place in the order in which trials began. drawn: the values of the search, by parameter. curve: the
-            objective of each epoch so far. trial: what became of it.
+        number: position in the order in which trials began.
+        drawn: the values of the search, by parameter.
+        trial: settings, state and metrics.
+        curve: the objective of each epoch so far.
     """
 
     number: int
@@ -41,10 +46,10 @@ class Recorded:
 
 
 class StudyRecord:
-    """The trials of one study, by the digest of their settings, kept on disk after every epoch.
+    """The trials of a study by the digest of their settings, saved after every epoch.
 
     Args:
-        folder: of the study.
+        folder: folder of the study.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +57,7 @@ class StudyRecord:
         self.trials: dict[str, Recorded] = {}
 
     def read(self) -> None:
-        """Read what an interrupted search left.
+        """Read the record of an interrupted search.
 
         Raises:
             ConfigError: a file is damaged.
@@ -60,14 +65,16 @@ class StudyRecord:
         found = [(path.stem, _read(path)) for path in sorted(self._folder.glob("*.json"))]
         for digest, recorded in found:
             if settings_digest(recorded.trial.settings) != digest:
-                raise _damaged(self._folder / f"{digest}.json", "it is of other settings than its name says")
+                raise _damaged(self._folder / f"{digest}.json", "its settings differ from those of its name")
         self.trials = dict(sorted(found, key=lambda item: item[1].number))
 
     def note(self, drawn: Mapping[str, Any], trial: Trial, objective: float | None = None) -> None:
-        """Keep what a trial has come to; one that is at its end stays as it is.
+        """Record the current state of a trial. A final trial does not change.
 
         Args:
-            objective: of the epoch that ``trial.epochs`` counts, if one was just done.
+            drawn: the values of the search.
+            trial: the current state.
+            objective: objective of the epoch that ``trial.epochs`` counts, if one has just ended.
         """
         digest = settings_digest(trial.settings)
         before = self.trials.get(digest)
@@ -77,7 +84,7 @@ class StudyRecord:
         if objective is not None:
             done = max(trial.epochs - 1, 0)
             if recorded.curve[done : done + 1] == [objective]:
-                return  # an epoch that is reported again, as a continued study does: what follows it stays
+                return  # a resumed study reports this epoch again, and later epochs stay
             recorded.curve = [*recorded.curve[:done], objective]
         recorded.trial = trial
         self.trials[digest] = recorded
@@ -85,7 +92,7 @@ class StudyRecord:
         write_json(self._folder / f"{digest}.json", asdict(recorded))
 
     def of(self, settings: Mapping[str, Any]) -> Recorded | None:
-        """Return the trial of these settings, if it has begun."""
+        """Return the trial with these settings, if it has begun."""
         return self.trials.get(settings_digest(settings))
 
     def plain(self) -> dict[str, dict[str, Any]]:
@@ -94,10 +101,10 @@ class StudyRecord:
 
 
 def recorded_from(content: Any) -> Recorded:
-    """Return a trial from the plain values of its file.
+    """Build a trial from the content of its file.
 
     Raises:
-        ValueError, TypeError, KeyError: they are not those of a trial.
+        ValueError, TypeError, KeyError: the content is not a trial.
     """
     fields = dict(content)
     recorded = Recorded(**{**fields, "trial": Trial(**fields["trial"])})
@@ -108,9 +115,9 @@ def recorded_from(content: Any) -> Recorded:
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise ValueError("a number is missing")
     if not (isinstance(recorded.drawn, dict) and isinstance(trial.settings, dict) and isinstance(trial.state, str)):
-        raise ValueError("a part is missing")
+        raise ValueError("drawn, settings or state is missing")
     if trial.state == "done" and not (isinstance(trial.score, int | float) and trial.valid):
-        raise ValueError("a trial is done without figures")
+        raise ValueError("a trial is done without metrics")
     return recorded
 
 

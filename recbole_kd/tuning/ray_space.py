@@ -1,4 +1,4 @@
-"""A search space and a searcher as Ray Tune wants them."""
+"""Conversion of a search space and a searcher to Ray Tune's form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GRID = "grid"
 
 
 def ray_space(space: Space, kd: str | None) -> dict[str, Any]:
-    """The space as Ray wants it; the ``grid`` values as one parameter of whole combinations."""
+    """Return the space in Ray's form, with ``grid`` values as one parameter of combinations."""
     from ray import tune
 
     drawn = {parameter.name: _domain(parameter) for parameter in space.parameters if parameter.kind != "grid"}
@@ -47,7 +47,7 @@ def _domain(parameter: Parameter) -> Any:
 
 
 def drawn_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameter name -> value of a trial of :func:`ray_space`."""
+    """Return parameter name -> value of a trial of :func:`ray_space`."""
     return {**{name: value for name, value in config.items() if name != GRID}, **(config.get(GRID) or {})}
 
 
@@ -67,7 +67,10 @@ def check_searcher(space: Space, searcher: str) -> None:
 
 
 def make_searcher(options: Mapping[str, Any], space: Space, record: StudyRecord) -> Any:
-    """Return the searcher; one that learns is told what is known by trying it first, and then draws from another seed."""
+    """Return the searcher, with the known trials as starting points if it learns.
+
+    A learning searcher tries these points first and then draws with another seed.
+    """
     names = {parameter.name for parameter in space.parameters}
     known = [dict(recorded.drawn) for recorded in record.trials.values() if recorded.drawn.keys() == names] or None
     seed = options["search_seed"] + (len(known) if known else 0)

@@ -1,8 +1,5 @@
-"""Ray Tune: trials side by side on one machine or a cluster, with early stopping by the scheduler, resumable.
-
-Longer than 300 lines: what only Ray Tune needs stands in one place.
-"""
-# Over 300 lines by one: the driver and the trial that it starts belong together.
+"""Ray Tune: parallel, resumable trials on one machine or a cluster, with early stopping."""
+# Over 300 lines: the driver and the trials that it starts belong together.
 
 from __future__ import annotations
 
@@ -42,9 +39,11 @@ from recbole_kd.tuning.teacher_transfer import pack, unpack
 
 METRIC = "objective"
 OF_RAY = "ray"
-"""Folder of Ray's own files below that of the study: it writes pickles there, which nobody reads."""
+"""Folder of Ray's own files in the folder of the study. Ray writes pickles there, which are never read."""
 BEFORE_RECORD = ("runs", OF_RAY, OF_RECORD, "tuner.pkl", "trainable.pkl")
-"""Names in the folder of a study that was interrupted before it wrote its record; the last two are Ray's, of earlier versions."""
+"""Names in the folder of a study that was interrupted before its record existed.
+
+The last two are Ray's, of earlier versions."""
 
 FIXED = (
     "max_evals",
@@ -56,20 +55,23 @@ FIXED = (
     "max_concurrent",
     "max_failures",
 )
-"""Keys of a search that Ray keeps when it continues it."""
+"""Search keys that must not change when a study is resumed."""
 
 NODE_CACHE = "node_cache"
-"""Key of a study's base: a node whose environment has RECBOLE_KD_CACHE keeps its teachers there, as the user named no cache."""
+"""Key of a study's base: whether a worker uses the RECBOLE_KD_CACHE of its node, because the user named no cache."""
 
 
 def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> None:
-    """Run or continue a study; its trials stand in it afterwards.
+    """Run or resume a study and add its trials to it.
 
     Args:
-        options: see :data:`recbole_kd.cli.tune.DEFAULTS`; and ``resume``.
+        study: the study.
+        space: the search space.
+        options: see :data:`recbole_kd.cli.tune.DEFAULTS`, and ``resume``.
 
     Raises:
-        ConfigError: the study is there already, or is another one. TargetError: its folder holds something else.
+        ConfigError: the study exists already, or differs from the one to resume.
+        TargetError: its folder holds something else.
         KDError: the teacher cannot be trained.
     """
     check_searcher(space, options["searcher"])
@@ -98,12 +100,11 @@ def tune_with_ray(study: Study, space: Space, options: Mapping[str, Any]) -> Non
     ]
 
 
-# -- the study
-# ------------------------------------------------------------------------------------------------------------
+# -- the study ----------------------------------------------------------------------------------------------------
 
 
 def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool:
-    """Is there a study to continue?"""
+    """Return whether there is a study to resume."""
     file = study.folder / STUDY_FILE
     study.check_target(STUDY_FILE, bool(options["resume"]), BEFORE_RECORD)
     if not file.is_file():
@@ -123,7 +124,7 @@ def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool
 
 
 def _record(study: Study, space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study is: Ray goes on with all of it as it began."""
+    """Return what defines a study. Ray resumes it only if nothing of this changed."""
     return {
         "space": as_json(space.plain()),
         "base": what_counts(study.base),
@@ -132,7 +133,7 @@ def _record(study: Study, space: Space, options: Mapping[str, Any]) -> dict[str,
 
 
 def _difference(made: Any, wanted: Mapping[str, Any]) -> str:
-    """The first key that differs, with both values."""
+    """Return the first key that differs, with both values."""
     made = made or {}
     key = next((key for key in (*wanted, *made) if made.get(key) != wanted.get(key)), None)
     return (
@@ -141,7 +142,7 @@ def _difference(made: Any, wanted: Mapping[str, Any]) -> str:
 
 
 def _is_whole(record: StudyRecord, space: Space, study: Study, options: Mapping[str, Any]) -> bool:
-    """Return whether every trial of the study is at its end."""
+    """Return whether every trial of the study is final."""
     wanted = options["max_evals"] * max(1, len(space.grid(study.base.get("kd"))))
     return len(record.trials) >= wanted and all(recorded.is_final for recorded in record.trials.values())
 
@@ -149,10 +150,10 @@ def _is_whole(record: StudyRecord, space: Space, study: Study, options: Mapping[
 def _tuner(
     study: Study, space: Space, trainable: Any, base: Mapping[str, Any], options: Mapping[str, Any], record: StudyRecord
 ) -> Any:
-    """Return a new search of Ray's, whose own files lie in a new folder: none that lies there already is read.
+    """Return a new Ray search whose files are in a new folder.
 
-    A study that is continued draws again what it drew: trials at their end are told from the record, the others go on
-        where they were.
+    No existing file is read. A resumed study draws the same values again. Final trials are reported from the record,
+    the others resume.
     """
     from ray import tune
 
@@ -166,7 +167,8 @@ def _tuner(
     session = Path(tempfile.mkdtemp(prefix="session-", dir=of_ray))
     searcher = make_searcher(options, space, record)
     config = tune.TuneConfig(
-        metric=METRIC, mode="max", num_samples=options["max_evals"], search_alg=searcher, scheduler=_scheduler(base, space, options),
+        metric=METRIC, mode="max", num_samples=options["max_evals"], search_alg=searcher,
+        scheduler=_scheduler(base, space, options),
         max_concurrent_trials=options["max_concurrent"] or None,
     )  # fmt: skip
     failures = tune.FailureConfig(max_failures=options["max_failures"])
@@ -187,14 +189,14 @@ def _scheduler(base: Mapping[str, Any], space: Space, options: Mapping[str, Any]
         return FIFOScheduler()
     longest = _longest(base, space)
     grace = min(options["grace_period"], longest)
-    # one epoch more than there are: a trial at its end is done, not stopped
+    # One epoch more than there are, so that a complete trial counts as done, not as stopped.
     return ASHAScheduler(
         time_attr="epoch", max_t=longest + 1, grace_period=grace, reduction_factor=options["reduction_factor"]
     )
 
 
 def _longest(base: Mapping[str, Any], space: Space) -> int:
-    """Epochs of the longest trial."""
+    """Return the number of epochs of the longest trial."""
     searched = [value for p in space.parameters if p.key == "epochs" for value in p.examples]
     request = _request(base, {**space.fixed, "kd": space.methods(base.get("kd"))[0]})
     return max([int(request.distilled_config(request.teacher or "")[0]["epochs"]), *searched])
@@ -204,8 +206,7 @@ def _request(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     return make_request(merge_sources(None, dict(base), settings))
 
 
-# -- trials
-# ---------------------------------------------------------------------------------------------------------------
+# -- trials -------------------------------------------------------------------------------------------------------
 
 
 def _trainable(
@@ -224,11 +225,15 @@ def ray_trial(
     teachers: Any,
     known: Mapping[str, Any] | None = None,
 ) -> None:
-    """One trial, in a worker: reports every epoch, and at the end the figures of the best one or the reason of its failure.
+    """Run one trial in a worker, reporting every epoch and then its final metrics or error.
 
     Args:
-        known: trials of a study that is continued, by the digest of their settings: their epochs are reported again,
-            for the scheduler.
+        config: the drawn values.
+        base: the common keys.
+        space: the search space.
+        teachers: folder names and packed files of the teachers.
+        known: trials of a resumed study by the digest of their settings. Their epochs are reported again to the
+            scheduler.
     """
     import ray
     from ray import tune
@@ -250,7 +255,7 @@ def ray_trial(
 
     def after_epoch(epoch: int, score: float) -> None:
         if epoch + 1 == last_epoch:
-            return  # the report of the finished trial follows: the scheduler does not stop what has run all its epochs
+            return  # the final report follows, so the scheduler does not stop a trial that has run all its epochs
         best["score"] = max(best.get("score", -float("inf")), objective(float(score), bigger))
         tune.report(
             {METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"}
@@ -259,7 +264,7 @@ def ray_trial(
     outcome = Path(base["output_dir"]) / "outcomes" / f"{digest}.json"
     trial = _finished(outcome)
     if trial is None:
-        # an interrupted trial goes on from its last epoch
+        # An interrupted trial resumes after its last epoch.
         trial = run_trial({**base, **own_devices(), "resume": True, "show_progress": False}, settings, after_epoch)
         if trial.state == "done":
             write_json(outcome, asdict(trial))
@@ -267,7 +272,7 @@ def ray_trial(
 
 
 def _report(trial: Trial) -> None:
-    """Report what a trial came to at its end."""
+    """Report the final result of a trial."""
     from ray import tune
 
     epoch = trial.epochs if trial.state != "failed" else 0
@@ -283,24 +288,27 @@ def _report(trial: Trial) -> None:
 
 
 def _on_this_node(base: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the cache of the node that this worker is on."""
+    """Return the base with the cache folder of this worker's node."""
     own = os.environ.get("RECBOLE_KD_CACHE") if base[NODE_CACHE] else None
     places = {"cache_dir": str(user_path(own, "RECBOLE_KD_CACHE").resolve())} if own else {}
     return {**{key: value for key, value in base.items() if key != NODE_CACHE}, **places}
 
 
 def _finished(outcome: Path) -> Trial | None:
-    """What a trial of these settings came to: Ray's own record of a killed driver is older than the last trials that ended."""
+    """Return the saved outcome of a trial.
+
+    It may be newer than Ray's own record if the driver was killed.
+    """
     return Trial(**json.loads(outcome.read_text(encoding="utf-8"))) if outcome.is_file() else None
 
 
 def _of_the_training(base: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[bool, int]:
-    """Return whether a bigger validation score is better, and how many epochs the trial has."""
+    """Return whether a bigger validation score is better, and the trial's number of epochs."""
     try:
         request = _request(base, settings)
         config = request.distilled_config(request.teacher or "")[0]
     except KDError:
-        return True, 0  # the trial itself will say what is wrong
+        return True, 0  # the trial itself will report the error
     return bool(config["valid_metric_bigger"]), int(config["epochs"])
 
 
@@ -309,7 +317,7 @@ def _as_trial(result: Any, space: Space, study: Study) -> Trial:
 
 
 def _became(metrics: Any, config: Any, error: Any, space: Space, study: Study) -> Trial:
-    """Return what became of a trial of Ray's."""
+    """Build a Trial from the metrics, config and error of Ray's trial."""
     metrics, config = metrics or {}, config if config is not None else {}
     settings = space.settings(drawn_values(config), study.base.get("kd"))
     state, best = metrics.get("state"), metrics.get("best")
@@ -319,18 +327,21 @@ def _became(metrics: Any, config: Any, error: Any, space: Space, study: Study) -
     if state == "failed":
         return Trial(settings, "failed", reason=metrics["reason"])
     epochs, score = int(metrics.get("epoch", 0)), None if best in (None, FAILED) else abs(float(best))
-    bigger = score is None or float(best) >= 0  # an objective below zero is a score that is better the smaller it is
+    bigger = score is None or float(best) >= 0  # a negative objective belongs to a score to be minimised
     if error is not None:
         return Trial(settings, "failed", score, bigger, epochs, reason=" ".join(str(error).split()))
     return Trial(settings, "stopped" if epochs else "interrupted", score, bigger, epochs)
 
 
-# -- teachers
-# -------------------------------------------------------------------------------------------------------------
+# -- teachers -----------------------------------------------------------------------------------------------------
 
 
 def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str, float]) -> tuple[list[str], Any]:
-    """Train the study's teachers on the cluster, once, before any trial: their folders below the cache, and an object with their files."""
+    """Train the study's teachers on the cluster once, before any trial.
+
+    Returns:
+        their folders relative to the cache, and an object with their files.
+    """
     import ray
 
     wanted = [list(space.trials_of(method)) for method in space.methods(base.get("kd"))]
@@ -349,7 +360,10 @@ def _teachers_once(base: Mapping[str, Any], space: Space, resources: Mapping[str
 
 
 def _teachers_of_one(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> list[Path]:
-    """Teachers of the first of these settings that a run could have: of others a trial will fail alone, with its reason."""
+    """Return the teachers for the first of these settings that is valid.
+
+    A trial with invalid settings fails later, with its own message.
+    """
     for settings in wanted[:-1]:
         try:
             return make_teachers(_request(base, settings))
@@ -359,7 +373,12 @@ def _teachers_of_one(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> l
 
 
 def _make_and_pack(base: Mapping[str, Any], wanted: list[list[dict[str, Any]]]) -> tuple[dict[str, Any], Any]:
-    """Args: ``wanted``, of each method settings that a trial may have."""
+    """Train the teachers and pack their files.
+
+    Args:
+        base: the common keys.
+        wanted: for each method, settings that trials may have.
+    """
     folders: dict[str, Path] = {}
     base = _on_this_node(base)
     own = {**base, **own_devices(), "resume": True, "show_progress": False}

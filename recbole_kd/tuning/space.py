@@ -1,16 +1,16 @@
-"""Search spaces: read from YAML or from RecBole's ``.hyper`` files, checked before anything is trained.
+"""Search spaces: read from YAML or RecBole's ``.hyper`` files and checked before training.
 
-YAML holds one distribution a key; what belongs to one method alone stands under ``methods``::
+YAML has one distribution per key. Keys of a single method are under ``methods``::
 
     kd: {choice: [RCEKD, RRD]}
     weight_decay: {choice: [1e-3, 1e-5]}
     kd_weight: {loguniform: [0.5, 1e4]}
-    epochs: 100                          # a value by itself is fixed
+    epochs: 100                          # a plain value is fixed
     methods:
       RCEKD: {kd_beta: {uniform: [0.5, 9]}}
       RRD: {kd_n_samples: {int: [50, 500]}}
 """
-# Over 300 lines by two: the forms of a search space are read by one parser.
+# Over 300 lines: one parser reads all forms of a search space.
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RANGES = ("uniform", "loguniform", "quniform", "int", "logint")
 KINDS = (*LISTS, *RANGES)
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-"""How far between the ends of a range its example lies: at no round number."""
+"""Relative position of a range's example between its ends, so that it is not a round number."""
 
 LARGEST_EXPONENT = math.log(sys.float_info.max)
 
@@ -45,13 +45,15 @@ _HYPER_KINDS = {"choice": "choice", "uniform": "uniform", "quniform": "quniform"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key and what is tried for it.
+    """One key and its distribution.
 
     Attributes:
-        kind: ``choice`` and ``grid`` list their ``values``; a range has (low, high) or, ``quniform``, (low, high,
-            step); both ends of ``int`` and ``logint`` are drawn. ``grid`` values are all run, in all combinations.
-            ``exponent`` is RecBole's ``loguniform``:
-            the natural logarithms of the ends. method: the only one that it belongs to.
+        key: the configuration key.
+        kind: ``choice`` and ``grid`` list their ``values``. All ``grid`` values are run, in all combinations. A range
+            has (low, high), and ``quniform`` (low, high, step). ``int`` and ``logint`` include both ends. ``exponent``
+            is RecBole's ``loguniform``, which takes the natural logarithms of the ends.
+        values: see ``kind``.
+        method: the only method that the key belongs to. None for all.
     """
 
     key: str
@@ -61,12 +63,12 @@ class Parameter:
 
     @property
     def name(self) -> str:
-        """Its key, or ``METHOD:KEY``: two methods may search the same key differently."""
+        """The key, or ``METHOD:KEY``, because two methods may search the same key differently."""
         return f"{self.method}:{self.key}" if self.method else self.key
 
     @property
     def examples(self) -> list[Any]:
-        """Values that decide whether all are allowed: those listed, or the ends."""
+        """The values to check: those listed, or the ends of the range."""
         if self.kind in LISTS:
             return list(self.values)
         ends = [math.exp(value) for value in self.values] if self.kind == "exponent" else list(self.values[:2])
@@ -74,7 +76,10 @@ class Parameter:
 
     @property
     def inner(self) -> list[Any]:
-        """A value such as a range draws between its ends: uniform ends of whole numbers say nothing of what lies between."""
+        """A value between the ends of a range, to be checked too.
+
+        Whole numbers as ends of ``uniform`` do not show that the values between them are not whole.
+        """
         if self.kind in LISTS or self.kind in ("int", "logint"):
             return []
         low, high = (math.log(end) for end in self.values) if self.kind == "loguniform" else self.values[:2]
@@ -84,7 +89,10 @@ class Parameter:
         return [math.exp(value) if self.kind in ("loguniform", "exponent") else value]
 
     def settle(self, value: Any) -> Any:
-        """A drawn value as the configuration wants it: hyperopt draws whole steps as floats, numpy's numbers are no Python numbers."""
+        """Convert a drawn value for the configuration.
+
+        hyperopt draws whole steps as floats, and numpy's numbers are not Python numbers.
+        """
         value = value.item() if hasattr(value, "item") else value
         if isinstance(value, float) and (
             self.kind in ("int", "logint")
@@ -99,17 +107,19 @@ class Space:
     """A search space.
 
     Attributes:
-        parameters: what is searched. fixed: values for every trial.
+        parameters: the searched keys.
+        fixed: values for every trial.
     """
 
     parameters: list[Parameter]
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, drawn: Mapping[str, Any], kd: str | None) -> dict[str, Any]:
-        """Configuration keys of a trial: what was drawn for another method than the trial's has no say.
+        """Return the configuration keys of a trial, without values drawn for another method.
 
         Args:
-            drawn: parameter name -> value. kd: the method where the space does not search it.
+            drawn: parameter name -> value.
+            kd: the method if the space does not search it.
         """
         by_name = {parameter.name: parameter for parameter in self.parameters}
         method = drawn.get("kd", self.fixed.get("kd", kd))
@@ -121,18 +131,24 @@ class Space:
         return {**self.fixed, **applied}
 
     def methods(self, kd: str | None) -> list[str]:
-        """The methods that the trials may have."""
+        """Return the methods that the trials may have."""
         searched = [str(value) for parameter in self.parameters if parameter.key == "kd" for value in parameter.values]
         return searched or [str(self.fixed.get("kd", kd))]
 
     def trials_of(self, method: str) -> Iterator[dict[str, Any]]:
-        """Settings that a trial of the method may have: the first example of each key, then the second, to the last."""
+        """Yield settings that a trial of the method may have.
+
+        The first has the first example of each key, the second the second, and so on.
+        """
         own = [(p.key, p.examples) for p in self.parameters if p.key != "kd" and p.method in (None, method)]
         for n in range(max([1, *(len(examples) for _, examples in own)])):
             yield {**self.fixed, "kd": method, **{key: examples[min(n, len(examples) - 1)] for key, examples in own}}
 
     def grid(self, kd: str | None) -> list[dict[str, Any]]:
-        """All combinations of the ``grid`` values, each once whatever another method's would be; one empty combination without any."""
+        """Return all combinations of the ``grid`` values, without values of other methods.
+
+        Each combination occurs once. Without ``grid`` values there is one empty combination.
+        """
         searched = [parameter for parameter in self.parameters if parameter.kind == "grid"]
         found: dict[str, dict[str, Any]] = {}
         for values in itertools.product(*(parameter.values for parameter in searched)):
@@ -144,16 +160,18 @@ class Space:
         return list(found.values())
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values, to be kept and compared."""
+        """Return JSON values that identify the space."""
         return {"parameters": [[p.name, p.kind, list(p.values)] for p in self.parameters], "fixed": dict(self.fixed)}
 
 
 def read_space(path: str | Path, *, allow_code: bool = False) -> Space:
-    """Read a search space, YAML or (``*.hyper``) RecBole's lines ``KEY KIND VALUES``.
+    """Read a search space from YAML or from a ``.hyper`` file.
+
+    A ``.hyper`` file has RecBole's lines ``KEY KIND VALUES``.
 
     Raises:
-        ConfigError: one sentence that names the line or key; or the file names code as a method, which ``allow_code``
-            lets through.
+        ConfigError: one sentence that names the line or key. Also if the file names code as a method and ``allow_code``
+            is False.
     """
     path = Path(path)
     space = _read_hyper(path) if path.suffix == ".hyper" else _read_yaml(path)
@@ -209,10 +227,12 @@ def _read_hyper(path: Path) -> Space:
 
 
 def _python_values(text: str) -> list[Any] | None:
-    """The choices of a ``.hyper`` line, which RecBole reads as Python: texts that hold a list, a number or True are read again.
+    """Return the choices of a ``.hyper`` line, which RecBole reads as Python.
+
+    Texts that contain a list, a number or True are evaluated too.
 
     Returns:
-        the values, tuples as lists; None if the text is no Python literal, such as names without quotes.
+        the values, tuples as lists. None if the text is not a Python literal, such as names without quotes.
     """
     try:
         found = ast.literal_eval(text)
@@ -222,7 +242,10 @@ def _python_values(text: str) -> list[Any] | None:
 
 
 def _as_recbole(value: Any) -> Any:
-    """A value as RecBole's Config has it: a text that is a Python literal is that literal, true and false in any case are bools."""
+    """Return a value as RecBole's Config would have it.
+
+    A text that is a Python literal becomes that literal. true and false in any case become bools.
+    """
     if isinstance(value, str):
         if value.lower() in ("true", "false"):
             return value.lower() == "true"
@@ -295,13 +318,17 @@ def _parameter(place: str, key: str, kind: str, values: Any, method: str | None)
 
 
 def check_space(space: Space, base: Mapping[str, Any]) -> None:
-    """Check every listed value, and of a range its ends and a value between them, as the keys of a run, before anything is trained.
+    """Check all listed values, ends of ranges and a value between them, before training.
+
+    Each is checked like a key of a run.
 
     Args:
-        base: what holds for all trials, as the command line and the files gave it.
+        space: the search space.
+        base: the keys common to all trials, from command line and files.
 
     Raises:
-        ConfigError: an unknown key, or a value of a wrong type or out of range. DataError: no such data set.
+        ConfigError: an unknown key, or a value of a wrong type or out of range.
+        DataError: there is no such data set.
     """
     for method in space.methods(base.get("kd")):
         start = {**space.fixed, **({"kd": method} if any(p.key == "kd" for p in space.parameters) else {})}
@@ -322,7 +349,7 @@ def _check_draw(parameter: Parameter, value: Any, start: Mapping[str, Any], base
         integers = all(ends) and parameter.kind in ("uniform", "loguniform") and isinstance(value, float)
         hint = f" {{int: {list(parameter.values)}}} draws integers." if integers else ""
         raise ConfigError(
-            f"{parameter.kind} {list(parameter.values)} draws such a {parameter.name}. {error}{hint}"
+            f"{parameter.name}: {parameter.kind} {list(parameter.values)} can draw this value. {error}{hint}"
         ) from None
 
 

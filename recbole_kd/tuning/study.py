@@ -1,4 +1,4 @@
-"""A study: its trials, the table of them, and the best configuration as a property file."""
+"""A study: its trials, their table, and the best configuration as a property file."""
 
 from __future__ import annotations
 
@@ -23,34 +23,39 @@ from recbole_kd.storage.places import user_path
 from recbole_kd.storage.targets import check_file, check_folder, holds_text
 
 FAILED = -1e9
-"""The objective of a failed trial: below everything that a metric can be."""
+"""The objective of a failed trial, below every possible metric."""
 
 PLACES = ("data_path", "cache_dir", "output_dir", "teacher_path")
-"""Keys that name folders: workers have a working folder of their own."""
+"""Keys that name folders. They are made absolute, because workers have their own working folder."""
 
 TRIALS, BEST = "trials.json", "best.yaml"
 BEST_MARK = "# The best of "
-"""How the best configuration's file begins; a file without it is not replaced."""
+"""The beginning of the best configuration's file. A file without it is not replaced."""
 STUDY_FILE = "study.json"
-"""Record of a study of Ray Tune; one of Hyperopt has its trials alone."""
+"""Record of a Ray Tune study. A Hyperopt study has only its trials."""
 
 DATA_PATH = "dataset/"
-"""Where RecBole looks for data sets if no ``data_path`` is given: in the folder that a command is typed in, not that of a worker."""
+"""RecBole's default ``data_path``, relative to the working folder of the command, not of a worker."""
 
 REASON_WIDTH = 60
-"""Columns of a failed trial's reason in the table, which goes on in the next line."""
+"""Columns of a failed trial's reason in the table. Longer text is wrapped."""
 
 AfterEpoch = Callable[[int, float], None]
 
 
 @dataclass
 class Trial:
-    """What became of one configuration.
+    """The state and the metrics of one configuration.
 
     Attributes:
-        settings: the keys that were searched. state: ``done``, ``stopped`` (by the scheduler), ``failed`` (``reason``
-            says why) or ``interrupted``. score: the best validation score so far. bigger: is a bigger one better?
-            valid, test: metrics of the epoch best by validation, once it is done.
+        settings: the searched keys.
+        state: ``done``, ``stopped`` (by the scheduler), ``failed`` (see ``reason``) or ``interrupted``.
+        score: the best validation score so far.
+        bigger: whether a bigger score is better.
+        epochs: number of epochs.
+        metric: name of the validation metric.
+        valid, test: metrics of the epoch best by validation, once the trial is done.
+        reason: message of a failure.
     """
 
     settings: dict[str, Any]
@@ -65,26 +70,28 @@ class Trial:
 
     @property
     def objective(self) -> float:
-        """To be maximised."""
+        """The value to maximise."""
         return FAILED if self.score is None else objective(self.score, self.bigger)
 
 
 def objective(score: float, bigger: bool) -> float:
-    """A validation score as what is maximised."""
+    """Return a validation score as a value to maximise."""
     return score if bigger else -score
 
 
 def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch: AfterEpoch | None = None) -> Trial:
-    """Distil with these settings. Whatever goes wrong makes this trial a failed one, with its reason.
+    """Distil with these settings. Any error makes the trial a failed one with its message.
 
     Args:
-        base: what holds for all trials. settings: of this one, over them. after_epoch: gets epoch and validation score.
+        base: keys common to all trials.
+        settings: keys of this trial, which override them.
+        after_epoch: callback with epoch and validation score.
     """
     try:
         result = run_request(
             make_request(merge_sources(None, {"kd_compare": False, **base}, settings)), after_epoch=after_epoch
         )
-    except Exception as error:  # bad values, a loss that is no number, a device out of memory: it fails alone
+    except Exception as error:  # such as bad values, a NaN loss or no memory: the other trials go on
         words = " ".join(str(error).split()) or type(error).__name__
         named = words if isinstance(error, ConfigError) else f"{type(error).__name__}: {words}"
         return Trial(dict(settings), "failed", reason=named)
@@ -106,11 +113,13 @@ def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch:
 
 @dataclass
 class Study:
-    """Trials that were run for one base configuration.
+    """The trials of one base configuration.
 
     Attributes:
-        base: the common keys as the user gave them. folder: of the study's files. space: that is searched, as JSON
-            values.
+        base: the common keys as the user gave them.
+        folder: folder of the study's files.
+        trials: the trials so far.
+        space: the search space as JSON values.
     """
 
     base: Mapping[str, Any]
@@ -120,12 +129,18 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The finished trial that is best by validation; one stopped by the scheduler has no figures of a whole training."""
+        """The finished trial that is best by validation, or None.
+
+        A trial that the scheduler stopped does not count, because it has no metrics of a whole training.
+        """
         done = [trial for trial in self.trials if trial.state == "done"]
         return max(done, key=lambda trial: trial.objective) if done else None
 
     def write(self) -> None:
-        """trials.json and, once a trial is done, best.yaml: ``recbole-kd run --config_files=best.yaml`` repeats that trial."""
+        """Write trials.json and, once a trial is done, best.yaml.
+
+        ``run_recbole_kd.py --config_files=best.yaml`` repeats the best trial.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         space = {} if self.space is None else {"space": dict(self.space)}
         write_json(
@@ -142,14 +157,18 @@ class Study:
         write_text_whole(self.folder / BEST, text)
 
     def check_target(self, record: str, resume: bool, further: Collection[str] = ()) -> None:
-        """Refuse a folder that is not this study's: a new study needs a missing or empty one, a continued one its own.
+        """Refuse a folder that is not this study's.
+
+        A new study needs a missing or empty folder, a resumed one its own folder.
 
         Args:
-            record: name of the file that a study of this tool leaves. resume: continue the study that is there.
-            further: names that an interrupted study of this tool may leave before it writes its record.
+            record: name of the file that a study of this tool writes.
+            resume: continue the existing study.
+            further: names that an interrupted study of this tool may have written before its record.
 
         Raises:
-            ConfigError: a study is there already. TargetError: something else is there.
+            ConfigError: the study exists already.
+            TargetError: the folder holds something else.
         """
         if (self.folder / record).is_file() and (record == STUDY_FILE or not (self.folder / STUDY_FILE).exists()):
             if not resume:
@@ -163,7 +182,9 @@ class Study:
         check_folder(self.folder, own=lambda path: resume and path.name in further, option="--study")
 
     def finished(self) -> list[Trial]:
-        """The trials that an interrupted search of this base and space has done, from its record; none where there is no record.
+        """Return the trials that an interrupted search of this base and space has done.
+
+        They come from its record. Without a record there are none.
 
         Raises:
             ConfigError: the record is damaged, or of another search.
@@ -189,7 +210,7 @@ class Study:
         return [trial for trial in trials if trial.state == "done"]
 
     def table(self) -> str:
-        """All trials, the best first."""
+        """Return a table of all trials, best first."""
         keys = list(dict.fromkeys(key for trial in self.trials for key in trial.settings))
         metric = next((trial.metric for trial in self.trials if trial.metric), "score")
         rows = [
@@ -211,12 +232,12 @@ class Study:
 
 
 def as_json(value: Any) -> Any:
-    """A value as it comes back from a JSON file."""
+    """Return a value as it is after writing and reading JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
 def what_counts(base: Mapping[str, Any]) -> Any:
-    """The keys of a base that change what a trial comes to."""
+    """Return the keys of a base that affect the result of a trial."""
     return as_json({key: value for key, value in base.items() if key not in WITHOUT_EFFECT})
 
 
@@ -225,7 +246,7 @@ def _short(value: Any) -> str:
 
 
 def absolute(base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same keys with absolute folders, RecBole's default folder of data sets among them."""
+    """Return the same keys with absolute folders, including RecBole's default data folder."""
     named = {"data_path": DATA_PATH, **base}
     return {
         key: str(user_path(value, key).resolve()) if key in PLACES and value else value for key, value in named.items()

@@ -1,4 +1,7 @@
-"""Teacher folders on their way to nodes that do not share a disk: as arrays in Ray's object store, written once a node."""
+"""Transfer of teacher folders to nodes that do not share a disk.
+
+The files are arrays in Ray's object store, written once per node.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ from recbole_kd.storage.files import written_whole
 
 
 def pack(folders: Iterable[Path], cache: Path) -> dict[str, dict[str, Any]]:
-    """The files of folders of the cache: folder relative to it -> file name -> bytes (uint8 arrays, which Ray shares without a copy)."""
+    """Return the files of some cache folders.
+
+    Returns:
+        folder relative to the cache -> file name -> bytes (uint8 arrays, which Ray shares without a copy).
+    """
     return {
         str(folder.resolve().relative_to(cache.resolve())): {
             path.name: np.fromfile(path, dtype=np.uint8) for path in sorted(folder.iterdir()) if path.is_file()
@@ -23,11 +30,14 @@ def pack(folders: Iterable[Path], cache: Path) -> dict[str, dict[str, Any]]:
 
 
 def unpack(names: Iterable[str], files: Callable[[], Mapping[str, Mapping[str, Any]]], cache: Path) -> None:
-    """Write the folders that this node's cache lacks; all trials of a node then map the same files.
+    """Write the folders that are missing in this node's cache.
+
+    All trials of the node then map the same files.
 
     Args:
-        names: of the folders, below the cache. files: gets what :func:`pack` made; called only where a folder is
-            missing.
+        names: folders relative to the cache.
+        files: returns the result of :func:`pack`. It is called only if a folder is missing.
+        cache: the cache folder.
     """
     for name in names:
         entry = cache / name

@@ -92,7 +92,7 @@ def test_a_result_without_figures_is_refused_by_tables_and_pictures(
         for verb in (["reproduce", str(path), "--table"], ["plot", str(path)]):
             assert main([*verb, f"--results={tmp_path / 'results'}"]) == 2
             (line,) = capsys.readouterr().err.splitlines()
-            assert line.startswith(f"error: {file} is no result of a run (") and line.endswith(
+            assert line.startswith(f"error: {file} is not a result of a run (") and line.endswith(
                 "delete it, and the run is run again"
             )
 

@@ -80,7 +80,7 @@ def test_a_seed_is_complete_before_the_next_begins(tmp_path: Path) -> None:
         ({"runs": None}, "Invalid runs: ~ in .*: expected a mapping"),
         (
             {"runs": {"RCE-KD": {"from": "elsewhere"}}},
-            "from: elsewhere of the run 'RCE-KD' of .* is no grid beside it: there is no elsewhere.yaml",
+            "from: elsewhere of the run 'RCE-KD' of .* is not a grid next to it: there is no elsewhere.yaml",
         ),
         (
             {"metric": "ndcg"},
@@ -225,7 +225,7 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="was made with other settings"):
         read_results(grid, tmp_path)
     file.write_text("{")
-    with pytest.raises(ConfigError, match=r"is no result .* delete it"):
+    with pytest.raises(ConfigError, match=r"is not a result .* delete it"):
         read_results(grid, tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Speed and memory of distillation: made data, one case, its phases, their floors, and how cost grows."""
+"""Benchmarks of speed and memory: synthetic data, cases, phases, floors, growth."""

@@ -1,4 +1,4 @@
-"""One case: trainers on made data, their epochs timed, in the process that this runs in."""
+"""One benchmark case: trainers on synthetic data, with their epochs timed in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recbole_kd.training.build_distiller import build_distiller, known_kd_keys
 from recbole_kd.training.trainer import KDTrainer
 
 ALONE = "alone"
-"""In place of a method: our trainer without a distiller."""
+"""Value in place of a method for our trainer without a distiller."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,11 @@ class Case:
     """A student, a method and a size.
 
     Attributes:
-        kd: a method, :data:`ALONE`, or None for RecBole's own trainer. folder: of the made data.
+        model: the student.
+        kd: a method, :data:`ALONE`, or None for RecBole's own trainer.
+        size: size of the synthetic data.
+        folder: folder of the synthetic data.
+        width: width of the student.
         options: RecBole's and ``kd_*`` keys for the KD run.
     """
 
@@ -50,18 +54,18 @@ class Case:
         return Made(f"made-{self.size}", self.size, Path(self.folder))
 
     def plain(self) -> Case:
-        """RecBole's own training of the same student at the same width."""
+        """Return RecBole's own training of the same student at the same width."""
         return Case("BPR" if self.model == "MF" else self.model, None, self.size, self.folder, self.width)
 
 
 def known_options(kd: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the given options that this method knows: one command may time several methods."""
+    """Return the options that this method knows, because one command may time several methods."""
     known = known_kd_keys(kd)
     return {key: value for key, value in options.items() if not key.startswith("kd_") or key in known}
 
 
 def build(case: Case) -> tuple[Any, Any]:
-    """A trainer and its loaders: RecBole's own for the plain run, ours under the made teacher for the KD run."""
+    """Return a trainer and its loaders: RecBole's for a plain run, else ours."""
     files = {
         "data_path": case.folder,
         "benchmark_filename": ["train", "valid", "test"],
@@ -100,7 +104,7 @@ def build(case: Case) -> tuple[Any, Any]:
 
 
 def epoch_seconds(cases: Sequence[tuple[Any, Any]], repeats: int) -> list[float]:
-    """Median seconds of an epoch of each trainer, in turn, after one that does not count."""
+    """Return the median seconds per epoch of trainers run in turn, after a warm-up epoch."""
     times: list[list[float]] = [[] for _ in cases]
     for epoch in range(repeats + 1):
         for (trainer, loaders), seconds in zip(cases, times, strict=True):
@@ -111,7 +115,7 @@ def epoch_seconds(cases: Sequence[tuple[Any, Any]], repeats: int) -> list[float]
 
 
 def phase_seconds(trainer: Any, loaders: Any, epochs: Sequence[int]) -> dict[str, float]:
-    """Median seconds of each phase over some epochs and an evaluation after each."""
+    """Return the median seconds of each phase over epochs with an evaluation after each."""
     found: list[dict[str, float]] = []
     for epoch in epochs:
         with timed(trainer) as clock:
@@ -126,7 +130,7 @@ def in_order(clock: Clock) -> dict[str, float]:
 
 
 def time_together(case: Case, repeats: int) -> dict[str, Any]:
-    """Plain and KD epochs in turn, and both by phase."""
+    """Time plain and KD epochs in turn, and both by phase."""
     plain, distilled = build(case.plain()), build(case)
     plain_seconds, seconds = epoch_seconds([plain, distilled], repeats)
     more = range(repeats + 1, repeats + 1 + max(1, (repeats + 1) // 2))
@@ -141,7 +145,10 @@ def time_together(case: Case, repeats: int) -> dict[str, Any]:
 
 
 def once(case: Case) -> dict[str, Any]:
-    """A first epoch and an evaluation, by phase, with the time and the memory of all that comes before, in a process of its own."""
+    """Time a first epoch and an evaluation by phase, for a separate process.
+
+    Time and memory of the preparation before them are measured too.
+    """
     started = perf_counter()
     trainer, loaders = build(case)
     before = {"preparation_seconds": perf_counter() - started, "preparation_peak_rss_mb": peak_rss_mb()}
@@ -154,7 +161,7 @@ def once(case: Case) -> dict[str, Any]:
 
 
 def memory_of(case: Case) -> float:
-    """Peak resident MiB of two epochs and one evaluation, in this process."""
+    """Return the peak resident MiB of two epochs and one evaluation in this process."""
     trainer, loaders = build(case)
     for epoch in range(2):
         trainer._train_epoch(loaders.train, epoch)
@@ -163,7 +170,7 @@ def memory_of(case: Case) -> float:
 
 
 def work_of(case: Case, trainer: Any, loaders: Any) -> Work:
-    """What an epoch of a KD trainer deals with, for the floors; its item sets are drawn."""
+    """Return the sizes of an epoch of a KD trainer, for the floors. This draws its item sets."""
     n_users, n_items, _ = counts_of(case.size)
     distiller, scorer = trainer.distiller, trainer.distiller.student_scorer
     users = np.asarray(loaders.train._dataset.inter_feat[loaders.train._dataset.uid_field])
@@ -190,7 +197,7 @@ def work_of(case: Case, trainer: Any, loaders: Any) -> Work:
 
 
 def _depth(distiller: Any) -> int:
-    """Length of the student's list that is asked for at a refresh; 0 where none is."""
+    """Return the length of the student's list at a refresh, 0 if the student is not ranked."""
     scorer, asked = distiller.student_scorer, [0]
     state, plain = distiller.sampling_state(), scorer.top_k
 
@@ -210,11 +217,14 @@ def _depth(distiller: Any) -> int:
 
 
 class _NotedError(Exception):
-    """Ends a refresh that was begun for its sizes."""
+    """An exception that ends a refresh that was started only for its sizes."""
 
 
 def evaluation_seconds(size: str, folder: str) -> dict[str, float]:
-    """Seconds of a full-ranking evaluation of BPR, median of five after one: ours, and RecBole's with its default batch size of 4096."""
+    """Return the seconds of a full-ranking evaluation of BPR, ours and RecBole's.
+
+    Each is the median of five after a warm-up. RecBole's has its default batch size of 4096.
+    """
     seconds = {}
     for name, kd, given in (
         ("evaluation_seconds", ALONE, {}),
@@ -231,7 +241,7 @@ def evaluation_seconds(size: str, folder: str) -> dict[str, float]:
 
 
 def machine_rates() -> dict[str, Any]:
-    """The measured rates of this machine, with its name for them."""
+    """Return the measured rates and the name of this machine."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rates = asdict(measure(device))
     return {

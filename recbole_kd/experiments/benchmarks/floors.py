@@ -1,10 +1,9 @@
-"""Floors: the seconds that a phase must take on this machine, from the bytes it must move and the operations it must do.
+"""Floors: the minimum seconds of a phase on this machine, from its bytes and operations.
 
-Both rates are measured first: the bandwidth of a copy, read and written bytes counted, and the rate of a float32 matrix
-    product. The floor
-of a phase is the larger of bytes over bandwidth and operations over rate. Bytes are those that must come from or go to
-memory whatever is
-clever: a table is counted once a pass or batch, however often its rows are asked for, since a cache may hold it.
+Two rates are measured first: the bandwidth of a copy (read and written bytes count) and the rate of a float32 matrix
+product. The floor of a phase is the larger of bytes / bandwidth and operations / rate. Bytes are those that any
+implementation must read from or write to memory. A table counts once per pass or batch, however often its rows are
+read, because a cache may hold it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 COPIED = 2**26
-"""Numbers in the copy: more than any cache holds."""
+"""Numbers in the copy, more than any cache holds."""
 
 SIDE = 2048
 TRIES = 5
@@ -25,14 +24,19 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """Measured rates: bytes a second of a copy, operations a second of a matrix product."""
+    """The measured rates of a machine.
+
+    Attributes:
+        bandwidth: bytes per second of a copy.
+        rate: operations per second of a matrix product.
+    """
 
     bandwidth: float
     rate: float
 
 
 def measure(device: torch.device) -> Machine:
-    """Best of some tries each, with the threads that torch has."""
+    """Measure both rates, each the best of some tries, with torch's current threads."""
     source, target = torch.ones(COPIED, device=device), torch.zeros(COPIED, device=device)
     left, right, product = (torch.ones(SIDE, SIDE, device=device) for _ in range(3))
     copy = _seconds(lambda: target.copy_(source), device)
@@ -53,14 +57,20 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """What an epoch deals with.
+    """The sizes of an epoch.
 
     Attributes:
-        users, items: of the catalogue. width: of the student's vectors. layers: of its graph propagation, 0 without.
-        rows: training rows. batches: of them. parameters: that are trained.
-        queries: distinct queries, added up over the batches. listed: items of a query's sets. depth: of the student's
-            top-k list, 0 where none is asked for. teacher_width: of the teacher's vectors. seen: the share of the
-            catalogue that an index looks at, 1 without.
+        users, items: sizes of the catalogue.
+        width: width of the student's vectors.
+        layers: layers of its graph propagation, 0 without a graph.
+        rows: training rows.
+        batches: number of batches.
+        parameters: trained parameters.
+        queries: distinct queries, summed over the batches.
+        listed: items in a query's sets.
+        depth: length of the student's top-k list, 0 if it is not ranked.
+        teacher_width: width of the teacher's vectors.
+        seen: share of the catalogue that an index searches, 1 without an index.
         evaluated: users of an evaluation.
     """
 
@@ -80,11 +90,15 @@ class Work:
 
 
 Formula = Callable[[Work], tuple[float, float]]
-"""Bytes and operations. Numbers have 4 bytes, ids 8."""
+"""Bytes and operations. Numbers have 4 bytes and ids 8."""
 
 
 def _base(w: Work, passes: int) -> tuple[float, float]:
-    """Vectors of user, item and negative of each row, two products a row; a graph's edges (id and weight) and vectors, once a layer."""
+    """Return bytes and operations of the base loss.
+
+    Each row has vectors of user, item and negative and two products. A graph has edges (id and weight) and vectors,
+    once per layer.
+    """
     vectors = min(3 * w.rows, (w.users + w.items) * w.batches)
     layers = w.layers * w.batches
     moved = 4 * w.width * vectors + layers * (12 * 2 * w.rows + 2 * 4 * w.width * (w.users + w.items))
@@ -92,43 +106,44 @@ def _base(w: Work, passes: int) -> tuple[float, float]:
 
 
 FLOORS: Mapping[str, Formula] = {
-    # one product of all query and item vectors; both tables read, the lists (score and id) written
+    # One product of all query and item vectors: both tables are read, the lists (score and id) are written.
     "topk_refresh": lambda w: (
         4 * w.width * (w.users + w.items) + 12 * w.users * w.depth,
         2 * w.width * w.users * w.items * w.seen if w.depth else 0,
     ),
-    # the student's list read, a number drawn for each place, the chosen ids written
+    # The student's list is read, a number is drawn for each rank, the chosen ids are written.
     "sampling": lambda w: (12 * w.users * w.depth + 8 * w.users * w.listed, w.users * w.depth),
-    # a product for each listed item: the teacher's tables and the ids read, scores written
+    # One product per listed item: the teacher's tables and the ids are read, scores are written.
     "teacher_scores": lambda w: (
         4 * w.teacher_width * (w.users + w.items) + 12 * w.users * w.listed,
         2 * w.teacher_width * w.users * w.listed,
     ),
-    # user, item and negative of each row, read and written
+    # User, item and negative of each row are read and written.
     "data_loading": lambda w: (2 * 3 * 8 * w.rows, 0),
     "base_loss": lambda w: _base(w, 1),
-    # the same read and gradients written, the gradient tables filled with zeros once a batch
+    # The same is read, gradients are written, and the gradient tables are zeroed once per batch.
     "base_backward": lambda w: (_base(w, 2)[0] + 4 * w.parameters * w.batches, _base(w, 2)[1]),
-    # id, teacher's share and mark of each listed item of a batch's queries, a product each; the item table once a batch
+    # Id, teacher's share and mark of each listed item of a batch's queries, one product each; the item table once per
+    # batch.
     "kd_forward": lambda w: (
         13 * w.queries * w.listed + 4 * w.width * (w.queries + w.items * w.batches),
         2 * w.width * w.queries * w.listed,
     ),
-    # id and slope of each, two products; the item table read, its gradients read and written once a batch
+    # Id and slope of each, two products; the item table is read, its gradients are read and written once per batch.
     "kd_backward": lambda w: (
         12 * w.queries * w.listed + 4 * w.width * (2 * w.queries + 3 * w.items * w.batches),
         4 * w.width * w.queries * w.listed,
     ),
-    # Adam: parameter, gradient and two moments read, three written, once a batch
+    # Adam: parameter, gradient and two moments are read, three are written, once per batch.
     "optimiser": lambda w: (7 * 4 * w.parameters * w.batches, 12 * w.parameters * w.batches),
-    # one product of the evaluated users' and all item vectors
+    # One product of the evaluated users' vectors and all item vectors.
     "evaluation": lambda w: (4 * w.width * (w.evaluated + w.items), 2 * w.width * w.evaluated * w.items),
 }
-"""Phase -> bytes and operations an epoch. A method that does other things than RCE-KD in a phase has the floor of its item lists."""
+"""Phase -> bytes and operations per epoch. A method unlike RCE-KD in a phase gets the floor of its item lists."""
 
 
 def floors(work: Work, machine: Machine) -> dict[str, dict[str, Any]]:
-    """Of each phase: seconds, and whether bytes or operations bind."""
+    """Return for each phase its floor in seconds, and whether bytes or operations bind."""
     found = {}
     for phase, formula in FLOORS.items():
         moved, done = formula(work)

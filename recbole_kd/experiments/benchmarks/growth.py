@@ -1,4 +1,4 @@
-"""How an epoch of RCE-KD grows: each size varied alone around a base, power laws fitted, as Markdown."""
+"""Growth of an RCE-KD epoch with each size, with fitted power laws, as Markdown."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ MEASURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     ),
     "peak, MiB": lambda row: row["peak_rss_mb"],
 }
-"""Column -> its number in a row of the benchmark; ``refresh`` is top-k, sampling and the teacher's scores together."""
+"""Column -> its value in a row of the benchmark. ``refresh`` is top-k, sampling and teacher scores together."""
 
 Measure = Callable[[Mapping[str, int]], Mapping[str, Any]]
 
 
 def points(axes: Mapping[str, Sequence[int]], base: Mapping[str, int]) -> list[tuple[str, dict[str, int]]]:
-    """(axis, sizes) of each measurement; the base itself is one of every axis."""
+    """Return (axis, sizes) of each measurement. The base is a point of every axis."""
     return [(axis, {**base, axis: value}) for axis, values in axes.items() for value in values]
 
 
 def measure_all(
     measure: Measure, axes: Mapping[str, Sequence[int]] = AXES, base: Mapping[str, int] = BASE
 ) -> list[tuple[str, int, dict[str, float]]]:
-    """(axis, value, figures) of each measurement; equal sizes are measured once."""
+    """Return (axis, value, metrics) of each measurement. Equal sizes are measured once."""
     known: dict[tuple[int, ...], Mapping[str, Any]] = {}
     found = []
     for axis, sizes in points(axes, base):
@@ -61,21 +61,21 @@ def measure_all(
 
 
 def exponent(values: Sequence[float], seconds: Sequence[float]) -> float:
-    """p of the least-squares fit seconds = a value^p, in logarithms."""
+    """Return p of the least-squares fit seconds = a value^p, in logarithms."""
     x, y = [math.log(v) for v in values], [math.log(s) for s in seconds]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
 def slope(values: Sequence[float], figures: Sequence[float]) -> float:
-    """Least-squares increase of a figure for one more of the value."""
+    """Return the least-squares increase of a metric per unit of the value."""
     mean_x, mean_y = sum(values) / len(values), sum(figures) / len(figures)
     above = sum((a - mean_x) * (b - mean_y) for a, b in zip(values, figures, strict=True))
     return above / sum((a - mean_x) ** 2 for a in values)
 
 
 def markdown(found: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
-    """Two tables: what was measured, and its fits."""
+    """Return two Markdown tables: the measurements and their fits."""
     names = list(MEASURES)
     lines = [_row(["varied", "value", *names]), _row(["---"] * (2 + len(names)))]
     lines += [_row([axis, f"{value:,}", *(f"{figures[name]:.2f}" for name in names)]) for axis, value, figures in found]
@@ -99,16 +99,16 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-# -- memory by arithmetic
-# -------------------------------------------------------------------------------------------------
+# -- memory by arithmetic -----------------------------------------------------------------------------------------
 
 
 def bytes_needed(
     users: int, items: int, k: int = 50, samples: int = 50, candidates: int = 200, d: int = 20, teacher: int = 64
 ) -> dict[str, int]:
-    """Bytes of an RCE-KD training of MF by what they are for; ids have 8 bytes, numbers 4, marks 1.
+    """Return the bytes of an RCE-KD training of MF by purpose.
 
-    Lists are kept for all users; what they are drawn from is there for one block of users.
+    Ids have 8 bytes, numbers 4 and marks 1. Lists are kept for all users. The lists that they are drawn from exist for
+    one block of users at a time.
     """
     listed = 2 * k + samples
     return {
@@ -122,7 +122,10 @@ def bytes_needed(
 
 
 def largest(memory: float, **sizes: int) -> int:
-    """The most users, with as many items, whose :func:`bytes_needed` fit into so many bytes."""
+    """Return the largest number of users and items that fits into so many bytes.
+
+    There are as many items as users. See :func:`bytes_needed`.
+    """
     low, high = 1, 2**40
     while low < high:
         middle = (low + high + 1) // 2
@@ -133,7 +136,7 @@ def largest(memory: float, **sizes: int) -> int:
 
 
 def arithmetic(gigabytes: int, **sizes: int) -> str:
-    """The largest problem for a device's memory, as Markdown."""
+    """Return the largest problem for a device's memory, as Markdown."""
     n = largest(gigabytes * 10**9, **sizes)
     parts = bytes_needed(n, n, **sizes)
     lines = [_row(["what", f"GB at {n:,} users and items"]), _row(["---", "---"])]
@@ -142,12 +145,13 @@ def arithmetic(gigabytes: int, **sizes: int) -> str:
 
 
 def report_growth(repeats: int, teacher_width: int | None, output: Path | None, options: Mapping[str, Any]) -> None:
-    """Measure, print the Markdown, write the figures.
+    """Measure, print the Markdown and write the metrics.
 
     Args:
-        repeats: timed epochs of each point. teacher_width: :data:`TEACHER_WIDTH` where it is None. output: gets the
-            figures as JSON.
-        options: of the method.
+        repeats: timed epochs of each point.
+        teacher_width: width of the teacher. If None, :data:`TEACHER_WIDTH`.
+        output: gets the metrics as JSON.
+        options: options of the method.
     """
     machine = in_own_process({"what": "machine"})
     with tempfile.TemporaryDirectory() as folder:

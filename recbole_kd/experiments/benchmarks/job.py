@@ -1,4 +1,7 @@
-"""The process that does one job of a benchmark: ``python -m recbole_kd.experiments.benchmarks.job JSON`` prints its answer as JSON."""
+"""The process of one benchmark job.
+
+``python -m recbole_kd.experiments.benchmarks.job JSON`` prints its answer as JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from recbole_kd.experiments.benchmarks.sequences import time_sequences
 
 
 def run_job(job: dict[str, Any]) -> Any:
-    """Return what a process of its own answers."""
+    """Run a job and return its answer."""
     what = job.pop("what")
     if what == "sequences":
         return time_sequences(f"made-{job['size']}", "made-small", Path(job["folder"]), job["repeats"])

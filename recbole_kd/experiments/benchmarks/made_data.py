@@ -1,4 +1,7 @@
-"""Data and teachers made to measure, for the benchmarks: counts of public data sets or any others, popularity with a long tail."""
+"""Synthetic data and teachers for the benchmarks, in public or free sizes.
+
+The popularity of items has a long tail.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,15 @@ SIZES: dict[str, Counts] = {
 """users, items, (train, validation, test) interactions."""
 
 WIDTHS = {"citeulike": 400, "gowalla": 2000}
-"""Of the teacher's vectors, where none is said."""
+"""Default width of the teacher's vectors."""
 
 OTHER_WIDTH = 400
 LARGE_WIDTH = 64
 LARGE = 200_000
-"""From so many users or items on a teacher is narrow where no width is said."""
+"""From this number of users or items on, the default width of a teacher is LARGE_WIDTH."""
 
 EVALUATED_SCORES = 2 * 10**9
-"""An evaluation of a free size ranks so many user-item scores at most."""
+"""Maximum number of user-item scores that an evaluation of a free size ranks."""
 
 TABLES = ("query_vectors", "item_vectors")
 TEACHER_BLOCK = 8192
@@ -43,10 +46,13 @@ LARGEST = 1_000_000
 
 
 def counts_of(size: str) -> Counts:
-    """users, items, (train, validation, test) interactions of a name or of ``USERSxITEMSxINTERACTIONS`` (1e6x1e6x1e6, say).
+    """Return users, items and (train, validation, test) interactions of a size.
+
+    Args:
+        size: a name, or ``USERSxITEMSxINTERACTIONS`` such as 1e6x1e6x1e6.
 
     Raises:
-        ConfigError: one sentence on what was allowed.
+        ConfigError: one sentence with the allowed values.
     """
     if size in SIZES:
         return SIZES[size]
@@ -57,19 +63,19 @@ def counts_of(size: str) -> Counts:
         )
     n_users, n_items, count = (int(float(word)) for word in words)
     if not (2 <= n_users <= LARGEST and 2 <= n_items <= LARGEST):
-        raise ConfigError(f"--size={size} is not possible: users and items go from 2 to {LARGEST}")
+        raise ConfigError(f"--size={size} is not possible: expected 2 to {LARGEST} users and items")
     evaluated = max(2, min(count // 10, EVALUATED_SCORES // n_items, n_users))
     least = max(n_users, n_items) - 2 * evaluated
     if count < least or count + 2 * evaluated > n_users * n_items // 2:
         raise ConfigError(
-            f"--size={size} is not possible: every user and item is there once, so take {least} to "
+            f"--size={size} is not possible: every user and item occurs at least once, so take {least} to "
             f"{n_users * n_items // 2 - 2 * evaluated} interactions"
         )
     return n_users, n_items, (count, evaluated, evaluated)
 
 
 def width_of(size: str, given: int | None) -> int:
-    """Width of the teacher."""
+    """Return the width of the teacher: the one given, else the default of the size."""
     if given:
         return given
     n_users, n_items, _ = counts_of(size)
@@ -77,13 +83,16 @@ def width_of(size: str, given: int | None) -> int:
 
 
 def make_pairs(n_users: int, n_items: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Distinct user-item pairs ``[count, 2]``: every user and item at least once, activity and popularity with long tails."""
+    """Return distinct user-item pairs, int64 ``[count, 2]``.
+
+    Every user and item occurs at least once. Activity and popularity have long tails.
+    """
     activity = rng.lognormal(sigma=1.0, size=n_users)
     popularity = 1.0 / (np.arange(n_items) + 20.0) ** 0.8
     if n_users + n_items <= count:
         users = np.concatenate([rng.integers(0, n_users, n_items), np.arange(n_users)])
         items = np.concatenate([np.arange(n_items), rng.integers(0, n_items, n_users)])
-    else:  # one pair for a user and an item
+    else:  # one pair covers a user and an item
         most = max(n_users, n_items)
         users, items = rng.permutation(most) % n_users, rng.permutation(most) % n_items
     keys = np.unique(users * n_items + items)
@@ -98,10 +107,12 @@ def make_pairs(n_users: int, n_items: int, count: int, rng: np.random.Generator)
 
 @dataclass(frozen=True)
 class Made:
-    """A made data set in a folder, with its teacher.
+    """A synthetic data set in a folder, with its teacher.
 
     Attributes:
-        name: of the data set. size: as it was asked for. folder: of the atomic files.
+        name: name of the data set.
+        size: the size as given.
+        folder: folder of the atomic files.
     """
 
     name: str
@@ -109,12 +120,15 @@ class Made:
     folder: Path
 
     def vectors(self, name: str) -> Path:
-        """File of the teacher's vectors of queries or items."""
+        """Return the file of the teacher's query or item vectors."""
         return self.folder / self.name / f"{name}.safetensors"
 
 
 def write_dataset(size: str, folder: Path, whole: bool = False) -> Made:
-    """Atomic files of a made data set, pre-split; with ``whole`` also in one file under NAME-whole."""
+    """Write the atomic files of a synthetic data set, already split.
+
+    With ``whole`` it is also written as one file, under NAME-whole.
+    """
     n_users, n_items, counts = counts_of(size)
     made = Made(f"made-{size}", size, folder)
     pairs = make_pairs(n_users, n_items, sum(counts), np.random.default_rng(0))
@@ -134,10 +148,10 @@ def _write_rows(rows: np.ndarray, path: Path) -> None:
 
 
 def write_teacher(made: Made, width: int) -> None:
-    """Random vectors as a teacher's factor store, block by block.
+    """Write random vectors as a teacher's factor store, block by block.
 
     Raises:
-        ConfigError: the disk has not room for it.
+        ConfigError: the disk does not have enough space.
     """
     n_users, n_items, _ = counts_of(made.size)
     needed = 4 * width * (n_users + n_items + 2)
@@ -157,7 +171,7 @@ def write_teacher(made: Made, width: int) -> None:
 
 
 def read_teacher(made: Made) -> Any:
-    """The written teacher, memory-mapped, with a trajectory of two earlier checkpoints."""
+    """Return the written teacher, memory-mapped, with a trajectory of two earlier checkpoints."""
     users, items = (read_tensors(made.vectors(name))[name] for name in TABLES)
     teacher = FactorScores(users, items)
     teacher.earlier = lambda: [
@@ -167,7 +181,7 @@ def read_teacher(made: Made) -> Any:
 
 
 def random_teacher(n_users: int, n_items: int, width: int = OTHER_WIDTH) -> Any:
-    """A random factor teacher in memory; sizes with the pad."""
+    """Return a random factor teacher in memory. The sizes include the pad."""
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(n, width, generator=generator) * 0.1 for n in (n_users, n_items))
     return FactorScores(users, items)

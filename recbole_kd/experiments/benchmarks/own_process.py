@@ -1,4 +1,4 @@
-"""A job of a benchmark in a process of its own, so that its memory and caches are its own."""
+"""A benchmark job in a separate process, with its own memory and caches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from typing import Any
 from recbole_kd.errors import TrainingError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-"""Where the package lies: the process finds it also where it is not installed."""
+"""Folder that contains the package, so that the process finds it if it is not installed."""
 
 
 def in_own_process(job: Mapping[str, Any]) -> Any:
-    """Run one job (:func:`recbole_kd.experiments.benchmarks.job.run_job`) in a fresh process and read its JSON answer.
+    """Run one job in a new process and return its JSON answer.
+
+    See :func:`recbole_kd.experiments.benchmarks.job.run_job`.
 
     Raises:
-        TrainingError: the job failed; its own last words.
+        TrainingError: the job failed. The message has the last line of its output.
     """
     command = [sys.executable, "-m", "recbole_kd.experiments.benchmarks.job", json.dumps(job)]
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))

@@ -1,8 +1,9 @@
-"""Where an epoch's seconds go: the methods of a trainer, its loader, distiller and optimiser are wrapped while a clock runs.
+"""Seconds of an epoch by phase, measured by wrapping a trainer's methods.
 
-The phases are exclusive and add up to the epoch. A backward pass runs through the KD loss first, which was computed
-last: the moment at which the gradient of the base loss is at hand divides it. What both share (an encoder, a graph's
-    propagation) belongs to the base loss.
+The trainer, its loader, its distiller and its optimiser are wrapped. The phases are exclusive and add up to the epoch.
+A backward pass goes through the KD loss first, which was computed last. It is divided at the moment when the gradient
+of the base loss is known. The backward pass of what both losses share (an encoder, a graph's propagation) belongs to
+the base loss.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import torch
 from torch import Tensor
 
 PHASES = (
-    "topk_refresh", "sampling", "teacher_scores", "data_loading", "base_loss", "base_backward", "kd_forward", "kd_backward", "optimiser",
-    "other", "evaluation",
+    "topk_refresh", "sampling", "teacher_scores", "data_loading", "base_loss", "base_backward", "kd_forward",
+    "kd_backward", "optimiser", "other", "evaluation",
 )  # fmt: skip
-"""``other`` is what an epoch spends outside of all others; ``evaluation`` is not part of the epoch."""
+"""``other`` is the time of an epoch outside all other phases. ``evaluation`` is not part of the epoch."""
 
 
 class Clock:
-    """Seconds by phase; a phase inside another stops the other one's clock.
+    """Seconds by phase; a phase inside another pauses the outer one.
 
     Args:
-        device: is waited for where work is queued on it.
+        device: the clock waits for work queued on it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,7 +46,7 @@ class Clock:
         self._since = now
 
     def switch(self, phase: str) -> None:
-        """From the innermost phase to another one."""
+        """Switch from the innermost phase to another one."""
         self._turn()
         self._open[-1] = phase
 
@@ -60,7 +61,7 @@ class Clock:
             self._open.pop()
 
     def around(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that is timed as a phase."""
+        """Return a function that is timed as a phase."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.phase(name):
@@ -70,7 +71,7 @@ class Clock:
 
 
 class TimedLoader:
-    """A loader whose batches are timed as they are made."""
+    """A loader that times the making of its batches."""
 
     def __init__(self, loader: Any, clock: Clock) -> None:
         self.loader, self.clock = loader, clock
@@ -94,7 +95,7 @@ class TimedLoader:
 
 @contextmanager
 def timed(trainer: Any) -> Iterator[Clock]:
-    """Within it the trainer's epochs and evaluations are timed by phase; afterwards it is as before."""
+    """Time a trainer's epochs and evaluations by phase during a block."""
     clock = Clock(torch.device(trainer.device))
     with _replaced() as replace:
         replace(trainer.optimizer, "step", clock.around("optimiser", trainer.optimizer.step))
@@ -137,7 +138,7 @@ def _time_distillation(trainer: Any, distiller: Any, clock: Clock, replace: Call
 
 @contextmanager
 def _replaced() -> Iterator[Callable[[Any, str, Any], None]]:
-    """Attributes are replaced by the function it yields, and put back at the end."""
+    """Yield a function that replaces attributes, and restore them at the end."""
     undo: list[tuple[Any, str, Any]] = []
     absent = object()
 

@@ -1,4 +1,4 @@
-"""CPU seconds to encode the prefixes of some users of ml-100k in one pass a history, and each prefix by itself."""
+"""CPU seconds to encode history prefixes, in one pass per history and separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ DATA = {"dataset": "ml-100k", "load_col": {"inter": ["user_id", "item_id", "time
 
 
 def encode_both(model: str, length: int, n_users: int, repeats: int) -> dict[str, float]:
-    """Median seconds together and separately, in turn; the largest difference of a vector; passes and histories of all users."""
+    """Measure both ways in turn.
+
+    Returns:
+        median seconds together and apart, the largest difference of a vector, and the passes and histories of all
+        users.
+    """
     trainer, loaders = make_trainer(model, False, DATA, {**MODELS[model], "MAX_ITEM_LIST_LENGTH": length})
     rows = universe_of(loaders.train)
     assert rows is not None
@@ -48,6 +53,6 @@ def encode_both(model: str, length: int, n_users: int, repeats: int) -> dict[str
 
 
 def report_prefixes(length: int, n_users: int, repeats: int) -> None:
-    """Print the figures of each model (:func:`encode_both`)."""
+    """Print the measurements of each model (:func:`encode_both`)."""
     for model in MODELS:
         print(model, encode_both(model, length, n_users, repeats))

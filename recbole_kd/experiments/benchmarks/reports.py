@@ -1,4 +1,4 @@
-"""What the benchmark prints and writes: cases side by side, and models of histories."""
+"""The reports of the benchmark: a table of cases, and sequential models."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from recbole_kd.storage.files import write_json
 
 @dataclass(frozen=True)
 class Cases:
-    """Every model by every method at every size.
+    """Every model with every method at every size.
 
     Attributes:
-        width: of the students' vectors. teacher_width: of the teacher's, that of the size where None. repeats: timed
-            epochs. evaluation: time RecBole's evaluation too. options: RecBole's and ``kd_*`` keys of the KD runs.
+        models, methods, sizes: what is combined.
+        width: width of the students' vectors.
+        teacher_width: width of the teacher's vectors. If None, the default of the size.
+        repeats: timed epochs.
+        evaluation: also time RecBole's evaluation.
+        options: RecBole's and ``kd_*`` keys of the KD runs.
     """
 
     models: Sequence[str]
@@ -57,7 +61,7 @@ def rows_of(wanted: Cases, folder: str) -> Iterator[dict[str, Any]]:
 
 
 def report_sequences(sizes: Sequence[str], repeats: int, output: Path | None) -> None:
-    """Time HSTU and SASRec, plain and distilled, on made data of each size, and print the figures."""
+    """Time HSTU and SASRec, plain and distilled, on synthetic data of each size, and print it."""
     with tempfile.TemporaryDirectory() as folder:
         write_dataset("small", Path(folder), whole=True)
         for size in sizes:
@@ -75,7 +79,7 @@ def report_cases(wanted: Cases, output: Path | None) -> None:
         for row in rows_of(wanted, folder):
             rows.append(row)
             print(phase_table(row), end="\n\n", flush=True)
-            if output:  # what is measured is kept, also if a later case fails
+            if output:  # written after each case, so that a later failure loses nothing
                 output.write_text(json.dumps(rows, indent=2))
     shown = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]
     print(tabulate(shown, headers="keys", floatfmt=".2f"))

@@ -1,4 +1,4 @@
-"""The row of a case, measured in processes of its own, and its table."""
+"""The row of a case, measured in separate processes, and its table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from recbole_kd.experiments.benchmarks.own_process import in_own_process
 
 
 def measured(case: Mapping[str, Any], repeats: int, machine: Mapping[str, Any], evaluation: bool) -> dict[str, Any]:
-    """Return the row of a case: plain and KD, time and memory by phase, and the floor of each phase.
+    """Return the row of a case: time and memory by phase, plain and KD, and the floors.
 
     Args:
-        case: keywords of :class:`recbole_kd.experiments.benchmarks.cases.Case`. repeats: timed epochs; 0 for one first
-            epoch and an evaluation in a process each. machine: its measured rates. evaluation: also time RecBole's
-                evaluation.
+        case: keywords of :class:`recbole_kd.experiments.benchmarks.cases.Case`.
+        repeats: timed epochs. 0 times one first epoch and an evaluation, in a process each.
+        machine: its measured rates.
+        evaluation: also time RecBole's evaluation.
     """
     plain = {**case, "kd": None, "options": {}}
     if repeats:
@@ -41,14 +42,15 @@ def measured(case: Mapping[str, Any], repeats: int, machine: Mapping[str, Any], 
     seconds = row["seconds_per_epoch"]
     first = {
         "model": case["model"], "kd": case["kd"], "size": case["size"], "seconds_per_epoch": seconds,
-        "plain_seconds_per_epoch": row["plain_seconds_per_epoch"], "ratio_to_plain": seconds / row["plain_seconds_per_epoch"],
+        "plain_seconds_per_epoch": row["plain_seconds_per_epoch"],
+        "ratio_to_plain": seconds / row["plain_seconds_per_epoch"],
         "ratio_to_floor": seconds / row["floor_seconds_per_epoch"],
     }  # fmt: skip
     return {**first, **row, "options": case["options"], "machine": dict(machine), "cores": os.cpu_count()}
 
 
 def phase_table(row: Mapping[str, Any]) -> str:
-    """Return the seconds of each phase, plain and KD, beside its floor."""
+    """Return a table of the seconds of each phase, plain and KD, with its floor."""
     lines = []
     for name in dict.fromkeys([*row["phases"], *row["plain_phases"]]):
         seconds, floor = row["phases"].get(name), row["floors"].get(name)

@@ -1,4 +1,4 @@
-"""Seconds per epoch of models of histories, plain and distilled; ``recbole-kd benchmark --sequences``."""
+"""Seconds per epoch of sequential models for ``recbole-kd benchmark --sequences``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.trainer import KDTrainer
 
 PUBLISHED = {
-    "embedding_size": 64, "attention_size": 8, "linear_size": 16, "input_dropout": 0.5, "linear_dropout": 0.5, "position_bias": False,
-    "time_bias": False, "n_negatives": 512, "temperature": 0.05, "MAX_ITEM_LIST_LENGTH": 100, "train_batch_size": 128,
+    "embedding_size": 64, "attention_size": 8, "linear_size": 16, "input_dropout": 0.5, "linear_dropout": 0.5,
+    "position_bias": False, "time_bias": False, "n_negatives": 512, "temperature": 0.05, "MAX_ITEM_LIST_LENGTH": 100,
+    "train_batch_size": 128,
 }  # fmt: skip
-"""Of CiteULike's HSTU; its student has one block of two heads, its teacher eight of four."""
+"""Published keys of HSTU on CiteULike. The student has one block of two heads, the teacher eight of four."""
 
 METHOD = {"kd": "RCEKD", "kd_k": 50, "kd_n_samples": 50, "kd_candidates": 200}
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
@@ -34,9 +35,10 @@ PREFIX_BATCHES = 8
 def make_trainer(
     model: str, kd: bool, data: dict[str, Any], given: dict[str, Any], by_length: bool = True
 ) -> tuple[Any, Any]:
-    """A trainer on a made data set, with RCE-KD under a random general teacher or without a distiller.
+    """Return a trainer on a synthetic data set and its loaders.
 
-    ``by_length=False``: the model trains as RecBole's does, padding included.
+    It has RCE-KD with a random general teacher, or no distiller. With ``by_length=False`` the model trains as in
+    RecBole, with padding.
     """
     values = {**data, "show_progress": False, "seed": 0, "normalize_all": False, **given, **(METHOD if kd else {})}
     name = values.pop("dataset")
@@ -55,7 +57,7 @@ def make_trainer(
 
 
 def epoch_seconds(pairs: list[tuple[Any, Any]], repeats: int) -> list[float]:
-    """Median seconds of an epoch of each trainer, in turn, after one that does not count."""
+    """Return the median seconds per epoch of trainers run in turn, after a warm-up epoch."""
     times: list[list[float]] = [[] for _ in pairs]
     for epoch in range(repeats + 1):
         for (trainer, loaders), seconds in zip(pairs, times, strict=True):
@@ -66,7 +68,10 @@ def epoch_seconds(pairs: list[tuple[Any, Any]], repeats: int) -> list[float]:
 
 
 def prefix_epoch_seconds(data: dict[str, Any], blocks: dict[str, int]) -> float:
-    """An epoch of HSTU that learns from one row per prefix, as RecBole's sequential models do: from a few batches, times their number."""
+    """Return the seconds of an HSTU epoch with one row per prefix, as RecBole trains.
+
+    It is extrapolated from a few batches.
+    """
     trainer, loaders = make_trainer(
         "HSTU", False, data, {**PUBLISHED, **blocks, "eval_args": LEAVE_ONE_OUT, "benchmark_filename": None}
     )
@@ -86,7 +91,10 @@ def prefix_epoch_seconds(data: dict[str, Any], blocks: dict[str, int]) -> float:
 
 
 def time_sequences(name: str, small: str, folder: Path, repeats: int) -> dict[str, float]:
-    """HSTU at one size and SASRec, whose softmax is over the whole catalogue for every prefix, at a smaller one."""
+    """Time HSTU at one size, and SASRec at a smaller one.
+
+    The softmax of SASRec is over the whole catalogue for every prefix.
+    """
     files = {"data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]}}
     published = {**files, "dataset": name, "benchmark_filename": ["train", "valid", "test"]}
     teacher, student = {"n_layers": 8, "n_heads": 4}, {"n_layers": 1, "n_heads": 2}
