@@ -10,7 +10,7 @@ from recbole_kd.cli.program import run_verb
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.pipeline.result_table import result_table
+from recbole_kd.pipeline.result_table import closing_lines, result_table
 from recbole_kd.version import __version__
 
 HELP = """\
@@ -50,7 +50,8 @@ def run(words: list[str]) -> int:
     else:
         files = values.pop("config_files", None)
         command = shlex.join(["recbole-kd", "run", *words])
-        print(result_table(run_request(make_request(merge_sources(files, None, values)), command)))
+        result = run_request(make_request(merge_sources(files, None, values)), command)
+        print(f"\n{result_table(result)}\n\n{closing_lines(result)}")
     return 0
 
 

@@ -12,6 +12,7 @@ from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.model_choices import recbole_defaults
 from recbole_kd.pipeline.revisions import revisions_of
+from recbole_kd.pipeline.stage_words import named, outcome
 from recbole_kd.pipeline.training_entries import (
     RunContext,
     data_of,
@@ -101,13 +102,16 @@ def ensure_assistant(
     entry = entry_of(
         context, "assistant", name, {**distilled_settings(config, teacher), "store": store, "dtype": dtype}
     )
+    context.progress.begin(f"Assistant {named(config)}")
     with locked(entry):
         cached = entry.is_dir()
         if not cached:
             getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
             with workshop(entry) as work:
                 files = TrainingFiles.in_folder(work, context.folder / "tensorboard-assistant")
-                model, figures = TrainingJob(config, context.splits, files, context.resume, teacher).train()
+                model, figures = TrainingJob(
+                    config, context.splits, files, context.resume, teacher, progress=context.progress
+                ).train()
                 revisions = revisions_of(type(model))
                 manifest = {
                     "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
@@ -118,4 +122,5 @@ def ensure_assistant(
         assistant = load_teacher(entry, context.splits.parts[0], config["device"])
     assistant.check_data(context.splits.fingerprint)
     assistant.taught_by = teacher
+    context.progress.end(outcome(assistant.manifest["report"], config["valid_metric"], str(entry), cached))
     return assistant, {**assistant.manifest["report"], "cached": cached, "path": str(entry)}

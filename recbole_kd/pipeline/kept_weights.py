@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from recbole_kd.storage.files import (
     written_whole,
 )
 from recbole_kd.storage.json_files import read_json
+from recbole_kd.storage.screen_log import show
 
 PROBE = "probe.safetensors"
 """A few scores of the trained model, by which weights that do not give its scores again are known."""
@@ -98,9 +98,7 @@ def restore(entry: Path, scorer: Scorer) -> bool:
     found = _probe(scorer)
     same = wanted.shape == found.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
     if not same:
-        getLogger().info(
-            f"The weights in {entry} do not give the scores of the trained model again: it is trained again"
-        )
+        show(f"      the weights in {entry} do not give the scores of the trained model again: it is trained again")
     return same
 
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,23 @@ from recbole_kd.data.item_features.configured import encoders_in
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
 from recbole_kd.integration.compat import quiet_warnings
+from recbole_kd.ops.threads import n_threads
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
 from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import Request, make_request, merge_sources
 from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
+from recbole_kd.pipeline.screen import Screen
+from recbole_kd.pipeline.stage_words import headline, outcome
 from recbole_kd.pipeline.stages import distill, ensure_student_alone, ensure_teachers
 from recbole_kd.pipeline.student_export import export_student
 from recbole_kd.pipeline.training_entries import RunContext
+from recbole_kd.pipeline.verdict import verdict, weak_teacher
 from recbole_kd.serving.student_files import FOLDER
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -69,12 +75,15 @@ def run_request(
         plan = make_plan(request)
     with _room_in(plan.output), quiet_warnings():
         context = _context(plan, plan.teacher_name)
-        with logging_to(context.folder / "run.log", plan.alone["state"]):
+        with logging_to(context.folder / "run.log", plan.alone["state"]) as handler:
+            screen = Screen(handler, _n_stages(plan), epochs=plan.alone["show_progress"] is not False)
+            context = replace(context, progress=screen)
+            show(headline(plan.distilled, plan.splits, n_threads()))
             for name, files in plan.property_files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
             getLogger().info(describe_split(plan.splits.dataset))
             try:
-                with _room_in(context.folder):
+                with _room_in(context.folder), screen.alive():
                     figures, model = _train(plan, context, after_epoch)
                     result = {
                         **_result(plan),
@@ -82,6 +91,7 @@ def run_request(
                         "versions": versions(plan.distilled["device"]),
                         "command": command,
                     }
+                    result["verdict"] = verdict(result)
                     result["student_export"] = export_student(plan.distilled, context, model, result)
                     write_json(context.folder / "result.json", result)
             except KDError:
@@ -110,8 +120,10 @@ def make_teachers(request: Request) -> list[Path]:
         return []
     with _room_in(plan.output), quiet_warnings():
         context = _context(plan, f"{request.teacher}-alone")
-        with logging_to(context.folder / "run.log", plan.alone["state"]):
-            _, figures = _teachers(plan, context)
+        with logging_to(context.folder / "run.log", plan.alone["state"]) as handler:
+            screen = Screen(handler, len(plan.teachers), epochs=plan.alone["show_progress"] is not False)
+            with screen.alive():
+                _, figures = _teachers(plan, replace(context, progress=screen))
     return [Path(member["path"]) for member in figures.get("members", [figures])]
 
 
@@ -121,8 +133,18 @@ def _context(plan: Plan, name: str) -> RunContext:
     return RunContext(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
 
 
+def _n_stages(plan: Plan) -> int:
+    """Return how many stages the run has: teachers, the student alone, an assistant, the distilled student."""
+    return max(len(plan.teachers), 1) + bool(plan.distilled["kd_compare"]) + (plan.assistant is not None) + 1
+
+
 def _teachers(plan: Plan, context: RunContext) -> tuple[TeacherScores, dict[str, Any]]:
     store, dtype, svd = (plan.request.run[f"teacher_{key}"] for key in ("store", "dtype", "svd"))
+    if plan.saved:
+        context.progress.begin(f"Teacher {plan.teacher_name}, saved")
+        context.progress.end(
+            outcome(plan.saved[1], plan.alone["valid_metric"], str(plan.saved[1]["path"]), cached=True)
+        )
     return plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, svd)
 
 
@@ -138,6 +160,9 @@ def _train(
         )
     figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
     figures["student"] = ensure_student_alone(plan.alone, context) if plan.distilled["kd_compare"] else None
+    weak = weak_teacher({**_result(plan), **figures})
+    if weak is not None:
+        getLogger().warning(f"{weak['text']}. Distilling anyway.")
     if plan.assistant is not None:
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
         teacher, figures["assistant"] = ensure_assistant(plan.assistant, context, teacher, store, dtype)

@@ -69,6 +69,22 @@ def result_table(result: Mapping[str, Any]) -> str:
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns)))
 
 
+def closing_lines(result: Mapping[str, Any]) -> str:
+    """Return the verdict, its warnings and the next command, for below the table.
+
+    Args:
+        result: content of result.json, with ``folder``.
+    """
+    found = result["verdict"]
+    lines = [found["text"], *(f"warning: {warning['text']}" for warning in found["warnings"])]
+    folder = Path(result["folder"])
+    student = result["student_export"]["folder"]
+    lines.append(f"result: {folder / 'result.json'}" + (f"   student: {folder / student}" if student else ""))
+    if student:
+        lines.append(f"next: recbole-kd recommend {folder} --k=10")
+    return "\n".join(lines)
+
+
 def _metric(metrics: Mapping[str, float] | None, name: str) -> str:
     return f"{metrics[name]:.4f}" if metrics and name in metrics else "-"
 

@@ -1,17 +1,19 @@
-"""The log of a run: RecBole's format, on the screen and in the run's own folder."""
+"""The log of a run: RecBole's messages in the run's folder, stages and warnings on the screen."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
-import colorlog
-from recbole.utils.logger import RemoveColorFilter, log_colors_config
+from recbole.utils.logger import RemoveColorFilter
 
 from recbole_kd.errors import KDError
+from recbole_kd.pipeline.screen import PYTHON_WARNINGS, ScreenHandler
 
 
 class _File(logging.FileHandler):
@@ -27,20 +29,18 @@ class _File(logging.FileHandler):
 
 
 @contextmanager
-def logging_to(path: Path, state: str | None = None) -> Iterator[None]:
-    """RecBole's messages go to the screen and to ``path``; on leaving, the handlers are closed and what was before is put back.
+def logging_to(path: Path, state: str | None = None) -> Iterator[ScreenHandler]:
+    """Write all messages to ``path``, and stages and warnings to the screen; on leaving, put the handlers back.
 
     Args:
         state: RecBole's logging level by name, such as INFO.
+
+    Yields:
+        The handler that shows lines on the screen.
     """
     level = getattr(logging, (state or "INFO").upper())
     date = "%d %b %H:%M:%S"
-    to_screen = logging.StreamHandler()
-    to_screen.setFormatter(
-        colorlog.ColoredFormatter(
-            "%(log_color)s%(asctime)-15s %(levelname)s  %(message)s", date, log_colors=log_colors_config
-        )
-    )
+    to_screen = ScreenHandler(sys.stderr)
     to_file = _File(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)-15s %(levelname)s  %(message)s", date))
     to_file.addFilter(RemoveColorFilter())
@@ -49,15 +49,37 @@ def logging_to(path: Path, state: str | None = None) -> Iterator[None]:
     root.handlers[:] = [to_screen, to_file]
     root.setLevel(level)
     try:
-        yield
+        with _warnings_in_log():
+            yield to_screen
     except Exception as error:
         if not isinstance(error, KDError):
             _keep_traceback(to_file, error)
         raise
     finally:
+        to_screen.keep()
         root.handlers[:] = before
         root.setLevel(before_level)
         to_file.close()
+
+
+@contextmanager
+def _warnings_in_log() -> Iterator[None]:
+    """Write Python's warnings into the log, not onto the screen."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _log_warning
+        yield
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    logging.getLogger(PYTHON_WARNINGS).info(" ".join(text.split()))
 
 
 def _keep_traceback(log: logging.FileHandler, error: Exception) -> None:

@@ -16,6 +16,7 @@ from recbole_kd.data.split_and_loaders import Splits
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.pipeline.kept_weights import keep_weights, read_kept, replay, restore
 from recbole_kd.pipeline.revisions import revisions_of
+from recbole_kd.pipeline.stage_words import named, outcome
 from recbole_kd.pipeline.training_entries import (
     RunContext,
     check_asked,
@@ -33,6 +34,7 @@ from recbole_kd.storage.files import FILES, WEIGHTS, check_written, save_weights
 from recbole_kd.storage.integrity import OWN_SHA256
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
+from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher, resolve_store
@@ -56,6 +58,7 @@ def ensure_teacher(
         n_checkpoints: of its training, exported with it.
     """
     name = config["model"]
+    context.progress.begin(f"Teacher {named(config)}")
     kept = {"trajectory": n_checkpoints} if n_checkpoints else {}
     settings = settings_alone(config)
     entry = _export_entry(context, name, {**settings, **kept}, store, dtype)
@@ -76,7 +79,9 @@ def ensure_teacher(
             entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": None, **stored}
         )
     teacher.check_data(context.splits.fingerprint)
-    return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry)}
+    figures = teacher.manifest["report"]
+    context.progress.end(outcome(figures, config["valid_metric"], str(entry), not trained))
+    return teacher, {**figures, "cached": not trained, "path": str(entry)}
 
 
 def _export_entry(context: RunContext, name: str, settings: Mapping[str, Any], store: str, dtype: str) -> Path:
@@ -104,7 +109,10 @@ def _train_teacher(
     with workshop(entry) as work:
         trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
         files = TrainingFiles.in_folder(work, context.folder / "tensorboard-teacher" / name)
-        model, figures = TrainingJob(config, context.splits, files, context.resume, trajectory=trajectory).train()
+        job = TrainingJob(
+            config, context.splits, files, context.resume, trajectory=trajectory, progress=context.progress
+        )
+        model, figures = job.train()
         revisions = revisions_of(type(model))
         manifest = {
             "model": name, "dataset": config["dataset"], "settings": asked["settings"], "data": asked["data"],
@@ -150,17 +158,20 @@ def _ensure_truncated(
     settings = settings_alone(config)
     entry = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": dtype, "svd": width})
     with locked(entry):
-        trained = False
+        begun = trained = False
         if not entry.is_dir():  # where the cache has it, the whole one is not needed
             whole, figures = ensure_teacher(config, context, store)
-            trained = not figures["cached"]
+            begun, trained = True, not figures["cached"]
             getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
             write_truncated(whole, entry, width, dtype)
         teacher = load_teacher(entry, context.splits.parts[0], config["device"])
         check_asked(entry, teacher.manifest, {"model": name, "settings": settings, "dtype": dtype, "svd": width})
+    if not begun:
+        context.progress.begin(f"Teacher {named(config)}")
+        context.progress.end(outcome(teacher.manifest["report"], config["valid_metric"], str(entry), cached=True))
     fidelity = teacher.manifest["fidelity"]
-    getLogger().info(
-        f"The teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} "
+    show(
+        f"      the teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} "
         f"and {fidelity['energy']:.4f} of its scores' squares"
     )
     return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry), "fidelity": fidelity}
@@ -231,17 +242,21 @@ def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
     settings = settings_alone(config)
     asked = {"settings": settings, "data": data_of(context, name)}
     entry = entry_of(context, "student", name, settings)
+    context.progress.begin(f"{named(config)} alone")
     with locked(entry):
         report = _read_report(entry, asked)
         if report is not None:
+            context.progress.end(outcome(report, config["valid_metric"], str(entry), cached=True))
             return {**report, "cached": True}
         getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
         with workshop(entry, STUDENT_FILES) as work:
             files = TrainingFiles.in_folder(work, context.folder / "tensorboard-student")
-            model, figures = TrainingJob(config, context.splits, files, context.resume).train()
+            job = TrainingJob(config, context.splits, files, context.resume, progress=context.progress)
+            model, figures = job.train()
             with written_whole(entry, replaces=STUDENT_FILES) as temporary:
                 save_weights(temporary / WEIGHTS, model)
                 write_manifest(temporary, {**figures, **asked}, REPORT)
+    context.progress.end(outcome(figures, config["valid_metric"], str(entry), cached=False))
     return {**figures, "cached": False}
 
 
@@ -269,10 +284,17 @@ def distill(
     entry = entry_of(context, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
     files = TrainingFiles(context.folder / f"{config['model']}.pth", context.folder / "tensorboard", state_file)
+    context.progress.begin(f"{named(config)} + {config['kd']}")
     with locked(entry):
         try:
             model, figures = TrainingJob(
-                config, context.splits, files, context.resume, teacher, after_epoch=after_epoch
+                config,
+                context.splits,
+                files,
+                context.resume,
+                teacher,
+                after_epoch=after_epoch,
+                progress=context.progress,
             ).train()
         except (LostProcessError, StorageError):
             raise
@@ -280,4 +302,5 @@ def distill(
             StateFile(state_file).remove()
             raise
         StateFile(state_file).remove()
+    context.progress.end(outcome(figures, config["valid_metric"], str(context.folder), cached=False))
     return model, figures

@@ -41,6 +41,6 @@ def export_student(config: Any, context: RunContext, model: Any, result: Mapping
     except StorageError:
         raise
     except KDError as error:
-        getLogger().info(f"The run leaves no student for use elsewhere: {error}")
+        getLogger().warning(f"The run leaves no student for use elsewhere: {error}")
         return {"folder": None, "reason": str(error)}
     return {"folder": FOLDER, "reason": None}

@@ -28,6 +28,7 @@ from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.training.progress import SILENT, Progress
 from recbole_kd.training.training_job import CHECKPOINT, STATE
 
 WITHOUT_EFFECT = frozenset(
@@ -53,6 +54,7 @@ class RunContext:
         splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted
             training.
         ray_address: of a cluster whose workers make the blocks of a dense teacher store.
+        progress: shows the stages and their epochs.
     """
 
     splits: Splits
@@ -60,6 +62,7 @@ class RunContext:
     folder: Path
     resume: bool
     ray_address: str | None = None
+    progress: Progress = SILENT
 
 
 def settings_of(config: Any) -> dict[str, Any]:

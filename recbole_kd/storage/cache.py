@@ -7,12 +7,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import getLogger
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from recbole_kd.storage.places import user_path
+from recbole_kd.storage.screen_log import show
 
 WORK = ".work"
 """Suffix of the folder in which an entry is built."""
@@ -42,7 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        getLogger().info(f"Waiting for another run that is making {folder}")
+        show(f"      waiting for another run that is making {folder}")
         lock.acquire()
     try:
         _forget_half_written(folder)

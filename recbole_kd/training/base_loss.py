@@ -29,15 +29,27 @@ class BaseLoss:
         negatives_times: how often negative sampling repeats each row of a batch.
         is_first: True until an epoch has ended. An error is then the model's refusal of the data, and becomes a
             ConfigError.
+        rows: number of rows since :meth:`count_anew`.
+        batches: number of batches since :meth:`count_anew`.
     """
 
     def __init__(self, model: Any, reduction: str | None, ranks: Ranks | None) -> None:
         self.model = model
         self.negatives_times = 1
         self.is_first = True
+        self.rows = 0
+        self.batches = 0
         self._sums = reduction == "sum" and not sums_itself(model)
         self._adds_up = adds_up(model)
         self._norms = [] if ranks is None else share_norms(model, ranks.add_up)
+
+    def count_anew(self) -> None:
+        """Set the counts of rows and batches to 0."""
+        self.rows = self.batches = 0
+
+    def mean_of(self, total: float) -> float:
+        """Return the mean over rows of an epoch's loss, which RecBole adds up over batches."""
+        return total / max(self.rows if self._sums or self._adds_up else self.batches, 1)
 
     def __call__(self, interaction: Any) -> Any:
         """Return the loss of a batch, a Tensor ``[]`` or a tuple of them.
@@ -50,6 +62,8 @@ class BaseLoss:
             norms.counts = shard is None or shard.counts
         loss = self._of_model(interaction)
         whole = interaction if shard is None else shard.whole
+        self.rows += len(whole) // self.negatives_times
+        self.batches += 1
         if shard is not None and not self._adds_up:
             factor = shard.share(terms_of_rows(self.model, whole))
         elif shard is not None:

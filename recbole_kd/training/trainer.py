@@ -43,8 +43,10 @@ from recbole_kd.evaluation.train_ndcg import train_ndcg
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.ops.threads import torch_on_one_thread
 from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.screen_log import show
 from recbole_kd.training.base_loss import BaseLoss
 from recbole_kd.training.determinism import repeatable
+from recbole_kd.training.gradient_ratio import gradient_ratio
 from recbole_kd.training.random_state import random_state, restore_random_state
 from recbole_kd.training.resume_state import StateFile
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
@@ -95,6 +97,7 @@ class KDTrainer(Trainer):
 
     Attributes:
         history: metrics of each epoch: the losses, the distiller's diagnostics, the validation score, tracked metrics.
+        epoch_means: losses of the last epoch per row and per query, and the ratio of gradient norms.
     """
 
     tensorboard: SummaryWriter
@@ -139,10 +142,13 @@ class KDTrainer(Trainer):
         self.epoch_seconds: list[float] = []
         self.kd_seconds: list[float] = []
         self.phase_seconds: dict[str, float] = {}
+        self.epoch_means: dict[str, float] = {}
         self._term = ""
         self._epoch = 0
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._queries = 0
+        self._grad_ratio: Tensor | None = None
         self._loader: TeacherAwareLoader | None = None
         self._shards: ShardLoader | None = None
         self._prepared: Any = None
@@ -232,8 +238,8 @@ class KDTrainer(Trainer):
                 train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch
             )
         except _TimeIsUpError:
-            self.logger.info(
-                f"max_minutes={self.config['max_minutes']}: training stopped after {len(self.epoch_seconds)} epochs"
+            show(
+                f"      max_minutes={self.config['max_minutes']}: training stopped after {len(self.epoch_seconds)} epochs"
             )
             result = self.best_valid_score, self.best_valid_result
         return result
@@ -363,6 +369,7 @@ class KDTrainer(Trainer):
     def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
         started = perf_counter()
         self._epoch = epoch_idx
+        self._base_loss.count_anew()
         self._base_loss.negatives_times, self._base_loss.is_first = (
             getattr(train_data, "times", 1),
             not self.epoch_seconds,
@@ -372,7 +379,9 @@ class KDTrainer(Trainer):
                 self._shards or TrainBatches(train_data), epoch_idx, loss_func or self._base_loss, show_progress
             )
             losses = self._over_ranks(losses)
-            self.history.append({"base_loss": sum(losses) if isinstance(losses, tuple) else losses})
+            base_loss = sum(losses) if isinstance(losses, tuple) else losses
+            self.history.append({"base_loss": base_loss})
+            self.epoch_means = {"base_loss": self._base_loss.mean_of(base_loss)}
         else:
             assert self._loader is not None, "prepare() comes before training"
             due = self.distiller.is_due(epoch_idx) or not self.kd_loss
@@ -384,6 +393,7 @@ class KDTrainer(Trainer):
             asked = perf_counter()
             self.distiller.train()
             self._kd_sum.zero_()
+            self._queries, self._grad_ratio = 0, None
             losses = self._over_ranks(super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress))
             self.phase_seconds = {
                 "item_sets": drawn - started,
@@ -423,6 +433,9 @@ class KDTrainer(Trainer):
             self._kd_sum += unweighted.detach()
             kd = distiller.weight * unweighted
             self._check_nan(kd)
+            if not self._queries and self.ranks is None and not self.enable_scaler:
+                self._grad_ratio = gradient_ratio(base, kd, self.model.parameters())
+            self._queries += len(interaction.kd.queries)
         self._term = "sum of the losses"
         return base, kd
 
@@ -472,7 +485,17 @@ class KDTrainer(Trainer):
         assert self.distiller is not None
         index = self.distiller.student_scorer.index
         of_index = {} if index is None else index.log_values()
-        figures = {"base_loss": losses[0], "kd_loss": self.kd_loss[-1], **self.distiller.diagnostics(), **of_index}
+        kd_loss, weight = self.kd_loss[-1], self.distiller.weight
+        figures = {"base_loss": losses[0], "kd_loss": kd_loss, "weighted_kd_loss": weight * kd_loss}
+        if self._grad_ratio is not None:
+            figures["grad_ratio"] = float(self._grad_ratio)
+        per_query = max(self._queries if self.distiller.reduction == "sum" else self._base_loss.batches, 1)
+        self.epoch_means = {
+            "base_loss": self._base_loss.mean_of(losses[0]),
+            "kd_loss": kd_loss / per_query,
+            **{name: figures[name] for name in ("grad_ratio",) if name in figures},
+        }
+        figures |= {**self.distiller.diagnostics(), **of_index}
         self.history.append(figures)
         for name, value in figures.items():
             self.tensorboard.add_scalar(f"KD/{name}", value, epoch)

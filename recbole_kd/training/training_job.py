@@ -26,9 +26,11 @@ from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.storage.disk_full import full_disk_is_said
+from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.metrics import RankCurves, best_epoch_metrics, distillation_metrics, ending
+from recbole_kd.training.progress import Progress, epoch_report
 from recbole_kd.training.trainer import KDTrainer
 from recbole_kd.training.trajectory import Trajectory
 
@@ -70,6 +72,7 @@ class TrainingJob:
         teacher: the teacher's scores. None trains the model without a teacher.
         trajectory: keeps checkpoints of the training.
         after_epoch: callback with each epoch and its validation score. It cannot be combined with a trajectory.
+        progress: shows the epochs, in place of RecBole's progress bars.
     """
 
     config: Any
@@ -79,6 +82,7 @@ class TrainingJob:
     teacher: TeacherScores | None = None
     trajectory: Trajectory | None = None
     after_epoch: AfterEpoch | None = None
+    progress: Progress | None = None
 
     def train(self) -> tuple[nn.Module, dict[str, Any]]:
         """Train on ``nproc`` processes and return the model of the best epoch with its metrics.
@@ -87,7 +91,7 @@ class TrainingJob:
             TrainingError: a loss is not finite, or a process failed.
             ConfigError: the Config asks for what this training cannot do.
         """
-        follower = replace(self, trajectory=None, after_epoch=None)  # only the leader uses them
+        follower = replace(self, trajectory=None, after_epoch=None, progress=None)  # only the leader uses them
         with several(self.processes, self.config["device"], follower.follow) as ranks:
             return self.run(ranks)
 
@@ -103,7 +107,7 @@ class TrainingJob:
                     distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track
                 )
             self.fit(trainer, loaders)
-            metrics = best_epoch_metrics(trainer, model, loaders, self.config["show_progress"])
+            metrics = best_epoch_metrics(trainer, model, loaders, self._shows_bars)
             if curves is not None:
                 metrics.update(curves.after_training())
         if self.teacher is not None:
@@ -173,6 +177,24 @@ class TrainingJob:
                 f"with its {trainer}: leave it out, or set epochs"
             )
 
+    @property
+    def _shows_bars(self) -> bool:
+        return bool(self.config["show_progress"]) and self.progress is None
+
+    def _callback(self, trainer: Any, n_batches: int) -> AfterEpoch | None:
+        """Return what RecBole calls after each validation."""
+        inner = self.after_epoch if self.trajectory is None else self.trajectory.after_epoch
+        progress = self.progress
+        if progress is None:
+            return inner
+
+        def after_epoch(epoch: int, score: float) -> None:
+            progress.epoch(epoch_report(trainer, epoch, score, n_batches))
+            if inner is not None:
+                inner(epoch, score)
+
+        return after_epoch
+
     def fit(self, trainer: Any, loaders: Loaders) -> None:
         """Train, from the start or from the saved state.
 
@@ -185,10 +207,10 @@ class TrainingJob:
             trainer.trajectory = trajectory  # before the state is read, because the state lists its snapshots
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
         if resumed:
-            getLogger().info(f"Continuing {config['model']} from epoch {trainer.start_epoch}")
+            show(f"      continuing {config['model']} from epoch {trainer.start_epoch}")
         if trajectory is not None:
             trajectory.follow(trainer, resumed)
-        callback = self.after_epoch if trajectory is None else trajectory.after_epoch
+        callback = self._callback(trainer, len(loaders.train))
         folder = Path(trainer.saved_model_file).parent
         try:
             with full_disk_is_said(
@@ -198,7 +220,7 @@ class TrainingJob:
                     loaders.train,
                     loaders.valid,
                     saved=True,
-                    show_progress=config["show_progress"],
+                    show_progress=self._shows_bars,
                     callback_fn=callback,
                 )
         except ValueError as error:  # RecBole's own trainers give no other sign of a NaN loss

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from logging import getLogger
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from recbole_kd.storage.cache import locked
 from recbole_kd.storage.cache_entries import entry_damage
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import MANIFEST, write_manifest, written_whole
+from recbole_kd.storage.screen_log import show
 
 WORDS = ("token", "token_seq")
 """Column types of an ``.item`` file that are read as text."""
@@ -92,8 +92,8 @@ class TextFeatures:
         entry = cache / "features" / f"{dataset}-{self.digest}"
         with locked(entry):
             if not entry.is_dir():
-                getLogger().info(
-                    f"Computing {modality} features of {len(self.items)} items with {self.encoder}, once: stored in "
+                show(
+                    f"computing {modality} features of {len(self.items)} items with {self.encoder}, once: stored in "
                     f"{entry}"
                 )
                 if not self.items:

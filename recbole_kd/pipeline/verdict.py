@@ -1,0 +1,141 @@
+"""What a run came to, in a code and a sentence: did distillation help, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CAPS = {"epochs": "epochs", "max_minutes": "max_minutes"}
+"""Keys that can end a training before its patience does."""
+
+
+def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict on a finished run, for result.json and the screen.
+
+    Args:
+        result: content of result.json: ``model``, ``kd``, ``valid_metric``, ``valid_metric_bigger``, and the metrics
+            of ``teacher``, ``student`` (None without the student alone) and ``distilled``.
+
+    Returns:
+        ``code``: ``helped``, ``no_gain`` or ``unknown``, by the stopping metric on validation. ``text``: the sentence,
+        by the same metric on test. ``metric``, ``valid``, ``test``: its values of the three. ``gain``: of the distilled
+        over the student alone on test, 0.12 for 12 %. ``share_of_teacher``, ``compression``: on test, and in
+        parameters. ``warnings``: a list of ``{code, text}``.
+    """
+    metric = str(result["valid_metric"])
+    sides = {side: result.get(side) for side in ("teacher", "student", "distilled")}
+    scores = {
+        part: {side: _value(figures, part, metric) for side, figures in sides.items()} for part in ("valid", "test")
+    }
+    found: dict[str, Any] = {
+        "code": _code(scores["valid"], bool(result["valid_metric_bigger"])),
+        "metric": metric,
+        **scores,
+        "gain": _relative(scores["test"]["distilled"], scores["test"]["student"]),
+        "share_of_teacher": _ratio(scores["test"]["distilled"], scores["test"]["teacher"]),
+        "compression": _ratio((sides["teacher"] or {}).get("parameters"), sides["distilled"]["parameters"]),
+    }
+    weak = weak_teacher(result)
+    return {**found, "text": _text(result, found), "warnings": [*([weak] if weak else []), *_still_improving(result)]}
+
+
+def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a warning if the teacher is not better than the student alone on validation, else None.
+
+    Args:
+        result: as for :func:`verdict`; the distilled student is not needed.
+    """
+    metric, alone = str(result["valid_metric"]), result.get("student")
+    ours, theirs = _value(result.get("teacher"), "valid", metric), _value(alone, "valid", metric)
+    if ours is None or theirs is None or _better(ours, theirs, bool(result["valid_metric_bigger"])):
+        return None
+    last = _ended_at_last(result["teacher"])
+    do = f"its best epoch was its last: raise --teacher.{last}, or choose" if last else "choose"
+    text = (
+        f"the teacher ({metric} {short(ours)}) is not better than {result['model']} alone ({short(theirs)}) on "
+        f"validation; {do} another teacher"
+    )
+    return {"code": "weak_teacher", "text": text}
+
+
+def short(value: float) -> str:
+    """Return a metric with four places and no leading 0, such as .1319."""
+    return f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4f}"
+
+
+def _value(figures: Mapping[str, Any] | None, part: str, metric: str) -> float | None:
+    found = ((figures or {}).get(part) or {}).get(metric.lower())
+    return None if found is None else float(found)
+
+
+def _better(one: float, other: float, bigger: bool) -> bool:
+    return one > other if bigger else one < other
+
+
+def _code(valid: Mapping[str, float | None], bigger: bool) -> str:
+    distilled, alone = valid["distilled"], valid["student"]
+    if distilled is None or alone is None:
+        return "unknown"
+    return "helped" if _better(distilled, alone, bigger) else "no_gain"
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
+
+
+def _relative(one: float | None, other: float | None) -> float | None:
+    ratio = _ratio(one, other)
+    return None if ratio is None else ratio - 1
+
+
+def _text(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    name, metric = f"{result['model']} + {result['kd']}", found["metric"]
+    parts = []
+    if found["gain"] is not None:
+        parts.append(f"{100 * found['gain']:+.0f} % {metric} on test over {result['model']} alone")
+    if found["share_of_teacher"] is not None:
+        parts.append(f"{100 * found['share_of_teacher']:.0f} % of the teacher")
+    if found["compression"] is not None:
+        parts.append(f"{_times(found['compression'])}")
+    summary = f"{name}: {', '.join(parts)}." if parts else f"{name}: nothing to compare it with."
+    if found["code"] == "no_gain":
+        valid = found["valid"]
+        return (
+            f"KD did not help here: {name} {short(valid['distilled'])} is not above {result['model']} alone "
+            f"{short(valid['student'])} in {metric} on validation. Try another --kd_weight than {result['kd_weight']:g}, "
+            f"or recbole-kd tune. {summary}"
+        )
+    if found["code"] == "unknown":
+        return f"{summary} Run with --kd_compare=True to compare with {result['model']} alone."
+    return summary
+
+
+def _times(compression: float) -> str:
+    return f"{compression:.1f} x smaller" if compression >= 1 else f"{1 / compression:.1f} x larger"
+
+
+def _ended_at_last(figures: Mapping[str, Any] | None) -> str | None:
+    """Return the key that ended a training whose best epoch was its last, None if its patience did."""
+    figures = figures or {}
+    ended = CAPS.get(str(figures.get("stopped_by")))
+    if ended is None or figures.get("best_epoch") is None or not figures.get("epochs"):
+        return None
+    return ended if figures["best_epoch"] >= figures["epochs"] - 1 else None
+
+
+def _still_improving(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return a warning for each training that was still improving when a cap ended it."""
+    teachers = (result.get("teacher") or {}).get("members") or [result.get("teacher")]
+    trainings = [
+        (f"teacher {(figures or {}).get('model') or result['teacher_model']}", "teacher.", figures)
+        for figures in teachers
+    ]
+    trainings += [(f"{result['model']} alone", "", result.get("student"))]
+    trainings += [(f"{result['model']} + {result['kd']}", "", result["distilled"])]
+    found = []
+    for name, prefix, figures in trainings:
+        key = _ended_at_last(figures)
+        if key is not None:
+            text = f"{name} was still improving at its last epoch ({figures['epochs']}): raise --{prefix}{key}"
+            found.append({"code": "still_improving", "text": text})
+    return found
