@@ -33,7 +33,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         **scores,
         "gain": _relative(scores["test"]["distilled"], scores["test"]["student"]),
         "share_of_teacher": _ratio(scores["test"]["distilled"], scores["test"]["teacher"]),
-        "compression": _ratio((sides["teacher"] or {}).get("parameters"), sides["distilled"]["parameters"]),
+        "compression": _ratio((sides["teacher"] or {}).get("parameters"), result["distilled"]["parameters"]),
     }
     weak = weak_teacher(result)
     return {**found, "text": _text(result, found), "warnings": [*([weak] if weak else []), *_still_improving(result)]}
