@@ -106,7 +106,7 @@ def _text(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
             f"or recbole-kd tune. {summary}"
         )
     if found["code"] == "unknown":
-        return f"{summary} Run with --kd_compare=True to compare with {result['model']} alone."
+        return f"{summary} Run with --kd_compare=True to compare with the student alone."
     return summary
 
 

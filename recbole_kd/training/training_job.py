@@ -181,7 +181,7 @@ class TrainingJob:
     def _shows_bars(self) -> bool:
         return bool(self.config["show_progress"]) and self.progress is None
 
-    def _callback(self, trainer: Any, n_batches: int) -> AfterEpoch | None:
+    def _callback(self, trainer: Any, loaders: Loaders) -> AfterEpoch | None:
         """Return what RecBole calls after each validation."""
         inner = self.after_epoch if self.trajectory is None else self.trajectory.after_epoch
         progress = self.progress
@@ -189,7 +189,7 @@ class TrainingJob:
             return inner
 
         def after_epoch(epoch: int, score: float) -> None:
-            progress.epoch(epoch_report(trainer, epoch, score, n_batches))
+            progress.epoch(epoch_report(trainer, epoch, score, len(loaders.train)))
             if inner is not None:
                 inner(epoch, score)
 
@@ -207,10 +207,10 @@ class TrainingJob:
             trainer.trajectory = trajectory  # before the state is read, because the state lists its snapshots
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
         if resumed:
-            show(f"      continuing {config['model']} from epoch {trainer.start_epoch}")
+            show(f"      Continuing {config['model']} from epoch {trainer.start_epoch}")
         if trajectory is not None:
             trajectory.follow(trainer, resumed)
-        callback = self._callback(trainer, len(loaders.train))
+        callback = self._callback(trainer, loaders)
         folder = Path(trainer.saved_model_file).parent
         try:
             with full_disk_is_said(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,8 @@ def _sources(config: Any, dataset: Any) -> dict[str, Source]:
     cache = cache_folder(place["cache_dir"])
     made = {ENCODERS[name].modality: TextFeatures(texts, tokens, name) for name in encoders}
     return {
-        modality: Source(text.digest, lambda text=text: text.matrix(cache, place["dataset"]))
-        for modality, text in made.items()
-    }  # type: ignore[misc]
+        modality: Source(text.digest, partial(text.matrix, cache, place["dataset"])) for modality, text in made.items()
+    }
 
 
 def _of_file(name: str, value: Mapping[str, str] | str, folder: Path) -> Source:
