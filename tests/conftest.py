@@ -18,7 +18,10 @@ from tests.support.helpers import TinyData, write_tiny
 
 @pytest.fixture(scope="session", autouse=True)
 def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """RecBole writes log/, saved/ and log_tensorboard/ into the current folder: not into the repository. One thread, for equal timings."""
+    """RecBole writes log/, saved/ and log_tensorboard/ into the current folder.
+
+    These must not lie in the repository. One thread gives equal timings.
+    """
     before = Path.cwd()
     torch.set_num_threads(1)
     os.chdir(tmp_path_factory.mktemp("work"))
@@ -28,7 +31,10 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    """30 users, 40 items, a checkerboard with holes, timestamps: a data set that every model trains on in milliseconds."""
+    """30 users, 40 items, a checkerboard with holes, timestamps.
+
+    A data set that every model trains on in milliseconds.
+    """
     return write_tiny(tmp_path_factory.mktemp("data"), "tiny")
 
 

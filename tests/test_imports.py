@@ -1,4 +1,7 @@
-"""What the contracts of import-linter (pyproject.toml) cannot say: only the files of integration touch RecBole's modules; no drawer for everything."""
+"""What the contracts of import-linter (pyproject.toml) cannot say.
+
+Only the files of integration touch RecBole's modules; no drawer for everything.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ def test_only_integration_touches_recboles_modules(name: str) -> None:
 
 
 def test_the_search_for_assignments_sees_them() -> None:
-    source = "import sys\nfrom recbole.config import Config\nConfig.load = 1\nsetattr(Config, 'x', 1)\nsys.modules['a'] = 2\nx = 1\n"
+    source = (
+        "import sys\nfrom recbole.config import Config\nConfig.load = 1\n"
+        "setattr(Config, 'x', 1)\nsys.modules['a'] = 2\nx = 1\n"
+    )
     tree = ast.parse(source)
     assert sorted(stored(tree)) == ["Config", "Config", "sys.modules"]
     assert of_recbole(tree) == {"Config"}

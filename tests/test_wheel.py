@@ -1,4 +1,7 @@
-"""A wheel built from the repository and installed elsewhere finds its property files and runs every verb without a checkout."""
+"""A wheel built from the repository and installed elsewhere finds its property files.
+
+It runs every verb without a checkout.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ def test_all_property_files_are_packed(installed: Path) -> None:
 
 def test_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import recbole_kd; from recbole_kd.config.property_layers import properties_dir; from recbole.config import Config; "
+        "import recbole_kd; from recbole_kd.config.property_layers import properties_dir; "
+        "from recbole.config import Config; "
         "print(recbole_kd.__file__); print(properties_dir()); print(Config(model='MF', dataset='ml-100k')['init_std'])"
     )
     done = subprocess.run(
@@ -79,7 +83,8 @@ from pathlib import Path
 from recbole_kd.cli.program import main
 answers = []
 for words in json.loads(sys.argv[1]):
-    words = [str(next(path for path in Path("cache/teacher").iterdir() if path.is_dir())) if w == "TEACHER" else w for w in words]
+    teacher = str(next(path for path in Path("cache/teacher").iterdir() if path.is_dir())) if "TEACHER" in words else ""
+    words = [teacher if w == "TEACHER" else w for w in words]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
@@ -112,7 +117,8 @@ def test_verbs_run_from_another_folder(installed: Path, tmp_path: Path) -> None:
     given.append("--load_col={inter: [user_id, item_id, timestamp]}")
     commands = {
         "prepare": ["mine", "--form=table", "--file=log.csv", "--user=uid", "--item=sku", "--time=ts"],
-        "plan": given, "run": given, "export-lists": ["TEACHER", "--out=lists", "--k=3"], "reproduce": ["citeulike-mf-mf", "--table"],
+        "plan": given, "run": given, "export-lists": ["TEACHER", "--out=lists", "--k=3"],
+        "reproduce": ["citeulike-mf-mf", "--table"],
     }  # fmt: skip
     typed = [[verb, *words] for verb, words in commands.items()] + [["reproduce", "citeulike-mf-mff"]]
     environment = {

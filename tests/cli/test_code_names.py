@@ -1,4 +1,7 @@
-"""A file that names a method as module:Class would run code: it is refused unless the user allows it on the command line."""
+"""A file that names a method as module:Class would run code.
+
+It is refused unless the user allows it on the command line.
+"""
 
 from __future__ import annotations
 

@@ -157,7 +157,10 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_working_folder_that_cannot_be_written_to(
     teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container: cache and output lie elsewhere. The folder is watched, since root writes into read-only ones too."""
+    """As in a container: cache and output lie elsewhere.
+
+    The folder is watched, since root writes into read-only ones too.
+    """
     here = tmp_path / "here"
     here.mkdir()
     own = {"teacher.epochs": "1"} if teacher == "LightGCN" else {"teacher.epochs": None, "teacher.embedding_size": None}

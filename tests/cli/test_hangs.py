@@ -1,4 +1,7 @@
-"""Nothing waits for ever: Ray addresses where nobody answers, tasks that no node has room for, children that hear Ctrl-C."""
+"""Nothing waits forever.
+
+This covers Ray addresses where nobody answers, tasks that no node has room for, and children that hear Ctrl-C.
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,8 @@ def test_a_pair_file_is_called_so(capsys: Capture) -> None:
 def test_what_a_run_would_refuse_is_refused(tmp_path: Path, capsys: Capture) -> None:
     write_histories(tmp_path)
     refusals = {
-        ("--kd_k=0",): "kd_k", ("--user=u99",): "--user=u99 is none of the 12 users", ("--user=u1", "--user=u2"): "name one user",
+        ("--kd_k=0",): "kd_k", ("--user=u99",): "--user=u99 is none of the 12 users",
+        ("--user=u1", "--user=u2"): "name one user",
         ("--user=",): "name one user", ("--topk=[10, 50]",): "20 items",
     }  # fmt: skip
     for more, said in refusals.items():
@@ -130,7 +131,8 @@ def test_what_a_run_would_refuse_is_refused(tmp_path: Path, capsys: Capture) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user"}, "8:1:1 at random within each user, seed 2020"),
+        ({"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user"},
+        "8:1:1 at random within each user, seed 2020"),
         ({"split": {"RS": [0.7, 0.1, 0.2]}, "order": "TO", "group_by": None}, "7:1:2 by time over all interactions"),
         ({"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": "none"}, "8:1:1 by time over all interactions"),
         ({"split": {"RS": [0.5, 0.25, 0.25]}, "order": "TO", "group_by": "user"}, "2:1:1 by time within each user"),

@@ -75,7 +75,8 @@ def test_list_and_its_flag_print_the_same(capsys: Capture) -> None:
 def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
     scripts = {
         "run_recbole_kd.py": "run", "scripts/prepare_dataset.py": "prepare", "scripts/run_hyper_kd.py": "tune",
-        "scripts/reproduce.py": "reproduce", "scripts/plot_results.py": "plot", "scripts/export_lists.py": "export-lists",
+        "scripts/reproduce.py": "reproduce", "scripts/plot_results.py": "plot",
+        "scripts/export_lists.py": "export-lists",
         "scripts/convert_teacher.py": "convert-teacher", "scripts/benchmark.py": "benchmark",
         "scripts/benchmarks/benchmark.py": "benchmark",
     }  # fmt: skip

@@ -1,4 +1,7 @@
-"""No command removes or overwrites what it did not make: it is refused in one sentence, and every byte is still there."""
+"""No command removes or overwrites what it did not make.
+
+It is refused in one sentence, and every byte is still there.
+"""
 
 from __future__ import annotations
 

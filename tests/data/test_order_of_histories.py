@@ -41,7 +41,8 @@ def backwards(data: TinyData, folder: Path, held_out: int) -> TinyData:
 
 def command(data: TinyData, folder: Path, *more: str, kd: str = "CE") -> list[str]:
     return [
-        f"--data_path={data.data_path}", f"--dataset={data.name}", f"--cache_dir={folder}/cache", f"--output_dir={folder}/saved",
+        f"--data_path={data.data_path}", f"--dataset={data.name}", f"--cache_dir={folder}/cache",
+        f"--output_dir={folder}/saved",
         "--epochs=1", "--show_progress=False", f"--kd={kd}", "--kd_k=3", "--topk=[2,5]", "--valid_metric=NDCG@5",
         "--load_col={inter: [user_id, item_id, timestamp]}", *more,
     ]  # fmt: skip
@@ -112,7 +113,8 @@ def checkpoint(tiny_dataset: TinyData, tmp_path_factory: pytest.TempPathFactory)
     given: dict[str, Any] = {
         "data_path": tiny_dataset.data_path, "epochs": 1, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "train_neg_sample_args": None, "eval_args": SEQUENTIAL["eval_args"], "hidden_size": 8, "inner_size": 8,
-        "checkpoint_dir": str(folder), "topk": [2, 5], "valid_metric": "NDCG@5", "state": "ERROR", "show_progress": False,
+        "checkpoint_dir": str(folder), "topk": [2, 5], "valid_metric": "NDCG@5", "state": "ERROR",
+        "show_progress": False,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["test"])

@@ -518,7 +518,8 @@ def test_a_killed_process_leaves_the_old_data_set(sequence_file: Options, out: P
     prepare("s", sequence_file, out, form="sequence")
     before = contents(out / "s")
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom recbole_kd.data.preparing import prepare as converters, raw_layouts as forms\n"
+        "import os, sys\nfrom pathlib import Path\n"
+        "from recbole_kd.data.preparing import prepare as converters, raw_layouts as forms\n"
         "real, written = converters.write_inter, []\n"
         "def write(path, inter):\n"
         "    written.append(path)\n"

@@ -1,4 +1,7 @@
-"""RecBole's own data sets and loaders as what students are trained on: queries, fingerprints, teachers of every family."""
+"""RecBole's own data sets and loaders as what students are trained on.
+
+The tests cover queries, fingerprints and teachers of every family.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def short_histories(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    """Users of one to eight items: RecBole's sequential data set divides those below four otherwise than the general one."""
+    """Users of one to eight items.
+
+    RecBole's sequential data set divides those below four otherwise than the general one.
+    """
     folder = tmp_path_factory.mktemp("short") / "short"
     folder.mkdir()
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
@@ -86,7 +92,10 @@ def test_the_split_behind_a_loader_is_found_whatever_the_length_of_histories(
 
 @pytest.fixture(scope="module")
 def later_users_first(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    """Who stands later in the file comes earlier in time: RecBole's rows take users in another order than their numbers."""
+    """Who stands later in the file comes earlier in time.
+
+    RecBole's rows take users in another order than their numbers.
+    """
     folder = tmp_path_factory.mktemp("later") / "later"
     folder.mkdir()
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]

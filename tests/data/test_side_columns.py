@@ -69,7 +69,8 @@ def test_preloaded_vectors_count(tmp_path: Path) -> None:
         text = "\n".join(["vector_id:token\tvector:float_seq", *lines]) + "\n"
         (tmp_path / "tiny" / "tiny.vectors").write_text(text, encoding="utf-8")
         given = {
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"], "vectors": ["vector_id", "vector"]}, "additional_feat_suffix": ["vectors"],
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"], "vectors": ["vector_id", "vector"]},
+            "additional_feat_suffix": ["vectors"],
             "alias_of_item_id": ["vector_id"], "preload_weight": {"vector_id": "vector"},
         }  # fmt: skip
         found.append(side_of(data, **given))

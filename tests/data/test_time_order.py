@@ -65,7 +65,10 @@ def made_rows(unit: str, seed: int, n_users: int = 12, ties: bool = True) -> lis
 
 
 def expected_split(rows: list[Row], arguments: dict[str, Any]) -> list[set[tuple[str, str]]]:
-    """Divide the rows as RecBole's rules say, over decimal numbers and Python's stable sort; nothing of the package is asked."""
+    """Divide the rows as RecBole's rules say, over decimal numbers and Python's stable sort.
+
+    Nothing of the package is asked.
+    """
     ordered = sorted(rows, key=lambda row: Decimal(row[2]))
     of_user: dict[str, list[Row]] = defaultdict(list)
     for row in ordered:
@@ -251,7 +254,8 @@ def command(data: TinyData, folder: Path, *more: str) -> list[str]:
     return [
         "--model=MF", f"--data_path={data.data_path}", f"--dataset={data.name}", f"--cache_dir={folder}/cache",
         f"--output_dir={folder}/saved", "--kd=CE", "--kd_k=2", "--topk=[2]", "--valid_metric=NDCG@2", "--epochs=1",
-        "--show_progress=False", "--load_col={inter: [user_id, item_id, timestamp]}", f"--eval_args={LEAVE_ONE_OUT}", *more,
+        "--show_progress=False", "--load_col={inter: [user_id, item_id, timestamp]}", f"--eval_args={LEAVE_ONE_OUT}",
+        *more,
     ]  # fmt: skip
 
 

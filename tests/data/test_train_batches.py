@@ -18,10 +18,13 @@ from tests.support.helpers import SMALL, TinyData
 CASES: list[dict[str, Any]] = [
     {"model": "BPR"},
     {"model": "NeuMF"},
-    {"model": "BPR", "train_neg_sample_args": {"distribution": "popularity", "sample_num": 2, "alpha": 1.0, "dynamic": False, "candidate_num": 0}},
-    {"model": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": True, "candidate_num": 3}},
+    {"model": "BPR", "train_neg_sample_args": {"distribution": "popularity", "sample_num": 2, "alpha": 1.0,
+     "dynamic": False, "candidate_num": 0}},
+    {"model": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1, "alpha": 1.0,
+     "dynamic": True, "candidate_num": 3}},
     {"model": "MultiVAE", "train_neg_sample_args": None},
-    {"model": "SASRec", "train_neg_sample_args": None, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"}},
+    {"model": "SASRec", "train_neg_sample_args": None, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO",
+     "mode": "full", "group_by": "user"}},
     {"model": "BPR", "train_batch_size": 1},
 ]  # fmt: skip
 

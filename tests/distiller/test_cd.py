@@ -81,7 +81,8 @@ def test_a_list_longer_than_the_catalogue_is_cut_to_it() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"n_samples": 0}, "kd_n_samples=0"), ({"n_samples": 11, "candidates": 10}, "kd_n_samples=11"), ({"n_samples": 41}, "kd_n_samples=41"),
+    [({"n_samples": 0}, "kd_n_samples=0"), ({"n_samples": 11, "candidates": 10}, "kd_n_samples=11"),
+    ({"n_samples": 41}, "kd_n_samples=41"),
      ({"candidates": 0}, "kd_candidates=0"), ({"tau": 0.0}, "kd_tau=0.0"), ({"t1": 0.0}, "kd_t1=0.0")],
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:

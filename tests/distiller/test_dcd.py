@@ -96,7 +96,8 @@ def test_only_the_cross_entropy_asks_the_teacher() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"k": 0}, "kd_k=0"), ({"k": 6}, "kd_k=6.*kd_disjoint"), ({"k": 11, "disjoint": False}, "kd_k=11"), ({"candidates": 41}, "kd_candidates=41"),
+    [({"k": 0}, "kd_k=0"), ({"k": 6}, "kd_k=6.*kd_disjoint"), ({"k": 11, "disjoint": False}, "kd_k=11"),
+    ({"candidates": 41}, "kd_candidates=41"),
      ({"tau": 0.0}, "kd_tau=0.0"), ({"temperature": 0.0}, "kd_temperature=0.0")],
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:

@@ -1,4 +1,6 @@
-"""What every method of the table keeps, whoever wrote it: a method is found by its line, and needs no test of its own here.
+"""What every method of the table keeps, whoever wrote it.
+
+A method is found by its line, and needs no test of its own here.
 
 Each runs with small options on a small data set with MF, LightGCN, NeuMF, HSTU (both faces) and SASRec as students; and
 with MF, in every choice of its options, at the edges. A method that a student or a teacher cannot serve says so with a
@@ -51,7 +53,10 @@ FURTHER_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "FreqD": [{"keep": 1.0, "dropout": 0.0}],
     "DE": [{"n_experts": 1}],
 }
-"""Settings that take another way through a method, beside its choices of words and of True and False, which are found."""
+"""Settings that take another way through a method.
+
+Its choices of words and of True and False are found without them.
+"""
 
 
 def choices(name: str) -> list[dict[str, Any]]:
@@ -137,7 +142,10 @@ def refusal_of(name: str, case: Case) -> str | None:
 
 
 def serves(method: str, student: str) -> bool:
-    """Methods of embeddings need a student whose score is a dot product, FreqD a table of its users; all others serve every student."""
+    """Methods of embeddings need a student whose score is a dot product, FreqD a table of its users.
+
+    All others serve every student.
+    """
     if method == "FreqD":
         return student in ("MF", "LightGCN")
     return student != "NeuMF" or "embeddings" not in distiller_class(method).requires
@@ -202,7 +210,10 @@ def test_the_same_seed_gives_the_same_loss_and_sets(pair: tuple[str, Case], tiny
 
 
 def test_sampling_uses_the_distillers_generator_alone(pair: tuple[str, Case]) -> None:
-    """The base model's random numbers are not moved, and a restored state brings the same sets and the same loss again."""
+    """The base model's random numbers stay the same.
+
+    A restored state gives the same sets and the same loss again.
+    """
     name, case = pair
     distiller, _ = build(name, case)
     distiller.begin_training(query_items(case.loaders.train))
@@ -334,7 +345,10 @@ def test_users_with_fewer_items_left_than_a_list_is_long(name: str, options: dic
 
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_stand_in_the_property_file_and_pass_the_checks(name: str) -> None:
-    """Each option is in properties/distiller/NAME.yaml, nothing else is, and they are accepted at the size of MovieLens 100k."""
+    """Each option is in properties/distiller/NAME.yaml, and nothing else is.
+
+    All options are accepted at the size of MovieLens 100k.
+    """
     cls = distiller_class(name)
     values, applied = layers(f"distiller/{name}")
     assert applied == [f"distiller/{name}"]

@@ -1,4 +1,7 @@
-"""What every method on embeddings keeps: who is refused, reductions, extremes, randomness of its own, and training in a real loop."""
+"""Rules that every method on embeddings keeps.
+
+They are refusals, reductions, extremes, randomness of its own, and training in a real loop.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +185,10 @@ OWN_FILES = sorted(
 
 @pytest.mark.parametrize("file", OWN_FILES)
 def test_property_files_hold_what_the_methods_take(file: str) -> None:
-    """A method's file lists every option with the constructor's default; a pair's file is an overlay that the method accepts."""
+    """A method's file lists every option with the constructor's default.
+
+    A pair's file is an overlay that the method accepts.
+    """
     name = file.split("-")[0]
     own, pair = (read_config_file(properties_dir() / "distiller" / f"{stem}.yaml") for stem in (name, file))
     options = distiller_options(distiller_class(name))

@@ -1,4 +1,7 @@
-"""HetComp: equal to the published class in both losses and in its schedule; the rest of the catalogue in chunks; whole runs."""
+"""HetComp equals the published class in both losses and in its schedule.
+
+The tests also cover the rest of the catalogue in chunks, and whole runs.
+"""
 
 from __future__ import annotations
 

@@ -13,10 +13,13 @@ from recbole_kd.errors import ConfigError
 HEAD = "from recbole_kd.distiller.base import Distiller\n"
 FORWARD = "    def forward(self, batch):\n        return batch.users.sum() * 0.0\n"
 MODULES = {
-    "no seed": (f"{HEAD}class Mine(Distiller):\n    def __init__(self, student, teacher):\n        pass\n{FORWARD}", "takes student, teacher and seed=0"),
-    "no teacher": (f"{HEAD}class Mine(Distiller):\n    def __init__(self, *, seed=0):\n        pass\n{FORWARD}", "takes student, teacher and seed=0"),
+    "no seed": (f"{HEAD}class Mine(Distiller):\n    def __init__(self, student, teacher):\n        pass\n{FORWARD}",
+                "takes student, teacher and seed=0"),
+    "no teacher": (f"{HEAD}class Mine(Distiller):\n    def __init__(self, *, seed=0):\n        pass\n{FORWARD}",
+                "takes student, teacher and seed=0"),
     "unknown annotation": (
-        f"{HEAD}class Mine(Distiller):\n    def __init__(self, student, teacher, *, x: 'Nowhere' = 1, seed: int = 0):\n        pass\n{FORWARD}",
+        f"{HEAD}class Mine(Distiller):\n    def __init__(self, student, teacher, *, x: 'Nowhere' = 1, seed: int = 0):\n"
+        f"        pass\n{FORWARD}",
         "Nowhere",
     ),
     "no forward": (f"{HEAD}class Mine(Distiller):\n    pass\n", "has no forward"),

@@ -100,7 +100,8 @@ def test_a_catalogue_smaller_than_the_list() -> None:
 
 
 OPTIONS = {
-    "alpha": 0.5, "regulariser": "list", "guide": "teacher", "n_samples": 5, "candidates": 100, "tau": 10.0, "temperature": 0.1,
+    "alpha": 0.5, "regulariser": "list", "guide": "teacher", "n_samples": 5, "candidates": 100, "tau": 10.0,
+    "temperature": 0.1,
     "n_experts": 5, "end_temperature": 1e-10, "anneal": 1e10, "max_epoch": 1000,
 }  # fmt: skip
 

@@ -65,7 +65,8 @@ def test_drawn_items_are_distinct_and_neither_training_items_nor_top() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"k": 0}, "kd_k=0"), ({"k": 41}, "kd_k=41"), ({"n_samples": 0}, "kd_n_samples=0"), ({"permutations": 0}, "kd_permutations=0"),
+    [({"k": 0}, "kd_k=0"), ({"k": 41}, "kd_k=41"), ({"n_samples": 0}, "kd_n_samples=0"),
+    ({"permutations": 0}, "kd_permutations=0"),
      ({"tau": -1.0}, "kd_tau=-1.0"), ({"temperature": 0.0}, "kd_temperature=0.0")],
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:

@@ -1,4 +1,7 @@
-"""RCE-KD: equal to the published class on given sets, to a naive implementation of the paper, and well-behaved at the edges."""
+"""RCE-KD equals the published class on given sets, and a naive implementation of the paper.
+
+It is well-behaved at the edges.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +155,10 @@ def test_paper_mode_equals_the_paper_user_by_user(candidates: Any, log_weights: 
 def naive_code_weights(
     student: Tensor, teacher: Tensor, train: set[int], k: int, candidates: int | str
 ) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Q^T, Q^S, the candidates best first and their counts of one user, as the published code makes them; items from 0."""
+    """Return Q^T, Q^S, the candidates best first and their counts of one user, as the published code makes them.
+
+    Items are counted from 0.
+    """
     left = [i for i in range(len(student)) if i not in train]
     wanted, ranked = (sorted(left, key=lambda i, s=scores: (-float(s[i]), i)) for scores in (teacher, student))
     drawn_from = ranked if candidates == "all" else ranked[: int(candidates)]

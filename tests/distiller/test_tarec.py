@@ -197,8 +197,10 @@ def test_candidates_are_the_top_and_fresh_negatives() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("k", 0), ("k", 31), ("n_negatives", -1), ("temperature", 0.0), ("epsilon", 0.0), ("n_iterations", 0), ("teacher_share", 1.5),
-        ("distance", "kl"), ("assistant_size", 0), ("assistant_epochs", 0), ("assistant_learning_rate", 0.0), ("assistant_weight", -1.0),
+        ("k", 0), ("k", 31), ("n_negatives", -1), ("temperature", 0.0), ("epsilon", 0.0), ("n_iterations", 0),
+        ("teacher_share", 1.5),
+        ("distance", "kl"), ("assistant_size", 0), ("assistant_epochs", 0), ("assistant_learning_rate", 0.0),
+        ("assistant_weight", -1.0),
         ("assistant_stopping_step", -1),
     ],
 )  # fmt: skip

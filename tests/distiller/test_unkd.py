@@ -126,7 +126,8 @@ def test_lists_are_as_long_as_draws_can_go() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"groups": 0}, "kd_groups=0"), ({"groups": 41}, "kd_groups=41"), ({"n_samples": 0}, "kd_n_samples=0"),
-     ({"candidates": 1}, "kd_candidates=1"), ({"lamda": -1.0}, "kd_lamda=-1.0"), ({"tau": 0.0}, "kd_tau=0.0"), ({"tau": 0.1}, "kd_tau=0.1")],
+     ({"candidates": 1}, "kd_candidates=1"), ({"lamda": -1.0}, "kd_lamda=-1.0"), ({"tau": 0.0}, "kd_tau=0.0"),
+     ({"tau": 0.1}, "kd_tau=0.1")],
 )  # fmt: skip
 def test_options_out_of_range_name_their_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

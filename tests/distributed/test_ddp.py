@@ -1,4 +1,7 @@
-"""Several processes train as one does: gradients, item sets, losses of every step, metrics; and what happens when one dies."""
+"""Several processes train as one does: gradients, item sets, losses of every step, metrics.
+
+The tests also cover a process that dies.
+"""
 
 from __future__ import annotations
 

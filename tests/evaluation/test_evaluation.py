@@ -158,7 +158,10 @@ def test_the_paper_protocol_refuses_sampled_evaluation(tiny_dataset: TinyData) -
 def test_only_the_paper_protocol_counts_strict_improvements(
     tiny_dataset: TinyData, protocol: str, epochs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The same score every epoch: RecBole takes each for an improvement, the paper stops when its patience of three is over."""
+    """The same score every epoch.
+
+    RecBole takes each for an improvement, the paper stops when its patience of three is over.
+    """
     case = build_case(tiny_dataset, "MF", **EXACT, eval_protocol=protocol, epochs=6, stopping_step=2)
     trainer = KDTrainer(case.config, case.model, checkpoint=tmp_path / "best.pth")
     monkeypatch.setattr(Trainer, "_valid_epoch", lambda *_, **__: (0.5, {"ndcg@10": 0.5}))

@@ -1,4 +1,7 @@
-"""Every ranking metric that the checks offer works with every kind of model, and a mode that cannot give one is refused at once."""
+"""Every ranking metric that the checks offer works with every kind of model.
+
+A mode that cannot give one is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,8 @@ def test_histories_have_no_labels(tmp_path: Path, capsys: Any) -> None:
     file.write_text("\n".join([f"{head}\trating:float", *rated]) + "\n")
     line = refusal(
         capsys, tmp_path, "--setting=sequential", "--eval_args.mode=labeled", "--valid_metric=AUC", "--metrics=[AUC]",
-        "--threshold={rating: 3}", load_col="{inter: [user_id, item_id, timestamp, rating]}", model="SASRec", teacher="MF",
+        "--threshold={rating: 3}", load_col="{inter: [user_id, item_id, timestamp, rating]}", model="SASRec",
+        teacher="MF",
     )  # fmt: skip
     assert "SASRec, whose rows are histories without labels" in line
 

@@ -1,4 +1,7 @@
-"""A RecBole project with a model class of its own, to which nothing but ``import recbole_kd`` is added, reads its own checkpoints."""
+"""A RecBole project with a model class of its own reads its own checkpoints.
+
+Nothing but ``import recbole_kd`` is added to it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ TRAIN = """
 from recbole.config import Config
 
 config = Config(model={name}, dataset={data!r}, config_dict={{
-    "data_path": {path!r}, "epochs": 2, "topk": [5], "valid_metric": "MRR@5", "show_progress": False, "state": "ERROR", "learning_rate": 0.05,
+    "data_path": {path!r}, "epochs": 2, "topk": [5], "valid_metric": "MRR@5", "show_progress": False,
+    "state": "ERROR", "learning_rate": 0.05,
     "load_col": {{"inter": ["user_id", "item_id"]}}, "metric_decimal_place": 8,
 }})
 {between}

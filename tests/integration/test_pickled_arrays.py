@@ -1,4 +1,7 @@
-"""Arrays, scalars, types and matrices of a forged pickle: what contradicts itself is refused, and nothing of numpy's own unpickling runs."""
+"""Arrays, scalars, types and matrices of a forged pickle.
+
+What contradicts itself is refused, and nothing of numpy's own unpickling runs.
+"""
 
 from __future__ import annotations
 

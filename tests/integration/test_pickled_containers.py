@@ -1,4 +1,7 @@
-"""Containers and calls of a forged pickle: plain values only, no more memory than the file is large, nothing that holds itself."""
+"""Containers and calls of a forged pickle.
+
+They give plain values only, no more memory than the size of the file, and nothing that holds itself.
+"""
 
 from __future__ import annotations
 

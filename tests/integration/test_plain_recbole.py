@@ -66,7 +66,8 @@ def test_four_runs_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     handlers, level, threads = logging.getLogger().handlers[:], logging.getLogger().level, torch.get_num_threads()
     assert SHORT
     keys = {
-        "data_path": data.data_path, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "saved"), "epochs": 1,
+        "data_path": data.data_path, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "saved"),
+        "epochs": 1,
         "embedding_size": 4, "kd_k": 5, "show_progress": False, "teacher_config": {"epochs": 1, "embedding_size": 4},
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
     }  # fmt: skip

@@ -44,7 +44,8 @@ def keys(tiny_dataset: TinyData, tmp_path_factory: pytest.TempPathFactory) -> di
     """What every run here has in common: one cache, so that each teacher is trained once."""
     folder = tmp_path_factory.mktemp("functions")
     return {
-        **SMALL, "data_path": tiny_dataset.data_path, "dataset": "tiny", "epochs": 3, "learning_rate": 0.05, "metric_decimal_place": 10,
+        **SMALL, "data_path": tiny_dataset.data_path, "dataset": "tiny", "epochs": 3, "learning_rate": 0.05,
+        "metric_decimal_place": 10,
         "valid_metric": "NDCG@10", "checkpoint_dir": str(folder / "saved"), "cache_dir": str(folder / "cache"),
         "output_dir": str(folder / "runs"),
     }  # fmt: skip
@@ -99,7 +100,10 @@ def test_a_multimodal_teacher(keys: dict[str, Any], tiny_dataset: TinyData, tmp_
 
 @pytest.mark.parametrize("known_by", ["name", "class"])
 def test_a_model_class_of_ones_own(keys: dict[str, Any], known_by: str, own_models: None) -> None:
-    """Registered, for RecBole's functions that find models by name; or given to Config as a class, as RecBole's guide does."""
+    """A model is registered, for RecBole's functions that find models by name.
+
+    Or it is given to Config as a class, as RecBole's guide does.
+    """
     given = {**keys, "own_scale": 2.0, "allow_unknown": "own_scale"}
     if known_by == "name":
         recbole_kd.integration.register.register([OwnModel])
@@ -158,7 +162,8 @@ from recbole.quick_start import run_recbole
 torch.set_num_threads(1)
 for model, keys in json.loads({runs!r}):
     result = run_recbole(model=model, dataset="tiny", config_dict=keys)
-    print("RESULT", float(result["best_valid_score"]), {{name: float(value) for name, value in result["test_result"].items()}})
+    test = {{name: float(value) for name, value in result["test_result"].items()}}
+    print("RESULT", float(result["best_valid_score"]), test)
 """
 
 
@@ -179,7 +184,8 @@ def test_without_kd_a_run_has_the_bits_of_one_without_the_import(keys: dict[str,
 BRIDGE = (
     "import importlib.util, pathlib\n"
     "spec = importlib.util.spec_from_file_location('bridge', pathlib.Path({path!r}))\n"
-    "bridge = importlib.util.module_from_spec(spec); sys.modules['bridge'] = bridge; spec.loader.exec_module(bridge); bridge.apply()\n"
+    "bridge = importlib.util.module_from_spec(spec); sys.modules['bridge'] = bridge; spec.loader.exec_module(bridge); "
+    "bridge.apply()\n"
     "import torch; real = torch.load; torch.load = lambda *a, **k: real(*a, **{{**k, 'weights_only': False}})"
 ).format(path=str(REPOSITORY / "recbole_kd" / "integration" / "compat.py"))
 """RecBole alone, with the bridge to today's libraries that it needs to be imported at all."""

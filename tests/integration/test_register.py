@@ -108,8 +108,14 @@ def test_recboles_models_are_the_same_with_and_without(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_importing_does_not_switch_anomaly_detection(before: bool) -> None:
-    """A module of RecBole's sequential models switches it on for the whole process; it costs each backward pass a fifth."""
-    code = f"import torch; torch.autograd.set_detect_anomaly({before}); import recbole_kd; print(torch.is_anomaly_enabled())"
+    """A module of RecBole's sequential models switches it on for the whole process.
+
+    It costs each backward pass a fifth.
+    """
+    code = (
+        f"import torch; torch.autograd.set_detect_anomaly({before}); "
+        "import recbole_kd; print(torch.is_anomaly_enabled())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

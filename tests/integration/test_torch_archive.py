@@ -48,7 +48,10 @@ def _archive(content: Any, path: Path, records: dict[str, bytes] | None = None, 
 
 
 def _with_ids(content: Any) -> bytes:
-    """The pickle of content, whose ``_Persistent`` are written as ids and ``call`` without arguments of storages as names."""
+    """Return the pickle of content.
+
+    Its ``_Persistent`` are written as ids and ``call`` without arguments of storages as names.
+    """
     from tests.support import forged_pickles
 
     class Pickler(forged_pickles._Pickler):

@@ -1,4 +1,7 @@
-"""The pure functions: hand-computed numbers, the toy oracle, naive counterparts, and the bound of the paper as a property."""
+"""The pure functions against hand-computed numbers, the toy oracle and naive counterparts.
+
+The bound of the paper is tested as a property.
+"""
 
 from __future__ import annotations
 

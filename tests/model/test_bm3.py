@@ -57,7 +57,8 @@ def from_reference(case: dict[str, Any], folder: Path, freeze: bool) -> tuple[BM
     settings = {key: case[key] for key in ("n_layers", "reg_weight", "cl_weight")}
     config = build_config(
         data, "BM3", **settings, dropout_prob=case["dropout"], embedding_size=4, freeze_features=freeze,
-        item_features={name: f"{name}.npy" for name in tables}, eval_args={"split": {"RS": [1.0, 0.0, 0.0]}, "order": "TO", "mode": "full"},
+        item_features={name: f"{name}.npy" for name in tables},
+        eval_args={"split": {"RS": [1.0, 0.0, 0.0]}, "order": "TO", "mode": "full"},
     )  # fmt: skip
     dataset = create_dataset(config)
     model = BM3(config, dataset)
@@ -77,7 +78,10 @@ def from_reference(case: dict[str, Any], folder: Path, freeze: bool) -> tuple[BM
 
 
 class Masks:
-    """Dropout by the masks that the published run drew: by the order of calls there, users and items, then text, then visual."""
+    """Dropout by the masks that the published run drew.
+
+    By the order of calls there, users and items, then text, then visual.
+    """
 
     def __init__(self, case: dict[str, Any], model: BM3, users: Tensor, items: Tensor, batch_items: Tensor) -> None:
         masks = [torch.tensor(mask) for mask in case["masks"]]
@@ -237,7 +241,10 @@ def whole_vectors(model: BM3, batch: Interaction) -> dict[str, Tensor]:
 def test_dropout_falls_on_the_targets_alone_one_mask_an_entity(
     own_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An online vector is the predictor's of the whole one; a target is the whole one with a share of its numbers gone, the others scaled."""
+    """An online vector is the predictor's of the whole one.
+
+    A target is the whole one with a share of its numbers gone, the others scaled.
+    """
     case = featured(own_dataset, dropout_prob=0.25, embedding_size=32)
     case.model.train()
     views, batch = views_of(case, monkeypatch)

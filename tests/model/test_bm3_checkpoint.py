@@ -25,7 +25,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     command(tmp_path)  # writes the data and their features
     monkeypatch.setattr("sys.argv", ["test"])
     given: dict[str, Any] = {
-        **SMALL, "data_path": str(tmp_path / "data"), "checkpoint_dir": str(tmp_path / "recbole"), "topk": [5], "valid_metric": "NDCG@5",
+        **SMALL, "data_path": str(tmp_path / "data"), "checkpoint_dir": str(tmp_path / "recbole"), "topk": [5],
+        "valid_metric": "NDCG@5",
         "item_features": {"visual": "visual.npy", "text": "text.npy"}, "freeze_features": True,
     }  # fmt: skip
     run_recbole(model="BM3", dataset="tiny", config_dict=given)
@@ -36,7 +37,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def taught_by(checkpoint: Path, folder: Path, **changes: str | None) -> list[str]:
     """A run that takes the checkpoint as its teacher."""
     named: dict[str, str | None] = {
-        "teacher": None, "teacher_path": str(checkpoint), "teacher.epochs": None, "teacher.embedding_size": None, "kd_compare": "False",
+        "teacher": None, "teacher_path": str(checkpoint), "teacher.epochs": None, "teacher.embedding_size": None,
+        "kd_compare": "False",
         "eval_args.order": None, "eval_args": str(SMALL["eval_args"]),
     }  # fmt: skip
     return [word for word in command(folder, **named, **changes) if word != FEATURES]

@@ -38,7 +38,8 @@ def test_a_wide_visual_table_trains_in_under_four_gigabytes(freeze: str, tmp_pat
     """An epoch of the teacher with validation, checkpoint, state and test; its store; an epoch of the student."""
     write_wide(tmp_path / "wide")
     words = {
-        "model": "MF", "teacher": "BM3", "kd": "CE", "dataset": "wide", "data_path": str(tmp_path), "kd_compare": "False",
+        "model": "MF", "teacher": "BM3", "kd": "CE", "dataset": "wide", "data_path": str(tmp_path),
+        "kd_compare": "False",
         "item_features": "{visual: visual.npy}", "teacher.embedding_size": "64", "teacher.epochs": "1", "epochs": "1",
         "teacher.freeze_features": freeze, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "saved"),
     }  # fmt: skip

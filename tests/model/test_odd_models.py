@@ -1,4 +1,7 @@
-"""Models of RecBole that share tensors or read columns that a transform adds: the command trains, keeps and reloads them."""
+"""Models of RecBole that share tensors or read columns that a transform adds.
+
+The command trains, keeps and reloads them.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,10 @@ def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def draws_outside(seed: int, n_rows: int, n_items: int, n: int) -> list[torch.Tensor]:
-    """Values of repeated draws, the first different ones, and items outside of random sets, some of which leave nothing outside."""
+    """Return values of repeated draws, the first different ones, and items outside of random sets.
+
+    Some of the sets leave nothing outside.
+    """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(0, n_items, (n_rows, 2 * n), generator=generator)
     rows = torch.rand(n_rows, n_items - 1, generator=generator) < torch.rand(n_rows, 1, generator=generator).round(

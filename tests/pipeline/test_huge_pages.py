@@ -1,4 +1,7 @@
-"""Large tensors are asked for in huge pages before the first of them is made, unless the environment has its own word."""
+"""Huge pages are asked for before the first large tensor is made.
+
+The environment can say otherwise.
+"""
 
 from __future__ import annotations
 

@@ -24,9 +24,13 @@ from tests.support.helpers import TinyData, build_config, build_model, write_tin
 from tests.support.runs import run
 
 PINNED = paths.REFERENCE / "pinned_trainings.json"
-"""name -> "revision/revision of the trainer" -> the loss of an epoch of three steps, and a weighted sum of each trained table."""
+"""name -> "revision/revision of the trainer" -> the loss of an epoch of three steps and a sum.
+
+The sum is a weighted sum of each trained table.
+"""
 NO_DROPOUT = {
-    "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "dropout": 0.0, "hidden_size": 8, "n_heads": 2,
+    "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "dropout": 0.0, "hidden_size": 8,
+    "n_heads": 2,
     "num_layers": 1,
 }  # fmt: skip
 
@@ -90,8 +94,10 @@ def missing(name: str, key: str, found: list[float]) -> str:
 def changed(name: str, found: list[float], wanted: list[float]) -> str:
     """What to do about a training that comes to other numbers."""
     return (
-        f"Three steps of {name} come to {found}, revision {REVISIONS[name]} came to {wanted}: mend the code, or, if the change is meant, "
-        f"raise REVISIONS[{name!r}] in recbole_kd/pipeline/revisions.py ({TRAINER!r} if that one's numbers changed too), and store the new "
+        f"Three steps of {name} come to {found}, revision {REVISIONS[name]} came to {wanted}: mend the code, or, if "
+        "the change is meant, "
+        f"raise REVISIONS[{name!r}] in recbole_kd/pipeline/revisions.py ({TRAINER!r} if that one's numbers changed "
+        "too), and store the new "
         f"numbers beside the old in {PINNED.name}; else the cache serves models that the code before the change trained"
     )
 

@@ -18,7 +18,8 @@ from tests.support.runs import refusal
 
 BAD = {"inf": torch.inf, "nan": torch.nan, "a product that overflows": 1e30}
 MODELS: dict[str, dict[str, Any]] = {
-    "MF": {}, "LightGCN": {}, "NeuMF": {}, "HSTU": SEQUENTIAL, "SASRec": SEQUENTIAL, "BERT4Rec": {**SEQUENTIAL, "n_heads": 2},
+    "MF": {}, "LightGCN": {}, "NeuMF": {}, "HSTU": SEQUENTIAL, "SASRec": SEQUENTIAL,
+    "BERT4Rec": {**SEQUENTIAL, "n_heads": 2},
 }  # fmt: skip
 
 

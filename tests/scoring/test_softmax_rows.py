@@ -1,4 +1,7 @@
-"""The logits of a base loss over the whole catalogue are the score rows of the methods that need them: made once, to the same result."""
+"""The logits of a base loss over the whole catalogue are the score rows of the methods that need them.
+
+They are made once, to the same result.
+"""
 
 from __future__ import annotations
 

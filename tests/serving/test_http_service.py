@@ -1,4 +1,7 @@
-"""A student over HTTP: its answers are those of ``recommend``, bad requests are 4xx with a sentence, never a traceback."""
+"""A student over HTTP gives the answers of ``recommend``.
+
+Bad requests are 4xx with a sentence, never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,8 @@ WRONG: list[tuple[int, str, str, dict[str, Any]]] = [
     (422, "body.history", "POST", {"json": {"history": [True]}}),
     (422, "body.histories", "POST", {"json": {"history": ["i1"], "histories": 1}}),
     (422, "body.k", "POST", {"json": {"history": ["i1"], "k": "3"}}),
-    (422, "body.times", "POST", {"content": b'{"history": ["i1"], "times": [NaN]}', "headers": {"content-type": "application/json"}}),
+    (422, "body.times", "POST", {"content": b'{"history": ["i1"], "times": [NaN]}',
+    "headers": {"content-type": "application/json"}}),
     (422, "times have no effect", "POST", {"json": {"history": ["i1"], "times": [1.0]}}),
     (422, "expected JSON", "POST", {"content": b"{", "headers": {"content-type": "application/json"}}),
     (422, "body", "POST", {"content": b"history=i1"}),

@@ -181,7 +181,8 @@ def said_of(folder: Path) -> str:
 
 
 OTHER = {
-    "config.json": "config.json", "users.json": "items.json", "items.json": "users.json", "model.safetensors": "seen.safetensors",
+    "config.json": "config.json", "users.json": "items.json", "items.json": "users.json",
+    "model.safetensors": "seen.safetensors",
     "seen.safetensors": "model.safetensors",
 }  # fmt: skip
 """The file of another run that takes a file's place."""

@@ -1,4 +1,7 @@
-"""What changed on disk is noticed when it is read: cached entries, states, prepared data; and the cache can be listed and pruned."""
+"""What changed on disk is noticed when it is read: cached entries, states, prepared data.
+
+And the cache can be listed and pruned.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,10 @@ SYSTEM = OSError(errno.ENOSPC, "No space left on device")
 
 
 def fails_at(count: int, real: Callable[..., Any], error: Exception, place: int) -> Callable[..., Any]:
-    """A function that writes half a file, and fails, when it is called for the count-th time. ``place``: of the path among its arguments."""
+    """A function that writes half a file, and fails, when it is called for the count-th time.
+
+    ``place``: of the path among its arguments.
+    """
     calls = [0]
 
     def write(*args: Any, **kwargs: Any) -> Any:

@@ -85,7 +85,10 @@ def random_pair(
 
 
 def batch_of_rows(users: Any, positives: Any, negatives: Any, distiller: Distiller | None = None) -> DistillBatch:
-    """The distillation batch of (user, positive, negative) rows, ids with the pad; with a distiller's sets, no scores in them."""
+    """The distillation batch of (user, positive, negative) rows, ids with the pad.
+
+    With a distiller's sets, no scores in them.
+    """
     queries, counts = torch.as_tensor(users).unique(return_counts=True)
     item_sets = distiller.item_sets if distiller is not None else {}
     sets = {name: ItemSet(ids, torch.empty(len(ids), 0), queries) for name, ids in item_sets.items()}

@@ -1,4 +1,7 @@
-"""A process of its own that trains HSTU on long made histories and prints its peak memory; started by test_hstu_memory.py."""
+"""A process of its own that trains HSTU on long made histories and prints its peak memory.
+
+Started by test_hstu_memory.py.
+"""
 
 from __future__ import annotations
 

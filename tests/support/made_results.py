@@ -15,8 +15,10 @@ reproduce = partial(run_verb, "reproduce")
 """The verb, as its script calls it."""
 
 TINY = {
-    "model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "tiny", "epochs": 2, "train_batch_size": 128, "kd_k": 5, "kd_n_samples": 5,
-    "kd_candidates": 10, "teacher_config": {"epochs": 1, "embedding_size": 8}, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "tiny", "epochs": 2, "train_batch_size": 128, "kd_k": 5,
+    "kd_n_samples": 5,
+    "kd_candidates": 10, "teacher_config": {"epochs": 1, "embedding_size": 8},
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
     "eval_args": {"order": "TO"}, "eval_protocol": "paper", "kd_track": ["train_ndcg", "teacher_ranks"],
 }  # fmt: skip
 

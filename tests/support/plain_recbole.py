@@ -1,4 +1,6 @@
-"""A user's own RecBole script, in a process of its own: what it computes, writes, warns of and finds in the process, as one JSON line.
+"""A user's own RecBole script, in a process of its own.
+
+What it computes, writes, warns of and finds in the process, as one JSON line.
 
 Words: ``before`` or ``after`` (when recbole_kd is imported, beside RecBole), or ``without``; the folder of the data.
 """
@@ -17,7 +19,10 @@ import torch
 
 
 def let_recbole_run() -> None:
-    """Give RecBole the names and defaults of the libraries that it was made for, where they are newer: nothing of recbole_kd."""
+    """Give RecBole the names and defaults of the libraries that it was made for, if they are newer.
+
+    Nothing of recbole_kd is used.
+    """
     for old, new in {"float_": "float64", "complex_": "complex128", "unicode_": "str_"}.items():
         if not hasattr(np, old):
             setattr(np, old, getattr(np, new))
@@ -53,13 +58,15 @@ warnings.showwarning = lambda message, category, filename, line, *_: seen.append
 )
 keys = {
     "data_path": data, "epochs": 2, "embedding_size": 4, "train_batch_size": 64, "topk": [5], "valid_metric": "NDCG@5",
-    "metrics": ["NDCG", "Recall"], "show_progress": False, "use_gpu": False, "gpu_id": "", "load_col": {"inter": ["user_id", "item_id"]},
+    "metrics": ["NDCG", "Recall"], "show_progress": False, "use_gpu": False, "gpu_id": "",
+    "load_col": {"inter": ["user_id", "item_id"]},
 }  # fmt: skip
 result = run_recbole(model="BPR", dataset="tiny", config_dict=keys, saved=True)
 files = sorted({path.suffix for path in Path().rglob("*") if path.is_file()})
 found = {
     "metrics": {part: {k: float(v) for k, v in result[part].items()} for part in ("best_valid_result", "test_result")},
-    "files": files, "folders": sorted(str(path) for path in Path().iterdir()), "warnings": sorted(map(list, {tuple(w) for w in seen})),
+    "files": files, "folders": sorted(str(path) for path in Path().iterdir()),
+    "warnings": sorted(map(list, {tuple(w) for w in seen})),
     "at_start": at_start, "at_end": state(), "class": Config.__module__,
 }  # fmt: skip
 print("RESULT " + json.dumps(found))

@@ -1,4 +1,7 @@
-"""Checkpoints of RecBole's models, written by its own trainers on a small data set with users, items and a knowledge graph."""
+"""Checkpoints of RecBole's models, written by its own trainers.
+
+The small data set has users, items and a knowledge graph.
+"""
 
 from __future__ import annotations
 

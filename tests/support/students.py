@@ -11,8 +11,10 @@ from recbole_kd.pipeline.quick_start import run_recbole_kd
 from tests.support.helpers import write_tiny
 
 KEYS: dict[str, Any] = {
-    "dataset": "tiny", "teacher": "LightGCN", "epochs": 3, "teacher_config": {"epochs": 2, "embedding_size": 8}, "train_batch_size": 128,
-    "show_progress": False, "kd_compare": False, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "use_gpu": False,
+    "dataset": "tiny", "teacher": "LightGCN", "epochs": 3, "teacher_config": {"epochs": 2, "embedding_size": 8},
+    "train_batch_size": 128,
+    "show_progress": False, "kd_compare": False, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "use_gpu": False,
     "kd_k": 5, "topk": [3, 10], "metrics": ["Recall", "NDCG", "Hit"], "valid_metric": "NDCG@10",
 }  # fmt: skip
 SEQUENTIAL = {"kd": "CE", "MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "hidden_size": 8, "inner_size": 8}

@@ -1,4 +1,7 @@
-"""Teachers on disk: what goes in comes out, what is damaged or of other data is refused, and nothing in a file is run."""
+"""Teachers on disk come back unchanged; a damaged one or one of other data is refused.
+
+Nothing in a file is run.
+"""
 
 from __future__ import annotations
 

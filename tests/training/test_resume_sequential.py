@@ -42,7 +42,10 @@ def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
 def check_resumed(
     changes: dict[str, str | None], which: int, cut: int, start: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupt the which-th training of a run in an epoch, continue it from ``start``, and compare with a run in one go."""
+    """Interrupt the which-th training of a run in an epoch and continue it from ``start``.
+
+    The result is compared with a run in one go.
+    """
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)  # a state after every epoch, however busy the machine
     whole = run(folder / "whole", **changes)
     with monkeypatch.context() as patched:

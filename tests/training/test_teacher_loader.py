@@ -1,4 +1,7 @@
-"""The teacher-aware loader: RecBole's batches, each with the item sets of its users and the teacher's scores of them."""
+"""The teacher-aware loader yields RecBole's batches.
+
+Each has the item sets of its users and the teacher's scores of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Trajectories: which epochs are kept and chosen, how they are exported and read, and what interruptions leave of them."""
+"""Trajectories: the epochs that are kept and chosen, their export and their reading.
+
+Interruptions are among the cases.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ class Recorded(Trajectory):
 def trained(
     folder: Path, n: int, improvements: set[int], epochs: int, state_after: int | None = None
 ) -> tuple[Recorded, Training, int]:
-    """A finished training, and how many snapshots it held at most; a state is written after each epoch, or after one alone."""
+    """A finished training, and how many snapshots it held at most.
+
+    A state is written after each epoch, or after one alone.
+    """
     trajectory, training, most = Recorded(folder, n), Training(), 0
     trajectory.states = {}
     trajectory.follow(training, resumed=False)
@@ -132,7 +138,10 @@ def test_a_resumed_training_keeps_the_same(cut: int, back: int, tmp_path: Path) 
 def test_a_kill_at_any_file_operation_keeps_the_same(
     cut: int, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at the removal or renaming number ``cut``, a training continues from its last state with the snapshots of that state."""
+    """A training killed at removal or renaming number ``cut`` continues from its last state.
+
+    It has the snapshots of that state.
+    """
     improvements = {0, 2, 3, 7, 9, 11, 22}
     whole, _, _ = trained(tmp_path / "whole", 3, improvements, 45)
     operations = iter(range(1, 10_000))
@@ -213,7 +222,8 @@ def exported(
             yield epoch
 
     manifest = {
-        "model": model, "dataset": data.name, "settings": dict(case.config.external_config_dict), "trajectory": [1, 4, 6],
+        "model": model, "dataset": data.name, "settings": dict(case.config.external_config_dict),
+        "trajectory": [1, 4, 6],
         "data": data_fingerprint(*case.splits.parts),
     }  # fmt: skip
     export_teacher(scorer, folder, manifest, store, dtype, earlier())
@@ -265,7 +275,8 @@ def test_damaged_trajectories_are_refused(damage: str, tiny_dataset: TinyData, t
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 OURS: dict[str, Any] = {
-    "kd": "HetComp", "kd_n_samples": None, "kd_candidates": None, "kd_compare": "False", "kd_p": "1", "epochs": "6", "teacher.epochs": "9",
+    "kd": "HetComp", "kd_n_samples": None, "kd_candidates": None, "kd_compare": "False", "kd_p": "1", "epochs": "6",
+    "teacher.epochs": "9",
 }  # fmt: skip
 
 

@@ -212,9 +212,12 @@ def test_recboles_hypertuning_from_the_command_line(tmp_path: Path) -> None:
     """Six trials of the paper's grid on ml-100k, drawn at random, by RecBole's own .hyper file."""
     space = ROOT / "properties" / "tune" / "RCEKD.hyper"
     command = [
-        sys.executable, str(ROOT / "scripts" / "run_hyper_kd.py"), "--tool=Hyperopt", "--algo=random", "--max_evals=6", "--study=s",
-        f"--params_file={space}", "--model=MF", "--teacher=MF", "--kd=RCEKD", "--dataset=ml-100k", "--embedding_size=8", "--epochs=3",
-        "--teacher.embedding_size=16", "--teacher.epochs=2", "--show_progress=False", f"--cache_dir={tmp_path / 'cache'}",
+        sys.executable, str(ROOT / "scripts" / "run_hyper_kd.py"), "--tool=Hyperopt", "--algo=random", "--max_evals=6",
+        "--study=s",
+        f"--params_file={space}", "--model=MF", "--teacher=MF", "--kd=RCEKD", "--dataset=ml-100k",
+        "--embedding_size=8", "--epochs=3",
+        "--teacher.embedding_size=16", "--teacher.epochs=2", "--show_progress=False",
+        f"--cache_dir={tmp_path / 'cache'}",
         f"--output_dir={tmp_path / 'saved'}",
     ]  # fmt: skip
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)

@@ -300,7 +300,10 @@ class _Bomb:
 
 
 def _plant_bombs(study: Path, mark: Path) -> int:
-    """Put a bomb into every file of a study that is not JSON of ours, and where Ray looks for its own; the number of files."""
+    """Put a bomb into every file of a study that is not JSON of ours, and into Ray's own; return the number.
+
+    Ray's own files are those that it looks for.
+    """
     bomb = pickle.dumps(_Bomb(mark))
     own = {
         study / "study.json",
@@ -451,8 +454,10 @@ kd_weight: {loguniform: [0.5, 100]}
 kd_beta: {uniform: [0.5, 9]}
 """
 SETTINGS = [
-    "--model=MF", "--teacher=MF", "--kd=RCEKD", "--dataset=ml-100k", "--embedding_size=8", "--teacher.embedding_size=16", "--teacher.epochs=2",
-    "--epochs=9", "--kd_k=10", "--kd_n_samples=10", "--kd_candidates=50", "--state=INFO", "--show_progress=False", "--tool=Ray",
+    "--model=MF", "--teacher=MF", "--kd=RCEKD", "--dataset=ml-100k", "--embedding_size=8",
+    "--teacher.embedding_size=16", "--teacher.epochs=2",
+    "--epochs=9", "--kd_k=10", "--kd_n_samples=10", "--kd_candidates=50", "--state=INFO", "--show_progress=False",
+    "--tool=Ray",
     "--max_evals=12", "--grace_period=1", "--reduction_factor=3", "--study=s",
 ]  # fmt: skip
 
@@ -471,7 +476,8 @@ def test_a_node_and_the_driver_are_lost_and_no_finished_trial_is_repeated(tmp_pa
 
     (tmp_path / "space.yaml").write_text(CLUSTER)
     command = [
-        sys.executable, str(ROOT / "scripts" / "run_hyper_kd.py"), *SETTINGS, f"--params_file={tmp_path / 'space.yaml'}",
+        sys.executable, str(ROOT / "scripts" / "run_hyper_kd.py"), *SETTINGS,
+        f"--params_file={tmp_path / 'space.yaml'}",
         f"--cache_dir={tmp_path / 'cache'}", f"--output_dir={tmp_path / 'saved'}",
     ]  # fmt: skip
     done = tmp_path / "saved" / "s" / "runs" / "outcomes"

@@ -63,7 +63,10 @@ def test_the_grid_of_the_paper_is_the_same_in_both_forms() -> None:
 
 
 def test_recboles_lines(tmp_path: Path) -> None:
-    text = "# a comment\nkd_k choice [5, 10]\n\nlearning_rate loguniform -8, 0\nkd_beta uniform 1,3\nkd_n_samples quniform 5, 50, 5\n"
+    text = (
+        "# a comment\nkd_k choice [5, 10]\n\nlearning_rate loguniform -8, 0\n"
+        "kd_beta uniform 1,3\nkd_n_samples quniform 5, 50, 5\n"
+    )
     space = read_space(written(tmp_path, text, "a.hyper"))
     assert [(p.key, p.kind, p.values) for p in space.parameters] == [
         ("kd_k", "choice", (5, 10)),
