@@ -1,4 +1,4 @@
-"""The teacher assistant: between teacher and student in size, distilled from the one and teacher of the other."""
+"""The teacher assistant: distilled from the teacher, then used as the student's teacher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEYS = {
     "kd_assistant_learning_rate": "learning_rate",
     "kd_assistant_weight": "kd_weight",
 }
-"""The assistant's own value of a key; where it is empty, the student's holds."""
+"""Options with the assistant's own value of a key. If empty, the student's value is used."""
 
 NEUTRAL: dict[str, Any] = {
     "kd_assistant_size": None,
@@ -43,23 +43,25 @@ NEUTRAL: dict[str, Any] = {
     "kd_teacher_share": 0.0,
     "kd_compare": True,
 }
-"""What decides nothing in the assistant's own training has one value there, so that equal assistants are trained once."""
+"""Options without effect on the assistant's own training have a fixed value there, so that equal assistants share an
+entry."""
 
 
 def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
-    """What the assistant's configuration has other than the distilled student's.
+    """Return the values that the assistant's Config has other than the distilled student's.
 
-    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's; where these are of one width
-    and one model (HSTU of 8 blocks over HSTU of 1), so is its depth.
+    Its width is ``kd_assistant_size``, else the geometric mean of student's and teacher's width. If both are the same
+    model with the same width (HSTU of 8 blocks over HSTU of 1), its depth is the geometric mean instead.
 
     Args:
-        student: values of the distilled student's configuration. teacher: of the teacher's, as far as they are known.
+        student: values of the distilled student's configuration.
+        teacher: values of the teacher's configuration, as far as they are known.
 
     Raises:
-        ConfigError: there is no width to take, or the student's model has none.
+        ConfigError: no width can be derived, or the student's model has no width.
     """
     name, own, size = student["model"], student.get("embedding_size"), student.get("kd_assistant_size")
-    # RecBole's Config takes any key: what counts is whether the model's property files name it
+    # RecBole's Config accepts any key, so check whether the model's property files name it.
     keys = {**recbole_defaults(name, student["dataset"]), **student_layers(name, student["dataset"])[0]}
     if not isinstance(own, int) or "embedding_size" not in keys:
         raise ConfigError(
@@ -69,8 +71,8 @@ def assistant_values(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> 
     teacher_width = width_of(teacher)
     if size is None and teacher_width is None:
         raise ConfigError(
-            f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size to choose a width in "
-            "between"
+            f"--kd={student['kd']} needs kd_assistant_size: the teacher has no embedding_size, so no width between "
+            "teacher and student can be derived"
         )
     width = size if size is not None else round(math.sqrt(own * (teacher_width or own)))
     given = {key: student[option] for option, key in KEYS.items() if student.get(option) is not None}
@@ -85,7 +87,7 @@ def _depth_between(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> di
 
 
 def width_of(settings: Mapping[str, Any]) -> int | None:
-    """Width of a teacher with these settings."""
+    """Return the width of a teacher with these settings, or None."""
     width = settings.get("embedding_size")
     return width if isinstance(width, int) else None
 
@@ -93,10 +95,15 @@ def width_of(settings: Mapping[str, Any]) -> int | None:
 def ensure_assistant(
     config: Any, context: RunContext, teacher: TeacherScores, store: str = "auto", dtype: str = "fp32"
 ) -> tuple[TeacherScores, dict[str, Any]]:
-    """The assistant's scores and figures: from the cache, or distilled from the teacher, exported and put there.
+    """Return the assistant's scores and metrics, from the cache or newly distilled.
+
+    A new assistant is distilled from the teacher, exported and put into the cache.
 
     Args:
-        config: the assistant's.
+        config: the assistant's Config.
+        context: the run.
+        teacher: the teacher to distil from.
+        store, dtype: of the export.
     """
     name = config["model"]
     entry = entry_of(
@@ -106,7 +113,7 @@ def ensure_assistant(
     with locked(entry):
         cached = entry.is_dir()
         if not cached:
-            getLogger().info(f"Distilling the assistant {name} of {teacher.name}, once: it is kept in {entry}")
+            getLogger().info(f"Distilling the assistant {name} of {teacher.name} once, into the cache entry {entry}")
             with workshop(entry) as work:
                 files = TrainingFiles.in_folder(work, context.folder / "tensorboard-assistant")
                 model, figures = TrainingJob(
@@ -114,8 +121,9 @@ def ensure_assistant(
                 ).train()
                 revisions = revisions_of(type(model))
                 manifest = {
-                    "model": name, "dataset": config["dataset"], "settings": settings_of(config), "teacher": identity(teacher),
-                    "data": data_of(context, name), "report": figures, **({"revisions": revisions} if revisions else {}),
+                    "model": name, "dataset": config["dataset"], "settings": settings_of(config),
+                    "teacher": identity(teacher), "data": data_of(context, name), "report": figures,
+                    **({"revisions": revisions} if revisions else {}),
                 }  # fmt: skip
                 rows = universe_of(stage_parts(config, context.splits.parts[:1])[0])
                 export_teacher(Scorer(model, rows), entry, manifest, store, dtype, ray_address=context.ray_address)

@@ -1,4 +1,4 @@
-"""The trainer that RecBole's own functions get: a KDTrainer whose teacher and distiller its configuration names."""
+"""The trainer for RecBole's own functions, which builds teacher and distiller itself."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from recbole_kd.training.trainer import KDTrainer
 
 
 class ConfiguredKDTrainer(KDTrainer):
-    """Trains a student on its own loss plus the weighted loss of a distiller.
+    """The trainer of a student on its own loss plus the weighted loss of a distiller.
 
-    Where no distiller is given and the configuration names ``kd``, teacher and distiller are those of the
-    configuration: ``teacher`` (trained on demand, once, and kept in the cache) or ``teacher_path``, ``kd_*`` and the
-        property files. They
-    are made at the beginning of :meth:`fit`, which has the data. Without ``kd`` the model is trained alone.
+    If no distiller is given and the configuration names ``kd``, teacher and distiller come from the configuration:
+    ``teacher`` (trained once on demand and cached) or ``teacher_path``, ``kd_*`` keys and the property files. They are
+    built at the beginning of :meth:`fit`, which has the data. Without ``kd`` the model is trained without a teacher.
 
     Args:
-        config: RecBole's Config of the student. model: the student. distiller: made by hand, or None.
+        config: RecBole's Config of the student.
+        model: the student.
+        distiller: a distiller of :func:`recbole_kd.build_distiller`, or None.
         options: see :class:`recbole_kd.training.trainer.KDTrainer`.
     """
 
@@ -42,10 +43,10 @@ class ConfiguredKDTrainer(KDTrainer):
         self._train_data: Any = None
 
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **options: Any) -> tuple[float, Any]:
-        """Train as RecBole's ``fit`` does; see there.
+        """Train like RecBole's ``fit``.
 
         Raises:
-            KDError: the teacher does not fit the data, or cannot be trained; a loss is no finite number.
+            KDError: the teacher does not fit the data or cannot be trained, or a loss is not finite.
         """
         self._train_data = train_data
         if self.distiller is None and self.config["kd"]:
@@ -59,11 +60,11 @@ class ConfiguredKDTrainer(KDTrainer):
         return result
 
     def evaluate(self, eval_data: Any, *args: Any, **options: Any) -> dict[str, float] | None:
-        """Evaluate as RecBole's ``evaluate`` does, under ``eval_protocol``; see there."""
+        """Evaluate like RecBole's ``evaluate``, under ``eval_protocol``."""
         return super().evaluate(self._as_protocol(eval_data), *args, **options)
 
     def _as_protocol(self, eval_data: Any) -> Any:
-        """A loader of RecBole's under the protocol of the paper, where the configuration asks for it."""
+        """Return a loader of RecBole under the paper's protocol, if the configuration asks for it."""
         if self.config["eval_protocol"] != "paper" or self._train_data is None:
             return eval_data
         return as_protocol(eval_data, self._train_data)

@@ -1,4 +1,4 @@
-"""The data that a run would train on: counts, the split in words, and one user's items."""
+"""A preview of a run's data: counts, the split in words, a user's items."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from recbole_kd.errors import DataError
 
 PHASES = ("train", "valid", "test")
 FEW = 3
-"""Users that an error names."""
+"""Number of users that an error names."""
 
 
 def data_preview(config: Any, splits: Splits) -> dict[str, Any]:
-    """Return users, items, interactions by phase, split and ranking in words, and what is odd in the rows.
+    """Return users, items, interactions by phase, and split and ranking in words.
 
-    ``labels`` counts the labels of training rows, where the data have them; ``rows_without_item`` counts rows whose
-    item is the pad.
+    ``labels`` counts the labels of training rows, if the data have labels. ``rows_without_item`` counts rows whose item
+    is the pad.
     """
     dataset = splits.dataset
     items = [np.asarray(part.inter_feat[dataset.iid_field]) for part in splits.parts]
@@ -41,13 +41,14 @@ def data_preview(config: Any, splits: Splits) -> dict[str, Any]:
 
 
 def items_of_user(splits: Splits, user: str | None = None) -> dict[str, Any]:
-    """Return a user's items in each phase, in the order of the rows, by the names that the file gives them.
+    """Return the names of a user's items in each phase, in the order of the rows.
 
     Args:
-        user: as the file names it; None for the first of the data set.
+        splits: the data.
+        user: name of the user in the file. If None, the first user of the data set.
 
     Raises:
-        DataError: the data set has no such user, or the filters leave it out.
+        DataError: the data set has no such user, or the filters remove it.
     """
     dataset = splits.dataset
     names = [str(name) for name in dataset.field2id_token[dataset.uid_field]]

@@ -1,8 +1,8 @@
-"""A distillation asked of RecBole's own functions: from a RecBole Config to property values, a request and a teacher.
+"""Distillation through RecBole's own functions: from their Config to a teacher.
 
-Data, split and evaluation of such a run are RecBole's: ``eval_args``, filters, metrics and patience are what they are
-without ``kd``, so that a run with it and one without are compared on the same terms. What a method and its pair of
-student and teacher have in our property files applies beneath all that the user sets.
+Data, split and evaluation of such a run are RecBole's. ``eval_args``, filters, metrics and patience are the same with
+and without ``kd``, so that both runs can be compared. The property files of a method and its pair of student and
+teacher apply below everything that the user sets.
 """
 
 from __future__ import annotations
@@ -46,29 +46,32 @@ OF_RECBOLE = frozenset(
         "gpu_id", "use_gpu", "worker", "reproducibility", "state", "show_progress",
     } - set(HISTORY_ARGUMENTS)
 )  # fmt: skip
-"""Keys whose value in RecBole's Config holds for the teacher too, whether the user gave it or not."""
+"""Keys whose value in RecBole's Config also applies to the teacher, whether the user gave it or not."""
 
 OF_SCRIPTS = frozenset(
     {"params_file", "output_file", "display_file", "tool", "max_evals", "group_offset", "config_files"}
 )
-"""Arguments of RecBole's own scripts, which its Config reads with all others."""
+"""Arguments of RecBole's own scripts, which its Config reads together with all others."""
 
 OF_ONE_PROCESS: dict[str, Any] = {"nproc": 1, "single_spec": True, "local_rank": 0}
-"""What is trained beside the student is trained by one process: where RecBole runs several, the first that needs it."""
+"""Models other than the student are trained by one process. If RecBole runs several, the first that needs one trains
+it."""
 
 DOTTED = ("teacher",)
-"""Prefixes of dotted keys that mean something here; RecBole's Config takes any other one and nobody reads it."""
+"""Allowed prefixes of dotted keys. RecBole's Config accepts any other dotted key without reading it."""
 
 
 def property_values(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
-    """Return our property values for a Config that names a method, after a check of all that it was given.
+    """Return our property values for a Config that names a method, after checking its keys.
 
     Args:
-        config: RecBole's, in the making: what the user gave stands, its values do not.
+        config: RecBole's Config under construction. It holds the user's keys, but not their final values.
+        model: name of the model.
+        model_class: its class.
+        dataset: name of the data set.
 
     Raises:
-        KDError: a wrong key or value, a student that cannot be distilled into, a teacher that is not there; one
-            sentence.
+        KDError: a wrong key or value, an unsuitable student, or a missing teacher. The message is one sentence.
     """
     allowed = allows_code(config.variable_config_dict, config.cmd_config_dict)
     refuse_permission(config.file_config_dict, "config_file_list")
@@ -82,7 +85,7 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
     student_model(public_name(model), values["setting"])
     if values.get("teacher") or values.get("teacher_path"):
         make_request(values)
-    else:  # the distiller is built by hand: its keys alone are checked
+    else:  # the distiller is built by hand, so only its keys are checked
         check_student_keys(values, public_name(model), kd, dataset, values["setting"])
     asked = config.external_config_dict.get("setting")
     found, files = _layers(values, model, dataset, _teacher_name(values), asked)
@@ -93,26 +96,26 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
 
 
 def _given(config: Config, model: str, model_class: type, dataset: str) -> dict[str, Any]:
-    """What the user gave, whatever its source, with the setting that follows from it.
+    """Return all keys that the user gave, with the setting that follows from them.
 
     Raises:
-        ConfigError: a dotted key, which RecBole would pass over, or a setting that the model's face is not for.
+        ConfigError: a dotted key, which RecBole would ignore, or a setting that does not fit the model.
     """
     strict = {**config.file_config_dict, **config.variable_config_dict}
     given = dict(config.external_config_dict)
     for key in list(given):
         if "." in key and key.partition(".")[0] not in DOTTED:
             raise ConfigError(
-                f"{key}={given[key]!r} has no effect: RecBole's own functions read no dotted keys, write "
+                f"{key}={given[key]!r} has no effect: RecBole's own functions do not read dotted keys, write "
                 f"{key.partition('.')[0]}: {{{key.partition('.')[2]}: ...}}"
             )
         if key in OF_SCRIPTS or (key not in strict and not _is_ours(key) and key not in RECBOLE_KEYS):
-            del given[key]  # of the command line, which a script of the user's own may read as well
+            del given[key]  # from the command line, which the user's own script may read too
     values = merge_sources(None, given, {"model": model, "dataset": dataset, "kd_compare": False})
     sequential = issubclass(model_class, SequentialRecommender)
     setting = values.setdefault("setting", "sequential" if sequential else "general")
     if sequential and setting == "general":
-        face = f", or {model}General for its other face" if public_name(f"{model}General") == model else ""
+        face = f", or take {model}General, its general form" if public_name(f"{model}General") == model else ""
         raise ConfigError(f"setting=general is not possible with {model}, a sequential model: leave it out{face}")
     return values
 
@@ -122,7 +125,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _make_known(model_class: type) -> None:
-    """Register a class of the user's own that RecBole was given as such and cannot find by its name."""
+    """Register a user's own class, which RecBole got as a class and cannot find by name."""
     if not model_class.__module__.startswith("recbole."):
         register([model_class])
 
@@ -130,7 +133,10 @@ def _make_known(model_class: type) -> None:
 def _layers(
     values: Mapping[str, Any], model: str, dataset: str, teacher: str, setting: str | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Property values of student, method and pair, and of protocol and setting where the user asks for them."""
+    """Return the property values of student, method, pair, protocol and setting.
+
+    Protocol and setting count only if the user asks for them.
+    """
     asked = [f"protocol/{values.get('eval_protocol', 'recbole')}", *([f"setting/{setting}"] if setting else [])]
     protocol, files = layers(*asked)
     _, of_student = student_layers(model, dataset)
@@ -140,7 +146,7 @@ def _layers(
 
 
 def _teacher_name(values: Mapping[str, Any]) -> str:
-    """The teacher as a pair's property file names it."""
+    """Return the teacher's name as in the file name of a pair's property file."""
     names = values.get("teacher")
     if names:
         return ",".join(names) if isinstance(names, list) else str(names)
@@ -161,7 +167,7 @@ class RecBoleRequest(Request):
     """A request whose student is configured by RecBole's own Config.
 
     Attributes:
-        config: of the student, as RecBole made it.
+        config: RecBole's Config of the student.
     """
 
     config: Any = None
@@ -171,12 +177,12 @@ class RecBoleRequest(Request):
         return _changed(self.config, {}, without={"kd", *known_kd_keys(self.kd)}), []
 
     def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
-        """Return RecBole's Config, with changes that of the student's assistant."""
+        """Return RecBole's Config. With changes it is that of the student's assistant."""
         return _changed(self.config, changes or {}), []
 
 
 def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str] = ()) -> Config:
-    """A copy of a Config with other values, and without some."""
+    """Return a copy of a Config with other values, and without some keys."""
     other = copy.copy(config)
     values = copy.deepcopy(config.final_config_dict)
     kept = {key: value for key, value in values.items() if key not in without}
@@ -189,12 +195,12 @@ def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str
 
 
 def names_teacher(config: Config) -> bool:
-    """Return whether a configuration names a teacher, to be trained or saved."""
+    """Return whether a configuration names a teacher to train or a saved one."""
     return bool(config["teacher"] or config["teacher_path"])
 
 
 def no_teacher(config: Config) -> ConfigError:
-    """Return the error of a training whose configuration names a method and no teacher."""
+    """Return the error for a configuration with a method and without a teacher."""
     return ConfigError(
         f"kd={config['kd']} needs a teacher: name a model to train as teacher (teacher: LightGCN), or a saved one "
         "(teacher_path: ...); a distiller of your own goes into recbole_kd.KDTrainer(config, model, distiller), or "
@@ -206,7 +212,7 @@ def request_of(config: Config) -> RecBoleRequest:
     """Return the checked request of a RecBole Config.
 
     Raises:
-        KDError: a wrong key or value; one sentence.
+        KDError: a wrong key or value. The message is one sentence.
     """
     values = _given(config, config["model"], get_model(config["model"]), config["dataset"])
     if values.get("time_order") == "exact":
@@ -228,16 +234,17 @@ def request_of(config: Config) -> RecBoleRequest:
 
 
 def teacher_for(request: RecBoleRequest, train_data: Any) -> TeacherScores:
-    """Return the teacher of a request: a saved one, or the cache's, trained now where it is not there yet.
+    """Return a request's teacher: saved, or from the cache, trained now if necessary.
 
-    The state of every random generator is left as it was: the student trains as it would under a teacher that was
-        there.
+    The states of all random generators are restored, so that the student trains the same whether the teacher was in the
+    cache or not.
 
     Args:
-        train_data: the student's training loader, of RecBole's ``data_preparation``.
+        request: the request.
+        train_data: the student's training loader, from RecBole's ``data_preparation``.
 
     Raises:
-        KDError: the teacher does not fit these data, or cannot be trained; one sentence.
+        KDError: the teacher does not fit these data, or cannot be trained. The message is one sentence.
     """
     method = distiller_class(request.kd)
     with generators_kept():

@@ -1,4 +1,7 @@
-"""Weights of trained teachers, kept apart from the exports of their scores: another store or dtype is made without training again."""
+"""Cached weights of trained teachers, from which other stores or dtypes are exported.
+
+They are separate from the exported scores, so that no teacher is trained again.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,15 @@ from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.screen_log import show
 
 PROBE = "probe.safetensors"
-"""A few scores of the trained model, by which weights that do not give its scores again are known."""
+"""A few scores of the trained model. Weights that do not reproduce them are not used."""
 N_QUERIES, N_ITEMS = 8, 64
 
 
 def can_be_kept(model: nn.Module) -> bool:
-    """Return whether a model is its weights: not one whose construction is its training, nor one that keeps scores outside its weights."""
+    """Return whether a model consists of its weights alone.
+
+    A model that is trained by its construction, or that keeps scores outside its weights, does not.
+    """
     outside = set(getattr(model, "other_parameter_name", ())) - set(cached_names(model))
     return (
         getattr(model, "type", None) != ModelType.TRADITIONAL and not outside and any(True for _ in model.parameters())
@@ -42,15 +48,16 @@ def can_be_kept(model: nn.Module) -> bool:
 
 
 def keep_weights(entry: Path, scorer: Scorer, manifest: Mapping[str, Any], earlier: Iterable[int] = ()) -> None:
-    """Write a trained model's weights as an entry of the cache; nothing for a model that is more than its weights.
+    """Write a trained model's weights as a cache entry, if the model is its weights alone.
 
     Args:
-        entry: missing; appears as a whole. scorer: of the trained model. manifest: as the export's, without its store.
-        earlier: puts the weights of earlier checkpoints into the model and yields their epochs, each of which is kept
-            too.
+        entry: a missing folder. It appears when it is complete.
+        scorer: scorer of the trained model.
+        manifest: the manifest of the export, without its store.
+        earlier: loads the weights of earlier checkpoints into the model and yields their epochs. Each is kept too.
 
     Raises:
-        StorageError: there is no room for it.
+        StorageError: the disk is full.
     """
     if not can_be_kept(scorer.model):
         return
@@ -73,7 +80,7 @@ def _probe(scorer: Scorer) -> Tensor:
 
 
 def read_kept(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of kept weights.
+    """Return the manifest of cached weights.
 
     Raises:
         TeacherError: they are damaged, or were not made for this run.
@@ -85,25 +92,28 @@ def read_kept(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
             f"{entry / MANIFEST} is damaged ({error}); delete the folder {entry} and run again"
         ) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("report"), dict):
-        raise TeacherError(f"{entry / MANIFEST} is damaged (it lacks figures); delete the folder {entry} and run again")
+        raise TeacherError(f"{entry / MANIFEST} is damaged (it lacks metrics); delete the folder {entry} and run again")
     check_written(entry, manifest)
     check_asked(entry, manifest, asked)
     return manifest
 
 
 def restore(entry: Path, scorer: Scorer) -> bool:
-    """Put kept weights into a fresh model; False where they alone do not give its scores again, so that it has to be trained."""
+    """Load cached weights into a new model and return whether they reproduce its scores.
+
+    If they do not, the model has to be trained again.
+    """
     _load(scorer.model, entry / WEIGHTS)
     wanted = read_tensors(entry / PROBE).get("scores", torch.empty(0))
     found = _probe(scorer)
     same = wanted.shape == found.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
     if not same:
-        show(f"      the weights in {entry} do not give the scores of the trained model again: it is trained again")
+        show(f"      the weights in {entry} do not give the scores of the trained model again, so it is trained again")
     return same
 
 
 def replay(entry: Path, model: nn.Module, epochs: Iterable[int]) -> Iterator[int]:
-    """Load each earlier checkpoint into the model and yield its epoch; the model is given its own weights back."""
+    """Load each earlier checkpoint into the model and yield its epoch, then restore it."""
     for epoch in epochs:
         _load(model, entry / of_epoch(WEIGHTS, epoch))
         yield epoch

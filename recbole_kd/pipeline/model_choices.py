@@ -1,4 +1,4 @@
-"""What there is to choose from: models, methods, data sets."""
+"""The models, methods and data sets that a user can choose."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ RECBOLE = Path(recbole.__file__).parent
 
 
 def model_names() -> list[str]:
-    """All models that RecBole can be asked for, ours included."""
+    """Return the names of all models that RecBole can build, including ours."""
     return sorted({path.stem for path in (RECBOLE / "properties" / "model").glob("*.yaml")} | set(registered_names()))
 
 
 def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
-    """The class of a model that a setting takes: general models, and in the sequential setting sequential ones too.
+    """Return the class of a model that fits a setting.
+
+    The general setting takes general models, the sequential setting sequential ones too.
 
     Args:
-        role: ``model`` (the student) or ``teacher``, as the error names it.
+        name: name of the model.
+        role: ``model`` (the student) or ``teacher``, for the error message.
+        setting: ``general`` or ``sequential``.
 
     Raises:
-        ConfigError: unknown, or of another family.
+        ConfigError: the model is unknown or of another family.
     """
     if name not in model_names():
         raise unknown_name_error(role, name, model_names())
@@ -51,17 +55,17 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
         )
     if name != "HSTU" and hasattr(recbole.data.dataset, f"{name}Dataset"):
         raise ConfigError(
-            f"--{role}={name} needs a data set of its own in RecBole, which the split shared by all models of a run is "
-            "not"
+            f"--{role}={name} needs its own data set class in RecBole, but all models of a run share one split: take "
+            "another model"
         )
     return model
 
 
 def student_model(name: str, setting: str = "general") -> type[Any]:
-    """The class of a student: a model that RecBole's plain Trainer trains by gradients.
+    """Return the class of a student, which RecBole's plain Trainer must train by gradients.
 
     Raises:
-        ConfigError: unknown, of another family, or trained in a way that has no step to add a KD loss to.
+        ConfigError: the model is unknown, of another family, or trained without a step to which a KD loss can be added.
     """
     model = model_class(name, "model", setting)
     trainer = get_trainer(model.type, name).__name__
@@ -74,12 +78,12 @@ def student_model(name: str, setting: str = "general") -> type[Any]:
 
 
 def default_setting(model: str) -> str:
-    """The setting of a student where none is named: sequential for sequential models."""
+    """Return the default setting of a student: sequential for sequential models."""
     return "sequential" if model in model_names() and issubclass(get_model(model), SequentialRecommender) else "general"
 
 
 def recbole_defaults(model: str, dataset: str) -> dict[str, object]:
-    """RecBole's own property files for a model and a data set, merged."""
+    """Return RecBole's own property values for a model and a data set, merged."""
     merged: dict[str, object] = {}
     for name in ("overall", f"model/{model}", "dataset/sample", f"dataset/{dataset}"):
         path = RECBOLE / "properties" / f"{name}.yaml"

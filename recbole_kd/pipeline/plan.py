@@ -1,4 +1,4 @@
-"""A request with its data: whatever can be wrong with it is said before anything is trained."""
+"""The plan of a request, checked against the data before anything is trained."""
 
 from __future__ import annotations
 
@@ -39,24 +39,29 @@ from recbole_kd.teacher.truncated_svd import check_width
 from recbole_kd.training.build_distiller import check_distiller
 
 N_CHECKPOINTS = 3
-"""Of a teacher's training, for a method that needs its trajectory and has no ``kd_n_checkpoints``."""
+"""Number of a teacher's checkpoints if a method needs its trajectory and has no ``kd_n_checkpoints``."""
 
 ROWS_TO_TRY = 10_000
-"""Interactions over which a model is built to hear what its constructor says."""
+"""Interactions with which a model is built to check its constructor."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be trained, on what, and where it is kept.
+    """The models that a run trains, with its data and its folders.
 
     Attributes:
-        property_files: ours that apply, by what is trained. cache: folder of finished models. output: where the run's
-            folder will be.
-        alone, distilled: Configs of the student. teachers: Configs, none where the user names a saved teacher.
-        saved: that teacher's scores and figures. teacher_name: as RecBole calls it, several joined by commas.
-        assistant: Config of the assistant, for a method that has one.
-        n_checkpoints: that the method needs of a teacher's training. features: digests of the item features that the
-            models read.
+        request: the request.
+        property_files: our property files that apply, by stage.
+        cache: folder of finished models.
+        output: parent of the run's folder.
+        splits: the data.
+        alone, distilled: Configs of the student without and with distillation.
+        teachers: Configs of the teachers to train. Empty if the user names a saved teacher.
+        saved: scores and metrics of a saved teacher.
+        teacher_name: RecBole's name of the teacher, several joined by commas.
+        assistant: Config of the assistant, if the method has one.
+        n_checkpoints: number of a teacher's checkpoints that the method needs.
+        features: digests of the item features that the models read.
     """
 
     request: Request
@@ -75,13 +80,14 @@ class Plan:
 
 
 def make_plan(request: Request, splits: Splits | None = None) -> Plan:
-    """Read the data, load a saved teacher, check all there is to check.
+    """Read the data, load a saved teacher and check everything that can be checked.
 
     Args:
-        splits: the data, where they are read already.
+        request: the request.
+        splits: the data, if they are read already.
 
     Raises:
-        KDError: bad input; one sentence.
+        KDError: bad input. The message is one sentence.
     """
     run = request.run
     cache, output = cache_folder(run["cache_dir"]), user_path(run["output_dir"], "output_dir")
@@ -148,7 +154,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
 
 
 def _check_shared_method(method: type[Distiller], kd: str, n_processes: int) -> None:
-    """Refuse several processes for a method whose loss cannot be shared out (ConfigError)."""
+    """Refuse several processes for a method whose loss has no shards (ConfigError)."""
     if method.needs_items and n_processes > 1:
         raise ConfigError(
             f"nproc={n_processes} is not possible with kd={kd}, whose loss compares all of a batch's rows: take nproc=1"
@@ -158,25 +164,28 @@ def _check_shared_method(method: type[Distiller], kd: str, n_processes: int) -> 
 def _distilled(
     request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]
 ) -> tuple[Any, list[str], dict[str, Any]]:
-    """Return the Config of the distilled student (with changes: of its assistant), its property files, and the method's checked options."""
+    """Return the Config of the distilled student, its property files and the checked options.
+
+    With changes it is the Config of its assistant.
+    """
     config, files = request.distilled_config(teacher_name, changes)
     record_features(config, splits.dataset)
     return config, files, check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
 
 
 def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:
-    """How many checkpoints of a teacher's training the method needs."""
+    """Return how many checkpoints of a teacher's training the method needs."""
     return int(options.get("n_checkpoints", N_CHECKPOINTS)) if "trajectory" in method.requires else 0
 
 
 def _check_writable(key: str, folder: Path) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{key}={folder} cannot be written to: {there} is no writable folder, name another one")
+        raise ConfigError(f"{key}={folder} cannot be written to: {there} is not a writable folder, name another one")
 
 
 def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
-    """What an export would say after a teacher's training (ConfigError)."""
+    """Raise errors of an export before the teacher's training (ConfigError)."""
     address, svd = run["teacher_ray_address"], run["teacher_svd"]
     for config in teachers:
         name, width = public_name(str(config["model"])), width_of(config.final_config_dict)
@@ -194,7 +203,7 @@ def _check_cutoffs(config: Any, n_items: int) -> None:
 
 
 def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
-    """Build once what is trained after another model: what a constructor says of its keys is said before that training.
+    """Build every model that is trained after another one, to find constructor errors early.
 
     Raises:
         ConfigError: one of them cannot be built.
@@ -202,23 +211,26 @@ def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> N
     built: list[dict[str, Any]] = []
     for config in (*teachers[1:], *students):
         if get_model(config["model"]).type == ModelType.TRADITIONAL:
-            continue  # building it is training it
+            continue  # its construction is its training
         own = {
             key: value for key, value in config.final_config_dict.items() if key != "kd" and not key.startswith("kd_")
         }
         if own not in built:
             built.append(own)
-            trial = copy.copy(config)  # building writes into a Config
+            trial = copy.copy(config)  # because building a model writes into its Config
             trial.final_config_dict = copy.deepcopy(config.final_config_dict)
             part = stage_parts(trial, splits.parts)[0]
             try:
                 fresh_model(trial, _few_rows(part))
             except ConfigError:
-                fresh_model(trial, part)  # few rows may be too few for it
+                fresh_model(trial, part)  # the few rows may have been too few
 
 
 def _few_rows(part: Any) -> Any:
-    """A training part with all its users and items but few interactions: a graph of all may take a constructor long."""
+    """Return a training part with all users and items but few interactions.
+
+    A constructor may take long to build a graph of all interactions.
+    """
     if not isinstance(part, SequenceDataset):
         part = copy.copy(part)
         part.inter_feat = part.inter_feat[:ROWS_TO_TRY]
@@ -230,12 +242,11 @@ def _check_processes(config: Any) -> None:
     if n == 1:
         return
     name = str(config["model"])
-    if _has_plain_trainer(name) and not can_be_shared(
-        get_model(name)
-    ):  # others are trained by one process, as RecBole does
+    # All other models are trained by one process, like in RecBole.
+    if _has_plain_trainer(name) and not can_be_shared(get_model(name)):
         raise ConfigError(
             f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the "
-            "parts of several processes may not add up to it, take nproc=1"
+            "losses of several processes may not add up to it, take nproc=1"
         )
     if config["enable_scaler"] or config["enable_amp"]:
         raise ConfigError(
@@ -251,7 +262,7 @@ def _check_reduction(config: Any) -> None:
     name = str(config["model"])
     if config["loss_reduction"] == "sum" and not _has_plain_trainer(name):
         raise ConfigError(
-            f"loss_reduction=sum has no effect on {public_name(name)}, which RecBole trains by a trainer of its own: "
+            f"loss_reduction=sum has no effect on {public_name(name)}, which RecBole trains with a special trainer: "
             "leave it out, or set mean"
         )
 

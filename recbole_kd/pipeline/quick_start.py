@@ -1,4 +1,4 @@
-"""One distillation from beginning to end: a recipe that reads top to bottom."""
+"""One distillation from beginning to end, as a recipe from top to bottom."""
 
 from __future__ import annotations
 
@@ -46,20 +46,26 @@ def run_recbole_kd(
     command: str = "",
     **keys: Any,
 ) -> dict[str, Any]:
-    """Train (or load) a teacher, train the student alone (or take it from the cache), distil the student, report all three.
+    """Train a teacher and a student without it, distil the student, and report all three.
+
+    The teacher is trained, loaded or taken from the cache. The student without a teacher is trained or taken from the
+    cache.
 
     Args:
-        model: the student's RecBole name. teacher: the teacher's. kd: the method. dataset: the data set.
-        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``; dict over files, as in
-            RecBole.
-        command: is recorded in the result.
-        keys: the same keys by name, such as ``epochs=10``, ``kd_weight=5``; over the dict.
+        model: the student's RecBole name.
+        teacher: the teacher's RecBole name.
+        kd: the method.
+        dataset: the data set.
+        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``. The dict overrides the
+            files, as in RecBole.
+        command: the command line to record in the result.
+        keys: the same keys by name, such as ``epochs=10`` or ``kd_weight=5``. They override the dict.
 
     Returns:
-        The content of result.json (see the README); it also names its ``folder``.
+        The content of result.json (see the README) and the run's ``folder``.
 
     Raises:
-        KDError: bad input or a training that cannot go on; one sentence.
+        KDError: bad input, or a training that cannot go on. The message is one sentence.
     """
     named = {"model": model, "teacher": teacher, "kd": kd, "dataset": dataset}
     values = merge_sources(config_file_list, config_dict, {**keys, **{k: v for k, v in named.items() if v is not None}})
@@ -69,7 +75,13 @@ def run_recbole_kd(
 def run_request(
     request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None
 ) -> dict[str, Any]:
-    """Run a checked request; see :func:`run_recbole_kd`. ``after_epoch`` gets each epoch of the distilled student and its score."""
+    """Run a checked request; see :func:`run_recbole_kd`.
+
+    Args:
+        request: the request.
+        command: the command line to record.
+        after_epoch: callback with each epoch of the distilled student and its validation score.
+    """
     prefer_huge_pages()
     with quiet_warnings():
         plan = make_plan(request)
@@ -108,7 +120,9 @@ def _room_in(place: Path) -> AbstractContextManager[None]:
 
 
 def make_teachers(request: Request) -> list[Path]:
-    """Train the request's teachers, or find them in the cache, and do no more; their folders. None for one that the user names by path.
+    """Train the request's teachers or find them in the cache, and return their folders.
+
+    The list is empty if the user names a saved teacher.
 
     Raises:
         KDError: see :func:`run_recbole_kd`.
@@ -151,7 +165,7 @@ def _teachers(plan: Plan, context: RunContext) -> tuple[TeacherScores, dict[str,
 def _train(
     plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None
 ) -> tuple[dict[str, Any], Any]:
-    """The stages one after the other; their figures, and what else of the result only they know; and the distilled student."""
+    """Run the stages in order; return the metrics by stage and the distilled student."""
     teacher, of_teacher = _teachers(plan, context)
     figures: dict[str, Any] = {"teacher": of_teacher}
     if plan.features or plan.saved:
@@ -169,22 +183,20 @@ def _train(
     model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
     alone, key = figures["student"], "inference_us_per_user"
     if alone is not None and alone["parameters"] == figures["distilled"]["parameters"]:
-        figures["student"] = {
-            **alone,
-            key: figures["distilled"][key],
-        }  # one model, measured once: two timings differ by the machine's load
+        # The models have the same size, so one measurement serves both: two would differ by the machine's load.
+        figures["student"] = {**alone, key: figures["distilled"][key]}
     return figures, model
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:
-    """Make and return a folder of this run alone under output_dir, of the current folder by default."""
+    """Make and return this run's own folder in output_dir, by default in the current folder."""
     name = (
         f"{request.model}-{teacher_name.replace(',', '+')}-{request.kd.replace(':', '.')}-{request.dataset}-seed{seed}"
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = output / f"{name}-{stamp}-{os.getpid()}"
     number = 1
-    while True:  # two runs of one process may begin in the same second
+    while True:  # two runs of one process may start in the same second
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -195,7 +207,10 @@ def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) ->
 
 
 def _leave_nothing(folder: Path) -> None:
-    """Remove what a failed run has written and could be taken for a result; its log, which says why, stays, and so does all else."""
+    """Remove files of a failed run that could be taken for a result.
+
+    The log stays, because it contains the error, and so do all other files.
+    """
     for made in (*folder.glob("tensorboard*"), folder / FOLDER):
         shutil.rmtree(made, ignore_errors=True)
     for path in (*folder.glob("*.pth"), folder / "result.json"):
@@ -203,7 +218,7 @@ def _leave_nothing(folder: Path) -> None:
 
 
 def _result(plan: Plan) -> dict[str, Any]:
-    """What was asked for, as result.json says it."""
+    """Return the part of result.json that describes the request."""
     request, config = plan.request, plan.distilled
     return {
         "dataset": request.dataset,

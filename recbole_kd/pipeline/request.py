@@ -1,4 +1,4 @@
-"""What the user asked for, checked before anything is loaded or trained."""
+"""The user's request, checked before anything is loaded or trained."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from recbole_kd.training.build_distiller import check_index, known_kd_keys
 
 SHARED = frozenset(
     {
-        *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place",
-        "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
+        *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric",
+        "metric_decimal_place", "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
         "split_seed", "time_order", "encoding", "eval_protocol", "eval_memory_mb",
         *GIVEN_KEYS,
     }
 )  # fmt: skip
-"""Keys of the run that the teacher follows too: data, split, evaluation, machine. Everything else of the teacher's is ``teacher.*``."""
+"""Keys of the run that also apply to the teacher: data, split, evaluation, machine. All others are ``teacher.*``."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,13 @@ class Request:
     """A checked request.
 
     Attributes:
-        teacher: the model to train as teacher, or several with commas; None for a saved one.
-        setting: ``general`` or ``sequential``; models are named as the user does, RecBole may know them by their face
-            for the setting.
-        given: the user's keys for the student, ``kd_*`` and run keys included. teacher_given: the teacher's own.
+        model: the student, by the user's name. RecBole may have another name for the setting.
+        teacher: the model to train as teacher, or several with commas. None for a saved one.
+        kd: the method.
+        dataset: the data set.
+        setting: ``general`` or ``sequential``.
+        given: the user's keys for the student, ``kd_*`` and run keys included.
+        teacher_given: the user's keys for the teacher.
         run: run-level values, defaults included.
     """
 
@@ -76,7 +79,10 @@ class Request:
     run: Mapping[str, Any]
 
     def student_config(self) -> tuple[Config, list[str]]:
-        """Return the Config of the student trained alone, which no key of the method reaches, and the property files that apply."""
+        """Return the Config of the student without a teacher, and the property files that apply.
+
+        No key of the method affects it.
+        """
         defaults, files = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         of_method = known_kd_keys(self.kd)
         return self._config(
@@ -96,9 +102,12 @@ class Request:
         return self.teacher.split(",") if self.teacher else []
 
     def distilled_config(self, teacher: str, changes: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
-        """Return the Config of the distilled student and the property files that apply; the pair's file may set the student's keys too.
+        """Return the Config of the distilled student and the property files that apply.
+
+        The property file of the pair may also set keys of the student.
 
         Args:
+            teacher: name of the teacher.
             changes: values that make it the Config of the student's assistant.
         """
         defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
@@ -107,7 +116,10 @@ class Request:
         return self._config(self.model, {**defaults, **own, "kd": self.kd}, given), applied + own_applied
 
     def teacher_configs(self) -> tuple[list[Config], list[str]]:
-        """Return a Config for each teacher, with a seed of its own, and the property files that apply; ``teacher.*`` keys are for all."""
+        """Return a Config for each teacher, with its own seed, and the property files that apply.
+
+        ``teacher.*`` keys apply to all of them.
+        """
         given = {**{key: value for key, value in self.given.items() if key in SHARED}, **self.teacher_given}
         configs, files = [], list[str]()
         for name in self.teachers:
@@ -120,7 +132,10 @@ class Request:
 def without_negatives(
     model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Property values, with no negatives drawn for a sequential model that is trained with RecBole's full softmax (``loss_type: CE``)."""
+    """Return property values, without negative sampling for a full-softmax model.
+
+    That is a sequential model with ``loss_type: CE``.
+    """
     values = {**recbole_defaults(model, dataset), **defaults, **given}
     softmax = values.get("loss_type") == "CE" and default_setting(model) == "sequential"
     return (
@@ -133,13 +148,13 @@ def without_negatives(
 def merge_sources(
     config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """command line > dict > files, with dotted keys (``eval_args.order``) put into their mappings.
+    """Merge command line > dict > files, and nest dotted keys such as ``eval_args.order``.
 
-    A mapping that a later source gives in part keeps the parts of an earlier one; a later ``~`` empties it.
+    A mapping that a later source gives in part keeps the other parts of an earlier one. A later ``~`` empties it.
 
     Raises:
-        ConfigError: a file cannot be read, or names code (``kd: module:Class``) and ``allow_code`` is in neither dict
-            nor arguments.
+        ConfigError: a file cannot be read, or names code (``kd: module:Class``) without ``allow_code`` in dict or
+            arguments.
     """
     merged: dict[str, Any] = {}
     allowed = allows_code(config_dict, arguments)
@@ -155,7 +170,7 @@ def merge_sources(
 
 
 def _merge(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
-    """Put the values of one more source over those that are merged already."""
+    """Merge the values of one more source over those already merged."""
     rest: Mapping[str, Any] = source
     for key in MERGED:
         rest, nested = nest_prefix(rest, key, key)
@@ -177,11 +192,11 @@ def _merge(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
 
 
 def make_request(values: Mapping[str, Any]) -> Request:
-    """Check names, keys, types and ranges of all that was given.
+    """Check names, keys, types and ranges of all given values.
 
     Raises:
-        ConfigError: one sentence that names the value, what was allowed and the fix. DataError: the data set is not
-            there.
+        ConfigError: one sentence that names the value, the allowed values and the fix.
+        DataError: the data set is missing.
     """
     values = dict(values)
     check_named(values)

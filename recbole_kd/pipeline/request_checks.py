@@ -1,4 +1,4 @@
-"""Checks of what the user asked for: names, keys and values, before anything is loaded or trained."""
+"""Checks of a request's names, keys and values, before anything is loaded or trained."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ OF_THE_SPLIT = frozenset(
     {*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order", "encoding"}
     - set(HISTORY_ARGUMENTS)
 )
-"""Keys that no teacher has of its own: all models of a run share one data set and one split."""
+"""Keys that a teacher cannot set, because all models of a run share one data set and one split."""
 
 OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown", *TEACHER_RUN_KEYS})
-"""Keys that are read of the run alone."""
+"""Keys that only the run has, not a teacher."""
 
 
 def check_named(values: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ def teacher_names(given: str | list[str] | None) -> str | None:
 
 
 def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
-    """Refuse teachers that the method or the store cannot take (ConfigError)."""
+    """Refuse teachers that do not fit the method or the store (ConfigError)."""
     names = str(values["teacher"]).split(",")
     for name in names:
         taught = model_class(name, "teacher", setting)
@@ -90,25 +90,28 @@ def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], 
 
 
 def check_features(values: Mapping[str, Any], setting: str) -> None:
-    """Refuse item features that no model of the run reads, and an encoder of texts beside features from files."""
+    """Refuse item features that are not read, or given in two ways (ConfigError).
+
+    The two ways are a text encoder and feature files.
+    """
     given = [key for key in GIVEN_KEYS if values.get(key) is not None]
     if not given:
         return
     names = [public_name(values["model"]), *(values["teacher"].split(",") if values.get("teacher") else [])]
     models = [student_model(names[0], setting), *(model_class(name, "teacher", setting) for name in names[1:])]
     if not values.get("teacher_path") and not any(getattr(model, "reads_item_features", False) for model in models):
-        reason = f"it has no effect on {' and '.join(dict.fromkeys(names))}, which read no item features"
+        reason = f"it has no effect on {' and '.join(dict.fromkeys(names))}, which do not read item features"
         raise invalid(given[0], values[given[0]], reason, f"Take a model such as BM3, or leave {given[0]} out")
     files = {**student_layers(names[0], values["dataset"], setting=setting)[0], **values}.get("item_features")
     if values.get("text_encoder") is not None and files is not None:
-        reason = "it has no effect beside item_features, which names files"
+        reason = "it has no effect together with item_features, which names files"
         raise invalid(
             "text_encoder", values["text_encoder"], reason, "Try --item_features=~, or leave text_encoder out"
         )
 
 
 def _check_kept(name: str, taught: type, store: str, address: str | None) -> None:
-    """What the export of a teacher would say, after its training."""
+    """Raise errors of a teacher's export before its training (ConfigError)."""
     if store == "online" and taught.type == ModelType.TRADITIONAL:  # type: ignore[attr-defined]
         raise no_online_store(name)
     if address and store != "dense":
@@ -119,14 +122,14 @@ def _check_kept(name: str, taught: type, store: str, address: str | None) -> Non
 
 
 def store_of(taught: type, values: Mapping[str, Any]) -> str:
-    """Return the kind of store that a teacher of this class is kept in."""
+    """Return the kind of store for a teacher of this class."""
     return resolve_store(
         values.get("teacher_store", "auto"), has_vectors(taught), issubclass(taught, SequentialRecommender)
     )
 
 
 def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
-    """Refuse ``teacher_svd`` unless the teachers are trained here and keep scores (ConfigError)."""
+    """Refuse ``teacher_svd`` for teachers not trained here or without scores (ConfigError)."""
     width = values.get("teacher_svd")
     if width is None:
         return
@@ -142,7 +145,7 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
         )
     if "trajectory" in method.requires:
         raise ConfigError(
-            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints as they are: "
+            f"teacher_svd={width} is not possible with kd={kd}, which needs the teacher's checkpoints unchanged: "
             "leave it out"
         )
     for name in str(values["teacher"]).split(","):
@@ -154,7 +157,7 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
 
 
 def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
-    """Refuse keys of a student and its method that nobody knows, and values that cannot be (ConfigError)."""
+    """Refuse unknown keys and invalid values of a student and its method (ConfigError)."""
     defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
     kd_keys = known_kd_keys(kd)
     check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
@@ -175,14 +178,14 @@ def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: 
 
 
 def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys with this prefix that the user lets through, without it."""
+    """Return the keys with this prefix that ``allow_unknown`` names, without the prefix."""
     allowed = values.get("allow_unknown") or ()
     names = [allowed] if isinstance(allowed, str) else list(allowed)
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -> None:
-    """Refuse keys of a teacher that nobody knows, and values that cannot be (ConfigError)."""
+    """Refuse unknown keys and invalid values of a teacher (ConfigError)."""
     given = values.get("teacher_config") or {}
     if not isinstance(given, Mapping):
         raise ConfigError(
@@ -194,8 +197,8 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
         )
     if values.get("teacher") and values.get("teacher_path"):
         raise ConfigError(
-            f"teacher={values['teacher']} has no effect beside teacher_path={values['teacher_path']}, which is the "
-            "teacher: leave one out"
+            f"teacher={values['teacher']} has no effect together with teacher_path={values['teacher_path']}, which is "
+            "the teacher: leave one out"
         )
     if "model" in given:
         raise ConfigError(f"teacher.model={given['model']} has no effect: name the teacher's model as --teacher")
@@ -207,8 +210,8 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
     shared = sorted(OF_THE_SPLIT & set(given))
     if shared:
         raise ConfigError(
-            f"teacher.{shared[0]} is not possible: data and split of a run are one for all its models; set "
-            f"--{shared[0]}, or leave it out"
+            f"teacher.{shared[0]} is not possible: all models of a run share its data and split; set --{shared[0]}, or "
+            "leave it out"
         )
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
@@ -228,7 +231,10 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
 
 
 def check_dataset(dataset: str, data_path: str) -> None:
-    """Refuse a data set that is not there (DataError); RecBole would try to download it, or fail far from here."""
+    """Refuse a data set that is missing (DataError).
+
+    RecBole would try to download it or fail later with an unclear error.
+    """
     folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
     if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
         return

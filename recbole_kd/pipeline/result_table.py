@@ -1,4 +1,4 @@
-"""What a run shows: the table on the screen and result.json."""
+"""The presentation of a result: the table on the screen and the versions in result.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from recbole_kd.version import __version__
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Versions that a result depends on, the commit where the code is a checkout, and the device: ``cpu``, or a GPU's name."""
+    """Return the versions that a result depends on, the commit of a checkout, and the device.
+
+    The device is ``cpu`` or the name of a GPU.
+    """
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     found = {"python": platform.python_version(), "recbole_kd": __version__, "commit": _commit(), "device": on}
     for name in ("torch", "recbole", "numpy", "scipy", "ray"):
@@ -47,7 +50,7 @@ def _human_bytes(count: float) -> str:
 
 
 def result_table(result: Mapping[str, Any]) -> str:
-    """Teacher, student alone and distilled student beside each other, test metrics."""
+    """Return a table of test metrics of teacher, plain student and distilled student."""
     kd = result["kd"]
     teachers = result["teacher"].get("members") or [{"model": result["teacher_model"], **result["teacher"]}]
     columns = [
@@ -90,7 +93,7 @@ def _metric(metrics: Mapping[str, float] | None, name: str) -> str:
 
 
 def _count(value: int | None) -> str:
-    """A model has parameters: none stands for a saved teacher of which nothing is known."""
+    """Format a number of parameters; zero or None means an unknown saved teacher."""
     return f"{value:,}" if value else "-"
 
 

@@ -1,4 +1,4 @@
-"""Revisions of our own code: a change of what a training comes to is written here, so that the cache does not serve what was before it."""
+"""Revisions of our code, so that the cache does not return models of older training code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from recbole_kd.model.hstu import HSTU, HSTUGeneral
 from recbole_kd.model.mf import MF
 
 TRAINER = "KDTrainer"
-"""The name under which :data:`REVISIONS` has the base training of KDTrainer: its loss, steps and loaders, of all models that it trains."""
+"""Name in :data:`REVISIONS` of KDTrainer's base training: its loss, steps and loaders, for all models that it
+trains."""
 
 REVISIONS: dict[str, int] = {
     MF.__name__: 1,
@@ -23,18 +24,17 @@ REVISIONS: dict[str, int] = {
     GRU4Rec.__name__: 1,
     TRAINER: 1,
 }
-"""Raise a number when its code comes to other trained weights.
+"""Raise a number when its code leads to other trained weights.
 
-A line is a model of ours, one of RecBole's in which recbole_kd.acceleration replaces parts, or the trainer.
-tests/pipeline/test_revisions.py has a
-small training of each pinned, and fails until the number is raised."""
+An entry is a model of ours, a model of RecBole in which recbole_kd.acceleration replaces parts, or the trainer.
+tests/pipeline/test_revisions.py pins a small training of each, and fails until the number is raised."""
 
 
 def revisions_of(kind: type) -> dict[str, int]:
-    """Return the revisions that a training of a model class depends on, as far as they are above 1: name -> revision.
+    """Return name -> revision for the revisions above 1 that a training depends on.
 
-    The first revision is not named, so that models which were kept before revisions counted are still found. A class
-    counts with all those of the table that it is derived from.
+    Revision 1 is not named, so that models cached before there were revisions are still found. A model class also
+    depends on the entries of its base classes.
     """
     names = [part.__name__ for part in kind.__mro__ if part.__module__.partition(".")[0] in ("recbole", "recbole_kd")]
     if get_trainer(getattr(kind, "type", None), kind.__name__).__name__ == "Trainer":

@@ -1,4 +1,4 @@
-"""The log of a run: RecBole's messages in the run's folder, stages and warnings on the screen."""
+"""The log of a run: messages in the run's folder, stages and warnings on the screen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recbole_kd.pipeline.screen import PYTHON_WARNINGS, ScreenHandler
 
 
 class _File(logging.FileHandler):
-    """A log whose disk is full loses lines; what else finds no room there says so, once."""
+    """A log file that drops lines when the disk is full; other writers report the full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exc_info()[1], OSError):
@@ -30,9 +30,12 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def logging_to(path: Path, state: str | None = None) -> Iterator[ScreenHandler]:
-    """Write all messages to ``path``, and stages and warnings to the screen; on leaving, put the handlers back.
+    """Write all messages to ``path``, and stages and warnings to the screen, during a block.
+
+    At the end the handlers are closed and the previous ones restored.
 
     Args:
+        path: the log file.
         state: RecBole's logging level by name, such as INFO.
 
     Yields:
@@ -83,7 +86,7 @@ def _log_warning(
 
 
 def _keep_traceback(log: logging.FileHandler, error: Exception) -> None:
-    """Write an unexpected error's traceback to the log alone, and let the error know where it stands."""
+    """Write an unexpected error's traceback to the log only, and note the log in the error."""
     trace = (type(error), error, error.__traceback__)
     log.emit(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "internal error", None, trace))
     with suppress(AttributeError):
@@ -91,5 +94,5 @@ def _keep_traceback(log: logging.FileHandler, error: Exception) -> None:
 
 
 def log_of(error: BaseException) -> str | None:
-    """Path of the log that holds an error's traceback, None where none does."""
+    """Return the path of the log that holds an error's traceback, or None."""
     return getattr(error, "recbole_kd_log", None)

@@ -1,4 +1,4 @@
-"""The settings of each training of a run, and where each came from."""
+"""The settings of each training of a run, with the source of each value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recbole_kd.pipeline.request import SHARED
 
 RECBOLE = "RecBole's default"
 OWN = "recbole_kd's default"
-"""Of properties/overall.yaml."""
+"""Source name of properties/overall.yaml."""
 
 Source = tuple[str, Mapping[str, Any]]
 
@@ -29,13 +29,15 @@ class Setting:
 
 
 def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[str, Setting]]:
-    """Return stage -> key -> setting: ``student`` (alone), ``distilled``, and each teacher that is trained as ``teacher NAME``.
+    """Return stage -> key -> setting for all trainings of a run.
 
-    A key of a mapping that may be given in part stands with a dot, as in ``eval_args.order``. Keys that no source names
-    are left out.
+    The stages are ``student`` (without a teacher), ``distilled``, and ``teacher NAME`` for each teacher to be trained.
+    A key of a mapping that may be given in part has a dot, as in ``eval_args.order``. Keys without a source are left
+    out.
 
     Args:
-        given: what the user set, with its source in words (``command``, ``file a.yaml``), the strongest first.
+        plan: the plan of the run.
+        given: the user's values with their source in words (``command``, ``file a.yaml``), the strongest first.
     """
     request = plan.request
     where = (request.dataset, request.run["eval_protocol"], request.setting)
@@ -57,7 +59,7 @@ def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[st
 
 
 def _of_teacher(given: Sequence[Source]) -> Iterator[Source]:
-    """What the user set for the teachers: their own keys before those of the run that they follow."""
+    """Yield the user's values for the teachers, their own keys before the run's keys."""
     for source, values in given:
         yield source, values.get("teacher_config") or {}
     for source, values in given:
@@ -65,7 +67,7 @@ def _of_teacher(given: Sequence[Source]) -> Iterator[Source]:
 
 
 def _property_files(names: Sequence[str]) -> Iterator[Source]:
-    """Our property files, the strongest first; the file of a pair is called so."""
+    """Yield our property files, the strongest first, with the file of a pair named as such."""
     for name in reversed(names):
         if name == "overall":
             yield OWN, layers(name)[0]
@@ -98,7 +100,7 @@ def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(named: Any, value: Any) -> bool:
-    """Is a value what its source says? RecBole writes a mode out for each phase."""
+    """Return whether a value equals that of its source; RecBole writes a mode once per phase."""
     if isinstance(value, Mapping) and set(value) == {"valid", "test"} and isinstance(named, str):
         named = dict.fromkeys(value, named)
     return json.dumps(named, default=str, sort_keys=True) == json.dumps(value, default=str, sort_keys=True)

@@ -1,4 +1,7 @@
-"""The stages of a distillation: teacher, student alone, distilled student. Each finished one is kept and not repeated."""
+"""The stages of a distillation: teacher, student without teacher, distilled student.
+
+Finished stages are cached and not repeated.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +49,21 @@ from recbole_kd.training.trajectory import Trajectory
 
 REPORT = "report.json"
 STUDENT_FILES = (WEIGHTS, REPORT)
-"""Files of a cached student; without a report they are made again."""
+"""Files of a cached student. Without a report they are made again."""
 
 
 def ensure_teacher(
     config: Any, context: RunContext, store: str = "auto", dtype: str = "fp32", n_checkpoints: int = 0
 ) -> tuple[TeacherScores, dict[str, Any]]:
-    """The teacher's scores and figures: from the cache, or exported from kept weights, or trained, exported and put there.
+    """Return a teacher's scores and metrics, from the cache or newly made.
+
+    New scores are exported from cached weights if there are any, else from a new training.
 
     Args:
-        n_checkpoints: of its training, exported with it.
+        config: the teacher's Config.
+        context: the run.
+        store, dtype: of the export.
+        n_checkpoints: number of checkpoints of its training to export with it.
     """
     name = config["model"]
     context.progress.begin(f"Teacher {named(config)}")
@@ -85,7 +93,7 @@ def ensure_teacher(
 
 
 def _export_entry(context: RunContext, name: str, settings: Mapping[str, Any], store: str, dtype: str) -> Path:
-    """Return the entry of a teacher's scores; ``auto`` and the store that it chooses are one."""
+    """Return the entry of a teacher's scores; ``auto`` shares that of the store it chooses."""
     kind = get_model(name)
     usual = resolve_store("auto", has_vectors(kind), issubclass(kind, SequentialRecommender))
     spellings = ("auto", usual) if store in ("auto", usual) else (store,)
@@ -103,9 +111,12 @@ def _train_teacher(
     n_checkpoints: int,
     asked: Mapping[str, Any],
 ) -> None:
-    """Train a teacher, export its scores and keep its weights; ``asked`` was taken before: a training writes into its Config."""
+    """Train a teacher, export its scores and cache its weights.
+
+    ``asked`` was computed before, because a training writes into its Config.
+    """
     name = config["model"]
-    getLogger().info(f"Training the teacher {name}, once: it is kept in {entry}")
+    getLogger().info(f"Training the teacher {name} once, into the cache entry {entry}")
     with workshop(entry) as work:
         trajectory = Trajectory(work / "trajectory", n_checkpoints) if n_checkpoints else None
         files = TrainingFiles.in_folder(work, context.folder / "tensorboard-teacher" / name)
@@ -134,7 +145,7 @@ def _scorer_of(config: Any, context: RunContext, model: Any) -> Scorer:
 def _from_weights(
     config: Any, context: RunContext, weights: Path, entry: Path, store: str, dtype: str, asked: Mapping[str, Any]
 ) -> bool:
-    """Export the scores from the teacher's kept weights, where the cache has them: True when it did."""
+    """Export the scores from the teacher's cached weights, if any; return whether it was done."""
     if not weights.is_dir():
         return False
     manifest = read_kept(weights, asked)
@@ -153,13 +164,13 @@ def _from_weights(
 def _ensure_truncated(
     config: Any, context: RunContext, store: str, dtype: str, width: int
 ) -> tuple[TeacherScores, dict[str, Any]]:
-    """The teacher's scores as factors of a smaller width: from the cache, or made of the whole ones and put there."""
+    """Return a teacher's scores as factors of a smaller width, cached or newly truncated."""
     name = config["model"]
     settings = settings_alone(config)
     entry = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": dtype, "svd": width})
     with locked(entry):
         begun = trained = False
-        if not entry.is_dir():  # where the cache has it, the whole one is not needed
+        if not entry.is_dir():  # if it is cached, the full scores are not needed
             whole, figures = ensure_teacher(config, context, store)
             begun, trained = True, not figures["cached"]
             getLogger().info(f"Truncating the scores of the teacher {name} to a width of {width}")
@@ -178,7 +189,7 @@ def _ensure_truncated(
 
 
 def _from_factors(context: RunContext, name: str, settings: Mapping[str, Any], entry: Path, dtype: str) -> bool:
-    """Make a dense store from the same teacher's exact factors, where the cache has them: True when it did."""
+    """Make a dense store from exact cached factors, if any; return whether it was done."""
     for store in ("auto", "factors"):
         source = entry_of(context, "teacher", name, {**settings, "store": store, "dtype": "fp32"})
         if source.is_dir():
@@ -198,9 +209,14 @@ def ensure_teachers(
     n_checkpoints: int = 0,
     svd: int | None = None,
 ) -> tuple[TeacherScores, dict[str, Any]]:
-    """One teacher or several, each a stage of its own. Figures of several are their sums; ``members`` has those of each.
+    """Return one teacher or an ensemble, each teacher a separate stage.
+
+    The metrics of an ensemble are sums, and ``members`` has those of each teacher.
 
     Args:
+        configs: Configs of the teachers.
+        context: the run.
+        store, dtype, n_checkpoints: see :func:`ensure_teacher`.
         svd: truncate their scores to factors of this width.
     """
     if svd is None:
@@ -222,12 +238,11 @@ def ensure_teachers(
 
 
 def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
-    """A teacher that the user names by path, and what is known of it."""
+    """Return a teacher that the user names by path, and its known metrics."""
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
-    if path.endswith(".pth") or not teacher.manifest.get(
-        "settings"
-    ):  # a checkpoint, or scores from outside: nothing says how it was made
+    # A checkpoint or external scores have no settings that identify them.
+    if path.endswith(".pth") or not teacher.manifest.get("settings"):
         place = user_path(path, "teacher_path")
         teacher.manifest["contents"] = file_digest(
             *([place] if place.is_file() else sorted(place.glob("*.safetensors")))
@@ -237,7 +252,7 @@ def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores
 
 
 def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
-    """Figures of the student trained alone: from the cache, or trained and put there."""
+    """Return the metrics of the student without a teacher, from the cache or newly trained."""
     name = config["model"]
     settings = settings_alone(config)
     asked = {"settings": settings, "data": data_of(context, name)}
@@ -248,7 +263,7 @@ def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
         if report is not None:
             context.progress.end(outcome(report, config["valid_metric"], str(entry), cached=True))
             return {**report, "cached": True}
-        getLogger().info(f"Training {name} alone, once: it is kept in {entry}")
+        getLogger().info(f"Training {name} without a teacher once, into the cache entry {entry}")
         with workshop(entry, STUDENT_FILES) as work:
             files = TrainingFiles.in_folder(work, context.folder / "tensorboard-student")
             job = TrainingJob(config, context.splits, files, context.resume, progress=context.progress)
@@ -267,11 +282,11 @@ def _read_report(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None
     try:
         report: dict[str, Any] = read_json(path)
         if not isinstance(report, dict):
-            raise ValueError(f"a {type(report).__name__} in place of a mapping")
+            raise ValueError(f"a {type(report).__name__} instead of a mapping")
     except ValueError as error:
         raise TeacherError(f"{path} is damaged ({error}); delete the folder {entry}") from None
     if not {"valid", "test", "settings"} <= report.keys():
-        raise TeacherError(f"{path} is damaged (it lacks figures); delete the folder {entry}")
+        raise TeacherError(f"{path} is damaged (it lacks metrics); delete the folder {entry}")
     check_written(entry, report, REPORT, fix=" and run again")
     check_asked(entry, report, asked)
     return {key: value for key, value in report.items() if key not in (*asked, FILES, OWN_SHA256)}
@@ -280,9 +295,12 @@ def _read_report(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None
 def distill(
     config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Train the student under the teacher; its checkpoint stays in the run's folder. Return the model of the best epoch and its figures."""
+    """Train the student under the teacher and return the best model with its metrics.
+
+    Its checkpoint stays in the run's folder.
+    """
     entry = entry_of(context, "distilled", config["model"], distilled_settings(config, teacher))
-    state_file = entry.with_name(entry.name + ".pt")  # not with_suffix: the data set's name may have a dot
+    state_file = entry.with_name(entry.name + ".pt")  # not with_suffix, because the data set's name may have a dot
     files = TrainingFiles(context.folder / f"{config['model']}.pth", context.folder / "tensorboard", state_file)
     context.progress.begin(f"{named(config)} + {config['kd']}")
     with locked(entry):

@@ -1,4 +1,4 @@
-"""The student that a run leaves for use elsewhere, or the reason why it leaves none."""
+"""Export of a run's student for use elsewhere, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def export_student(config: Any, context: RunContext, model: Any, result: Mapping
     """Write the distilled student into the run's folder.
 
     Args:
-        config: of the student. result: the content of result.json so far.
+        config: Config of the student.
+        context: the run.
+        model: the student.
+        result: the content of result.json so far.
 
     Returns:
         ``folder``, its name in the run's folder, or None with the ``reason`` in a sentence.
@@ -41,6 +44,6 @@ def export_student(config: Any, context: RunContext, model: Any, result: Mapping
     except StorageError:
         raise
     except KDError as error:
-        getLogger().warning(f"The run leaves no student for use elsewhere: {error}")
+        getLogger().warning(f"The run does not export a student for use elsewhere: {error}")
         return {"folder": None, "reason": str(error)}
     return {"folder": FOLDER, "reason": None}

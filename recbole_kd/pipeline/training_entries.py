@@ -1,4 +1,4 @@
-"""Entries of trainings in the cache: what tells one from another, and the folder in which one is made."""
+"""Cache entries of trainings: their identity, and the folder in which one is made."""
 
 from __future__ import annotations
 
@@ -33,27 +33,29 @@ from recbole_kd.training.training_job import CHECKPOINT, STATE
 
 WITHOUT_EFFECT = frozenset(
     {
-        "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
-        "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown", "config_file", "config_files",
-        "nproc", "local_rank", "single_spec", "worker",
+        "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb",
+        "wandb_project", "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown",
+        "config_file", "config_files", "nproc", "local_rank", "single_spec", "worker",
         "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
         "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
     }
 )  # fmt: skip
-"""Keys that do not change what a training comes to; they are left out of its digest."""
+"""Keys that do not affect the result of a training. They are left out of its digest."""
 
 IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents", "revisions")
-"""Keys of a teacher's manifest that say how it was made."""
+"""Keys of a teacher's manifest that identify how it was made."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What all stages of a run share: its data, its folders, whether it continues an interrupted one.
+    """The common context of all stages of a run.
 
     Attributes:
-        splits: the data. cache: folder of finished models. folder: of this run. resume: continue an interrupted
-            training.
-        ray_address: of a cluster whose workers make the blocks of a dense teacher store.
+        splits: the data.
+        cache: folder of finished models.
+        folder: folder of this run.
+        resume: continue an interrupted training.
+        ray_address: address of a cluster whose workers compute the blocks of a dense teacher store.
         progress: shows the stages and their epochs.
     """
 
@@ -66,12 +68,11 @@ class RunContext:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """The values of a Config that decide what a training comes to, as plain JSON values."""
+    """Return the values of a Config that affect a training's result, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
-    unread = () if config["item_feature_digests"] else FEATURE_KEYS  # of a model that reads no item features
-    unset = (
-        [] if config["max_minutes"] else ["max_minutes"]
-    )  # models that were kept before it counted are still the same
+    unread = () if config["item_feature_digests"] else FEATURE_KEYS  # the model reads no item features
+    # An unset max_minutes is left out, so that models cached before the key existed are still found.
+    unset = [] if config["max_minutes"] else ["max_minutes"]
     if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
         unset.append("time_order")
     return {
@@ -82,25 +83,27 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def settings_alone(config: Any) -> dict[str, Any]:
-    """The settings of a model that is not distilled."""
+    """Return the settings of a model that is not distilled."""
     return {key: value for key, value in settings_of(config).items() if key not in ("kd", *KD_RUN_KEYS)}
 
 
 def data_of(context: RunContext, name: str) -> dict[str, Any]:
-    """What identifies the data for a model of this name: their order counts for a model of histories alone."""
+    """Return the identity of a model's data; order matters only for a sequential model."""
     return dict(context.splits.fingerprint) if reads_histories(name) else without_histories(context.splits.fingerprint)
 
 
 def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, Any]) -> Path:
-    """Return the folder of an entry of the cache.
+    """Return the folder of a cache entry.
 
     Args:
-        kind: a folder of the cache. name: of the model. settings: all that decides what the entry holds; data, sources
-            and revisions of the code are added.
+        context: the run.
+        kind: a folder of the cache.
+        name: name of the model.
+        settings: everything that affects the entry's content. Data, sources and revisions of the code are added.
     """
     made: dict[str, Any] = {"format": CACHE_FORMAT, "settings": settings, "data": data_of(context, name)}
     if settings["eval_protocol"] == "paper" and issubclass(get_model(name), SequentialRecommender):
-        made["test_histories"] = "training items"  # reports kept before this was so are not taken for its own
+        made["test_histories"] = "training items"  # reports from before this rule are not reused
     beside: dict[str, Any] = {
         "source": own_source(get_model(name)),
         "columns": context.splits.side,
@@ -108,20 +111,21 @@ def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, A
     }
     beside["revisions"] = revisions_of(get_model(name))
     if context.splits.candidates is not None and samples_candidates(settings["eval_args"]):
-        beside["candidates"] = asdict(
-            context.splits.candidates
-        )  # reports over other candidates are not taken for its own
+        # Reports on other candidates are not reused.
+        beside["candidates"] = asdict(context.splits.candidates)
     digest = settings_digest({**made, **{part: value for part, value in beside.items() if value}})
     return context.cache / kind / f"{context.splits.dataset.dataset_name}-{name}-{digest}"
 
 
 @contextmanager
 def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
-    """The folder of what a training needs until it is finished. An interrupted one keeps it, for ``resume``; a failed one does not, and one
-    that found the disk full keeps what it can be continued from.
+    """Yield the work folder of a training, which exists until the training is finished.
+
+    An interrupted training keeps it, for ``resume``. A failed training removes it. After a full disk only the files
+    stay from which the training can be resumed.
 
     Raises:
-        TargetError: before anything is trained: the entry is there and holds other files than ``replaces``.
+        TargetError: before anything is trained, if the entry exists and holds other files than ``replaces``.
     """
     check_folder(entry, own=lambda path: path.name in replaces)
     work = entry.with_name(entry.name + WORK)
@@ -131,7 +135,7 @@ def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
         raise
     except StorageError:
         if (work / STATE).is_file():
-            (work / CHECKPOINT).unlink(missing_ok=True)  # it may be half written; the state has its own
+            (work / CHECKPOINT).unlink(missing_ok=True)  # it may be incomplete; the state has its own copy
         else:
             shutil.rmtree(work, ignore_errors=True)
         raise
@@ -142,10 +146,12 @@ def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
 
 
 def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse a cached entry that was made with other settings than its name says.
+    """Refuse a cached entry that was made with other settings than this run's.
 
     Args:
-        made: its manifest or report; a key that an earlier version did not write is not compared.
+        entry: the entry.
+        made: its manifest or report. A key that an earlier version did not write is not compared.
+        asked: this run's values.
 
     Raises:
         TeacherError: names the first setting that differs, with both values.
@@ -163,12 +169,15 @@ def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 
 def distilled_settings(config: Any, teacher: TeacherScores) -> dict[str, Any]:
-    """What decides what a distillation comes to."""
+    """Return the values that affect the result of a distillation."""
     return {**settings_of(config), "teacher": identity(teacher)}
 
 
 def identity(teacher: TeacherScores) -> dict[str, Any]:
-    """What a teacher's manifest says of how it was made; of a teacher of histories also the order of its data."""
+    """Return the part of a teacher's manifest that identifies it.
+
+    For a teacher that reads histories this includes the order of its data.
+    """
     histories = [(member.manifest.get("data") or {}).get("histories") for member in teacher.members]
     made = {key: value for key, value in teacher.manifest.items() if key in IDENTITY}
     return {**made, "histories": histories} if any(histories) else made
