@@ -1,1 +1,1 @@
-"""Grids of runs: pairs x methods x seeds, resumable, and the tables made from their results."""
+"""Grids of runs (pairs x methods x seeds), resumable, and tables of their results."""

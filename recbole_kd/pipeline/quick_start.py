@@ -148,7 +148,10 @@ def _context(plan: Plan, name: str) -> RunContext:
 
 
 def _n_stages(plan: Plan) -> int:
-    """Return how many stages the run has: teachers, the student alone, an assistant, the distilled student."""
+    """Return the number of stages of the run.
+
+    These are the teachers, the student without a teacher, an assistant and the distilled student.
+    """
     return max(len(plan.teachers), 1) + bool(plan.distilled["kd_compare"]) + (plan.assistant is not None) + 1
 
 

@@ -1,4 +1,4 @@
-"""The screen of a run: its stages, one line an epoch, warnings; all else goes to run.log."""
+"""The screen output of a run: stages, one line per epoch and warnings."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from recbole_kd.storage.screen_log import SCREEN, show
 from recbole_kd.training.progress import EpochReport
 
 PYTHON_WARNINGS = "py.warnings"
-"""Logger of Python's own warnings, which are for the log."""
+"""Logger of Python's own warnings, which go only to the log."""
 
 EVERY = 10
-"""Without a terminal, every so many epochs are shown, and each that is the best so far."""
+"""Without a terminal, one in so many epochs is shown, and each that is the best so far."""
 
 QUIET_SECONDS = 20.0
 """Without a terminal, a line is shown at least this often."""
 
 BEST_SECONDS = 1.0
-"""Without a terminal, bests that follow each other faster are shown once."""
+"""Without a terminal, best epochs within this time are shown once."""
 
 
 class ScreenHandler(logging.Handler):
-    """Shows the lines of :data:`SCREEN` and warnings on a stream; on a terminal the last line is renewed in place.
+    """A handler that shows the lines of :data:`SCREEN` and warnings on a stream.
+
+    On a terminal the last line is updated in place.
 
     Args:
-        stream: such as ``sys.stderr``.
+        stream: the stream, such as ``sys.stderr``.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -42,11 +44,11 @@ class ScreenHandler(logging.Handler):
         self._shown = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let lines of the screen and warnings pass."""
+        """Return whether a record is a line for the screen or a warning."""
         return record.name == SCREEN or (record.levelno >= logging.WARNING and record.name != PYTHON_WARNINGS)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record above the line that is renewed."""
+        """Show a record above the line that is updated in place."""
         text = record.getMessage()
         if record.name != SCREEN:
             text = f"{'warning' if record.levelno < logging.ERROR else 'error'}: {' '.join(text.split())}"
@@ -55,14 +57,14 @@ class ScreenHandler(logging.Handler):
             print(text, file=self.stream, flush=True)
 
     def renew(self, text: str) -> None:
-        """Show a line in place of the last one that was shown so; for terminals."""
+        """Show a line on a terminal, in place of the previous one shown by this method."""
         with self.lock_of(), self._quietly():
             self._clear()
             self._shown = text[: max(_columns() - 1, 1)]
             print(self._shown, end="", file=self.stream, flush=True)
 
     def keep(self) -> None:
-        """Let the renewed line stand, and go on below it."""
+        """Keep the updated line and continue below it."""
         with self.lock_of(), self._quietly():
             if self._shown:
                 print(file=self.stream, flush=True)
@@ -84,7 +86,7 @@ class ScreenHandler(logging.Handler):
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        """A stream that was closed shows nothing; the run goes on."""
+        """Ignore errors of a closed stream, so that the run goes on."""
         if self.stream is None:
             return
         with suppress(OSError, ValueError):
@@ -92,11 +94,12 @@ class ScreenHandler(logging.Handler):
 
 
 class Screen:
-    """Shows stages and epochs, see :class:`recbole_kd.training.progress.Progress`.
+    """The display of stages and epochs, see :class:`recbole_kd.training.progress.Progress`.
 
     Args:
-        handler: shows the lines. n_stages: how many there will be. epochs: False shows no epochs
-            (``show_progress=False``).
+        handler: shows the lines.
+        n_stages: number of stages of the run.
+        epochs: False shows no epochs (``show_progress=False``).
     """
 
     def __init__(self, handler: ScreenHandler, n_stages: int, epochs: bool = True) -> None:
@@ -110,7 +113,7 @@ class Screen:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Keep the time in the last line running, and break long silences."""
+        """Update the time in the last line, and show a line after long silences."""
         worker = threading.Thread(target=self._keep_alive, daemon=True, name="screen")
         if self.epochs:
             worker.start()
@@ -146,7 +149,7 @@ class Screen:
             self._say()
 
     def end(self, text: str) -> None:
-        """End the stage with a line on what came out of it."""
+        """End the stage with a line on its result."""
         self._open = False
         if self.handler.live and self._line and self.epochs:
             self.handler.renew(self._timed())
@@ -176,7 +179,10 @@ class Screen:
 
 
 def _words(report: EpochReport) -> str:
-    """Return an epoch in words, such as ``epoch 12/300 | loss 0.41 | NDCG@10 .1291 best | patience 0/30``."""
+    """Return the line of an epoch.
+
+    An example is ``epoch 12/300 | loss 0.41 | NDCG@10 .1291 best | patience 0/30``.
+    """
     losses = []
     if report.base_loss is not None:
         losses.append(f"{'loss' if report.kd_loss is None else 'base'} {report.base_loss:.3g}")

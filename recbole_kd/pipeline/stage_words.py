@@ -1,4 +1,4 @@
-"""Titles of a run's stages, and what came out of them, in words for the screen."""
+"""The titles and results of a run's stages, in words for the screen."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from recbole_kd.version import __version__
 
 
 def named(config: Any) -> str:
-    """Return a model with its width, such as ``MF (20)``."""
+    """Return a model's name with its width, such as ``MF (20)``."""
     width = config["embedding_size"] or config["hidden_size"]
     return f"{public_name(config['model'])}{f' ({width})' if isinstance(width, int) else ''}"
 
 
 def outcome(figures: Mapping[str, Any], metric: str, where: str, cached: bool) -> str:
-    """Return what came out of a stage: its best epoch, metrics, and where it is kept.
+    """Return the result of a stage in words: best epoch, metrics and folder.
 
     Args:
-        figures: of the stage, as in result.json. metric: the stopping metric. where: the folder. cached: nothing was
-            trained.
+        figures: metrics of the stage, as in result.json.
+        metric: the stopping metric.
+        where: the folder.
+        cached: whether the stage was taken from the cache, without training.
     """
     parts = []
     best = figures.get("best_epoch")

@@ -182,8 +182,8 @@ def _ensure_truncated(
         context.progress.end(outcome(teacher.manifest["report"], config["valid_metric"], str(entry), cached=True))
     fidelity = teacher.manifest["fidelity"]
     show(
-        f"      the teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top {fidelity['k']} "
-        f"and {fidelity['energy']:.4f} of its scores' squares"
+        f"      the teacher {name} at a width of {width} keeps {fidelity['top_k_overlap']:.4f} of its top "
+        f"{fidelity['k']} and {fidelity['energy']:.4f} of its scores' squares"
     )
     return teacher, {**teacher.manifest["report"], "cached": not trained, "path": str(entry), "fidelity": fidelity}
 

@@ -1,4 +1,4 @@
-"""What a run came to, in a code and a sentence: did distillation help, and what to do next."""
+"""The verdict on a run: whether distillation helped, and what to do next."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         result: content of result.json: ``model``, ``kd``, ``valid_metric``, ``valid_metric_bigger``, and the metrics
-            of ``teacher``, ``student`` (None without the student alone) and ``distilled``.
+            of ``teacher``, ``student`` (None if no student was trained without a teacher) and ``distilled``.
 
     Returns:
-        ``code``: ``helped``, ``no_gain`` or ``unknown``, by the stopping metric on validation. ``text``: the sentence,
-        by the same metric on test. ``metric``, ``valid``, ``test``: its values of the three. ``gain``: of the distilled
-        over the student alone on test, 0.12 for 12 %. ``share_of_teacher``, ``compression``: on test, and in
-        parameters. ``warnings``: a list of ``{code, text}``.
+        ``code`` is ``helped``, ``no_gain`` or ``unknown``, by the stopping metric on validation. ``text`` is a sentence
+        on the same metric on test. ``metric`` is its name, ``valid`` and ``test`` are its values of the three models.
+        ``gain`` is that of the distilled student over the student without a teacher on test, 0.12 for 12 %.
+        ``share_of_teacher`` is on test, ``compression`` in parameters. ``warnings`` is a list of ``{code, text}``.
     """
     metric = str(result["valid_metric"])
     sides = {side: result.get(side) for side in ("teacher", "student", "distilled")}
@@ -40,10 +40,13 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return a warning if the teacher is not better than the student alone on validation, else None.
+    """Return a warning if the teacher is not better than the plain student on validation.
 
     Args:
-        result: as for :func:`verdict`; the distilled student is not needed.
+        result: see :func:`verdict`. The distilled student is not needed.
+
+    Returns:
+        ``{code, text}``, or None. The plain student is the one trained without a teacher.
     """
     metric, alone = str(result["valid_metric"]), result.get("student")
     ours, theirs = _value(result.get("teacher"), "valid", metric), _value(alone, "valid", metric)
@@ -59,7 +62,7 @@ def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def short(value: float) -> str:
-    """Return a metric with four places and no leading 0, such as .1319."""
+    """Return a metric with four digits and no leading 0, such as .1319."""
     return f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4f}"
 
 
@@ -102,8 +105,8 @@ def _text(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         valid = found["valid"]
         return (
             f"KD did not help here: {name} {short(valid['distilled'])} is not above {result['model']} alone "
-            f"{short(valid['student'])} in {metric} on validation. Try another --kd_weight than {result['kd_weight']:g}, "
-            f"or recbole-kd tune. {summary}"
+            f"{short(valid['student'])} in {metric} on validation. Try another --kd_weight than "
+            f"{result['kd_weight']:g}, or recbole-kd tune. {summary}"
         )
     if found["code"] == "unknown":
         return f"{summary} Run with --kd_compare=True to compare with the student alone."
@@ -115,7 +118,7 @@ def _times(compression: float) -> str:
 
 
 def _ended_at_last(figures: Mapping[str, Any] | None) -> str | None:
-    """Return the key that ended a training whose best epoch was its last, None if its patience did."""
+    """Return the key that ended a training at its best epoch, or None if patience did."""
     figures = figures or {}
     ended = CAPS.get(str(figures.get("stopped_by")))
     if ended is None or figures.get("best_epoch") is None or not figures.get("epochs"):

@@ -161,9 +161,10 @@ class Scorer:
     # -- vectors ------------------------------------------------------------------------------------------------------
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Return query vectors ``[n_queries, d]`` and item vectors ``[n_items, d]``, differentiable.
+        """Return query vectors ``[n_queries, d]`` and item vectors ``[n_items, d]``.
 
-        This encodes all queries. In a training step use :meth:`query_vectors` and :meth:`item_table`.
+        They are differentiable. This encodes all queries. In a training step use :meth:`query_vectors` and
+        :meth:`item_table`.
 
         Raises:
             ConfigError: the model's score is not a dot product.

@@ -48,7 +48,7 @@ class BaseLoss:
         self.rows = self.batches = 0
 
     def mean_of(self, total: float) -> float:
-        """Return the mean over rows of an epoch's loss, which RecBole adds up over batches."""
+        """Return the mean over rows of an epoch's loss, which RecBole sums over batches."""
         return total / max(self.rows if self._sums or self._adds_up else self.batches, 1)
 
     def __call__(self, interaction: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Norm of the weighted KD gradient over that of the base loss, measured on a batch."""
+"""The ratio of the gradient norms of weighted KD loss and base loss on a batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 
 def gradient_norm(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the 2-norm of a loss's gradient over all parameters, float32 ``[]``; the graph stays for the training step.
+    """Return the 2-norm of a loss's gradient over all parameters, float32 ``[]``.
+
+    The graph is kept for the training step.
 
     Args:
-        loss: ``[]``. parameters: those that require a gradient; a loss need not depend on each.
+        loss: ``[]``.
+        parameters: the parameters. Only those that require a gradient count; the loss need not depend on each.
     """
     if not loss.requires_grad:
         return torch.zeros((), device=loss.device)
@@ -25,10 +28,14 @@ def gradient_norm(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def gradient_ratio(base: Tensor, kd: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the norm of ``kd``'s gradient over that of ``base``, float32 ``[]``; inf if ``base`` has none.
+    """Return the norm of ``kd``'s gradient over that of ``base``, float32 ``[]``.
+
+    It is inf if ``base`` has no gradient.
 
     Args:
-        base, kd: ``[]``, ``kd`` weighted.
+        base: the base loss, ``[]``.
+        kd: the weighted KD loss, ``[]``.
+        parameters: see :func:`gradient_norm`.
     """
     wanted = list(parameters)
     return gradient_norm(kd, wanted) / gradient_norm(base, wanted)

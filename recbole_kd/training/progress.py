@@ -1,4 +1,4 @@
-"""Progress of trainings, told epoch by epoch to whoever shows it."""
+"""The progress of trainings, reported epoch by epoch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ class EpochReport:
     """One finished epoch, after its validation.
 
     Attributes:
-        epoch: how many epochs are done. epochs: the most there will be.
-        base_loss: the model's own loss, mean over rows. kd_loss: the unweighted KD loss, mean over queries; None for a
-            model that is trained alone.
-        kd_weight: lambda. grad_ratio: norm of the weighted KD gradient over that of the base loss, at the epoch's first
+        epoch: number of finished epochs.
+        epochs: maximum number of epochs.
+        base_loss: the model's own loss, mean over rows.
+        kd_loss: the unweighted KD loss, mean over queries. None without a distiller.
+        kd_weight: lambda.
+        grad_ratio: norm of the weighted KD gradient over that of the base loss, at the epoch's first
             batch; None if it was not measured.
-        metric: name of the stopping metric. score: its value on validation. is_best: no epoch before was better.
-        waited, patience: validations since the best epoch, and how many end the training.
+        metric: name of the stopping metric.
+        score: its value on validation.
+        is_best: whether this epoch is the best so far.
+        waited: validations since the best epoch.
+        patience: number of such validations after which the training ends.
     """
 
     epoch: int
@@ -34,7 +39,7 @@ class EpochReport:
 
 
 class Progress(Protocol):
-    """Shows the stages of a run and their epochs."""
+    """The interface of a display of a run's stages and epochs."""
 
     def begin(self, title: str) -> None:
         """Start the next stage."""
@@ -43,7 +48,7 @@ class Progress(Protocol):
         """Show a finished epoch of the stage."""
 
     def end(self, text: str) -> None:
-        """End the stage with a line on what came out of it."""
+        """End the stage with a line on its result."""
 
 
 class Silent:
@@ -66,8 +71,10 @@ def epoch_report(trainer: Any, epoch: int, score: float, n_batches: int) -> Epoc
     """Return the report of an epoch that a trainer has just validated.
 
     Args:
-        trainer: RecBole's, ours or one of RecBole's own kinds. epoch: its number, from 0.
-        n_batches: of an epoch; divides the loss that RecBole's own trainers have summed over batches.
+        trainer: a KDTrainer or a special trainer of RecBole.
+        epoch: number of the epoch, from 0.
+        score: its validation score.
+        n_batches: batches of an epoch, which divide the loss that RecBole's own trainers sum over batches.
     """
     means = getattr(trainer, "epoch_means", None)
     if means is None:

@@ -239,7 +239,8 @@ class KDTrainer(Trainer):
             )
         except _TimeIsUpError:
             show(
-                f"      max_minutes={self.config['max_minutes']}: training stopped after {len(self.epoch_seconds)} epochs"
+                f"      max_minutes={self.config['max_minutes']}: training stopped after {len(self.epoch_seconds)} "
+                "epochs"
             )
             result = self.best_valid_score, self.best_valid_result
         return result

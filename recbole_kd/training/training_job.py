@@ -182,7 +182,7 @@ class TrainingJob:
         return bool(self.config["show_progress"]) and self.progress is None
 
     def _callback(self, trainer: Any, loaders: Loaders) -> AfterEpoch | None:
-        """Return what RecBole calls after each validation."""
+        """Return the callback that RecBole calls after each validation."""
         inner = self.after_epoch if self.trajectory is None else self.trajectory.after_epoch
         progress = self.progress
         if progress is None:
