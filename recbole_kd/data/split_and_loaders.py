@@ -87,6 +87,14 @@ def prepare_data(config: Any) -> PreparedData:
 
     Raises:
         DataError: RecBole refuses the data, or a phase is empty.
+
+    Example:
+        >>> config = Config(model="MF", dataset="tiny", config_dict=keys)  # such as data_path
+        >>> data = recbole_kd.prepare_data(config)
+        >>> data.dataset.user_num, data.dataset.item_num  # with the pad of each
+        (31, 41)
+        >>> [len(part.dataset.inter_feat) for part in (data.train, data.valid, data.test)]
+        [382, 30, 30]
     """
     splits = split_data(config)
     loaders = make_loaders(config, splits)

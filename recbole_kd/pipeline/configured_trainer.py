@@ -29,6 +29,16 @@ class ConfiguredKDTrainer(KDTrainer):
         model: the student.
         distiller: a distiller of :func:`recbole_kd.build_distiller`, or None.
         options: see :class:`recbole_kd.training.trainer.KDTrainer`.
+
+    Example:
+        >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student
+        >>> student = get_model("MF")(config, data.train.dataset)
+        >>> teacher = recbole_kd.load_teacher(teacher_path, data.train)
+        >>> distiller = recbole_kd.build_distiller(config, student, teacher)
+        >>> trainer = recbole_kd.KDTrainer(config, student, distiller)
+        >>> score, metrics = trainer.fit(data.train, data.valid)
+        >>> len(trainer.kd_loss)  # one value per epoch
+        1
     """
 
     def __init__(self, config: Any, model: nn.Module, distiller: Distiller | None = None, **options: Any) -> None:

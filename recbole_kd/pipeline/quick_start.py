@@ -66,6 +66,15 @@ def run_recbole_kd(
 
     Raises:
         KDError: bad input, or a training that cannot go on. The message is one sentence.
+
+    Example:
+        >>> result = recbole_kd.run_recbole_kd("MF", "LightGCN", "RCEKD", "tiny", config_dict=keys, epochs=1)
+        >>> result["teacher_model"], result["distilled"]["epochs"]
+        ('LightGCN', 1)
+        >>> 0 <= result["distilled"]["test"]["ndcg@10"] <= 1
+        True
+        >>> (Path(result["folder"]) / "result.json").is_file()
+        True
     """
     named = {"model": model, "teacher": teacher, "kd": kd, "dataset": dataset}
     values = merge_sources(config_file_list, config_dict, {**keys, **{k: v for k, v in named.items() if v is not None}})

@@ -28,6 +28,17 @@ def register_model(model_class: type, *, vectors: Vectors | None = None, keys: I
 
     Raises:
         ConfigError: the class is not a RecBole model, or its name is taken (case is ignored).
+
+    Example:
+        >>> class Halved(BPR):
+        ...     def forward(self, user, item):
+        ...         users, items = super().forward(user, item)
+        ...         return users / 2, items
+        >>> def halved_vectors(model):
+        ...     return model.user_embedding.weight / 2, model.item_embedding.weight
+        >>> recbole_kd.register_model(Halved, vectors=halved_vectors)
+        >>> get_model("Halved") is Halved
+        True
     """
     register([model_class])
     know_keys_of(model_class.__name__, keys)

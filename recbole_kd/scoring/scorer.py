@@ -59,6 +59,18 @@ class Scorer:
 
     Raises:
         ConfigError: the model is of another family, or sequential without rows.
+
+    Example:
+        >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student
+        >>> scorer = recbole_kd.Scorer(get_model("MF")(config, data.train.dataset))
+        >>> users = torch.tensor([1, 2])
+        >>> scorer.full(users).shape  # all items and the pad
+        torch.Size([2, 41])
+        >>> scorer.at(users, torch.tensor([[3, 5], [4, 6]])).shape  # two items per user
+        torch.Size([2, 2])
+        >>> ids, scores = scorer.top_k(users, k=3)
+        >>> bool((scores[:, 0] >= scores[:, 1]).all())
+        True
     """
 
     def __init__(self, model: nn.Module, rows: Rows | None = None) -> None:

@@ -51,6 +51,14 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
 
     Raises:
         TeacherError: missing, damaged, unsafe, or made on other data. The message is one sentence with the fix.
+
+    Example:
+        >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student
+        >>> teacher = recbole_kd.load_teacher(teacher_path, data.train)
+        >>> teacher.name, teacher.n_items
+        ('LightGCN', 41)
+        >>> teacher.at(torch.tensor([1]), torch.tensor([[2, 3]])).shape
+        torch.Size([1, 2])
     """
     path = user_path(path, "teacher_path")
     if path.suffix == ".pth":

@@ -107,6 +107,15 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     Raises:
         ConfigError: the method or an option is unknown, or a sequential student has no training data.
         TeacherError: teacher and student have different numbers of users or items.
+
+    Example:
+        >>> config = Config(model="MF", dataset="tiny", config_dict={**keys, "kd": "RCEKD", "kd_weight": 5})
+        >>> data = recbole_kd.prepare_data(config)
+        >>> student = get_model("MF")(config, data.train.dataset)
+        >>> teacher = recbole_kd.load_teacher(teacher_path, data.train)
+        >>> distiller = recbole_kd.build_distiller(config, student, teacher)
+        >>> type(distiller).__name__, distiller.weight
+        ('RCEKD', 5.0)
     """
     kd = config["kd"]
     if not kd:
