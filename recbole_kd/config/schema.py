@@ -58,6 +58,7 @@ RUN_KEYS: dict[str, Any] = {
     "teacher": str | list[str] | None,
     "setting": Literal["general", "sequential"],
     "teacher_path": Path | None,
+    "init_from": Path | None,
     "teacher_store": one_of(TEACHER_STORES),
     "teacher_dtype": one_of(TEACHER_DTYPES),
     "teacher_ray_address": Annotated[str, Expected("local, auto or HOST:PORT")] | None,

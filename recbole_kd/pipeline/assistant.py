@@ -41,6 +41,7 @@ NEUTRAL: dict[str, Any] = {
     "kd_assistant_size": None,
     **dict.fromkeys(KEYS),
     "kd_teacher_share": 0.0,
+    "init_from": None,
     "kd_compare": True,
 }
 """Options without effect on the assistant's own training have a fixed value there, so that equal assistants share an

@@ -35,6 +35,7 @@ from recbole_kd.pipeline.request import Request, make_request, merge_sources, wi
 from recbole_kd.pipeline.request_checks import CONTROL, check_student_keys
 from recbole_kd.pipeline.stages import ensure_teachers
 from recbole_kd.pipeline.training_entries import RunContext
+from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.files import read_manifest
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher
@@ -112,6 +113,11 @@ def _given(config: Config, model: str, model_class: type, dataset: str) -> dict[
         if key in OF_SCRIPTS or (key not in strict and not _is_ours(key) and key not in RECBOLE_KEYS):
             del given[key]  # from the command line, which the user's own script may read too
     values = merge_sources(None, given, {"model": model, "dataset": dataset, "kd_compare": False})
+    if values.get(INIT_FROM) is not None:
+        raise ConfigError(
+            f"{INIT_FROM}={values[INIT_FROM]} has no effect in RecBole's own functions, which make the student's first "
+            "weights: leave it out, or run recbole-kd"
+        )
     sequential = issubclass(model_class, SequentialRecommender)
     setting = values.setdefault("setting", "sequential" if sequential else "general")
     if sequential and setting == "general":

@@ -30,7 +30,9 @@ from recbole_kd.model.build_model import fresh_model
 from recbole_kd.pipeline.assistant import assistant_values, width_of
 from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
+from recbole_kd.pipeline.student_start import StudentStart, student_start
 from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.places import user_path
 from recbole_kd.teacher.base import TeacherScores
@@ -62,6 +64,7 @@ class Plan:
         assistant: Config of the assistant, if the method has one.
         n_checkpoints: number of a teacher's checkpoints that the method needs.
         features: digests of the item features that the models read.
+        start: first weights of the student, from ``init_from``.
     """
 
     request: Request
@@ -77,6 +80,7 @@ class Plan:
     assistant: Any | None
     n_checkpoints: int
     features: dict[str, str] = field(default_factory=dict)
+    start: StudentStart | None = None
 
 
 def make_plan(request: Request, splits: Splits | None = None) -> Plan:
@@ -130,6 +134,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         teachers,
         [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config],
     )
+    start = student_start(run[INIT_FROM], splits, (alone, distilled))
     needed = checkpoints_needed(method, options)
     property_files = {
         "student": student_files,
@@ -150,6 +155,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         assistant,
         needed,
         features,
+        start,
     )
 
 

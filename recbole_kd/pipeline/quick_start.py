@@ -153,7 +153,9 @@ def make_teachers(request: Request) -> list[Path]:
 def _context(plan: Plan, name: str) -> RunContext:
     run = plan.request.run
     folder = _new_folder(plan.output, plan.request, name, plan.alone["seed"])
-    return RunContext(plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"])
+    return RunContext(
+        plan.splits, plan.cache, folder, bool(run["resume"]), run["teacher_ray_address"], start=plan.start
+    )
 
 
 def _n_stages(plan: Plan) -> int:
@@ -245,4 +247,5 @@ def _result(plan: Plan) -> dict[str, Any]:
         "valid_metric_bigger": bool(config["valid_metric_bigger"]),
         "kd_options": {key: value for key, value in config.final_config_dict.items() if key.startswith("kd_")},
         "property_files": plan.property_files,
+        **({"init_from": plan.start.matches} if plan.start else {}),
     }

@@ -35,7 +35,7 @@ OF_THE_SPLIT = frozenset(
 )
 """Keys that a teacher cannot set, because all models of a run share one data set and one split."""
 
-OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "allow_unknown", *TEACHER_RUN_KEYS})
+OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "init_from", "allow_unknown", *TEACHER_RUN_KEYS})
 """Keys that only the run has, not a teacher."""
 
 

@@ -266,7 +266,9 @@ def ensure_student_alone(config: Any, context: RunContext) -> dict[str, Any]:
         getLogger().info(f"Training {name} without a teacher once, into the cache entry {entry}")
         with workshop(entry, STUDENT_FILES) as work:
             files = TrainingFiles.in_folder(work, context.folder / "tensorboard-student")
-            job = TrainingJob(config, context.splits, files, context.resume, progress=context.progress)
+            job = TrainingJob(
+                config, context.splits, files, context.resume, progress=context.progress, start=context.start
+            )
             model, figures = job.train()
             with written_whole(entry, replaces=STUDENT_FILES) as temporary:
                 save_weights(temporary / WEIGHTS, model)
@@ -313,6 +315,7 @@ def distill(
                 teacher,
                 after_epoch=after_epoch,
                 progress=context.progress,
+                start=context.start,
             ).train()
         except (LostProcessError, StorageError):
             raise

@@ -29,13 +29,13 @@ from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.progress import SILENT, Progress
-from recbole_kd.training.training_job import CHECKPOINT, STATE
+from recbole_kd.training.training_job import CHECKPOINT, STATE, StartingWeights
 
 WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb",
         "wandb_project", "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown",
-        "config_file", "config_files", "nproc", "local_rank", "single_spec", "worker",
+        "config_file", "config_files", "nproc", "local_rank", "single_spec", "worker", "init_from",
         "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
         "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
     }
@@ -57,6 +57,7 @@ class RunContext:
         resume: continue an interrupted training.
         ray_address: address of a cluster whose workers compute the blocks of a dense teacher store.
         progress: shows the stages and their epochs.
+        start: first weights of the student, alone and distilled; None leaves the model's own.
     """
 
     splits: Splits
@@ -65,6 +66,7 @@ class RunContext:
     resume: bool
     ray_address: str | None = None
     progress: Progress = SILENT
+    start: StartingWeights | None = None
 
 
 def settings_of(config: Any) -> dict[str, Any]:

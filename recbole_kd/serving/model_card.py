@@ -32,7 +32,8 @@ print(student.recommend(["{user}"], k=10))
 | model.safetensors | {weights} |
 | users.json, items.json | external ids; the place in the list is the row |
 | seen.safetensors | columns user, item, part (0 train, 1 validation, 2 test), time |
-"""
+{trained}"""
+_TRAINED = "| trained.safetensors | weights that were trained, for `--init_from` |\n"
 _WEIGHTS = {"vectors": "vectors of users and items, whose dot product is the score", "model": "the model's weights"}
 
 
@@ -47,6 +48,6 @@ def model_card(content: Mapping[str, Any], table: str) -> str:
     names = {key: content.get(key) for key in ("model", "dataset", "seed", "eval_protocol")}
     version = (content.get("versions") or {}).get("recbole_kd", "of an unknown version")
     sizes = {"users": content["n_users"] - 1, "items": content["n_items"] - 1}
-    return _CARD.format(
-        **names, **sizes, how=how, version=version, table=table, weights=_WEIGHTS[content["form"]], user="USER"
-    )
+    trained = _TRAINED if None in (content.get("weights") or {}).values() else ""
+    words = {"how": how, "version": version, "table": table, "trained": trained, "user": "USER"}
+    return _CARD.format(**names, **sizes, **words, weights=_WEIGHTS[content["form"]])

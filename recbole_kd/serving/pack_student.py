@@ -21,7 +21,7 @@ from recbole_kd.serving.known_interactions import TestedWith, seen_columns
 from recbole_kd.serving.model_card import model_card
 from recbole_kd.serving.rebuilt_model import safe_settings
 from recbole_kd.serving.student import MODEL, VECTORS, load_student
-from recbole_kd.serving.student_files import CARD, CONFIG, FORMAT, ITEMS, SEEN, USERS
+from recbole_kd.serving.student_files import CARD, CONFIG, FORMAT, ITEMS, SEEN, TRAINED, USERS
 from recbole_kd.serving.student_scores import ITEM_VECTORS, PROPAGATION, QUERY_VECTORS, ModelScores
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_manifest, written_whole
 
@@ -67,7 +67,9 @@ def pack_student(
     }  # fmt: skip
     with written_whole(folder) as temporary:
         if form == VECTORS:
-            save_file(_vectors(model, seen), temporary / WEIGHTS)
+            vectors = _vectors(model, seen)
+            save_file(vectors, temporary / WEIGHTS)
+            content["weights"] = _save_trained(temporary / TRAINED, model, vectors)
         else:
             save_weights(temporary / WEIGHTS, model)
         save_file(seen, temporary / SEEN)
@@ -93,6 +95,23 @@ def _vectors(model: Any, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
             model.user_embedding.weight, model.item_embedding.weight, ids[0], ids[1], model.n_layers
         )
     return {name: table.contiguous().clone() for name, table in found.items()}
+
+
+def _save_trained(path: Path, model: Any, vectors: Mapping[str, Tensor]) -> dict[str, str | None]:
+    """Write the weights that are none of the vectors, if there are any.
+
+    Returns:
+        The name of each weight -> the name of the vectors that it equals, or None if it was written.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    sources = {
+        name: next((given for given, table in vectors.items() if torch.equal(tensor, table)), None)
+        for name, tensor in weights.items()
+    }
+    apart = {name: weights[name].clone() for name, source in sources.items() if source is None}
+    if apart:
+        save_file(apart, path)
+    return sources
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -20,6 +20,8 @@ from recbole_kd.version import __version__
 
 FORMAT = 1
 CONFIG, USERS, ITEMS, SEEN, CARD = "config.json", "users.json", "items.json", "seen.safetensors", "README.md"
+TRAINED = "trained.safetensors"
+"""Weights that were trained, where the final vectors are others (LightGCN); read to start another student from."""
 FOLDER = "student"
 """Name of the folder inside a run's."""
 
@@ -49,14 +51,18 @@ class StudentFiles:
     seen: dict[str, Tensor]
 
 
+def student_folder(folder: Path) -> Path:
+    """Return the folder of a student, given it or the run's folder that holds it."""
+    return folder / FOLDER if (folder / FOLDER / CONFIG).is_file() else folder
+
+
 def read_student(folder: Path) -> StudentFiles:
     """Return the content of a student's folder, or of the run's folder that holds it.
 
     Raises:
         StudentError: missing, damaged, or of another version; one sentence.
     """
-    if (folder / FOLDER / CONFIG).is_file():
-        folder = folder / FOLDER
+    folder = student_folder(folder)
     config = _read_config(folder)
     wrong = damage(folder, {name: config[FILES].get(name) for name in _READ}, full=True)
     if wrong is not None:
@@ -123,6 +129,18 @@ def read_student_tensors(folder: Path, name: str) -> dict[str, Tensor]:
             return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise _damaged(folder, f"{name} cannot be read ({error})") from None
+
+
+def read_trained(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that were trained, of a student whose final vectors are others.
+
+    Raises:
+        StudentError: they are missing or damaged.
+    """
+    wrong = damage(folder, {TRAINED: config[FILES].get(TRAINED)}, full=True)
+    if wrong is not None:
+        raise _damaged(folder, wrong)
+    return read_student_tensors(folder, TRAINED)
 
 
 def _check_seen(folder: Path, seen: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -38,6 +38,7 @@ CHECKPOINT, STATE = "best.pth", "state.pt"
 """File names of a training in its own folder."""
 
 AfterEpoch = Callable[[int, float], None]
+StartingWeights = Callable[[nn.Module, Any], None]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class TrainingJob:
         trajectory: keeps checkpoints of the training.
         after_epoch: callback with each epoch and its validation score. It cannot be combined with a trajectory.
         progress: shows the epochs, in place of RecBole's progress bars.
+        start: puts first weights into the new model, whose data set it is given. None leaves the model's own.
     """
 
     config: Any
@@ -83,6 +85,7 @@ class TrainingJob:
     trajectory: Trajectory | None = None
     after_epoch: AfterEpoch | None = None
     progress: Progress | None = None
+    start: StartingWeights | None = None
 
     def train(self) -> tuple[nn.Module, dict[str, Any]]:
         """Train on ``nproc`` processes and return the model of the best epoch with its metrics.
@@ -144,6 +147,8 @@ class TrainingJob:
         model = fresh_model(config, parts[0])
         accelerate_on_cpu(model, softmax_of(model))
         initialise(model, config["init_std"])
+        if self.start is not None:
+            self.start(model, splits.dataset)
         getLogger().info(reduction_note(model, config))
         if "eval_batch_size" not in config.external_config_dict:
             config["eval_batch_size"] = evaluation_batch_size(

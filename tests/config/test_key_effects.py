@@ -98,7 +98,15 @@ CASES: dict[str, Case] = {
 }
 """Key -> what it does in a run. Of the rest: see the other tests of this file."""
 
-OTHERWISE = {"teacher_path", "allow_unknown", "text_encoder", "item_features", "eval_memory_mb", "config_files"}
+OTHERWISE = {
+    "teacher_path",
+    "init_from",
+    "allow_unknown",
+    "text_encoder",
+    "item_features",
+    "eval_memory_mb",
+    "config_files",
+}
 """Keys with a test of their own below."""
 
 CACHES = {"save_dataset", "save_dataloaders"}
@@ -209,6 +217,12 @@ def test_a_saved_teacher_is_the_one_that_teaches(place: Path) -> None:
     path = outcome(place)["teacher"]
     saved = outcome(place, "--teacher=", "--teacher.epochs=", "--teacher.embedding_size=", f"--teacher_path={path}")
     assert saved["teacher"] == path and saved["weights"] == outcome(place)["weights"]
+
+
+def test_a_student_starts_from_an_earlier_one(place: Path) -> None:
+    """See tests/serving/test_init_from.py for its rows."""
+    start = next(outcome(place)["folder"].glob("*/student")).parent
+    assert outcome(place, f"--init_from={start}")["weights"] != outcome(place)["weights"]
 
 
 def test_a_file_of_keys_is_read(place: Path) -> None:

@@ -1,0 +1,58 @@
+"""Weights that the student of a run starts from (``init_from``): the student alone and the distilled one alike."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from recbole_kd.data.histories.sequence_dataset import stage_parts
+from recbole_kd.data.split_and_loaders import Splits
+from recbole_kd.model.build_model import fresh_model
+from recbole_kd.serving.earlier_student import EarlierStudent, read_earlier_student
+
+DIGEST = "init_from_digest"
+"""Key of a Config with the digest of the weights, by which trainings from other weights are told apart."""
+
+
+@dataclass(frozen=True)
+class StudentStart:
+    """An earlier student, and what of it is in this run's data.
+
+    Attributes:
+        earlier: the student. matches: path, digest, and counts of known and new users and items.
+    """
+
+    earlier: EarlierStudent
+    matches: dict[str, Any]
+
+    def __call__(self, model: nn.Module, dataset: Any) -> None:
+        """Give a new model over the data set the weights that it starts from."""
+        self.earlier.give(model, *_ids(dataset))
+
+
+def _ids(dataset: Any) -> tuple[Sequence[object], Sequence[object]]:
+    return dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
+
+
+def student_start(path: str | None, splits: Splits, configs: Sequence[Any]) -> StudentStart | None:
+    """Return the weights to start from, checked, and record their digest in the students' Configs; None without a path.
+
+    Raises:
+        StudentError: no student is there, or it is damaged. ConfigError: it does not fit the run's student.
+    """
+    if path is None:
+        return None
+    earlier = read_earlier_student(path)
+    start = StudentStart(earlier, earlier.matches(*_ids(splits.dataset)))
+    for config in configs:
+        trial = copy.copy(config)  # building a model writes into its Config
+        trial.final_config_dict = copy.deepcopy(config.final_config_dict)
+        model = fresh_model(trial, stage_parts(trial, splits.parts)[0])
+        earlier.check(model, config.final_config_dict)
+        start(model, splits.dataset)
+        config[DIGEST] = earlier.digest
+    return start
