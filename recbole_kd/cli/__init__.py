@@ -1,1 +1,1 @@
-"""Command lines: one program, one verb a job."""
+"""The command lines: one program with one verb per job."""

@@ -1,4 +1,4 @@
-"""``recbole-kd benchmark``: time an epoch of distillation beside RecBole's own training, on data made to a public data set's counts."""
+"""``recbole-kd benchmark``: time distillation and RecBole's training on synthetic data."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ EXAMPLES = [
 ]
 
 NOTES = """
-Plain is RecBole's unmodified Trainer, BPR and dataloader at the same width. Both are timed in one process, epoch by epoch in turn; a KD
-epoch runs from begin_epoch to the last step, evaluation excluded. Peak memory is that of two further processes, one evaluation included.
-With --repeats=0 a case is one first epoch and an evaluation, plain and KD in a process each, whose times and peaks those are.
-Beside each phase stands its floor on this machine. Lists are written with commas; other --KEY=VALUE are the KD run's.
+Plain is RecBole's unmodified Trainer, BPR and dataloader at the same width. Both are timed in one process, epoch by
+epoch in turn. A KD epoch runs from begin_epoch to the last step, without evaluation. Peak memory is that of two further
+processes, with one evaluation. With --repeats=0 a case is one first epoch and one evaluation, plain and KD in separate
+processes, which give both time and memory. Each phase is shown with its floor on this machine. Lists are written with
+commas. Other --KEY=VALUE are keys of the KD run.
 """
 
 
 def _parser() -> SentenceParser:
     parser = SentenceParser(
-        "benchmark", "Time distillation beside RecBole's own training, and measure its memory.", EXAMPLES, NOTES
+        "benchmark", "Time distillation and RecBole's own training, and measure their memory.", EXAMPLES, NOTES
     )
     add = parser.add_argument
     add("--model", default="MF", help="student, or several with commas")
     add("--kd", default="RCEKD", help="method, several with commas, or all")
     add("--size", default="citeulike", help=f"{', '.join(SIZES)}, USERSxITEMSxINTERACTIONS, or several with commas")
-    add("--width", type=int, default=20, help="of the students' vectors")
-    add(
-        "--teacher_width", type=int, help="of the teacher's vectors, on disk: 400, for gowalla 2000, for large sizes 64"
-    )
+    add("--width", type=int, default=20, help="width of the students' vectors")
+    add("--teacher_width", type=int, help="width of the teacher's vectors: 400, for gowalla 2000, for large sizes 64")
     add("--repeats", type=int, default=5)
     add(
         "--evaluation",
         action="store_true",
-        help="also time full-ranking evaluation beside RecBole's default batch size",
+        help="also time full-ranking evaluation, and RecBole's with its default batch size",
     )
-    add("--output", type=Path, metavar="FILE", help="gets the figures as JSON")
+    add("--output", type=Path, metavar="FILE", help="gets the metrics as JSON")
     other = parser.add_mutually_exclusive_group()
     other.add_argument(
-        "--sequences", action="store_true", help="time HSTU and SASRec, plain and distilled, in place of --model, --kd"
+        "--sequences", action="store_true", help="time HSTU and SASRec, plain and distilled, instead of --model, --kd"
     )
     other.add_argument(
-        "--growth", action="store_true", help="how cost grows with users, items, interactions, K, L and d, as Markdown"
+        "--growth", action="store_true", help="growth of cost with users, items, interactions, K, L and d, as Markdown"
     )
     other.add_argument(
-        "--prefixes", action="store_true", help="time the encoding of prefixes together and each by itself, on ml-100k"
+        "--prefixes", action="store_true", help="time the encoding of prefixes together and separately, on ml-100k"
     )
-    add("--length", type=int, default=50, help="with --prefixes: of a history")
-    add("--users", type=int, default=40, help="with --prefixes: whose prefixes are encoded")
+    add("--length", type=int, default=50, help="with --prefixes: length of a history")
+    add("--users", type=int, default=40, help="with --prefixes: number of users whose prefixes are encoded")
     return parser
 
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The benchmark's own arguments, and the keys of the KD runs.
+    """Return the benchmark's own arguments, and the keys of the KD runs.
 
     Raises:
-        ConfigError: a number that is too small, an unknown size or method. TargetError: the output cannot be written.
+        ConfigError: a number is too small, or a size or method is unknown.
+        TargetError: the output cannot be written.
     """
     known, rest = _parser().parse_known_args(words)
     for key, least in (("width", 1), ("teacher_width", 1), ("repeats", 0), ("length", 1), ("users", 1)):
@@ -87,7 +87,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 
 def run(words: list[str]) -> int:
-    """Measure what the words ask for and print it; 0.
+    """Measure and print what the arguments ask for; return 0.
 
     Raises:
         KDError: bad input, or a measurement that failed.

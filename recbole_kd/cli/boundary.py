@@ -1,6 +1,6 @@
-"""The boundary of the program: whatever ends a command becomes one line and an exit code.
+"""The boundary of the program: every error becomes one line and an exit code.
 
-0 done, 1 a part of the work failed, 2 bad input or surroundings (one sentence), 70 an internal error, 130 and 143
+0 done, 1 a part of the work failed, 2 bad input or environment (one sentence), 70 an internal error, 130 and 143
 interrupted.
 """
 
@@ -25,11 +25,12 @@ Job = Callable[[list[str]], int]
 
 
 def answer(job: Job, words: list[str], goes_on: str = "") -> int:
-    """Run a command and return its exit code; whatever it raises is said in one line on the error stream.
+    """Run a command and return its exit code, with one line on stderr for an error.
 
     Args:
-        words: ``--debug`` among them shows the traceback of an internal error. goes_on: how an interrupted command is
-            continued.
+        job: the command.
+        words: its arguments. ``--debug`` shows the traceback of an internal error.
+        goes_on: how to continue an interrupted command.
     """
     debug = "--debug" in words
     _open_streams()
@@ -64,13 +65,16 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
 
 
 def _sentence(error: OSError | MemoryError) -> str:
-    """Name what the system refused."""
+    """Return a sentence on what the system refused."""
     if isinstance(error, MemoryError):
-        return f"There is not enough memory ({' '.join(str(error).split()) or 'no more is given out'}): free some, or make the run smaller."
+        return (
+            f"There is not enough memory ({' '.join(str(error).split()) or 'no reason is given'}): free some, or make "
+            "the run smaller."
+        )
     if isinstance(error, BrokenPipeError) and error.filename is None:
-        return "Nobody reads the output any more: it was closed before everything was printed."
+        return "The output was closed before everything was printed."
     if error.filename is None and not _working_folder_is_there():
-        return "The working folder is not there any more: go to one that is (cd), and run the command again."
+        return "The working folder does not exist any more: change to one that exists (cd), and run the command again."
     places = " and ".join(repr(str(name)) for name in (error.filename, error.filename2) if name is not None)
     return (
         f"{places} cannot be used: {error.strerror}." if places else f"The system refused something: {error.strerror}."
@@ -86,7 +90,7 @@ def _working_folder_is_there() -> bool:
 
 
 def _internal(error: Exception, debug: bool) -> int:
-    """Say an internal error; its traceback goes to the screen with --debug, else to a file."""
+    """Report an internal error, with its traceback on the screen (--debug) or in a file."""
     words = " ".join(str(error).split())
     if debug:
         traceback.print_exception(error)
@@ -99,7 +103,7 @@ def _internal(error: Exception, debug: bool) -> int:
 
 
 def _write_log(error: Exception) -> str | None:
-    """A file with the traceback, in the system's folder of temporary files; None where none can be written."""
+    """Write the traceback into the system's temporary folder; return its path, or None."""
     name = f"recbole-kd-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with suppress(OSError):
         path = os.path.join(tempfile.gettempdir(), name)
@@ -116,7 +120,10 @@ def _say(line: str) -> None:
 
 
 def _open_streams() -> None:
-    """Let closed standard streams lead nowhere: else the next file that is opened would take their place and be printed into."""
+    """Open closed standard streams to nowhere.
+
+    Otherwise the next opened file would take their number and be printed into.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -125,7 +132,7 @@ def _open_streams() -> None:
 
 
 def _let_go_of_closed_streams() -> None:
-    """What cannot be printed is dropped, so that the interpreter does not stumble over it when it ends."""
+    """Drop unprinted output, so that the interpreter does not fail when it exits."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

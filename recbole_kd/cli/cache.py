@@ -32,20 +32,20 @@ def _parser() -> SentenceParser:
     )
     add("--cache_dir", type=Path, metavar="DIR", help="default: RECBOLE_KD_CACHE, else saved/cache")
     add("--kind", choices=KINDS, help="entries of one kind")
-    add("--older_than", type=float, metavar="DAYS", help="entries last written before so many days")
-    add("--larger_than", type=float, metavar="MIB", help="entries of more than so many MiB")
-    add("--damaged", action="store_true", help="entries that are not what was written")
+    add("--older_than", type=float, metavar="DAYS", help="entries last written more than this many days ago")
+    add("--larger_than", type=float, metavar="MIB", help="entries larger than this many MiB")
+    add("--damaged", action="store_true", help="entries whose files differ from what was written")
     add(
         "--unfinished",
         action="store_true",
-        help="what interrupted trainings left, which --resume=True would continue from",
+        help="files of interrupted trainings, which --resume=True would continue",
     )
     add("--dry-run", action="store_true", help="prune: print what would be removed, and remove nothing")
     return parser
 
 
 def run(words: list[str]) -> int:
-    """List, verify or prune the entries that the words choose; 1 if verify finds a damaged one, else 0.
+    """List, verify or prune the chosen entries; return 1 if verify finds damage, else 0.
 
     Raises:
         ConfigError: bad input, such as a prune that chooses nothing.
@@ -55,7 +55,7 @@ def run(words: list[str]) -> int:
     there = list_cache(cache)
     unknown = next((name for name in given.names if name not in {entry.name for entry in there}), None)
     if unknown is not None:
-        raise ConfigError(f"{unknown!r} is no entry of the cache {cache}: `recbole-kd cache list` names them.")
+        raise ConfigError(f"{unknown!r} is not an entry of the cache {cache}: `recbole-kd cache list` names them.")
     if given.action != "prune" and given.dry_run:
         raise ConfigError("--dry-run has no effect without prune: leave it out.")
     chosen = [entry for entry in there if _is_chosen(entry, given)]
@@ -90,12 +90,12 @@ def _prune(cache: Path, chosen: Sequence[CacheEntry], given: argparse.Namespace)
     gone = {entry.name for entry in removed}
     for entry in chosen:
         if entry.name not in gone:
-            print(f"left {entry.name}: another run holds it, or it holds a file that was not made here")
+            print(f"left {entry.name}: another run uses it, or it contains a file that was not made here")
     return 0
 
 
 def _table(entries: Sequence[CacheEntry], damaged: dict[str, str] | None) -> str:
-    """Return a table of entries, with the state of each if it was verified, and their total size."""
+    """Return a table of entries with their states, if verified, and their total size."""
     rows = []
     for entry in entries:
         state = "unfinished" if not entry.finished else "" if damaged is None else damaged.get(entry.name, "whole")

@@ -1,4 +1,4 @@
-"""``recbole-kd convert-teacher``: keep a teacher's scores in another form."""
+"""``recbole-kd convert-teacher``: store a teacher's scores in another form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = ["recbole-kd convert-teacher saved/cache/teacher/NAME --out=small --s
 
 def _parser() -> SentenceParser:
     parser = SentenceParser(
-        "convert-teacher", "Keep a teacher as factors of another width, or as a score matrix.", EXAMPLES
+        "convert-teacher", "Store a teacher as factors of another width, or as a score matrix.", EXAMPLES
     )
     add = parser.add_argument
     add(
@@ -41,7 +41,7 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Write the teacher as the words ask for and print where it is, with what it keeps; 0.
+    """Convert the teacher and print its folder and fidelity; return 0.
 
     Raises:
         KDError: bad input.
@@ -50,9 +50,9 @@ def run(words: list[str]) -> int:
     check_folder(given.out, option="--out", sources=[given.teacher])
     if given.teacher.suffix == ".pth":
         raise TeacherError(
-            f"{given.teacher} is a RecBole checkpoint, which holds a model and no scores: give it as --teacher_path as "
-            "it is, or let a run train the model (--teacher=NAME, with --teacher_svd and --teacher_dtype) and give the "
-            "folder that it leaves in the cache"
+            f"{given.teacher} is a RecBole checkpoint, which holds a model and no scores: give it as --teacher_path "
+            "unchanged, or let a run train the model (--teacher=NAME, with --teacher_svd and --teacher_dtype) and give "
+            "the folder that it leaves in the cache"
         )
     manifest = read_manifest(given.teacher)
     if manifest["store"] == "online":

@@ -13,7 +13,7 @@ EXAMPLES = ["recbole-kd export-lists saved/cache/teacher/NAME --out=lists --k=10
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("export-lists", "Write a teacher's ranked lists; an interrupted export goes on.", EXAMPLES)
+    parser = SentenceParser("export-lists", "Write a teacher's ranked lists; an interrupted export resumes.", EXAMPLES)
     add = parser.add_argument
     add(
         "teacher",
@@ -24,14 +24,14 @@ def _parser() -> SentenceParser:
     add("--out", type=Path, required=True, metavar="DIR", help="gets lists.safetensors and lists.json")
     add("--k", type=int, default=100, help="items in a list (default: 100)")
     add("--first", type=int, default=1, metavar="QUERY", help="first query id (default: 1)")
-    add("--queries", type=int, metavar="N", help="how many (default: all)")
+    add("--queries", type=int, metavar="N", help="number of queries (default: all)")
     add("--block", type=int, default=1024, metavar="N", help="queries in a block (default: 1024)")
     add("--ray_address", metavar="ADDRESS", help="rank on a Ray cluster (auto, local, or host:port)")
     return parser
 
 
 def run(words: list[str]) -> int:
-    """Write the lists that the words ask for and print their file; 0.
+    """Write the lists and print their file; return 0.
 
     Raises:
         KDError: bad input.

@@ -1,4 +1,4 @@
-"""Grids by path or by the name of one that comes with the package."""
+"""Grids by path, or by name if they come with the package."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from recbole_kd.experiments.grid import Grid, read_grid
 
 HELP = "a YAML file, or the name of a grid of the package (citeulike-mf-mf)"
 FOLDER = "reproduce"
-"""Of the package's grids, below its property files."""
+"""Folder of the package's grids in its property files."""
 
 
 def named_grid(word: str, *, allow_code: bool = False) -> Grid:
-    """The grid of a file, else the package's own of that name.
+    """Return the grid of a file, else the package's grid of that name.
 
     Raises:
-        ConfigError: neither is there, or it is no grid. It names code as a method and ``allow_code`` is False.
+        ConfigError: there is no such grid, or the file is not a grid. Also if it names code as a method and
+            ``allow_code`` is False.
     """
     path = Path(word)
     if not path.exists():

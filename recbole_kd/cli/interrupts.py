@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command, also where a library swallows the first of them."""
+"""Ctrl-C and SIGTERM, which end a command even if a library swallows the first."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 INSIST_SECONDS = 0.5
-"""After so long an interrupt that nobody passes on is raised again."""
+"""Seconds after which a swallowed interrupt is raised again."""
 
 FAREWELL_SECONDS = 30
-"""After so long the process ends, whatever its cleaning up waits for."""
+"""Seconds after which the process exits even if its clean-up is not finished."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends the command; ``code`` is the exit code a shell expects of it, 128 and the signal's number."""
+    """A signal that ends the command; ``code`` is the usual exit code, 128 plus its number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Signals:
-    """The signals that have come since the command began."""
+    """The signals received since the command began."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -37,12 +37,12 @@ class _Signals:
         self._sending = threading.Lock()
 
     def end(self) -> None:
-        """Send nothing any more."""
+        """Stop raising interrupts."""
         with self._sending:
             self._over.set()
 
     def hear(self, signum: int, frame: FrameType | None) -> None:
-        """Raise at the first signal, and at later ones unless that interrupt is on its way out already."""
+        """Raise at the first signal, and at later ones unless an interrupt is being handled."""
         if self.first is None:
             self.first = signum
             threading.Thread(target=self._insist, daemon=True).start()
@@ -51,7 +51,10 @@ class _Signals:
         raise Interrupted(self.first)
 
     def _insist(self) -> None:
-        """An exception raised inside a destructor or a callback goes no further: raise it again until the command ends."""
+        """Raise the interrupt again until the command ends.
+
+        An exception in a destructor or a callback is not passed on.
+        """
         for _ in range(int(FAREWELL_SECONDS / INSIST_SECONDS)):
             self._over.wait(INSIST_SECONDS)
             with self._sending:
@@ -73,10 +76,12 @@ def _in_flight(error: BaseException | None) -> bool:
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Within it SIGINT and SIGTERM raise :class:`Interrupted`; a signal that is ignored stays so. In the main thread only.
+    """Let SIGINT and SIGTERM raise :class:`Interrupted` during a block.
+
+    This works in the main thread only. A signal that is ignored stays ignored.
 
     Raises:
-        Interrupted: a signal came, if only at leaving.
+        Interrupted: a signal was received, at the latest at the end of the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

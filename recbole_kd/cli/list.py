@@ -1,4 +1,4 @@
-"""``recbole-kd list``: print what there is to choose from."""
+"""``recbole-kd list``: print the models, methods and data sets to choose from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recbole_kd.pipeline.model_choices import model_class, model_names
 
 
 def run(words: list[str]) -> int:
-    """Print models, methods and data sets; 0."""
+    """Print models, methods and data sets; return 0."""
     SentenceParser(
         "list", "Print the models, methods and data sets that a run can name.", ["recbole-kd list"]
     ).parse_args(words)
@@ -25,7 +25,7 @@ def run(words: list[str]) -> int:
 
 
 def listing() -> str:
-    """Return models, methods and data sets, a line each."""
+    """Return models, methods and data sets, one per line."""
     lines: list[str] = []
     for setting, title in (
         ("general", "general models"),
@@ -42,7 +42,7 @@ def listing() -> str:
 
 
 def _models_of(setting: str) -> Iterator[tuple[str, type[Any]]]:
-    """Names and classes of the models of one family, a model of two faces in both."""
+    """Yield names and classes of the models of a setting; some models are in both settings."""
     family = SequentialRecommender if setting == "sequential" else GeneralRecommender
     for name in model_names():
         try:

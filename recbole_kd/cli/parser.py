@@ -9,14 +9,16 @@ from recbole_kd.errors import ConfigError
 
 
 class SentenceParser(argparse.ArgumentParser):
-    """argparse without abbreviations, whose errors are one sentence without the usage text.
+    """argparse without abbreviations, with errors of one sentence and without the usage text.
 
     Args:
-        verb: of ``recbole-kd``. description: one line. examples: whole commands, shown by ``--help``. more: shown below
-            them.
+        verb: verb of ``recbole-kd``.
+        description: one line.
+        examples: whole commands, shown by ``--help``.
+        more: text below the examples.
 
     Raises:
-        ConfigError: by ``parse_args``, bad arguments.
+        ConfigError: by ``parse_args``, for bad arguments.
     """
 
     def __init__(self, verb: str, description: str, examples: list[str], more: str = "") -> None:

@@ -1,4 +1,4 @@
-"""``recbole-kd plan``: print what a run would train on, without training."""
+"""``recbole-kd plan``: print the data and settings of a run, without training."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.setting_sources import OWN, RECBOLE, Setting, settings_of_stages
 
 HELP = """\
-Print what a run would train on, without training: counts, the split in words, one user's items, and where each setting came from.
+Print the data and settings of a run, without training: counts, the split in words, one user's items, and the source of
+each setting.
 
 examples:
   recbole-kd plan --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
   recbole-kd plan --config_files=run.yaml --user=196 --json
 
-  --user=NAME       whose training, validation and test items are printed, in order (default: the first user of the data set)
-  --json            print all of it as JSON, defaults included
-  --KEY=VALUE       the words of `recbole-kd run`, all of them
+  --user=NAME       print this user's training, validation and test items, in order (default: the first user)
+  --json            print everything as JSON, with defaults
+  --KEY=VALUE       all arguments of `recbole-kd run`
 """
 
 WIDTH = 120
 
 
 def run(words: list[str]) -> int:
-    """Print the plan of the run that the words ask for; 0.
+    """Print the plan of a run; return 0.
 
     Raises:
-        KDError: what the run itself would refuse before it trains, or an unknown user.
+        KDError: the run would refuse its arguments, or the user is unknown.
     """
     as_json = "--json" in words
     user, rest = _user([word for word in words if word != "--json"])
@@ -57,7 +58,7 @@ def run(words: list[str]) -> int:
 
 
 def _user(words: list[str]) -> tuple[str | None, list[str]]:
-    """The text of --user, which is a name even where it looks like a number, and the other words."""
+    """Return the text of --user (never a number) and the other arguments."""
     named = [word.removeprefix("--user=") for word in words if word.startswith("--user=")]
     if len(set(named)) > 1 or "" in named:
         raise ConfigError(f"--user is given as {' and '.join(map(repr, named))}: name one user, such as --user=u3")
@@ -95,7 +96,10 @@ def _data_lines(preview: Mapping[str, Any]) -> list[str]:
 
 
 def _setting_lines(settings: Mapping[str, Mapping[str, Setting]]) -> list[str]:
-    """What no default decides, stage by stage; of the distilled student what the student alone does not have."""
+    """Return the lines of settings that are not defaults, stage by stage.
+
+    For the distilled student only the settings that differ from the student without a teacher are listed.
+    """
     alone = settings["student"]
     lines = []
     for stage, own in settings.items():

@@ -12,10 +12,10 @@ from recbole_kd.experiments.runner import read_results
 
 
 def run(words: list[str]) -> int:
-    """Draw each grid that has results; 0.
+    """Draw each grid that has results; return 0.
 
     Raises:
-        ConfigError: a grid has none.
+            ConfigError: a grid has no results.
     """
     parser = SentenceParser(
         "plot", "Draw the results of grids, RESULTS/GRID.svg each.", ["recbole-kd plot citeulike-mf-mf"]

@@ -41,7 +41,7 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Prepare the data set that the words name and print its counts; 0.
+    """Prepare the named data set and print its counts; return 0.
 
     Raises:
         KDError: bad input.

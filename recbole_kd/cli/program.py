@@ -1,4 +1,4 @@
-"""The program ``recbole-kd``: a verb and its words, found by name and imported when it is asked for."""
+"""The program ``recbole-kd``: verbs found by name, whose modules are imported on use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.version import __version__
 
 DEFAULT = "run"
-"""The verb of words that begin with a key (``recbole-kd --model=MF ...``)."""
+"""The verb if the arguments begin with a key (``recbole-kd --model=MF ...``)."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Verb:
     """One job of the program.
 
     Attributes:
-        module: below recbole_kd.cli; its ``run(words)`` does the job and returns the exit code. about: one line of the
-            overview.
-        goes_on: how an interrupted job is continued, empty where there is nothing to continue.
+        module: module in recbole_kd.cli. Its ``run(words)`` does the job and returns the exit code.
+        about: one line for the overview.
+        goes_on: how to continue an interrupted job. Empty if there is nothing to continue.
     """
 
     module: str
@@ -38,23 +38,27 @@ AGAIN = "the same command continues"
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "distil a teacher into a student (also without the verb)", RESUME),
     "list": Verb("list", "print models, methods and data sets"),
-    "plan": Verb("plan", "print what a run would train on, without training"),
+    "plan": Verb("plan", "print the data and settings of a run, without training"),
     "prepare": Verb("prepare", "turn raw files into RecBole's atomic files"),
     "tune": Verb("tune", "search the keys of a run on the validation metric", RESUME),
     "reproduce": Verb("reproduce", "run grids of experiments and make their tables", AGAIN),
     "plot": Verb("plot", "draw the results of grids"),
     "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
-    "convert-teacher": Verb("convert_teacher", "keep a teacher's scores in another form"),
-    "recommend": Verb("recommend", "write the best items of many users, by a finished student"),
-    "serve": Verb("serve", "answer over HTTP, by a finished student"),
+    "convert-teacher": Verb("convert_teacher", "store a teacher's scores in another form"),
+    "recommend": Verb("recommend", "write the best items of many users, from a finished student"),
+    "serve": Verb("serve", "serve a finished student over HTTP"),
     "cache": Verb("cache", "list, verify and prune the cache of trained models"),
-    "benchmark": Verb("benchmark", "time an epoch of distillation beside RecBole's own"),
+    "benchmark": Verb("benchmark", "time an epoch of distillation and of RecBole's own training"),
 }
-"""A further verb is a module with ``run(words)`` and a line here."""
+"""The verbs by name. A new verb is a module with ``run(words)`` and an entry here."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program with these words, those of the process when None, and return its exit code (:func:`answer`)."""
+    """Run the program and return its exit code (:func:`answer`).
+
+    Args:
+        argv: the arguments. If None, those of the process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-"):
         return run_verb(words[0], words[1:])
@@ -66,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_verb(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run one verb with these words, those of the process when None, and return its exit code (:func:`answer`)."""
+    """Run one verb and return its exit code (:func:`answer`).
+
+    Args:
+        name: the verb.
+        argv: its arguments. If None, those of the process.
+    """
     verb = VERBS.get(name)
     return answer(partial(_call, name), list(sys.argv[1:] if argv is None else argv), verb.goes_on if verb else "")
 
@@ -75,7 +84,7 @@ def _call(name: str, words: list[str]) -> int:
     if name not in VERBS:
         close = close_names(name, VERBS)
         meant = f"Did you mean `recbole-kd {close[0]}`? " if close else ""
-        raise ConfigError(f"{name!r} is no verb of recbole-kd. {meant}The verbs are {', '.join(VERBS)}.")
+        raise ConfigError(f"{name!r} is not a verb of recbole-kd. {meant}The verbs are {', '.join(VERBS)}.")
     code: int = import_module(f"recbole_kd.cli.{VERBS[name].module}").run(words)
     return code
 
@@ -84,7 +93,7 @@ def _overview(_: list[str]) -> int:
     lines = [
         "Distil a large recommender into a small one.",
         "",
-        "  recbole-kd VERB ...      recbole-kd VERB --help says more",
+        "  recbole-kd VERB ...      see recbole-kd VERB --help",
         "",
     ]
     lines += [f"  {name:<16} {verb.about}" for name, verb in VERBS.items()]

@@ -26,14 +26,14 @@ def _parser() -> SentenceParser:
     parser = SentenceParser("recommend", "Write the best items of many users: user, item, score, rank.", EXAMPLES)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run, or of its student")
-    add("--users", type=Path, metavar="FILE", help="an external user id a line (default: all users)")
-    add("--k", type=int, default=10, help="items a user (default: 10)")
+    add("--users", type=Path, metavar="FILE", help="file with one external user id per line (default: all users)")
+    add("--k", type=int, default=10, help="items per user (default: 10)")
     add("--out", type=Path, required=True, metavar="FILE", help="a new file, *.parquet (needs pyarrow) or *.csv")
     add(
         "--seen",
         choices=SEEN,
         default="all",
-        help="left out: all that a user had (default), what the run's test left out, or none",
+        help="items left out: all that a user had (default), those that the run's test left out, or none",
     )
     add(
         "--unknown",
@@ -45,7 +45,7 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Write the lists that the words ask for and print their file; 0.
+    """Write the recommendations and print their file; return 0.
 
     Raises:
         KDError: bad input, before anything is written.
@@ -77,28 +77,28 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _users(path: Path) -> list[str]:
-    """Return the ids of a file, one a line; empty lines are left out."""
+    """Return the ids of a file with one id per line, without empty lines."""
     if not path.is_file():
         raise ConfigError(
-            f"Invalid --users={path}: there is no such file. Give a text file with an external user id a line."
+            f"Invalid --users={path}: there is no such file. Give a text file with one external user id per line."
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ConfigError(
-            f"Invalid --users={path}: it is no UTF-8 text. Give a text file with an external user id a line."
+            f"Invalid --users={path}: it is not UTF-8 text. Give a text file with one external user id per line."
         ) from None
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise ConfigError(
-            f"Invalid --users={path}: it names no user. Give a text file with an external user id a line."
+            f"Invalid --users={path}: it names no user. Give a text file with one external user id per line."
         )
     return found
 
 
 def _recommended(student: Student, given: argparse.Namespace) -> pd.DataFrame:
     users = student.users.tokens[1:] if given.users is None else _users(given.users)
-    student.users.places(users, given.unknown)  # all unknown users are refused at once, before hours of work
+    student.users.places(users, given.unknown)  # refuses unknown users before hours of work
     starts = range(0, len(users), USERS_PER_BLOCK)
     blocks = [
         student.recommend(users[start : start + USERS_PER_BLOCK], given.k, SEEN[given.seen], unknown=given.unknown)

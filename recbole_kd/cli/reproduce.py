@@ -20,7 +20,7 @@ EXAMPLES = ["recbole-kd reproduce citeulike-mf-mf", "recbole-kd reproduce mine.y
 
 def _parser() -> SentenceParser:
     parser = SentenceParser(
-        "reproduce", "Run grids of experiments and make their tables; what is done is skipped.", EXAMPLES
+        "reproduce", "Run grids of experiments and make their tables; finished runs are skipped.", EXAMPLES
     )
     add = parser.add_argument
     add("grids", nargs="+", metavar="GRID", help=f"grids to run, in this order: {HELP}")
@@ -29,7 +29,7 @@ def _parser() -> SentenceParser:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="one JSON file a run, and tables.md (default: results/)",
+        help="one JSON file per run, and tables.md (default: results/)",
     )
     add("--data_path", default="dataset/", metavar="DIR", help="folder of the prepared data sets (default: dataset/)")
     add(
@@ -48,10 +48,10 @@ def _parser() -> SentenceParser:
         type=float,
         default=1.0,
         metavar="N",
-        help="of a run on the cluster; fractions are allowed (default: 1)",
+        help="CPUs of a run on the cluster; fractions are allowed (default: 1)",
     )
-    add("--gpus_per_task", type=float, default=0.0, metavar="N", help="the same (default: 0)")
-    add("--table", action="store_true", help="run nothing, only make the tables from the results that are there")
+    add("--gpus_per_task", type=float, default=0.0, metavar="N", help="GPUs of a run on the cluster (default: 0)")
+    add("--table", action="store_true", help="run nothing, only make the tables from existing results")
     add(
         "--allow_code",
         action="store_true",
@@ -61,7 +61,7 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Run the grids, write the tables; 1 where a run failed.
+    """Run the grids and write the tables; return 1 if a run failed, else 0.
 
     Raises:
         KDError: bad input.
@@ -69,9 +69,8 @@ def run(words: list[str]) -> int:
     arguments = _parser().parse_args(words)
     grids = [named_grid(word, allow_code=arguments.allow_code or arguments.table) for word in arguments.grids]
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}
-    local = {
-        key: str(user_path(folder, key).resolve()) for key, folder in places.items()
-    }  # workers have a folder of their own
+    # Absolute, because workers have their own working folder.
+    local = {key: str(user_path(folder, key).resolve()) for key, folder in places.items()}
     for grid in grids:
         check_table(arguments.results, grid)  # before anything is run
     failed = 0
@@ -93,10 +92,10 @@ def run(words: list[str]) -> int:
 
 
 def write_tables(grids: list[Grid], results: Path) -> None:
-    """Write one Markdown file for each grid, from the JSON files alone.
+    """Write one Markdown file for each grid, from the JSON files only.
 
     Raises:
-        TargetError: a file that is not such a table is there.
+            TargetError: a file exists that is not such a table.
     """
     for grid in grids:
         found = read_results(grid, results)
@@ -107,7 +106,7 @@ def write_tables(grids: list[Grid], results: Path) -> None:
 
 
 def check_table(results: Path, grid: Grid) -> None:
-    """Refuse a table's path that holds anything but a table of ours.
+    """Refuse a table's path that holds anything except a table of ours.
 
     Raises:
         TargetError: it does.

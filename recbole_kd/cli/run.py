@@ -19,23 +19,23 @@ Distil a large recommender into a small one.
 example:
   recbole-kd run --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
-  --model=NAME --teacher=NAME --kd=NAME --dataset=NAME   what to distil into what, how, on which data; --list prints the names
+  --model=NAME --teacher=NAME --kd=NAME --dataset=NAME   student, teacher, method and data set; --list prints the names
   --teacher=A,B                                          several teachers (HetComp); --teacher.KEY is for all of them
   --teacher_path=FOLDER                                  a saved teacher instead of --teacher
-  --kd_compare=False                                     skip the student alone
+  --kd_compare=False                                     do not train the student without a teacher
   --resume=True                                          continue an interrupted training
-  --nproc=N                                              N processes train together, on CPUs or one a GPU
+  --nproc=N                                              N processes train together, on CPUs or one per GPU
   --config_files='a.yaml b.yaml'                         RecBole property files
-  --allow_code                                           let these files name a method as module:Class, whose code is then imported
+  --allow_code                                           let these files name a method as module:Class and import it
   --KEY=VALUE                                            any RecBole key of the student, such as --learning_rate=1e-3
-  --kd_KEY=VALUE                                         a key of the method, such as --kd_weight=10; see properties/distiller/
-  --teacher.KEY=VALUE                                    a RecBole key of the teacher, such as --teacher.embedding_size=256
+  --kd_KEY=VALUE                                         a key of the method (properties/distiller/): --kd_weight=10
+  --teacher.KEY=VALUE                                    a key of the teacher, such as --teacher.embedding_size=256
   --debug                                                show the traceback of an internal error
 """
 
 
 def run(words: list[str]) -> int:
-    """Do the distillation that the words ask for, or print the help, the version or the list; 0.
+    """Run the distillation, or print the help, the version or the list; return 0.
 
     Raises:
         KDError: bad input or a training that cannot go on.
@@ -56,5 +56,5 @@ def run(words: list[str]) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb with these words and return its exit code (:func:`recbole_kd.cli.boundary.answer`)."""
+    """Run the verb and return its exit code (:func:`recbole_kd.cli.boundary.answer`)."""
     return run_verb("run", argv)

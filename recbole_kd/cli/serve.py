@@ -1,4 +1,4 @@
-"""``recbole-kd serve``: a finished student answers over HTTP."""
+"""``recbole-kd serve``: serve a finished student over HTTP."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PACKAGES = ("fastapi", "uvicorn")
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("serve", "Answer over HTTP: items for a student's users and for new ones.", EXAMPLES, MORE)
+    parser = SentenceParser("serve", "Serve items for a student's users and for new ones over HTTP.", EXAMPLES, MORE)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or of its student")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free one")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free port")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, only this machine)"
     )
     return parser
 
 
 def run(words: list[str]) -> int:
-    """Serve until the process is interrupted; 0.
+    """Serve until the process is interrupted; return 0.
 
     Raises:
         KDError: bad input, a missing package, or an address that is taken.
@@ -58,7 +58,7 @@ def _listening(given: argparse.Namespace) -> socket.socket:
     """Return a socket that listens on the address.
 
     Raises:
-        ConfigError: no such port or host, or it is taken.
+        ConfigError: there is no such port or host, or it is taken.
     """
     if not 0 <= given.port <= 65535:
         raise ConfigError(f"Invalid --port={given.port}: expected an integer from 0 to 65535. Try --port=8000.")
@@ -78,5 +78,5 @@ def _listening(given: argparse.Namespace) -> socket.socket:
             f"{given.host}:{given.port} cannot be listened on ({error.strerror}): take another --port, or --port=0 for "
             "any free one"
         ) from None
-    listening.listen()  # whoever reads the printed address and connects at once waits, and is not refused
+    listening.listen()  # from here on, connections wait and are not refused
     return listening

@@ -29,12 +29,12 @@ examples:
   recbole-kd tune --tool=Ray --params_file=space.yaml --model=MF --teacher=LightGCN --kd=RCEKD --dataset=ml-100k
 
   --params_file=FILE             search space, YAML or RecBole's .hyper; else properties/tune/<kd>.yaml, or any.yaml
-  --max_evals=20                 trials (of a grid: of every combination so many); exhaustive tries every combination once
-  --study=NAME                   folder below output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>): trials.json, best.yaml
-  --search_seed=0                of what is drawn
-  --resume=True                  continue an interrupted study: trials that are done are not repeated
-  --allow_code                   let files name methods as module:Class, whose code is then imported and run
-  --KEY=VALUE --config_files=    as of recbole-kd run: what holds for all trials
+  --max_evals=20                 trials (with a grid: per combination); exhaustive tries every combination once
+  --study=NAME                   folder in output_dir (default: tune-<model>-<teacher>-<kd>-<dataset>)
+  --search_seed=0                seed of the draws
+  --resume=True                  continue an interrupted study: finished trials are not repeated
+  --allow_code                   let files name methods as module:Class, and import and run that code
+  --KEY=VALUE --config_files=    keys of recbole-kd run for all trials
 
   with --tool=Hyperopt, RecBole's HyperTuning
   --algo=exhaustive              exhaustive, random or bayes
@@ -44,33 +44,34 @@ examples:
   with --tool=Ray
   --searcher=random              random, hyperopt or optuna
   --scheduler=ASHA               ASHA (--grace_period=10 epochs, --reduction_factor=3) or FIFO
-  --cpus_per_trial=1 --gpus_per_trial=0 --max_concurrent=0       fractions are allowed; 0: as many as there is room for
+  --cpus_per_trial=1 --gpus_per_trial=0 --max_concurrent=0       fractions are allowed; 0: as many as fit
   --ray_address=local            local, auto or HOST:PORT of a cluster
-  --max_failures=3               times that a trial whose node was lost is run again
+  --max_failures=3               retries of a trial whose node was lost
 """
 
 DEFAULTS: dict[str, Any] = {
-    "tool": "Hyperopt", "params_file": None, "max_evals": 20, "study": None, "search_seed": 0, "algo": "exhaustive", "early_stop": None,
-    "output_file": None, "display_file": None, "searcher": "random", "scheduler": "ASHA", "grace_period": 10, "reduction_factor": 3,
-    "cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 0, "ray_address": "local", "max_failures": 3,
+    "tool": "Hyperopt", "params_file": None, "max_evals": 20, "study": None, "search_seed": 0, "algo": "exhaustive",
+    "early_stop": None, "output_file": None, "display_file": None, "searcher": "random", "scheduler": "ASHA",
+    "grace_period": 10, "reduction_factor": 3, "cpus_per_trial": 1, "gpus_per_trial": 0, "max_concurrent": 0,
+    "ray_address": "local", "max_failures": 3,
 }  # fmt: skip
 """Keys of the search itself."""
 
 OF_A_TOOL = {
     "Hyperopt": ("algo", "early_stop", "output_file", "display_file"),
     "Ray": (
-        "searcher", "scheduler", "grace_period", "reduction_factor", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "ray_address",
-        "max_failures",
+        "searcher", "scheduler", "grace_period", "reduction_factor", "cpus_per_trial", "gpus_per_trial",
+        "max_concurrent", "ray_address", "max_failures",
     ),
 }  # fmt: skip
-"""Keys that one tool alone reads."""
+"""Keys that only one tool reads."""
 
 
 def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The keys of the search, defaults included, and those of the runs.
+    """Return the keys of the search, with defaults, and those of the runs.
 
     Raises:
-        ConfigError: a value of the search that cannot be.
+        ConfigError: a value of the search is invalid.
     """
     check_table(values, SEARCH_KEYS, DEFAULTS)
     options = {key: values.get(key, default) for key, default in DEFAULTS.items()}
@@ -96,7 +97,7 @@ def _refuse_without_effect(values: Mapping[str, Any], options: Mapping[str, Any]
 
 
 def find_space(options: Mapping[str, Any], base: Mapping[str, Any], *, allow_code: bool = False) -> Space:
-    """The search space that was named, or the method's own; checked."""
+    """Return the named search space, or the method's own, after checking it."""
     own = properties_dir() / "tune" / f"{base.get('kd')}.yaml"
     space = read_space(
         options["params_file"] or (own if own.is_file() else own.with_name("any.yaml")), allow_code=allow_code
@@ -106,10 +107,14 @@ def find_space(options: Mapping[str, Any], base: Mapping[str, Any], *, allow_cod
 
 
 def run_search(values: Mapping[str, Any], *, allow_code: bool = False) -> Study:
-    """A whole search; see HELP for the keys. ``allow_code``: the search space may name methods as ``module:Class``.
+    """Run a whole search; see HELP for the keys.
+
+    Args:
+        values: the keys.
+        allow_code: whether the search space may name methods as ``module:Class``.
 
     Raises:
-        KDError: bad input; one sentence.
+        KDError: bad input. The message is one sentence.
     """
     options, base = search_options(values)
     space = find_space(options, base, allow_code=allow_code)
@@ -127,7 +132,10 @@ def run_search(values: Mapping[str, Any], *, allow_code: bool = False) -> Study:
 
 
 def run(words: list[str]) -> int:
-    """Search, print the table of trials and where the best one is kept: 0 when a trial was done, 1 when none was.
+    """Search, and print the table of trials and the file of the best one.
+
+    Returns:
+        0 if at least one trial was finished, else 1.
 
     Raises:
         KDError: bad input.
@@ -152,5 +160,5 @@ def run(words: list[str]) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb with these words and return its exit code (:func:`recbole_kd.cli.boundary.answer`)."""
+    """Run the verb and return its exit code (:func:`recbole_kd.cli.boundary.answer`)."""
     return run_verb("tune", argv)

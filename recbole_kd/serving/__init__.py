@@ -1,1 +1,1 @@
-"""A finished student at work: its folder, recommendations, users without training."""
+"""A finished student in use: its folder, recommendations, and new users."""

@@ -1,4 +1,4 @@
-"""Vectors of users that the student was not trained on, from their histories, with the item vectors fixed."""
+"""Vectors of new users from their histories, with the student's item vectors fixed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from recbole_kd.ops.ragged import Ragged
 
 UNSEEN_WEIGHT = 0.0
-"""Weight of the catalogue's mean squared score beside the mean squared error on the history."""
+"""Weight of the catalogue's mean squared score, relative to the mean squared error on the history."""
 RIDGE = 100.0
 """Weight of the squared length of a user's vector, in units of the item vectors' mean square per dimension.
 
-Both weights are the best of 36 pairs by validation on ml-100k with 94 of 943 users held out (MF of 20 dimensions): the folded-in
-users reach 70 % of the NDCG@10 that they have when trained on.
+Both weights are the best of 36 pairs by validation on ml-100k with 94 of 943 users held out (MF of 20 dimensions). The
+folded-in users reach 70 % of the NDCG@10 that they have when they are trained on.
 """
 GRAPH_EPSILON = 1e-7
-"""RecBole's LightGCN adds it to each degree."""
+"""RecBole's LightGCN adds this to each degree."""
 
 
 def least_squares(items: Tensor, histories: Ragged, unseen: float = UNSEEN_WEIGHT, ridge: float = RIDGE) -> Tensor:
@@ -75,7 +75,12 @@ def propagation_table(
 
 
 def propagated(table: Tensor, histories: Ragged) -> Tensor:
-    """Return the vectors of users by LightGCN's propagation, float ``[B, d]``; see :func:`propagation_table`."""
+    """Return the vectors of users by LightGCN's propagation, float ``[B, d]``.
+
+    Args:
+        table: see :func:`propagation_table`.
+        histories: items of B users.
+    """
     counts = histories.counts()
     rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
     sums = table.new_zeros(len(counts), table.shape[1]).index_add_(0, rows, table[histories.items])

@@ -1,4 +1,4 @@
-"""A student as an HTTP service: items for its users and for new ones, in JSON (extra ``serve``)."""
+"""A student as an HTTP service: items for its users and new users, in JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from recbole_kd.serving.student import Student
 from recbole_kd.version import __version__
 
 MAX_K = 1000
-"""Most items in one answer."""
+"""Maximum number of items in one answer."""
 MAX_HISTORY = 10_000
-"""Most items in a new user's history."""
+"""Maximum number of items in a new user's history."""
 MAX_BODY = 2**21
-"""Most bytes in the body of a request: a longest history has room, nothing fills the memory."""
+"""Maximum size of a request body in bytes: enough for the longest history, without filling the memory."""
 
 Token = Annotated[str, Field(max_length=1000)]
 K = Annotated[int, Field(ge=1, le=MAX_K)]
@@ -71,7 +71,7 @@ class Recommendation(BaseModel):
 
 
 class Health(BaseModel):
-    """What is served."""
+    """The student that is served."""
 
     status: str
     model: str
@@ -81,27 +81,27 @@ class Health(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a request was refused, in one sentence."""
+    """The reason of a refused request, in one sentence."""
 
     detail: str
 
 
 def create_app(student: Student) -> FastAPI:
-    """Return the service of a student: ``GET`` and ``POST /recommend``, ``GET /health``, ``/docs``.
+    """Return the HTTP service of a student.
 
-    Every refusal is JSON with one sentence, ``{"detail": ...}``: 404 for unknown users, 422 for bad input (also
+    It has ``GET`` and ``POST /recommend``, ``GET /health`` and ``/docs``. Every refusal is JSON with one sentence, ``{"detail": ...}``: 404 for unknown users, 422 for bad input (also
     unknown items), 413 for a body of more than ``MAX_BODY`` bytes.
     """
     app = FastAPI(title=f"recbole_kd: {student.config['model']}", version=__version__)
     app.add_middleware(BodyLimit, limit=MAX_BODY)
-    one_at_a_time = threading.Lock()  # models of histories keep buffers, and torch has threads of its own
+    one_at_a_time = threading.Lock()  # sequential models keep buffers, and torch has its own threads
     if len(student.users) > 1:
-        student.recommend(student.users.tokens[1:2], k=1)  # what is made at the first question is made before it
+        student.recommend(student.users.tokens[1:2], k=1)  # builds what the first request would build
     refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (404, 422)}
 
     @app.get("/health")
     def health() -> Health:
-        """Say which student is served."""
+        """Return which student is served."""
         sizes = {"users": len(student.users) - 1, "items": len(student.items) - 1}
         return Health(status="ok", model=str(student.config["model"]), version=__version__, **sizes)
 
@@ -115,7 +115,7 @@ def create_app(student: Student) -> FastAPI:
 
     @app.post("/recommend", responses={status: refusals[status] for status in (422,)})
     def recommend_for(body: NewUser) -> Recommendation:
-        """Return the best items of a new user, of whom some items are known."""
+        """Return the best items of a new user from some known items."""
         times = None if body.times is None else [body.times]
         with one_at_a_time:
             try:
@@ -137,7 +137,7 @@ def _items_of(frame: pd.DataFrame) -> list[RankedItem]:
 
 
 def _refuse_repeated(request: Request) -> None:
-    """Refuse a parameter that is given twice (422), of which one would be dropped in silence."""
+    """Refuse a parameter that is given twice (422), because one value would be ignored."""
     names = [name for name, _ in request.query_params.multi_items()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -152,12 +152,15 @@ def _answer(status: int) -> Callable[[Request, Exception], Awaitable[JSONRespons
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    """Say what is wrong with a request without its values, which JSON may be unable to say again."""
+    """Answer what is wrong with a request.
+
+    The answer does not repeat the values, because JSON may be unable to represent them.
+    """
     assert isinstance(error, RequestValidationError)
     found = error.errors()[0]
     place = ".".join(_plain(part) for part in found["loc"])
     said = "expected JSON" if found["type"] == "json_invalid" else _plain(found["msg"])
-    return JSONResponse({"detail": f"Invalid {place}: {said} (/docs says what is allowed)"}, 422)
+    return JSONResponse({"detail": f"Invalid {place}: {said} (see /docs for what is allowed)"}, 422)
 
 
 def _plain(part: object) -> str:
@@ -166,14 +169,15 @@ def _plain(part: object) -> str:
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     getLogger("uvicorn.error").error(f"{request.method} {request.url.path} failed: {type(error).__name__}: {error}")
-    return JSONResponse({"detail": "Internal error: the log of the service says more; please report it"}, 500)
+    return JSONResponse({"detail": "Internal error: see the log of the service, and please report it"}, 500)
 
 
 class BodyLimit:
-    """Refuse bodies of more than ``limit`` bytes with 413, whatever their header says.
+    """A middleware that refuses bodies of more than ``limit`` bytes with status 413.
 
     Args:
-        app: the application behind it. limit: bytes.
+        app: the application.
+        limit: maximum number of bytes.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""What a student knows of its users: their items, the part of the split that each belongs to, and their histories in order."""
+"""The known interactions of a student's users: their items, split parts and histories."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from recbole_kd.data.histories.sequence_dataset import UserSequences
 from recbole_kd.ops.ragged import Ragged
 
 TEST = 2
-"""Number of the test part."""
+"""Number of the test part in the column ``part``."""
 
 
 @dataclass(frozen=True)
 class TestedWith:
-    """What the run's test masked, and what its models of histories knew.
+    """The masks and histories that the run's test used.
 
     Attributes:
-        masked: items of so many parts were left out of the ranking. known: parts whose items are in the histories.
-        but_targets: was an item that is tested ranked though an earlier part has it too?
+        masked: items of this many parts were left out of the ranking.
+        known: parts whose items are in the histories.
+        but_targets: whether a test item was ranked even if an earlier part contains it.
     """
 
     masked: int
@@ -34,7 +35,7 @@ class TestedWith:
 
     @classmethod
     def of(cls, config: Any, sequential: bool) -> TestedWith:
-        """Return what RecBole's loaders, or those of ``eval_protocol: paper``, do with a model of this Config."""
+        """Return the rule of RecBole's loaders, or of ``eval_protocol: paper``, for a Config."""
         if config["eval_protocol"] == "paper":
             return cls(masked=1, known=1, but_targets=False)
         masks = not sequential and not config["repeatable"]
@@ -42,7 +43,12 @@ class TestedWith:
 
 
 def seen_columns(parts: Sequence[Any]) -> dict[str, Tensor]:
-    """Return the interactions of a split's three parts by user and part, each part in order of time where the data have times.
+    """Return the interactions of a split's three parts, by user and part.
+
+    Each part is in the order of time if the data have times.
+
+    Args:
+        parts: the training, validation and test part.
 
     Returns:
         user, item, part int64 ``[N]``, and time, int64 or float64 ``[N]``.
@@ -59,7 +65,9 @@ class KnownInteractions:
     """The interactions of a student's users.
 
     Args:
-        seen: as :func:`seen_columns`. n_users: the pad included. tested: what the run's test masked.
+            seen: see :func:`seen_columns`.
+            n_users: number of users with the pad.
+            tested: the masks of the run's test.
     """
 
     def __init__(self, seen: Mapping[str, Tensor], n_users: int, tested: TestedWith) -> None:
@@ -89,8 +97,11 @@ class KnownInteractions:
         """Return the histories of int64 ``[B]`` users as rows of a sequential model.
 
         Args:
-            as_tested: what the run's test gave the model, asked at the time of the test item where there is one; else
-                all that is known, asked at the last item's time.
+                fields: names of the columns.
+                users: the users.
+                with_times: whether the rows have times.
+                as_tested: True gives the histories of the run's test, queried at the time of the test item, if any.
+                    False gives all known items, queried at the last item's time.
         """
         counts = torch.bincount(self.seen["user"] * 3 + self.seen["part"], minlength=3 * self.n_users).view(-1, 3)
         starts = torch.cat([counts.new_zeros(1), counts.sum(1).cumsum(0)])[users]

@@ -41,7 +41,8 @@ def model_card(content: Mapping[str, Any], table: str) -> str:
     """Return the card as Markdown.
 
     Args:
-        content: of config.json. table: the run's result table.
+            content: content of config.json.
+            table: the result table of the run.
     """
     kd = content.get("kd")
     how = f", distilled from {content.get('teacher')} by {kd}" if kd else ""

@@ -1,4 +1,7 @@
-"""Write a trained student as a folder that any machine can load (:mod:`recbole_kd.serving.student_files`)."""
+"""Export of a trained student as a folder that any machine can load.
+
+See :mod:`recbole_kd.serving.student_files`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from recbole_kd.serving.student_scores import ITEM_VECTORS, PROPAGATION, QUERY_V
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_manifest, written_whole
 
 COMPARED_USERS = 64
-"""So many users are scored by the trained model and by what was written."""
+"""Number of users that are scored by the trained model and by the exported student, for comparison."""
 TOLERANCE = 1e-4
 """Largest difference of their scores, in units of the largest score."""
 
@@ -40,27 +43,31 @@ def pack_student(
     about: Mapping[str, Any],
     table: str,
 ) -> None:
-    """Write a trained student, and read it again: what is written scores as the model does.
+    """Write a trained student, and check that the exported student gives the model's scores.
 
     Args:
-        folder: is missing or empty. model: a RecBole general or sequential recommender. config: its Config. settings:
-            plain values of it.
-        parts: (train, valid, test) of the split. about: metrics, versions and names for config.json. table: the run's
-            result table.
+        folder: missing or empty.
+        model: a RecBole general or sequential recommender.
+        config: its Config.
+        settings: plain values of the Config.
+        parts: (train, valid, test) of the split.
+        about: metrics, versions and names for config.json.
+        table: the result table of the run.
 
     Raises:
-        StudentError: the model cannot be built without its data set, or its scores are not finite. ConfigError: it is
-            of another family.
+        StudentError: the model cannot be built without its data set, or its scores are not finite, or it is of another
+            family.
     """
     if not isinstance(model, GeneralRecommender | SequentialRecommender):
         raise StudentError(
-            f"{type(model).__name__} is no general or sequential recommender: only these can be kept without their "
-            "data set"
+            f"{type(model).__name__} is not a general or sequential recommender: only these can be exported without "
+            "their data set"
         )
     seen = seen_columns(parts)
     form = VECTORS if isinstance(model, GeneralRecommender) and Scorer(model).has_vectors else MODEL
     content = {
-        "format": FORMAT, **about, "model": type(model).__name__, "model_class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "format": FORMAT, **about, "model": type(model).__name__,
+        "model_class": f"{type(model).__module__}.{type(model).__qualname__}",
         "form": form, "n_users": int(parts[0].user_num), "n_items": int(parts[0].item_num),
         "has_times": bool(getattr(model, "has_times", False)), "settings": safe_settings(settings),
         "protocol": vars(TestedWith.of(config, isinstance(model, SequentialRecommender))),
@@ -119,7 +126,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _compare(folder: Path, model: Any) -> None:
-    """Refuse what was written if it does not score as the model does (StudentError)."""
+    """Refuse an exported student whose scores differ from the model's (StudentError)."""
     student = load_student(folder)
     users = torch.arange(1, min(len(student.users), COMPARED_USERS + 1))
     rows = student.scores.rows_of_users(users, as_tested=True) if isinstance(student.scores, ModelScores) else None
@@ -132,6 +139,6 @@ def _compare(folder: Path, model: Any) -> None:
         raise StudentError(f"The scores of {type(model).__name__} are inf or nan")
     if float((written - trained).abs().max()) > TOLERANCE * float(trained.abs().max()):
         raise StudentError(
-            f"{type(model).__name__} reads more of its data set than it keeps in its weights: built anew without it, "
-            "it scores otherwise"
+            f"{type(model).__name__} depends on more of its data set than its weights contain: rebuilt without the "
+            "data, it gives other scores"
         )

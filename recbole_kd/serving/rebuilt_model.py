@@ -1,4 +1,4 @@
-"""A RecBole model built anew from a student's settings, without a data set."""
+"""Rebuilding of a RecBole model from a student's settings, without a data set."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 
 
 class Settings(dict[str, Any]):
-    """A model's keys as it reads them from a Config: a key that is not there is None."""
+    """The keys of a model as it reads them from a Config: a missing key is None."""
 
     def __missing__(self, key: str) -> None:
         return None
 
 
 class CatalogueSizes:
-    """All that a data set is to a model which needs no more than its sizes.
+    """A stand-in for the data set of a model that needs only its sizes.
 
     Args:
-        sizes: number of ids by field, the pad included. has_times: do the histories carry times? columns: names of what
-            a row holds.
+        sizes: number of ids by field, with the pad.
+        has_times: whether the histories have times.
+        columns: names of the columns of a row.
     """
 
     def __init__(self, sizes: Mapping[str, int], has_times: bool, columns: frozenset[str]) -> None:
@@ -42,7 +43,7 @@ class CatalogueSizes:
 
 
 def safe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings without those that name files, which a student is not to read."""
+    """Return the settings without keys that name files, which a student must not read."""
     return {
         key: value
         for key, value in settings.items()
@@ -51,18 +52,20 @@ def safe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_class(name: str, where: str) -> type:
-    """Return the model class that a student's config.json names, as ``model`` and as ``module.Class``.
+    """Return the model class that a student's config.json names.
+
+    Args:
+        name: name of the model.
+        where: ``module.Class``.
 
     Raises:
-        StudentError: it is unknown, or another class has that name.
+        StudentError: the class is unknown, or another class has that name.
     """
     short = name if _NAME.fullmatch(name) else ""
     try:
         found: type | None = get_model(short) if short else None
-    except (
-        ValueError,
-        ImportError,
-    ):  # RecBole's words for an unknown name: it looks into a package that imports lightgbm last
+    # RecBole raises these for an unknown name: its last try is a package that imports lightgbm.
+    except (ValueError, ImportError):
         found = None
     if found is None or f"{found.__module__}.{found.__qualname__}" != where:
         raise StudentError(
@@ -73,7 +76,9 @@ def known_class(name: str, where: str) -> type:
 
 
 def rebuilt_model(kind: type, settings: Mapping[str, Any], n_users: int, n_items: int, has_times: bool) -> nn.Module:
-    """Return a model of the class with its initial weights, on the CPU; the state of torch's random numbers stays.
+    """Return a model of the class with its initial weights, on the CPU.
+
+    The state of torch's random generator is not changed.
 
     Raises:
         StudentError: the model cannot be built without its data set.
@@ -84,7 +89,7 @@ def rebuilt_model(kind: type, settings: Mapping[str, Any], n_users: int, n_items
     try:
         with torch.random.fork_rng(devices=[]):
             model: nn.Module = kind(config, CatalogueSizes(sizes, has_times, columns))
-    except Exception as error:  # whatever a constructor says that wants more of its data set
+    except Exception as error:  # a constructor that needs more of its data set may raise anything
         said = " ".join(str(error).split())[:200]
         raise StudentError(
             f"{kind.__name__} cannot be built without its data set ({type(error).__name__}: {said})"

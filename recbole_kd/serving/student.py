@@ -1,4 +1,4 @@
-"""A finished student: items for its users, for new users, and what else it can be asked."""
+"""A finished student: recommendations for its users and new users, and its vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from recbole_kd.serving.tokens import Tokens
 from recbole_kd.storage.places import user_path
 
 USERS_PER_BLOCK = 4096
-"""So many users are ranked at a time: their vectors and lists are in memory, never all scores."""
+"""Number of users that are ranked at a time, so that never all scores are in memory."""
 VECTORS, MODEL = "vectors", "model"
 """Forms of a student: final vectors, or a model with its weights."""
 
@@ -38,7 +38,14 @@ ExcludeSeen = bool | Literal["protocol"]
 
 
 class Embeddings(NamedTuple):
-    """Vectors with their external ids: users and items as lists, float ``[U, d]`` and ``[I, d]`` beside them, without the pads."""
+    """The vectors of a student with their external ids, without the pads.
+
+    Attributes:
+        users: ids of the users.
+        user_vectors: float ``[U, d]``.
+        items: ids of the items.
+        item_vectors: float ``[I, d]``.
+    """
 
     users: list[str]
     user_vectors: np.ndarray
@@ -48,11 +55,13 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class Student:
-    """A student that was loaded (:func:`load_student`).
+    """A loaded student (:func:`load_student`).
 
     Attributes:
-        config: the content of its config.json. users, items: its external ids. known: its users' interactions. scores:
-            its scores.
+        config: the content of its config.json.
+        users, items: its external ids.
+        known: the interactions of its users.
+        scores: its scores.
     """
 
     config: dict[str, Any]
@@ -73,23 +82,26 @@ class Student:
         exclude: Iterable[object] | None = None,
         unknown: str = "error",
     ) -> pd.DataFrame:
-        """Return the k best items of each user, best first, ties in the order of the items' places.
+        """Return the k best items of each user, best first, ties in the order of the item table.
 
-        A student of histories (SASRec, HSTU) reads all that is known of a user; with ``"protocol"`` what the run's test
-        gave it.
+        A sequential student (SASRec, HSTU) reads all known items of a user, or with ``"protocol"`` the history of the
+        run's test.
 
         Args:
-            users: external ids. k: items a user, fewer where fewer are left.
-            exclude_seen: True leaves out all items that the user is known to have had, ``"protocol"`` those that the
-                run's test left out, False none.
-            candidates: rank these items only. exclude: leave out these items.
+            users: external ids.
+            k: items per user, fewer if fewer are left.
+            exclude_seen: True leaves out all known items of the user, ``"protocol"`` those that the run's test left
+                out, False none.
+            candidates: rank only these items.
+            exclude: leave out these items.
             unknown: ``error``, or ``skip`` to leave out users whom the student does not know.
 
         Returns:
             A frame with a row per user and item: user, item, score, rank from 1.
 
         Raises:
-            UnknownIdError: names users or items that are not known. ConfigError: a bad argument.
+            UnknownIdError: names the unknown users or items.
+            ConfigError: a bad argument.
         """
         seen = self._seen(exclude_seen)
         left_out = self._left_out(candidates, exclude)
@@ -111,30 +123,32 @@ class Student:
         unknown: str = "error",
         times: Mapping[Any, Sequence[float]] | Sequence[Sequence[float]] | None = None,
     ) -> pd.DataFrame:
-        """Return the k best items of new users, of each of whom some items are known; nothing is trained.
+        """Return the k best items of new users from some known items of each, without training.
 
-        A student of histories encodes the history; a LightGCN propagates from it
-        (:func:`recbole_kd.serving.fold_in.propagation_table`); other dot-product students take a vector by regularised
-        least squares with their item vectors fixed (:func:`recbole_kd.serving.fold_in.least_squares`).
+        A sequential student encodes the history. A LightGCN propagates from it
+        (:func:`recbole_kd.serving.fold_in.propagation_table`). For other dot-product students the user's vector comes
+        from regularised least squares with the item vectors fixed (:func:`recbole_kd.serving.fold_in.least_squares`).
 
         Args:
-            histories: name of a user -> items, the oldest first; users of a list are named 0, 1, ...
-            exclude_seen: leave out the items of the history. candidates, exclude: as in :meth:`recommend`.
-            unknown: ``error``, or ``skip`` to leave out items that the student does not know, and users of whom nothing
-                is left.
-            times: of each item, seconds, for an HSTU that was trained with times; without them all items are taken to
-                be of one time.
+            histories: name of a user -> items, the oldest first. The users of a list are named 0, 1, ...
+            k: items per user, fewer if fewer are left.
+            exclude_seen: leave out the items of the history.
+            candidates, exclude: see :meth:`recommend`.
+            unknown: ``error``, or ``skip`` to leave out items that the student does not know, and users without any
+                other item.
+            times: time of each item in seconds, for an HSTU that was trained with times. Without them all items have
+                the same time.
 
         Returns:
-            A frame as :meth:`recommend` gives it.
+            A frame like that of :meth:`recommend`.
 
         Raises:
-            UnknownIdError: names items that are not known. ConfigError: a bad argument, or a student that cannot serve
-                new users.
+            UnknownIdError: names the unknown items.
+            ConfigError: a bad argument, or a student that cannot serve new users.
         """
         if exclude_seen not in (True, False):
             raise ConfigError(
-                f"Invalid exclude_seen={exclude_seen!r}: expected True or False, for a new user was in no test."
+                f"Invalid exclude_seen={exclude_seen!r}: expected True or False, because a new user was in no test."
             )
         left_out = self._left_out(candidates, exclude)
         blocks = []
@@ -149,10 +163,14 @@ class Student:
         return _joined(blocks)
 
     def similar_items(self, items: Iterable[object], k: int = 10) -> pd.DataFrame:
-        """Return the k items whose vectors have the largest cosine with that of each item: item, similar, score, rank from 1.
+        """Return the k items whose vectors have the largest cosine with that of each item.
+
+        Returns:
+            A frame with a row per pair: item, similar, score, rank from 1.
 
         Raises:
-            UnknownIdError: names items that are not known. ConfigError: a bad k, or a student without vectors.
+            UnknownIdError: names the unknown items.
+            ConfigError: a bad k, or a student without vectors.
         """
         table = torch.nn.functional.normalize(self.scores.item_vectors(), dim=1)
         places = torch.from_numpy(self.items.places(items))
@@ -165,7 +183,7 @@ class Student:
         """Return the score of each user at each item, float32 ``[users, items]``.
 
         Raises:
-            UnknownIdError: names users or items that are not known.
+                UnknownIdError: names the unknown users or items.
         """
         rows, columns = (
             torch.from_numpy(kind.places(asked)) for kind, asked in ((self.users, users), (self.items, items))
@@ -182,15 +200,14 @@ class Student:
         """Return the vectors of all users and items, whose dot products are the scores.
 
         Raises:
-            ConfigError: the student's score is no dot product.
+                ConfigError: the student's score is not a dot product.
         """
         items = self.scores.item_vectors()
         every = torch.arange(1, len(self.users))
         users = [self.scores.user_vectors(some) for some in every.split(USERS_PER_BLOCK)]
         return Embeddings(self.users.tokens[1:], torch.cat(users).numpy(), self.items.tokens[1:], items[1:].numpy())
 
-    # -- what the questions share
-    # ---------------------------------------------------------------------------------------
+    # -- shared helpers -----------------------------------------------------------------------------------------------
 
     def _seen(self, exclude_seen: ExcludeSeen) -> Ragged | None:
         if exclude_seen not in (True, False, "protocol"):
@@ -202,7 +219,7 @@ class Student:
         return self.known.everything if exclude_seen else None
 
     def _left_out(self, candidates: Iterable[object] | None, exclude: Iterable[object] | None) -> Tensor | None:
-        """Return which items nobody is recommended, bool ``[n_items]``; None for none."""
+        """Return which items are never recommended, bool ``[n_items]``, or None if there are none."""
         if candidates is None and exclude is None:
             return None
         left_out = torch.zeros(len(self.items), dtype=torch.bool)
@@ -238,7 +255,7 @@ class Student:
         return pd.DataFrame(found)
 
     def _histories(self, histories: Any, times: Any, unknown: str) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-        """Yield name, items and times of each new user, checked."""
+        """Yield the checked name, items and times of each new user."""
         if isinstance(histories, str | bytes) or not isinstance(histories, Mapping | Sequence):
             raise ConfigError(
                 f"Invalid histories={histories!r}: expected a list of lists of item ids. Try [['1', '2']]."
@@ -302,10 +319,12 @@ def _joined(blocks: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def load_student(path: str | Path) -> Student:
-    """Load a student from its folder, or from the folder of the run that made it; no data set is needed, and no code of the folder runs.
+    """Load a student from its folder, or from the folder of the run that made it.
+
+    It needs no data set and runs no code from the folder.
 
     Raises:
-        StudentError: missing, damaged, of another version, or of a model class that is not known here; one sentence.
+        StudentError: missing, damaged, of another version, or of an unknown model class. The message is one sentence.
     """
     files = read_student(user_path(path, "path"))
     config = files.config

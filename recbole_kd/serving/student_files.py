@@ -1,4 +1,4 @@
-"""The files of a student: a folder that any machine can read without the data set. Reading executes no code."""
+"""The files of a student: a folder that can be read without the data set and runs no code."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ CONFIG, USERS, ITEMS, SEEN, CARD = "config.json", "users.json", "items.json", "s
 TRAINED = "trained.safetensors"
 """Weights that were trained, where the final vectors are others (LightGCN); read to start another student from."""
 FOLDER = "student"
-"""Name of the folder inside a run's."""
+"""Name of the student's folder in the folder of a run."""
 
 _READ = (WEIGHTS, USERS, ITEMS, SEEN)
 _KEYS: dict[str, type] = {
-    "model": str, "model_class": str, "form": str, "n_users": int, "n_items": int, "has_times": bool, "settings": dict, "protocol": dict,
-    FILES: dict,
+    "model": str, "model_class": str, "form": str, "n_users": int, "n_items": int, "has_times": bool,
+    "settings": dict, "protocol": dict, FILES: dict,
 }  # fmt: skip
 _COLUMNS = ("user", "item", "part", "time")
 
 
 @dataclass(frozen=True)
 class StudentFiles:
-    """What a student's folder holds, checked.
+    """The checked content of a student's folder.
 
     Attributes:
-        config: the content of config.json. tensors: of model.safetensors. users, items: external ids in the order of
-            the tables.
+        config: content of config.json.
+        tensors: content of model.safetensors.
+        users, items: external ids in the order of the tables.
         seen: columns user, item, part (0 train, 1 validation, 2 test) and time, int64 (time may be float64), in each
             user's order.
     """
@@ -57,10 +58,10 @@ def student_folder(folder: Path) -> Path:
 
 
 def read_student(folder: Path) -> StudentFiles:
-    """Return the content of a student's folder, or of the run's folder that holds it.
+    """Return the content of a student's folder, or of the run's folder that contains it.
 
     Raises:
-        StudentError: missing, damaged, or of another version; one sentence.
+        StudentError: missing, damaged, or of another version. The message is one sentence.
     """
     folder = student_folder(folder)
     config = _read_config(folder)
@@ -85,7 +86,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise _damaged(folder, f"{CONFIG} cannot be read ({error})") from None
     if not isinstance(config, dict):
-        raise _damaged(folder, f"{CONFIG} is no mapping")
+        raise _damaged(folder, f"{CONFIG} is not a mapping")
     if config.get("format") != FORMAT:
         raise StudentError(
             f"{path} is of format {config.get('format')!r}, recbole_kd {__version__} reads format {FORMAT}: read it "
@@ -112,7 +113,7 @@ def _read_tokens(folder: Path, name: str, count: int) -> list[str]:
     except (ValueError, RecursionError) as error:
         raise _damaged(folder, f"{name} cannot be read ({error})") from None
     if not isinstance(tokens, list) or len(tokens) != count or not all(isinstance(token, str) for token in tokens):
-        raise _damaged(folder, f"{name} is no list of {count} ids")
+        raise _damaged(folder, f"{name} is not a list of {count} ids")
     if len(set(tokens[1:])) < count - 1:
         raise _damaged(folder, f"{name} names an id twice")
     return tokens
@@ -122,7 +123,7 @@ def read_student_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Return all tensors of a file of the folder.
 
     Raises:
-        StudentError: it is no safetensors file.
+            StudentError: it is not a safetensors file.
     """
     try:
         with safe_open(folder / name, framework="pt") as handle:
@@ -146,7 +147,7 @@ def read_trained(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
 def _check_seen(folder: Path, seen: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     bounds = {"user": config["n_users"], "item": config["n_items"], "part": 3}
     if set(seen) != set(_COLUMNS) or len({column.shape for column in seen.values()}) != 1 or seen["user"].dim() != 1:
-        raise _damaged(folder, f"{SEEN} has not the columns {', '.join(_COLUMNS)}")
+        raise _damaged(folder, f"{SEEN} does not have the columns {', '.join(_COLUMNS)}")
     for name, bound in bounds.items():
         column, lowest = seen[name], 0 if name == "part" else 1
         if column.dtype != torch.int64 or (

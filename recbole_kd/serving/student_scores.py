@@ -1,4 +1,4 @@
-"""How a student scores its users, and new users by their histories: by vectors, or by the model built anew."""
+"""The scores of a student for its users and new users, from vectors or a rebuilt model."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from recbole_kd.serving.fold_in import least_squares, propagated
 from recbole_kd.serving.known_interactions import KnownInteractions
 
 Full = Callable[[Tensor], Tensor]
-"""Places in a block of users, int64 ``[b]`` -> scores of all items, float ``[b, n_items]``; the next call may overwrite them."""
+"""Indices into a block of users, int64 ``[b]`` -> scores of all items, float ``[b, n_items]``.
+
+The next call may overwrite them."""
 QUERY_VECTORS, ITEM_VECTORS, PROPAGATION = "query_vectors", "item_vectors", "propagation"
 """Tensors of a student whose users have final vectors."""
 
 
 class StudentScores(ABC):
-    """Scores of one student, for a block of users at a time."""
+    """The scores of one student, for a block of users at a time."""
 
     @abstractmethod
     def of_users(self, users: Tensor, as_tested: bool) -> AbstractContextManager[Full]:
         """Return a context with the scores of known users, int64 ``[B]``.
 
         Args:
-            as_tested: a model of histories is given what the run's test gave it; else all that is known.
+                users: the users.
+                as_tested: whether a sequential model gets the histories of the run's test, or all known items.
         """
 
     @abstractmethod
@@ -42,25 +45,33 @@ class StudentScores(ABC):
         """Return a context with the scores of new users.
 
         Args:
-            histories: items of each, int64 ``[L]``, in order, not empty. times: of each item, int64 or float64 ``[L]``,
-                seconds.
+                histories: items of each user, int64 ``[L]``, in order, not empty.
+                times: time of each item in seconds, int64 or float64 ``[L]``.
         """
 
     @abstractmethod
     def user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors of known users, float ``[B, d]``; ConfigError where the score is no dot product."""
+        """Return the vectors of known users, float ``[B, d]``.
+
+        Raises:
+            ConfigError: the score is not a dot product.
+        """
 
     @abstractmethod
     def item_vectors(self) -> Tensor:
-        """Return the vectors of all items, float ``[n_items, d]``; ConfigError where the score is no dot product."""
+        """Return the vectors of all items, float ``[n_items, d]``.
+
+        Raises:
+            ConfigError: the score is not a dot product.
+        """
 
 
 class VectorScores(StudentScores):
     """A student whose users and items have final vectors.
 
     Args:
-        tensors: query_vectors float ``[n_users, d]``, item_vectors float ``[n_items, d]``, and of a LightGCN
-            propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
+            tensors: query_vectors float ``[n_users, d]`` and item_vectors float ``[n_items, d]``. A LightGCN also has
+                propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -88,10 +99,12 @@ class VectorScores(StudentScores):
 
 
 class ModelScores(StudentScores):
-    """A student that is a RecBole model: one of histories, or one whose score is no dot product.
+    """A student that is a RecBole model: sequential, or without a dot-product score.
 
     Args:
-        settings: its keys. known: gives it the histories of its users.
+        model: the model.
+        settings: its keys.
+        known: the source of its users' histories.
     """
 
     def __init__(self, model: Any, settings: Mapping[str, Any], known: KnownInteractions) -> None:
@@ -100,7 +113,7 @@ class ModelScores(StudentScores):
         self._fields = RowFields.of(settings) if isinstance(model, SequentialRecommender) else None
 
     def rows_of_users(self, users: Tensor, as_tested: bool) -> Rows | None:
-        """Return the histories of known users, int64 ``[B]``; None of a model that has no histories."""
+        """Return the histories of known users, int64 ``[B]``; None for a model without histories."""
         return None if self._fields is None else self._known.histories(self._fields, users, self._with_times, as_tested)
 
     @contextmanager
@@ -120,12 +133,13 @@ class ModelScores(StudentScores):
     def _rows_of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> Rows:
         if self._fields is None:
             raise ConfigError(
-                f"{type(self._model).__name__} scores by no dot product and reads no histories, so that it cannot "
+                f"{type(self._model).__name__} does not score by a dot product and reads no histories, so it cannot "
                 "serve users whom it was not trained on: distil into a student such as MF, LightGCN or SASRec"
             )
         if times is not None and not self._with_times:
             raise ConfigError(
-                f"times have no effect on this {type(self._model).__name__}, which was trained without: leave them out."
+                f"times have no effect on this {type(self._model).__name__}, which was trained without times: "
+                "leave them out."
             )
         items = torch.cat(list(histories))
         lengths = torch.tensor([len(history) for history in histories])

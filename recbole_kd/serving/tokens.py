@@ -1,4 +1,4 @@
-"""External ids of users or items, and their places in a student's tables."""
+"""External ids of users or items, and their positions in a student's tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_kd.errors import ConfigError, UnknownIdError
 
 PAD = "[PAD]"
 NAMED = 5
-"""So many unknown ids are named in an error."""
+"""Number of unknown ids that an error names."""
 UNKNOWN = ("error", "skip")
 
 
@@ -19,7 +19,8 @@ class Tokens:
     """External ids in the order of the student's tables.
 
     Args:
-        kind: ``user`` or ``item``. tokens: the external ids; the first one is the pad's, which nobody has.
+            kind: ``user`` or ``item``.
+            tokens: the external ids. The first one is the pad.
     """
 
     def __init__(self, kind: str, tokens: Sequence[str]) -> None:
@@ -36,19 +37,20 @@ class Tokens:
         return {token: place for place, token in enumerate(self.tokens) if place}
 
     def of(self, places: np.ndarray) -> np.ndarray:
-        """Return the external ids at some places, int64 ``[n]`` -> object ``[n]``."""
+        """Return the external ids at some positions, int64 ``[n]`` -> object ``[n]``."""
         found: np.ndarray = np.array(self.tokens, dtype=object)[places]
         return found
 
     def places(self, asked: Iterable[object], unknown: str = "error") -> np.ndarray:
-        """Return the places of external ids (text, or a number that is written so), int64 ``[n]``.
+        """Return the positions of external ids, int64 ``[n]``.
 
         Args:
+            asked: the ids, as text or as numbers that are written like the text.
             unknown: ``error``, or ``skip`` to leave out ids that the student does not know.
 
         Raises:
-            UnknownIdError: names the first ids that are not known. ConfigError: one text in place of a list, or another
-                ``unknown``.
+            UnknownIdError: names the first unknown ids.
+            ConfigError: a text instead of a list, or another value of ``unknown``.
         """
         if unknown not in UNKNOWN:
             raise ConfigError(f"Invalid unknown={unknown!r}: expected error or skip. Try unknown='skip'.")
@@ -60,7 +62,7 @@ class Tokens:
             more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
             names = ", ".join(repr(word) for word in missing[:NAMED])
             raise UnknownIdError(
-                f"The student knows no {self.kind} {names}{more}: leave them out (unknown='skip'), or give ids of the "
-                "data that it was trained on"
+                f"The student does not know {self.kind} {names}{more}: leave them out (unknown='skip'), or give ids of "
+                "the data that it was trained on"
             )
         return np.array([self._place[word] for word in words if word in self._place], dtype=np.int64)

@@ -206,7 +206,7 @@ def _read_hyper(path: Path) -> Space:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"The search space {path} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})"
+            f"The search space {path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
         ) from None
     parameters = []
     for number, line in enumerate(lines, start=1):

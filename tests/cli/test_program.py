@@ -53,7 +53,7 @@ def test_an_unknown_verb_gets_the_nearest_one(capsys: Capture) -> None:
     for wrong, right in (("prpare", "prepare"), ("export_lists", "export-lists"), ("benchmarks", "benchmark")):
         assert main([wrong, "x"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: '{wrong}' is no verb") and f"`recbole-kd {right}`" in line
+        assert line.startswith(f"error: '{wrong}' is not a verb") and f"`recbole-kd {right}`" in line
     assert main(["zzzz"]) == 2
     assert "Did you mean" not in capsys.readouterr().err
 
@@ -118,7 +118,7 @@ def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
         (PermissionError(13, "Permission denied", "/a/b"), "error: '/a/b' cannot be used: Permission denied."),
         (OSError(28, "No space left on device"), "error: The system refused something: No space left on device."),
         (MemoryError(), "error: There is not enough memory"),
-        (BrokenPipeError(32, "Broken pipe"), "error: Nobody reads the output any more"),
+        (BrokenPipeError(32, "Broken pipe"), "error: The output was closed before everything was printed"),
     ],
 )
 def test_what_can_be_expected_is_one_sentence(error: Exception, words_of_it: str, capsys: Capture) -> None:

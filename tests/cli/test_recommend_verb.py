@@ -54,7 +54,7 @@ def test_all_users_by_default(tmp_path: Path) -> None:
         (["--k=0", "--out=r.csv"], "Invalid --k=0"),
         (["--out=r.txt"], "ends in .parquet or .csv"),
         (["--out=r.csv", "--users=missing.txt"], "no such file"),
-        (["--out=r.csv", "--users=binary.txt"], "no UTF-8"),
+        (["--out=r.csv", "--users=binary.txt"], "not UTF-8"),
         (["--out=r.csv", "--users=empty.txt"], "names no user"),
         (["--out=r.csv", "--seen=some"], "invalid choice"),
     ],

@@ -110,6 +110,6 @@ def test_bad_histories_are_a_sentence() -> None:
         student_of("HSTU").recommend_for([["i1"]], times=[[3.0, 4.0]])
     with pytest.raises(ConfigError, match="exclude_seen"):
         student.recommend_for([["i1"]], exclude_seen="protocol")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="NeuMF scores by no dot product"):
+    with pytest.raises(ConfigError, match="NeuMF does not score by a dot product"):
         student_of("NeuMF").recommend_for([["i1"]])
     assert student.recommend_for([]).empty

@@ -354,7 +354,7 @@ def test_the_verb_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Captu
     ) and "0 entries" in said("list")
     for argv, words_ in (
         (["prune"], "without a choice"),
-        (["list", "teacher/x"], "is no entry"),
+        (["list", "teacher/x"], "is not an entry"),
         (["list", "--dry-run"], "has no effect"),
     ):
         line = said(*argv, code=2)
