@@ -62,7 +62,7 @@ class Tokens:
             more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
             names = ", ".join(repr(word) for word in missing[:NAMED])
             raise UnknownIdError(
-                f"The student does not know {self.kind} {names}{more}: leave them out (unknown='skip'), or give ids of "
+                f"The student has no {self.kind} {names}{more}: leave them out (unknown='skip'), or give ids of "
                 "the data that it was trained on"
             )
         return np.array([self._place[word] for word in words if word in self._place], dtype=np.int64)
