@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import types
 
-from recbole_kd.integration import compat, old_paths
+from recbole_kd.cli.interrupts import end_at_interrupts_of_imports
+
+end_at_interrupts_of_imports()
+
+from recbole_kd.integration import compat, old_paths  # noqa: E402  (what follows takes seconds to import)
 
 compat.apply()
 

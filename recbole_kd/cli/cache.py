@@ -98,7 +98,9 @@ def _table(entries: Sequence[CacheEntry], damaged: dict[str, str] | None) -> str
     """Return a table of entries with their states, if verified, and their total size."""
     rows = []
     for entry in entries:
-        state = "unfinished" if not entry.finished else "" if damaged is None else damaged.get(entry.name, "whole")
+        state = "" if entry.finished else "unfinished"
+        if entry.finished and damaged is not None:
+            state = damaged.get(entry.name, "whole" if entry.has_digests else "cannot be checked: no digests")
         rows.append([entry.name, f"{entry.size / MIB:.1f}", f"{entry.age / DAY:.1f}", state, entry.made_by])
     total = f"{len(entries)} entries, {sum(entry.size for entry in entries) / MIB:.1f} MiB"
     return (

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
+from pathlib import PurePath
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,31 @@ INSIST_SECONDS = 0.5
 
 FAREWELL_SECONDS = 30
 """Seconds after which the process exits even if its clean-up is not finished."""
+
+
+PROGRAMS = ("recbole-kd", "run_recbole_kd")
+"""Names of the program's files, without suffix."""
+
+
+def end_at_interrupts_of_imports() -> None:
+    """Let a signal end the program in one line while its modules are imported; do nothing in other programs.
+
+    Nothing has been made yet that would have to be cleaned up. :func:`interrupts` takes over when the command begins.
+    """
+    module_run = sys.orig_argv[1:3] == ["-m", "recbole_kd"]
+    name = PurePath(sys.argv[0] if sys.argv else "").stem
+    is_program = (module_run or name in PROGRAMS) and parent_process() is None
+    if not is_program or threading.current_thread() is not threading.main_thread():
+        return
+    for signum in SIGNALS:
+        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(signum, _end_now)
+
+
+def _end_now(signum: int, frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(128 + signum)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -35,6 +35,7 @@ class CacheEntry:
         finished: False for an interrupted training, which ``--resume=True`` continues.
         size: bytes on disk. age: seconds since it was last written.
         made_by: model, data set and the settings that tell entries apart, as text.
+        has_digests: False for a finished entry of an earlier version, which cannot be verified.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class CacheEntry:
     size: int
     age: float
     made_by: str
+    has_digests: bool = True
 
     @property
     def name(self) -> str:
@@ -71,9 +73,8 @@ def _entries(cache: Path) -> Iterator[CacheEntry]:
             files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else _of_state(path)
             stats = [file.stat() for file in files] or [path.stat()]
             age = now - max(stat.st_mtime for stat in stats)
-            yield CacheEntry(
-                kind, path, manifest is not None, sum(s.st_size for s in stats), age, _made_by(path, manifest)
-            )
+            size, has_digests = sum(stat.st_size for stat in stats), not manifest or FILES in manifest
+            yield CacheEntry(kind, path, manifest is not None, size, age, _made_by(path, manifest), has_digests)
 
 
 def _of_state(path: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recbole_kd.errors import TeacherError
 from recbole_kd.storage.disk_full import full_disk_is_said
-from recbole_kd.storage.integrity import damage, is_changed, records_of, sealed
+from recbole_kd.storage.integrity import damage, is_changed, records_of, say_unchecked, sealed
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file, check_folder
 
@@ -155,8 +155,8 @@ def write_manifest(folder: Path, content: Mapping[str, Any], name: str = MANIFES
 def check_written(folder: Path, content: Mapping[str, Any], name: str = MANIFEST, fix: str = TRAIN_AGAIN) -> None:
     """Refuse a folder whose manifest or files have changed since they were written.
 
-    It reads files up to 64 MiB completely and 64 MiB of larger ones. Folders of earlier versions have no digests and
-    pass.
+    It reads files up to 64 MiB completely and 64 MiB of larger ones. Folders of earlier versions have no digests: they
+    pass, and a line of the log says so.
 
     Raises:
         TeacherError: names the file and what to do.
@@ -165,7 +165,10 @@ def check_written(folder: Path, content: Mapping[str, Any], name: str = MANIFEST
         raise TeacherError(
             f"{folder / name} is not what was written (its SHA-256 differs); delete the folder {folder}{fix}"
         )
-    files = content.get(FILES, {})
+    if FILES not in content:
+        say_unchecked(folder, f"`recbole-kd cache verify` lists such folders; to have digests, delete the folder{fix}.")
+        return
+    files = content[FILES]
     wrong = damage(folder, files) if isinstance(files, dict) else f"{name} is malformed"
     if wrong is not None:
         raise TeacherError(f"{folder} is damaged: {wrong}; delete the folder{fix}")

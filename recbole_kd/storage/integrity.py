@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def is_changed(content: Mapping[str, Any]) -> bool:
 
 def _json_sha256(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def say_unchecked(folder: Path, mend: str) -> None:
+    """Log that a folder of an earlier version has no digests, so that nothing tells whether it is what was written.
+
+    Args:
+        mend: a sentence, by which command it gets digests.
+    """
+    getLogger().warning(
+        f"{folder} was written by an earlier version, without digests: whether its files are what was written cannot be "
+        f"checked. {mend}"
+    )
 
 
 def seal(path: Path) -> None:

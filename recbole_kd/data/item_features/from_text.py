@@ -16,6 +16,7 @@ from recbole_kd.storage.cache import locked
 from recbole_kd.storage.cache_entries import entry_damage
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import MANIFEST, write_manifest, written_whole
+from recbole_kd.storage.integrity import say_unchecked
 from recbole_kd.storage.screen_log import show
 
 WORDS = ("token", "token_seq")
@@ -107,7 +108,11 @@ class TextFeatures:
                     lines = "".join(f"{self.items[row]}\n" for row in real)
                     (temporary / f"{modality}{IDS_SUFFIX}").write_text(lines, encoding="utf-8")
                     write_manifest(temporary, {"dataset": dataset, "encoder": self.encoder, "digest": self.digest})
-            wrong = entry_damage(entry) if (entry / MANIFEST).exists() else None  # earlier versions wrote no manifest
+            wrong = None
+            if (entry / MANIFEST).exists():
+                wrong = entry_damage(entry)
+            else:
+                say_unchecked(entry, "Delete the folder, and they are made again, with digests.")
             if wrong is not None:
                 raise DataError(
                     f"The cached {modality} features {entry} are damaged ({wrong}): delete the folder, and they are "
