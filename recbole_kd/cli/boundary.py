@@ -7,6 +7,7 @@ interrupted.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -20,6 +21,9 @@ from recbole_kd.pipeline.run_log import log_of
 
 BAD_INPUT = 2
 INTERNAL_ERROR = 70
+
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|can't start new thread|bad_alloc", re.IGNORECASE)
+"""What torch and Python say of memory in errors that are no MemoryError."""
 
 Job = Callable[[list[str]], int]
 
@@ -48,8 +52,9 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
     except KDError as error:
         _say(f"error: {error}")
         return BAD_INPUT
-    except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is None:
+    except (OSError, MemoryError, RuntimeError) as error:
+        unexpected = isinstance(error, OSError) and error.errno is None
+        if unexpected or (isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error))):
             return _internal(error, debug)
         _say(f"error: {_sentence(error)}")
         return BAD_INPUT
@@ -64,13 +69,11 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
         _let_go_of_closed_streams()
 
 
-def _sentence(error: OSError | MemoryError) -> str:
+def _sentence(error: OSError | MemoryError | RuntimeError) -> str:
     """Return a sentence on what the system refused."""
-    if isinstance(error, MemoryError):
-        return (
-            f"There is not enough memory ({' '.join(str(error).split()) or 'no reason is given'}): free some, or make "
-            "the run smaller."
-        )
+    if not isinstance(error, OSError):
+        words = " ".join(str(error).split())[:200] or "no reason is given"
+        return f"There is not enough memory ({words}): free some, or make the run smaller."
     if isinstance(error, BrokenPipeError) and error.filename is None:
         return "The output was closed before everything was printed."
     if error.filename is None and not _working_folder_is_there():

@@ -49,6 +49,7 @@ from recbole_kd.training.determinism import repeatable
 from recbole_kd.training.gradient_ratio import gradient_ratio
 from recbole_kd.training.random_state import random_state, restore_random_state
 from recbole_kd.training.resume_state import StateFile
+from recbole_kd.training.scalars import scalar_writer
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
 from recbole_kd.training.trajectory import Trajectory
 
@@ -122,7 +123,7 @@ class KDTrainer(Trainer):
         else:
             with without_files():
                 super().__init__(config, model)
-            self.tensorboard = SummaryWriter(str(scalars))
+            self.tensorboard = scalar_writer(scalars)
         self.clip: dict[str, Any] | None = config["clip_grad_norm"]
         self.clip_grad_norm = None
         if ranks is not None:

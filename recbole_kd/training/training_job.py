@@ -11,7 +11,6 @@ from typing import Any
 
 from recbole.utils import get_trainer, init_seed
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from recbole_kd.acceleration.accelerate import accelerate_on_cpu
 from recbole_kd.data.histories.sequence_dataset import stage_parts
@@ -31,6 +30,7 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.metrics import RankCurves, best_epoch_metrics, distillation_metrics, ending
 from recbole_kd.training.progress import Progress, epoch_report
+from recbole_kd.training.scalars import scalar_writer
 from recbole_kd.training.trainer import KDTrainer
 from recbole_kd.training.trajectory import Trajectory
 
@@ -169,7 +169,7 @@ class TrainingJob:
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         with without_files():
             trainer: Any = kind(config, model)
-        trainer.tensorboard = SummaryWriter(str(files.scalars))
+        trainer.tensorboard = scalar_writer(files.scalars)
         evaluate_by_full_ranking(trainer)
         return trainer
 

@@ -119,6 +119,9 @@ def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
         (OSError(28, "No space left on device"), "error: The system refused something: No space left on device."),
         (MemoryError(), "error: There is not enough memory"),
         (BrokenPipeError(32, "Broken pipe"), "error: The output was closed before everything was printed"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: There is not enough memory ("),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "error: There is not enough memory ("),
+        (RuntimeError("can't start new thread"), "error: There is not enough memory ("),
     ],
 )
 def test_what_can_be_expected_is_one_sentence(error: Exception, words_of_it: str, capsys: Capture) -> None:
@@ -131,7 +134,7 @@ def test_an_internal_error_asks_for_a_report_and_keeps_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(boundary.tempfile, "tempdir", str(tmp_path))
-    for error in (ZeroDivisionError("a reason"), OSError("without a number")):
+    for error in (ZeroDivisionError("a reason"), OSError("without a number"), RuntimeError("a shape")):
         assert answer(_raise(error), []) == boundary.INTERNAL_ERROR
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"internal error: {type(error).__name__}: {error} (") and line.endswith(
@@ -246,3 +249,31 @@ def test_an_interrupt_that_a_finished_job_swallowed_is_said(capsys: Capture) -> 
 def test_an_interrupt_of_the_caller_is_passed_on() -> None:
     with pytest.raises(KeyboardInterrupt):
         answer(_raise(KeyboardInterrupt()), [])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what signals a process hears from /proc")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_while_modules_are_imported_is_one_line(signum: signal.Signals, code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "recbole_kd", "list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    heard, status = 1 << (signal.SIGTERM - 1), Path(f"/proc/{child.pid}/status")
+    deadline = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < deadline:
+        if int(status.read_text().split("SigCgt:")[1].split()[0], 16) & heard:
+            break
+        time.sleep(0.005)
+    child.send_signal(signum)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == code and err == "interrupted\n" and not out
+
+
+def test_another_program_keeps_its_signals() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    interrupts.end_at_interrupts_of_imports()  # pytest is another program
+    assert signal.getsignal(signal.SIGINT) is before

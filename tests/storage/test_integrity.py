@@ -359,3 +359,22 @@ def test_the_verb_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Captu
     ):
         line = said(*argv, code=2)
         assert line.startswith("error: ") and words_ in line and line.count("\n") == 1
+
+
+def test_an_entry_without_digests_is_read_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As versions before the digests wrote it."""
+    folder = tmp_path / "teacher" / "x-MF-0"
+    folder.mkdir(parents=True)
+    manifest = {"format": 1, "store": "factors", "n_queries": 3, "n_items": 4}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with caplog.at_level("WARNING"):
+        assert read_manifest(folder) == manifest
+    (line,) = caplog.messages
+    assert str(folder) in line and "without digests" in line and "delete the folder and train the teacher again" in line
+    assert program(["cache", "verify", f"--cache_dir={tmp_path}"]) == 0
+    assert "cannot be checked: no digests" in capsys.readouterr().out
+    caplog.clear()
+    write_manifest(folder, manifest)
+    assert read_manifest(folder)["files"] == {} and not caplog.messages

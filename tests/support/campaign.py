@@ -1,0 +1,158 @@
+"""What the campaigns share: a home with a user's own files, whole runs in it, and the record of what was tried and held."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_kd.cli.program import main
+from tests.support.forked import Ending, Job, forked
+from tests.support.helpers import write_tiny
+from tests.support.runs import words
+
+REPORT = "RECBOLE_KD_CAMPAIGN"
+"""Environment variable with the path of the JSON summary."""
+
+FIGURES = (
+    "valid",
+    "test",
+    "epochs",
+    "best_epoch",
+    "stopped_by",
+    "kd_loss",
+    "history",
+    "parameters",
+    "trajectory",
+    "fidelity",
+)
+"""Of a stage in result.json, what every run must come to; times and paths are left out."""
+
+
+class Record:
+    """What was tried, kind by kind, and what did not hold.
+
+    Args:
+        folder: of homes, emptied for each trial.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tried: dict[str, int] = {}
+        self.failed: dict[str, list[str]] = {}
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def note(self, kind: str, label: str, problem: str | None) -> None:
+        """Count one trial; print what did not hold."""
+        now = time.monotonic()
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self._last
+        self._last = now
+        self.tried[kind] = self.tried.get(kind, 0) + 1
+        if problem is not None:
+            self.failed.setdefault(kind, []).append(f"{label}: {problem}")
+            print(f"NOT HELD {kind} | {label} | {problem}", flush=True)
+
+    def check(self, *kinds: str) -> None:
+        """Write the summary, print the kinds, and fail if anything of them did not hold or nothing was tried."""
+        self.write()
+        for kind in kinds:
+            tried, failed = self.tried.get(kind, 0), self.failed.get(kind, [])
+            print(f"{kind}: tried {tried}, held {tried - len(failed)}", flush=True)
+            assert tried, kind
+        assert not [line for kind in kinds for line in self.failed.get(kind, [])]
+
+    def write(self) -> None:
+        """Write the summary where the environment asks for it."""
+        path = os.environ.get(REPORT)
+        if path:
+            kinds = {
+                kind: {
+                    "tried": tried,
+                    "held": tried - len(self.failed.get(kind, [])),
+                    "seconds": round(self.seconds[kind], 1),
+                    "not_held": self.failed.get(kind, []),
+                }
+                for kind, tried in self.tried.items()
+            }
+            machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+            content = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "kinds": kinds}
+            Path(path).write_text(json.dumps(content, indent=2))
+
+
+class Home:
+    """A folder with data, cache and output, and a user's own files among them, which must survive whatever happens."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data = folder, data
+        self.cache, self.saved = folder / "cache", folder / "saved"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._own: dict[Path, str] = {}
+        for place in (self.cache / "teacher", self.cache / "distilled", self.cache / "student", self.saved):
+            place.mkdir(parents=True, exist_ok=True)
+            self.plant(place / "my-notes.txt")
+
+    def plant(self, path: Path) -> None:
+        """Write a file of the user's own."""
+        path.write_text(f"the user's own {path.name}")
+        self._own[path] = path.read_text()
+
+    def words(self, *more: str, **changes: str | None) -> list[str]:
+        """Return the words of the main job in this home; a key ``a.b`` is written ``a__b``."""
+        named = {"data_path": str(self.data), **{key.replace("__", "."): value for key, value in changes.items()}}
+        return [*words(self.folder, **named), *more]
+
+    def run(self, given: list[str], job: Job | None = None, **how: Any) -> Ending:
+        """Run the program with these words, or another job, in a forked child."""
+        return forked(job or main, given, self.folder / "here", **how)
+
+    def lost(self) -> str | None:
+        """Return which of the user's own files is gone or changed, None if none is."""
+        gone = [path for path, text in self._own.items() if not path.is_file() or path.read_text() != text]
+        return f"the user's file {gone[0]} is lost" if gone else None
+
+    def figures(self) -> dict[str, Any] | None:
+        """Return the figures of the newest result, None where there is none."""
+        found = sorted(self.saved.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+        return figures_of(json.loads(found[-1].read_text())) if found else None
+
+
+def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a result must be the same whenever the same is asked."""
+    found = {}
+    for stage in ("teacher", "student", "assistant", "distilled"):
+        part = result.get(stage)
+        for place, stage_part in enumerate([part, *part.get("members", [])] if part else []):
+            found[f"{stage} {place}"] = {key: stage_part[key] for key in FIGURES if key in stage_part}
+    return found
+
+
+def leftovers(cache: Path) -> list[str]:
+    """Return what a finished run must not leave in the cache: workshops, states, half-written files."""
+    return [
+        str(path.relative_to(cache))
+        for path in cache.rglob("*")
+        if path.suffix != ".lock" and (path.name.startswith(".") or ".work" in path.name or ".pt" in path.name)
+    ]
+
+
+def contents(folder: Path, but: Callable[[Path], bool] = lambda path: False) -> dict[str, str]:
+    """Return the SHA-256 of each file below a folder; locks and files that ``but`` names are left out."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock" and not but(path))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def write_data(folder: Path) -> Path:
+    """Write the data sets of the campaign, ``tiny`` and ``worded`` (with words of its items), and return their folder."""
+    write_tiny(folder, "tiny")
+    write_tiny(folder, "worded")
+    lines = ["item_id:token\tclass:token_seq", *(f"i{item}\tcolour{item % 2} mod{item % 5} all" for item in range(40))]
+    (folder / "worded" / "worded.item").write_text("\n".join(lines) + "\n")
+    return folder
