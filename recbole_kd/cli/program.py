@@ -47,6 +47,8 @@ VERBS: dict[str, Verb] = {
     "convert-teacher": Verb("convert_teacher", "store a teacher's scores in another form"),
     "recommend": Verb("recommend", "write the best items of many users, from a finished student"),
     "serve": Verb("serve", "serve a finished student over HTTP"),
+    "export": Verb("export", "write a finished student as vectors, FAISS index, ONNX or int8"),
+    "latency": Verb("latency", "time a finished student beside its teacher"),
     "cache": Verb("cache", "list, verify and prune the cache of trained models"),
     "benchmark": Verb("benchmark", "time an epoch of distillation and of RecBole's own training"),
 }

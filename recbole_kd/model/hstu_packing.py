@@ -108,5 +108,9 @@ def time_buckets(layout: PackedLayout, times: Tensor, following: Tensor) -> tupl
 
 
 def _buckets(after: Tensor, times: Tensor) -> Tensor:
-    apart = (after.unsqueeze(2) - times.unsqueeze(1)).abs_().clamp_(min=1)
-    return (torch.log(apart.float()) / 0.301).clamp_(max=N_BUCKETS).to(torch.uint8)
+    return bucket_of((after.unsqueeze(2) - times.unsqueeze(1)).abs_().clamp_(min=1).float())
+
+
+def bucket_of(apart: Tensor) -> Tensor:
+    """Return the bucket of seconds, float32 ``[...]`` of at least 1 -> uint8 ``[...]``."""
+    return (torch.log(apart) / 0.301).clamp_(max=N_BUCKETS).to(torch.uint8)

@@ -195,11 +195,17 @@ def _train(
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
         teacher, figures["assistant"] = ensure_assistant(plan.assistant, context, teacher, store, dtype)
     model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
-    alone, key = figures["student"], "inference_us_per_user"
-    if alone is not None and alone["parameters"] == figures["distilled"]["parameters"]:
-        # The models have the same size, so one measurement serves both: two would differ by the machine's load.
-        figures["student"] = {**alone, key: figures["distilled"][key]}
+    _time_once(plan, figures)
     return figures, model
+
+
+def _time_once(plan: Plan, figures: dict[str, Any]) -> None:
+    """Give equal models the distilled student's time, in place: two timings of one model differ by the machine's load."""
+    own, key = figures["distilled"], "inference_us_per_user"
+    for part in ("student", "assistant", *(["teacher"] if plan.teacher_name == plan.request.model else [])):
+        found = figures.get(part)
+        if found is not None and found["parameters"] == own["parameters"]:
+            figures[part] = {**found, key: own[key]}
 
 
 def _new_folder(output: Path, request: Request, teacher_name: str, seed: int) -> Path:

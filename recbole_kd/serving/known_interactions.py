@@ -85,9 +85,13 @@ class KnownInteractions:
         if not self.tested.but_targets:
             return masked
         rows = torch.repeat_interleave(torch.arange(self.n_users), masked.counts())
-        targets = self._items(self.seen["part"] == TEST)
-        kept = ~targets.contains(rows, masked.items.unsqueeze(1)).squeeze(1)
+        kept = ~self.test_items.contains(rows, masked.items.unsqueeze(1)).squeeze(1)
         return Ragged.from_pairs(rows[kept].numpy(), masked.items[kept].numpy(), self.n_users)
+
+    @cached_property
+    def test_items(self) -> Ragged:
+        """The items of each user that the run tested."""
+        return self._items(self.seen["part"] == TEST)
 
     def _items(self, chosen: Tensor) -> Ragged:
         users, items = (self.seen[name][chosen].numpy() for name in ("user", "item"))

@@ -15,6 +15,7 @@ from torch import Tensor
 from recbole_kd.errors import ConfigError, StudentError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.serving.exports.write import write_exports
 from recbole_kd.serving.known_interactions import KnownInteractions, TestedWith
 from recbole_kd.serving.rebuilt_model import give_weights, known_class, rebuilt_model
 from recbole_kd.serving.student_files import StudentFiles, read_student
@@ -206,6 +207,10 @@ class Student:
         every = torch.arange(1, len(self.users))
         users = [self.scores.user_vectors(some) for some in every.split(USERS_PER_BLOCK)]
         return Embeddings(self.users.tokens[1:], torch.cat(users).numpy(), self.items.tokens[1:], items[1:].numpy())
+
+    def export(self, to: str | Iterable[str], out: str | Path, index: str = "flat") -> dict[str, Any]:
+        """Write the student in other forms, with parity.json; see :func:`recbole_kd.serving.exports.write.write_exports`."""
+        return write_exports(self, to, out, index)
 
     # -- shared helpers -----------------------------------------------------------------------------------------------
 

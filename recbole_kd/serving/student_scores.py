@@ -17,6 +17,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts
 from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.serving.fold_in import least_squares, propagated
 from recbole_kd.serving.known_interactions import KnownInteractions
 
@@ -49,9 +50,22 @@ class StudentScores(ABC):
                 times: time of each item in seconds, int64 or float64 ``[L]``.
         """
 
+    @property
     @abstractmethod
-    def user_vectors(self, users: Tensor) -> Tensor:
+    def has_vectors(self) -> bool:
+        """Is the score a dot product of vectors?"""
+
+    @property
+    @abstractmethod
+    def reads_histories(self) -> bool:
+        """Does a user's score depend on the history?"""
+
+    @abstractmethod
+    def user_vectors(self, users: Tensor, as_tested: bool = False) -> Tensor:
         """Return the vectors of known users, float ``[B, d]``.
+
+        Args:
+            as_tested: as for :meth:`of_users`.
 
         Raises:
             ConfigError: the score is not a dot product.
@@ -91,7 +105,15 @@ class VectorScores(StudentScores):
         )
         return nullcontext(DotProducts(vectors, self._items))
 
-    def user_vectors(self, users: Tensor) -> Tensor:
+    @property
+    def has_vectors(self) -> bool:
+        return True
+
+    @property
+    def reads_histories(self) -> bool:
+        return False
+
+    def user_vectors(self, users: Tensor, as_tested: bool = False) -> Tensor:
         return self._queries[users]
 
     def item_vectors(self) -> Tensor:
@@ -108,7 +130,7 @@ class ModelScores(StudentScores):
     """
 
     def __init__(self, model: Any, settings: Mapping[str, Any], known: KnownInteractions) -> None:
-        self._model, self._known = model, known
+        self.model, self._known = model, known
         self._with_times = bool(getattr(model, "has_times", False))
         self._fields = RowFields.of(settings) if isinstance(model, SequentialRecommender) else None
 
@@ -119,26 +141,26 @@ class ModelScores(StudentScores):
     @contextmanager
     def of_users(self, users: Tensor, as_tested: bool) -> Iterator[Full]:
         rows = self.rows_of_users(users, as_tested)
-        scorer = Scorer(self._model, rows)
+        scorer = Scorer(self.model, rows)
         with scorer.frozen():
             yield scorer.catalogue() if rows is not None else lambda places: scorer.full(users[places])
 
     @contextmanager
     def of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> Iterator[Full]:
         rows = self._rows_of_histories(histories, times)
-        scorer = Scorer(self._model, rows)
+        scorer = Scorer(self.model, rows)
         with scorer.frozen():
             yield scorer.catalogue()
 
     def _rows_of_histories(self, histories: Sequence[Tensor], times: Sequence[Tensor] | None) -> Rows:
         if self._fields is None:
             raise ConfigError(
-                f"{type(self._model).__name__} does not score by a dot product and reads no histories, so it cannot "
+                f"{type(self.model).__name__} does not score by a dot product and reads no histories, so it cannot "
                 "serve users whom it was not trained on: distil into a student such as MF, LightGCN or SASRec"
             )
         if times is not None and not self._with_times:
             raise ConfigError(
-                f"times have no effect on this {type(self._model).__name__}, which was trained without times: "
+                f"times have no effect on this {type(self.model).__name__}, which was trained without times: "
                 "leave them out."
             )
         items = torch.cat(list(histories))
@@ -149,13 +171,21 @@ class ModelScores(StudentScores):
             self._fields, items, seconds, torch.ones_like(ends), ends - lengths, ends, ends - 1, self._with_times
         )
 
-    def user_vectors(self, users: Tensor) -> Tensor:
-        rows = self.rows_of_users(users, as_tested=False)
-        scorer = Scorer(self._model, rows)
+    @property
+    def has_vectors(self) -> bool:
+        return has_vectors(type(self.model))
+
+    @property
+    def reads_histories(self) -> bool:
+        return self._fields is not None
+
+    def user_vectors(self, users: Tensor, as_tested: bool = False) -> Tensor:
+        rows = self.rows_of_users(users, as_tested)
+        scorer = Scorer(self.model, rows)
         with scorer.frozen():
             return scorer.query_vectors(users if rows is None else torch.arange(len(users))).clone()
 
     def item_vectors(self) -> Tensor:
-        scorer = Scorer(self._model, self.rows_of_users(torch.zeros(1, dtype=torch.int64), as_tested=False))
+        scorer = Scorer(self.model, self.rows_of_users(torch.zeros(1, dtype=torch.int64), as_tested=False))
         with scorer.frozen():
             return scorer.item_table().detach().clone()
