@@ -87,6 +87,19 @@ def is_changed(content: Mapping[str, Any]) -> bool:
     return OWN_SHA256 in content and content[OWN_SHA256] != _json_sha256(rest)
 
 
+def unsealed(content: Any) -> dict[str, Any]:
+    """Return a mapping of a file without its seal, which a file of an earlier version lacks.
+
+    Raises:
+        ValueError: it has changed since it was sealed, or is no mapping.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} in place of a mapping")
+    if is_changed(content):
+        raise ValueError("its SHA-256 differs")
+    return {key: value for key, value in content.items() if key != OWN_SHA256}
+
+
 def _json_sha256(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

@@ -5,7 +5,6 @@ A study is resumed from it. Pickles that Ray wrote are never read.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,8 @@ from typing import Any
 from recbole_kd.errors import ConfigError
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.integrity import sealed, unsealed
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.tuning.study import Trial, as_json
 
 FOLDER = "record"
@@ -89,7 +90,7 @@ class StudyRecord:
         recorded.trial = trial
         self.trials[digest] = recorded
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / f"{digest}.json", asdict(recorded))
+        write_json(self._folder / f"{digest}.json", sealed(asdict(recorded)))
 
     def of(self, settings: Mapping[str, Any]) -> Recorded | None:
         """Return the trial with these settings, if it has begun."""
@@ -123,7 +124,7 @@ def recorded_from(content: Any) -> Recorded:
 
 def _read(path: Path) -> Recorded:
     try:
-        return recorded_from(json.loads(path.read_text(encoding="utf-8")))
+        return recorded_from(unsealed(read_json(path)))
     except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise _damaged(path, error) from None
 

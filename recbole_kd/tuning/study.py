@@ -18,6 +18,7 @@ from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.training_entries import WITHOUT_EFFECT
 from recbole_kd.storage.files import write_json, write_text_whole
+from recbole_kd.storage.integrity import sealed, unsealed
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
 from recbole_kd.storage.targets import check_file, check_folder, holds_text
@@ -143,13 +144,12 @@ class Study:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         space = {} if self.space is None else {"space": dict(self.space)}
-        write_json(
-            self.folder / TRIALS, {"base": dict(self.base), **space, "trials": [asdict(trial) for trial in self.trials]}
-        )
+        content = {"base": dict(self.base), **space, "trials": [asdict(trial) for trial in self.trials]}
+        write_json(self.folder / TRIALS, sealed(content))
         if self.best is None:
             return
-        content = merge_sources(None, dict(self.base), self.best.settings)
-        plain = json.loads(json.dumps(content))
+        repeated = merge_sources(None, dict(self.base), self.best.settings)
+        plain = json.loads(json.dumps(repeated))
         figures = ", ".join(f"{name} {value:.10g}" for name, value in self.best.valid.items())
         text = f"{BEST_MARK} {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(
             plain, sort_keys=False
@@ -193,7 +193,7 @@ class Study:
         if not path.is_file():
             return []
         try:
-            record = read_json(path)
+            record = unsealed(read_json(path))
             trials = [Trial(**fields) for fields in record["trials"]]
             same = what_counts(record["base"]) == what_counts(self.base) and record.get("space", self.space) == as_json(
                 self.space

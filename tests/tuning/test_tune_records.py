@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_kd.errors import ConfigError
 from recbole_kd.tuning import ray_tune
 from recbole_kd.tuning.ray_record import StudyRecord
 from recbole_kd.tuning.space import Space
-from recbole_kd.tuning.study import FAILED, Study, Trial, absolute
+from recbole_kd.tuning.study import FAILED, TRIALS, Study, Trial, absolute
 
 
 def test_workers_get_the_default_folder_of_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +84,23 @@ def test_a_known_trial_is_told_from_the_record_and_only_an_interrupted_one_train
     objective = {"done": -0.7, "stopped": -0.8, "failed": FAILED, "interrupted": -0.7}[state]
     assert len(reports) == 3 and reports[2]["state"] == ("done" if state == "interrupted" else state)
     assert reports[2]["objective"] == objective
+
+
+def test_a_changed_digit_of_a_record_is_refused(tmp_path: Path) -> None:
+    done = Trial({"kd_k": 4}, "done", 0.5, True, 3, "ndcg@10", {"ndcg@10": 0.5}, {"ndcg@10": 0.4})
+    study = Study({}, tmp_path / "study", [done])
+    study.write()
+    record = StudyRecord(tmp_path / "study")
+    record.note(done.settings, done)
+    assert Study({}, study.folder).finished() == [done]
+    for path in (study.folder / TRIALS, next((study.folder / "record").glob("*.json"))):
+        text = path.read_text()
+        path.write_text(text.replace('"score": 0.5', '"score": 0.6'))
+        with pytest.raises(ConfigError, match=f"{path.name} is damaged \\(its SHA-256 differs\\)"):
+            Study({}, study.folder).finished() if path.name == TRIALS else StudyRecord(study.folder).read()
+        path.write_text(text)
+    StudyRecord(study.folder).read()
+    earlier = json.loads((study.folder / TRIALS).read_text())
+    earlier.pop("sha256")
+    (study.folder / TRIALS).write_text(json.dumps(earlier))
+    assert Study({}, study.folder).finished() == [done]
