@@ -32,9 +32,9 @@ def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:
 
     The mean is over :math:`\log\sum_j e^{s_j} - s_{target}`.
 
-    torch makes log-probabilities, one-hot gradients and two more tensors of the size of the scores. For float32
-    scores on a CPU with finite maxima, and with the extra ``fast``, a compiled kernel makes only the gradient. For
-    other scores this calls torch, whose errors it also leaves to torch.
+    torch makes log-probabilities, one-hot gradients and two more tensors of the size of the scores. For float32 scores
+    on a CPU with finite maxima, and with the extra ``fast``, a compiled kernel makes only the gradient. All other
+    scores, and invalid inputs, go to torch.
 
     Args:
         scores: float ``[B, n_items]``. targets: int64 ``[B]``, in [0, n_items).

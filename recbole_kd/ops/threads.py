@@ -100,7 +100,10 @@ def side_by_side(work: Callable[[slice], None], slices: Iterable[slice], n_at_on
 
 
 def halves(n_rows: int) -> tuple[slice, slice]:
-    """Split the rows in two, independently of the number of threads, as sums then are."""
+    """Split the rows in two halves that do not depend on the number of threads.
+
+    So sums over each half have one order.
+    """
     return slice(0, n_rows // 2), slice(n_rows // 2, n_rows)
 
 
