@@ -1,4 +1,4 @@
-"""List the packages: those found below recbole_kd, and the property files, which lie beside it in a checkout."""
+"""The list of packages: those below recbole_kd, and the property files beside it in a checkout."""
 
 from setuptools import find_packages, setup
 

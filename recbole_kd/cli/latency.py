@@ -44,7 +44,9 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Print the latencies that the words ask for; 0, also where the run's teacher cannot be timed, which is said.
+    """Print the latencies that the words ask for, and return 0.
+
+    If the run's teacher cannot be timed, a line says why.
 
     Raises:
         KDError: bad input, or a teacher named by path that cannot be timed.
@@ -82,7 +84,7 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _teachers(given: argparse.Namespace, student: Student) -> tuple[list[tuple[str, Any]], str]:
-    """Return the teachers that can be timed, and a sentence about the run's teacher if that is not one of them."""
+    """Return the teachers that can be timed, and a sentence if the run's teacher cannot be."""
     if given.teacher_path is not None:
         return [teacher_scores(given.teacher_path, student)], ""
     found, said = [], []

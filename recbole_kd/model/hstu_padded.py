@@ -1,7 +1,8 @@
-"""HSTU's user vectors over right-padded histories by plain tensor operations, which can be traced into a graph.
+"""HSTU's user vectors over right-padded histories, by traceable tensor operations.
 
-:mod:`recbole_kd.model.hstu_encoder` packs histories of unequal length, by steps that depend on the lengths. Here every
-history is as wide as the longest one; the vectors are the same up to rounding (tested).
+:mod:`recbole_kd.model.hstu_encoder` packs histories of unequal length, in steps that depend on the lengths. Here every
+history is as wide as the longest one, so that the steps can be traced into a graph. The vectors are the same up to
+rounding (tested).
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ LARGEST_FLOAT = 0x7F7FFFFF
 
 
 class PaddedHSTU(nn.Module):
-    """The vector that ends each history, as ``HSTUEncoder(...).last()`` gives it to rows of at least one item.
+    """The last vector of each history, as ``HSTUEncoder(...).last()`` gives it.
+
+    Every row must have at least one item.
 
     Args:
-        encoder: a trained encoder. has_times: do the histories carry times?
+        encoder: a trained encoder. has_times: whether the histories have times.
     """
 
     starts: Tensor
@@ -53,7 +56,10 @@ class PaddedHSTU(nn.Module):
         return unit(x.gather(1, last).squeeze(1))
 
     def _buckets(self, at: Tensor, lengths: Tensor, times: Tensor | None, asked: Tensor | None) -> Tensor:
-        """Return the bucket of the time from each key to what follows each query, int64 ``[B or 1, L, L]``."""
+        """Return the bucket of the time from each key to the item after each query.
+
+        int64 ``[B or 1, L, L]``.
+        """
         if not self.has_times or times is None or asked is None:
             times, after = at.unsqueeze(0), at.unsqueeze(0) + 1
         else:
@@ -66,7 +72,10 @@ class PaddedHSTU(nn.Module):
 
 
 def bucket_starts() -> Tensor:
-    """Return the smallest float32 of each bucket of times, float32 ``[N_BUCKETS + 2]``; the last is infinite."""
+    """Return the smallest float32 of each bucket of times, float32 ``[N_BUCKETS + 2]``.
+
+    The last one is infinite.
+    """
     wanted = torch.arange(N_BUCKETS + 1)
     low, high = torch.full_like(wanted, 0x3F800000 - 1), torch.full_like(wanted, LARGEST_FLOAT)
     for _ in range(32):  # bisection over the bits, which order positive floats; bits of 1.0 and more

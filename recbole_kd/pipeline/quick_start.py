@@ -200,7 +200,10 @@ def _train(
 
 
 def _time_once(plan: Plan, figures: dict[str, Any]) -> None:
-    """Give equal models the distilled student's time, in place: two timings of one model differ by the machine's load."""
+    """Give models equal to the distilled student its time, in place.
+
+    Two timings of one model would differ by the load of the machine.
+    """
     own, key = figures["distilled"], "inference_us_per_user"
     for part in ("student", "assistant", *(["teacher"] if plan.teacher_name == plan.request.model else [])):
         found = figures.get(part)

@@ -1,4 +1,4 @@
-"""Weights that the student of a run starts from (``init_from``): the student alone and the distilled one alike."""
+"""Initial weights of a run's students (``init_from``), distilled or not."""
 
 from __future__ import annotations
 
@@ -39,10 +39,13 @@ def _ids(dataset: Any) -> tuple[Sequence[object], Sequence[object]]:
 
 
 def student_start(path: str | None, splits: Splits, configs: Sequence[Any]) -> StudentStart | None:
-    """Return the weights to start from, checked, and record their digest in the students' Configs; None without a path.
+    """Return the weights to start from, after checks, or None without a path.
+
+    Their digest is stored in the students' Configs.
 
     Raises:
-        StudentError: no student is there, or it is damaged. ConfigError: it does not fit the run's student.
+        StudentError: there is no student at the path, or it is damaged.
+        ConfigError: it does not fit the run's student.
     """
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Start a student from the weights of an earlier one: rows of users and items are matched by their external ids."""
+"""Weights of an earlier student to start from; rows are matched by external ids."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EarlierStudent:
     items: list[str]
 
     def give(self, model: nn.Module, users: Sequence[object], items: Sequence[object]) -> None:
-        """Copy the weights into a new model; rows of users and items that are new keep the model's own.
+        """Copy the weights into a new model; rows of new users and items stay unchanged.
 
         Args:
             users, items: external ids of the model's tables, in their order.
@@ -74,10 +74,12 @@ class EarlierStudent:
             raise self._refused("one of the two reads times and the other does not")
 
     def matches(self, users: Sequence[object], items: Sequence[object]) -> dict[str, Any]:
-        """Return what result.json says: path, digest, and how many users and items are known from the earlier student.
+        """Return the entry for result.json: path, digest, and numbers of known users and items.
+
+        An id is known if the earlier student has it.
 
         Raises:
-            ConfigError: none of the items is.
+            ConfigError: none of the items is known.
         """
         found: dict[str, Any] = {"path": self.path, "digest": self.digest}
         for kind, old, new in (("users", self.users, users), ("items", self.items, items)):
@@ -128,10 +130,11 @@ class EarlierStudent:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of an earlier table go.
+    """A mapping from the rows of an earlier table to those of a new one.
 
     Attributes:
-        n_old, n_new: rows of both tables. old, new: int64 ``[M]``, places of the same ids; the pad is among them.
+        n_old, n_new: numbers of rows of both tables.
+        old, new: int64 ``[M]``, row numbers of the same ids; the pad is among them.
     """
 
     n_old: int
@@ -155,7 +158,7 @@ class Rows:
         return self.n_old == self.n_new == len(self.old) and torch.equal(self.old, self.new)
 
     def matched(self, old: Tensor, new: Tensor) -> Tensor:
-        """Return a copy of the new table with the rows of the old one at the places of the same ids."""
+        """Return a copy of the new table with the old table's rows for the same ids."""
         found = new.clone()
         found[self.new.to(new.device)] = old[self.old.to(new.device)]
         found[self.n_new :] = old[self.n_old :]
@@ -167,10 +170,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def read_earlier_student(path: str) -> EarlierStudent:
-    """Read the weights of a student's folder, or of the folder of the run that made it; no code of it runs.
+    """Read the weights of a student's folder, or of its run's folder; no code of it runs.
 
     Raises:
-        StudentError: missing, damaged, of another version, or kept without the weights that it was trained with.
+        StudentError: missing, damaged, of another version, or stored without the weights of its training.
     """
     folder = student_folder(user_path(path, KEY))
     files = read_student(folder)
@@ -179,8 +182,8 @@ def read_earlier_student(path: str) -> EarlierStudent:
         names = files.config.get("weights")
         if not isinstance(names, dict) or not set(names.values()) <= {*files.tensors, None}:
             raise StudentError(
-                f"The student {folder} keeps its final vectors and not the weights that it was trained with, as earlier "
-                "versions wrote it: run its distillation again"
+                f"The student {folder} keeps its final vectors and not the weights that it was trained with, as "
+                "earlier versions wrote it: run its distillation again"
             )
         apart = read_trained(folder, files.config) if None in names.values() else {}
         missing = [name for name, source in names.items() if source is None and name not in apart]

@@ -1,4 +1,7 @@
-"""Latency of rankers, timed call by call in turns, so that what else the machine does slows all of them alike."""
+"""Latency of rankers, timed call by call in turns.
+
+So any other load of the machine slows all of them alike.
+"""
 
 from __future__ import annotations
 

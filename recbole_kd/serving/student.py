@@ -209,7 +209,10 @@ class Student:
         return Embeddings(self.users.tokens[1:], torch.cat(users).numpy(), self.items.tokens[1:], items[1:].numpy())
 
     def export(self, to: str | Iterable[str], out: str | Path, index: str = "flat") -> dict[str, Any]:
-        """Write the student in other forms, with parity.json; see :func:`recbole_kd.serving.exports.write.write_exports`."""
+        """Write the student in other formats, with parity.json.
+
+        :func:`recbole_kd.serving.exports.write.write_exports` explains the arguments.
+        """
         return write_exports(self, to, out, index)
 
     # -- shared helpers -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Rebuild a run's teacher without its data set, over the users and items of the run's student."""
+"""A run's teacher, rebuilt without its data set for the ids of the run's student."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _rebuilt(folder: Path, manifest: dict[str, Any], kind: type, student: Studen
     weights = folder / WEIGHTS if manifest["store"] == "online" else _kept_weights(folder, manifest)
     if weights is None:
         raise TeacherError(
-            f"The teacher {manifest['model']} is kept as {manifest['store']}, and its weights are not in the cache: its "
-            "latency cannot be told"
+            f"The teacher {manifest['model']} is kept as {manifest['store']}, and its weights are not in the cache: "
+            "its latency cannot be told"
         )
     has_times = bool(student.known.seen["time"].any())
     settings = manifest["settings"]
@@ -73,7 +73,7 @@ def _rebuilt(folder: Path, manifest: dict[str, Any], kind: type, student: Studen
 
 
 def _kept_weights(folder: Path, manifest: dict[str, Any]) -> Path | None:
-    """Return the weights of a teacher whose scores are kept in another entry of the same cache, None if there are none."""
+    """Return the path of a teacher's weights from another cache entry, or None."""
     for path in sorted((folder.resolve().parent.parent / TRAINED).glob(f"*/{MANIFEST}")):
         try:
             found = read_json(path)

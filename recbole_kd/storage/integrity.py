@@ -105,14 +105,14 @@ def _json_sha256(plain: Mapping[str, Any]) -> str:
 
 
 def say_unchecked(folder: Path, mend: str) -> None:
-    """Log that a folder of an earlier version has no digests, so that nothing tells whether it is what was written.
+    """Warn that a folder of an earlier version has no digests, so its files cannot be checked.
 
     Args:
-        mend: a sentence, by which command it gets digests.
+        mend: a sentence with the command that adds digests.
     """
     getLogger().warning(
-        f"{folder} was written by an earlier version, without digests: whether its files are what was written cannot be "
-        f"checked. {mend}"
+        f"{folder} was written by an earlier version, without digests: whether its files are what was written cannot "
+        f"be checked. {mend}"
     )
 
 

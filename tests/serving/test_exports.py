@@ -69,7 +69,10 @@ def test_parity_is_written_and_exact_but_for_int8(model: str) -> None:
 
 
 def history_of(student: recbole_kd.Student, user: str, width: int) -> dict[str, np.ndarray]:
-    """What a service would feed a graph of histories with: all that is known of a user, asked at the last item's time."""
+    """Return the inputs of a service to a graph of histories.
+
+    They hold all that is known of a user, asked at the last item's time.
+    """
     seen = student.known.seen
     mine = seen["user"] == student.users.tokens.index(user)
     items, times = seen["item"][mine][-10:].numpy(), seen["time"][mine][-10:].numpy()
@@ -281,7 +284,8 @@ def test_the_program_prints_parity(tmp_path: Path, capsys: pytest.CaptureFixture
         (line,) = [line for line in printed.splitlines() if line.startswith(f"{name} ")]
         found = content["forms"][name]
         assert line.split() == [
-            name, f"{found['bytes']:,}", f"{found['top10_overlap']:.4f}", f"{found['ndcg@10']:.4f}", f"{found['score_difference']:.1e}",
+            name, f"{found['bytes']:,}", f"{found['top10_overlap']:.4f}", f"{found['ndcg@10']:.4f}",
+            f"{found['score_difference']:.1e}",
         ]  # fmt: skip
     assert f"{content['student']['bytes']:,}" in printed and content["student"]["bytes"] > 1000
 

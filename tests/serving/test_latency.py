@@ -130,7 +130,10 @@ def taught_by(teacher: str, **keys: Any) -> dict[str, Any]:
 
 
 def test_a_teacher_of_histories_encodes_them() -> None:
-    """Its kept vectors are those of the training histories, which a service does not have: it is rebuilt from its weights."""
+    """Its kept vectors are those of the training histories, which a service does not have.
+
+    So it is rebuilt from its weights.
+    """
     sizes = {key: value for key, value in SEQUENTIAL.items() if key != "kd"}
     result = taught_by("SASRec", setting="sequential", teacher_config={"epochs": 1, **sizes, "n_heads": 1})
     student = recbole_kd.load_student(result["folder"])

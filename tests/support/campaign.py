@@ -1,4 +1,7 @@
-"""What the campaigns share: a home with a user's own files, whole runs in it, and the record of what was tried and held."""
+"""Shared parts of the campaigns: a home with a user's own files, whole runs in it, and a record.
+
+The record says what was tried and what held.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +153,10 @@ def contents(folder: Path, but: Callable[[Path], bool] = lambda path: False) -> 
 
 
 def write_data(folder: Path) -> Path:
-    """Write the data sets of the campaign, ``tiny`` and ``worded`` (with words of its items), and return their folder."""
+    """Write the data sets of the campaign and return their folder.
+
+    They are ``tiny`` and ``worded`` (with words of its items).
+    """
     write_tiny(folder, "tiny")
     write_tiny(folder, "worded")
     lines = ["item_id:token\tclass:token_seq", *(f"i{item}\tcolour{item % 2} mod{item % 5} all" for item in range(40))]

@@ -94,11 +94,13 @@ def _deep(path: Path, draw: random.Random) -> None:
 
 ANY: dict[str, Damage] = {
     "cut in half": _half, "a bit flipped": _flip, "random bytes": _random_bytes, "emptied": _empty, "longer": _longer,
-    "removed": _gone, "a folder in its place": _folder, "a link to nowhere": _link_to_nowhere, "a pipe in its place": _pipe,
+    "removed": _gone, "a folder in its place": _folder, "a link to nowhere": _link_to_nowhere,
+    "a pipe in its place": _pipe,
     "swapped": _swapped,
 }  # fmt: skip
 JSON: dict[str, Damage] = {
-    "a digit changed": _a_number_changed, "a key less": _a_key_less, "other JSON": _other_json, "nested too deeply": _deep,
+    "a digit changed": _a_number_changed, "a key less": _a_key_less, "other JSON": _other_json,
+    "nested too deeply": _deep,
 }  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""File operations of this process, heard by Python's audit events: counted, or the process ended just before one of them."""
+"""File operations of this process, heard by Python's audit events.
+
+They are counted, or the process ends just before one of them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,10 @@ CHANGING = frozenset(
         "shutil.copyfile", "shutil.move",
     }
 )  # fmt: skip
-"""Audit events that change a folder; ``open`` counts when it is for writing. What libraries write in C++ has no event of its
-own: it lies between two of these."""
+"""Audit events that change a folder; ``open`` counts if it is for writing.
+
+Writes of libraries in C++ have no event of their own: they lie between two of these.
+"""
 
 _act: Callable[[str], None] | None = None
 _places: tuple[str, ...] = ()

@@ -1,4 +1,7 @@
-"""Jobs in forked children of one warmed process, so that imports and compiling are paid once, and how each of them ended."""
+"""Jobs in forked children of one warmed process, and how each of them ended.
+
+Imports and compiling are paid once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ HANG = 60.0
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended: exit code, the signal that ended it (0: none), what it printed, seconds, whether it had to be killed."""
+    """The end of a job: exit code, the signal that ended it (0: none), its output, seconds, and whether it was
+    killed."""
 
     code: int
     signal: int
@@ -38,7 +42,10 @@ class Ending:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
     def problem(self, *codes: int) -> str | None:
-        """Return what is wrong with such an ending, None if nothing: 0, or 1 and 2 with one sentence, or one of these codes."""
+        """Return what is wrong with such an ending, or None.
+
+        Allowed are 0, 1 and 2 with one sentence, and the given codes.
+        """
         told = (self.errors or self.err.strip().splitlines() or ["(nothing)"])[-1][:300]
         if self.hung:
             return f"hangs: {told}"

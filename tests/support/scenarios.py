@@ -30,7 +30,8 @@ SCENARIOS: dict[str, dict[str, str | None]] = {
     "EASE, a teacher in closed form": {"teacher": "EASE", "teacher__epochs": None, "teacher__embedding_size": None},
     "SASRec, sequential": {"model": "SASRec", "teacher": "SASRec", **SEQUENTIAL},
     "HSTU, whole sequences": {
-        "model": "HSTU", "teacher": "HSTU", "setting": "sequential", "embedding_size": None, "teacher__embedding_size": None,
+        "model": "HSTU", "teacher": "HSTU", "setting": "sequential", "embedding_size": None,
+        "teacher__embedding_size": None,
         "eval_args__order": None,
     },
 }  # fmt: skip

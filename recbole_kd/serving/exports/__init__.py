@@ -1,1 +1,1 @@
-"""A student in forms that other programs read: NumPy archives, FAISS indexes, ONNX graphs, int8 vectors."""
+"""A student in other formats: NumPy archives, FAISS indexes, ONNX graphs, int8 vectors."""

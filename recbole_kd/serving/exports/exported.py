@@ -1,4 +1,4 @@
-"""Interfaces of an export: how a form is written, and what was written when it is read again."""
+"""Interfaces of an export: the writer of a format, and the export that is read again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Exported(ABC):
 
     @abstractmethod
     def top_k(self, users: Tensor, as_tested: bool, k: int, seen: Ragged) -> tuple[Tensor, Tensor]:
-        """Return the k best items of known users: ids int64 ``[B, k]`` and scores float32 ``[B, k]``.
+        """Return the k best items of known users: ids int64, scores float32, ``[B, k]`` each.
 
         Args:
             users: int64 ``[B]``. as_tested: a model of histories reads what the run's test gave it, else all that is
@@ -48,13 +48,14 @@ class ScoredExport(Exported):
 
 
 class UserVectors:
-    """Query vectors of known users: those of an export, or the student's own where the export cannot have them.
+    """Query vectors of known users, from an export or from the student.
 
-    The vector of a student of histories depends on the history: an export holds those of all that is known, and a
-    ranking of the test items asks the student for the vectors of the histories before them.
+    The vector of a student of histories depends on the history. An export holds the vectors of the whole known
+    histories; a ranking of the test items asks the student for the vectors of the histories before them.
 
     Args:
-        student: a student with vectors. exported: float ``[users, d]`` without the pad; None asks the student always.
+        student: a student with vectors.
+        exported: float ``[users, d]`` without the pad; None always asks the student.
     """
 
     def __init__(self, student: Student, exported: np.ndarray | None) -> None:

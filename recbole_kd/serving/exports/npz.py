@@ -1,4 +1,4 @@
-"""Vectors of users and items with their external ids, as a NumPy archive: in float32, or in int8 with a scale a row."""
+"""Vectors of users and items with external ids, as a NumPy archive in float32 or int8."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ LARGEST = 127
 
 
 class Npz(VectorForm):
-    """vectors.npz: users and items as text ``[n]``, user_vectors and item_vectors float32 ``[n, d]``, row by row."""
+    """vectors.npz with users and items as text ``[n]``, and their vectors.
+
+    user_vectors and item_vectors are float32 ``[n, d]``, in the same order.
+    """
 
     name = "npz"
 
@@ -43,7 +46,7 @@ class Npz(VectorForm):
 
 
 class Int8(VectorForm):
-    """vectors.npz as :class:`Npz` in int8 ``[n, d]``, with user_scales and item_scales float32 ``[n]``.
+    """vectors.npz in int8 ``[n, d]``, with user_scales and item_scales float32 ``[n]``.
 
     A vector is its row of integers times its scale, the row's largest magnitude over 127.
     """
@@ -73,14 +76,17 @@ class Int8(VectorForm):
 
 
 def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return float ``[n, d]`` as int8 ``[n, d]`` and the scale of each row, float32 ``[n]``, 0 for a row of zeros."""
+    """Return float ``[n, d]`` as int8 ``[n, d]``, and the scale of each row, float32 ``[n]``.
+
+    The scale of a row of zeros is 0.
+    """
     scales = (np.abs(vectors).max(axis=1, initial=0.0) / LARGEST).astype(np.float32)
     steps = vectors / np.where(scales > 0, scales, 1.0)[:, None]
     return np.clip(np.rint(steps), -LARGEST, LARGEST).astype(np.int8), scales
 
 
 def check_ids(student: Student, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse an archive that does not hold the ids as they are, such as one that ends in a NUL character.
+    """Refuse an archive that changes ids, such as one that ends in a NUL character.
 
     Raises:
         StudentError: names the first such id.
@@ -122,5 +128,5 @@ class _Int8Products(_Products):
 
 
 def with_pad(scores: np.ndarray) -> Tensor:
-    """Return scores of the items, float32 ``[B, items]``, with a first column of ``-inf`` for the pad."""
+    """Return scores of all items, float32 ``[B, items]``; the pad's first column is ``-inf``."""
     return torch.nn.functional.pad(torch.from_numpy(scores), (1, 0), value=-torch.inf)

@@ -32,8 +32,9 @@ LARGEST = 2**31 - 2**20
 
 
 class Onnx(Form):
-    """query.onnx and scores.onnx, and the external ids, whose place in users.json and items.json is the id in a graph.
+    """query.onnx, scores.onnx and the external ids.
 
+    The position of an id in users.json and items.json is its number in the graphs.
     query.onnx makes ``vector`` float ``[batch, d]`` of ``user``, or of a history: ``items`` int64 ``[batch, length]``
     right padded with 0, ``lengths`` int64 ``[batch]`` and, of an HSTU with times, ``times`` and ``asked`` in seconds.
     scores.onnx makes ``scores`` ``[batch, n_items]`` of ``vector``; a NeuMF's makes ``score`` of ``user`` and ``item``.
@@ -115,7 +116,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _session(path: Path) -> Any:
-    """Return an onnxruntime session of a graph, on the CPU and on as many threads as torch has."""
+    """Return an onnxruntime session of a graph, on the CPU with torch's number of threads."""
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = n_threads()

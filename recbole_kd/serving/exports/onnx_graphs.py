@@ -1,4 +1,4 @@
-"""Query side and scores of a student as modules of plain tensors, with examples of their inputs."""
+"""Query side and scores of a student as traceable modules, with example inputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Graph:
 
 
 class QueryAndScores(nn.Module):
-    """Vectors of queries, float ``[B, d]``, and their scores at all items, float ``[B, n_items]``, ``-inf`` for the pad.
+    """Vectors of queries, float ``[B, d]``, and scores of items, float ``[B, n_items]``.
+
+    The score of the pad is ``-inf``.
 
     Args:
         query: makes the vectors. items: float ``[n_items, d]``, the pad first.

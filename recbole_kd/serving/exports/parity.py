@@ -1,4 +1,4 @@
-"""Compare an export with the PyTorch student: top lists, NDCG on the run's test part, and scores."""
+"""Comparison of an export with the PyTorch student: top lists, test NDCG, and scores."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ TOLERANCE = 1e-5
 
 @dataclass
 class Comparison:
-    """What two rankings of the same users have in common.
+    """Sums for the comparison of two rankings of the same users.
 
     Attributes:
-        users: so many were compared. overlap: sum over users of the share of the student's list that the export has too.
-        other_lists: users whose two lists hold different items. beyond_ties: those of them whose list in the export has
-            an item that the student scores below its own last one by more than the tolerance.
+        users: number of users compared.
+        overlap: sum over users of the share of the student's list that is also in the export's.
+        other_lists: users whose two lists hold different items.
+        beyond_ties: those of them whose list in the export has an item that the student scores below its own last one
+            by more than the tolerance.
         difference: largest difference of a score. largest: largest magnitude of a score.
         ndcg, exported_ndcg: sums over users with a test item. tested: number of them.
     """
@@ -98,7 +100,7 @@ def refuse_difference(name: str, found: dict[str, Any]) -> None:
 
 
 def compared_users(n_users: int) -> Tensor:
-    """Return the places of the users to be compared, int64 ``[n]``: all, or evenly spaced ones."""
+    """Return the indices of the users to compare, int64 ``[n]``: all, or evenly spaced."""
     return torch.linspace(1, n_users, min(n_users, MOST_USERS), dtype=torch.float64).long()
 
 
@@ -154,7 +156,10 @@ def _larger(first: float, second: float) -> float:
 
 
 def _add_lists(found: Comparison, own: Tensor, own_scores: Tensor, ids: Tensor, scores: Tensor) -> None:
-    """Compare lists, int64 ``[b, k]`` with 0 past their end; ``scores`` are the student's of the export's items."""
+    """Add the comparison of two lists, int64 ``[b, k]`` with 0 past their end.
+
+    ``scores`` are the student's scores of the export's items.
+    """
     shared = ((own.unsqueeze(2) == ids.unsqueeze(1)) & (own > 0).unsqueeze(2)).any(2).sum(1)
     n_own = (own > 0).sum(1)
     other = (shared < n_own) | ((ids > 0).sum(1) != n_own)
@@ -169,7 +174,7 @@ def _add_lists(found: Comparison, own: Tensor, own_scores: Tensor, ids: Tensor, 
 
 
 def _ndcg(lists: Tensor, at: Tensor, targets: Ragged) -> Tensor:
-    """Return the NDCG of lists, int64 ``[b, k]`` -> float64 ``[b]``; 0 for a user without a test item."""
+    """Return the NDCG of lists, int64 ``[b, k]`` -> float64 ``[b]``; 0 without a test item."""
     gains = 1 / torch.arange(2, lists.shape[1] + 2, dtype=torch.float64).log2()
     hits = targets.contains(at, lists) & (lists > 0)
     best = torch.cat([gains.new_zeros(1), gains.cumsum(0)])

@@ -1,4 +1,4 @@
-"""Write a student in other forms, each of which is read again and compared with the student before the folder appears."""
+"""Export of a student to other formats, with a check of each before the folder appears."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMS = ("npz", "faiss", "onnx", "int8")
 
 
 def write_exports(student: Student, to: str | Iterable[str], out: str | Path, index: str = "flat") -> dict[str, Any]:
-    """Write forms of a student into a folder, each into one of its own, with parity.json beside them.
+    """Write formats of a student, each into a folder of its own, and parity.json.
 
     Args:
         to: names of :data:`FORMS`, a list or text with commas. out: a missing or empty folder. index: of the form
