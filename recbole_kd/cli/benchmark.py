@@ -13,6 +13,7 @@ from recbole_kd.distiller.registry import DISTILLERS
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks.growth import report_growth
 from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
+from recbole_kd.experiments.benchmarks.model_matrix import run_matrix, table
 from recbole_kd.experiments.benchmarks.prefixes import report_prefixes
 from recbole_kd.experiments.benchmarks.reports import Cases, report_cases, report_sequences
 from recbole_kd.storage.targets import check_file
@@ -21,6 +22,7 @@ EXAMPLES = [
     "recbole-kd benchmark --model=MF --kd=RCEKD --size=citeulike --output=bench.json",
     "recbole-kd benchmark --size=1e6x1e6x1e6 --repeats=0 --kd_candidate_index=ivf --output=large.json",
     "recbole-kd benchmark --growth --output=growth.json",
+    "recbole-kd benchmark --models --output=models.json",
 ]
 
 NOTES = """
@@ -59,6 +61,11 @@ def _parser() -> SentenceParser:
     other.add_argument(
         "--prefixes", action="store_true", help="time the encoding of prefixes together and separately, on ml-100k"
     )
+    other.add_argument(
+        "--models", action="store_true", help="run every RecBole model as teacher and as student, and print their table"
+    )
+    add("--only", default="", help="with --models: names of models with commas")
+    add("--minutes", type=float, help="with --models: begin no run after so many; the same command continues")
     add("--length", type=int, default=50, help="with --prefixes: length of a history")
     add("--users", type=int, default=40, help="with --prefixes: number of users whose prefixes are encoded")
     return parser
@@ -81,7 +88,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     for kd in known.kd.split(",") if known.kd != "all" else ():
         if kd not in (*DISTILLERS, "alone"):
             raise unknown_name_error("kd", kd, list(DISTILLERS))
-    if known.output is not None:
+    if known.output is not None and not known.models:  # the record of a matrix is continued
         check_file(known.output, option="--output")
     return known, parse_arguments(rest)
 
@@ -98,6 +105,10 @@ def run(words: list[str]) -> int:
         report_sequences(sizes, given.repeats, given.output)
     elif given.growth:
         report_growth(given.repeats, given.teacher_width, given.output, options)
+    elif given.models:
+        names = [name for name in given.only.split(",") if name]
+        limit = None if given.minutes is None else 60 * given.minutes
+        print(table(run_matrix(names, (given.output or Path("models.json")).absolute(), limit)))
     elif given.prefixes:
         report_prefixes(given.length, given.users, given.repeats)
     else:

@@ -88,12 +88,11 @@ class DistillBatch:
         return float(self.weights.sum()) / len(self.weights) if own is None else own
 
 
-def no_embeddings(method: str, teacher: str, store: str) -> str:
-    """Return the error message for a teacher without vectors."""
+def no_embeddings(method: str, teacher: str, store: str, fix: str) -> str:
+    """Return the error message for a teacher without vectors; ``fix`` says what to type."""
     return (
-        f"{method} needs the teacher's embeddings and {teacher} ({store} store) has none; take a teacher whose score "
-        "is a dot product, such as MF or LightGCN, in a store of factors, or make factors of this one's scores with "
-        "--teacher_svd=64"
+        f"{method} needs the teacher's embeddings and {teacher} ({store} store) has none: {fix}, or take a teacher "
+        "whose score is a dot product, such as MF or LightGCN"
     )
 
 
@@ -212,7 +211,8 @@ class Distiller(nn.Module, ABC):
             TeacherError: one sentence that names the teacher.
         """
         if "embeddings" in cls.requires and teacher.embeddings() is None:
-            raise TeacherError(no_embeddings(cls.__name__, teacher.name, teacher.store))
+            fix = "make factors of its scores with `recbole-kd convert-teacher FOLDER --out=NEW --svd=64`"
+            raise TeacherError(no_embeddings(cls.__name__, teacher.name, teacher.store, fix))
         missing = [member.name for member in teacher.members if "trajectory" in cls.requires and member.earlier is None]
         if missing:
             raise TeacherError(

@@ -22,11 +22,23 @@ from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.finite_scores import check_products, check_scores, not_finite
+from recbole_kd.scoring.own_scores import (
+    OwnScores,
+    catalogue_size,
+    ranks_whole_catalogue,
+    rows_as_given,
+    scored_in_calls,
+)
+from recbole_kd.scoring.row_costs import RowCost
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.storage.screen_log import show
 
 USER_MEANS = frozenset({"recall", "ndcg", "hit", "mrr", "precision", "map"})
 """Metrics of RecBole that are means over users, so that they can be rescaled to a mean over all users."""
+
+LONG_EVALUATION = 60
+"""An evaluation that takes more seconds is announced."""
 
 QUERIES_PER_TICK = 4096
 """Users between two updates of the progress bar."""
@@ -73,6 +85,7 @@ class FullRanking:
 
     def __init__(self, trainer: Any, sharing: Sharing | None = None) -> None:
         self.trainer, self.sharing = trainer, sharing
+        self._n_queries, self._time_is_said = 0, False
 
     @property
     def config(self) -> Any:
@@ -102,6 +115,9 @@ class FullRanking:
             ConfigError: the loader does not follow ``eval_protocol``.
         """
         self._check_protocol(eval_data)
+        self._n_queries = (
+            len(eval_data._dataset) if eval_data.is_sequential else len(getattr(eval_data, "uid_list", ()))
+        )
         if not self.ranks_vectors(eval_data):
             return self._over_all_users(recboles(eval_data, load_best_model, model_file, show_progress), eval_data)
         if load_best_model:
@@ -149,7 +165,10 @@ class FullRanking:
 
         This wraps the trainer's ``_full_sort_batch_eval``.
         """
-        found = recboles(batched_data)
+        if not ranks_whole_catalogue(type(self.model)):
+            self._say_how_long(batched_data[0])
+        with scored_in_calls(self.model):
+            found = recboles(batched_data)
         history = batched_data[1]
         check_scores(found[1], [] if history is None else [history], self._name())
         return found
@@ -159,6 +178,8 @@ class FullRanking:
 
         This wraps the trainer's ``_neg_sample_batch_eval``.
         """
+        cost = self._pair_cost(batched_data[0])
+        self.trainer.test_batch_size = min(self.trainer.test_batch_size, cost.rows_per_call(differentiable=False))
         found = recboles(batched_data)
         rows, scores = batched_data[1], found[1]
         if self.config["eval_type"] == EvaluatorType.RANKING:
@@ -166,6 +187,26 @@ class FullRanking:
         if not bool(torch.isfinite(scores).all()):
             raise not_finite(self._name(), "ranked")
         return found
+
+    def _pair_cost(self, rows: Any) -> RowCost:
+        """Return what one pair of these rows and items costs the model."""
+        on_device = rows.to(self.trainer.device)
+        queries = torch.arange(len(rows), device=self.trainer.device)
+        return OwnScores(self.model, None, rows_as_given(on_device)).cost("pairs", queries)
+
+    def _say_how_long(self, rows: Any) -> None:
+        """Log once how long an evaluation of a model takes that scores pair by pair, if it is long."""
+        if self._time_is_said:
+            return
+        self._time_is_said = True
+        n_items = catalogue_size(self.model)
+        seconds = self._pair_cost(rows).seconds * n_items * self._n_queries
+        if seconds > LONG_EVALUATION:
+            show(
+                f"{self._name()} scores one pair of a user and an item at a time: an evaluation of {self._n_queries} "
+                f"users and {n_items} items takes about {seconds / 60:.0f} minutes. eval_step=5 evaluates in every "
+                "fifth epoch only"
+            )
 
     def _name(self) -> str:
         return public_name(type(self.model).__name__)

@@ -7,6 +7,7 @@ from typing import Any
 
 import recbole
 import recbole.data.dataset
+from recbole.model import general_recommender, sequential_recommender
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import ModelType, get_model, get_trainer
 
@@ -21,7 +22,18 @@ RECBOLE = Path(recbole.__file__).parent
 
 def model_names() -> list[str]:
     """Return the names of all models that RecBole can build, including ours."""
-    return sorted({path.stem for path in (RECBOLE / "properties" / "model").glob("*.yaml")} | set(registered_names()))
+    with_files = {path.stem for path in (RECBOLE / "properties" / "model").glob("*.yaml")}
+    return sorted(with_files | set(ranking_models()) | set(registered_names()))
+
+
+def ranking_models() -> list[str]:
+    """Return the names of RecBole's own general and sequential models, those without a property file included."""
+    return sorted(
+        name
+        for package in (general_recommender, sequential_recommender)
+        for name, kind in vars(package).items()
+        if isinstance(kind, type) and issubclass(kind, GeneralRecommender | SequentialRecommender)
+    )
 
 
 def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
@@ -39,7 +51,13 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
     """
     if name not in model_names():
         raise unknown_name_error(role, name, model_names())
-    model: type[Any] = get_model(recbole_name(name, setting))
+    try:
+        model: type[Any] = get_model(recbole_name(name, setting))
+    except ImportError as error:
+        raise ConfigError(
+            f"--{role}={name} is a model of the package {error.name}, which is not installed: it must be one of "
+            "RecBole's general models, such as MF or LightGCN, or a sequential one, such as SASRec"
+        ) from None
     if issubclass(model, GeneralRecommender):
         return model
     kind = getattr(model, "type", ModelType.CONTEXT).name.lower()
@@ -79,7 +97,12 @@ def student_model(name: str, setting: str = "general") -> type[Any]:
 
 def default_setting(model: str) -> str:
     """Return the default setting of a student: sequential for sequential models."""
-    return "sequential" if model in model_names() and issubclass(get_model(model), SequentialRecommender) else "general"
+    if model not in model_names():
+        return "general"
+    try:
+        return "sequential" if issubclass(get_model(model), SequentialRecommender) else "general"
+    except ImportError:  # a model of another package, which model_class refuses
+        return "general"
 
 
 def recbole_defaults(model: str, dataset: str) -> dict[str, object]:

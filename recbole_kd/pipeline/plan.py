@@ -13,6 +13,7 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import ModelType, get_model, get_trainer
 
+from recbole_kd.acceleration.accelerate import accelerate_on_cpu
 from recbole_kd.config.optional_packages import check_packages
 from recbole_kd.config.property_layers import public_name
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset, stage_parts
@@ -27,11 +28,12 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.evaluation.full_ranking import check_protocol
 from recbole_kd.evaluation.mode_checks import check_modes
 from recbole_kd.model.build_model import fresh_model
+from recbole_kd.model.size_checks import check_model_sizes
 from recbole_kd.pipeline.assistant import assistant_values, width_of
 from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
 from recbole_kd.pipeline.student_start import StudentStart, student_start
-from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.scoring.vector_models import has_vectors, softmax_of
 from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.places import user_path
@@ -39,6 +41,8 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import check_address
 from recbole_kd.teacher.truncated_svd import check_width
 from recbole_kd.training.build_distiller import check_distiller
+from recbole_kd.training.first_step import check_first_step
+from recbole_kd.training.pretraining import stages_of
 
 N_CHECKPOINTS = 3
 """Number of a teacher's checkpoints if a method needs its trajectory and has no ``kd_n_checkpoints``."""
@@ -122,6 +126,8 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     for config in (alone, *teachers):
         _check_processes(config)
         _check_reduction(config)
+        stages_of(config)
+        check_model_sizes(config, splits.n_users, splits.n_items)
     _check_shared_method(method, request.kd, alone["nproc"] or 1)
     assistant = None
     if method.assistant:
@@ -209,27 +215,38 @@ def _check_cutoffs(config: Any, n_items: int) -> None:
 
 
 def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
-    """Build every model that is trained after another one, to find constructor errors early.
+    """Build every model that is trained after another one, to find its errors before that training.
+
+    A model whose score is not known to be a dot product takes one step too, and in mixed precision every model does.
 
     Raises:
-        ConfigError: one of them cannot be built.
+        ConfigError: one of them cannot be built, or not be trained in mixed precision.
+        TrainingError: one of them cannot take its loss.
     """
     built: list[dict[str, Any]] = []
-    for config in (*teachers[1:], *students):
-        if get_model(config["model"]).type == ModelType.TRADITIONAL:
+    first = [config for config in teachers[:1] if config["enable_amp"]]
+    for config in (*first, *teachers[1:], *students):
+        kind = get_model(config["model"])
+        if kind.type == ModelType.TRADITIONAL:
             continue  # its construction is its training
         own = {
             key: value for key, value in config.final_config_dict.items() if key != "kd" and not key.startswith("kd_")
         }
-        if own not in built:
-            built.append(own)
-            trial = copy.copy(config)  # because building a model writes into its Config
-            trial.final_config_dict = copy.deepcopy(config.final_config_dict)
-            part = stage_parts(trial, splits.parts)[0]
-            try:
-                fresh_model(trial, _few_rows(part))
-            except ConfigError:
-                fresh_model(trial, part)  # the few rows may have been too few
+        if own in built:
+            continue
+        built.append(own)
+        trial = copy.copy(config)  # because building a model writes into its Config
+        trial.final_config_dict = copy.deepcopy(config.final_config_dict)
+        parts = stage_parts(trial, splits.parts)
+        few = [_few_rows(part) for part in parts]
+        try:
+            model = fresh_model(trial, few[0])
+        except ConfigError:
+            few = list(parts)
+            model = fresh_model(trial, few[0])  # the few rows may have been too few
+        accelerate_on_cpu(model, softmax_of(model))
+        if _has_plain_trainer(trial["model"]) and (trial["enable_amp"] or not has_vectors(kind)):
+            check_first_step(trial, splits, model, few)
 
 
 def _few_rows(part: Any) -> Any:

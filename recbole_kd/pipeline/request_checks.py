@@ -80,13 +80,21 @@ def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], 
             raise ConfigError(no_modalities(f"--kd={kd}", name))
         kept = values.get("teacher_svd") is not None or (has_vectors(taught) and store != "dense")
         if "embeddings" in method.requires and not kept:
-            raise ConfigError(no_embeddings(f"--kd={kd}", name, store))
+            raise ConfigError(no_embeddings(f"--kd={kd}", name, store, _factors_of(taught, store)))
     if len(names) > 1 and not method.several:
         raise ConfigError(
             f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them"
         )
     if len(set(names)) < len(names):
         raise ConfigError(f"--teacher={values['teacher']} names a model twice: name each once")
+
+
+def _factors_of(taught: type, store: str) -> str:
+    """Return what to type so that a teacher of this class has vectors."""
+    if has_vectors(taught):
+        return "keep its vectors with --teacher_store=factors"
+    kept = "--teacher_store=dense " if store == "online" else ""
+    return f"make factors of its scores with {kept}--teacher_svd=64"
 
 
 def check_features(values: Mapping[str, Any], setting: str) -> None:
@@ -151,8 +159,7 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
     for name in str(values["teacher"]).split(","):
         if store_of(model_class(name, "teacher", setting), values) == "online":
             raise ConfigError(
-                f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=factors or "
-                "dense"
+                f"teacher_svd={width} is not possible with {name} in an online store: take teacher_store=dense"
             )
 
 

@@ -9,10 +9,16 @@ from recbole.utils import get_trainer
 from recbole_kd.model.bm3 import BM3
 from recbole_kd.model.hstu import HSTU, HSTUGeneral
 from recbole_kd.model.mf import MF
+from recbole_kd.training.pretraining import STAGES
 
 TRAINER = "KDTrainer"
 """Name in :data:`REVISIONS` of KDTrainer's base training: its loss, steps and loaders, for all models that it
 trains."""
+
+STAGES_REVISION = 2
+"""Revision of the training of models with pre-training stages (:mod:`recbole_kd.training.pretraining`).
+
+Revision 1 ended with the first stage."""
 
 REVISIONS: dict[str, int] = {
     MF.__name__: 1,
@@ -39,4 +45,5 @@ def revisions_of(kind: type) -> dict[str, int]:
     names = [part.__name__ for part in kind.__mro__ if part.__module__.partition(".")[0] in ("recbole", "recbole_kd")]
     if get_trainer(getattr(kind, "type", None), kind.__name__).__name__ == "Trainer":
         names.append(TRAINER)
-    return {name: REVISIONS[name] for name in names if REVISIONS.get(name, 1) > 1}
+    found = {name: REVISIONS[name] for name in names if REVISIONS.get(name, 1) > 1}
+    return {**found, "stages": STAGES_REVISION} if kind.__name__ in STAGES else found

@@ -40,7 +40,7 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.candidate_index import CandidateIndex
 from recbole_kd.scoring.frozen import FrozenCache, evaluation_mode
-from recbole_kd.scoring.own_scores import OwnScores
+from recbole_kd.scoring.own_scores import OwnScores, catalogue_size
 from recbole_kd.scoring.prefix_encoding import encode_prefixes
 from recbole_kd.scoring.step_cache import Batch, StepCache, VectorCache, encoded_once
 from recbole_kd.scoring.vector_models import encoder_of, no_tables, softmax_of, vector_function
@@ -87,11 +87,12 @@ class Scorer:
         self.model = model
         self.rows = rows if isinstance(model, SequentialRecommender) else None
         self.n_queries: int = model.n_users if self.rows is None else len(self.rows)
-        self.n_items: int = model.n_items
+        self.n_items: int = catalogue_size(model)
         encode = vector_function(type(model))
         self._encode = None if encode is None else partial(encode, model)
         self._encoder = encoder_of(type(model))
         self._own = OwnScores(model, self.rows)
+        self._asks = False  # whether the scorer calls the model
         self._cache: VectorCache | None = None  # of the open training step or frozen block
         self.sharing: Sharing | None = None
         """Divides work on many queries among processes that train together. None for a single process."""
@@ -140,7 +141,7 @@ class Scorer:
         cache = StepCache(batch=self._batch_of(interaction))
         softmax = None if cache.batch is None else softmax_of(self.model)
         with (
-            encoded_once(self.model, self._shared_method(), unless=lambda: self._is_frozen),
+            encoded_once(self.model, self._shared_method(), unless=lambda: self._is_frozen, asked=lambda: self._asks),
             cache.logits_of(softmax, self.n_items),
         ):
             self._cache = cache
@@ -148,6 +149,15 @@ class Scorer:
                 yield
             finally:
                 self._cache = None
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Mark the calls of the model inside the block as the scorer's."""
+        before, self._asks = self._asks, True
+        try:
+            yield
+        finally:
+            self._asks = before
 
     def _batch_of(self, interaction: Interaction | None) -> Batch | None:
         field = QUERY if self.rows is not None else self.model.USER_ID
@@ -184,7 +194,8 @@ class Scorer:
         if self._cache is not None and self._cache.tables is not None:
             return self._cache.tables
         if self._encode is not None:
-            found = self._encode()
+            with self._asking():
+                found = self._encode()
             assert found is not None
             tables = found
         else:
@@ -228,7 +239,8 @@ class Scorer:
         found = self._in_step(queries)
         if found is not None:
             _, rows, positions = found
-            return self._encoder.in_step(self.model, rows)[positions]
+            with self._asking():
+                return self._encoder.in_step(self.model, rows)[positions]
         if (
             self.rows is not None
             and self._encoder.positions is not None
@@ -303,8 +315,9 @@ class Scorer:
         if found is None:
             return None
         cache, rows, positions = found
-        if cache.logits is None and not self.has_vectors and self._own.ranks_whole_catalogue:
-            cache.logits = self.model.full_sort_predict(rows).view(-1, self.n_items).float()
+        if cache.logits is None and not self.has_vectors and self._own.fits_a_step(queries, len(rows)):
+            with self._asking():
+                cache.logits = self.model.full_sort_predict(rows).view(-1, self.n_items).float()
         return None if cache.logits is None else (cache.logits, positions)
 
     def full(self, queries: Tensor) -> Tensor:

@@ -83,19 +83,22 @@ class StepCache(VectorCache):
 
 
 @contextmanager
-def encoded_once(model: nn.Module, method: str | None, unless: Callable[[], bool]) -> Iterator[None]:
-    """Cache the results of one of the model's methods by its arguments during a block.
+def encoded_once(
+    model: nn.Module, method: str | None, unless: Callable[[], bool], asked: Callable[[], bool]
+) -> Iterator[None]:
+    """Share the results of one of the model's methods, by its arguments, between its own loss and the scorer.
 
     Args:
         model: the model.
         method: name of the method. None changes nothing.
         unless: calls are not cached while it returns True.
+        asked: whether the scorer calls, and not the model's own loss.
     """
     if method is None:
         yield
         return
     own = model.__dict__.get(method)
-    setattr(model, method, remembered(getattr(model, method), unless))
+    setattr(model, method, remembered(getattr(model, method), unless, asked))
     try:
         yield
     finally:
@@ -104,21 +107,40 @@ def encoded_once(model: nn.Module, method: str | None, unless: Callable[[], bool
             setattr(model, method, own)
 
 
-def remembered(plain: Callable[..., object], unless: Callable[[], bool]) -> Callable[..., object]:
-    """Return a function that calls ``plain`` once for the same argument objects.
+@dataclass
+class _Result:
+    """A result of a method; its arguments are kept too, because the id of a dead object is reused."""
+
+    arguments: tuple[object, ...]
+    value: object
+    of_loss: bool
+
+
+def remembered(
+    plain: Callable[..., object], unless: Callable[[], bool], asked: Callable[[], bool]
+) -> Callable[..., object]:
+    """Return a function that calls ``plain`` once for the same argument objects, and once more for each repetition.
+
+    A loss that encodes the same rows twice wants two encodings with two dropout masks (FEARec's contrastive loss): its
+    second call is never answered with the first one's result. The scorer gets the first one.
 
     Args:
-            plain: the function.
-            unless: calls are not cached while it returns True.
+        plain: the function.
+        unless: calls are not cached while it returns True.
+        asked: whether the scorer calls, and not the model's own loss.
     """
-    memo: dict[tuple[int, ...], tuple[tuple[object, ...], object]] = {}
+    memo: dict[tuple[int, ...], _Result] = {}
 
     def call(*args: object) -> object:
         if unless():
             return plain(*args)
-        key = tuple(id(a) for a in args)
-        if key not in memo:
-            memo[key] = args, plain(*args)  # keep the arguments, because the id of a dead object is reused
-        return memo[key][1]
+        key, of_loss = tuple(id(a) for a in args), not asked()
+        known = memo.get(key)
+        if known is None:
+            known = memo[key] = _Result(args, plain(*args), of_loss)
+        elif of_loss and known.of_loss:
+            return plain(*args)
+        known.of_loss |= of_loss
+        return known.value
 
     return call

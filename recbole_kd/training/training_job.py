@@ -13,7 +13,7 @@ from recbole.utils import get_trainer, init_seed
 from torch import nn
 
 from recbole_kd.acceleration.accelerate import accelerate_on_cpu
-from recbole_kd.data.histories.sequence_dataset import stage_parts
+from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.data.split_and_loaders import Loaders, Splits, evaluation_batch_size, make_loaders
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distributed.data_parallel import Ranks, several
@@ -23,12 +23,15 @@ from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.loss_reduction import initialise, reduction_note
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.vector_check import check_vectors
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.metrics import RankCurves, best_epoch_metrics, distillation_metrics, ending
+from recbole_kd.training.pretraining import pretrain
 from recbole_kd.training.progress import Progress, epoch_report
 from recbole_kd.training.scalars import scalar_writer
 from recbole_kd.training.trainer import KDTrainer
@@ -101,6 +104,8 @@ class TrainingJob:
     def run(self, ranks: Ranks | None = None) -> tuple[nn.Module, dict[str, Any]]:
         """Run the job in this process, alone or as one of ``ranks``; see :meth:`train`."""
         model, loaders = self.model_and_loaders()
+        check_vectors(Scorer(model, universe_of(loaders.train)))
+        model = self._pretrained(model, loaders)
         distiller = None if self.teacher is None else build_distiller(self.config, model, self.teacher, loaders.train)
         trainer = self._trainer(model, distiller, ranks)
         with closing(trainer.tensorboard):  # its thread would go on writing into the folder of a failed run
@@ -118,6 +123,20 @@ class TrainingJob:
         elif isinstance(trainer, KDTrainer):
             metrics.update(ending(trainer))
         return model, metrics
+
+    def _pretrained(self, model: nn.Module, loaders: Loaders) -> nn.Module:
+        """Train the stages of a model that come before its training, if it has any."""
+        earlier = replace(self, trajectory=None, after_epoch=None, progress=None)
+        folder = self.files.checkpoint.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return pretrain(
+            self.config,
+            model,
+            loaders.train._dataset,
+            folder,
+            lambda built: earlier._trainer(built, None, None),
+            lambda trainer: earlier.fit(trainer, loaders),
+        )
 
     def follow(self, ranks: Ranks, folder: Path) -> None:
         """Run the job in a worker process, with its own files in a temporary folder.

@@ -116,7 +116,7 @@ def test_a_number_format_of_scores_is_refused_for_a_store_of_weights(tmp_path: P
         tmp_path,
         "--teacher_dtype=fp16",
         "--setting=sequential",
-        teacher="BERT4Rec",
+        teacher="TransRec",
         **{"teacher.embedding_size": None},
     )
-    assert "teacher_dtype=fp16 has no effect on BERT4Rec in an online store" in line
+    assert "teacher_dtype=fp16 has no effect on TransRec in an online store" in line

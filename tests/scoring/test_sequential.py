@@ -155,12 +155,12 @@ def test_queries_in_training_are_the_rows_of_the_batch(tiny_dataset: TinyData, m
 
 
 @pytest.mark.parametrize(
-    "model", [*STUDENTS, "STAMP", "NARM", "NextItNet", "LightSANs", "Caser", "FPMC", "HSTUGeneral"]
+    "model", [*STUDENTS, "STAMP", "NARM", "NextItNet", "LightSANs", "Caser", "TransRec", "HSTUGeneral"]
 )
 def test_scores_are_the_models_own(tiny_dataset: TinyData, model: str) -> None:
     case = build_case(tiny_dataset, model)
     scorer, queries = scorer_of(case), torch.tensor([1, 4, 2, 7])
-    assert scorer.has_vectors == (model != "FPMC")
+    assert scorer.has_vectors == (model != "TransRec")
     case.model.eval()
     expected = case.model.full_sort_predict(scorer._own.interaction(queries)).view(4, -1)
     items = torch.tensor([[1, 5, 9]]).expand(4, 3)
@@ -297,7 +297,7 @@ def test_a_sequential_student_needs_its_data(tiny_dataset: TinyData) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [*STUDENTS, "SHAN"])
+@pytest.mark.parametrize("model", [*STUDENTS, "SHAN", "TransRec"])
 def test_weight_0_is_recboles_own_training(tiny_dataset: TinyData, model: str, tmp_path: Path) -> None:
     ends = []
     for kd in (False, True):
@@ -320,7 +320,7 @@ def test_weight_0_is_recboles_own_training(tiny_dataset: TinyData, model: str, t
 
 
 @pytest.mark.parametrize("protocol", ["recbole", "paper"])
-@pytest.mark.parametrize("model", [*STUDENTS, "FPMC"])
+@pytest.mark.parametrize("model", [*STUDENTS, "FPMC", "TransRec"])
 def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
     tmp_path: Path, model: str, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +376,7 @@ SHORT = ("--epochs=1", "--teacher.epochs=1", "--kd_k=4")
 PAIRS = [
     ("SASRec", "SASRec", "sequential"), ("HSTU", "HSTU", "sequential"), ("MF", "HSTU", "sequential"),
     ("LightGCN", "MF", "sequential"),
-    ("SASRec", "MF", "sequential"), ("GRU4Rec", "HSTU", "sequential"), ("MF", "FPMC", "sequential"),
+    ("SASRec", "MF", "sequential"), ("GRU4Rec", "HSTU", "sequential"), ("MF", "TransRec", "sequential"),
     ("HSTU", "HSTU", "general"), ("HSTU", "MF", "general"), ("MF", "HSTU", "general"),
 ]  # fmt: skip
 

@@ -1,0 +1,254 @@
+"""Every general and sequential model of RecBole as teacher and as student, on a tiny made data set.
+
+Each cell is a run in a forked child of one warmed process, so that imports are paid once. It is trained, or refused in
+one sentence before anything is trained, or it is a fault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
+
+from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.evaluation.efficiency import peak_rss_mb
+from recbole_kd.pipeline.model_choices import ranking_models
+from recbole_kd.pipeline.plan import make_plan
+from recbole_kd.pipeline.quick_start import run_request
+from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.storage.files import write_text_whole
+
+N_USERS, N_ITEMS = 60, 120
+NAME = "matrix"
+SECONDS = 240
+"""Time limit of a cell."""
+
+TRAINED, REFUSED, LATE, FAULT, SLOW = "trained", "refused", "refused late", "fault", "out of time"
+METHODS = ("CE", "FullCE", "HetComp", "DE", "RCEKD")
+"""Methods that each student is distilled by: on lists, on the whole catalogue, with trajectories, on vectors."""
+
+SHORT: dict[str, Any] = {
+    "epochs": 1,
+    "teacher.epochs": 1,
+    "train_batch_size": 256,
+    "kd_compare": False,
+    "show_progress": False,
+    "use_gpu": False,
+    "state": "ERROR",
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]},
+}
+OF_METHOD: dict[str, dict[str, Any]] = {
+    "CE": {"kd_k": 10},
+    "HetComp": {"kd_k": 10},
+    "RCEKD": {"kd_k": 10, "kd_n_samples": 10, "kd_candidates": 20},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of the matrix.
+
+    Attributes:
+        model: the model in question.
+        role: ``teacher`` or ``student``.
+        kd: the method.
+    """
+
+    model: str
+    role: str
+    kd: str
+
+    @property
+    def key(self) -> str:
+        """Name of the cell in the record."""
+        return f"{self.model} {self.role} {self.kd}"
+
+    def values(self, folder: Path) -> dict[str, Any]:
+        """Return the keys of the run; ``folder`` holds the data and gets what it writes."""
+        sequential = issubclass(get_model(self.model), SequentialRecommender) or self.model == "HSTU"
+        usual = ("SASRec", "SASRec") if sequential else ("MF", "LightGCN")
+        model, teacher = (usual[0], self.model) if self.role == "teacher" else (self.model, usual[1])
+        return {
+            **SHORT,
+            **OF_METHOD.get(self.kd, {}),
+            "model": model,
+            "teacher": teacher,
+            "kd": self.kd,
+            "dataset": NAME,
+            "setting": "sequential" if sequential else "general",
+            "data_path": str(folder / "data"),
+            "cache_dir": str(folder / "cache"),
+            "output_dir": str(folder / "runs"),
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        state: one of the states above.
+        said: the sentence of a refusal, or the last line of a fault.
+        seconds: of the run.
+        peak_mb: peak memory of the child, the warmed process included.
+    """
+
+    state: str
+    said: str = ""
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+def write_data(folder: Path) -> None:
+    """Write the data set: users like the items of their own colour, times, and classes of the items."""
+    place = folder / "data" / NAME
+    place.mkdir(parents=True, exist_ok=True)
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(N_USERS):
+        liked = [i for i in range(N_ITEMS) if (i + user) % 3 == 0 and (7 * i + 3 * user) % 5]
+        rows += [f"u{user}\ti{item}\t{1000 * user + (17 * item) % N_ITEMS}" for item in liked]
+    write_text_whole(place / f"{NAME}.inter", "\n".join(rows) + "\n")
+    items = "".join(f"i{item}\tc{item % 3} c{item % 4}\n" for item in range(N_ITEMS))
+    write_text_whole(place / f"{NAME}.item", "item_id:token\tclass:token_seq\n" + items)
+
+
+def cells_of(only: Iterable[str] = ()) -> list[Cell]:
+    """Return the cells of all models, or of some: one as teacher, one for each method as student.
+
+    Raises:
+        ConfigError: one of the names is not a general or sequential model.
+    """
+    known = ranking_models()
+    names = list(only) or known
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--only={name} is not a general or sequential model: choose among {', '.join(known)}")
+    teachers = [Cell(name, "teacher", "CE") for name in names]
+    return teachers + [Cell(name, "student", kd) for kd in METHODS for name in names]
+
+
+def outcome_of(cell: Cell, folder: Path) -> Outcome:
+    """Run a cell in this process."""
+    started, planned = time.perf_counter(), False
+    try:
+        request = make_request(merge_sources(None, None, cell.values(folder)))
+        make_plan(request)
+        planned = True
+        run_request(request)
+        state, said = TRAINED, ""
+    except KDError as error:
+        state, said = LATE if planned else REFUSED, " ".join(str(error).split())
+    except Exception as error:
+        traceback.print_exc()
+        state, said = FAULT, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return Outcome(state, said, time.perf_counter() - started, peak_rss_mb())
+
+
+def in_child(cell: Cell, folder: Path, seconds: float = SECONDS) -> Outcome:
+    """Run a cell in a forked child, whose standard streams go to a log file.
+
+    Raises:
+        ConfigError: this system cannot fork.
+    """
+    if not hasattr(os, "fork"):
+        raise ConfigError("The matrix of models needs a system that can fork, such as Linux or macOS")
+    answer = folder / "answer.json"
+    answer.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            answer.write_text(json.dumps(asdict(outcome_of(cell, folder))))
+            code = 0
+        os._exit(code)
+    return _answer_of(child, answer, seconds)
+
+
+def _answer_of(child: int, answer: Path, seconds: float) -> Outcome:
+    """Wait for a child and read its answer; one that takes too long is ended."""
+    until = time.monotonic() + seconds
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            return Outcome(SLOW, f"not done after {seconds:.0f} seconds", seconds)
+        time.sleep(0.05)
+    if not answer.is_file():
+        return Outcome(FAULT, "the process ended without an answer")
+    return Outcome(**json.loads(answer.read_text()))
+
+
+def run_matrix(only: Iterable[str], record: Path, seconds: float | None = None) -> dict[str, Outcome]:
+    """Run the cells that the record does not hold yet, and keep each in it as soon as it is done.
+
+    Args:
+        only: names of models; empty for all.
+        record: JSON file, cell -> outcome; an interrupted matrix continues from it.
+        seconds: begin no cell after so long; None has no limit.
+    """
+    found, started = _read(record), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="recbole-kd-matrix-") as name:
+        folder = Path(name)
+        write_data(folder)
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            for cell in cells_of(only):
+                if cell.key in found:
+                    continue
+                if seconds is not None and time.monotonic() - started > seconds:
+                    break
+                found[cell.key] = in_child(cell, folder)
+                print(f"{cell.key}: {found[cell.key].state} {found[cell.key].said[:120]}", flush=True)
+                write_text_whole(record, json.dumps({key: asdict(value) for key, value in found.items()}, indent=1))
+        finally:
+            os.chdir(before)
+    return found
+
+
+def _read(record: Path) -> dict[str, Outcome]:
+    """Return the outcomes of a record, none if it is not there.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    if not record.is_file():
+        return {}
+    try:
+        return {key: Outcome(**values) for key, values in json.loads(record.read_text(encoding="utf-8")).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigError(f"--output={record} is not the record of a matrix of models: name another file") from None
+
+
+def table(found: Mapping[str, Outcome]) -> str:
+    """Return the matrix as a Markdown table, a line a model, with the sentences of the refusals below it."""
+    columns = [("teacher", "CE"), *(("student", kd) for kd in METHODS)]
+    head = ["model", "teacher", *(f"student, {kd}" for kd in METHODS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    notes: dict[str, int] = {}
+    for name in ranking_models():
+        row = [name]
+        for role, kd in columns:
+            outcome = found.get(Cell(name, role, kd).key)
+            row.append("not run" if outcome is None else _words(outcome, notes))
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join([*lines, "", *(f"{number}. {said}" for said, number in notes.items())]) + "\n"
+
+
+def _words(outcome: Outcome, notes: dict[str, int]) -> str:
+    if outcome.state == TRAINED:
+        return TRAINED
+    return f"{outcome.state} ({notes.setdefault(outcome.said, len(notes) + 1)})"

@@ -1,0 +1,63 @@
+"""The matrix of models: each cell is trained or refused before anything is trained, kept, and not run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_kd.cli.program import run_verb
+from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.benchmarks import model_matrix
+from recbole_kd.experiments.benchmarks.model_matrix import FAULT, LATE, SLOW, Outcome, cells_of, run_matrix, table
+
+
+def test_a_few_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_matrix, "METHODS", ("CE",))
+    record = tmp_path / "models.json"
+    found = run_matrix(["EASE", "NCL"], record, seconds=600)
+    assert {key: outcome.state for key, outcome in found.items()} == {
+        "EASE teacher CE": "trained",
+        "NCL teacher CE": "refused",
+        "EASE student CE": "refused",
+        "NCL student CE": "refused",
+    }
+    assert "TraditionalTrainer" in found["EASE student CE"].said
+    kept = json.loads(record.read_text())
+    kept["EASE teacher CE"]["state"] = "from the record"
+    record.write_text(json.dumps(kept))
+    assert run_matrix(["EASE", "NCL"], record)["EASE teacher CE"].state == "from the record"
+    lines = table(found).splitlines()
+    assert next(line for line in lines if line.startswith("| EASE ")) == "| EASE | trained | refused (1) |"
+
+
+def test_a_fault_and_a_run_without_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell, *_) = cells_of(["Pop"])
+
+    def broken(*_: object) -> Outcome:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(model_matrix, "outcome_of", broken)
+    assert model_matrix.in_child(cell, tmp_path).state == FAULT
+    monkeypatch.setattr(model_matrix, "outcome_of", lambda *_: __import__("time").sleep(60))
+    assert model_matrix.in_child(cell, tmp_path, seconds=0.3).state == SLOW
+
+
+def test_a_refusal_after_the_plan_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("too late")
+
+    monkeypatch.setattr(model_matrix, "run_request", refuse)
+    model_matrix.write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (cell, *_) = cells_of(["Pop"])
+    assert model_matrix.outcome_of(cell, tmp_path).state == LATE
+
+
+@pytest.mark.parametrize("words", [["--only=Nothing"], ["--output={record}"]])
+def test_bad_input_is_one_sentence(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "other.json"
+    record.write_text("[1]")
+    assert run_verb("benchmark", ["--models", *(word.format(record=record) for word in words)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
