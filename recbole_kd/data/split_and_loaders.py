@@ -88,7 +88,7 @@ def prepare_data(config: Any) -> PreparedData:
     Raises:
         DataError: RecBole refuses the data, or a phase is empty.
 
-    Example:
+    Examples:
         >>> config = Config(model="MF", dataset="tiny", config_dict=keys)  # such as data_path
         >>> data = recbole_kd.prepare_data(config)
         >>> data.dataset.user_num, data.dataset.item_num  # with the pad of each

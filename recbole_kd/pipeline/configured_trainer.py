@@ -30,7 +30,7 @@ class ConfiguredKDTrainer(KDTrainer):
         distiller: a distiller of :func:`recbole_kd.build_distiller`, or None.
         options: see :class:`recbole_kd.training.trainer.KDTrainer`.
 
-    Example:
+    Examples:
         >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student
         >>> student = get_model("MF")(config, data.train.dataset)
         >>> teacher = recbole_kd.load_teacher(teacher_path, data.train)

@@ -56,18 +56,18 @@ def run_recbole_kd(
         teacher: the teacher's RecBole name.
         kd: the method.
         dataset: the data set.
-        config_file_list, config_dict: any RecBole key, ``kd_*`` keys and ``teacher_config``. The dict overrides the
-            files, as in RecBole.
+        config_file_list: property files with any RecBole key, ``kd_*`` keys and ``teacher_config``.
+        config_dict: the same keys; they override the files, as in RecBole.
         command: the command line to record in the result.
         keys: the same keys by name, such as ``epochs=10`` or ``kd_weight=5``. They override the dict.
 
     Returns:
-        The content of result.json (see the README) and the run's ``folder``.
+        The content of result.json (see docs/architecture.md) and the run's ``folder``.
 
     Raises:
         KDError: bad input, or a training that cannot go on. The message is one sentence.
 
-    Example:
+    Examples:
         >>> result = recbole_kd.run_recbole_kd("MF", "LightGCN", "RCEKD", "tiny", config_dict=keys, epochs=1)
         >>> result["teacher_model"], result["distilled"]["epochs"]
         ('LightGCN', 1)

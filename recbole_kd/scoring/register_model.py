@@ -29,7 +29,7 @@ def register_model(model_class: type, *, vectors: Vectors | None = None, keys: I
     Raises:
         ConfigError: the class is not a RecBole model, or its name is taken (case is ignored).
 
-    Example:
+    Examples:
         >>> class Halved(BPR):
         ...     def forward(self, user, item):
         ...         users, items = super().forward(user, item)

@@ -60,7 +60,7 @@ class Scorer:
     Raises:
         ConfigError: the model is of another family, or sequential without rows.
 
-    Example:
+    Examples:
         >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student
         >>> scorer = recbole_kd.Scorer(get_model("MF")(config, data.train.dataset))
         >>> users = torch.tensor([1, 2])

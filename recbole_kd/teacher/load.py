@@ -52,7 +52,7 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     Raises:
         TeacherError: missing, damaged, unsafe, or made on other data. The message is one sentence with the fix.
 
-    Example:
+    Examples:
         >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student
         >>> teacher = recbole_kd.load_teacher(teacher_path, data.train)
         >>> teacher.name, teacher.n_items

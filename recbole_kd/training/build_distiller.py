@@ -108,7 +108,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
         ConfigError: the method or an option is unknown, or a sequential student has no training data.
         TeacherError: teacher and student have different numbers of users or items.
 
-    Example:
+    Examples:
         >>> config = Config(model="MF", dataset="tiny", config_dict={**keys, "kd": "RCEKD", "kd_weight": 5})
         >>> data = recbole_kd.prepare_data(config)
         >>> student = get_model("MF")(config, data.train.dataset)

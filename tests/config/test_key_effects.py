@@ -83,6 +83,9 @@ CASES: dict[str, Case] = {
     "train_neg_sample_args": Case("{sample_num: 3}", "weights"),
     "embedding_size": Case("3", "weights"),
     "eval_args": Case("{split: {RS: [0.6, 0.2, 0.2]}}", "weights"),
+    "stopping_step": Case("0", "reported", ("--epochs=40",)),
+    "user_inter_num_interval": Case("[15,inf)", "weights"),
+    "val_interval": Case("{timestamp: '[3,inf)'}", "weights"),
     "topk": Case("[10]", "test"),
     "valid_metric": Case("Recall@10", "reported"),
     "TIME_FIELD": Case("when", "refused"),
@@ -108,6 +111,9 @@ OTHERWISE = {
     "config_files",
 }
 """Keys with a test of their own below."""
+
+NOT_HERE = {"k", "port", "gpu_id", "use_gpu", "rm_dup_inter", "item_inter_num_interval"}
+"""Words of other commands, keys that need a GPU, and two with tests in tests/data."""
 
 CACHES = {"save_dataset", "save_dataloaders"}
 """RecBole's pickled caches, which are refused."""
@@ -173,21 +179,22 @@ def _run(folder: Path, *given: str) -> Outcome:
     }
 
 
-def named_in_the_readme() -> set[str]:
-    """Keys of RecBole that the README writes as code: ``--key=``, ``key:`` or `key`."""
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+def named_in_the_documentation() -> set[str]:
+    """Keys of RecBole that README and pages write as code: ``--key=``, ``key:`` or `key`."""
+    pages = [paths.ROOT / "README.md", *(paths.ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
     names = {
         name
         for part in code
         for name in re.findall(r"(?:--|[ {`\n]|teacher\.)([A-Za-z_]\w*)(?:\.\w+)?(?:=|: |`)", part)
     }
-    return (names & RECBOLE_KEYS) - {"k"}  # a letter of the methods
+    return (names & RECBOLE_KEYS) - NOT_HERE
 
 
 def test_every_key_has_its_case() -> None:
     cases = {*CASES, *OTHERWISE, *ONLY_SHOWN, *SAME_RESULT, *CACHES}
-    assert {*RUN_KEYS, *named_in_the_readme()} <= cases
+    assert {*RUN_KEYS, *named_in_the_documentation()} <= cases
 
 
 @pytest.mark.parametrize("key", CASES)

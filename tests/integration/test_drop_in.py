@@ -1,4 +1,4 @@
-"""What the README says of an existing RecBole project: its sequential script, and a model class of one's own."""
+"""What the documentation says of an existing RecBole project: its sequential script, and a model class of one's own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support import paths
 from tests.support.helpers import TinyData, build_case
 from tests.support.own_model import OwnModel
 
-README = paths.ROOT / "README.md"
+PAGE = paths.ROOT / "docs" / "recbole-projects.md"
 
 
-def test_the_sequential_script_of_the_readme_runs(
+def test_the_sequential_script_of_the_documentation_runs(
     tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it stands there, on other data and smaller."""
     (script,) = (
         block
-        for block in README.read_text(encoding="utf-8").split("```python\n")[1:]
-        if "import create_dataset" in block.split("```")[0]
+        for block in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]
+        if "SASRec" in block.split("```")[0]
     )
     small = {
         "data_path": tiny_dataset.data_path, "kd_k": 5, "kd_n_samples": 5,
@@ -36,7 +36,7 @@ def test_the_sequential_script_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["script.py"])
     found: dict[str, Any] = {"small": small}
-    exec(compile(code, "README.md", "exec"), found)
+    exec(compile(code, PAGE.name, "exec"), found)
     (loss,) = found["trainer"].kd_loss
     assert (
         loss > 0
