@@ -27,7 +27,10 @@ def model_names() -> list[str]:
 
 
 def ranking_models() -> list[str]:
-    """Return the names of RecBole's own general and sequential models, those without a property file included."""
+    """Return the names of all general and sequential models of RecBole itself.
+
+    Models without a property file are among them.
+    """
     return sorted(
         name
         for package in (general_recommender, sequential_recommender)

@@ -1,4 +1,4 @@
-"""Scores from a RecBole model's own ``full_sort_predict`` and ``predict``, in calls that fit a memory budget.
+"""Scores from a model's own ``full_sort_predict`` and ``predict``, within a memory budget.
 
 For models whose score is not a dot product.
 """
@@ -31,7 +31,10 @@ _COSTS: WeakKeyDictionary[Any, dict[str, RowCost]] = WeakKeyDictionary()
 
 
 def catalogue_size(model: Any) -> int:
-    """Return the number of items that a model ranks, pad included; S3Rec counts its mask token as a further item."""
+    """Return the number of items that a model ranks, pad included.
+
+    S3Rec counts its mask token as a further item; it is not ranked.
+    """
     return int(model.n_items) - (getattr(model, "mask_token", None) == model.n_items - 1)
 
 
@@ -107,7 +110,7 @@ class OwnScores:
         return known[kind]
 
     def fits_a_step(self, queries: Tensor, n_rows: int) -> bool:
-        """Return whether a step can keep the scores of so many rows at all items, with what their gradient needs."""
+        """Return whether a step can keep this many rows of scores and their gradient's tensors."""
         if not self.ranks_whole_catalogue:
             return False
         return n_rows <= SMALL_CALLS["queries"][1] or n_rows * self.cost("queries", queries).total <= STEP_BYTES
@@ -146,9 +149,9 @@ def rows_as_given(rows: Interaction) -> Callable[[Tensor], Interaction]:
 
 @contextmanager
 def scored_in_calls(model: Any) -> Iterator[None]:
-    """Within it ``full_sort_predict`` of a model scores RecBole's batches in calls that fit the memory budget.
+    """Make a model's ``full_sort_predict`` score batches in calls that fit the budget.
 
-    A model that scores pair by pair has that method, too. Scores keep the model's own dtype.
+    The batches are RecBole's. A model that scores pair by pair has that method too. Scores keep the model's own dtype.
     """
     own, before = model.full_sort_predict, vars(model).get("full_sort_predict")
 

@@ -24,7 +24,7 @@ MOST_ROWS = 2**18
 
 @dataclass(frozen=True)
 class RowCost:
-    """What one more row adds to a call.
+    """The cost of one more row in a call.
 
     Attributes:
         peak: bytes of the tensors that are alive at once, without a backward pass.
@@ -86,7 +86,9 @@ def _address(tensor: Tensor) -> int:
 
 
 def row_cost(model: nn.Module, score: Callable[[int], Any], few: int, many: int) -> RowCost:
-    """Measure what a row costs, as the difference of two calls; what a call costs whatever its rows drops out.
+    """Measure the cost of a row, as the difference of two calls.
+
+    So the fixed cost of a call drops out.
 
     The model is in evaluation mode and keeps nothing of the calls; torch's generators are as before.
 

@@ -86,7 +86,9 @@ class StepCache(VectorCache):
 def encoded_once(
     model: nn.Module, method: str | None, unless: Callable[[], bool], asked: Callable[[], bool]
 ) -> Iterator[None]:
-    """Share the results of one of the model's methods, by its arguments, between its own loss and the scorer.
+    """Share the results of one method between the model's own loss and the scorer.
+
+    Results are found by the arguments of the call.
 
     Args:
         model: the model.
@@ -119,7 +121,7 @@ class _Result:
 def remembered(
     plain: Callable[..., object], unless: Callable[[], bool], asked: Callable[[], bool]
 ) -> Callable[..., object]:
-    """Return a function that calls ``plain`` once for the same argument objects, and once more for each repetition.
+    """Return a cached version of ``plain`` that calls it again if the loss repeats a call.
 
     A loss that encodes the same rows twice wants two encodings with two dropout masks (FEARec's contrastive loss): its
     second call is never answered with the first one's result. The scorer gets the first one.

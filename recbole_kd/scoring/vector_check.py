@@ -17,7 +17,7 @@ TOLERANCE = 1e-5
 
 
 def check_vectors(scorer: Scorer) -> None:
-    """Compare the dot products of a model's vectors with its own ``full_sort_predict`` on a sample of queries.
+    """Compare a model's dot products with its own ``full_sort_predict`` on some queries.
 
     A model whose score is not known to be a dot product is not checked.
 

@@ -149,7 +149,10 @@ def _of_forward(
 
 
 def _of(queries: Callable[[Any, Interaction], Tensor], items: Callable[[Any], Tensor]) -> QueryEncoder:
-    """Return an encoder from a function for the query vectors, in and outside of a training step, and one for items."""
+    """Return an encoder from two functions, for the query vectors and for the items.
+
+    The query vectors are the same in and outside of a training step.
+    """
     return QueryEncoder(queries, queries, items)
 
 

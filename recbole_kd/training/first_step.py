@@ -1,4 +1,4 @@
-"""One step of a model on a few rows, to learn before anything is trained whether it can be trained at all."""
+"""One step of a model on a few rows, to learn before a training whether it is possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ ROWS = 64
 
 
 def check_first_step(config: Any, splits: Splits, model: nn.Module, parts: Sequence[Any]) -> None:
-    """Take the loss of one small batch and its gradient, with the run's precision; the weights stay as they are.
+    """Compute the loss of one small batch and its gradient; the weights do not change.
+
+    The run's precision is used.
 
     Args:
         config: RecBole's Config of the model; its copy is changed here.

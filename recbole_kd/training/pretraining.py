@@ -23,7 +23,9 @@ WEIGHTS = "pretrained.pth"
 
 
 def stages_of(config: Any) -> tuple[str, ...]:
-    """Return the stages that a run trains: all of the model's, or the last one if the user names it; empty for others.
+    """Return the stages that a run trains; empty for models without pre-training.
+
+    They are all stages of the model, or only the last one if the user names it.
 
     Raises:
         ConfigError: the user names another stage, which gives no model that ranks.
@@ -41,7 +43,10 @@ def stages_of(config: Any) -> tuple[str, ...]:
 
 
 def epochs_of_pretraining(config: Any) -> int:
-    """Return the epochs of each pre-training stage: ``pretrain_epochs``, at most ``epochs`` if only that was given."""
+    """Return the epochs of each pre-training stage.
+
+    They are ``pretrain_epochs``, at most ``epochs`` if only that was given.
+    """
     own, given = int(config["pretrain_epochs"]), config.external_config_dict
     return min(own, int(config["epochs"])) if "epochs" in given and "pretrain_epochs" not in given else own
 

@@ -72,7 +72,7 @@ def test_of_a_checkpoint_without_digests_it_is_said_what_was_compared(
     train = build_case(TinyData(str(tmp_path / "data"), "tiny"), "MF").loaders.train
     with caplog.at_level("WARNING"):
         load_teacher(checkpoint, train)
-    assert "has no digest of its item features: names and widths of visual, text were compared" in caplog.text
+    assert "has no digest of its item features: the names and widths of visual, text agree" in caplog.text
 
 
 def test_of_a_saved_teacher_of_unknown_size_the_cells_are_empty() -> None:
