@@ -11,9 +11,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WITH_SOURCE = (
-    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "README.md", "mkdocs.yml", "pyproject.toml",
-    "requirements.txt", "run_recbole_kd.py", "setup.py",
-)  # fmt: skip
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "mkdocs.yml",
+    "pyproject.toml",
+    "requirements.txt",
+    "run_recbole_kd.py",
+    "setup.py",
+)
 FOLDERS = ("docs", "properties", "recbole_kd", "results", "scripts", "tests")
 
 
