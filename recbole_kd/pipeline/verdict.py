@@ -33,7 +33,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         **scores,
         "gain": _relative(scores["test"]["distilled"], scores["test"]["student"]),
         "share_of_teacher": _ratio(scores["test"]["distilled"], scores["test"]["teacher"]),
-        "compression": _ratio((sides["teacher"] or {}).get("parameters"), result["distilled"]["parameters"]),
+        "compression": _compression(sides["teacher"] or {}, result["distilled"]),
     }
     weak = weak_teacher(result)
     return {**found, "text": _text(result, found), "warnings": [*([weak] if weak else []), *_still_improving(result)]}
@@ -84,6 +84,11 @@ def _code(valid: Mapping[str, float | None], bigger: bool) -> str:
 
 def _ratio(one: float | None, other: float | None) -> float | None:
     return one / other if one is not None and other else None
+
+
+def _compression(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> float | None:
+    """Return how many times fewer parameters the student has; None for a teacher in closed form, which has none."""
+    return _ratio(teacher.get("parameters"), student["parameters"]) or None
 
 
 def _relative(one: float | None, other: float | None) -> float | None:

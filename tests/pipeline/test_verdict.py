@@ -57,6 +57,11 @@ def test_a_saved_teacher_without_metrics_is_not_compared() -> None:
     assert "of the teacher" not in found["text"]
 
 
+def test_a_teacher_in_closed_form_has_no_parameters_to_compare() -> None:
+    found = verdict(result(teacher=side(0.14, 0.13, 0)))
+    assert found["compression"] is None and found["text"].endswith("96 % of the teacher.")
+
+
 def test_a_teacher_that_is_not_better_is_a_warning_that_says_what_to_do() -> None:
     weak = weak_teacher(result(teacher=side(0.11, 0.3, epochs=9, best_epoch=8, stopped_by="epochs")))
     assert weak is not None and weak["code"] == "weak_teacher"
