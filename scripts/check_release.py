@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Compare a built wheel and source archive with what they must hold: `python scripts/check_release.py dist`."""
+"""Check of the files in a built wheel and source archive.
+
+Example: `python scripts/check_release.py dist`.
+"""
 
 from __future__ import annotations
 
