@@ -87,7 +87,10 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 
 
 def _compression(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> float | None:
-    """Return how many times fewer parameters the student has; None for a teacher in closed form, which has none."""
+    """Return the ratio of the teacher's parameters to the student's.
+
+    None for a teacher in closed form, which has no parameters.
+    """
     return _ratio(teacher.get("parameters"), student["parameters"]) or None
 
 
