@@ -1,4 +1,4 @@
-"""``recbole-kd export``: write a finished student in forms that other programs read."""
+"""``recbole-kd export``: write a finished student in forms for other programs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ MORE = """
 npz     vectors of users and items with their external ids (NumPy)
 faiss   an inner-product index of the items with its id map (needs faiss-cpu)
 onnx    graphs of the query side and of the scores (needs onnx, onnxscript, onnxruntime)
-int8    vectors as npz, in a quarter of the bytes
+int8    vectors like npz, in a quarter of the bytes
 
-Each form is read again and compared with the student: parity.json, also printed. A form of float32 that does not
-score as the student is not written."""
+Each form is read again and compared with the student; the result is printed and stored in parity.json. A float32 form
+whose scores differ from the student's is not written."""
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("export", "Write a finished student in forms that other programs read.", EXAMPLES, MORE)
+    parser = SentenceParser("export", "Write a finished student in forms for other programs.", EXAMPLES, MORE)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run, or of its student")
     add("--to", required=True, metavar="FORMS", help=f"some of {','.join(FORMS)}")
     add("--out", type=Path, required=True, metavar="DIR", help="a missing or empty folder")
-    add("--index", choices=KINDS, default="flat", help="of faiss: exact (flat, the default) or approximate")
+    add("--index", choices=KINDS, default="flat", help="index of faiss: exact (flat, the default) or approximate")
     return parser
 
 
 def run(words: list[str]) -> int:
-    """Write the forms that the words ask for and print how they compare with the student; 0.
+    """Write the forms and print their comparison with the student; return 0.
 
     Raises:
-        KDError: bad input, or a form that does not score as the student; nothing is written.
+        KDError: bad input, or a form that differs from the student. Then nothing is written.
     """
     given = _parser().parse_args(words)
     forms = form_names(given.to, option="--to")
@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
 
 
 def parity_table(content: Mapping[str, Any]) -> str:
-    """Return the content of parity.json as a table, the student first."""
+    """Return the content of parity.json as a table, with the student first."""
     forms = content["forms"]
     first = next(iter(forms.values()))
     rows = [["student", f"{content['student']['bytes']:,}", "", _ndcg(first["student_ndcg@10"]), ""]]

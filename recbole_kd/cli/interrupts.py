@@ -29,8 +29,8 @@ PROGRAMS = ("recbole-kd", "run_recbole_kd")
 def end_at_interrupts_of_imports() -> None:
     """Let a signal end the program in one line while its modules are imported.
 
-    Nothing has been made yet that would have to be cleaned up. :func:`interrupts` takes over when the command begins.
-    In other programs than ours this changes nothing.
+    Other programs are not affected. Nothing has to be cleaned up at that time. :func:`interrupts` takes
+    over when the command begins.
     """
     module_run = sys.orig_argv[1:3] == ["-m", "recbole_kd"]
     name = PurePath(sys.argv[0] if sys.argv else "").stem

@@ -1,4 +1,4 @@
-"""``recbole-kd latency``: time a finished student beside its teacher on this machine."""
+"""``recbole-kd latency``: time a finished student and its teacher on this machine."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ EXAMPLES = [
     "recbole-kd latency saved/RUN --teacher_path=saved/cache/teacher/NAME --threads=1 --out=latency.json",
 ]
 MORE = """
-A call takes users to their top lists: it encodes the histories of a model that reads them, scores the catalogue,
-leaves out what each user had and takes the k best. Student and teacher are called in turns."""
+A call takes users to their top lists: it encodes the histories for a sequential model, scores the catalogue, leaves out
+the items that each user had and takes the k best. Student and teacher are called in turns."""
 
 
 def _parser() -> SentenceParser:
-    parser = SentenceParser("latency", "Time a finished student beside its teacher on this machine.", EXAMPLES, MORE)
+    parser = SentenceParser("latency", "Time a finished student and its teacher on this machine.", EXAMPLES, MORE)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run, or of its student")
     add("--teacher_path", type=Path, metavar="DIR", help="the folder of the teacher (default: that of the run)")
-    add("--k", type=int, default=10, help="items a user (default: 10)")
-    add("--threads", type=int, help="of torch (default: as it is)")
-    add("--seconds", type=float, default=2.0, help="of timing for each model and batch size (default: 2)")
-    add("--out", type=Path, metavar="FILE", help="a new JSON file that gets the figures too")
+    add("--k", type=int, default=10, help="items per user (default: 10)")
+    add("--threads", type=int, help="threads of torch (default: unchanged)")
+    add("--seconds", type=float, default=2.0, help="timed seconds for each model and batch size (default: 2)")
+    add("--out", type=Path, metavar="FILE", help="a new JSON file that also gets the results")
     return parser
 
 
 def run(words: list[str]) -> int:
-    """Print the latencies that the words ask for, and return 0.
+    """Print the latencies; return 0.
 
-    If the run's teacher cannot be timed, a line says why.
+    If the run's teacher cannot be timed, the output says so.
 
     Raises:
-        KDError: bad input, or a teacher named by path that cannot be timed.
+        KDError: bad input, or a teacher given by path that cannot be timed.
     """
     given = _parser().parse_args(words)
     _check(given)
@@ -84,7 +84,7 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _teachers(given: argparse.Namespace, student: Student) -> tuple[list[tuple[str, Any]], str]:
-    """Return the teachers that can be timed, and a sentence if the run's teacher cannot be."""
+    """Return the teachers that can be timed, and a sentence on those that cannot."""
     if given.teacher_path is not None:
         return [teacher_scores(given.teacher_path, student)], ""
     found, said = [], []
@@ -108,7 +108,7 @@ def _paths(run: Path) -> list[Path]:
         members = teacher.get("members") or [teacher]
         return [Path(one["path"]) for one in members if one.get("path")]
     except (ValueError, OSError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"{path} is no result of a run: name the teacher's folder by --teacher_path") from None
+        raise ConfigError(f"{path} is not a result of a run: name the teacher's folder by --teacher_path") from None
 
 
 def _machine() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _machine() -> dict[str, Any]:
 
 
 def latency_table(content: Mapping[str, Any]) -> str:
-    """Return latencies as a table, and a line of what they were measured on."""
+    """Return latencies as a table, with a line on the machine."""
     headers = ["", "batch", "p50 ms", "p95 ms", "p99 ms", "users/s", "calls"]
     rows = [
         [

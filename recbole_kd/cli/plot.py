@@ -15,7 +15,7 @@ def run(words: list[str]) -> int:
     """Draw each grid that has results; return 0.
 
     Raises:
-            ConfigError: a grid has no results.
+        ConfigError: a grid has no results.
     """
     parser = SentenceParser(
         "plot", "Draw the results of grids, RESULTS/GRID.svg each.", ["recbole-kd plot citeulike-mf-mf"]

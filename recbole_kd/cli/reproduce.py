@@ -95,7 +95,7 @@ def write_tables(grids: list[Grid], results: Path) -> None:
     """Write one Markdown file for each grid, from the JSON files only.
 
     Raises:
-            TargetError: a file exists that is not such a table.
+        TargetError: a file exists that is not such a table.
     """
     for grid in grids:
         found = read_results(grid, results)

@@ -1,8 +1,7 @@
-"""HSTU's user vectors over right-padded histories, by traceable tensor operations.
+"""HSTU's user vectors on right-padded histories, by operations that can be traced.
 
-:mod:`recbole_kd.model.hstu_encoder` packs histories of unequal length, in steps that depend on the lengths. Here every
-history is as wide as the longest one, so that the steps can be traced into a graph. The vectors are the same up to
-rounding (tested).
+:mod:`recbole_kd.model.hstu_encoder` packs histories of unequal length, by steps that depend on the lengths. Here every
+history is as wide as the longest one. The vectors are equal up to rounding (tested).
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ LARGEST_FLOAT = 0x7F7FFFFF
 
 
 class PaddedHSTU(nn.Module):
-    """The last vector of each history, as ``HSTUEncoder(...).last()`` gives it.
+    """The last vector of each history, like ``HSTUEncoder(...).last()``.
 
-    Every row must have at least one item.
+    Each history has at least one item.
 
     Args:
-        encoder: a trained encoder. has_times: whether the histories have times.
+        encoder: a trained encoder.
+        has_times: whether the histories have times.
     """
 
     starts: Tensor
@@ -42,8 +42,10 @@ class PaddedHSTU(nn.Module):
         """Return unit vectors, float ``[B, d]``.
 
         Args:
-            items: int64 ``[B, L]``, right padded, L at most the maximum length. lengths: int64 ``[B]``, at least 1.
-            times: int64 or float64 ``[B, L]``, seconds. asked: ``[B]``, when the next item is asked for.
+            items: int64 ``[B, L]``, right padded, L at most the maximum length.
+            lengths: int64 ``[B]``, at least 1.
+            times: int64 or float64 ``[B, L]``, in seconds.
+            asked: ``[B]``, time of the query.
         """
         at = torch.arange(items.shape[1], device=items.device)
         x = self.encoder.item_embedding(items) * math.sqrt(self.encoder.sizes.embedding_size)
@@ -58,7 +60,8 @@ class PaddedHSTU(nn.Module):
     def _buckets(self, at: Tensor, lengths: Tensor, times: Tensor | None, asked: Tensor | None) -> Tensor:
         """Return the bucket of the time from each key to the item after each query.
 
-        int64 ``[B or 1, L, L]``.
+        Returns:
+            int64 ``[B or 1, L, L]``.
         """
         if not self.has_times or times is None or asked is None:
             times, after = at.unsqueeze(0), at.unsqueeze(0) + 1
@@ -72,9 +75,10 @@ class PaddedHSTU(nn.Module):
 
 
 def bucket_starts() -> Tensor:
-    """Return the smallest float32 of each bucket of times, float32 ``[N_BUCKETS + 2]``.
+    """Return the smallest float32 of each bucket of times.
 
-    The last one is infinite.
+    Returns:
+        float32 ``[N_BUCKETS + 2]``. The last entry is infinite.
     """
     wanted = torch.arange(N_BUCKETS + 1)
     low, high = torch.full_like(wanted, 0x3F800000 - 1), torch.full_like(wanted, LARGEST_FLOAT)

@@ -200,9 +200,9 @@ def _train(
 
 
 def _time_once(plan: Plan, figures: dict[str, Any]) -> None:
-    """Give models equal to the distilled student its time, in place.
+    """Give models of the same size the distilled student's time, in place.
 
-    Two timings of one model would differ by the load of the machine.
+    Two timings of one model would differ by the machine's load.
     """
     own, key = figures["distilled"], "inference_us_per_user"
     for part in ("student", "assistant", *(["teacher"] if plan.teacher_name == plan.request.model else [])):

@@ -1,4 +1,4 @@
-"""Initial weights of a run's students (``init_from``), distilled or not."""
+"""The initial weights of a run's student (``init_from``), with and without a teacher."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from recbole_kd.model.build_model import fresh_model
 from recbole_kd.serving.earlier_student import EarlierStudent, read_earlier_student
 
 DIGEST = "init_from_digest"
-"""Key of a Config with the digest of the weights, by which trainings from other weights are told apart."""
+"""Key of a Config with the digest of the initial weights, which distinguishes trainings."""
 
 
 @dataclass(frozen=True)
 class StudentStart:
-    """An earlier student, and what of it is in this run's data.
+    """An earlier student and its overlap with this run's data.
 
     Attributes:
-        earlier: the student. matches: path, digest, and counts of known and new users and items.
+        earlier: the student.
+        matches: path, digest, and counts of known and new users and items.
     """
 
     earlier: EarlierStudent
     matches: dict[str, Any]
 
     def __call__(self, model: nn.Module, dataset: Any) -> None:
-        """Give a new model over the data set the weights that it starts from."""
+        """Load the initial weights into a new model on the data set."""
         self.earlier.give(model, *_ids(dataset))
 
 
@@ -39,12 +40,12 @@ def _ids(dataset: Any) -> tuple[Sequence[object], Sequence[object]]:
 
 
 def student_start(path: str | None, splits: Splits, configs: Sequence[Any]) -> StudentStart | None:
-    """Return the weights to start from, after checks, or None without a path.
+    """Return the checked initial weights and record their digest in the students' Configs.
 
-    Their digest is stored in the students' Configs.
+    Without a path, return None.
 
     Raises:
-        StudentError: there is no student at the path, or it is damaged.
+        StudentError: there is no student, or it is damaged.
         ConfigError: it does not fit the run's student.
     """
     if path is None:

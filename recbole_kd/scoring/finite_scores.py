@@ -48,8 +48,8 @@ def check_products(queries: Tensor, items: Tensor, model: str, doing: str = "ran
     The norms bound every product, so the products themselves are computed only if the bound is near the type's limit.
 
     Args:
-            queries: float ``[Q, d]``.
-            items: float ``[n_items, d]`` without the pad.
+        queries: float ``[Q, d]``.
+        items: float ``[n_items, d]`` without the pad.
 
     Raises:
         TrainingError: a product is inf or nan.

@@ -43,8 +43,8 @@ class VectorCache:
     """Vectors that a Scorer has computed since the cache was opened.
 
     Attributes:
-            tables: vectors of all queries and of all items.
-            items: vectors of all items.
+        tables: vectors of all queries and of all items.
+        items: vectors of all items.
     """
 
     tables: tuple[Tensor, Tensor] | None = None

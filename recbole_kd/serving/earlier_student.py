@@ -1,4 +1,4 @@
-"""Weights of an earlier student to start from; rows are matched by external ids."""
+"""The start of a student from the weights of an earlier one, matched by external ids."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from recbole_kd.storage.places import user_path
 
 KEY = "init_from"
 STRUCTURE = ("n_layers", "num_layers", "n_heads", "hidden_act", "layer_norm_eps", "position_bias", "time_bias")
-"""Settings that change what weights of the same shapes mean."""
+"""Settings that change the meaning of weights with the same shapes."""
 EXTRA_ROWS = (0, 1, 2)
-"""Rows that a table may have after its last user or item, such as BERT4Rec's mask."""
+"""Numbers of rows that a table may have after its last user or item, such as BERT4Rec's mask."""
 
 
 @dataclass(frozen=True)
 class EarlierStudent:
-    """Weights to start from.
+    """The weights to start from.
 
     Attributes:
-        path: as the user named it. digest: of weights and external ids. config: the content of its config.json.
-        tensors: weights by their names in the model. users, items: external ids in the order of the tables.
+        path: path of the student as given.
+        digest: digest of weights and external ids.
+        config: content of its config.json.
+        tensors: weights by their names in the model.
+        users, items: external ids in the order of the tables.
     """
 
     path: str
@@ -40,9 +43,10 @@ class EarlierStudent:
     items: list[str]
 
     def give(self, model: nn.Module, users: Sequence[object], items: Sequence[object]) -> None:
-        """Copy the weights into a new model; rows of new users and items stay unchanged.
+        """Copy the weights into a new model, except rows of new users and items.
 
         Args:
+            model: the new model.
             users, items: external ids of the model's tables, in their order.
 
         Raises:
@@ -62,7 +66,8 @@ class EarlierStudent:
         """Refuse to start a model of another class or structure (ConfigError).
 
         Args:
-            settings: of the new model.
+            model: the new model.
+            settings: its settings.
         """
         mine, theirs = f"{type(model).__module__}.{type(model).__qualname__}", self.config["model_class"]
         if mine != theirs:
@@ -74,12 +79,10 @@ class EarlierStudent:
             raise self._refused("one of the two reads times and the other does not")
 
     def matches(self, users: Sequence[object], items: Sequence[object]) -> dict[str, Any]:
-        """Return the entry for result.json: path, digest, and numbers of known users and items.
-
-        An id is known if the earlier student has it.
+        """Return the entry of result.json: path, digest, and counts of known users and items.
 
         Raises:
-            ConfigError: none of the items is known.
+            ConfigError: no item is known.
         """
         found: dict[str, Any] = {"path": self.path, "digest": self.digest}
         for kind, old, new in (("users", self.users, users), ("items", self.items, items)):
@@ -97,10 +100,10 @@ class EarlierStudent:
     def _kind_of(
         self, name: str, old: Tensor, new: Tensor, rows: Mapping[str, Rows], is_embedding: bool
     ) -> Rows | None:
-        """Return the rows by which a tensor is matched, or None where it is copied as it is.
+        """Return the rows by which a tensor is matched, or None if it is copied as a whole.
 
         Raises:
-            ConfigError: the shapes fit in no way, or in several that differ.
+            ConfigError: the shapes do not fit, or fit in several different ways.
         """
         kinds: list[Rows | None] = []
         named = []
@@ -130,11 +133,11 @@ class EarlierStudent:
 
 @dataclass(frozen=True)
 class Rows:
-    """A mapping from the rows of an earlier table to those of a new one.
+    """The matching of rows of an earlier table to a new one.
 
     Attributes:
-        n_old, n_new: numbers of rows of both tables.
-        old, new: int64 ``[M]``, row numbers of the same ids; the pad is among them.
+        n_old, n_new: number of rows of both tables.
+        old, new: int64 ``[M]``, positions of the same ids, with the pad.
     """
 
     n_old: int
@@ -144,7 +147,7 @@ class Rows:
 
     @classmethod
     def of(cls, old: Sequence[str], new: Sequence[object]) -> Rows:
-        """Match external ids; the first of each list is the pad."""
+        """Match external ids. The first of each list is the pad."""
         place = {token: number for number, token in enumerate(old) if number}
         pairs = [(0, 0)] + [
             (place[str(token)], number) for number, token in enumerate(new) if number and str(token) in place
@@ -154,11 +157,11 @@ class Rows:
 
     @property
     def same(self) -> bool:
-        """Are both lists the same?"""
+        """Whether both lists are the same."""
         return self.n_old == self.n_new == len(self.old) and torch.equal(self.old, self.new)
 
     def matched(self, old: Tensor, new: Tensor) -> Tensor:
-        """Return a copy of the new table with the old table's rows for the same ids."""
+        """Return a copy of the new table with the old rows of the same ids."""
         found = new.clone()
         found[self.new.to(new.device)] = old[self.old.to(new.device)]
         found[self.n_new :] = old[self.n_old :]
@@ -170,10 +173,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def read_earlier_student(path: str) -> EarlierStudent:
-    """Read the weights of a student's folder, or of its run's folder; no code of it runs.
+    """Read the weights of a student from its folder or its run's, without running code.
 
     Raises:
-        StudentError: missing, damaged, of another version, or stored without the weights of its training.
+        StudentError: missing, damaged, of another version, or stored without the weights that were trained.
     """
     folder = student_folder(user_path(path, KEY))
     files = read_student(folder)
@@ -182,8 +185,8 @@ def read_earlier_student(path: str) -> EarlierStudent:
         names = files.config.get("weights")
         if not isinstance(names, dict) or not set(names.values()) <= {*files.tensors, None}:
             raise StudentError(
-                f"The student {folder} keeps its final vectors and not the weights that it was trained with, as "
-                "earlier versions wrote it: run its distillation again"
+                f"The student {folder} keeps its final vectors and not the weights that it was trained with, like "
+                "students of earlier versions: run its distillation again"
             )
         apart = read_trained(folder, files.config) if None in names.values() else {}
         missing = [name for name, source in names.items() if source is None and name not in apart]

@@ -65,9 +65,9 @@ class KnownInteractions:
     """The interactions of a student's users.
 
     Args:
-            seen: see :func:`seen_columns`.
-            n_users: number of users with the pad.
-            tested: the masks of the run's test.
+        seen: see :func:`seen_columns`.
+        n_users: number of users with the pad.
+        tested: the masks of the run's test.
     """
 
     def __init__(self, seen: Mapping[str, Tensor], n_users: int, tested: TestedWith) -> None:
@@ -101,11 +101,11 @@ class KnownInteractions:
         """Return the histories of int64 ``[B]`` users as rows of a sequential model.
 
         Args:
-                fields: names of the columns.
-                users: the users.
-                with_times: whether the rows have times.
-                as_tested: True gives the histories of the run's test, queried at the time of the test item, if any.
-                    False gives all known items, queried at the last item's time.
+            fields: names of the columns.
+            users: the users.
+            with_times: whether the rows have times.
+            as_tested: True gives the histories of the run's test, queried at the time of the test item, if any.
+                False gives all known items, queried at the last item's time.
         """
         counts = torch.bincount(self.seen["user"] * 3 + self.seen["part"], minlength=3 * self.n_users).view(-1, 3)
         starts = torch.cat([counts.new_zeros(1), counts.sum(1).cumsum(0)])[users]

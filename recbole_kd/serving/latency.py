@@ -1,7 +1,4 @@
-"""Latency of rankers, timed call by call in turns.
-
-So any other load of the machine slows all of them alike.
-"""
+"""Latency of rankers, timed in turns, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -22,20 +19,23 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 512)
 WARM_UP, FEWEST_CALLS = 10, 30
-"""Calls before the clock, and with it, of each ranker and batch size."""
+"""Untimed calls, and minimum number of timed calls, of each ranker and batch size."""
 DRAWN = 64
-"""So many batches of users are drawn, and asked for in turn."""
+"""Number of batches of users that are drawn and used in turn."""
 
 Rank = Callable[[Tensor], object]
-"""Known users, int64 ``[B]`` -> their top lists."""
+"""A function from known users, int64 ``[B]``, to their top lists."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one ranker at one batch size, in milliseconds a call.
+    """The latency of one ranker at one batch size, in milliseconds per call.
 
     Attributes:
-        name: of the ranker. batch: users a call. calls: timed. users_per_second: of all calls together.
+        name: name of the ranker.
+        batch: users per call.
+        calls: number of timed calls.
+        users_per_second: over all calls.
     """
 
     name: str
@@ -48,13 +48,15 @@ class Latency:
 
 
 def ranker(student: Student, scores: StudentScores, k: int) -> Rank:
-    """Return what :meth:`recbole_kd.Student.recommend` does between ids and data frame.
+    """Return the part of :meth:`recbole_kd.Student.recommend` between ids and data frame.
 
-    A call encodes the histories of a model that reads them, scores the catalogue, leaves out what a user had, and takes
-    the k best.
+    A call encodes the histories for a sequential model, scores the catalogue, leaves out the items that a user had, and
+    takes the k best.
 
     Args:
-        scores: of the student, or of its teacher over the same users and items.
+        student: the student.
+        scores: of the student, or of its teacher on the same users and items.
+        k: length of the lists.
     """
     seen, n_items = student.known.everything, len(student.items)
 
@@ -69,8 +71,10 @@ def timed(rankers: Mapping[str, Rank], n_users: int, batch: int, seconds: float)
     """Return the latency of each ranker, after a warm-up.
 
     Args:
-        n_users: of the tables; users 1 to n_users - 1 are asked about, drawn at random. seconds: of timing for each
-            ranker; at least :data:`FEWEST_CALLS` calls are timed.
+        rankers: the rankers by name.
+        n_users: users of the tables with the pad. Users 1 to n_users - 1 are drawn at random.
+        batch: users per call.
+        seconds: timed seconds per ranker. At least :data:`FEWEST_CALLS` calls are timed.
     """
     draw = torch.Generator().manual_seed(0)
     asked = [torch.randint(1, n_users, (batch,), generator=draw) for _ in range(DRAWN)]

@@ -41,8 +41,8 @@ def model_card(content: Mapping[str, Any], table: str) -> str:
     """Return the card as Markdown.
 
     Args:
-            content: content of config.json.
-            table: the result table of the run.
+        content: content of config.json.
+        table: the result table of the run.
     """
     kd = content.get("kd")
     how = f", distilled from {content.get('teacher')} by {kd}" if kd else ""

@@ -184,7 +184,7 @@ class Student:
         """Return the score of each user at each item, float32 ``[users, items]``.
 
         Raises:
-                UnknownIdError: names the unknown users or items.
+            UnknownIdError: names the unknown users or items.
         """
         rows, columns = (
             torch.from_numpy(kind.places(asked)) for kind, asked in ((self.users, users), (self.items, items))
@@ -201,7 +201,7 @@ class Student:
         """Return the vectors of all users and items, whose dot products are the scores.
 
         Raises:
-                ConfigError: the student's score is not a dot product.
+            ConfigError: the student's score is not a dot product.
         """
         items = self.scores.item_vectors()
         every = torch.arange(1, len(self.users))
@@ -209,9 +209,9 @@ class Student:
         return Embeddings(self.users.tokens[1:], torch.cat(users).numpy(), self.items.tokens[1:], items[1:].numpy())
 
     def export(self, to: str | Iterable[str], out: str | Path, index: str = "flat") -> dict[str, Any]:
-        """Write the student in other formats, with parity.json.
+        """Write the student in other forms, with parity.json.
 
-        :func:`recbole_kd.serving.exports.write.write_exports` explains the arguments.
+        See :func:`recbole_kd.serving.exports.write.write_exports`.
         """
         return write_exports(self, to, out, index)
 

@@ -123,7 +123,7 @@ def read_student_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Return all tensors of a file of the folder.
 
     Raises:
-            StudentError: it is not a safetensors file.
+        StudentError: it is not a safetensors file.
     """
     try:
         with safe_open(folder / name, framework="pt") as handle:

@@ -37,8 +37,8 @@ class StudentScores(ABC):
         """Return a context with the scores of known users, int64 ``[B]``.
 
         Args:
-                users: the users.
-                as_tested: whether a sequential model gets the histories of the run's test, or all known items.
+            users: the users.
+            as_tested: whether a sequential model gets the histories of the run's test, or all known items.
         """
 
     @abstractmethod
@@ -46,19 +46,19 @@ class StudentScores(ABC):
         """Return a context with the scores of new users.
 
         Args:
-                histories: items of each user, int64 ``[L]``, in order, not empty.
-                times: time of each item in seconds, int64 or float64 ``[L]``.
+            histories: items of each user, int64 ``[L]``, in order, not empty.
+            times: time of each item in seconds, int64 or float64 ``[L]``.
         """
 
     @property
     @abstractmethod
     def has_vectors(self) -> bool:
-        """Is the score a dot product of vectors?"""
+        """Whether the score is a dot product of vectors."""
 
     @property
     @abstractmethod
     def reads_histories(self) -> bool:
-        """Does a user's score depend on the history?"""
+        """Whether a user's score depends on the history."""
 
     @abstractmethod
     def user_vectors(self, users: Tensor, as_tested: bool = False) -> Tensor:
@@ -84,8 +84,8 @@ class VectorScores(StudentScores):
     """A student whose users and items have final vectors.
 
     Args:
-            tensors: query_vectors float ``[n_users, d]`` and item_vectors float ``[n_items, d]``. A LightGCN also has
-                propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
+        tensors: query_vectors float ``[n_users, d]`` and item_vectors float ``[n_items, d]``. A LightGCN also has
+            propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""A run's teacher, rebuilt without its data set for the ids of the run's student."""
+"""Rebuilding of a run's teacher without its data set, for the ids of its student."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ TRAINED = "trained"
 def teacher_scores(folder: Path, student: Student) -> tuple[str, StudentScores]:
     """Return the name and the scores of a teacher, computed as a service would compute them.
 
-    A general model whose score is a dot product scores by its final vectors; any other is rebuilt from its weights, for
-    kept scores or kept vectors of histories say nothing of its latency.
+    A general model whose score is a dot product scores by its final vectors. Any other is rebuilt from its weights,
+    because stored scores or vectors of histories do not show its latency.
 
     Args:
-        folder: of a teacher, as a run leaves it in its cache. student: of the same data.
+        folder: folder of a teacher in the cache of a run.
+        student: a student of the same data.
 
     Raises:
-        TeacherError: missing, damaged, of other data, or of a model that cannot be rebuilt; one sentence.
+        TeacherError: missing, damaged, of other data, or of a model that cannot be rebuilt. The message is one
+            sentence.
     """
     manifest = read_manifest(folder)
     name, sizes = manifest["model"], (len(student.users), len(student.items))
     try:
         kind = get_model(name)
-    except (ValueError, ImportError):  # RecBole's ways to say that it does not know the name
+    except (ValueError, ImportError):  # RecBole raises these for an unknown name
         raise TeacherError(f"The teacher's model {name} is not known here: register it first") from None
     if manifest["n_items"] != sizes[1] or manifest["n_queries"] < sizes[0]:
         raise TeacherError(
@@ -60,7 +62,7 @@ def _rebuilt(folder: Path, manifest: dict[str, Any], kind: type, student: Studen
     if weights is None:
         raise TeacherError(
             f"The teacher {manifest['model']} is kept as {manifest['store']}, and its weights are not in the cache: "
-            "its latency cannot be told"
+            "its latency cannot be measured"
         )
     has_times = bool(student.known.seen["time"].any())
     settings = manifest["settings"]
@@ -73,7 +75,7 @@ def _rebuilt(folder: Path, manifest: dict[str, Any], kind: type, student: Studen
 
 
 def _kept_weights(folder: Path, manifest: dict[str, Any]) -> Path | None:
-    """Return the path of a teacher's weights from another cache entry, or None."""
+    """Return the cached weights of a teacher from another entry of the same cache, or None."""
     for path in sorted((folder.resolve().parent.parent / TRAINED).glob(f"*/{MANIFEST}")):
         try:
             found = read_json(path)

@@ -19,8 +19,8 @@ class Tokens:
     """External ids in the order of the student's tables.
 
     Args:
-            kind: ``user`` or ``item``.
-            tokens: the external ids. The first one is the pad.
+        kind: ``user`` or ``item``.
+        tokens: the external ids. The first one is the pad.
     """
 
     def __init__(self, kind: str, tokens: Sequence[str]) -> None:

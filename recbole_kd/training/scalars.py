@@ -1,4 +1,4 @@
-"""TensorBoard's writer of a training."""
+"""The TensorBoard writer of a training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 THREAD_BYTES = 16 << 20
-"""Address space that a new thread needs: its stack (8 MiB as a rule) and its first allocations."""
+"""Address space for a new thread: its stack (usually 8 MiB) and its first allocations."""
 
 
 def scalar_writer(folder: Path) -> SummaryWriter:
-    """Return a TensorBoard writer of a folder; it has a thread of its own.
+    """Return a TensorBoard writer of a folder, which has its own thread.
 
     Raises:
-        MemoryError: there is no memory for the thread. Python would wait for its start for ever.
+        MemoryError: there is no memory for the thread, and Python would wait for it without end.
     """
     try:
         mmap.mmap(-1, THREAD_BYTES).close()

@@ -89,7 +89,7 @@ def test_a_teacher_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Capt
     assert "teacher LightGCN" in capsys.readouterr().out
     (tmp_path / "run" / "result.json").write_text("[]")
     assert main(["latency", str(tmp_path / "run"), *QUICK]) == 2
-    assert "is no result of a run" in capsys.readouterr().err
+    assert "is not a result of a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""A student in other formats: NumPy archives, FAISS indexes, ONNX graphs, int8 vectors."""
+"""Exports of a student for other programs: NumPy archives, FAISS, ONNX, int8 vectors."""

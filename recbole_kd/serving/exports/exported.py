@@ -1,4 +1,4 @@
-"""Interfaces of an export: the writer of a format, and the export that is read again."""
+"""The interfaces of a form of export and of an export that is read again."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ class Exported(ABC):
 
     @abstractmethod
     def top_k(self, users: Tensor, as_tested: bool, k: int, seen: Ragged) -> tuple[Tensor, Tensor]:
-        """Return the k best items of known users: ids int64, scores float32, ``[B, k]`` each.
+        """Return the k best items of known users: ids int64 and scores float32, ``[B, k]``.
 
         Args:
-            users: int64 ``[B]``. as_tested: a model of histories reads what the run's test gave it, else all that is
-                known. seen: items that are left out, a row a user.
+            users: int64 ``[B]``.
+            as_tested: whether a sequential model reads the histories of the run's test, or all known items.
+            k: length of the lists.
+            seen: items to leave out, one row per user.
         """
 
 
@@ -48,14 +50,14 @@ class ScoredExport(Exported):
 
 
 class UserVectors:
-    """Query vectors of known users, from an export or from the student.
+    """The query vectors of known users, from an export or from the student.
 
-    The vector of a student of histories depends on the history. An export holds the vectors of the whole known
-    histories; a ranking of the test items asks the student for the vectors of the histories before them.
+    The vector of a user of a sequential student depends on the history. An export holds the vectors of all known items.
+    For a ranking of test items the student computes the vectors of the histories before them.
 
     Args:
         student: a student with vectors.
-        exported: float ``[users, d]`` without the pad; None always asks the student.
+        exported: float ``[users, d]`` without the pad. None always asks the student.
     """
 
     def __init__(self, student: Student, exported: np.ndarray | None) -> None:
@@ -73,8 +75,10 @@ class Form(ABC):
     """One form of an export.
 
     Attributes:
-        name: in ``--to``, and of its folder. packages: optional modules that it needs -> what pip installs. extra: of
-            this package, with the same. exact: are its scores those of the student up to rounding of float32?
+        name: its name in ``--to`` and of its folder.
+        packages: optional modules that it needs -> their names for pip.
+        extra: extra of this package that installs them.
+        exact: whether its scores are those of the student up to float32 rounding.
     """
 
     name: str
@@ -83,7 +87,7 @@ class Form(ABC):
     exact: bool = True
 
     def check(self, student: Student) -> None:
-        """Refuse a student that has no such form, or a missing package.
+        """Refuse a student without this form, or a missing package.
 
         Raises:
             ConfigError: names the forms that work, or the pip command.
@@ -101,13 +105,14 @@ class Form(ABC):
 
     @abstractmethod
     def read(self, student: Student, folder: Path) -> Exported:
-        """Read what was written.
+        """Read the written form.
 
         Args:
-            student: supplies what the form does not hold, such as histories.
+            student: supplies what the form does not contain, such as histories.
+            folder: folder of the form.
 
         Raises:
-            StudentError: the files do not hold the student's ids.
+            StudentError: the files do not contain the student's ids.
         """
 
 

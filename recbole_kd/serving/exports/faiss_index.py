@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 INDEX, ITEMS = "items.faiss", "items.json"
 KINDS = ("flat", "hnsw", "ivf")
 NEIGHBOURS, SEARCHED = 32, 128
-"""Edges of a node of an HNSW graph, and how many candidates a search keeps."""
+"""Edges of a node of an HNSW graph, and number of candidates that a search keeps."""
 PROBED = 4
-"""An IVF search looks at every fourth cell, those nearest to the query."""
+"""An IVF search reads one in this many cells, those nearest to the query."""
 
 
 class Faiss(VectorForm):
-    """items.faiss, and items.json: the external id of each of the index's numbers, counted from 0.
+    """The form items.faiss with items.json, the external ids of its vectors.
+
+    The ids are in the order of the index's numbers, from 0.
 
     Args:
         kind: ``flat`` is exact; ``hnsw`` (a graph) and ``ivf`` (cells) are approximate.
@@ -75,14 +77,14 @@ def _new_index(faiss: Any, kind: str, vectors: np.ndarray) -> Any:
         return index
     cells = cells_for(n)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1  # else it warns of small catalogues on the error stream
+    index.cp.min_points_per_centroid = 1  # avoids warnings for small catalogues on stderr
     index.nprobe = max(1, cells // PROBED)
     index.train(vectors)
     return index
 
 
 class _Searched(Exported):
-    """An index that is asked for as many items as are left out, and k more."""
+    """An index that searches k items plus the number of excluded ones."""
 
     def __init__(self, index: Any, users: UserVectors) -> None:
         self._index, self._users = index, users
@@ -94,7 +96,7 @@ class _Searched(Exported):
         found = [torch.from_numpy(part) for part in self._index.search(queries, asked)]
         scores, ids = found[0], found[1] + 1
         left_out = seen.contains(torch.arange(len(users)), ids.clamp(min=0)) | (ids == 0)
-        first = left_out.int().argsort(dim=1, stable=True)[:, :k]  # what is kept, in the order of the scores
+        first = left_out.int().argsort(dim=1, stable=True)[:, :k]  # kept items, in the order of the scores
         left_out = left_out.gather(1, first)
         ids, scores = ids.gather(1, first).masked_fill(left_out, 0), scores.gather(1, first)
         missing = (0, max(0, k - ids.shape[1]))

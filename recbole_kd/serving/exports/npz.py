@@ -1,4 +1,4 @@
-"""Vectors of users and items with external ids, as a NumPy archive in float32 or int8."""
+"""Vectors with external ids as a NumPy archive, in float32 or in int8 with row scales."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LARGEST = 127
 
 
 class Npz(VectorForm):
-    """vectors.npz with users and items as text ``[n]``, and their vectors.
+    """The form vectors.npz with float32 vectors.
 
-    user_vectors and item_vectors are float32 ``[n, d]``, in the same order.
+    It has users and items as text ``[n]``, and user_vectors and item_vectors float32 ``[n, d]`` in the same order.
     """
 
     name = "npz"
@@ -46,9 +46,10 @@ class Npz(VectorForm):
 
 
 class Int8(VectorForm):
-    """vectors.npz in int8 ``[n, d]``, with user_scales and item_scales float32 ``[n]``.
+    """The form vectors.npz with int8 vectors ``[n, d]``.
 
-    A vector is its row of integers times its scale, the row's largest magnitude over 127.
+    It also has user_scales and item_scales, float32 ``[n]``. A vector is its row of integers times its scale, which is
+    the row's largest magnitude / 127.
     """
 
     name = "int8"
@@ -102,6 +103,7 @@ class _Products(ScoredExport):
     """Scores as products of vectors.
 
     Args:
+        users: the query vectors.
         items: float32 ``[items, d]`` without the pad.
     """
 
@@ -128,5 +130,5 @@ class _Int8Products(_Products):
 
 
 def with_pad(scores: np.ndarray) -> Tensor:
-    """Return scores of all items, float32 ``[B, items]``; the pad's first column is ``-inf``."""
+    """Add a first column of ``-inf`` for the pad to scores float32 ``[B, items]``."""
     return torch.nn.functional.pad(torch.from_numpy(scores), (1, 0), value=-torch.inf)

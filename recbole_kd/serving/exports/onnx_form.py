@@ -1,4 +1,4 @@
-"""A student as ONNX graphs: the query side, and scores of all items by the query's vector."""
+"""A student as ONNX graphs: the query side, and the scores for a query vector."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 QUERY, SCORES, USERS, ITEMS = "query.onnx", "scores.onnx", "users.json", "items.json"
 HISTORIES_PER_CALL, PAIRS_PER_CALL = 512, 2**18
 LARGEST = 2**31 - 2**20
-"""Bytes of weights that one ONNX file can hold, with room for the graph."""
+"""Maximum bytes of weights in one ONNX file, with room for the graph."""
 
 
 class Onnx(Form):
-    """query.onnx, scores.onnx and the external ids.
+    """The form query.onnx and scores.onnx, with the external ids.
 
-    The position of an id in users.json and items.json is its number in the graphs.
-    query.onnx makes ``vector`` float ``[batch, d]`` of ``user``, or of a history: ``items`` int64 ``[batch, length]``
-    right padded with 0, ``lengths`` int64 ``[batch]`` and, of an HSTU with times, ``times`` and ``asked`` in seconds.
-    scores.onnx makes ``scores`` ``[batch, n_items]`` of ``vector``; a NeuMF's makes ``score`` of ``user`` and ``item``.
+    The position of an id in users.json or items.json is the id in a graph. query.onnx computes ``vector`` float
+    ``[batch, d]`` from ``user``, or from a history: ``items`` int64 ``[batch, length]`` right padded with 0,
+    ``lengths`` int64 ``[batch]`` and, for an HSTU with times, ``times`` and ``asked`` in seconds. scores.onnx computes
+    ``scores`` ``[batch, n_items]`` from ``vector``. For a NeuMF it computes ``score`` from ``user`` and ``item``.
     """
 
     name = "onnx"
@@ -103,7 +103,7 @@ def _traced(graph: Graph, student: Student) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on its own parts from the screen; its errors are raised."""
+    """Hide the exporter's messages about its own parts; its errors are raised."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -116,7 +116,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _session(path: Path) -> Any:
-    """Return an onnxruntime session of a graph, on the CPU with torch's number of threads."""
+    """Return an onnxruntime session of a graph on the CPU, with as many threads as torch."""
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = n_threads()
@@ -124,7 +124,7 @@ def _session(path: Path) -> Any:
 
 
 class _Graphs(ScoredExport):
-    """Query side and scores in onnxruntime."""
+    """The query side and the scores in onnxruntime."""
 
     def __init__(self, student: Student, query: Any, scores: Any) -> None:
         super().__init__(len(student.items))
@@ -162,7 +162,7 @@ class _Graphs(ScoredExport):
 
 
 class _Pairs(ScoredExport):
-    """Scores of pairs in onnxruntime."""
+    """The scores of pairs in onnxruntime."""
 
     def __init__(self, scores: Any, n_items: int) -> None:
         super().__init__(n_items)

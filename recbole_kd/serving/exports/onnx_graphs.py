@@ -1,4 +1,4 @@
-"""Query side and scores of a student as traceable modules, with example inputs."""
+"""The query side and the scores of a student as modules of plain tensors, for tracing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recbole_kd.serving.student import Student
 
 BATCH, LENGTH, PAIRS = "batch", "length", "pairs"
-"""Names of axes of any size."""
+"""Names of axes of variable size."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ class Graph:
     """A module to be traced.
 
     Attributes:
-        module: in evaluation mode. inputs: name -> example; axes: name -> names of its axes of any size.
-        outputs: names of what the module returns.
+        module: the module, in evaluation mode.
+        inputs: name -> example.
+        axes: name -> names of its axes of variable size.
+        outputs: names of the module's outputs.
     """
 
     module: nn.Module
@@ -39,12 +41,13 @@ class Graph:
 
 
 class QueryAndScores(nn.Module):
-    """Vectors of queries, float ``[B, d]``, and scores of items, float ``[B, n_items]``.
+    """A module that returns query vectors and their scores at all items.
 
-    The score of the pad is ``-inf``.
+    The vectors are float ``[B, d]``, the scores float ``[B, n_items]``, ``-inf`` for the pad.
 
     Args:
-        query: makes the vectors. items: float ``[n_items, d]``, the pad first.
+        query: computes the vectors.
+        items: float ``[n_items, d]``, the pad first.
     """
 
     catalogue: Tensor
@@ -60,7 +63,7 @@ class QueryAndScores(nn.Module):
 
 
 class Rows(nn.Module):
-    """Rows of a table by number: int64 ``[B]`` -> float ``[B, d]``."""
+    """A module that looks up rows of a table: int64 ``[B]`` -> float ``[B, d]``."""
 
     table: Tensor
 
@@ -73,7 +76,7 @@ class Rows(nn.Module):
 
 
 class Method(nn.Module):
-    """A module whose output is a function of a model and the inputs."""
+    """A module that calls a function of a model and the inputs."""
 
     def __init__(self, model: nn.Module, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -88,14 +91,14 @@ def _neumf(model: Any, user: Tensor, item: Tensor) -> Tensor:
 
 
 MODELS = (SASRec, HSTU, NeuMF)
-"""Models that are exported as they are; all others whose users and items have final vectors are exported as those."""
+"""Models that are exported as models. All others with final vectors are exported as vectors."""
 
 
 def graph_of(student: Student) -> Graph:
-    """Return what of a student is traced.
+    """Return the graph of a student to be traced.
 
     Raises:
-        ConfigError: the model has no forward of plain tensors that is known here.
+        ConfigError: the model has no known forward of plain tensors.
     """
     scores = student.scores
     model = scores.model if isinstance(scores, ModelScores) else None
@@ -106,7 +109,7 @@ def graph_of(student: Student) -> Graph:
         )
     check_model(student)
     if type(model) is NeuMF:
-        inputs = {"user": torch.tensor([1, 1]), "item": torch.tensor([1, 1])}  # one tensor would be one input
+        inputs = {"user": torch.tensor([1, 1]), "item": torch.tensor([1, 1])}  # separate tensors, so separate inputs
         return Graph(Method(model, _neumf).eval(), inputs, dict.fromkeys(inputs, (PAIRS,)), ("score",))
     history = {"items": torch.tensor([[1, 1, 1], [1, 1, 0]]), "lengths": torch.tensor([3, 2])}
     axes: dict[str, tuple[str, ...]] = {"items": (BATCH, LENGTH), "lengths": (BATCH,)}
@@ -125,8 +128,8 @@ def check_model(student: Student) -> None:
     if isinstance(scores, ModelScores) and type(scores.model) not in MODELS:
         others = "export it to npz, faiss or int8" if scores.has_vectors else "the other forms need vectors"
         raise ConfigError(
-            f"The form onnx knows {', '.join(kind.__name__ for kind in MODELS)} and models with final vectors of users "
-            f"and items, not {student.config['model']}: {others}"
+            f"The form onnx supports {', '.join(kind.__name__ for kind in MODELS)} and models with final vectors of "
+            f"users and items, not {student.config['model']}: {others}"
         )
 
 

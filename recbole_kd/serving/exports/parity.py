@@ -1,4 +1,4 @@
-"""Comparison of an export with the PyTorch student: top lists, test NDCG, and scores."""
+"""Comparison of an export with its student: top lists, NDCG on the test part, and scores."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ if TYPE_CHECKING:
 
 K = 10
 MOST_USERS = 10_000
-"""A student of more users is compared on so many, evenly spaced."""
+"""Maximum number of users that are compared, evenly spaced."""
 USERS_PER_BATCH = 512
 TOLERANCE = 1e-5
-"""Largest difference of the scores of an exact form, and of scores that are ties, in units of the largest score."""
+"""Tolerance of exact scores and of ties, relative to the largest score."""
 
 
 @dataclass
 class Comparison:
-    """Sums for the comparison of two rankings of the same users.
+    """The agreement of two rankings of the same users.
 
     Attributes:
-        users: number of users compared.
+        users: number of compared users.
         overlap: sum over users of the share of the student's list that is also in the export's.
-        other_lists: users whose two lists hold different items.
-        beyond_ties: those of them whose list in the export has an item that the student scores below its own last one
+        other_lists: number of users whose two lists hold different items.
+        beyond_ties: number of those whose list in the export has an item that the student scores below its own last one
             by more than the tolerance.
-        difference: largest difference of a score. largest: largest magnitude of a score.
-        ndcg, exported_ndcg: sums over users with a test item. tested: number of them.
+        difference: largest difference of a score.
+        largest: largest magnitude of a score.
+        ndcg, exported_ndcg: sums over users with a test item.
+        tested: number of users with a test item.
     """
 
     users: int = 0
@@ -52,10 +54,14 @@ class Comparison:
 
 
 def parity(student: Student, exported: Exported) -> dict[str, Any]:
-    """Return how an export compares with its student.
+    """Return the agreement of an export with its student.
 
-    Lists and scores are those of a service: all that is known of a user is read and left out. NDCG is that of the run's
-    test: its masks, and the histories before the test item; None where the student knows no test item.
+    Lists and scores are those of a service: all known items of a user are read and left out. NDCG is that of the run's
+    test, with its masks and the histories before the test item. It is None if the student has no test items.
+
+    Args:
+        student: the student.
+        exported: the export.
 
     Returns:
         top10_overlap, other_lists and beyond_ties of the users; score_difference, largest_score; ndcg@10 of the export
@@ -82,12 +88,12 @@ def parity(student: Student, exported: Exported) -> dict[str, Any]:
 
 
 def refuse_difference(name: str, found: dict[str, Any]) -> None:
-    """Refuse an exact form that does not give the student's scores or lists.
+    """Refuse an exact form whose scores or lists differ from the student's.
 
     Raises:
-        StudentError: says what differs.
+        StudentError: names the difference.
     """
-    if not found["score_difference"] <= TOLERANCE * found["largest_score"]:  # a nan is refused
+    if not found["score_difference"] <= TOLERANCE * found["largest_score"]:  # also refuses NaN
         raise StudentError(
             f"The form {name} does not score as the student: a score differs by {found['score_difference']:.3g}, of a "
             f"largest score of {found['largest_score']:.3g}; nothing was written, please report it"
@@ -100,7 +106,7 @@ def refuse_difference(name: str, found: dict[str, Any]) -> None:
 
 
 def compared_users(n_users: int) -> Tensor:
-    """Return the indices of the users to compare, int64 ``[n]``: all, or evenly spaced."""
+    """Return the users to be compared, int64 ``[n]``: all, or evenly spaced ones."""
     return torch.linspace(1, n_users, min(n_users, MOST_USERS), dtype=torch.float64).long()
 
 
@@ -127,11 +133,15 @@ def _add(
     seen: Ragged,
     targets: Ragged | None,
 ) -> None:
-    """Compare the rankings of some users of a batch.
+    """Add the comparison of some users of a batch.
 
     Args:
-        both: scores of student and export, the latter None where it gives those of its lists alone. at: int64 ``[b]``,
-            rows in the batch. listed: ids and scores of the export's lists, ``[b, k]``.
+        found: the comparison so far.
+        both: scores of student and export. The latter is None if the export scores only the items of its lists.
+        at: int64 ``[b]``, rows in the batch.
+        listed: ids and scores of the export's lists, ``[b, k]``.
+        seen: items that are left out.
+        targets: test items, or None.
     """
     ids, scores = listed
     wanted = both[0](at).clone()
@@ -151,12 +161,12 @@ def _add(
 
 
 def _larger(first: float, second: float) -> float:
-    """Return the larger number, nan if one of them is."""
+    """Return the larger number, NaN if one of them is NaN."""
     return float(np.maximum(first, second))
 
 
 def _add_lists(found: Comparison, own: Tensor, own_scores: Tensor, ids: Tensor, scores: Tensor) -> None:
-    """Add the comparison of two lists, int64 ``[b, k]`` with 0 past their end.
+    """Add the comparison of lists, int64 ``[b, k]`` with 0 after their end.
 
     ``scores`` are the student's scores of the export's items.
     """

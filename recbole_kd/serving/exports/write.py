@@ -1,4 +1,4 @@
-"""Export of a student to other formats, with a check of each before the folder appears."""
+"""Writing of a student in other forms, each read again and compared with the student."""
 
 from __future__ import annotations
 
@@ -24,19 +24,24 @@ FORMS = ("npz", "faiss", "onnx", "int8")
 
 
 def write_exports(student: Student, to: str | Iterable[str], out: str | Path, index: str = "flat") -> dict[str, Any]:
-    """Write formats of a student, each into a folder of its own, and parity.json.
+    """Write forms of a student into a folder, each in its own subfolder, with parity.json.
+
+    The folder appears when all forms have been compared with the student. After an error nothing is written.
 
     Args:
-        to: names of :data:`FORMS`, a list or text with commas. out: a missing or empty folder. index: of the form
-            faiss, ``flat``, ``hnsw`` or ``ivf``.
+        student: the student.
+        to: names of :data:`FORMS`, as a list or as text with commas.
+        out: a missing or empty folder.
+        index: index of the form faiss: ``flat``, ``hnsw`` or ``ivf``.
 
     Returns:
-        The content of parity.json: ``student``, and of each form its bytes and what
-        :func:`recbole_kd.serving.exports.parity.parity` found.
+        The content of parity.json: ``student``, and for each form its bytes and the result of
+        :func:`recbole_kd.serving.exports.parity.parity`.
 
     Raises:
-        ConfigError: an unknown form, one that the student does not have, or a missing package. StudentError: a form
-            does not score as the student. TargetError: the folder holds something. Nothing was written.
+        ConfigError: an unknown form, one that the student does not have, or a missing package.
+        StudentError: a form differs from the student.
+        TargetError: the folder is not empty.
     """
     forms = [_form(name, index) for name in form_names(to)]
     for form in forms:
@@ -57,7 +62,7 @@ def write_exports(student: Student, to: str | Iterable[str], out: str | Path, in
 
 
 def _written(student: Student, form: Form, folder: Path) -> dict[str, Any]:
-    """Write one form, compare it with the student, and return what parity.json says of it."""
+    """Write one form, compare it with the student, and return its entry of parity.json."""
     folder.mkdir()
     form.write(student, folder)
     found = parity(student, form.read(student, folder))
@@ -71,10 +76,11 @@ def form_names(to: str | Iterable[str], option: str = "to") -> list[str]:
     """Return the names of forms, each once.
 
     Args:
-        to: a list, or text with commas. option: its name in an error.
+        to: a list, or text with commas.
+        option: name of the option in an error.
 
     Raises:
-        ConfigError: names the first one that is unknown.
+        ConfigError: names the first unknown form.
     """
     names = list(dict.fromkeys(to.split(",") if isinstance(to, str) else to))
     wrong = [name for name in names if name not in FORMS]
