@@ -215,13 +215,13 @@ def _check_cutoffs(config: Any, n_items: int) -> None:
 
 
 def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
-    """Build every model that is trained after another one, to find its errors before that training.
+    """Build every model that is trained after another one, to find its errors earlier.
 
     A model whose score is not known to be a dot product takes one step too, and in mixed precision every model does.
 
     Raises:
         ConfigError: one of them cannot be built, or not be trained in mixed precision.
-        TrainingError: one of them cannot take its loss.
+        TrainingError: one of them cannot compute its loss.
     """
     built: list[dict[str, Any]] = []
     first = [config for config in teachers[:1] if config["enable_amp"]]
