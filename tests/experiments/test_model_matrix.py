@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,16 @@ def test_a_fault_and_a_run_without_end_are_named(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(model_matrix, "outcome_of", broken)
     assert model_matrix.in_child(cell, tmp_path).state == FAULT
-    monkeypatch.setattr(model_matrix, "outcome_of", lambda *_: __import__("time").sleep(60))
-    assert model_matrix.in_child(cell, tmp_path, seconds=0.3).state == SLOW
+
+    def endless(*_: object) -> Outcome:
+        while True:
+            pass
+
+    monkeypatch.setattr(model_matrix, "outcome_of", endless)
+    assert model_matrix.in_child(cell, tmp_path, seconds=1).state == SLOW
+    monkeypatch.setattr(model_matrix, "outcome_of", lambda *_: time.sleep(60))
+    monkeypatch.setattr(model_matrix, "WALL", 0.1)
+    assert model_matrix.in_child(cell, tmp_path, seconds=1).state == SLOW
 
 
 def test_a_refusal_after_the_plan_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
