@@ -1,4 +1,4 @@
-"""One small trial of each kind of the campaigns (tests/campaign): kill, damage, attack, nonsense, fault."""
+"""One small trial of each kind of tests/campaign: kill, damage, attack, nonsense, fault."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ def test_the_verb_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.Captu
 def test_an_entry_without_digests_is_read_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As versions before the digests wrote it."""
+    """The entry is one of a version before the digests."""
     folder = tmp_path / "teacher" / "x-MF-0"
     folder.mkdir(parents=True)
     manifest = {"format": 1, "store": "factors", "n_queries": 3, "n_items": 4}

@@ -39,7 +39,7 @@ FIGURES = (
 
 
 class Record:
-    """What was tried, kind by kind, and what did not hold.
+    """Counts of trials by kind, and the trials that did not hold.
 
     Args:
         folder: of homes, emptied for each trial.
@@ -61,6 +61,8 @@ class Record:
         if problem is not None:
             self.failed.setdefault(kind, []).append(f"{label}: {problem}")
             print(f"NOT HELD {kind} | {label} | {problem}", flush=True)
+        if self.tried[kind] % 50 == 0:
+            print(f"{kind}: {self.tried[kind]} tried", flush=True)
 
     def check(self, *kinds: str) -> None:
         """Write the summary, print the kinds, and fail if anything of them did not hold or nothing was tried."""
@@ -90,7 +92,7 @@ class Record:
 
 
 class Home:
-    """A folder with data, cache and output, and a user's own files among them, which must survive whatever happens."""
+    """A folder with data, cache and output, and a user's own files, which must survive."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data = folder, data
@@ -135,6 +137,15 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
         for place, stage_part in enumerate([part, *part.get("members", [])] if part else []):
             found[f"{stage} {place}"] = {key: stage_part[key] for key in FIGURES if key in stage_part}
     return found
+
+
+def goes_on(home: Home, given: list[str], ending: Ending, wanted: object, *codes: int) -> str | None:
+    """Return what does not hold of an ending and of the run that continues after it."""
+    problem = ending.problem(*codes) or home.lost()
+    last = home.run([*given, "--resume=True"])
+    problem = problem or last.problem() or home.lost()
+    problem = problem or (f"cannot be continued: {last.errors}" if last.code else None)
+    return problem or ("other figures when continued" if home.figures() != wanted else None)
 
 
 def leftovers(cache: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What can happen to a file on disk."""
+"""Damages that happen to a file on disk."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _child(
 def _waited(
     pid: int, started: float, signal_after: tuple[float, signal.Signals] | None, timeout: float
 ) -> tuple[int, bool]:
-    """Wait for a child, signal it on the way, kill it at the timeout; return its status and whether it hung."""
+    """Wait for a child, signal it, kill it at the timeout; return its status and whether it hung."""
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

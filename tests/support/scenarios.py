@@ -1,4 +1,4 @@
-"""Runs that between them have every stage and every method that keeps something from one epoch to the next."""
+"""Runs that have, between them, every stage and every method with a state of its own."""
 
 from __future__ import annotations
 
