@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
     "serve": Verb("serve", "serve a finished student over HTTP"),
     "export": Verb("export", "write a finished student as vectors, FAISS index, ONNX or int8"),
     "latency": Verb("latency", "time a finished student beside its teacher"),
+    "new-users": Verb("new_users", "measure how a student serves users whom it never saw", AGAIN),
     "cache": Verb("cache", "list, verify and prune the cache of trained models"),
     "benchmark": Verb("benchmark", "time an epoch of distillation and of RecBole's own training"),
 }

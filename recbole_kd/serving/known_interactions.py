@@ -79,6 +79,11 @@ class KnownInteractions:
         return self._items(self.seen["part"] >= 0)
 
     @cached_property
+    def trained(self) -> Ragged:
+        """The training items of each user."""
+        return self._items(self.seen["part"] == 0)
+
+    @cached_property
     def masked(self) -> Ragged:
         """The items of each user that the run's test left out of the ranking."""
         masked = self._items(self.seen["part"] < self.tested.masked)

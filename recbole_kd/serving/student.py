@@ -127,8 +127,9 @@ class Student:
         """Return the k best items of new users from some known items of each, without training.
 
         A sequential student encodes the history. A LightGCN propagates from it
-        (:func:`recbole_kd.serving.fold_in.propagation_table`). For other dot-product students the user's vector comes
-        from regularised least squares with the item vectors fixed (:func:`recbole_kd.serving.fold_in.least_squares`).
+        (:func:`recbole_kd.serving.fold_in.propagation_table`). For other dot-product students the user's vector is
+        what such a history led to in training, by a map of the trained users
+        (:func:`recbole_kd.serving.fold_in.user_map`).
 
         Args:
             histories: name of a user -> items, the oldest first. The users of a list are named 0, 1, ...
@@ -357,7 +358,7 @@ def _scores_of(files: StudentFiles, kind: type, known: KnownInteractions) -> Stu
             raise StudentError(
                 f"The student's vectors {shapes} do not fit {config['n_users']} users and {config['n_items']} items"
             )
-        return VectorScores(tensors)
+        return VectorScores(tensors, known)
     if config["form"] != MODEL:
         raise StudentError(
             f"The student is of the unknown form {config['form']!r}: read it with the version that wrote it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.serving.fold_in import least_squares, propagated
+from recbole_kd.serving.fold_in import mapped, propagated, user_map
 from recbole_kd.serving.known_interactions import KnownInteractions
 
 Full = Callable[[Tensor], Tensor]
@@ -86,10 +87,11 @@ class VectorScores(StudentScores):
     Args:
         tensors: query_vectors float ``[n_users, d]`` and item_vectors float ``[n_items, d]``. A LightGCN also has
             propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
+        known: its users' interactions, which new users need; None if only known users are asked about.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._queries, self._items = tensors[QUERY_VECTORS], tensors[ITEM_VECTORS]
+    def __init__(self, tensors: Mapping[str, Tensor], known: KnownInteractions | None = None) -> None:
+        self._queries, self._items, self._known = tensors[QUERY_VECTORS], tensors[ITEM_VECTORS], known
         self._propagation = tensors.get(PROPAGATION)
 
     def of_users(self, users: Tensor, as_tested: bool) -> AbstractContextManager[Full]:
@@ -100,10 +102,17 @@ class VectorScores(StudentScores):
             raise ConfigError("times have no effect on a student without histories: leave them out.")
         rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         items = Ragged.from_pairs(rows, torch.cat(list(histories)).numpy(), len(histories))
-        vectors = (
-            least_squares(self._items, items) if self._propagation is None else propagated(self._propagation, items)
-        )
+        if self._propagation is not None:
+            vectors = propagated(self._propagation, items)
+        else:
+            vectors = mapped(self._user_map, self._items, items)
         return nullcontext(DotProducts(vectors, self._items))
+
+    @cached_property
+    def _user_map(self) -> Tensor:
+        if self._known is None:
+            raise ConfigError("These vectors came without the histories of their users, which new users need.")
+        return user_map(self._items, self._queries, self._known.trained)
 
     @property
     def has_vectors(self) -> bool:

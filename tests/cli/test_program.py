@@ -78,7 +78,7 @@ def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
         "scripts/reproduce.py": "reproduce", "scripts/plot_results.py": "plot",
         "scripts/export_lists.py": "export-lists",
         "scripts/convert_teacher.py": "convert-teacher", "scripts/benchmark.py": "benchmark",
-        "scripts/benchmarks/benchmark.py": "benchmark",
+        "scripts/benchmarks/benchmark.py": "benchmark", "scripts/new_users.py": "new-users",
     }  # fmt: skip
     code = (
         "import runpy, sys\n"

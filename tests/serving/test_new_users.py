@@ -1,4 +1,4 @@
-"""Users without training: histories encoded, folded in by least squares, propagated from."""
+"""Users without training: histories encoded, folded in by the map of trained users, propagated from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import recbole_kd
 from recbole_kd.errors import ConfigError, UnknownIdError
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.serving.fold_in import RIDGE, UNSEEN_WEIGHT, least_squares, propagated
+from recbole_kd.serving.fold_in import RIDGE, mapped, propagated, user_map
 from recbole_kd.serving.student_scores import PROPAGATION
 from tests.support.students import trained
 
@@ -42,20 +42,38 @@ def test_a_known_history_gives_the_known_users_list(model: str) -> None:
     assert found["score"].to_numpy() == pytest.approx(known["score"].to_numpy(), abs=1e-5)
 
 
-def test_least_squares_are_the_minimum_that_is_stated() -> None:
+def test_the_map_is_the_minimum_that_is_stated() -> None:
     generator = torch.Generator().manual_seed(1)
-    items = torch.randn(30, 6, generator=generator)
-    items[0] = 99.0  # the pad counts for nothing
-    history = torch.tensor([2, 7, 9])
-    (vector,) = least_squares(items, Ragged(torch.tensor([0, 3]), history))
-    table = items[1:].double()
-    vector = vector.double().requires_grad_()
-    scale = table.square().sum() / table.numel()
-    loss = (1 - items[history].double() @ vector).square().mean() + UNSEEN_WEIGHT * (table @ vector).square().mean()
-    (gradient,) = torch.autograd.grad(loss + RIDGE * scale * vector.square().sum(), vector)
-    assert gradient.abs().max() < 1e-5
-    scaled = least_squares(10 * items, Ragged(torch.tensor([0, 3]), history))[0]
-    assert torch.allclose(10 * scaled.double(), vector.detach(), atol=1e-6)  # the weights mean the same at any scale
+    items, users = torch.randn(30, 3, generator=generator), torch.randn(6, 3, generator=generator)
+    rows, places = np.array([1, 1, 2, 3, 3, 3, 4, 5]), np.array([2, 7, 9, 1, 4, 5, 6, 2])  # user 0 has no history
+    histories = Ragged.from_pairs(rows, places, 6)
+    found = user_map(items, users, histories).requires_grad_()
+    means = torch.stack([items[histories.items[rows == user]].double().mean(0) for user in range(1, 6)])
+    fitted = means @ found[:3] + found[3]
+    scale = means.square().mean(0)
+    size = (scale.unsqueeze(1) * found[:3].square()).sum() + found[3].square().sum()
+    loss = (fitted - users[1:].double()).square().sum(1).mean() + RIDGE * size
+    (gradient,) = torch.autograd.grad(loss, found)
+    assert gradient.abs().max() < 1e-12
+    one = Ragged(torch.tensor([0, 2]), torch.tensor([2, 7]))
+    assert torch.allclose(mapped(found.detach(), items, one)[0].double(), fitted[0].detach(), atol=1e-6)
+    larger = user_map(10 * items, users, histories)  # the weight means the same at any scale
+    assert torch.allclose(mapped(larger, 10 * items, one), mapped(found.detach(), items, one), atol=1e-5)
+
+
+def test_a_trained_user_of_a_linear_student_is_found_again() -> None:
+    """Where the trained vectors are a linear function of the histories, a new user's vector is what training gives."""
+    generator = torch.Generator().manual_seed(2)
+    items = torch.randn(40, 4, generator=generator)
+    pairs = torch.rand(60, 40, generator=generator) < 0.2
+    pairs[:, 0] = False
+    means = pairs.float() @ items / pairs.sum(1, keepdim=True).clamp(min=1)
+    users = means @ torch.randn(4, 4, generator=generator) + 0.5
+    rows, places = pairs[:50].numpy().nonzero()
+    table = user_map(items, users[:50], Ragged.from_pairs(rows, places, 50))
+    rows, places = pairs[50:].numpy().nonzero()
+    found = mapped(table, items, Ragged.from_pairs(rows, places, 10))
+    assert (found - users[50:]).abs().max() < 0.01 * users.abs().max()
 
 
 def test_propagation_adds_up_to_the_trained_vector() -> None:
@@ -90,6 +108,10 @@ def test_new_users_get_items_of_their_own_colour(model: str) -> None:
     student.scores._items = whole  # type: ignore[attr-defined]
     if model == "LightGCN":
         student.scores._propagation = whole  # type: ignore[attr-defined]
+    else:
+        train = student.known.trained  # users of such a model stand where their items do
+        means = [whole[items].sum(0) / max(1, len(items)) for items in train.items.split(train.counts().tolist())]
+        student.scores._queries = torch.stack(means)  # type: ignore[attr-defined]
     found = student.recommend_for([["i2", "i4"], ["i3"]], k=5)
     assert [int(item[1:]) % 2 for item in found["item"]] == [0] * 5 + [1] * 5
     assert not {"i2", "i4"} & set(found["item"][:5]) and list(found["user"]) == [0] * 5 + [1] * 5
