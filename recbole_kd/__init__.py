@@ -28,6 +28,7 @@ old_paths.install_old_paths()
 from recbole_kd.data.split_and_loaders import prepare_data  # noqa: E402
 from recbole_kd.distiller.registry import DISTILLERS  # noqa: E402
 from recbole_kd.errors import (  # noqa: E402
+    ArgumentError,
     ConfigError,
     DataError,
     KDError,
@@ -54,6 +55,7 @@ _kd_trainers.install(_kd_trainers.Distillation(_property_values, KDTrainer))
 
 __all__ = [
     "DISTILLERS",
+    "ArgumentError",
     "ConfigError",
     "DataError",
     "KDError",

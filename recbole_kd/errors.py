@@ -14,12 +14,24 @@ class ConfigError(KDError, ValueError):
     """A key or a value of the configuration is unknown, mistyped or out of range."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """An argument of a Python function is not the kind of object that the function takes."""
+
+
 class DataError(KDError, ValueError):
     """The data set is missing, not prepared, malformed, or has nothing to validate on."""
 
 
 class TeacherError(KDError, ValueError):
     """A teacher is missing, damaged, unsafe to read, or made on other data."""
+
+
+class UnreadableFileError(TeacherError, OSError):
+    """A checkpoint cannot be opened, such as a folder, or one that may not be read."""
+
+
+class MissingFileError(UnreadableFileError, FileNotFoundError):
+    """A checkpoint is not there; code that expects Python's own error of a missing file catches it too."""
 
 
 class TrainingError(KDError, RuntimeError):

@@ -18,7 +18,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 MAY_ASSIGN = tuple(
     f"integration/{name}.py"
-    for name in ("register", "pickle_call_sites", "compat", "old_paths", "kd_trainers", "quick_start", "trainer_files")
+    for name in (
+        "register",
+        "pickle_call_sites",
+        "compat",
+        "old_paths",
+        "kd_trainers",
+        "quick_start",
+        "trainer_files",
+        "data_errors",
+    )
 )
 
 

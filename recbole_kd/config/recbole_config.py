@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from recbole.config import Config
 
-from recbole_kd.errors import ConfigError
+from recbole_kd.errors import ConfigError, KDError
 
 MERGED = ("eval_args", "train_neg_sample_args")
 """Mappings of which a user may give a part."""
+
+
+@contextmanager
+def refusals_said(what: str) -> Iterator[None]:
+    """Turn RecBole's refusals of a configuration into ConfigError, with RecBole's own words."""
+    try:
+        yield
+    except KDError:
+        raise
+    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, AssertionError, OSError) as error:
+        words = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+        raise ConfigError(f"RecBole refuses the configuration {what}: {words}") from error
 
 
 class KDConfig(Config):
@@ -29,11 +42,8 @@ class KDConfig(Config):
 
     def __init__(self, model: str, dataset: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self._defaults = dict(defaults)
-        try:
+        with refusals_said(f"of {model}"):
             super().__init__(model=model, dataset=dataset, config_dict=dict(given))
-        except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
-            words = error.args[0] if error.args else type(error).__name__
-            raise ConfigError(f"RecBole refuses the configuration of {model}: {words}") from error
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return {}

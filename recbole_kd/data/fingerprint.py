@@ -9,6 +9,7 @@ import numpy as np
 
 from recbole_kd.data.histories.recbole_rows import interactions_of
 from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
+from recbole_kd.errors import DataError
 from recbole_kd.storage.digests import digest
 
 CAUSES = {
@@ -88,6 +89,31 @@ def data_fingerprint(
         result[name] = _pairs(dataset)
     order = _order_digest(datasets["train"]) if "train" in datasets else None
     return result if order is None else {**result, "histories": order}
+
+
+def check_same_ids(train: Any, other: Any) -> None:
+    """Refuse a loader whose users or items are not those of the training data.
+
+    Its ids would stand for other users and items.
+
+    Args:
+        train, other: RecBole loaders or data sets.
+
+    Raises:
+        DataError: names what differs.
+    """
+    known, given = (getattr(data, "_dataset", data) for data in (train, other))
+    for what, field, its_field in (
+        ("users", known.uid_field, given.uid_field),
+        ("items", known.iid_field, given.iid_field),
+    ):
+        tokens, its_tokens = known.field2id_token[field], given.field2id_token[its_field]
+        if tokens is not its_tokens and not np.array_equal(tokens, its_tokens):
+            raise DataError(
+                f"The {what} of the data to evaluate on ({given.dataset_name}) are not those of the training data "
+                f"({known.dataset_name}): give the loaders of one data set, of one call of prepare_data or "
+                "data_preparation"
+            )
 
 
 def without_histories(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

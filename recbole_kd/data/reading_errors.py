@@ -26,6 +26,7 @@ KEYS_OF_STEP: dict[str, tuple[str, ...]] = {
     "_filter_inter_by_user_or_item": ("filter_inter_by_user_or_item",),
     "_set_label_by_threshold": ("threshold",),
     "_drop_unused_col": ("unused_col",),
+    "_load_inter_feat": ("benchmark_filename",),
     "build": ("eval_args", "benchmark_filename"),
 }
 """Method of RecBole's Dataset -> the keys that it reads."""

@@ -14,6 +14,7 @@ from recbole.model.abstract_recommender import AbstractRecommender, SequentialRe
 from recbole.utils import init_seed
 from torch import nn
 
+from recbole_kd.config.argument_kinds import RECBOLE_CONFIG, instance_of, takes
 from recbole_kd.data.atomic_file_checks import check_atomic_files, file_in_another_encoding
 from recbole_kd.data.data_key_checks import check_data_keys
 from recbole_kd.data.fingerprint import data_fingerprint
@@ -77,6 +78,7 @@ class PreparedData(NamedTuple):
     test: Any
 
 
+@takes(config=RECBOLE_CONFIG)
 def prepare_data(config: Any) -> PreparedData:
     """Load and split the data set of a Config and build its loaders, as a run does.
 
@@ -101,6 +103,7 @@ def prepare_data(config: Any) -> PreparedData:
     return PreparedData(splits.dataset, loaders.train, loaders.valid, loaders.test)
 
 
+@takes(config=RECBOLE_CONFIG)
 def split_data(config: Any, dataset_class: type[HSTUGeneralDataset] = HSTUGeneralDataset) -> Splits:
     """Load the data set that a Config names and split it by its ``eval_args``.
 
@@ -166,6 +169,7 @@ def _id_fields(splits: Splits) -> tuple[str, str]:
     return splits.dataset.uid_field, splits.dataset.iid_field
 
 
+@takes(config=RECBOLE_CONFIG, splits=instance_of(Splits, words="the Splits that split_data(config) gives"))
 def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None) -> Loaders:
     """Build the loaders of one stage, with the model's own sampling and batch sizes.
 

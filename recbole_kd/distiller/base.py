@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from recbole_kd.config.argument_kinds import Kind, instance_of, takes
 from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.base import TEACHER, TeacherScores
 
 
 class ItemSet:
@@ -171,6 +172,7 @@ class Distiller(nn.Module, ABC):
     refresh: int = 1
     """Number of epochs between two draws of the item sets."""
 
+    @takes(student=Kind("a Scorer of the student", lambda value: hasattr(value, "n_queries")), teacher=TEACHER)
     def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__()
         self.check_teacher(teacher)
@@ -271,6 +273,21 @@ class Distiller(nn.Module, ABC):
         """
         return cls.ranks_student
 
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the options that nothing reads beside the other options.
+
+        Only a choice between forms makes an option idle. A weight of zero, which switches a term off, does not: that
+        is how a term is left out for comparison.
+
+        Args:
+            options: constructor arguments, defaults included.
+
+        Returns:
+            option -> what makes it idle, as it is typed, such as ``kd_gamma=exponential``.
+        """
+        return {}
+
     @abstractmethod
     def forward(self, batch: DistillBatch) -> Tensor:
         """Return the KD loss of a batch, ``[]``, in the student's reduction (see :meth:`reduce`).
@@ -309,3 +326,7 @@ class Distiller(nn.Module, ABC):
 
     def restore_sampling(self, state: Mapping[str, Any]) -> None:
         self.generator.set_state(state["generator"])
+
+
+DISTILLER = instance_of(Distiller, words="a distiller from recbole_kd.build_distiller(...)")
+"""The kind of an argument that is a distiller."""

@@ -87,6 +87,10 @@ class DCD(Distiller):
             )
             raise invalid("kd_k", options["k"], reason, try_value("kd_k", options["candidates"] // 2))
 
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        return {} if options["loss"] == "ce" else {"temperature": f"kd_loss={options['loss']}"}
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         self._listed = self.teacher_scores.top_k(self.all_queries(), self.candidates, self.train_items)[0]

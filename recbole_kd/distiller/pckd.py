@@ -90,6 +90,11 @@ class PCKD(DE):
             )
 
     @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        pair = options["regulariser"] == "pair"
+        return {"temperature": "kd_regulariser=pair"} if pair else {}
+
+    @classmethod
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
         return bool(options["guide"] == "student")
 

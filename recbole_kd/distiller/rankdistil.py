@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Le
@@ -67,6 +68,10 @@ class RankDistil(Distiller):
         self._top_scores = torch.empty(0)
         self._orders = torch.empty(0, dtype=torch.int16)
         self._outside: Outside | None = None
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        return {"permutations": "kd_tau=0"} if options["tau"] == 0 else {}
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

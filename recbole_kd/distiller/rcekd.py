@@ -13,7 +13,7 @@ from torch import Tensor
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positive, Share
 from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
-from recbole_kd.distiller.rcekd_gamma import OF_THE_EPOCH, GammaRule, check_gamma, gamma_weights
+from recbole_kd.distiller.rcekd_gamma import OF_THE_EPOCH, GammaRule, check_gamma, gamma_weights, idle_of_gamma
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
@@ -36,6 +36,10 @@ QUERIES_PER_DRAW = 2**13
 
 WITHOUT_STUDENT = ("full_ce", "vanilla_ce", "wo_s")
 """Variants that never rank the student's items."""
+
+OF_THE_WEIGHTS = ("tau", "beta", "gamma", "gamma_constant", "gamma_epochs")
+"""Options that the variants without a sample leave unread; the sizes of the lists are not among them, so that a
+comparison of variants can share them."""
 
 
 class RCEKD(Distiller):
@@ -132,6 +136,18 @@ class RCEKD(Distiller):
             reason = f"expected at most {room}, the candidates that they are drawn from (kd_candidates)"
             raise invalid("kd_n_samples", n_samples, reason, try_value("kd_n_samples", room))
         check_gamma(options["gamma"], options["gamma_epochs"])
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        variant, faithful = options["variant"], options["faithful"]
+        unread = {} if variant in ("rce", "const") else dict.fromkeys(OF_THE_WEIGHTS, f"kd_variant={variant}")
+        if options["candidates"] is not None:
+            unread["code_candidates"] = f"kd_candidates={options['candidates']}"
+        elif faithful == "paper":
+            unread["code_candidates"] = "kd_faithful=paper"
+        if variant == "const":
+            return {**unread, **idle_of_gamma("fixed", "kd_variant=const"), "gamma": "kd_variant=const"}
+        return {**idle_of_gamma(options["gamma"], f"kd_gamma={options['gamma']}"), **unread}
 
     # -- item sets --------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,15 @@ def gamma_weights(
     return torch.full_like(overlap, share if rule == "increasing" else 1.0 - share)
 
 
+READ_BY = {"beta": ("exponential",), "gamma_constant": ("fixed",), "gamma_epochs": OF_THE_EPOCH}
+"""Option of RCEKD -> the rules that read it."""
+
+
+def idle_of_gamma(rule: str, reason: str) -> dict[str, str]:
+    """Return the options that a rule does not read, each with the reason."""
+    return {option: reason for option, rules in READ_BY.items() if rule not in rules}
+
+
 def check_gamma(rule: str, last_epoch: int | None) -> None:
     """Refuse a rule that runs over Tmax epochs if Tmax is not given.
 

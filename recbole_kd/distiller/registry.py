@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_kd.config.known_keys import unknown_name_error
-from recbole_kd.config.validation import check_value
+from recbole_kd.config.validation import check_value, invalid
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.errors import ConfigError
 
@@ -37,6 +37,9 @@ DISTILLERS: dict[str, str | type[Distiller]] = {
 An external method adds its own entry, or is named directly as ``--kd=module:Class``, which imports that module and so
 runs its code."""
 
+NO_METHOD = ("", "none", "null", "~", "no", "off", "false")
+"""Names, in lower case, by which a user means that nothing is to be distilled."""
+
 NOT_OPTIONS = ("self", "student", "teacher", "seed")
 
 
@@ -46,6 +49,13 @@ def distiller_class(name: str) -> type[Distiller]:
     Raises:
         ConfigError: the name is unknown, or ``module:Class`` cannot be imported or is not a Distiller.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"kd={name!r} is not the name of a method: write it as text, such as kd: RCEKD")
+    if name.lower() in NO_METHOD:
+        raise ConfigError(
+            f"kd={name} is not the name of a method: to train without distillation leave kd out of a configuration of "
+            "RecBole's own functions; a run of ours trains the student alone beside every method"
+        )
     target = DISTILLERS.get(name, name if ":" in name else None)
     if target is None:
         raise unknown_name_error("kd", name, DISTILLERS)
@@ -128,6 +138,26 @@ def check_given_options(cls: type[Distiller], values: Mapping[str, Any]) -> None
     for name, parameter in distiller_options(cls).items():
         if f"kd_{name}" in values:
             _checked(name, values[f"kd_{name}"], parameter, {})
+
+
+def check_idle(cls: type[Distiller], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse options that the user gave and that nothing reads beside the others.
+
+    Args:
+        cls: the method.
+        given: the ``kd_*`` values of the user, others among them.
+        defaults: the ``kd_*`` values of the property files; an idle one of them is left alone.
+
+    Raises:
+        ConfigError: names the option and what makes it idle.
+    """
+    parameters = distiller_options(cls)
+    values = {**defaults, **given}
+    options = {name: values.get(f"kd_{name}", parameter.default) for name, parameter in parameters.items()}
+    for name, reason in cls.idle(options).items():
+        key = f"kd_{name}"
+        if given.get(key) is not None:
+            raise invalid(key, given[key], f"it has no effect with {reason}")
 
 
 def _checked(name: str, value: Any, parameter: inspect.Parameter, context: Mapping[str, Any]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +63,11 @@ class RRD(Distiller):
         self._listed = torch.empty(0, dtype=torch.int64)
         self._log_weights = torch.empty(0)
         self._outside: Outside | None = None
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        first = options["sampling"] == "none"
+        return dict.fromkeys(("tau", "sort"), "kd_sampling=none") if first else {}
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,6 +106,11 @@ class TARec(Distiller):
         self._outside: Outside | None = None
         self._targets: list[Target] = []
         self._figures: dict[str, float] = {}
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        line = options["distance"] != "sinkhorn"
+        return dict.fromkeys(("epsilon", "n_iterations"), f"kd_distance={options['distance']}") if line else {}
 
     # -- candidates ---------------------------------------------------------------------------------------------------
 

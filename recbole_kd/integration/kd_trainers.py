@@ -21,7 +21,7 @@ from recbole.utils import ModelType, get_model
 
 from recbole_kd.config.recbole_config import KDConfig
 from recbole_kd.errors import ConfigError
-from recbole_kd.integration import quick_start
+from recbole_kd.integration import data_errors, quick_start
 
 _SUFFIX = "Trainer"
 _OURS = frozenset(
@@ -56,6 +56,7 @@ def install(distillation: Distillation) -> None:
     _wrap_config()
     _wrap_fit()
     quick_start.install()
+    data_errors.install()
 
 
 # -- trainers
@@ -142,7 +143,8 @@ def _wrap_config() -> None:
     @functools.wraps(original)
     def load(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
-        if not isinstance(self, KDConfig) and self.external_config_dict.get("kd"):
+        kd = self.external_config_dict.get("kd")
+        if not isinstance(self, KDConfig) and kd is not None and not (isinstance(kd, str) and not kd):
             self.internal_config_dict.update(_installed[0].property_values(self, model, model_class, dataset))
 
     load._of_recbole_kd = True  # type: ignore[attr-defined]

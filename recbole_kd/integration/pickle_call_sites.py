@@ -6,13 +6,16 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
+from recbole_kd.config.argument_kinds import FILE, PATH, takes
 from recbole_kd.data.split_seed import split_seed
+from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.integration.safe_load import PathOrFile, load_checkpoint, load_pickle
 
 
+@takes(model_file=PATH.or_else(FILE))
 def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any, Any]:
     """Load data and model as RecBole's function does, but read by :func:`load_checkpoint`.
 
@@ -32,7 +35,7 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     from recbole_kd.data.split_and_loaders import make_loaders, split_data
 
     checkpoint = load_checkpoint(model_file)
-    config = checkpoint["config"]
+    config = _config_in(checkpoint, model_file)
     init_seed(split_seed(config), config["reproducibility"])
     init_logger(config)
     getLogger().info(config)
@@ -53,13 +56,27 @@ def load_data_and_model(model_file: PathOrFile) -> tuple[Any, Any, Any, Any, Any
     return config, model, dataset, train_data, valid_data, test_data
 
 
+def _config_in(checkpoint: Mapping[str, Any], file: PathOrFile) -> Any:
+    """Return the Config of a checkpoint of RecBole's Trainer.
+
+    Raises:
+        TeacherError: the file holds something else.
+    """
+    from recbole.config import Config
+
+    config = checkpoint.get("config")
+    if not isinstance(config, Config) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise TeacherError(f"{file} is not a checkpoint of RecBole's Trainer: give one, as a training leaves it")
+    return config
+
+
 def _class_of(config: Any) -> type:
     """Return the model class of a Config.
 
     It is RecBole's class of that name, or the class that was passed to the Config instead of a name.
 
     Raises:
-        ValueError: RecBole does not have a model of that name.
+        ConfigError: RecBole does not have a model of that name.
     """
     from recbole.utils import get_model
 
@@ -67,7 +84,10 @@ def _class_of(config: Any) -> type:
         return get_model(config["model"])
     except ValueError:
         if getattr(config.model_class, "__name__", None) != config["model"]:
-            raise
+            raise ConfigError(
+                f"No model is called {config['model']!r} here: import recbole_kd and register its class "
+                "(recbole_kd.register_model) before the checkpoint is read"
+            ) from None
         return config.model_class
 
 

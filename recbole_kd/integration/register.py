@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
+from recbole_kd.config.argument_kinds import CLASSES, takes
 from recbole_kd.config.property_layers import properties_dir, read_yaml
 from recbole_kd.data.preparing.prepare import not_prepared
 from recbole_kd.errors import ConfigError
@@ -55,6 +56,7 @@ _FAMILY_OF_TYPE = {
 _registered: dict[str, type] = {}
 
 
+@takes(model_classes=CLASSES.or_none())
 def register(model_classes: Iterable[type] | None = None) -> None:
     """Register our models, or ``model_classes``, under their class names.
 

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-from recbole_kd.errors import TeacherError
+from recbole_kd.config.argument_kinds import FILE, PATH, takes
+from recbole_kd.errors import MissingFileError, TeacherError, UnreadableFileError
 from recbole_kd.integration.inert_objects import Inert, Placeholder, Reference, RefusedError
 from recbole_kd.integration.model_classes import advice_for, model_class
 from recbole_kd.integration.restricted_unpickler import CONFIG, YAML_LOADER, RestrictedUnpickler
@@ -25,6 +26,7 @@ _DEEPEST = 100
 stack."""
 
 
+@takes(path=PATH.or_else(FILE))
 def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of RecBole's Trainer without running any code that the file asks for.
 
@@ -38,15 +40,26 @@ def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = 
 
     Raises:
         TeacherError: the file asks for a name outside the list, is damaged, or is not a checkpoint.
-        OSError: the file cannot be opened.
+        UnreadableFileError: the file cannot be opened (MissingFileError: it is not there).
+        ArgumentError: the path is neither a path nor an open file, such as a number.
     """
     name = _name_of(path)
     if hasattr(path, "read"):
         return _read(name, lambda: _read_archive(path, map_location, mapped=False))
-    with open(path, "rb") as file:
+    with _opened(path, name) as file:
         return _read(name, lambda: _read_archive(file, map_location, mapped=mmap))
 
 
+def _opened(path: Any, name: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: the path holds a NUL
+        why = getattr(error, "strerror", None) or error
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else UnreadableFileError
+        raise kind(f"{name} cannot be opened ({why}): check the path of the checkpoint.") from None
+
+
+@takes(file=FILE)
 def load_pickle(file: BinaryIO) -> Any:
     """Read a plain pickle that has only numbers, containers, arrays and sparse matrices.
 

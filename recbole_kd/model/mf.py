@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from recbole.model.general_recommender.bpr import BPR
 from torch import Tensor, nn
+
+from recbole_kd.errors import ConfigError
+
+
+def _negatives(config: Any) -> Mapping[str, Any]:
+    """Return how negatives are drawn, without which no pair can be compared (ConfigError)."""
+    found = config["train_neg_sample_args"]
+    if not isinstance(found, Mapping) or found.get("distribution") in (None, "none"):
+        raise ConfigError(
+            "train_neg_sample_args is empty and MF compares each item with one that is drawn: leave the key out, or "
+            "set {distribution: uniform, sample_num: 1}"
+        )
+    return found
 
 
 class MF(BPR):
@@ -24,7 +38,7 @@ class MF(BPR):
         super().__init__(config, dataset)
         self.loss_reduction: str = config["loss_reduction"] or "sum"
         self.init_std: float = config["init_std"]
-        self.n_negatives: int = max(1, int(config["train_neg_sample_args"]["sample_num"]))
+        self.n_negatives: int = max(1, int(_negatives(config)["sample_num"]))
         for table in (self.user_embedding, self.item_embedding):
             nn.init.normal_(table.weight, std=self.init_std)
 

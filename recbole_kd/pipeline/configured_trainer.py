@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from recbole_kd.acceleration.accelerate import accelerate_on_cpu
+from recbole_kd.config.argument_kinds import LOADER, MODEL, RECBOLE_CONFIG, takes
 from recbole_kd.data.protocol_loaders import as_protocol
-from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.base import DISTILLER, Distiller
 from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.pipeline.from_recbole import RecBoleRequest, names_teacher, no_teacher, request_of, teacher_for
 from recbole_kd.scoring.vector_models import softmax_of
@@ -41,6 +42,7 @@ class ConfiguredKDTrainer(KDTrainer):
         1
     """
 
+    @takes("KDTrainer", config=RECBOLE_CONFIG, model=MODEL, distiller=DISTILLER.or_none())
     def __init__(self, config: Any, model: nn.Module, distiller: Distiller | None = None, **options: Any) -> None:
         configured = distiller is None and bool(config["kd"])
         self._request: RecBoleRequest | None = request_of(config) if configured and names_teacher(config) else None
@@ -52,6 +54,7 @@ class ConfiguredKDTrainer(KDTrainer):
         super().__init__(config, model, distiller, **options)
         self._train_data: Any = None
 
+    @takes("KDTrainer.fit", train_data=LOADER, valid_data=LOADER.or_none())
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **options: Any) -> tuple[float, Any]:
         """Train like RecBole's ``fit``.
 
@@ -69,6 +72,7 @@ class ConfiguredKDTrainer(KDTrainer):
         result: tuple[float, Any] = super().fit(train_data, valid_data, *args, **options)
         return result
 
+    @takes("KDTrainer.evaluate", eval_data=LOADER)
     def evaluate(self, eval_data: Any, *args: Any, **options: Any) -> dict[str, float] | None:
         """Evaluate like RecBole's ``evaluate``, under ``eval_protocol``."""
         return super().evaluate(self._as_protocol(eval_data), *args, **options)

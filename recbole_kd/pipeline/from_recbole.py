@@ -32,7 +32,7 @@ from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.model_choices import student_model
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.request import Request, make_request, merge_sources, without_negatives
-from recbole_kd.pipeline.request_checks import CONTROL, check_student_keys
+from recbole_kd.pipeline.request_checks import CONTROL, check_effects, check_student_keys
 from recbole_kd.pipeline.stages import ensure_teachers
 from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.serving.earlier_student import KEY as INIT_FROM
@@ -78,9 +78,8 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
     refuse_permission(config.file_config_dict, "config_file_list")
     refuse_code(methods_in(config.file_config_dict), "config_file_list", allowed)
     values = _given(config, model, model_class, dataset)
+    _refuse_unread(config.external_config_dict)
     kd = values["kd"]
-    if not isinstance(kd, str):
-        raise ConfigError(f"kd={kd!r} is not the name of a method: write it as text, such as kd: RCEKD")
     distiller_class(kd)
     _make_known(model_class)
     student_model(public_name(model), values["setting"])
@@ -88,6 +87,7 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
         make_request(values)
     else:  # the distiller is built by hand, so only its keys are checked
         check_student_keys(values, public_name(model), kd, dataset, values["setting"])
+        check_effects(values, public_name(model), kd, dataset)
     asked = config.external_config_dict.get("setting")
     found, files = _layers(values, model, dataset, _teacher_name(values), asked)
     if files:
@@ -124,6 +124,39 @@ def _given(config: Config, model: str, model_class: type, dataset: str) -> dict[
         face = f", or take {model}General, its general form" if public_name(f"{model}General") == model else ""
         raise ConfigError(f"setting=general is not possible with {model}, a sequential model: leave it out{face}")
     return values
+
+
+def _refuse_unread(given: Mapping[str, Any]) -> None:
+    """Refuse keys that RecBole's own functions pass over.
+
+    ``output_dir`` is only warned of: other programs may read it from the same file.
+
+    Args:
+        given: what the user gave to RecBole.
+
+    Raises:
+        ConfigError: a key asks for something that a run of ours makes, and RecBole's functions do not.
+    """
+    if given.get("kd_compare"):
+        raise ConfigError(
+            "kd_compare=True has no effect in RecBole's own functions, which train one model: leave it out, and call "
+            "them without kd for the student trained alone"
+        )
+    if "teacher_ranks" in (given.get("kd_track") or ()):
+        raise ConfigError(
+            "kd_track=teacher_ranks has no effect in RecBole's own functions, which write no report: leave it out, or "
+            "take run_recbole_kd"
+        )
+    if given.get("nproc") not in (None, 1) and "local_rank" not in given:
+        raise ConfigError(
+            f"nproc={given['nproc']} has no effect in RecBole's run_recbole, which trains in this process: call "
+            f"recbole.quick_start.run(..., nproc={given['nproc']}), or run_recbole_kd with this key"
+        )
+    if given.get("output_dir") is not None:
+        getLogger().warning(
+            f"output_dir={given['output_dir']} has no effect in RecBole's own functions, which write into "
+            "checkpoint_dir: set that, or leave it out"
+        )
 
 
 def _is_ours(key: str) -> bool:

@@ -12,6 +12,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.config.argument_kinds import KEYS, NAMES, PATHS, TEXT, takes
 from recbole_kd.data.item_features.configured import encoders_in
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
@@ -36,6 +37,10 @@ from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 
 
+@takes(
+    model=TEXT.or_none(), teacher=TEXT.or_else(NAMES).or_none(), kd=TEXT.or_none(), dataset=TEXT.or_none(),
+    config_file_list=TEXT.or_else(PATHS).or_none(), config_dict=KEYS.or_none(), command=TEXT,
+)  # fmt: skip
 def run_recbole_kd(
     model: str | None = None,
     teacher: str | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, recbole_
 from recbole_kd.pipeline.request_checks import (
     CONTROL,
     check_dataset,
+    check_effects,
     check_features,
     check_named,
     check_student_keys,
@@ -191,8 +192,12 @@ def _merge(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
     merged.update(rest)
 
 
-def make_request(values: Mapping[str, Any]) -> Request:
+def make_request(values: Mapping[str, Any], drawn: Collection[str] = ()) -> Request:
     """Check names, keys, types and ranges of all given values.
+
+    Args:
+        values: all keys, merged.
+        drawn: those whose values a search drew, see :func:`recbole_kd.pipeline.request_checks.check_effects`.
 
     Raises:
         ConfigError: one sentence that names the value, the allowed values and the fix.
@@ -214,6 +219,7 @@ def make_request(values: Mapping[str, Any]) -> Request:
     check_svd(values, kd, cls, setting)
     check_features(values, setting)
     check_student_keys(values, model, kd, dataset, setting)
+    check_effects(values, model, kd, dataset, drawn)
     check_index(values, kd, student)
     cls.check_student(student)
     if cls.assistant:

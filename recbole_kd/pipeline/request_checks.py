@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
-from recbole_kd.config.property_layers import layers, public_name, student_layers, teacher_layers
+from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
 from recbole_kd.config.schema import KD_RUN_KEYS, RUN_KEYS, TEACHER_RUN_KEYS, check_values
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
-from recbole_kd.distiller.registry import check_given_options, distiller_class
+from recbole_kd.distiller.registry import check_given_options, check_idle, distiller_class
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.pipeline.model_choices import RECBOLE, model_class, recbole_defaults, student_model
 from recbole_kd.scoring.vector_models import has_vectors
@@ -42,16 +42,24 @@ OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "init_from", "allow
 def check_named(values: Mapping[str, Any]) -> None:
     """Refuse a run without a student, a method, a data set or a teacher (ConfigError)."""
     for key in ("model", "dataset", "kd"):
-        if values.get(key) in (None, ""):
+        if _is_empty(values.get(key)):
             raise ConfigError(
                 f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; "
                 "see --list"
             )
-    if not values.get("teacher") and not values.get("teacher_path"):
+    if _is_empty(values.get("teacher")) and _is_empty(values.get("teacher_path")):
         raise ConfigError(
             "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one "
             "(--teacher_path=...)"
         )
+
+
+def _is_empty(value: object) -> bool:
+    """Return whether no name is given.
+
+    A given value may still be of a wrong type, even one without a truth value.
+    """
+    return value is None or (isinstance(value, str | list) and not value)
 
 
 def teacher_names(given: str | list[str] | None) -> str | None:
@@ -182,6 +190,23 @@ def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: 
     check_metrics(values, defaults)
     check_unread(values)
     check_index_keys({**layers("overall")[0], **values})
+
+
+def check_effects(values: Mapping[str, Any], model: str, kd: str, dataset: str, drawn: Collection[str] = ()) -> None:
+    """Refuse options of the method that the user gave and that nothing reads beside the others.
+
+    Args:
+        values: what the user gave, checked. model, kd, dataset: names.
+        drawn: keys whose values a search drew: one that other drawn values make idle is no mistake.
+
+    Raises:
+        ConfigError: such an option is given.
+    """
+    teacher = values.get("teacher") or ""
+    defaults = distiller_layers(kd, dataset, model, ",".join(teacher) if isinstance(teacher, list) else teacher)[0]
+    of_trial = {key: value for key, value in values.items() if key in drawn}
+    given = {key: value for key, value in values.items() if key.startswith("kd_") and key not in drawn}
+    check_idle(distiller_class(kd), given, {**defaults, **of_trial})
 
 
 def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:

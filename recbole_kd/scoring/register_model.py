@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import CLASS, FUNCTION, NAMES, takes
 from recbole_kd.config.known_keys import know_keys_of
 from recbole_kd.integration.register import register
 from recbole_kd.scoring import vector_models
@@ -14,6 +15,7 @@ from recbole_kd.scoring import vector_models
 Vectors = Callable[[Any], tuple[Tensor, Tensor] | None]
 
 
+@takes(model_class=CLASS, vectors=FUNCTION.or_none(), keys=NAMES)
 def register_model(model_class: type, *, vectors: Vectors | None = None, keys: Iterable[str] = ()) -> None:
     """Make a model class known to RecBole and to recbole_kd, as student and as teacher.
 

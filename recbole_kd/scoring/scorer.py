@@ -32,6 +32,7 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.model.general_recommender import BPR
 from torch import Tensor, nn
 
+from recbole_kd.config.argument_kinds import instance_of, takes
 from recbole_kd.data.histories.history_rows import QUERY, Rows
 from recbole_kd.distributed.row_sharding import Sharing
 from recbole_kd.errors import ConfigError
@@ -73,6 +74,7 @@ class Scorer:
         True
     """
 
+    @takes(rows=instance_of(Rows, words="the histories of a sequential model").or_none())
     def __init__(self, model: nn.Module, rows: Rows | None = None) -> None:
         if not isinstance(model, GeneralRecommender | SequentialRecommender):
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import PATH, takes
 from recbole_kd.errors import ConfigError, StudentError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
@@ -148,7 +149,7 @@ class Student:
             UnknownIdError: names the unknown items.
             ConfigError: a bad argument, or a student that cannot serve new users.
         """
-        if exclude_seen not in (True, False):
+        if not isinstance(exclude_seen, bool):
             raise ConfigError(
                 f"Invalid exclude_seen={exclude_seen!r}: expected True or False, because a new user was in no test."
             )
@@ -219,7 +220,7 @@ class Student:
     # -- shared helpers -----------------------------------------------------------------------------------------------
 
     def _seen(self, exclude_seen: ExcludeSeen) -> Ragged | None:
-        if exclude_seen not in (True, False, "protocol"):
+        if not isinstance(exclude_seen, bool) and not (isinstance(exclude_seen, str) and exclude_seen == "protocol"):
             raise ConfigError(
                 f"Invalid exclude_seen={exclude_seen!r}: expected True, False or protocol. Try exclude_seen=True."
             )
@@ -270,10 +271,9 @@ class Student:
                 f"Invalid histories={histories!r}: expected a list of lists of item ids. Try [['1', '2']]."
             )
         names = list(histories) if isinstance(histories, Mapping) else range(len(histories))
-        if times is not None and len(times) != len(names):
-            raise ConfigError(
-                f"Invalid times: expected a list for each of the {len(names)} histories, there are {len(times)}."
-            )
+        if times is not None and (not isinstance(times, Sized) or len(times) != len(names)):
+            given = f"there are {len(times)}" if isinstance(times, Sized) else f"it is {times!r}"
+            raise ConfigError(f"Invalid times: expected a list for each of the {len(names)} histories, {given}.")
         for name in names:
             items = histories[name]
             places = torch.from_numpy(self.items.places(items, unknown))
@@ -327,6 +327,7 @@ def _joined(blocks: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({name: np.empty(0, dtype=kind) for name, kind in kinds.items()})
 
 
+@takes(path=PATH)
 def load_student(path: str | Path) -> Student:
     """Load a student from its folder, or from the folder of the run that made it.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import Kind, instance_of
 from recbole_kd.data.fingerprint import describe_mismatch, first_mismatch
 from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
@@ -93,6 +94,16 @@ class TeacherScores(ABC):
             if difference:
                 made = _made_with(str(first_mismatch(own, fingerprint)), self.manifest.get("settings") or {})
                 raise TeacherError(f"The teacher {self.name} was made on other data: {difference}{made}")
+
+
+TEACHER = instance_of(TeacherScores, words="a teacher from recbole_kd.load_teacher(...)")
+"""The kind of an argument that is a teacher."""
+
+TABLE = Kind(
+    "a tensor of two dimensions, of floating-point numbers",
+    lambda value: isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point(),
+)
+"""The kind of an argument that holds scores or vectors."""
 
 
 def _made_with(part: str, settings: Mapping[str, Any]) -> str:

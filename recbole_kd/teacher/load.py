@@ -12,6 +12,7 @@ import torch
 from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_kd.config.argument_kinds import DATA, DEVICE, PATH, takes
 from recbole_kd.config.recbole_config import make_config
 from recbole_kd.data.histories.recbole_rows import is_recboles
 from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
@@ -35,6 +36,7 @@ HISTORY_ARGUMENTS = ("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUF
 """Keys of RecBole's data that affect only how a model sees a history, not ids or split. They may differ."""
 
 
+@takes(path=PATH, dataset=DATA, device=DEVICE)
 def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "cpu") -> TeacherScores:
     """Load a teacher's scores and check that they belong to this data.
 
@@ -51,6 +53,7 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
 
     Raises:
         TeacherError: missing, damaged, unsafe, or made on other data. The message is one sentence with the fix.
+        ArgumentError: an argument of another kind, such as no data.
 
     Examples:
         >>> data = recbole_kd.prepare_data(config)  # RecBole's Config of the student

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_kd.config.argument_kinds import CONFIG, DATA, MODEL, takes
 from recbole_kd.config.key_rules import check_index_keys, index_kind
 from recbole_kd.config.known_keys import check_keys
 from recbole_kd.config.property_layers import distiller_layers, public_name
 from recbole_kd.config.schema import KD_RUN_KEYS, check_values
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.distiller.base import Distiller
-from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
+from recbole_kd.distiller.registry import check_idle, check_options, distiller_class, distiller_options
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.model.loss_reduction import reduction_of
 from recbole_kd.scoring.candidate_index import CandidateIndex, load_faiss
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.base import TEACHER, TeacherScores
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
 
@@ -90,6 +91,7 @@ def check_index(values: Mapping[str, Any], kd: str, student: type) -> None:
         )
 
 
+@takes(config=CONFIG, student=MODEL, teacher=TEACHER, train_data=DATA.or_none())
 def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, train_data: Any = None) -> Distiller:
     """Build the distiller that a configuration names, for a student and a teacher.
 
@@ -117,10 +119,13 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
         >>> type(distiller).__name__, distiller.weight
         ('RCEKD', 5.0)
     """
-    kd = config["kd"]
-    if not kd:
+    kd = _get(config, "kd")
+    if kd is None or (isinstance(kd, str) and not kd):
         raise ConfigError("the configuration names no method: set kd, such as kd='RCEKD'")
     cls = distiller_class(kd)
+    missing = [key for key in ("model", "dataset") if not isinstance(_get(config, key), str)]
+    if missing:
+        raise ConfigError(f"the configuration names no {missing[0]}: set {missing[0]}, or give RecBole's Config")
     given = getattr(config, "final_config_dict", config)
     if isinstance(given, Mapping):
         named = [key for key in given if isinstance(key, str) and key.startswith("kd_")]
@@ -138,10 +143,12 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     values.update(published)
     values.update({key: config[key] for key in known_kd_keys(kd) if key in config and _is_given(config, key)})
     options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
+    if isinstance(config, Mapping):  # a Config was checked when it was made
+        check_idle(cls, {key: value for key, value in config.items() if key in values}, published)
     check_index(values, kd, type(student))
-    scorer.index = _index(values, config["seed"]) if cls.asks_student(options) else None
-    _index_teacher(given_teacher, values, config["seed"])
-    distiller = cls(scorer, teacher, seed=config["seed"] or 0, **options)
+    scorer.index = _index(values, _get(config, "seed")) if cls.asks_student(options) else None
+    _index_teacher(given_teacher, values, _get(config, "seed"))
+    distiller = cls(scorer, teacher, seed=_get(config, "seed") or 0, **options)
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))

@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
+from recbole.trainer.trainer import AbstractTrainer
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import instance_of, takes
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.data.train_items import query_items
-from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.base import DISTILLER, Distiller
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.loss_reduction import sums_itself
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
 from recbole_kd.training.trainer import KDTrainer
 
 
+@takes(trainer=instance_of(AbstractTrainer, words="a trainer of RecBole"), distiller=DISTILLER)
 def distil(trainer: Trainer, distiller: Distiller) -> Trainer:
     """Let a trainer distil: add the weighted loss of a distiller to its model's loss.
 

@@ -10,11 +10,12 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import LOADER, PATH, takes
 from recbole_kd.data.histories.recbole_rows import query_field, sequence_queries
 from recbole_kd.data.vectorised_batches import batches_of
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.ops.topk import blocks
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.base import TEACHER, TeacherScores
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
 from recbole_kd.training.teacher_loader import check_teacher_of
@@ -26,6 +27,7 @@ KEPT_BYTES = 2**28
 """Up to this size the lists of all queries are computed once and kept; larger ones are computed batch by batch."""
 
 
+@takes(train_data=LOADER, teacher=TEACHER.or_else(PATH))
 def teacher_loader(train_data: Any, teacher: TeacherScores | str | Path, k: int = 50) -> TeacherListLoader:
     """Return a loader that yields RecBole's training batches with the teacher's k best items.
 

@@ -32,10 +32,12 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_kd.config.argument_kinds import FUNCTION, LOADER, MODEL, NAMES, PATH, RECBOLE_CONFIG, takes
+from recbole_kd.data.fingerprint import check_same_ids
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.data.vectorised_batches import TrainBatches
-from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.base import DISTILLER, DistillBatch, Distiller
 from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.evaluation.full_ranking import FullRanking
@@ -103,6 +105,10 @@ class KDTrainer(Trainer):
 
     tensorboard: SummaryWriter
 
+    @takes(
+        config=RECBOLE_CONFIG, model=MODEL, distiller=DISTILLER.or_none(), track=NAMES,
+        checkpoint=PATH.or_none(), scalars=PATH.or_none(), state_file=PATH.or_none(),
+    )  # fmt: skip
     def __init__(
         self,
         config: Any,
@@ -175,6 +181,7 @@ class KDTrainer(Trainer):
         params = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(params, **(self.clip or {}))
 
+    @takes(distiller=DISTILLER)
     def join(self, distiller: Distiller) -> None:
         """Add a distiller and its parameters, effective from the next :meth:`fit` on.
 
@@ -194,6 +201,7 @@ class KDTrainer(Trainer):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
+    @takes(train_data=LOADER, valid_data=LOADER.or_none(), callback_fn=FUNCTION.or_none())
     def fit(
         self,
         train_data: Any,
@@ -209,6 +217,8 @@ class KDTrainer(Trainer):
             TrainingError: a loss is not finite. The message names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
+        if valid_data is not None:
+            check_same_ids(train_data, valid_data)
         if self._prepared is not train_data:
             self.prepare(train_data)
         if self._resumed and (
@@ -443,10 +453,17 @@ class KDTrainer(Trainer):
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
+    @takes(eval_data=LOADER)
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
     ) -> dict[str, float] | None:
-        """Return the metrics of a loader, like RecBole's ``evaluate``."""
+        """Return the metrics of a loader, like RecBole's ``evaluate``.
+
+        Raises:
+            DataError: the loader has other users or items than the data that the model was trained on.
+        """
+        if self._prepared is not None:
+            check_same_ids(self._prepared, eval_data)
         found: dict[str, float] | None = self._ranking.evaluate(
             super().evaluate, eval_data, load_best_model, model_file, show_progress
         )

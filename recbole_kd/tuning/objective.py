@@ -10,9 +10,12 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
+from recbole_kd.config.argument_kinds import KEYS, PATHS, YES_OR_NO, takes
+from recbole_kd.config.recbole_config import refusals_said
 from recbole_kd.integration.quick_start import report_by_name
 
 
+@takes(config_dict=KEYS.or_none(), config_file_list=PATHS.or_none(), saved=YES_OR_NO)
 def objective_function(
     config_dict: Mapping[str, Any] | None = None, config_file_list: Sequence[str] | None = None, saved: bool = True
 ) -> dict[str, Any]:
@@ -36,7 +39,8 @@ def objective_function(
     """
     from ray import tune
 
-    config = Config(config_dict=dict(config_dict or {}), config_file_list=config_file_list)
+    with refusals_said("of this trial"):
+        config = Config(config_dict=dict(config_dict or {}), config_file_list=config_file_list)
     init_seed(config["seed"], config["reproducibility"])
     logger = logging.getLogger()
     for handler in logger.handlers[:]:  # RecBole adds its own handler in each trial

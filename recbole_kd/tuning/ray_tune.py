@@ -19,6 +19,7 @@ from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import write_json
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.places import user_path
 from recbole_kd.tuning.ray_record import FOLDER as OF_RECORD
 from recbole_kd.tuning.ray_record import StudyRecord, recorded_from
@@ -109,7 +110,7 @@ def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool
     study.check_target(STUDY_FILE, bool(options["resume"]), BEFORE_RECORD)
     if not file.is_file():
         return False
-    made, wanted = json.loads(file.read_text(encoding="utf-8")), _record(study, space, options)
+    made, wanted = _read_study(file), _record(study, space, options)
     for part, words in (
         ("space", "for another search space"),
         ("base", "with other keys"),
@@ -121,6 +122,19 @@ def _known_study(study: Study, space: Space, options: Mapping[str, Any]) -> bool
                 "same, or name another with --study=NAME"
             )
     return True
+
+
+def _read_study(file: Path) -> dict[str, Any]:
+    """Return what :func:`_record` gave of an earlier study (ConfigError)."""
+    try:
+        made = read_json(file)
+        if not isinstance(made, dict):
+            raise ValueError(f"it holds a {type(made).__name__}, not a mapping")
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}): delete the folder of the study, or name another with --study=NAME"
+        ) from None
+    return made
 
 
 def _record(study: Study, space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +217,7 @@ def _longest(base: Mapping[str, Any], space: Space) -> int:
 
 
 def _request(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    return make_request(merge_sources(None, dict(base), settings))
+    return make_request(merge_sources(None, dict(base), settings), drawn=settings)
 
 
 # -- trials -------------------------------------------------------------------------------------------------------

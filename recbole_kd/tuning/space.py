@@ -355,7 +355,7 @@ def _check_draw(parameter: Parameter, value: Any, start: Mapping[str, Any], base
 
 def _check_trial(settings: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     values = merge_sources(None, dict(base), settings)
-    make_request(values)
+    make_request(values, drawn=settings)
     cls = distiller_class(str(values["kd"]))
     given = {**layers(f"distiller/{values['kd']}")[0], **values}
     resolve_options(cls, {key[3:]: value for key, value in given.items() if key.startswith("kd_")})

@@ -103,7 +103,8 @@ def learnt(case: Case, name: str, options: dict[str, Any]) -> Tensor:
 def _train(case: Case, name: str, options: dict[str, Any]) -> Tensor:
     student = copy.deepcopy(case.model)
     teacher, _ = make_teacher(distiller_class(name), Scorer(student).n_queries, Scorer(student).n_items)
-    values = {f"kd_{option}": value for option, value in options.items()}
+    idle = distiller_class(name).idle(options)  # build_distiller refuses an option that nothing reads
+    values = {f"kd_{option}": value for option, value in options.items() if option not in idle}
     config = {"kd": name, "dataset": "tiny", "model": "MF", "seed": 0, **values}
     torch.manual_seed(0)
     distiller = build_distiller(config, student, teacher)

@@ -145,7 +145,8 @@ class HSTUGeneralDataset(_OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
 
     def _keep_raw_times(self) -> None:
         super()._keep_raw_times()
-        if "LS" in (self.config["eval_args"]["split"] or {}):
+        arguments = self.config["eval_args"]
+        if "LS" in (arguments["split"] or {}) and arguments["order"] != "RO":  # a random order asks no times
             self._take_the_order_for_time()
 
     def plain(self) -> Any:

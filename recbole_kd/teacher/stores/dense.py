@@ -8,18 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.config.argument_kinds import KEYS, takes
+from recbole_kd.teacher.base import TABLE, TeacherScores
 
 
 class DenseScores(TeacherScores):
     """Scores from a matrix on disk, of which only the requested rows are read.
 
     Args:
-        scores: ``[n_queries, n_items]``, float32 or float16, usually from a memory-mapped file.
+        scores: ``[n_queries, n_items]``, of any float type, usually from a memory-mapped file; answers are float32.
+
+    Raises:
+        ArgumentError: the scores are not a table of floating-point numbers.
     """
 
     store = "dense"
 
+    @takes(scores=TABLE, manifest=KEYS.or_none())
     def __init__(self, scores: Tensor, manifest: Mapping[str, Any] | None = None) -> None:
         super().__init__(scores.shape[0], scores.shape[1], manifest)
         self._scores = scores

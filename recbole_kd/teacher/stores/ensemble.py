@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import Kind, takes
 from recbole_kd.errors import TeacherError
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.base import TEACHER, TeacherScores
+
+
+def _are_teachers(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) > 0 and all(map(TEACHER.holds, value))
 
 
 class SeveralTeachers(TeacherScores):
@@ -21,6 +26,7 @@ class SeveralTeachers(TeacherScores):
 
     store = "several"
 
+    @takes(teachers=Kind("a list of teachers, not empty", _are_teachers))
     def __init__(self, teachers: Sequence[TeacherScores]) -> None:
         first = teachers[0]
         manifest = {

@@ -8,25 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import KEYS, takes
+from recbole_kd.errors import TeacherError
 from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.candidate_index import CandidateIndex
-from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.base import TABLE, TeacherScores
 
 
 class FactorScores(TeacherScores):
     """Scores as dot products of stored vectors, ``U d + I d`` numbers instead of ``U I``.
 
     Args:
-        query_vectors: ``[n_queries, d]``, float32 or float16.
-        item_vectors: ``[n_items, d]``, float32 or float16.
+        query_vectors: ``[n_queries, d]``, of any float type; answers are float32.
+        item_vectors: ``[n_items, d]``, of any float type.
+
+    Raises:
+        ArgumentError: the vectors are not tables of floating-point numbers.
+        TeacherError: the tables do not fit each other.
     """
 
     store = "factors"
 
+    @takes(query_vectors=TABLE, item_vectors=TABLE, manifest=KEYS.or_none())
     def __init__(self, query_vectors: Tensor, item_vectors: Tensor, manifest: Mapping[str, Any] | None = None) -> None:
         super().__init__(len(query_vectors), len(item_vectors), manifest)
+        widths = query_vectors.shape[1], item_vectors.shape[1]
+        if widths[0] != widths[1] or not widths[0]:
+            raise TeacherError(
+                f"The vectors of the teacher {self.name} are {widths[0]} wide for queries and {widths[1]} wide for "
+                "items: give tables of one width, at least 1"
+            )
         self._queries = query_vectors
         self._items = item_vectors
         self.index: CandidateIndex | None = None
