@@ -50,7 +50,7 @@ MUTANTS: list[Mutant] = [
         ("torch.exp(-beta * overlap)", "torch.exp(beta * overlap)"),
         ("torch.log2(1.0 + ranks.to", "torch.log2(2.0 + ranks.to"),
         (".values == ranks.shape[1]", ".values >= ranks.shape[1]"),
-        ("~valid.any(dim=-1, keepdim=True), 0.0", "~valid.any(dim=-1, keepdim=True), -torch.inf"),
+        ("probabilities if valid is None else probabilities.masked_fill(~valid, 0.0)", "probabilities"),
     ),
     *_of(
         "losses/decoupled.py",
