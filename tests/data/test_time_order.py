@@ -236,10 +236,11 @@ def test_time_differences_are_those_of_the_file(unit: str, dtype: str, tmp_path:
     assert sorted(found.tolist()) == sorted((int if dtype == "int64" else float)(row[2]) for row in rows)
 
 
+@pytest.mark.parametrize("unit", ["milliseconds", "nanoseconds"])
 @pytest.mark.parametrize("keep", ["first", "last"])
-def test_duplicates_are_left_out_by_exact_times(keep: str, tmp_path: Path) -> None:
-    rows = [row for row in made_rows("milliseconds", seed=2) for _ in range(2)]
-    again = [(user, item, UNITS["milliseconds"](int(time[-2:]) ^ 1)) for user, item, time in rows]
+def test_duplicates_are_left_out_by_exact_times(keep: str, unit: str, tmp_path: Path) -> None:
+    rows = [row for row in made_rows(unit, seed=2) for _ in range(2)]
+    again = [(user, item, UNITS[unit](int(time[-2:]) ^ 1)) for user, item, time in rows]
     config = build_config(write(tmp_path, rows + again), "MF", rm_dup_inter=keep)
     splits = split_data(config)
     kept: dict[tuple[str, str], int] = {}
