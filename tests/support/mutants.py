@@ -186,7 +186,7 @@ MUTANTS: list[Mutant] = [
     # fingerprints and identities
     *_of(
         "data/fingerprint.py",
-        "teacher/test_teacher_stores.py data/test_order_of_histories.py data/test_time_order.py",
+        "data/test_fingerprint.py teacher/test_teacher_stores.py data/test_order_of_histories.py",
         ("users * int(dataset.item_num) + items", "users + items"),
         ("kept.append(times[order])", "kept.append(times[order] * 0)"),
     ),
