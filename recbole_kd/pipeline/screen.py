@@ -34,7 +34,7 @@ class ScreenHandler(logging.Handler):
     On a terminal the last line is updated in place.
 
     Args:
-        stream: the stream, such as ``sys.stderr``.
+        stream: the stream, such as ``sys.stderr``; None where that is closed, and nothing is shown.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -45,6 +45,8 @@ class ScreenHandler(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is a line for the screen or a warning."""
+        if self.stream is None:
+            return False
         return record.name == SCREEN or (record.levelno >= logging.WARNING and record.name != PYTHON_WARNINGS)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -58,6 +60,8 @@ class ScreenHandler(logging.Handler):
 
     def renew(self, text: str) -> None:
         """Show a line on a terminal, in place of the previous one shown by this method."""
+        if self.stream is None:
+            return
         with self.lock_of(), self._quietly():
             self._clear()
             self._shown = text[: max(_columns() - 1, 1)]
@@ -87,8 +91,6 @@ class ScreenHandler(logging.Handler):
     @contextmanager
     def _quietly(self) -> Iterator[None]:
         """Ignore errors of a closed stream, so that the run goes on."""
-        if self.stream is None:
-            return
         with suppress(OSError, ValueError):
             yield
 

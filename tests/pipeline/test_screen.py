@@ -13,7 +13,7 @@ import pytest
 from recbole_kd.pipeline import screen as screen_module
 from recbole_kd.pipeline.run_log import logging_to
 from recbole_kd.pipeline.screen import Screen, ScreenHandler
-from recbole_kd.storage.screen_log import show
+from recbole_kd.storage.screen_log import SCREEN, show
 from recbole_kd.training.progress import EpochReport
 from tests.support.runs import run
 
@@ -110,3 +110,12 @@ def test_a_run_shows_its_stages_and_its_verdict(tmp_path: Path, capsys: pytest.C
     assert history["weighted_kd_loss"] == [result["kd_weight"] * loss for loss in history["kd_loss"]]
     assert all(ratio > 0 for ratio in history["grad_ratio"])
     assert "[2/3] MF (4) alone" in (Path(result["folder"]) / "run.log").read_text()
+
+
+def test_a_closed_stream_shows_nothing_and_breaks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python sets ``sys.stderr`` to None where the stream is closed, and prints to None go to the standard output."""
+    handler = ScreenHandler(None)
+    handler.handle(logging.LogRecord(SCREEN, logging.INFO, "", 0, "a line", None, None))
+    handler.renew("epoch 1")
+    handler.keep()
+    assert capsys.readouterr() == ("", "")
