@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from recbole_kd.config.known_keys import close_names
 from recbole_kd.errors import ConfigError
 
 
@@ -34,4 +35,13 @@ class SentenceParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]} ({self.prog} --help lists what is allowed)")
+        meant = self._meant(message)
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}{meant} ({self.prog} --help lists what is allowed)")
+
+    def _meant(self, message: str) -> str:
+        """The option that looks most like the first unknown one of a message."""
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        if not unknown:
+            return ""
+        close = close_names(words.split()[0].partition("=")[0], self._option_string_actions)
+        return f": did you mean {close[0]}?" if close else ""

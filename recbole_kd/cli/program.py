@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "list": Verb("list", "print models, methods and data sets"),
     "plan": Verb("plan", "print the data and settings of a run, without training"),
     "prepare": Verb("prepare", "turn raw files into RecBole's atomic files"),
+    "compare": Verb("compare", "compare methods over seeds, with a table and tests", AGAIN),
     "tune": Verb("tune", "search the keys of a run on the validation metric", RESUME),
     "reproduce": Verb("reproduce", "run grids of experiments and make their tables", AGAIN),
     "plot": Verb("plot", "draw the results of grids"),

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from recbole_kd.cli.list import run as print_list
+from recbole_kd.cli.method_help import method_asked, method_help
 from recbole_kd.cli.program import run_verb
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.pipeline.quick_start import run_request
@@ -28,7 +29,7 @@ example:
   --config_files='a.yaml b.yaml'                         RecBole property files
   --allow_code                                           let these files name a method as module:Class and import it
   --KEY=VALUE                                            any RecBole key of the student, such as --learning_rate=1e-3
-  --kd_KEY=VALUE                                         a key of the method (properties/distiller/): --kd_weight=10
+  --kd_KEY=VALUE                                         a key of the method; `run --help RCEKD` lists them
   --teacher.KEY=VALUE                                    a key of the teacher, such as --teacher.embedding_size=256
   --debug                                                show the traceback of an internal error
 """
@@ -40,6 +41,10 @@ def run(words: list[str]) -> int:
     Raises:
         KDError: bad input or a training that cannot go on.
     """
+    method = method_asked(words)
+    if method is not None:
+        print(method_help(method))
+        return 0
     values = parse_arguments(words)
     if values.get("help") or not words:
         print(HELP, end="")

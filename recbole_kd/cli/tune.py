@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_kd.cli.program import run_verb
 from recbole_kd.config.code_names import allows_code
+from recbole_kd.config.known_keys import check_verb_keys
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.config.schema import SEARCH_KEYS, check_table
@@ -73,6 +74,7 @@ def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     Raises:
         ConfigError: a value of the search is invalid.
     """
+    check_verb_keys(values, DEFAULTS)
     check_table(values, SEARCH_KEYS, DEFAULTS)
     options = {key: values.get(key, default) for key, default in DEFAULTS.items()}
     _refuse_without_effect(values, options)

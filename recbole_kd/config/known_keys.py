@@ -21,6 +21,44 @@ _model_keys: dict[str, frozenset[str]] = {}
 _LISTED = 40  # names shown in an error before it points to --list
 
 
+SYNONYMS: dict[str, str] = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "batch_size": "train_batch_size",
+    "patience": "stopping_step",
+    "early_stop": "stopping_step",
+    "early_stopping": "stopping_step",
+    "n_epochs": "epochs",
+    "max_epochs": "epochs",
+    "dim": "embedding_size",
+    "latent_dim": "embedding_size",
+    "embedding_dim": "embedding_size",
+    "cuda": "use_gpu",
+    "gpus": "gpu_id",
+    "k": "topk",
+    "out": "output_dir",
+    "output": "output_dir",
+    "cache": "cache_dir",
+    "data": "dataset",
+    "student": "model",
+    "method": "kd",
+    "distiller": "kd",
+    "config_file_list": "config_files",
+    "config": "config_files",
+    "kd_lambda": "kd_weight",
+    "kd_lamda": "kd_weight",
+}
+"""Names that other libraries and papers use -> ours; taken only if the first is not a key and the second is."""
+
+_KEPT = (
+    "each run keeps its student in a folder of its own below output_dir (fix: leave it out; --output_dir=... names "
+    "another folder)"
+)
+ARGUMENTS: dict[str, str] = dict.fromkeys(("saved", "save", "save_model"), _KEPT)
+"""Arguments of RecBole's functions and scripts that no run has as a key, and what to know instead."""
+
+
 def close_names(name: str, names: Iterable[str]) -> list[str]:
     """Return up to three names that resemble a name, best first, ignoring case."""
     by_lower: dict[str, str] = {}
@@ -76,7 +114,11 @@ def check_keys(
 
 
 def _unknown_key(key: str, names: Iterable[str], what: str, hint: str | None, may_allow: bool, prefix: str) -> str:
-    close = close_names(prefix + key, names)
+    if not prefix and key in ARGUMENTS:
+        return f"Unknown {what} '{key}': {ARGUMENTS[key]}"
+    names = frozenset(names)
+    meant = _meant(key, names, prefix)
+    close = [meant] if meant else close_names(prefix + key, names)
     question = f": did you mean {_or(close)}?" if close else "."
     fixes = [f"--{close[0]}=..." if close else f"remove {prefix}{key}"]
     if hint:
@@ -84,6 +126,31 @@ def _unknown_key(key: str, names: Iterable[str], what: str, hint: str | None, ma
     if may_allow:
         fixes.append(f"--allow_unknown={prefix}{key} allows it")
     return f"Unknown {what} '{prefix}{key}'{question} (fix: {'; '.join(fixes)})"
+
+
+def _meant(key: str, names: frozenset[str], prefix: str) -> str | None:
+    """The key that is meant by another library's name for it, or by one with the prefix of a student."""
+    plain = key.removeprefix("student.").removeprefix("student_")
+    candidates = (SYNONYMS.get(plain), plain if plain != key else None)
+    return next((prefix + name for name in candidates if name and prefix + name in names), None)
+
+
+def check_verb_keys(given: Iterable[str], own: Iterable[str]) -> None:
+    """Refuse a key that nobody knows and that looks most like one of a verb's own.
+
+    Args:
+        given: keys as they are typed. own: keys that this verb alone reads. Keys of a run are checked by the run.
+
+    Raises:
+        ConfigError: with the key that is meant.
+    """
+    own = frozenset(own)
+    for key in given:
+        if key in RECBOLE_KEYS or key in own or key.startswith(("kd_", "teacher")):
+            continue
+        close = close_names(key, own | RECBOLE_KEYS)
+        if close and close[0] in own:
+            raise ConfigError(_unknown_key(key, own, "key", None, False, ""))
 
 
 def unknown_name_error(kind: str, name: object, names: Iterable[str]) -> ConfigError:

@@ -150,6 +150,15 @@ GRID_KEYS: dict[str, Any] = {
 }
 """Keys of a grid file; ``metric`` is one of the columns of its table."""
 
+COMPARE_KEYS: dict[str, Any] = {
+    "grid": Path | None,
+    "budget": Count | None,
+    "ray_address": str | None,
+    "cpus_per_task": NonNegative,
+    "gpus_per_task": NonNegative,
+}
+"""Keys of a comparison itself."""
+
 PREPARE_KEYS: dict[str, Any] = {
     "min_rating": Number | None,
     "core": Count | None,

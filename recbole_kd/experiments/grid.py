@@ -14,6 +14,7 @@ from recbole_kd.config.parsing import read_config_file
 from recbole_kd.config.schema import GRID_KEYS, check_table
 from recbole_kd.config.validation import check_value, invalid, try_value
 from recbole_kd.errors import ConfigError
+from recbole_kd.pipeline.request import merge_sources
 
 EXAMPLES: dict[str, Any] = {
     "seeds": [0, 1],
@@ -26,6 +27,9 @@ EXAMPLES: dict[str, Any] = {
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 """Columns of a table."""
 
+DISTILLED, STUDENT = "distilled", "student"
+"""Stages that a task ends with."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -36,17 +40,22 @@ class Task:
         run: name of the run.
         seed: seed of the student.
         settings: arguments of run_recbole_kd, with the seed.
+        stage: ``distilled`` for a whole run, ``student`` for the student trained alone.
+        digest: digest of all that decides the result, part of the file name; empty if the settings tell results apart.
     """
 
     grid: str
     run: str
     seed: int
     settings: Mapping[str, Any]
+    stage: str = DISTILLED
+    digest: str = ""
 
     @property
     def file_name(self) -> str:
         """Name of the result's file in the grid's folder."""
-        return f"{re.sub(r'[^a-z0-9.]+', '-', self.run.lower()).strip('-')}-seed{self.seed}.json"
+        name = re.sub(r"[^a-z0-9.]+", "-", self.run.lower()).strip("-")
+        return f"{name}-seed{self.seed}{'-' if self.digest else ''}{self.digest}.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Grid:
         reference: the run that is compared with every other by a t-test.
         published: the paper's numbers, row name -> metric -> value.
         metric: the one of METRICS for gains and tests, which also stops the trainings.
+        common: ``config`` of the file, overridden by the keys of the command line.
     """
 
     name: str
@@ -68,6 +78,7 @@ class Grid:
     reference: str | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     metric: str = "ndcg@20"
+    common: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[str]:
@@ -75,11 +86,19 @@ class Grid:
         return list(dict.fromkeys(task.run for task in self.tasks))
 
 
-def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
+def read_grid(
+    path: Path, *, allow_code: bool = False, given: Mapping[str, Any] | None = None, seeds: list[int] | None = None
+) -> Grid:
     """Read a grid: ``config`` common to all runs, ``seeds`` and ``runs`` (name -> settings).
 
     A run may have its own ``seeds``. ``from`` in a run names another grid that has a run of that name with these
     settings: its results are shared.
+
+    Args:
+        path: the YAML file.
+        allow_code: let the file name methods as ``module:Class``.
+        given: keys of the command line, which override the file's ``config``.
+        seeds: seeds of the command line, which override the file's.
 
     Raises:
         ConfigError: the file is not a grid. Also if it names code as a method (``kd: module:Class``) and ``allow_code``
@@ -97,13 +116,16 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
         raise invalid(unknown, content[unknown], f"expected one of the keys {', '.join(GRID_KEYS)}", advice, str(path))
     content.setdefault("runs", None)
     check_table(content, GRID_KEYS, EXAMPLES, str(path))
-    common, seeds = dict(content.get("config") or {}), content.get("seeds", [0])
+    common = dict(content.get("config") or {})
+    common = merge_sources(None, common, given) if given else common
+    seeds = seeds or content.get("seeds", [0])
     published = {
         name: _mapping(path, f"published.{name}", row) for name, row in (content.get("published") or {}).items()
     }
     tasks = []
-    for name, given in content["runs"].items():
-        own = _mapping(path, f"runs.{name}", given)
+    for name, settings in content["runs"].items():
+        own = _mapping(path, f"runs.{name}", settings)
+        _check_overridden(path, str(name), own, given or {})
         belongs_to = str(own.pop("from", path.stem))
         if Path(belongs_to).name != belongs_to or "\0" in belongs_to:
             raise ConfigError(
@@ -132,6 +154,7 @@ def read_grid(path: Path, *, allow_code: bool = False) -> Grid:
         reference,
         published,
         content.get("metric", Grid.metric),
+        common,
     )
 
 
@@ -147,6 +170,16 @@ def _mapping(path: Path, key: str, value: Any) -> dict[Any, Any]:
 def _seeds(path: Path, key: str, value: Any) -> list[int]:
     seeds: list[int] = check_value(key, value, GRID_KEYS["seeds"], example=EXAMPLES["seeds"], place=str(path))
     return seeds
+
+
+def _check_overridden(path: Path, run: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a key of the command line that a run of the file sets itself (ConfigError)."""
+    key = next((key for key in given if key in own), None)
+    if key is not None:
+        raise ConfigError(
+            f"--{key}={given[key]} has no effect on the run {run!r} of {path}, which has {key}: {own[key]}: leave one "
+            "of them out"
+        )
 
 
 def _check_complete(path: Path, tasks: list[Task]) -> None:

@@ -17,13 +17,16 @@ from recbole_kd.distributed.children import deaf_to_interrupts
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
-from recbole_kd.experiments.grid import Grid, Task
+from recbole_kd.experiments.grid import DISTILLED, STUDENT, Grid, Task
 from recbole_kd.storage.files import write_json
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file
 
 LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
 """Keys that say where and how a run happens, not what it is. No result contains them."""
+
+ANY_METHOD = {"kd": "CE", "kd_k": 1}
+"""Method in a request for the student alone: it accepts all students, teachers and catalogues, and has no effect."""
 
 RETRIES = 3
 """Retries of a task whose worker or node was lost."""
@@ -48,6 +51,21 @@ def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
     return run_recbole_kd(config_dict={"resume": True, "show_progress": False, **settings})
 
 
+def run_student(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train the student alone, or take it from the cache, in this process; see :func:`train_student_alone`."""
+    from recbole_kd.pipeline.quick_start import train_student_alone
+    from recbole_kd.pipeline.request import make_request, merge_sources
+    from recbole_kd.pipeline.request_checks import teacher_names
+
+    values = merge_sources(None, {"resume": True, "show_progress": False, **ANY_METHOD}, settings)
+    values["teacher"] = (teacher_names(values.get("teacher")) or "").partition(",")[0] or None
+    return train_student_alone(make_request(values))
+
+
+JOBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {DISTILLED: run_task, STUDENT: run_student}
+"""What runs a task, by its stage."""
+
+
 def run_grid(
     grid: Grid,
     results: Path,
@@ -56,6 +74,7 @@ def run_grid(
     command: str,
     ray_address: str | None = None,
     resources: Mapping[str, float] | None = None,
+    log: Path | None = None,
 ) -> Iterator[Outcome]:
     """Run the unfinished tasks of a grid and write each result when its task finishes.
 
@@ -68,6 +87,7 @@ def run_grid(
         command: the command line, which each result contains.
         ray_address: address of a cluster.
         resources: ``cpu`` and ``gpu`` of a task on the cluster, fractions allowed.
+        log: file for what the processes of this machine print; None: the screen.
 
     Raises:
         ConfigError: a result was made with other settings.
@@ -79,7 +99,9 @@ def run_grid(
             yield Outcome(task, "skipped")
         else:
             waiting.append(task)
-    run = _on_ray(ray_address, resources or {}) if ray_address else _one_by_one
+    run = (
+        _on_ray(ray_address, resources or {}) if ray_address else partial(_one_by_one, log=log) if log else _one_by_one
+    )
     for task, result, error in run([(task, {**task.settings, **local}) for task in waiting]):
         if result is None:
             yield Outcome(task, "failed", error)
@@ -98,43 +120,52 @@ def read_results(grid: Grid, results: Path) -> dict[tuple[str, int], dict[str, A
     for task in grid.tasks:
         path = results / task.grid / task.file_name
         if _is_done(task, path):
-            found[task.run, task.seed] = checked_result(path)
+            found[task.run, task.seed] = checked_result(path, task.stage)
     return found
 
 
-def checked_result(path: Path) -> dict[str, Any]:
+def checked_result(path: Path, stage: str = DISTILLED) -> dict[str, Any]:
     """Return a saved result.
+
+    Args:
+        path: file of the result.
+        stage: stage of its task, see :class:`Task`.
 
     Raises:
         ConfigError: it lacks the metrics of a run.
     """
     try:
         result: dict[str, Any] = read_json(path)
-        for stage in ("teacher", "student", "distilled"):
-            figures = result[stage]
-            if stage == "student" and figures is None:
-                continue
-            for phase in ("valid", "test"):
-                if any(
-                    isinstance(value, bool) or not isinstance(value, int | float) for value in figures[phase].values()
-                ):
-                    raise ValueError(f"{stage}.{phase} holds something other than numbers")
-        if not isinstance(result["distilled"].get("history", {}), dict) or not isinstance(result["versions"], dict):
+        if stage == STUDENT:
+            _check_figures(result, (STUDENT,))
+        else:
+            _check_figures(result, ("teacher", *([] if result[STUDENT] is None else [STUDENT]), DISTILLED))
+        if not isinstance(result[stage].get("history", {}), dict) or not isinstance(result["versions"], dict):
             raise ValueError("history or versions is not a mapping")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not a result of a run ({error}): delete it, and the run is run again") from None
     return result
 
 
+def _check_figures(result: Mapping[str, Any], stages: Iterable[str]) -> None:
+    """Check that the metrics of these stages are numbers; ValueError or another of a wrong shape if they are not."""
+    for stage in stages:
+        for phase in ("valid", "test"):
+            values = result[stage][phase].values()
+            if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+                raise ValueError(f"{stage}.{phase} holds something other than numbers")
+
+
 Finished = Iterator[tuple[Task, dict[str, Any] | None, str]]
 
 
-def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
+def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]], log: Path | None = None) -> Finished:
     """Run each task in a new process, which isolates memory and crashes."""
     for task, settings in waiting:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
+        begin = partial(begin_process, log)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin) as pool:
             with deaf_to_interrupts():
-                future = pool.submit(run_task, settings)  # starts the process
+                future = pool.submit(JOBS[task.stage], settings)  # starts the process
             try:
                 outcome = _outcome(future.result)
             except BaseException:  # interrupted: leaving the pool would wait for the whole run
@@ -142,6 +173,17 @@ def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]]) -> Finished:
                     process.kill()
                 raise
         yield (task, *outcome)
+
+
+def begin_process(log: Path | None) -> None:
+    """Make this process exit with its parent, and append what it prints to a file if one is named."""
+    end_with_parent()
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        os.close(target)
 
 
 def end_with_parent() -> None:
@@ -159,9 +201,9 @@ def end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def run_task_on_ray(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a task in a Ray worker, on the devices that Ray gave it; see :func:`run_task`."""
-    return run_task({**settings, **own_devices()})
+def run_on_ray(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a task in a Ray worker, on the devices that Ray gave it."""
+    return JOBS[stage]({**settings, **own_devices()})
 
 
 def _on_ray(
@@ -176,10 +218,8 @@ def _on_ray(
         ray = connect(address)
         check_room(ray, resources.get("cpu", 1), resources.get("gpu", 0), "task")
         options = {"max_retries": RETRIES, "max_calls": 1, "scheduling_strategy": "SPREAD"}
-        remote = ray.remote(num_cpus=resources.get("cpu", 1), num_gpus=resources.get("gpu", 0), **options)(
-            run_task_on_ray
-        )
-        pending = {remote.remote(settings): task for task, settings in waiting}
+        remote = ray.remote(num_cpus=resources.get("cpu", 1), num_gpus=resources.get("gpu", 0), **options)(run_on_ray)
+        pending = {remote.remote(task.stage, settings): task for task, settings in waiting}
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             yield (pending.pop(ready), *_outcome(partial(ray.get, ready)))
@@ -216,16 +256,17 @@ def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, An
     """Return a result to be saved, without paths of the machine that made it."""
     kept = {key: value for key, value in result.items() if key not in ("folder", "command")}
     kept |= {stage: _without_paths(kept[stage]) for stage in ("teacher", "assistant") if kept.get(stage)}
-    kept["kd_options"] = {key: value for key, value in kept["kd_options"].items() if key not in LOCAL}
-    distilled = dict(kept["distilled"])
-    history = distilled.get("history") or {}
-    distilled["history"] = {name: [_short(value) for value in values] for name, values in history.items()}
+    if task.stage == DISTILLED:
+        kept["kd_options"] = {key: value for key, value in kept["kd_options"].items() if key not in LOCAL}
+    figures = dict(kept[task.stage])
+    history = figures.get("history") or {}
+    figures["history"] = {name: [_short(value) for value in values] for name, values in history.items()}
     return {
         "grid": task.grid,
         "run": task.run,
         "settings": dict(task.settings),
         **kept,
-        "distilled": distilled,
+        task.stage: figures,
         "command": command,
     }
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from scipy.stats import ttest_rel
 from tabulate import tabulate
 
 from recbole_kd.config.schema import TEACHER_RUN_KEYS
 from recbole_kd.experiments.grid import METRICS, Grid, Task
+from recbole_kd.experiments.significance import paired_p_value
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -176,9 +176,7 @@ def _p_value(
         return ""
     pairs = [(reference[seed]["test"][grid.metric], figures[seed]["test"][grid.metric]) for seed in shared]
     ours, theirs = zip(*pairs, strict=True)
-    if ours == theirs:
-        return "1"
-    return f"{ttest_rel(ours, theirs).pvalue:.2g}"
+    return f"{paired_p_value(ours, theirs):.2g}"
 
 
 def best_baseline(grid: Grid, results: Results) -> str | None:

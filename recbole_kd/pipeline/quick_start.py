@@ -36,6 +36,9 @@ from recbole_kd.storage.files import write_json
 from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 
+ABOUT_STUDENT = ("dataset", "setting", "model", "seed", "eval_protocol", "valid_metric", "valid_metric_bigger")
+"""What a result says of a student that is trained alone."""
+
 
 @takes(
     model=TEXT.or_none(), teacher=TEXT.or_else(NAMES).or_none(), kd=TEXT.or_none(), dataset=TEXT.or_none(),
@@ -153,6 +156,24 @@ def make_teachers(request: Request) -> list[Path]:
             with screen.alive():
                 _, figures = _teachers(plan, replace(context, progress=screen))
     return [Path(member["path"]) for member in figures.get("members", [figures])]
+
+
+def train_student_alone(request: Request) -> dict[str, Any]:
+    """Train the request's student alone, or take it from the cache, and do no more; what a result says of it.
+
+    Raises:
+        KDError: see :func:`run_recbole_kd`.
+    """
+    prefer_huge_pages()
+    with quiet_warnings():
+        plan = make_plan(request)
+    with _room_in(plan.output), quiet_warnings():
+        context = _context(plan, "student-alone")
+        with logging_to(context.folder / "run.log", plan.alone["state"]):
+            figures = ensure_student_alone(plan.alone, context)
+    about = _result(plan)
+    of_student = {key: about[key] for key in ABOUT_STUDENT}
+    return {**of_student, "student": figures, "versions": versions(plan.alone["device"])}
 
 
 def _context(plan: Plan, name: str) -> RunContext:

@@ -34,6 +34,7 @@ from recbole_kd.pipeline.request_checks import (
     check_effects,
     check_features,
     check_named,
+    check_one_run,
     check_student_keys,
     check_svd,
     check_teacher_keys,
@@ -205,6 +206,7 @@ def make_request(values: Mapping[str, Any], drawn: Collection[str] = ()) -> Requ
     """
     values = dict(values)
     check_named(values)
+    check_one_run(values)
     own = layers("overall")[0]
     check_values({key: value for key, value in values.items() if key in RUN_KEYS}, own)
     values["teacher"] = teacher_names(values.get("teacher"))

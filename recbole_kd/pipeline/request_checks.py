@@ -62,6 +62,17 @@ def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str | list) and not value)
 
 
+def check_one_run(values: Mapping[str, Any]) -> None:
+    """Refuse several methods or several seeds for one run, and name the verb that takes them (ConfigError)."""
+    for key, what, example in (("kd", "method", "RCEKD,RRD"), ("seed", "seed", "0,1,2")):
+        given = values.get(key)
+        if isinstance(given, list) or (isinstance(given, str) and "," in given):
+            names = ",".join(map(str, given)) if isinstance(given, list) else "".join(given.split())
+            reason = f"expected one {what}, since a run has one"
+            advice = f"Try recbole-kd compare --{key}={names or example}, which runs each and tests the differences"
+            raise invalid(key, given, reason, advice)
+
+
 def teacher_names(given: str | list[str] | None) -> str | None:
     """Return one or several names, given with commas or as a list, joined by commas."""
     if not given:

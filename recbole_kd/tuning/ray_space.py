@@ -16,7 +16,7 @@ def ray_space(space: Space, kd: str | None) -> dict[str, Any]:
     """Return the space in Ray's form, with ``grid`` values as one parameter of combinations."""
     from ray import tune
 
-    drawn = {parameter.name: _domain(parameter) for parameter in space.parameters if parameter.kind != "grid"}
+    drawn = {parameter.name: domain_of(parameter) for parameter in space.parameters if parameter.kind != "grid"}
     combinations = space.grid(kd)
     return (
         {**drawn, GRID: tune.grid_search(combinations)}
@@ -29,13 +29,14 @@ def _fixed_grid(combinations: list[dict[str, Any]]) -> dict[str, Any]:
     return {GRID: combinations[0]} if combinations and combinations[0] else {}
 
 
-def _domain(parameter: Parameter) -> Any:
+def domain_of(parameter: Parameter) -> Any:
+    """Return a parameter's values as Ray draws them; a ``grid`` as a choice."""
     from math import exp
 
     from ray import tune
 
     values = parameter.values
-    if parameter.kind == "choice":
+    if parameter.kind in ("choice", "grid"):
         return tune.choice(list(values))
     if parameter.kind in ("int", "logint"):
         draw = tune.randint if parameter.kind == "int" else tune.lograndint

@@ -155,7 +155,7 @@ def test_unknown_key_names_close_matches_and_both_fixes() -> None:
         check_keys(["epochs", "learning_rat"], RECBOLE_KEYS, what="key", hint="keys are in the README")
     message = str(caught.value)
     assert message.startswith("Unknown key 'learning_rat': did you mean 'learning_rate'")
-    assert "fix: --learning_rate=...; keys are in the README; --allow_unknown=learning_rat lets it" in message
+    assert "fix: --learning_rate=...; keys are in the README; --allow_unknown=learning_rat allows it" in message
 
 
 def test_kd_keys_are_never_let_through() -> None:
