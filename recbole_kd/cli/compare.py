@@ -1,4 +1,4 @@
-"""``recbole-kd compare``: several methods for one teacher and student, over seeds, with a table and tests."""
+"""``recbole-kd compare``: several methods over seeds for one teacher and student, with a table."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def run(words: list[str]) -> int:
 
 
 def read_comparison(given: Mapping[str, Any], grid: str | None, *, allow_code: bool) -> Comparison:
-    """Return the comparison that was asked for, checked on its data; its runs are below a folder of its own.
+    """Return the comparison that was asked for, checked on its data.
+
+    Its runs are below a folder of its own.
 
     Raises:
         KDError: bad input.

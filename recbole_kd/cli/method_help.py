@@ -19,7 +19,7 @@ HELP_WORDS = ("--help", "-h")
 
 
 def method_asked(words: Sequence[str]) -> str | None:
-    """Return the method of ``--help RCEKD`` or ``--kd=RCEKD --help``; None if no method's help is asked for."""
+    """Return the method of ``--help RCEKD`` or ``--kd=RCEKD --help``, or None."""
     if not any(word in HELP_WORDS for word in words):
         return None
     bare = [word for word in words if not word.startswith("-")]

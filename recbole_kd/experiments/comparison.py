@@ -1,4 +1,4 @@
-"""A comparison of KD methods for one teacher and one student: its tasks, checked before anything is trained."""
+"""A comparison of KD methods for one teacher and one student, checked before any training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, as far as it is the same for all methods.
+    """The part of a comparison that is the same for all methods.
 
     Attributes:
         base: keys that all runs share. methods: in the order of the table; tests are against the first.

@@ -52,7 +52,7 @@ class Figures:
 
 
 def figures_of(methods: Sequence[str], metric: str, results: Results) -> list[Figures]:
-    """Return a metric's figures of the teacher, the student alone and each method that has results, in this order.
+    """Return a metric's figures of the teacher, the student alone and each method with results.
 
     Args:
         methods: names; the others are tested against the first.

@@ -1,4 +1,4 @@
-"""What a comparison ends with on the screen: its table, and below it what the numbers mean and rest on."""
+"""The table of a comparison on the screen, and notes on what its numbers mean."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_student(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train the student alone, or take it from the cache, in this process; see :func:`train_student_alone`."""
+    """Train the student alone in this process, or take it from the cache."""
     from recbole_kd.pipeline.quick_start import train_student_alone
     from recbole_kd.pipeline.request import make_request, merge_sources
     from recbole_kd.pipeline.request_checks import teacher_names
@@ -148,7 +148,7 @@ def checked_result(path: Path, stage: str = DISTILLED) -> dict[str, Any]:
 
 
 def _check_figures(result: Mapping[str, Any], stages: Iterable[str]) -> None:
-    """Check that the metrics of these stages are numbers; ValueError or another of a wrong shape if they are not."""
+    """Check that the metrics of these stages are numbers; raise ValueError if they are not."""
     for stage in stages:
         for phase in ("valid", "test"):
             values = result[stage][phase].values()

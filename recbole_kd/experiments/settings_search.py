@@ -46,7 +46,7 @@ def task_name(row: str, number: int) -> str:
 
 
 def choose(comparison: Comparison, candidates: Candidates, grid: Grid, results: Results) -> dict[str, Any]:
-    """Return the record of a search: by row what was tried, what each came to on validation, and what is chosen.
+    """Return the record of a search: settings tried, their validation scores, and the choice.
 
     Raises:
         TrainingError: none of a row's settings could be trained.

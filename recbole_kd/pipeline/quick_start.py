@@ -159,7 +159,7 @@ def make_teachers(request: Request) -> list[Path]:
 
 
 def train_student_alone(request: Request) -> dict[str, Any]:
-    """Train the request's student alone, or take it from the cache, and do no more; what a result says of it.
+    """Train the request's student alone, or take it from the cache, and return its figures.
 
     Raises:
         KDError: see :func:`run_recbole_kd`.

@@ -63,7 +63,7 @@ def _is_empty(value: object) -> bool:
 
 
 def check_one_run(values: Mapping[str, Any]) -> None:
-    """Refuse several methods or several seeds for one run, and name the verb that takes them (ConfigError)."""
+    """Refuse several methods or seeds for one run (ConfigError), and name the verb for them."""
     for key, what, example in (("kd", "method", "RCEKD,RRD"), ("seed", "seed", "0,1,2")):
         given = values.get(key)
         if isinstance(given, list) or (isinstance(given, str) and "," in given):

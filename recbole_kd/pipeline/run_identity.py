@@ -1,4 +1,4 @@
-"""Digests of everything that decides a run's results, which tell whether a saved result belongs to a plan."""
+"""Digests of everything that decides a run's results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OF_TEACHER = ("teacher_store", "teacher_dtype", "teacher_svd")
 
 
 def pair_digest(plan: Plan) -> str:
-    """Return a digest of data, student alone and teachers of a plan, whatever its method and the student's seed."""
+    """Return a digest of a plan's data, student alone and teachers, without method and seed."""
     alone = _without_seed(settings_alone(plan.alone))
     teachers = [_entry(plan, "teacher", config, settings_alone(config)) for config in plan.teachers]
     saved = identity(plan.saved[0]) if plan.saved else {}
@@ -25,7 +25,7 @@ def pair_digest(plan: Plan) -> str:
 
 
 def method_digest(plan: Plan) -> str:
-    """Return a digest of the distilled student's settings and its method's source, whatever the student's seed.
+    """Return a digest of the distilled student's settings and method source, without its seed.
 
     Data and teachers are in :func:`pair_digest`.
     """
