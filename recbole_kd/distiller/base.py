@@ -63,8 +63,9 @@ class DistillBatch:
             with repetitions. None if the distiller does not set :attr:`Distiller.needs_items` or the loader has none.
         rows: int64 ``[rows]``, the query of each positive. None if there are no positives.
         share: for a shard of a batch (:mod:`recbole_kd.distributed.batch_shard`), the weight of the shard's mean in the
-            mean over the whole batch, which is the shard's share of the rows.
-        whole_rows_per_query: for a shard, rows / distinct queries of the whole batch. None if this is the whole batch.
+            mean over the whole batch, which is the shard's share of the rows. Rows of queries that the teacher does not
+            cover are left out of a batch, which lowers its share in the same way.
+        whole_rows_per_query: for a part, rows / distinct queries of the whole batch. None if this is the whole batch.
     """
 
     queries: Tensor
@@ -97,6 +98,14 @@ def no_embeddings(method: str, teacher: str, store: str, fix: str) -> str:
     )
 
 
+def no_full_scores(method: str, teacher: str) -> str:
+    """Return the error message for a teacher of ranked lists."""
+    return (
+        f"{method} needs the teacher's score of every item and {teacher} has ranked lists: take a method that learns "
+        "from lists, such as RCEKD, RRD or CE, or give all scores with recbole_kd.teacher_from_scores"
+    )
+
+
 def no_modalities(method: str, teacher: str) -> str:
     """Return the error message for a teacher without modalities."""
     return (
@@ -123,8 +132,9 @@ class Distiller(nn.Module, ABC):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"scores"})
-    """What the teacher must offer: ``scores``, ``embeddings``, ``trajectory`` or ``modalities``.
+    """What the teacher must offer: ``scores``, ``full``, ``embeddings``, ``trajectory`` or ``modalities``.
 
+    Ranked lists offer ``scores``; ``full`` means a score of every item, which they lack.
     ``trajectory`` means as many checkpoints as the option ``n_checkpoints`` says, else 3. ``modalities`` means scores
     of each modality, see :attr:`TeacherScores.modalities`."""
 
@@ -206,14 +216,28 @@ class Distiller(nn.Module, ABC):
         """
 
     @classmethod
-    def check_teacher(cls, teacher: TeacherScores) -> None:
-        """Refuse a teacher that lacks what :attr:`requires` names.
+    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        """Return what the teacher must offer with these options, as in :attr:`requires`."""
+        return cls.requires
+
+    @classmethod
+    def check_teacher(cls, teacher: TeacherScores, options: Mapping[str, Any] | None = None) -> None:
+        """Refuse a teacher that lacks what the method needs.
+
+        Args:
+            teacher: the scores.
+            options: constructor arguments, for :meth:`needs`. If None, only :attr:`requires` counts.
 
         Raises:
             TeacherError: one sentence that names the teacher.
         """
+        needed = cls.requires if options is None else cls.needs(options)
+        if "full" in needed and not all(member.complete for member in teacher.members):
+            raise TeacherError(no_full_scores(cls.__name__, teacher.name))
         if "embeddings" in cls.requires and teacher.embeddings() is None:
             fix = "make factors of its scores with `recbole-kd convert-teacher FOLDER --out=NEW --svd=64`"
+            if not teacher.complete:
+                fix = "give its vectors with recbole_kd.teacher_from_vectors"
             raise TeacherError(no_embeddings(cls.__name__, teacher.name, teacher.store, fix))
         missing = [member.name for member in teacher.members if "trajectory" in cls.requires and member.earlier is None]
         if missing:

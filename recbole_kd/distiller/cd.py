@@ -42,6 +42,7 @@ class CD(Distiller):
             published.
     """
 
+    requires = frozenset({"full"})
     in_threads = True
     mask_train = True
 

@@ -29,6 +29,7 @@ class FullCE(Distiller):
         temperature: softmax temperature of both models.
     """
 
+    requires = frozenset({"full"})
     needs_set_scores = False
 
     def __init__(self, student: Scorer, teacher: TeacherScores, *, temperature: Positive = 1.0, seed: int = 0) -> None:

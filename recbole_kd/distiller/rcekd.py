@@ -152,6 +152,10 @@ class RCEKD(Distiller):
     # -- item sets --------------------------------------------------------------------------------------------------
 
     @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        return cls.requires | {"full"} if options["variant"] == "full_ce" else cls.requires
+
+    @classmethod
     def draws(cls, options: Mapping[str, Any]) -> bool:
         return options["variant"] not in WITHOUT_STUDENT
 

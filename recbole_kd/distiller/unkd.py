@@ -44,6 +44,7 @@ class UnKD(Distiller):
         tau: T.
     """
 
+    requires = frozenset({"full"})
     in_threads = True
     mask_train = True
     needs_set_scores = False

@@ -33,10 +33,12 @@ def ranks_of(scores: Tensor, items: Tensor) -> Tensor:
 def rank_curve(student: Scorer, teacher_lists: Tensor) -> list[float]:
     """Return for each k the student's rank of the teacher's k-th item, averaged over users.
 
+    Users whose list is shorter do not count, and the curve ends at the longest list.
+
     Args:
         student: scorer of the student.
         teacher_lists: int64 ``[n_queries, K]``, best first; row 0 is the pad's. Ranks are among all items without the
-            pad.
+            pad. Id 0 fills up a shorter list.
     """
     queries = torch.arange(1, student.n_queries, device=student.device)
     total = torch.zeros(teacher_lists.shape[1], dtype=torch.float64, device=student.device)
@@ -44,6 +46,8 @@ def rank_curve(student: Scorer, teacher_lists: Tensor) -> list[float]:
         for rows in blocks(len(queries), 4 * student.n_items, student.device):
             scores = student.full(queries[rows])
             scores[:, 0] = -torch.inf
-            total += ranks_of(scores, teacher_lists[queries[rows]]).sum(0)
-    curve: list[float] = (total / len(queries)).tolist()
+            listed = teacher_lists[queries[rows]]
+            total += ranks_of(scores, listed).masked_fill(listed == 0, 0).sum(0)
+    counts = (teacher_lists[1:] != 0).sum(0)
+    curve: list[float] = (total[counts > 0] / counts[counts > 0]).tolist()
     return curve

@@ -122,7 +122,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     distilled, distilled_files, options = _distilled(request, splits, teacher_name, {})
     method = distiller_class(request.kd)
     if saved:
-        method.check_teacher(saved[0])
+        method.check_teacher(saved[0], options)
     for config in (alone, *teachers):
         _check_processes(config)
         _check_reduction(config)

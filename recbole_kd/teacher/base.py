@@ -38,10 +38,15 @@ class TeacherScores(ABC):
         earlier: reads the earlier checkpoints of its training, oldest first. None if none were kept.
         taught_by: for a teacher assistant, the teacher that it was distilled from.
         modalities: for a multi-modal teacher, the scores of each modality by name; empty for any other.
+        covered: bool ``[n_queries]``, the queries that it knows something about. None if it knows all. The others have
+            no KD term.
     """
 
     store: str
     """Name of the store, as in ``teacher_store``."""
+
+    complete: bool = True
+    """Whether it scores every item. Ranked lists do not."""
 
     def __init__(self, n_queries: int, n_items: int, manifest: Mapping[str, Any] | None = None) -> None:
         self.n_queries = n_queries
@@ -50,6 +55,7 @@ class TeacherScores(ABC):
         self.earlier: Callable[[], list[TeacherScores]] | None = None
         self.taught_by: TeacherScores | None = None
         self.modalities: Mapping[str, TeacherScores] = {}
+        self.covered: Tensor | None = None
 
     @property
     def name(self) -> str:

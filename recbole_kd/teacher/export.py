@@ -33,6 +33,7 @@ from recbole_kd.teacher.modalities import write_modalities
 from recbole_kd.teacher.number_format import rounded
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.teacher.stores.lists import TENSORS, ListScores, lists_from
 from recbole_kd.teacher.stores.remapped import N_USERS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -246,12 +247,20 @@ def mean_overlap(exact: Tensor, queries: Tensor, tensors: Mapping[str, Tensor]) 
     return float(sum(hits)) / exact.numel()
 
 
-def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> FactorScores | DenseScores:
+COVERED = "covered"
+"""Tensor of a store that does not know every query: uint8 ``[n_queries]``, 1 for a known one."""
+
+
+def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> FactorScores | DenseScores | ListScores:
     """Return the store that holds these tensors.
 
     Raises:
         TeacherError: the tensors are not scores.
     """
+    if tensors.keys() == TENSORS:
+        return lists_from(tensors, manifest)
+    if COVERED in tensors:
+        return _with_coverage(tensors, manifest)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     if any(len(shape) != 2 or not tensors[name].is_floating_point() for name, shape in shapes.items()):
         raise TeacherError(
@@ -262,3 +271,14 @@ def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> F
     if set(shapes) == {"query_vectors", "item_vectors"} and shapes["query_vectors"][1] == shapes["item_vectors"][1]:
         return FactorScores(tensors["query_vectors"], tensors["item_vectors"], manifest)
     raise TeacherError(f"These tensors are not a teacher's scores: {shapes}; export the teacher again")
+
+
+def _with_coverage(
+    tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
+) -> FactorScores | DenseScores | ListScores:
+    """Return the store of tensors that say which queries they know."""
+    scores = scores_from({name: tensor for name, tensor in tensors.items() if name != COVERED}, manifest)
+    if tensors[COVERED].shape != (scores.n_queries,):
+        raise TeacherError(f"The teacher's coverage has another shape than {scores.n_queries} users: import it again")
+    scores.covered = tensors[COVERED].bool()
+    return scores

@@ -148,11 +148,24 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     check_index(values, kd, type(student))
     scorer.index = _index(values, _get(config, "seed")) if cls.asks_student(options) else None
     _index_teacher(given_teacher, values, _get(config, "seed"))
+    cls.check_teacher(teacher, options)
+    _say_coverage(teacher)
     distiller = cls(scorer, teacher, seed=_get(config, "seed") or 0, **options)
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller
+
+
+def _say_coverage(teacher: TeacherScores) -> None:
+    """Log how many queries have no KD term, if any."""
+    if teacher.covered is None or bool(teacher.covered[1:].all()):
+        return
+    n, covered = len(teacher.covered) - 1, int(teacher.covered[1:].sum())
+    getLogger().info(
+        f"The teacher {teacher.name} covers {covered:,} of {n:,} queries; the other {n - covered:,} train on the base "
+        "loss alone"
+    )
 
 
 def _is_given(config: Any, key: str) -> bool:

@@ -143,7 +143,7 @@ class _Joint:
         if not len(batch.queries):
             return torch.zeros((), device=self.trainer.device)
         loss: Tensor = self.distiller(batch)
-        return loss
+        return loss if self.distiller.reduction == "sum" else loss * batch.share
 
     def _never_asked(self, where: str, what: str) -> ConfigError:
         return ConfigError(

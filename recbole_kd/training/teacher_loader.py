@@ -100,6 +100,8 @@ class TeacherAwareLoader:
         queries, counts = torch.unique(self._positive_rows(rows), return_counts=True)
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
+        n_rows, n_queries = int(counts.sum()), len(queries)
+        queries, counts = self._covered(queries, counts)
         at = queries.to(self.distiller.student_scorer.device)
         sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
         if positives is not None and owners is None:
@@ -107,7 +109,17 @@ class TeacherAwareLoader:
         positives, negatives, owners = (
             None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners)
         )
-        return DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
+        batch = DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
+        if len(queries) == n_queries:
+            return batch
+        return replace(batch, share=int(counts.sum()) / n_rows, whole_rows_per_query=n_rows / n_queries)
+
+    def _covered(self, queries: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries that the teacher knows, with their counts. The others have no KD term."""
+        if self.teacher.covered is None:
+            return queries, counts
+        known = self.teacher.covered.to(queries.device)[queries]
+        return queries[known], counts[known]
 
     def _in_whole(self, batch: DistillBatch, shard: BatchShard) -> DistillBatch:
         """Return the batch of a shard, with its share of the whole batch."""

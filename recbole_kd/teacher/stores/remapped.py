@@ -12,6 +12,7 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import top_k_in_blocks
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
+from recbole_kd.teacher.stores.lists import ListScores
 
 N_USERS = "n_users"
 """Manifest key of a sequential teacher: the number of users, its first queries, with their whole training history."""
@@ -29,9 +30,10 @@ class MappedScores(TeacherScores):
 
     def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
         super().__init__(len(ids), teacher.n_items, teacher.manifest)
-        self.store = teacher.store  # it costs the same to ask
+        self.store, self.complete = teacher.store, teacher.complete  # it costs the same to ask
         self._teacher, self._ids = teacher, ids
         self.earlier = _mapped(teacher.earlier, ids)
+        self.covered = None if teacher.covered is None else teacher.covered[ids.to(teacher.covered.device)]
         self.modalities = {name: MappedScores(scores, ids) for name, scores in teacher.modalities.items()}
 
     def _of(self, queries: Tensor) -> Tensor:
@@ -54,6 +56,8 @@ class MappedScores(TeacherScores):
 
     def _masked_top_k(self, queries: Tensor, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
         """Return the best items of queries without excluded items, by the teacher's index if any."""
+        if isinstance(self._teacher, ListScores):
+            return self._teacher.first(self._of(queries), k, exclude.of_rows(queries))
         index = getattr(self._teacher, "index", None)
         vectors = None if index is None else self.embeddings()
         if index is None or vectors is None:
