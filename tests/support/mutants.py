@@ -198,7 +198,7 @@ MUTANTS: list[Mutant] = [
     ),
     *_of(
         "pipeline/stages.py",
-        "cli/test_bad_input.py storage/test_cache.py storage/test_integrity.py",
+        "teacher/test_other_held_out.py storage/test_integrity.py",
         ("    teacher.check_data(splits.fingerprint)\n", ""),
         ("    teacher.check_data(context.splits.fingerprint)\n", ""),
     ),
