@@ -22,6 +22,7 @@ from recbole.utils.argument_list import dataset_arguments
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import RECBOLE_KEYS
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers
+from recbole_kd.config.validation import shown
 from recbole_kd.data.recbole_split import generators_kept, split_behind
 from recbole_kd.distiller.registry import distiller_class
 from recbole_kd.errors import ConfigError
@@ -78,7 +79,6 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
     refuse_permission(config.file_config_dict, "config_file_list")
     refuse_code(methods_in(config.file_config_dict), "config_file_list", allowed)
     values = _given(config, model, model_class, dataset)
-    _refuse_unread(config.external_config_dict)
     kd = values["kd"]
     distiller_class(kd)
     _make_known(model_class)
@@ -88,6 +88,7 @@ def property_values(config: Config, model: str, model_class: type, dataset: str)
     else:  # the distiller is built by hand, so only its keys are checked
         check_student_keys(values, public_name(model), kd, dataset, values["setting"])
         check_effects(values, public_name(model), kd, dataset)
+    _refuse_unread(config.external_config_dict)  # last: the values are of the right types now
     asked = config.external_config_dict.get("setting")
     found, files = _layers(values, model, dataset, _teacher_name(values), asked)
     if files:
@@ -137,10 +138,11 @@ def _refuse_unread(given: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a key asks for something that a run of ours makes, and RecBole's functions do not.
     """
-    if given.get("kd_compare"):
+    compare = given.get("kd_compare")
+    if compare is not None and compare is not False:
         raise ConfigError(
-            "kd_compare=True has no effect in RecBole's own functions, which train one model: leave it out, and call "
-            "them without kd for the student trained alone"
+            f"kd_compare={shown('kd_compare', compare)} has no effect in RecBole's own functions, which train "
+            "one model: leave it out, and call them without kd for the student trained alone"
         )
     if "teacher_ranks" in (given.get("kd_track") or ()):
         raise ConfigError(

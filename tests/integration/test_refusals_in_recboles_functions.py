@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
@@ -48,6 +49,13 @@ def without_times(tmp_path: Path) -> TinyData:
 def test_a_key_without_effect_is_refused(keys: dict[str, Any], said: str, tiny_dataset: TinyData) -> None:
     with pytest.raises(ConfigError, match=said):
         config_of(tiny_dataset, **keys)
+
+
+@pytest.mark.parametrize("key", ["kd_track", "kd_compare", "nproc", "output_dir"])
+@pytest.mark.parametrize("value", [-1, 1.5, True, b"x", {"a": 1}, object(), torch.ones(2), len], ids=repr)
+def test_a_value_of_a_wrong_type_is_a_sentence_too(key: str, value: Any, tiny_dataset: TinyData) -> None:
+    with pytest.raises(ConfigError, match=f"{key}="):
+        config_of(tiny_dataset, **{key: value})
 
 
 def test_keys_with_an_effect_and_recboles_processes_pass(
