@@ -13,7 +13,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.data_preview import PHASES, data_preview, items_of_user
 from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.pipeline.setting_sources import OWN, RECBOLE, Setting, settings_of_stages
+from recbole_kd.pipeline.setting_sources import OWN, RECBOLE, Setting, settings_of_stages, sources_of
 
 HELP = """\
 Print the data and settings of a run, without training: counts, the split in words, one user's items, and the source of
@@ -45,10 +45,8 @@ def run(words: list[str]) -> int:
         return 0
     files = split_config_files(values.pop("config_files", None))
     plan = make_plan(make_request(merge_sources(files, None, values)))
-    given = [("command", merge_sources(None, None, values))]
-    given += [(f"file {path}", merge_sources([path], None, {})) for path in reversed(files)]
     preview = {**_names(plan), **data_preview(plan.alone, plan.splits), "user": items_of_user(plan.splits, user)}
-    settings = settings_of_stages(plan, given)
+    settings = settings_of_stages(plan, sources_of(files, values))
     if as_json:
         plain = {stage: {key: asdict(setting) for key, setting in own.items()} for stage, own in settings.items()}
         print(json.dumps({**preview, "settings": plain}, indent=2, default=str))

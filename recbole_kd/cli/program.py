@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "compare": Verb("compare", "compare methods over seeds, with a table and tests", AGAIN),
     "tune": Verb("tune", "search the keys of a run on the validation metric", RESUME),
     "reproduce": Verb("reproduce", "run grids of experiments and make their tables", AGAIN),
+    "report": Verb("report", "write the report.html of a run, search, comparison or grid anew"),
     "plot": Verb("plot", "draw the results of grids"),
     "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
     "convert-teacher": Verb("convert_teacher", "store a teacher's scores in another form"),

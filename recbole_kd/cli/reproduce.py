@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from recbole_kd.cli.grids import HELP, named_grid
@@ -10,6 +11,7 @@ from recbole_kd.experiments.epoch_curves import dynamics_section
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import MADE_BY, grid_section
+from recbole_kd.report.write import try_report
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.files import write_text_whole
 from recbole_kd.storage.places import user_path
@@ -88,6 +90,7 @@ def run(words: list[str]) -> int:
             print(f"{place}: {outcome.state} {outcome.words}".rstrip(), flush=True)
             write_tables(grids, arguments.results)
     write_tables(grids, arguments.results)
+    write_reports(grids, arguments.results)
     return 1 if failed else 0
 
 
@@ -103,6 +106,15 @@ def write_tables(grids: list[Grid], results: Path) -> None:
             sections = [grid_section(grid, found), dynamics_section(grid, found)]
             check_table(results, grid)
             write_text_whole(results / f"{grid.name}.md", "\n".join(filter(None, sections)))
+
+
+def write_reports(grids: list[Grid], results: Path) -> None:
+    """Write report.html into the folder of each grid that has results of its own, or say why not."""
+    for grid in grids:
+        if any((results / grid.name / task.file_name).is_file() for task in grid.tasks):
+            failure = try_report(results / grid.name)
+            if failure is not None:
+                print(f"warning: {failure}", file=sys.stderr)
 
 
 def check_table(results: Path, grid: Grid) -> None:

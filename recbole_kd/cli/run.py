@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from recbole_kd.cli.list import run as print_list
 from recbole_kd.cli.method_help import method_asked, method_help
 from recbole_kd.cli.program import run_verb
-from recbole_kd.config.parsing import parse_arguments
+from recbole_kd.config.parsing import parse_arguments, split_config_files
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.pipeline.result_table import closing_lines, result_table
+from recbole_kd.pipeline.setting_sources import sources_of
 from recbole_kd.version import __version__
 
 HELP = """\
@@ -53,9 +54,10 @@ def run(words: list[str]) -> int:
     elif values.get("list"):
         return print_list([])
     else:
-        files = values.pop("config_files", None)
+        files = split_config_files(values.pop("config_files", None))
         command = shlex.join(["recbole-kd", "run", *words])
-        result = run_request(make_request(merge_sources(files, None, values)), command)
+        request = make_request(merge_sources(files, None, values))
+        result = run_request(request, command, given=sources_of(files, values))
         print(f"\n{result_table(result)}\n\n{closing_lines(result)}")
     return 0
 

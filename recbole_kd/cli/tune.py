@@ -16,6 +16,7 @@ from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.config.schema import SEARCH_KEYS, check_table
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.request import merge_sources
+from recbole_kd.report.write import try_report
 from recbole_kd.storage.places import user_path
 from recbole_kd.tuning.hyperopt import tune_with_hyperopt
 from recbole_kd.tuning.ray_tune import tune_with_ray
@@ -130,6 +131,9 @@ def run_search(values: Mapping[str, Any], *, allow_code: bool = False) -> Study:
         if options["output_file"]:
             tuning.export_result(output_file=options["output_file"])
     study.write()
+    failure = try_report(study.folder)
+    if failure is not None:
+        print(f"warning: {failure}", file=sys.stderr)
     return study
 
 

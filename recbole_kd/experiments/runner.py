@@ -254,7 +254,7 @@ def _is_done(task: Task, path: Path) -> bool:
 
 def _record(task: Task, result: Mapping[str, Any], command: str) -> dict[str, Any]:
     """Return a result to be saved, without paths of the machine that made it."""
-    kept = {key: value for key, value in result.items() if key not in ("folder", "command")}
+    kept = {key: value for key, value in result.items() if key not in ("folder", "command", "setting_sources")}
     kept |= {stage: _without_paths(kept[stage]) for stage in ("teacher", "assistant") if kept.get(stage)}
     if task.stage == DISTILLED:
         kept["kd_options"] = {key: value for key, value in kept["kd_options"].items() if key not in LOCAL}

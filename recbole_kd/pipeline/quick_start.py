@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from logging import getLogger
@@ -25,11 +25,13 @@ from recbole_kd.pipeline.request import Request, make_request, merge_sources
 from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
 from recbole_kd.pipeline.screen import Screen
+from recbole_kd.pipeline.setting_sources import Source, recorded_sources
 from recbole_kd.pipeline.stage_words import headline, outcome
 from recbole_kd.pipeline.stages import distill, ensure_student_alone, ensure_teachers
 from recbole_kd.pipeline.student_export import export_student
 from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.pipeline.verdict import verdict, weak_teacher
+from recbole_kd.report.write import try_report
 from recbole_kd.serving.student_files import FOLDER
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.files import write_json
@@ -90,7 +92,10 @@ def run_recbole_kd(
 
 
 def run_request(
-    request: Request, command: str = "", after_epoch: Callable[[int, float], None] | None = None
+    request: Request,
+    command: str = "",
+    after_epoch: Callable[[int, float], None] | None = None,
+    given: Sequence[Source] = (),
 ) -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`.
 
@@ -98,6 +103,8 @@ def run_request(
         request: the request.
         command: the command line to record.
         after_epoch: callback with each epoch of the distilled student and its validation score.
+        given: the user's values by source, the strongest first, see :func:`sources_of`. Without it all are of the
+            caller.
     """
     prefer_huge_pages()
     with quiet_warnings():
@@ -122,11 +129,15 @@ def run_request(
                     }
                     result["verdict"] = verdict(result)
                     result["student_export"] = export_student(plan.distilled, context, model, result)
+                    result["setting_sources"] = recorded_sources(plan, given)
                     write_json(context.folder / "result.json", result)
             except KDError:
                 _leave_nothing(context.folder)
                 raise
             getLogger().info(f"Result in {context.folder / 'result.json'}")
+            failure = try_report(context.folder)
+            if failure is not None:
+                getLogger().warning(failure)
     return {**result, "folder": str(context.folder)}
 
 

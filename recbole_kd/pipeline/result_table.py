@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from recbole_kd.report.run_table import run_table
+from recbole_kd.report.write import REPORT
 from recbole_kd.version import __version__
 
 
@@ -41,35 +43,11 @@ def _commit() -> str:
         return "unknown"
 
 
-def _human_bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def result_table(result: Mapping[str, Any]) -> str:
     """Return a table of test metrics of teacher, plain student and distilled student."""
-    kd = result["kd"]
-    teachers = result["teacher"].get("members") or [{"model": result["teacher_model"], **result["teacher"]}]
-    columns = [
-        *((f"teacher {figures['model']}", figures) for figures in teachers),
-        (f"{result['model']} alone", result["student"]),
-        (f"assistant {result['model']}", result.get("assistant")),
-        (f"{result['model']} + {kd}", result["distilled"]),
-    ]
-    columns = [(title, figures) for title, figures in columns if figures is not None]
-    rows: list[list[str]] = []
-    for metric in columns[-1][1]["test"]:
-        rows.append([f"test {metric}", *(_metric(figures["test"], metric) for _, figures in columns)])
-    rows.append(["parameters", *(_count(figures["parameters"]) for _, figures in columns)])
-    rows.append(
-        ["size of weights", *(_human_bytes(figures["bytes"]) if figures["bytes"] else "-" for _, figures in columns)]
-    )
-    rows.append(["inference, us per user", *(_micros(figures["inference_us_per_user"]) for _, figures in columns)])
-    headers = ["", *(title for title, _ in columns)]
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * len(columns)))
+    table = run_table(result)
+    align = ("left", *["right"] * (len(table.headers) - 1))
+    return tabulate(table.rows, headers=table.headers, disable_numparse=True, colalign=align)
 
 
 def closing_lines(result: Mapping[str, Any]) -> str:
@@ -82,20 +60,8 @@ def closing_lines(result: Mapping[str, Any]) -> str:
     lines = [found["text"], *(f"warning: {warning['text']}" for warning in found["warnings"])]
     folder = Path(result["folder"])
     student = result["student_export"]["folder"]
-    lines.append(f"result: {folder / 'result.json'}" + (f"   student: {folder / student}" if student else ""))
+    report = f"   report: {folder / REPORT}" if (folder / REPORT).is_file() else ""
+    lines.append(f"result: {folder / 'result.json'}{report}" + (f"   student: {folder / student}" if student else ""))
     if student:
         lines.append(f"next: recbole-kd recommend {folder} --k=10")
     return "\n".join(lines)
-
-
-def _metric(metrics: Mapping[str, float] | None, name: str) -> str:
-    return f"{metrics[name]:.4f}" if metrics and name in metrics else "-"
-
-
-def _count(value: int | None) -> str:
-    """Format a number of parameters; zero or None means an unknown saved teacher."""
-    return f"{value:,}" if value else "-"
-
-
-def _micros(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"

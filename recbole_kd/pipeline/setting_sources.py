@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_kd.config.code_names import KEY as ALLOW_CODE
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
 from recbole_kd.config.recbole_config import MERGED
 from recbole_kd.pipeline.model_choices import recbole_defaults
 from recbole_kd.pipeline.plan import Plan
-from recbole_kd.pipeline.request import SHARED
+from recbole_kd.pipeline.request import SHARED, merge_sources
 
 RECBOLE = "RecBole's default"
 OWN = "recbole_kd's default"
@@ -56,6 +57,36 @@ def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[st
         sources = [*_of_teacher(given), *_property_files(teacher_layers(name, *where)[1])]
         stages[f"teacher {name}"] = _settings(config, sources)
     return stages
+
+
+def sources_of(files: Sequence[str], values: Mapping[str, Any]) -> list[Source]:
+    """Return the user's values by source in words, the strongest first.
+
+    Args:
+        files: RecBole property files; a later one overrides an earlier one.
+        values: keys of the command line.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    allowed = {key: value for key, value in values.items() if key == ALLOW_CODE}
+    of_files = [(f"file {path}", merge_sources([path], None, allowed)) for path in reversed(files)]
+    return [("command", merge_sources(None, None, values)), *of_files]
+
+
+def recorded_sources(plan: Plan, given: Sequence[Source]) -> dict[str, dict[str, list[Any]]]:
+    """Return stage -> key -> [value, source] of all settings that are not RecBole's defaults, for result.json.
+
+    Args:
+        plan: the plan of the run.
+        given: see :func:`settings_of_stages`. If empty, the request's values count as the caller's.
+    """
+    request = plan.request
+    known = given or [("caller", {**request.given, "teacher_config": request.teacher_given})]
+    return {
+        stage: {key: [setting.value, setting.source] for key, setting in settings.items() if setting.source != RECBOLE}
+        for stage, settings in settings_of_stages(plan, known).items()
+    }
 
 
 def _of_teacher(given: Sequence[Source]) -> Iterator[Source]:
