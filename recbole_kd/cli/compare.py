@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.settings_search import CHOSEN, SEARCH
 from recbole_kd.pipeline.request import merge_sources
+from recbole_kd.report.write import REPORT, SHOWN, try_report
 from recbole_kd.storage.cache import cache_folder
-from recbole_kd.storage.files import write_text_whole
+from recbole_kd.storage.files import write_json, write_text_whole
 from recbole_kd.storage.places import user_path
 from recbole_kd.storage.targets import check_file, check_folder, holds_text
 from recbole_kd.tuning.study import absolute
@@ -56,7 +58,7 @@ DEFAULTS: dict[str, Any] = {"grid": None, "budget": None, "ray_address": None, "
 """Keys of the comparison itself."""
 
 TABLE, CSV = "table.txt", "table.csv"
-OWN = ("results", SEARCH, CHOSEN, TABLE, CSV, "runs", "output.log")
+OWN = ("results", SEARCH, CHOSEN, TABLE, CSV, SHOWN, REPORT, "runs", "output.log")
 """What the folder of a comparison holds."""
 
 
@@ -125,7 +127,13 @@ def _run(comparison: Comparison, folder: Path, options: Mapping[str, Any], comma
     text = comparison_text(comparison, grid, results, record)
     write_text_whole(folder / CSV, as_csv([f for metric in metrics for f in figures_of(methods, metric, results)]))
     write_text_whole(folder / TABLE, text + "\n")
-    print(f"\n{text}\n\ntable: {folder / TABLE}   csv: {folder / CSV}   results: {folder / 'results'}")
+    shown = [task.file_name for task in grid.tasks if (task.run, task.seed) in results]
+    write_json(folder / SHOWN, {"results": shown})
+    failure = try_report(folder)
+    made = {"table": TABLE, "csv": CSV, "results": "results", **({} if failure else {"report": REPORT})}
+    print(f"\n{text}\n\n{'   '.join(f'{word}: {folder / name}' for word, name in made.items())}")
+    if failure is not None:
+        print(f"warning: {failure}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -63,11 +64,16 @@ def plain(text: object) -> str:
     return escape(str(text), quote=False)
 
 
+def wrapped(text: object, width: int = 22) -> str:
+    """Return :func:`plain` text in lines of about ``width`` characters, for labels beside bars."""
+    return "<br>".join(plain(line) for line in textwrap.wrap(str(text), width)) or plain(text)
+
+
 def number(value: float | None) -> str:
     """Return a number with four significant digits, or a dash."""
     if value is None or not math.isfinite(value):
         return "-" if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def finite(values: Sequence[Any]) -> list[float | None]:
@@ -109,7 +115,7 @@ def line_chart(
         layout: further entries of the layout, see :func:`axes`.
     """
     mode = "lines+markers" if len(x) <= MOST_ROWS else "lines"
-    traces = [
+    traces: list[Mapping[str, Any]] = [
         {
             "type": "scatter", "mode": mode, "name": plain(one.name), "x": list(x), "y": finite(one.values),
             "line": {"color": one.colour, "dash": one.dash, "width": 2}, "marker": {"size": 4},
@@ -135,7 +141,7 @@ def band_chart(
     low, middle, high = (finite(values) for values in quartiles)
     edge = {"type": "scatter", "mode": "lines", "x": list(x), "line": {"width": 0}, "hoverinfo": "skip"}
     median = {"color": DISTILLED, "width": 2}
-    traces = [
+    traces: list[Mapping[str, Any]] = [
         {**edge, "name": "lower quartile", "y": low, "showlegend": False},
         {**edge, "name": "quartiles", "y": high, "fill": "tonexty", "fillcolor": "rgba(47,127,224,0.25)"},
         {"type": "scatter", "mode": "lines", "name": "median", "x": list(x), "y": middle, "line": median},

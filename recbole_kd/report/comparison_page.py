@@ -19,6 +19,7 @@ from recbole_kd.report.charts import (
     finite,
     line_chart,
     plain,
+    wrapped,
 )
 from recbole_kd.report.page import Page, Section
 from recbole_kd.report.run_charts import history_of
@@ -164,10 +165,10 @@ def bars(rows: Sequence[Row], metric: str) -> Chart | None:
     if not rows:
         return None
     order = list(reversed(rows))  # Plotly draws the first at the bottom
-    dots = [(plain(row.name), value, seed) for row in order for seed, value in row.values.items()]
-    traces = [
+    dots = [(wrapped(row.name), value, seed) for row in order for seed, value in row.values.items()]
+    traces: list[Mapping[str, Any]] = [
         {
-            "type": "bar", "orientation": "h", "name": "mean", "y": [plain(row.name) for row in order],
+            "type": "bar", "orientation": "h", "name": "mean", "y": [wrapped(row.name) for row in order],
             "x": [row.mean for row in order], "marker": {"color": [row.colour for row in order], "opacity": 0.75},
             "error_x": {"type": "data", "array": [row.sd or 0.0 for row in order]}, "showlegend": False,
         },
@@ -186,7 +187,7 @@ def bars(rows: Sequence[Row], metric: str) -> Chart | None:
     return Chart(
         f"Test {metric}: {best.name} has the highest mean, {best.mean:.4f}",
         traces,
-        axes(f"test {metric}", "", height=150 + 34 * len(rows)),
+        axes(f"test {metric}", "", height=150 + 34 * len(rows), xaxis={"nticks": 5}),
         Table(["row", "mean", "sd", "by seed"], cells),
         "Bars are means, whiskers one sample standard deviation, circles single seeds.",
     )
@@ -219,24 +220,28 @@ def gain_and_time(methods: Sequence[Row], alone: Row | None, metric: str) -> Cha
     known = [(row, seconds, 100 * gain) for row, seconds, gain in points if gain is not None]
     if not known:
         return None
-    trace = {
-        "type": "scatter", "mode": "markers+text", "name": "method", "x": [seconds for _, seconds, _ in known],
-        "y": [gain for _, _, gain in known], "text": [plain(row.name) for row, _, _ in known],
-        "textposition": "top center", "cliponaxis": False, "marker": {"size": 11, "color": DISTILLED},
-    }  # fmt: skip
+    symbols = ("circle", "diamond", "square")
+    traces: list[Mapping[str, Any]] = [
+        {
+            "type": "scatter", "mode": "markers", "name": plain(row.name), "x": [seconds], "y": [gain],
+            "cliponaxis": False, "showlegend": True,
+            "marker": {"size": 12, "color": OTHERS[place % len(OTHERS)], "symbol": symbols[place // len(OTHERS) % 3]},
+        }
+        for place, (row, seconds, gain) in enumerate(known)
+    ]  # fmt: skip
     fastest = min(known, key=lambda point: point[1])
     return Chart(
         f"Gain against time: the fastest, {fastest[0].name}, gains {fastest[2]:+.1f} % at {fastest[1]:.3g} s an epoch",
-        [trace],
+        traces,
         axes(
-            "seconds an epoch", f"gain in test {metric} over the student alone, %",
-            xaxis={"rangemode": "tozero"}, margin={"l": 60, "r": 40, "t": 30, "b": 48},
+            "seconds an epoch", f"gain in test {metric}, %",
+            xaxis={"rangemode": "tozero"},
         ),
         Table(
             ["method", "seconds an epoch", "gain, %"],
             [[row.name, f"{seconds:.3g}", f"{gain:+.1f}"] for row, seconds, gain in known],
         ),
-        "Up and to the left is better. Times are those of the machine that ran the method.",
+        "Gain over the student alone; up and left is better. Times are those of the machine that ran the method.",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@
     const colour = (name) => style.getPropertyValue(name).trim();
     const axis = {
       gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"),
-      title: { standoff: 8 },
+      title: { standoff: 8, font: { size: phone.matches ? 11 : 13 } },
     };
     return {
       layout: {
@@ -32,6 +32,7 @@
     const own = template();
     const config = { responsive: true, displaylogo: false, displayModeBar: false };
     for (const { plot, content } of figures) {
+      if (content.layout.height) plot.style.height = content.layout.height + "px";
       const layout = Object.assign({}, content.layout, { template: own });
       Plotly.react(plot, content.data, layout, config);
     }

@@ -151,12 +151,17 @@ def _figure(name: str, chart: Chart) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.headers)
     rows = [
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(_cell(cell) for cell in row) + "</tr>"
         for row in table.rows
     ]  # fmt: skip
     return "\n".join(
         ['<div class="wide"><table>', f"<thead><tr>{head}</tr></thead>", "<tbody>", *rows, "</tbody></table></div>"]
     )
+
+
+def _cell(text: str) -> str:
+    """Return a cell; long text wraps, numbers do not."""
+    return f'<td class="long">{escape(text)}</td>' if len(text) > 32 else f"<td>{escape(text)}</td>"
 
 
 def text_of(value: Any) -> str:

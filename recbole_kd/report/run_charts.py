@@ -26,6 +26,7 @@ from recbole_kd.report.charts import (
 
 EPOCH = "epoch"
 LOSSES = ("base_loss", "kd_loss", "weighted_kd_loss")
+LOG = " (log)"
 QUARTILES = ("q25", "q50", "q75")
 
 History = Mapping[str, Values]
@@ -69,7 +70,7 @@ def test_bars(result: Mapping[str, Any]) -> Chart | None:
     metrics = list(result["distilled"]["test"])
     if not metrics:
         return None
-    traces = [
+    traces: list[Mapping[str, Any]] = [
         {
             "type": "bar", "name": plain(name), "x": [plain(metric) for metric in metrics],
             "y": finite([test.get(metric) for metric in metrics]), "marker": {"color": colour},
@@ -83,7 +84,7 @@ def test_bars(result: Mapping[str, Any]) -> Chart | None:
     return Chart(
         f"Test metrics: distillation gives {told}" if gain is not None else f"Test metrics: {told}",
         traces,
-        axes("test metric", "value (0 to 1, higher is better)" if _are_shares(sides) else "value", barmode="group"),
+        axes("test metric", "value, 0 to 1" if _are_shares(sides) else "value", barmode="group"),
         Table(["metric", *(name for name, _, _ in sides)], rows),
         "Of the epoch that is best by validation.",
     )
@@ -128,12 +129,11 @@ def losses(history: History) -> Chart | None:
         return None
     colours = {"base_loss": ALONE, "weighted_kd_loss": DISTILLED}
     series = [Series(names[name], values, colours[name]) for name, values in found.items()]
-    told = ", ".join(
-        f"{names[name]} {number(_first(values))} to {number(_last(values))}" for name, values in found.items()
-    )
+    told = ", ".join(f"{names[name]} {_from_to(values)}" for name, values in found.items())
     scale = log_if_wide([value for values in found.values() for value in values])
-    label = "loss, sum over the batches of an epoch" + (" (logarithmic)" if scale else "")
-    return line_chart(f"Losses in training: {told}", _epochs(found), series, (EPOCH, label), yaxis=scale)
+    label = "loss, sum over batches" + LOG * bool(scale)
+    note = "Each is the sum over the batches of an epoch."
+    return line_chart(f"Losses in training: {told}", _epochs(found), series, (EPOCH, label), note, yaxis=scale)
 
 
 def overlap(history: History) -> Chart | None:
@@ -157,7 +157,7 @@ def _quartiles(history: History, name: str, words: str, label: str, note: str) -
     if any(key not in history for key in keys):
         return None
     low, middle, high = (history[key] for key in keys)
-    title = f"{words}: median {number(_first(middle))} to {number(_last(middle))}"
+    title = f"{words}: median {_from_to(middle)}"
     return band_chart(title, _epochs(history), (low, middle, high), (EPOCH, label), note)
 
 
@@ -190,7 +190,7 @@ def teacher_ranks(result: Mapping[str, Any]) -> Chart | None:
     scale = log_if_wide([*start, *end])
     return line_chart(
         f"The student's rank of the teacher's first item: {number(start[0])} before, {number(end[0])} after training",
-        x, series, ("place in the teacher's list", "mean rank by the student" + (" (logarithmic)" if scale else "")),
+        x, series, ("place in the teacher's list", "mean rank by the student" + LOG * bool(scale)),
         "1 is the top; mean over users. A perfect imitation is the diagonal.", yaxis=scale,
     )  # fmt: skip
 
@@ -205,7 +205,7 @@ def grad_ratio(history: History) -> Chart | None:
         f"The KD gradient is {number(_first(values))} times the student's own at the start, {number(_last(values))} "
         "at the end",
         _epochs({"": values}), [Series("gradient ratio", values, DISTILLED)],
-        (EPOCH, "gradient norm, KD / own loss" + (" (logarithmic)" if scale else "")),
+        (EPOCH, "gradient norm, KD / own" + LOG * bool(scale)),
         "Far above 1 the teacher alone is followed, far below 1 it is ignored: --kd_weight shifts the ratio.",
         yaxis=scale,
     )  # fmt: skip
@@ -219,7 +219,7 @@ def others(history: History) -> list[Chart]:
     rest = {name: values for name, values in history.items() if name not in shown and name != valid}
     return [
         line_chart(
-            f"{name} by epoch: {number(_first(values))} to {number(_last(values))}",
+            f"{name} by epoch: {_from_to(values)}",
             _epochs({"": values}), [Series(name, values, DISTILLED)], (EPOCH, name),
         )
         for name, values in rest.items()
@@ -228,6 +228,10 @@ def others(history: History) -> list[Chart]:
 
 def _epochs(history: History) -> list[float]:
     return list(range(1, max(len(values) for values in history.values()) + 1))
+
+
+def _from_to(values: Values) -> str:
+    return f"{number(_first(values))} to {number(_last(values))}"
 
 
 def _known(values: Values) -> list[float]:

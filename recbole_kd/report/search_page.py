@@ -88,7 +88,7 @@ def best_so_far(trials: Sequence[Trial], metric: str) -> Chart | None:
     x = list(range(1, len(trials) + 1))
     states = [str(trial["state"]) for trial in trials]
     colours = [DISTILLED if state == "done" else TEACHER for state in states]
-    traces = [
+    traces: list[Mapping[str, Any]] = [
         {
             "type": "scatter", "mode": "markers", "name": "trial", "x": x, "y": scores,
             "text": [plain(f"{state}: {_words(trial)}") for state, trial in zip(states, trials, strict=True)],

@@ -19,6 +19,9 @@ from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file, holds_text
 
 REPORT = "report.html"
+SHOWN = "shown.json"
+"""Names of the results that a comparison's table shows; its folder may hold results of other settings too."""
+
 RESULT, TRIALS, CSV, TEXT, RESULTS = "result.json", "trials.json", "table.csv", "table.txt", "results"
 
 WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration)
@@ -89,7 +92,8 @@ def _grid(folder: Path) -> Page:
 
 
 def _comparison(folder: Path) -> Page:
-    records = _records(folder / RESULTS)
+    shown = folder / SHOWN
+    records = _records(folder / RESULTS, read_json(shown)["results"] if shown.is_file() else None)
     path = folder / CSV
     if not path.is_file():
         return comparison_page(f"Comparison {folder.name}", records)
@@ -98,13 +102,22 @@ def _comparison(folder: Path) -> Page:
     return comparison_page(f"Comparison {folder.name}", records, csv_table(text), notes_of(notes), text)
 
 
-def _records(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the results in a folder that a grid or a comparison wrote."""
+def _records(folder: Path, names: Sequence[str] | None = None) -> list[Mapping[str, Any]]:
+    """Return the results in a folder that a grid or a comparison wrote.
+
+    Args:
+        folder: the folder.
+        names: names of the files. If None, all of the folder.
+    """
     found = []
     for path in sorted(folder.glob("*.json")):
-        content = read_json(path)
+        content = read_json(path) if names is None or path.name in names else None
         if isinstance(content, dict) and {"run", "seed", "versions"} <= set(content):
             found.append(content)
+    rows = [(record["run"], record["seed"]) for record in found]
+    twice = next((row for row in rows if rows.count(row) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two results of {twice[0]}, seed {twice[1]}")
     if not found:
         raise ValueError("no result of a run in it")
     return found

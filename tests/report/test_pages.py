@@ -149,6 +149,9 @@ def test_a_comparison_has_a_dot_for_each_seed_and_its_own_table_as_csv(tmp_path:
     assert table.csv == (tmp_path / "table.csv").read_text()
     assert table.text == ["± is the sample standard deviation, RCEKD."]
     assert "data:text/csv" in html_of(page)
+    (tmp_path / "shown.json").unlink()
+    with pytest.raises(ConfigError, match="two results of RCEKD, seed 0"):
+        page_of(tmp_path)
 
 
 def test_the_verb_writes_a_report_anew_but_replaces_no_file_of_others(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ def write_comparison(folder: Path, name: str = "RCEKD") -> Path:
     cell = name.replace('"', '""')
     lines = [f'"{cell}",distilled,ndcg@10,2,0.13,0.014142,0.26,0.93,,,0.5']
     (folder / "table.csv").write_text("\n".join([COLUMNS, *lines, ""]))
+    _written(folder / "results" / "own-seed0-other.json", {**made_result(name), "run": name, "seed": 0})
+    shown = [f"{row}-seed{seed}.json" for row in ("own", "plain") for seed in (0, 1)]
+    _written(folder / "shown.json", {"results": shown})
     (folder / "table.txt").write_text(f"title\n\ntable\n\n± is the sample\nstandard deviation, {name}.\n")
     return folder
 
