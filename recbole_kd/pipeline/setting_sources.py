@@ -75,7 +75,7 @@ def sources_of(files: Sequence[str], values: Mapping[str, Any]) -> list[Source]:
 
 
 def recorded_sources(plan: Plan, given: Sequence[Source]) -> dict[str, dict[str, list[Any]]]:
-    """Return stage -> key -> [value, source] of all settings that are not RecBole's defaults, for result.json.
+    """Return stage -> key -> [value, source] for result.json, without RecBole's defaults.
 
     Args:
         plan: the plan of the run.

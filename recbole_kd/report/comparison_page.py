@@ -1,4 +1,4 @@
-"""The page of a comparison or a grid: bars with a dot for each seed, curves, gain against time, the table."""
+"""The page of a comparison or a grid: bars with seed dots, curves, gain against time, table."""
 
 from __future__ import annotations
 

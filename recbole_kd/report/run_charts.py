@@ -55,7 +55,7 @@ def history_of(figures: Mapping[str, Any]) -> dict[str, list[float | None]]:
 
 
 def sides_of(result: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Return (name, colour, metrics) of the teacher, the student alone and the distilled student, if present."""
+    """Return (name, colour, metrics) of the teacher and both students, as far as present."""
     sides = [
         (f"teacher {result['teacher_model']}", TEACHER, result.get("teacher")),
         (f"{result['model']} alone", ALONE, result.get("student")),

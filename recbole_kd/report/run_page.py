@@ -41,7 +41,10 @@ def run_page(result: Mapping[str, Any]) -> Page:
 
 
 def _settings(result: Mapping[str, Any]) -> list[Section]:
-    """Return a section for each training's settings, or one for the method's keys of an earlier version's run."""
+    """Return a section for each training's settings.
+
+    The run of an earlier version has one section, with the method's keys.
+    """
     stages = result.get("setting_sources")
     if not stages:
         rows = [[str(key), text_of(value)] for key, value in (result.get("kd_options") or {}).items()]

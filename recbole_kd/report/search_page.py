@@ -110,7 +110,7 @@ def best_so_far(trials: Sequence[Trial], metric: str) -> Chart | None:
 
 
 def parallel(trials: Sequence[Trial], metric: str) -> Chart | None:
-    """Return parallel coordinates of the searched keys and the validation score of the trials that have one."""
+    """Return parallel coordinates of the searched keys and the score of the trials that have one."""
     scored = [trial for trial in trials if finite([trial.get("score")])[0] is not None]
     keys = list(dict.fromkeys(key for trial in scored for key in trial["settings"]))
     if len(scored) < 2 or not keys:
@@ -138,7 +138,10 @@ def parallel(trials: Sequence[Trial], metric: str) -> Chart | None:
 
 
 def _dimension(key: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Return an axis of a searched key: linear, logarithmic, or with a place for each value that is not a number."""
+    """Return an axis of a searched key: linear, logarithmic, or with a place for each value.
+
+    The last is for values that are not numbers.
+    """
     known = finite(values)
     numbers = [value for value in known if value is not None]
     if len(numbers) < len(values):
