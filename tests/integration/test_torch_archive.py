@@ -15,6 +15,7 @@ import torch
 
 import recbole_kd  # noqa: F401  (registers and installs)
 from recbole_kd.errors import TeacherError
+from recbole_kd.integration import pickled_tensors
 from recbole_kd.integration.safe_load import load_checkpoint
 from tests.support.forged_pickles import Forged, call, pickled
 
@@ -299,3 +300,11 @@ def test_every_type_of_numbers_is_read(tmp_path: Path) -> None:
 def test_forged_content_alone_is_no_archive() -> None:
     with pytest.raises(TeacherError):
         load_checkpoint(io.BytesIO(pickled({"a": 1})))
+
+
+@pytest.mark.parametrize(("offset", "size", "stride"), [(0, 5, 1), (1, 4, 1), (2, 2, 2), (5, 1, 1)])
+def test_a_tensor_ends_before_its_storage_does(offset: int, size: int, stride: int) -> None:
+    storage = pickled_tensors.Storage(torch.zeros(4).untyped_storage(), torch.float32)
+    with pytest.raises(ValueError, match="reaches outside"):
+        pickled_tensors.tensor(storage, offset, (size,), (stride,), False, None)
+    assert pickled_tensors.tensor(storage, 0, (4,), (1,), False, None).shape == (4,)
