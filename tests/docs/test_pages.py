@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,3 +85,11 @@ def test_yaml_of_the_pages_is_yaml() -> None:
         for block in blocks_of(page):
             if block.language == "yaml":
                 assert yaml.safe_load(block.text), f"{page.name}:{block.line}"
+
+
+def test_the_page_of_options_is_that_of_the_property_files() -> None:
+    spec = importlib.util.spec_from_file_location("make_options_page", ROOT / "scripts" / "make_options_page.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (DOCS / "options.md").read_text(encoding="utf-8") == script.page(), "run python scripts/make_options_page.py"
