@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write docs/options.md from the comments of the property files: `python scripts/make_options_page.py`."""
+"""Write docs/options.md from the property files: `python scripts/make_options_page.py`."""
 
 from __future__ import annotations
 
