@@ -22,6 +22,17 @@ _KEY = re.compile(r"[A-Za-z_][\w.-]*")
 _PARSE_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
+def _refuse_cycles(node: yaml.Node, above: set[int]) -> None:
+    """Raise ConstructorError if a node lies inside itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    if id(node) in above:
+        raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
+    inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+    for part in inner:
+        _refuse_cycles(part, above | {id(node)})
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML with RecBole's conventions: `1e-3` is a float, `None` is null.
 
@@ -35,6 +46,11 @@ class _Loader(yaml.SafeLoader):
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rsplit(":", 1)[-1] in {"null", "bool", "int", "float", "str", "seq", "map"}
     }
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Return the value of a document; refuse one that contains itself by an alias."""
+        _refuse_cycles(node, set())
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

@@ -252,3 +252,19 @@ def test_nest_prefix_under_the_key_itself() -> None:
 def test_nest_prefix_refuses(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"fix: .*--teacher\.key=value"):
         nest_prefix(values, "teacher")
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "[1, &a [2, {c: *a}]]"])
+def test_a_value_that_contains_itself_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="contains itself"):
+        parse_arguments([f"--topk=[{text}]"])
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"topk: {text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="contains itself"):
+        read_config_file(path)
+
+
+def test_a_value_may_be_repeated_by_an_alias(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text("topk: &cuts [5, 10]\nmine: [*cuts, *cuts]\n", encoding="utf-8")
+    assert read_config_file(path) == {"topk": [5, 10], "mine": [[5, 10], [5, 10]]}
