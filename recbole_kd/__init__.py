@@ -44,6 +44,11 @@ from recbole_kd.pipeline.quick_start import run_recbole_kd  # noqa: E402
 from recbole_kd.scoring.register_model import register_model  # noqa: E402
 from recbole_kd.scoring.scorer import Scorer  # noqa: E402
 from recbole_kd.serving.student import Student, load_student  # noqa: E402
+from recbole_kd.teacher.external import (  # noqa: E402
+    teacher_from_lists,
+    teacher_from_scores,
+    teacher_from_vectors,
+)
 from recbole_kd.teacher.load import load_teacher  # noqa: E402
 from recbole_kd.training.build_distiller import build_distiller  # noqa: E402
 from recbole_kd.training.distil import distil  # noqa: E402
@@ -75,6 +80,9 @@ __all__ = [
     "prepare_data",
     "register_model",
     "run_recbole_kd",
+    "teacher_from_lists",
+    "teacher_from_scores",
+    "teacher_from_vectors",
     "teacher_loader",
 ]
 

@@ -16,7 +16,10 @@ from recbole.utils import get_model
 import recbole_kd
 from tests.support.helpers import TinyData
 
-PUBLIC = ("KDTrainer", "Scorer", "build_distiller", "load_teacher", "prepare_data", "register_model", "run_recbole_kd")
+PUBLIC = (
+    "KDTrainer", "Scorer", "build_distiller", "load_teacher", "prepare_data", "register_model", "run_recbole_kd",
+    "teacher_from_lists",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,10 @@ def run(words: list[str]) -> int:
         raise TeacherError(
             f"{given.teacher} keeps a model and no scores: export the teacher with teacher_store=factors or dense first"
         )
+    if manifest["store"] == "lists":
+        raise TeacherError(
+            f"{given.teacher} has ranked lists and no other scores: give the folder itself as --teacher_path"
+        )
     teacher = scores_from(read_tensors(given.teacher / SCORES), manifest)
     teacher.modalities = read_modalities(given.teacher)
     write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(

@@ -47,6 +47,8 @@ VERBS: dict[str, Verb] = {
     "plot": Verb("plot", "draw the results of grids"),
     "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
     "convert-teacher": Verb("convert_teacher", "store a teacher's scores in another form"),
+    "import-teacher": Verb("import_teacher", "make a teacher of another system's ranked lists"),
+    "inspect-teacher": Verb("inspect_teacher", "print what a teacher covers, its bias and its metrics"),
     "recommend": Verb("recommend", "write the best items of many users, from a finished student"),
     "serve": Verb("serve", "serve a finished student over HTTP"),
     "export": Verb("export", "write a finished student as vectors, FAISS index, ONNX or int8"),

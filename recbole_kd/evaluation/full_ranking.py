@@ -14,12 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_kd.config.property_layers import public_name
-from recbole_kd.data.histories.history_rows import Rows
 from recbole_kd.data.paper_protocol import FULL_ONLY
 from recbole_kd.distributed.row_sharding import Sharing
 from recbole_kd.errors import ConfigError
+from recbole_kd.evaluation.loader_items import items_of_rows, items_of_users, over_all_users, rows_of
 from recbole_kd.integration.safe_load import load_checkpoint
-from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
 from recbole_kd.scoring.finite_scores import check_products, check_scores, not_finite
 from recbole_kd.scoring.own_scores import (
@@ -151,12 +150,9 @@ class FullRanking:
 
     def _over_all_users(self, result: Any, eval_data: Any) -> Any:
         """Rescale means over the loader's users to means over all users, if it is marked so."""
-        everyone = getattr(eval_data, "all_users", None)
-        if everyone is None or result is None:
-            return result
-        check_protocol(self.config)
-        share = (len(eval_data._dataset) if eval_data.is_sequential else len(eval_data.uid_list)) / everyone
-        return type(result)((name, value * share) for name, value in result.items())
+        if getattr(eval_data, "all_users", None) is not None and result is not None:
+            check_protocol(self.config)
+        return over_all_users(result, eval_data)
 
     # -- scores that are not finite -----------------------------------------------------------------------------------
 
@@ -217,7 +213,7 @@ class FullRanking:
         """Return whether this loader is ranked here, in blocks of dot products."""
         if not isinstance(eval_data, FullSortEvalDataLoader) or not self.config["single_spec"]:
             return False
-        if eval_data.is_sequential and _rows_of(eval_data) is None:
+        if eval_data.is_sequential and rows_of(eval_data) is None:
             return False
         needs = {
             key
@@ -238,11 +234,13 @@ class FullRanking:
 
     def _rank(self, eval_data: Any, show_progress: bool) -> None:
         """Rank every user or row of the loader and fill RecBole's metric collector."""
-        rows, k = _rows_of(eval_data), max(self.config["topk"])
+        rows, k = rows_of(eval_data), max(self.config["topk"])
         users = eval_data.uid_list if rows is None else torch.arange(len(rows))
-        names = ("uid2history_item", "uid2positive_item")
+        names, device = ("uid2history_item", "uid2positive_item"), self.trainer.device
         history, positives = (
-            self._items_of_rows(eval_data, rows) if rows else tuple(self._items_of(eval_data, name) for name in names)
+            items_of_rows(eval_data, rows, device)
+            if rows
+            else tuple(items_of_users(eval_data, name, device) for name in names)
         )
         scorer, found = Scorer(self.model, rows), []
         with scorer.frozen():
@@ -260,25 +258,6 @@ class FullRanking:
         found_of_all = own if self.sharing is None else self.sharing.gather(own, len(users))
         self.trainer.eval_collector.data_struct.update_tensor("rec.topk", found_of_all)
 
-    def _items_of_rows(self, eval_data: Any, rows: Rows) -> tuple[Ragged | None, Ragged]:
-        """Return the excluded items of each row of a sequential loader, and its target."""
-        history: Ragged | None = getattr(eval_data, "row_history", None)
-        targets = Ragged(torch.arange(len(rows) + 1), rows.items[rows.targets])
-        return None if history is None else history.to(self.trainer.device), targets.to(self.trainer.device)
-
-    def _items_of(self, eval_data: Any, name: str) -> Ragged:
-        """Return a loader's item lists by user, cached on the loader for later epochs."""
-        kept = eval_data.__dict__.setdefault("_kd_lists", {})
-        if name not in kept:
-            users = eval_data.uid_list
-            lists = getattr(eval_data, name)[users.tolist()]
-            rows = np.repeat(users.numpy(), [len(items) for items in lists])
-            kept[name] = Ragged.from_pairs(rows, torch.cat(list(lists)).numpy(), eval_data._dataset.user_num).to(
-                self.trainer.device
-            )
-        ragged: Ragged = kept[name]
-        return ragged
-
 
 def evaluate_by_full_ranking(trainer: Any) -> None:
     """Make one of RecBole's own trainer instances evaluate by a :class:`FullRanking`."""
@@ -290,12 +269,6 @@ def evaluate_by_full_ranking(trainer: Any) -> None:
         ("_neg_sample_batch_eval", ranking.sampled_batch),
     ):
         setattr(trainer, name, partial(ours, getattr(trainer, name)))
-
-
-def _rows_of(loader: Any) -> Rows | None:
-    """Return the histories that our sequential loaders evaluate, or None for other loaders."""
-    rows: Rows | None = getattr(loader._dataset, "rows", None)
-    return rows
 
 
 def _in_turns(users: Tensor, show_progress: bool) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from recbole_kd.config.argument_kinds import KEYS, NAMES, PATHS, TEXT, takes
 from recbole_kd.data.item_features.configured import encoders_in
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
+from recbole_kd.evaluation.teacher_ranking import teacher_metrics
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.ops.threads import n_threads
 from recbole_kd.pipeline.assistant import ensure_assistant
@@ -37,6 +38,7 @@ from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.files import write_json
 from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.coverage import coverage_of
 
 ABOUT_STUDENT = ("dataset", "setting", "model", "seed", "eval_protocol", "valid_metric", "valid_metric_bigger")
 """What a result says of a student that is trained alone."""
@@ -207,10 +209,22 @@ def _teachers(plan: Plan, context: RunContext) -> tuple[TeacherScores, dict[str,
     store, dtype, svd = (plan.request.run[f"teacher_{key}"] for key in ("store", "dtype", "svd"))
     if plan.saved:
         context.progress.begin(f"Teacher {plan.teacher_name}, saved")
-        context.progress.end(
-            outcome(plan.saved[1], plan.alone["valid_metric"], str(plan.saved[1]["path"]), cached=True)
+        teacher, figures = plan.saved[0], _figures_of(plan, *plan.saved)
+        context.progress.end(outcome(figures, plan.alone["valid_metric"], str(figures["path"]), cached=True))
+        return teacher, figures
+    return ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, svd)
+
+
+def _figures_of(plan: Plan, teacher: TeacherScores, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a saved teacher, measured if they are not known, and what it covers."""
+    measured = {} if figures["test"] is not None else teacher_metrics(plan.alone, plan.splits, teacher)
+    coverage = coverage_of(teacher)
+    if coverage is not None:
+        getLogger().info(
+            f"The teacher covers {coverage['users']:,} of {coverage['of_users']:,} users and {coverage['items']:,} of "
+            f"{coverage['of_items']:,} items; the other users train on the base loss alone"
         )
-    return plan.saved or ensure_teachers(plan.teachers, context, store, dtype, plan.n_checkpoints, svd)
+    return {**figures, **measured, **({"coverage": coverage} if coverage else {})}
 
 
 def _train(

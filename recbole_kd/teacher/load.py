@@ -28,9 +28,12 @@ from recbole_kd.storage.files import SCORES, WEIGHTS, of_epoch, read_manifest, r
 from recbole_kd.storage.places import user_path
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
+from recbole_kd.teacher.external import teacher_from_file
 from recbole_kd.teacher.modalities import modalities_of, read_modalities
+from recbole_kd.teacher.ranked_lists import exported_lists, is_export
 from recbole_kd.teacher.stores.online import OnlineScores
 from recbole_kd.teacher.stores.remapped import N_USERS
+from recbole_kd.teacher.tables import SUFFIXES
 
 HISTORY_ARGUMENTS = ("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD")
 """Keys of RecBole's data that affect only how a model sees a history, not ids or split. They may differ."""
@@ -41,8 +44,9 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     """Load a teacher's scores and check that they belong to this data.
 
     Args:
-        path: a teacher folder (manifest.json, scores.safetensors), or a RecBole checkpoint ``*.pth``. Reading either
-            executes no code.
+        path: a teacher folder (manifest.json, scores.safetensors), a RecBole checkpoint ``*.pth``, ranked lists of
+            ``recbole-kd export-lists``, or a table of lists (csv, tsv, Parquet, JSON lines) with the usual column
+            names. Reading any of them executes no code.
         dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the
             split. An online teacher and a checkpoint rebuild the model with graph and histories, and need the training
             part.
@@ -66,6 +70,12 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     path = user_path(path, "teacher_path")
     if path.suffix == ".pth":
         return _from_checkpoint(path, dataset, device)
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return teacher_from_file(path, dataset)
+    if is_export(path):
+        lists = exported_lists(path)
+        check_data(lists.manifest, dataset)
+        return lists
     manifest = read_manifest(path)
     check_data(manifest, dataset)
     scores = _read(path, manifest, dataset, device)

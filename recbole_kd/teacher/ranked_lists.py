@@ -21,6 +21,8 @@ from recbole_kd.storage.files import SCORES, read_manifest, read_tensors, write_
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.block_writer import BlockFile, Layout, make_blocks
 from recbole_kd.teacher.export import scores_from
+from recbole_kd.teacher.stores.lists import ListScores
+from recbole_kd.teacher.stores.remapped import N_USERS
 
 LISTS, ABOUT = "lists.safetensors", "lists.json"
 
@@ -52,6 +54,8 @@ def export_lists(
         raise TeacherError(
             f"{folder} keeps a model and no scores: export the teacher with teacher_store=factors or dense first"
         )
+    if manifest["store"] == "lists":
+        raise TeacherError(f"{folder} has ranked lists and no other scores: give the folder itself as --teacher_path")
     n_queries, n_items = manifest["n_queries"], manifest["n_items"]
     queries = range(1, n_queries) if queries is None else queries
     if not 1 <= k < n_items:
@@ -65,6 +69,7 @@ def export_lists(
         "k": k, "first_query": queries.start, "n_queries": len(queries),
         "teacher": {key: manifest.get(key) for key in ("model", "settings", "data", "store", "dtype", "svd")},
         "scores": file_digest(folder / SCORES),
+        **({N_USERS: manifest[N_USERS], "of_queries": n_queries} if N_USERS in manifest else {}),
     }  # fmt: skip
     _check_out(out, folder, about)
     layout = Layout({"ids": (torch.int32, k), "scores": (torch.float32, k)}, len(queries), step)
@@ -128,3 +133,39 @@ class ListRows:
             torch.arange(self.first + rows.start, self.first + rows.stop), self.k
         )
         return {"ids": ids.to(torch.int32), "scores": values}
+
+
+def is_export(folder: Path) -> bool:
+    """Test whether a folder holds finished lists of :func:`export_lists`."""
+    return (folder / LISTS).is_file() and (folder / ABOUT).is_file()
+
+
+def exported_lists(folder: Path) -> ListScores:
+    """Return the lists of :func:`export_lists` as a teacher.
+
+    Queries that were not exported are not covered.
+
+    Raises:
+        TeacherError: the files are damaged or do not belong together.
+    """
+    about, again = about_of(folder), "delete the folder and export the lists again"
+    try:
+        teacher, first = about["teacher"], int(about["first_query"])
+        n_queries, n_items = int(about.get("of_queries", teacher["data"]["n_users"])), int(teacher["data"]["n_items"])
+        shape = (int(about["n_queries"]), int(about["k"]))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise TeacherError(f"{folder / ABOUT} is damaged; {again}") from None
+    tables = read_tensors(folder / LISTS)
+    if {name: tuple(table.shape) for name, table in tables.items()} != {"ids": shape, "scores": shape}:
+        raise TeacherError(f"{folder / LISTS} is not what {ABOUT} says; {again}")
+    ids, scores = tables["ids"], tables["scores"]
+    counts = torch.zeros(n_queries + 1, dtype=torch.int64)
+    if not 0 <= first <= n_queries - shape[0]:
+        raise TeacherError(f"{folder / ABOUT} is damaged; {again}")
+    counts[first + 1 : first + 1 + shape[0]] = (ids != 0).sum(1)
+    manifest = {
+        "model": teacher["model"], "store": ListScores.store, "dtype": "fp32", "data": teacher["data"], "report": {},
+        "n_queries": n_queries, "n_items": n_items,
+        **({N_USERS: about[N_USERS]} if N_USERS in about else {}),
+    }  # fmt: skip
+    return ListScores(counts.cumsum(0), ids[ids != 0], scores[ids != 0], n_items, manifest)

@@ -1,0 +1,382 @@
+"""Teachers from outside: tables of lists, scores and vectors become teachers, and what is malformed is one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recbole_kd
+from recbole_kd.cli.program import main
+from recbole_kd.errors import TargetError, TeacherError
+from recbole_kd.evaluation.teacher_ranking import teacher_metrics
+from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.storage.files import SCORES
+from recbole_kd.teacher.export import export_teacher
+from recbole_kd.teacher.external import teacher_from_file
+from recbole_kd.teacher.load import load_teacher
+from recbole_kd.teacher.ranked_lists import export_lists
+from recbole_kd.teacher.stores.lists import ListScores
+from tests.support.helpers import Case, TinyData, build_case
+
+ROWS = [
+    ("u1", "i3", 0.5), ("u1", "i8", 2.5), ("u2", "i0", -1.0), ("u2", "i4", 4.0), ("u2", "i2", 4.0), ("u5", "i7", 1e-3),
+]  # fmt: skip
+LISTS = {"u1": ["i8", "i3"], "u2": ["i2", "i4", "i0"], "u5": ["i7"]}
+
+
+@pytest.fixture(scope="module")
+def case(tiny_dataset: TinyData) -> Case:
+    return build_case(tiny_dataset, "MF")
+
+
+def frame_of(rows: list[tuple[Any, ...]], columns: tuple[str, ...] = ("user", "item", "score")) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def lists_in(teacher: Any, case: Case) -> dict[str, list[str]]:
+    """The lists with external ids; items with equal scores in the order of their ids."""
+    users, items = (case.splits.dataset.field2id_token[field] for field in ("user_id", "item_id"))
+    ids = teacher.top_k(torch.arange(len(users)), len(items) - 1)[0]
+    found = {str(users[q]): [str(items[i]) for i in row.tolist() if i] for q, row in enumerate(ids)}
+    return {user: [*row] for user, row in found.items() if row}
+
+
+def same_lists(found: dict[str, list[str]]) -> None:
+    assert found.keys() == LISTS.keys()
+    for user, row in LISTS.items():
+        assert sorted(found[user]) == sorted(row)
+        if user != "u2":
+            assert found[user] == row
+    assert found["u2"][2] == "i0"  # the first two are tied
+
+
+WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+    ".csv": lambda frame, path: frame.to_csv(path, index=False),
+    ".tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
+    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+    ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
+}
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_each_form_gives_the_same_lists_in_any_number_of_chunks(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    if form == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"lists{form}"
+    WRITERS[form](frame_of(ROWS).sample(frac=1.0, random_state=1), path)
+    whole = teacher_from_file(path, case.loaders.train)
+    monkeypatch.setattr("recbole_kd.teacher.tables.CHUNK", 2)
+    parts = load_teacher(path, case.loaders.train)
+    assert isinstance(whole, ListScores) and isinstance(parts, ListScores)
+    same_lists(lists_in(whole, case))
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, parts.tensors()[name])
+    assert whole.manifest["imported"]["used"] == len(ROWS)
+
+
+def test_what_is_written_comes_back_and_belongs_to_its_data(case: Case, tiny_dataset: TinyData, tmp_path: Path) -> None:
+    made = recbole_kd.teacher_from_lists(frame_of(ROWS), case.loaders.train, out=tmp_path / "teacher")
+    back = load_teacher(tmp_path / "teacher", case.loaders.train)
+    assert isinstance(made, ListScores) and isinstance(back, ListScores)
+    assert back.manifest["store"] == "lists" and back.covered is not None
+    queries = torch.arange(back.n_queries)
+    assert torch.equal(made.full(queries), back.full(queries)) and torch.equal(made.covered, back.covered)
+    with pytest.raises(TargetError, match="--out"):
+        recbole_kd.teacher_from_lists(frame_of(ROWS), case.loaders.train, out=tmp_path / "teacher")
+    split = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "user", "mode": "full"}
+    other = build_case(tiny_dataset, "MF", eval_args=split)
+    with pytest.raises(TeacherError, match="made on other data"):
+        load_teacher(tmp_path / "teacher", other.loaders.train)
+    tensors = tmp_path / "teacher" / SCORES
+    tensors.write_bytes(tensors.read_bytes()[:-4])
+    with pytest.raises(TeacherError, match="damaged"):
+        load_teacher(tmp_path / "teacher", case.loaders.train)
+
+
+def test_ranks_of_any_numbering_become_scores_by_their_place(case: Case) -> None:
+    rows = [("u1", "i3", 9), ("u1", "i8", 2), ("u1", "i5", 30), ("u2", "i1", 0)]
+    teacher = recbole_kd.teacher_from_lists(
+        frame_of(rows, ("userId", "ItemID", "rank")), case.loaders.train, temperature=4
+    )
+    assert lists_in(teacher, case) == {"u1": ["i8", "i3", "i5"], "u2": ["i1"]}
+    queries = torch.tensor([case.splits.dataset.token2id("user_id", user) for user in ("u1", "u2")])
+    scores = teacher.top_k(queries, 3)[1]
+    assert scores.tolist() == [[0.0, -0.25, -0.5], [0.0, -torch.inf, -torch.inf]]
+    outside = teacher.at(queries, torch.tensor([[case.splits.dataset.token2id("item_id", "i9")]] * 2))
+    assert outside.tolist() == [[-0.75], [-1.0]]  # the next place of the first list
+
+
+BAD_ROWS: dict[str, list[tuple[Any, Any, Any]]] = {
+    "unknown_users": [("nobody", "i3", 1.0), ("[PAD]", "i3", 1.0)],
+    "unknown_items": [("u1", "nothing", 1.0), ("u1", "[PAD]", 9.0)],
+    "not_finite": [("u1", "i4", float("nan")), ("u1", "i4", float("inf")), (None, "i4", 1.0), ("u1", None, 1.0)],
+    "duplicates": [("u1", "i3", 0.1), ("u1", "i8", 2.5)],
+}
+
+
+@pytest.mark.parametrize("reason", BAD_ROWS)
+def test_rows_that_cannot_be_used_are_counted_and_left_out_or_refused(case: Case, tmp_path: Path, reason: str) -> None:
+    frame = frame_of([*BAD_ROWS[reason], *ROWS])
+    teacher = recbole_kd.teacher_from_lists(frame, case.loaders.train)
+    same_lists(lists_in(teacher, case))
+    counts = teacher.manifest["imported"]
+    assert counts["rows"] == len(frame) and counts["used"] == len(ROWS)
+    left = {name: counts[name] for name in BAD_ROWS if counts[name]}
+    assert left == {reason: len(BAD_ROWS[reason])}
+    with pytest.raises(TeacherError, match="strict"):
+        recbole_kd.teacher_from_lists(frame, case.loaders.train, strict=True, out=tmp_path / "teacher")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_integers_are_ids_and_the_best_of_repeated_pairs_counts(case: Case) -> None:
+    teacher = recbole_kd.teacher_from_lists(
+        frame_of([("u1", "i3", 1), ("u1", "i3", 7), ("u1", "i8", 2)]), case.loaders.train
+    )
+    assert lists_in(teacher, case) == {"u1": ["i3", "i8"]}
+    ranked = frame_of([("u1", "i3", 1), ("u1", "i3", 7), ("u1", "i8", 2)], ("user", "item", "rank"))
+    assert lists_in(recbole_kd.teacher_from_lists(ranked, case.loaders.train), case) == {"u1": ["i3", "i8"]}
+
+
+MALFORMED: dict[str, tuple[str, bytes]] = {
+    "empty": (".csv", b""),
+    "header only": (".csv", b"user,item,score\n"),
+    "no header": (".csv", b"u1,i3,0.5\nu2,i4,1.0\n"),
+    "no user": (".csv", b"person,item,score\nu1,i3,1\n"),
+    "no item": (".csv", b"user,thing,score\nu1,i3,1\n"),
+    "no score": (".csv", b"user,item,stars\nu1,i3,1\n"),
+    "tabs": (".csv", b"user\titem\tscore\nu1\ti3\t1\n"),
+    "commas": (".tsv", b"user,item,score\nu1,i3,1\n"),
+    "too many fields": (".csv", b"user,item,score\nu1,i3,1\nu1,i4,1,2,3\n"),
+    "too many from the first row": (".csv", b"user,item,score\nu1,i3,1,5\nu1,i4,1,6\n"),
+    "text for a score": (".csv", b"user,item,score\nu1,i3,high\n"),
+    "decimal comma": (".tsv", b"user\titem\tscore\nu1\ti3\t0,5\n"),
+    "open quote": (".csv", b'user,item,score\n"u1,i3,1\nu2,i4,1\n'),
+    "not UTF-8": (".csv", b"user,item,score\n\xff\xfe\xfa,i3,1\n"),
+    "UTF-16": (".csv", "user,item,score\nu1,i3,1\n".encode("utf-16")),
+    "binary": (".csv", bytes(range(256)) * 4),
+    "beyond float32": (".csv", b"user,item,score\nu1,i3,1e300\n"),
+    "all unknown": (".csv", b"user,item,score\nx,i3,1\ny,i4,2\n"),
+    "all NaN": (".csv", b"user,item,score\nu1,i3,nan\nu1,i4,\n"),
+    "no Parquet": (".parquet", b"PAR1 this is none"),
+    "empty Parquet": (".parquet", b""),
+    "no JSON": (".jsonl", b"user item score\n"),
+    "a JSON array": (".jsonl", b'[{"user": "u1", "item": "i3", "score": 1}]\n'),
+    "broken JSON": (".jsonl", b'{"user": "u1", "item": "i3", "score": 1}\n{"user": "u1", \n'),
+    "lists for items": (".jsonl", b'{"user": "u1", "item": ["i3", "i4"], "score": 1}\n'),
+    "objects for users": (".jsonl", b'{"user": {"id": 1}, "item": "i3", "score": 1}\n'),
+    "fractions for ids": (".jsonl", b'{"user": 1.5, "item": "i3", "score": 1}\n'),
+    "text in JSON": (".jsonl", b'{"user": "u1", "item": "i3", "score": "best"}\n'),
+    "a missing key": (".jsonl", b'{"user": "u1", "item": "i3"}\n{"user": "u1", "item": "i3", "score": "a"}\n'),
+    "deep JSON": (".jsonl", b"[" * 20_000 + b"\n"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_file_is_one_sentence_and_nothing_is_written(case: Case, tmp_path: Path, kind: str) -> None:
+    suffix, content = MALFORMED[kind]
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"lists{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(TeacherError) as error:
+        teacher_from_file(path, case.loaders.train, out=tmp_path / "made" / "teacher")
+    said = str(error.value)
+    assert "\n" not in said and len(said) > 30 and len(said) < 500 and str(path) in said
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("given", [{"user": "nobody"}, {"score": "item", "rank": "item"}, {"rank": "place"}])
+def test_a_column_that_is_not_there_is_refused(case: Case, given: dict[str, str]) -> None:
+    with pytest.raises(TeacherError, match="column"):
+        recbole_kd.teacher_from_lists(frame_of(ROWS), case.loaders.train, **given)
+
+
+# -- the lists of export-lists ----------------------------------------------------------------------------------------
+
+
+def test_exported_lists_are_the_teacher_up_to_their_length(case: Case, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    for parameter in case.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    manifest = {"model": "MF", "data": case.splits.fingerprint, "report": {}}
+    export_teacher(Scorer(case.model), tmp_path / "whole", manifest)
+    export_lists(tmp_path / "whole", tmp_path / "lists", 10, step=7)
+    whole, cut = (load_teacher(tmp_path / name, case.loaders.train) for name in ("whole", "lists"))
+    assert cut.store == "lists" and cut.name == "MF"
+    queries = torch.arange(1, whole.n_queries)
+    for k in (1, 5, 10):
+        (ids, scores), (own_ids, own_scores) = whole.top_k(queries, k), cut.top_k(queries, k)
+        assert torch.equal(ids, own_ids)
+        torch.testing.assert_close(scores, own_scores, rtol=1e-6, atol=1e-6)  # blocks of another size
+    losses = []
+    for teacher in (whole, cut):
+        student = build_case(TinyData(case.config["data_path"].rsplit("/", 1)[0], case.config["dataset"]), "MF").model
+        values = {"kd": "CE", "kd_k": 10, "seed": 3, "dataset": "tiny", "model": "MF", "loss_reduction": None}
+        distiller = recbole_kd.build_distiller(values, student, teacher)
+        losses.append(trained_loss(distiller, case))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-7)
+
+
+def trained_loss(distiller: Any, case: Case) -> torch.Tensor:
+    from recbole_kd.data.train_items import query_items
+    from recbole_kd.training.teacher_loader import TeacherAwareLoader
+
+    distiller.begin_training(query_items(case.loaders.train))
+    distiller.begin_epoch(0)
+    aware = TeacherAwareLoader(case.loaders.train, distiller, distiller.teacher_scores)
+    aware.ask_teacher()
+    loss: torch.Tensor = distiller(aware.batch_of(torch.arange(1, 31)))
+    return loss
+
+
+@pytest.mark.parametrize("damage", ["about", "tensors", "shape"])
+def test_damaged_exports_are_refused(case: Case, tmp_path: Path, damage: str) -> None:
+    export_teacher(
+        Scorer(case.model), tmp_path / "whole", {"model": "MF", "data": case.splits.fingerprint, "report": {}}
+    )
+    export_lists(tmp_path / "whole", tmp_path / "lists", 5)
+    about, tensors = tmp_path / "lists" / "lists.json", tmp_path / "lists" / "lists.safetensors"
+    if damage == "about":
+        about.write_text("{")
+    elif damage == "tensors":
+        tensors.write_bytes(tensors.read_bytes()[:-8])
+    else:
+        about.write_text(json.dumps({**json.loads(about.read_text()), "k": 6}))
+    with pytest.raises(TeacherError, match=r"damaged|not what"):
+        load_teacher(tmp_path / "lists", case.loaders.train)
+
+
+# -- scores and vectors -----------------------------------------------------------------------------------------------
+
+
+def ids_of(case: Case) -> tuple[list[str], list[str]]:
+    return tuple([str(t) for t in case.splits.dataset.field2id_token[f][1:]] for f in ("user_id", "item_id"))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["scores", "vectors"])
+def test_tables_are_aligned_by_external_ids_and_missing_users_are_not_covered(
+    case: Case, tmp_path: Path, kind: str
+) -> None:
+    users, items = ids_of(case)
+    random = np.random.default_rng(0)
+    order_u, order_i = random.permutation(len(users)), random.permutation(len(items))
+    user_ids = [users[u] for u in order_u if users[u] != "u3"] + ["nobody"]
+    item_ids = [items[i] for i in order_i] + ["nothing"]
+    left, right = random.normal(size=(len(user_ids), 4)), random.normal(size=(len(item_ids), 4))
+    given = (left @ right.T,) if kind == "scores" else (left, right)
+    make = recbole_kd.teacher_from_scores if kind == "scores" else recbole_kd.teacher_from_vectors
+    make(*given, case.loaders.train, user_ids=user_ids, item_ids=item_ids, out=tmp_path / "t")  # type: ignore[operator]
+    teacher = load_teacher(tmp_path / "t", case.loaders.train)
+    assert teacher.store == ("dense" if kind == "scores" else "factors") and teacher.complete
+    for user in ("u1", "u7"):
+        row = teacher.full(torch.tensor([case.splits.dataset.token2id("user_id", user)]))[0]
+        for item in ("i0", "i9"):
+            expected = float(left[user_ids.index(user)] @ right[item_ids.index(item)])
+            assert float(row[case.splits.dataset.token2id("item_id", item)]) == pytest.approx(expected, rel=1e-5)
+    assert teacher.covered is not None
+    assert (~teacher.covered).nonzero().flatten().tolist() == [case.splits.dataset.token2id("user_id", "u3")]
+
+
+def test_tables_that_do_not_fit_are_one_sentence(case: Case) -> None:
+    users, items = ids_of(case)
+    scores = np.zeros((len(users), len(items)))
+    for change in (
+        {"user_ids": users[:-1], "item_ids": items},
+        {"user_ids": users, "item_ids": [*items[:-1], "x"]},
+        {"user_ids": [f"x{user}" for user in users], "item_ids": items},
+        {},
+    ):
+        with pytest.raises(TeacherError) as error:
+            recbole_kd.teacher_from_scores(scores, case.loaders.train, **change)  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+    with pytest.raises(TeacherError, match="inf or nan"):
+        recbole_kd.teacher_from_scores(scores * np.nan, case.loaders.train, user_ids=users, item_ids=items)
+    with pytest.raises(TeacherError, match="same width"):
+        recbole_kd.teacher_from_vectors(scores, scores.T, case.loaders.train, user_ids=users, item_ids=items)
+
+
+# -- the verb ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_writes_a_teacher_or_says_one_sentence(
+    tiny_dataset: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "lists.csv", tmp_path / "teacher"
+    frame_of([*ROWS, ("nobody", "i3", 1.0)], ("who", "what", "points")).to_csv(path, index=False)
+    data = [f"--dataset={tiny_dataset.name}", f"--data_path={tiny_dataset.data_path}"]
+    columns = ["--user=who", "--item=what", "--score=points"]
+    assert main(["import-teacher", str(path), *data, *columns, "--strict", f"--out={out}"]) == 2
+    assert not out.exists()
+    assert main(["import-teacher", str(path), *data, *columns, f"--out={out}"]) == 0
+    assert "lists of 3 of" in (said := capsys.readouterr().out) and "1 of 7 rows name a user" in said
+    assert main(["import-teacher", str(path), *data, *columns, f"--out={out}"]) == 2
+    assert (out / SCORES).is_file()
+
+
+def test_a_run_takes_a_table_and_reports_what_it_covers(
+    tiny_dataset: TinyData, case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users, items = ids_of(case)
+    rows = [
+        (user, items[(3 * u + 2 * place) % len(items)], place)
+        for u, user in enumerate(users[:20])
+        for place in range(5)
+    ]
+    path = tmp_path / "lists.csv"
+    frame_of(rows, ("user_id", "item_id", "rank")).to_csv(path, index=False)
+    keys = {
+        "data_path": tiny_dataset.data_path, "load_col": case.config["load_col"], "teacher_path": str(path),
+        "eval_args": case.config["eval_args"], "epochs": 1, "embedding_size": 4, "topk": [10],
+        "valid_metric": "NDCG@10",
+        "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "saved"), "show_progress": False,
+        "kd_k": 8, "kd_n_samples": 4, "kd_candidates": 12, "state": "ERROR",
+    }  # fmt: skip
+    result = recbole_kd.run_recbole_kd("MF", None, "RCEKD", tiny_dataset.name, config_dict=keys)
+    coverage = result["teacher"]["coverage"]
+    assert (coverage["users"], coverage["of_users"]) == (20, 30)
+    assert coverage["list_length"] == {"shortest": 5, "median": 5, "longest": 5}
+    assert 0 <= result["teacher"]["test"]["ndcg@10"] <= 1 and set(result["teacher"]["test"]) == set(
+        result["distilled"]["test"]
+    )
+    with pytest.raises(TeacherError, match="UnKD needs the teacher's score of every item"):
+        recbole_kd.run_recbole_kd("MF", None, "UnKD", tiny_dataset.name, config_dict=of_method(keys))
+    data = [f"--dataset={tiny_dataset.name}", f"--data_path={tiny_dataset.data_path}", "--topk=[10]", "--k=5", "--json"]
+    data += ["--load_col={inter: [user_id, item_id, timestamp]}", "--valid_metric=NDCG@10"]
+    capsys.readouterr()
+    assert main(["inspect-teacher", str(path), *data]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["coverage"] == coverage and figures["store"] == "lists" and figures["popularity_ratio"] > 0
+    assert figures["items_listed"] == coverage["items"] / 40 and 0 < figures["training_share"] < 1
+    assert main(["inspect-teacher", str(path), *data[:-3], "--k=99", *data[-2:]]) == 2
+
+
+def of_method(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys without those of RCE-KD."""
+    return {key: value for key, value in keys.items() if not key.startswith("kd_")}
+
+
+def test_a_saved_teacher_is_measured_as_the_student_is(case: Case, tmp_path: Path) -> None:
+    """A teacher of the vectors of a model has the model's own metrics, which RecBole's trainer computes."""
+    torch.manual_seed(5)
+    for parameter in case.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    trainer = recbole_kd.KDTrainer(case.config, case.model)
+    with Scorer(case.model).frozen():
+        users, items = (table.detach().clone() for table in Scorer(case.model).tables())
+    teacher = recbole_kd.teacher_from_vectors(users, items, case.loaders.train)
+    found = teacher_metrics(case.config, case.splits, teacher)
+    for phase in ("valid", "test"):
+        expected = trainer.evaluate(getattr(case.loaders, phase), load_best_model=False)
+        assert found[phase] == pytest.approx(dict(expected)) and any(found[phase].values())
