@@ -117,10 +117,9 @@ def parallel(trials: Sequence[Trial], metric: str) -> Chart | None:
         return None
     scores = [float(trial["score"]) for trial in scored]
     dimensions = [_dimension(key, [trial["settings"].get(key) for trial in scored]) for key in keys]
-    dimensions.append({"label": plain(f"validation {metric}"), "values": scores})
+    dimensions.append({"label": plain(metric), "values": scores})
     line = {
-        "color": scores, "colorscale": "Viridis", "showscale": True,
-        "colorbar": {"title": {"text": plain(metric)}, "thickness": 12},
+        "color": scores, "colorscale": "Viridis", "showscale": False,
         "reversescale": not scored[0].get("bigger", True),
     }  # fmt: skip
     best = max(scored, key=_objective)
@@ -130,10 +129,10 @@ def parallel(trials: Sequence[Trial], metric: str) -> Chart | None:
     ]
     return Chart(
         f"Each line is a trial, brighter is better; the best has {_words(best)}",
-        [{"type": "parcoords", "line": line, "dimensions": dimensions, "labelfont": {"size": 12}}],
-        {"margin": {"l": 70, "r": 50, "t": 60, "b": 30}},
+        [{"type": "parcoords", "line": line, "dimensions": dimensions, "labelfont": {"size": 12}, "labelangle": -20}],
+        {"margin": {"l": 60, "r": 60, "t": 80, "b": 30}},
         Table([*keys, f"validation {metric}"], rows),
-        "Drag along an axis to keep only the trials that pass there.",
+        f"The last axis is the validation {metric}. Drag along an axis to keep only the trials that pass there.",
     )
 
 
