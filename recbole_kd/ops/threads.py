@@ -62,16 +62,19 @@ class _OnOneThread(torch.autograd.Function):
         inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
         with torch.enable_grad(), torch_on_one_thread(tensors[0].device.type == "cpu"):
             out = work(*inputs)
-        ctx.inputs, ctx.out = inputs, out
+        ctx.work, ctx.inputs, ctx.out = work, inputs, out
         return out.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = [tensor for tensor in ctx.inputs if tensor.requires_grad]
+        out, ctx.out = ctx.out, None  # its memory is free after the first backward pass; a second one computes it anew
         with torch_on_one_thread(grad.device.type == "cpu"):
-            found = iter(torch.autograd.grad(ctx.out, wanted, grad, allow_unused=True))
-        del ctx.out
+            if out is None:
+                with torch.enable_grad():
+                    out = ctx.work(*ctx.inputs)
+            found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
         return (None, *(next(found) if tensor.requires_grad else None for tensor in ctx.inputs))
 
 

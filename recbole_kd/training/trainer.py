@@ -100,6 +100,8 @@ class KDTrainer(Trainer):
 
     Attributes:
         history: metrics of each epoch: the losses, the distiller's diagnostics, the validation score, tracked metrics.
+        measures_gradients: measure the ratio of the gradient norms of KD and base loss on the first batch of each
+            epoch, by two more backward passes. Off unless it is set, or a run shows its progress.
         epoch_means: losses of the last epoch per row and per query, and the ratio of gradient norms.
     """
 
@@ -154,6 +156,7 @@ class KDTrainer(Trainer):
         self._epoch = 0
         self._resumed = False
         self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.measures_gradients = False
         self._queries = 0
         self._grad_ratio: Tensor | None = None
         self._loader: TeacherAwareLoader | None = None
@@ -445,7 +448,7 @@ class KDTrainer(Trainer):
             self._kd_sum += unweighted.detach()
             kd = distiller.weight * unweighted
             self._check_nan(kd)
-            if not self._queries and self.ranks is None and not self.enable_scaler:
+            if self.measures_gradients and not self._queries and self.ranks is None and not self.enable_scaler:
                 self._grad_ratio = gradient_ratio(base, kd, self.model.parameters())
             self._queries += len(interaction.kd.queries)
         self._term = "sum of the losses"

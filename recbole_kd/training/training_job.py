@@ -228,6 +228,7 @@ class TrainingJob:
         """
         config, trajectory = self.config, self.trajectory
         if isinstance(trainer, KDTrainer):
+            trainer.measures_gradients = self.progress is not None
             trainer.trajectory = trajectory  # before the state is read, because the state lists its snapshots
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
         if resumed:

@@ -176,7 +176,7 @@ def test_who_is_refused_is_told_in_a_sentence_with_both_names(name: str, student
 def test_a_teacher_with_scores_alone_serves_or_is_refused_by_name(name: str, tiny_dataset: TinyData) -> None:
     cls, scorer = distiller_class(name), Scorer(build_case(tiny_dataset, "MF").model)
     teacher = DenseScores(torch.zeros(scorer.n_queries, scorer.n_items), {"model": "EASE"})
-    if cls.requires <= {"scores"}:
+    if cls.requires <= {"scores", "full"}:  # a matrix of scores has them for every item
         assert cls(scorer, teacher, **small_options(name)).item_sets == {}
         return
     with pytest.raises(TeacherError, match=f"^{name} needs .* EASE [^\n]*$"):
@@ -362,7 +362,7 @@ def test_defaults_stand_in_the_property_file_and_pass_the_checks(name: str) -> N
 def test_a_method_says_what_it_is(name: str) -> None:
     cls = distiller_class(name)
     assert cls.__doc__ and len(cls.__doc__.strip().splitlines()[0]) < 120
-    assert cls.requires <= {"scores", "embeddings", *FURTHER_TEACHERS}
+    assert cls.requires <= {"scores", "embeddings", "full", *FURTHER_TEACHERS}
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in distiller_options(cls).values())
 
 

@@ -64,7 +64,7 @@ def make_teacher(
     generator = torch.Generator().manual_seed(3)
     leaves = [(torch.randn(n, 6, generator=generator) * scale**0.5).requires_grad_() for n in 3 * (n_queries, n_items)]
     teacher, *others = (FactorScores(*leaves[at : at + 2], {"model": "Factors"}) for at in (0, 2, 4))
-    for need in cls.requires - {"scores", "embeddings"}:
+    for need in cls.requires - {"scores", "embeddings", "full"}:
         assert need in FURTHER_TEACHERS, (
             f"{cls.__name__} requires {need}: tell FURTHER_TEACHERS how to make such a teacher"
         )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from recbole_kd.distiller.registry import distiller_class
 from recbole_kd.training.gradient_ratio import gradient_norm, gradient_ratio
+from recbole_kd.training.trainer import KDTrainer
+from tests.support.helpers import TinyData, build_case, scorer_of
+from tests.support.method_cases import METHODS, make_teacher, small_options
 
 
 def test_norms_are_those_of_the_gradients_and_the_graph_stays() -> None:
@@ -28,3 +34,23 @@ def test_sparse_gradients_count() -> None:
     table = nn.Embedding(5, 2, sparse=True)
     loss = table(torch.tensor([1, 1, 3])).sum()
     assert float(gradient_norm(loss, table.parameters())) == pytest.approx((4 * 2 + 2) ** 0.5)
+
+
+@pytest.mark.parametrize("model", ["MF", "SASRec"])
+@pytest.mark.parametrize("name", METHODS)
+def test_measuring_changes_no_bit_of_a_training(name: str, model: str, tiny_dataset: TinyData, tmp_path: Path) -> None:
+    if model == "SASRec" and distiller_class(name).requires & {"embeddings", "modalities"}:
+        pytest.skip("needs vectors of users")
+    outcomes = []
+    for measures in (False, True):
+        case = build_case(tiny_dataset, model, epochs=1, kd=name)
+        scorer = scorer_of(case)
+        teacher, _ = make_teacher(distiller_class(name), scorer.n_queries, scorer.n_items)
+        distiller = distiller_class(name)(scorer, teacher, **small_options(name))
+        distiller.reduction = getattr(case.model, "loss_reduction", "mean")
+        trainer = KDTrainer(case.config, case.model, distiller, checkpoint=tmp_path / "student.pth")
+        trainer.measures_gradients = measures
+        trainer.fit(case.loaders.train, saved=False)
+        assert ("grad_ratio" in trainer.history[0]) == measures
+        outcomes.append(torch.cat([parameter.detach().flatten() for parameter in case.model.parameters()]))
+    assert torch.equal(*outcomes)

@@ -124,7 +124,8 @@ def _time_distillation(trainer: Any, distiller: Any, clock: Clock, replace: Call
     replace(distiller, "begin_epoch", clock.around("sampling", distiller.begin_epoch))
     replace(distiller.student_scorer, "top_k", clock.around("topk_refresh", distiller.student_scorer.top_k))
     replace(distiller, "forward", clock.around("kd_forward", distiller.forward))
-    replace(trainer, "_base_loss", clock.around("base_loss", trainer._base_loss))
+    base_loss = trainer._base_loss
+    replace(base_loss, "_of_model", clock.around("base_loss", base_loss._of_model))
 
     def divided(interaction: Any) -> tuple[Tensor, Tensor]:
         base, kd = losses(interaction)
