@@ -35,7 +35,11 @@ class MissingFileError(UnreadableFileError, FileNotFoundError):
 
 
 class TrainingError(KDError, RuntimeError):
-    """Training cannot go on: a loss is not a finite number."""
+    """Training cannot go on, such as after a loss that is not a finite number."""
+
+
+class DivergedError(TrainingError):
+    """A loss or a score of a model in training is inf or nan."""
 
 
 class LostProcessError(TrainingError):

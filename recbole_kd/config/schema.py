@@ -49,6 +49,9 @@ EXAMPLES: dict[str, Any] = {
 }
 """Values that an error suggests for a key without a default."""
 
+AUTO_WEIGHT = "auto"
+"""The value of ``kd_weight`` that lets a run choose lambda on validation."""
+
 Dropout = Annotated[Number, Ge(0), Lt(1)]
 
 RUN_KEYS: dict[str, Any] = {
@@ -64,7 +67,7 @@ RUN_KEYS: dict[str, Any] = {
     "teacher_ray_address": Annotated[str, Expected("local, auto or HOST:PORT")] | None,
     "teacher_svd": Count | None,
     "kd_compare": bool,
-    "kd_weight": NonNegative,
+    "kd_weight": NonNegative | Literal["auto"],
     # train_ndcg: NDCG@10 on the training interactions after each epoch; teacher_ranks: the student's ranks of the
     # teacher's list before and after the training
     "kd_track": list[Literal["train_ndcg", "teacher_ranks"]] | None,

@@ -168,6 +168,10 @@ class Distiller(nn.Module, ABC):
     mask_train: bool = False
     """Whether training items are left out of all item sets."""
 
+    weight_ratio: ClassVar[float] = 1.0
+    """Norm of the weighted KD gradient over that of the base loss, at the first batch, around which ``kd_weight=auto``
+    searches lambda."""
+
     weight: float = 1.0
     """The factor lambda in L = L_base + lambda L_KD."""
 

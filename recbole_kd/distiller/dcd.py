@@ -55,6 +55,7 @@ class DCD(Distiller):
 
     in_threads = True
     mask_train = True
+    weight_ratio = 0.2
 
     def __init__(
         self,

@@ -88,6 +88,7 @@ class RCEKD(Distiller):
     in_threads = True
     ranks_student = True
     drawn_sets = ("own", "drawn")
+    weight_ratio = 6.5
 
     def __init__(
         self,

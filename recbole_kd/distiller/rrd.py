@@ -43,6 +43,7 @@ class RRD(Distiller):
 
     mask_train = True
     needs_set_scores = False
+    weight_ratio = 1.5
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from recbole.utils.argument_list import dataset_arguments
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import RECBOLE_KEYS
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers
+from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.config.validation import shown
 from recbole_kd.data.recbole_split import generators_kept, split_behind
 from recbole_kd.distiller.registry import distiller_class
@@ -40,7 +41,7 @@ from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.files import read_manifest
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher
-from recbole_kd.training.build_distiller import known_kd_keys
+from recbole_kd.training.build_distiller import known_kd_keys, no_auto_weight
 
 OF_RECBOLE = frozenset(
     {
@@ -119,6 +120,8 @@ def _given(config: Config, model: str, model_class: type, dataset: str) -> dict[
             f"{INIT_FROM}={values[INIT_FROM]} has no effect in RecBole's own functions, which make the student's first "
             "weights: leave it out, or run recbole-kd"
         )
+    if values.get("kd_weight") == AUTO_WEIGHT:
+        raise no_auto_weight("RecBole's own functions train the student once")
     sequential = issubclass(model_class, SequentialRecommender)
     setting = values.setdefault("setting", "sequential" if sequential else "general")
     if sequential and setting == "general":

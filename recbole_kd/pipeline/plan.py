@@ -33,6 +33,7 @@ from recbole_kd.pipeline.assistant import assistant_values, width_of
 from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
 from recbole_kd.pipeline.student_start import StudentStart, student_start
+from recbole_kd.pipeline.weight_search import check_auto_weight
 from recbole_kd.scoring.vector_models import has_vectors, softmax_of
 from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.cache import cache_folder
@@ -135,6 +136,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         assistant, _, _ = _distilled(
             request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher)
         )
+    check_auto_weight(distilled, assistant)
     _check_models(
         splits,
         teachers,

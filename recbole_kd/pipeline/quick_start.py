@@ -246,6 +246,8 @@ def _train(
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
         teacher, figures["assistant"] = ensure_assistant(plan.assistant, context, teacher, store, dtype)
     model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
+    if "kd_weight_search" in figures["distilled"]:
+        figures["kd_weight_search"] = figures["distilled"].pop("kd_weight_search")
     _time_once(plan, figures)
     return figures, model
 

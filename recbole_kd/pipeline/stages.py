@@ -6,6 +6,7 @@ Finished stages are cached and not repeated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 from torch import nn
 
+from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.data.split_and_loaders import Splits
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
@@ -29,6 +31,7 @@ from recbole_kd.pipeline.training_entries import (
     settings_alone,
     workshop,
 )
+from recbole_kd.pipeline.weight_search import WeightSearch, trial_folder
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.storage.cache import locked
@@ -299,29 +302,55 @@ def distill(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train the student under the teacher and return the best model with its metrics.
 
-    Its checkpoint stays in the run's folder.
+    Its checkpoint stays in the run's folder. With ``kd_weight=auto`` the metrics have ``kd_weight_search``, and the
+    Config has the chosen weight afterwards.
     """
     entry = entry_of(context, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix, because the data set's name may have a dot
     files = TrainingFiles(context.folder / f"{config['model']}.pth", context.folder / "tensorboard", state_file)
     context.progress.begin(f"{named(config)} + {config['kd']}")
+    job = TrainingJob(
+        config,
+        context.splits,
+        files,
+        context.resume,
+        teacher,
+        after_epoch=after_epoch,
+        progress=context.progress,
+        start=context.start,
+    )
     with locked(entry):
-        try:
-            model, figures = TrainingJob(
-                config,
-                context.splits,
-                files,
-                context.resume,
-                teacher,
-                after_epoch=after_epoch,
-                progress=context.progress,
-                start=context.start,
-            ).train()
-        except (LostProcessError, StorageError):
-            raise
-        except KDError:
-            StateFile(state_file).remove()
-            raise
-        StateFile(state_file).remove()
+        if config["kd_weight"] == AUTO_WEIGHT:
+            model, figures = _with_chosen_weight(job, context, teacher, entry)
+        else:
+            model, figures = _without_leftovers(job)
     context.progress.end(outcome(figures, config["valid_metric"], str(context.folder), cached=False))
     return model, figures
+
+
+def _without_leftovers(job: TrainingJob) -> tuple[nn.Module, dict[str, Any]]:
+    """Train, and remove the state unless the training can be resumed."""
+    state = StateFile(job.files.state)
+    try:
+        trained = job.train()
+    except (LostProcessError, StorageError):
+        raise
+    except KDError:
+        state.remove()
+        raise
+    state.remove()
+    return trained
+
+
+def _with_chosen_weight(
+    job: TrainingJob, context: RunContext, teacher: TeacherScores, entry: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Choose ``kd_weight`` by trials and continue the best one to the end."""
+    with trial_folder(entry, context.resume) as work:
+        search, config, files = WeightSearch(job.config, context, teacher, work).choose()
+        files = replace(files, checkpoint=job.files.checkpoint)
+        model, figures = replace(job, config=config, files=files, resume=True).train()
+    chosen = search["grid"].index(search["choice"])
+    search["epochs"][chosen] = figures["epochs"]
+    job.config["kd_weight"] = search["choice"]
+    return model, {**figures, "kd_weight_search": search}

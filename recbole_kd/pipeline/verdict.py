@@ -15,6 +15,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         result: content of result.json: ``model``, ``kd``, ``valid_metric``, ``valid_metric_bigger``, and the metrics
             of ``teacher``, ``student`` (None if no student was trained without a teacher) and ``distilled``.
+            ``kd_weight_search`` stands there only if the weight was chosen by trials.
 
     Returns:
         ``code`` is ``helped``, ``no_gain`` or ``unknown``, by the stopping metric on validation. ``text`` is a sentence
@@ -36,7 +37,8 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         "compression": _compression(sides["teacher"] or {}, result["distilled"]),
     }
     weak = weak_teacher(result)
-    return {**found, "text": _text(result, found), "warnings": [*([weak] if weak else []), *_still_improving(result)]}
+    warnings = [*([weak] if weak else []), *_still_improving(result), *_weight_at_end(result)]
+    return {**found, "text": _text(result, found), "warnings": warnings}
 
 
 def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
@@ -111,9 +113,10 @@ def _text(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     summary = f"{name}: {', '.join(parts)}." if parts else f"{name}: nothing to compare it with."
     if found["code"] == "no_gain":
         valid = found["valid"]
+        auto = "" if result.get("kd_weight_search") else "--kd_weight=auto, "
         return (
             f"KD did not help here: {name} {short(valid['distilled'])} is not above {result['model']} alone "
-            f"{short(valid['student'])} in {metric} on validation. Try another --kd_weight than "
+            f"{short(valid['student'])} in {metric} on validation. Try {auto}another --kd_weight than "
             f"{result['kd_weight']:g}, or recbole-kd tune. {summary}"
         )
     if found["code"] == "unknown":
@@ -150,3 +153,17 @@ def _still_improving(result: Mapping[str, Any]) -> list[dict[str, str]]:
             text = f"{name} was still improving at its last epoch ({figures['epochs']}): raise --{prefix}{key}"
             found.append({"code": "still_improving", "text": text})
     return found
+
+
+def _weight_at_end(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return a warning if the weight that the trials chose is at an end of their grid."""
+    search = result.get("kd_weight_search")
+    if not search or not search["at_end"]:
+        return []
+    lowest, highest = min(search["grid"]), max(search["grid"])
+    beyond = search["choice"] * (10 if search["choice"] == highest else 0.1)
+    text = (
+        f"the chosen kd_weight {search['choice']:g} is at an end of its grid ({lowest:g} to {highest:g}): try "
+        f"--kd_weight={beyond:.3g}"
+    )
+    return [{"code": "weight_at_end", "text": text}]

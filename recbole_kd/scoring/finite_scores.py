@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recbole_kd.errors import TrainingError
+from recbole_kd.errors import DivergedError
 from recbole_kd.ops.topk import DotProducts, blocks
 
 
-def not_finite(model: str, doing: str) -> TrainingError:
+def not_finite(model: str, doing: str) -> DivergedError:
     """Return the error for a model whose scores are inf or nan.
 
     Args:
         model: its name.
         doing: ends the phrase "they cannot be", such as ``ranked``.
     """
-    return TrainingError(
+    return DivergedError(
         f"The scores of {model} are inf or nan, they cannot be {doing}: its training has diverged, lower its "
         "learning_rate, or set clip_grad_norm={'max_norm': 1.0}"
     )
@@ -32,7 +32,7 @@ def check_scores(scores: Tensor, masked: Sequence[tuple[Tensor, Tensor]], model:
         masked: (rows, columns) int64 pairs whose scores do not count.
 
     Raises:
-        TrainingError: a score is not a finite number.
+        DivergedError: a score is not a finite number.
     """
     finite = torch.isfinite(scores)
     finite[:, 0] = True
@@ -52,7 +52,7 @@ def check_products(queries: Tensor, items: Tensor, model: str, doing: str = "ran
         items: float ``[n_items, d]`` without the pad.
 
     Raises:
-        TrainingError: a product is inf or nan.
+        DivergedError: a product is inf or nan.
     """
     if not len(queries) or not len(items):
         return

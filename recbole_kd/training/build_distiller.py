@@ -16,7 +16,7 @@ from recbole_kd.config.argument_kinds import CONFIG, DATA, MODEL, takes
 from recbole_kd.config.key_rules import check_index_keys, index_kind
 from recbole_kd.config.known_keys import check_keys
 from recbole_kd.config.property_layers import distiller_layers, public_name
-from recbole_kd.config.schema import KD_RUN_KEYS, check_values
+from recbole_kd.config.schema import AUTO_WEIGHT, KD_RUN_KEYS, check_values
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import check_idle, check_options, distiller_class, distiller_options
@@ -107,7 +107,8 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
         the distiller, with the weight, the refresh interval and the reduction of the configuration.
 
     Raises:
-        ConfigError: the method or an option is unknown, or a sequential student has no training data.
+        ConfigError: the method or an option is unknown, ``kd_weight`` is ``auto``, or a sequential student has no
+            training data.
         TeacherError: teacher and student have different numbers of users or items.
 
     Examples:
@@ -151,6 +152,8 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     cls.check_teacher(teacher, options)
     _say_coverage(teacher)
     distiller = cls(scorer, teacher, seed=_get(config, "seed") or 0, **options)
+    if values["kd_weight"] == AUTO_WEIGHT:
+        raise no_auto_weight("the distiller is built for one training")
     distiller.weight = float(values["kd_weight"])
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
@@ -215,6 +218,14 @@ def no_teacher_index(name: str, store: str) -> ConfigError:
     return ConfigError(
         f"kd_index_teacher=True is not possible with {name} in a store of kind {store}: take teacher_store=factors, "
         "for a teacher whose score is a dot product, or leave it out"
+    )
+
+
+def no_auto_weight(reason: str) -> ConfigError:
+    """Return the error for ``kd_weight=auto`` outside a run; ``reason`` ends with a clause."""
+    return ConfigError(
+        f"kd_weight={AUTO_WEIGHT} is not possible here, because {reason}: give a number, or run recbole-kd, which "
+        "chooses it"
     )
 
 

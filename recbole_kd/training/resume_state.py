@@ -62,7 +62,7 @@ class StateFile:
         """The cache entry of the state: folder and file names contain the digest of its settings."""
         return f"{self.path.parent.name}/{self.path.name}"
 
-    def save(self, collect: Callable[[], Mapping[str, Any]], checkpoint: Path) -> bool:
+    def save(self, collect: Callable[[], Mapping[str, Any]], checkpoint: Path, always: bool = False) -> bool:
         """Write the state and a copy of the best checkpoint, unless it was written recently.
 
         How recent depends on the time that the last write took (SHARE_OF_TIME).
@@ -70,12 +70,13 @@ class StateFile:
         Args:
             collect: returns the state. It is called only if the state is written.
             checkpoint: file of the best epoch so far.
+            always: write it however recent the last one is.
 
         Returns:
             True if the state was written.
         """
         started = perf_counter()
-        if started - self._written_at < self._cost / SHARE_OF_TIME:
+        if not always and started - self._written_at < self._cost / SHARE_OF_TIME:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self._best

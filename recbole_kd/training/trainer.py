@@ -39,7 +39,7 @@ from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DISTILLER, DistillBatch, Distiller
 from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
-from recbole_kd.errors import ConfigError, TrainingError
+from recbole_kd.errors import ConfigError, DivergedError
 from recbole_kd.evaluation.full_ranking import FullRanking
 from recbole_kd.evaluation.train_ndcg import train_ndcg
 from recbole_kd.integration.trainer_files import without_files
@@ -68,6 +68,10 @@ class _TimeIsUpError(Exception):
 
     That loop ends only at the last epoch or when patience runs out.
     """
+
+
+class _PauseError(Exception):
+    """An exception that leaves RecBole's training loop at the epoch of ``pause_at``."""
 
 
 def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
@@ -103,6 +107,8 @@ class KDTrainer(Trainer):
         measures_gradients: measure the ratio of the gradient norms of KD and base loss on the first batch of each
             epoch, by two more backward passes. Off unless it is set, or a run shows its progress.
         epoch_means: losses of the last epoch per row and per query, and the ratio of gradient norms.
+        pause_at: number of epochs after which :meth:`fit` writes the state and returns, so that another trainer can
+            continue. None trains to the end.
     """
 
     tensorboard: SummaryWriter
@@ -144,6 +150,7 @@ class KDTrainer(Trainer):
         self.state_file = StateFile(state_file) if state_file is not None else None
         self.trajectory: Trajectory | None = None
         self.max_seconds: float | None = None if config["max_minutes"] is None else 60.0 * config["max_minutes"]
+        self.pause_at: int | None = None
         self.best_epoch = -1
         self.track = track
         self.history: list[dict[str, float]] = []
@@ -217,7 +224,7 @@ class KDTrainer(Trainer):
         """Train like RecBole's ``fit``; with a state file, :meth:`resume` can continue later.
 
         Raises:
-            TrainingError: a loss is not finite. The message names the epoch and the term.
+            DivergedError: a loss is not finite. The message names the epoch and the term.
             TeacherError: the teacher was made on another split than this training data.
         """
         if valid_data is not None:
@@ -225,7 +232,10 @@ class KDTrainer(Trainer):
         if self._prepared is not train_data:
             self.prepare(train_data)
         if self._resumed and (
-            self.start_epoch >= self.epochs or self.cur_step > self.stopping_step or self._time_is_up()
+            self.start_epoch >= self.epochs
+            or self.cur_step > self.stopping_step
+            or self._time_is_up()
+            or self._pauses_after(self.start_epoch)
         ):
             self.eval_collector.data_collect(train_data)  # like RecBole's fit, for metrics that need counts
             # The training had ended. RecBole's fit would overwrite the best checkpoint with the last epoch.
@@ -240,10 +250,13 @@ class KDTrainer(Trainer):
             # First, because a training that is resumed after this epoch needs what the callback stores.
             if callback_fn is not None:
                 callback_fn(epoch, score)
+            pauses = self._pauses_after(epoch + 1)
             if self.state_file is not None and self._leads and self._ends_refresh(epoch):
-                written = self.state_file.save(self.state, Path(self.saved_model_file))
+                written = self.state_file.save(self.state, Path(self.saved_model_file), always=pauses)
                 if written and self.trajectory is not None:
                     self.trajectory.state_was_written()
+            if pauses:
+                raise _PauseError
             if self._time_is_up():
                 raise _TimeIsUpError
 
@@ -257,7 +270,12 @@ class KDTrainer(Trainer):
                 "epochs"
             )
             result = self.best_valid_score, self.best_valid_result
+        except _PauseError:
+            result = self.best_valid_score, self.best_valid_result
         return result
+
+    def _pauses_after(self, n_epochs: int) -> bool:
+        return self.pause_at is not None and n_epochs >= self.pause_at
 
     @property
     def _leads(self) -> bool:
@@ -363,6 +381,26 @@ class KDTrainer(Trainer):
             setattr(self, name, values)
         restore_random_state(state)
         self._prepared.generator.set_state(state["loader_rng"].cpu())
+
+    def first_gradient_ratio(self, train_data: Any) -> float:
+        """Return the ratio of gradient norms at the first batch, without a training step.
+
+        It is ``grad_ratio`` of the first epoch in :attr:`history`.
+
+        Args:
+            train_data: the training loader.
+        """
+        self.prepare(train_data)
+        distiller, loader = self.distiller, self._loader
+        assert distiller is not None and loader is not None, "only a distillation has this ratio"
+        with repeatable(bool(self.config["reproducibility"]) and self.device.type == "cpu"):
+            self._base_loss.negatives_times = getattr(train_data, "times", 1)
+            distiller.begin_epoch(0)
+            loader.ask_teacher()
+            self.model.train()
+            distiller.train()
+            base, kd = self._losses(next(iter(loader)).to(self.device))
+            return float(gradient_ratio(base, kd, self.model.parameters()))
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         on_cpu = self.device.type == "cpu"
@@ -498,7 +536,7 @@ class KDTrainer(Trainer):
                 if self.distiller
                 else ("loss", "learning_rate")
             )
-            raise TrainingError(
+            raise DivergedError(
                 f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set "
                 f"clip_grad_norm={{'max_norm': 1.0}}"
             )

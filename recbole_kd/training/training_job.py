@@ -17,7 +17,7 @@ from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.data.split_and_loaders import Loaders, Splits, evaluation_batch_size, make_loaders
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distributed.data_parallel import Ranks, several
-from recbole_kd.errors import ConfigError, TrainingError
+from recbole_kd.errors import ConfigError, DivergedError
 from recbole_kd.evaluation.full_ranking import evaluate_by_full_ranking
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.integration.trainer_files import without_files
@@ -94,7 +94,8 @@ class TrainingJob:
         """Train on ``nproc`` processes and return the model of the best epoch with its metrics.
 
         Raises:
-            TrainingError: a loss is not finite, or a process failed.
+            DivergedError: a loss or a score is not finite.
+            TrainingError: a process failed.
             ConfigError: the Config asks for what this training cannot do.
         """
         follower = replace(self, trajectory=None, after_epoch=None, progress=None)  # only the leader uses them
@@ -103,13 +104,9 @@ class TrainingJob:
 
     def run(self, ranks: Ranks | None = None) -> tuple[nn.Module, dict[str, Any]]:
         """Run the job in this process, alone or as one of ``ranks``; see :meth:`train`."""
-        model, loaders = self.model_and_loaders()
-        check_vectors(Scorer(model, universe_of(loaders.train)))
-        model = self._pretrained(model, loaders)
-        distiller = None if self.teacher is None else build_distiller(self.config, model, self.teacher, loaders.train)
-        trainer = self._trainer(model, distiller, ranks)
+        trainer, model, loaders = self._set_up(ranks)
         with closing(trainer.tensorboard):  # its thread would go on writing into the folder of a failed run
-            curves = None
+            curves, distiller = None, getattr(trainer, "distiller", None)
             if distiller is not None:
                 curves = RankCurves(
                     distiller.student_scorer, distiller.teacher_scores, "teacher_ranks" in trainer.track
@@ -123,6 +120,34 @@ class TrainingJob:
         elif isinstance(trainer, KDTrainer):
             metrics.update(ending(trainer))
         return model, metrics
+
+    def advance(self, epochs: int) -> float:
+        """Train until so many epochs are done, keep the state, and return the best validation score.
+
+        Another job with the same state file continues from there.
+
+        Raises:
+            DivergedError: a loss or a score is not finite.
+        """
+        trainer, _, loaders = self._set_up(None)
+        trainer.pause_at = epochs
+        with closing(trainer.tensorboard):
+            self.fit(trainer, loaders)
+        return float(trainer.best_valid_score)
+
+    def first_gradient_ratio(self) -> float:
+        """Return the gradient norm of the weighted KD loss over that of the base loss, at the first batch."""
+        trainer, _, loaders = self._set_up(None)
+        with closing(trainer.tensorboard):
+            return float(trainer.first_gradient_ratio(loaders.train))
+
+    def _set_up(self, ranks: Ranks | None) -> tuple[Any, nn.Module, Loaders]:
+        """Return trainer, model and loaders, before the first epoch."""
+        model, loaders = self.model_and_loaders()
+        check_vectors(Scorer(model, universe_of(loaders.train)))
+        model = self._pretrained(model, loaders)
+        distiller = None if self.teacher is None else build_distiller(self.config, model, self.teacher, loaders.train)
+        return self._trainer(model, distiller, ranks), model, loaders
 
     def _pretrained(self, model: nn.Module, loaders: Loaders) -> nn.Module:
         """Train the stages of a model that come before its training, if it has any."""
@@ -223,7 +248,7 @@ class TrainingJob:
         """Train, from the start or from the saved state.
 
         Raises:
-            TrainingError: the loss is not finite.
+            DivergedError: the loss is not finite.
             StorageError: the disk is full.
         """
         config, trajectory = self.config, self.trajectory
@@ -231,7 +256,7 @@ class TrainingJob:
             trainer.measures_gradients = self.progress is not None
             trainer.trajectory = trajectory  # before the state is read, because the state lists its snapshots
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
-        if resumed:
+        if resumed and trainer.pause_at is None:
             show(f"      Continuing {config['model']} from epoch {trainer.start_epoch}")
         if trajectory is not None:
             trajectory.follow(trainer, resumed)
@@ -251,6 +276,6 @@ class TrainingJob:
         except ValueError as error:  # RecBole's own trainers give no other sign of a NaN loss
             if str(error) != "Training loss is nan":
                 raise
-            raise TrainingError(
+            raise DivergedError(
                 f"The loss of {config['model']} is nan: lower learning_rate, or set clip_grad_norm={{'max_norm': 1.0}}"
             ) from error

@@ -27,9 +27,11 @@ from recbole_kd.config.code_names import methods_in, refuse_code, refuse_permiss
 from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.parsing import parse_value, read_config_file
 from recbole_kd.config.property_layers import layers
+from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.distiller.registry import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.training.build_distiller import no_auto_weight
 
 LISTS = ("choice", "grid")
 RANGES = ("uniform", "loguniform", "quniform", "int", "logint")
@@ -330,6 +332,10 @@ def check_space(space: Space, base: Mapping[str, Any]) -> None:
         ConfigError: an unknown key, or a value of a wrong type or out of range.
         DataError: there is no such data set.
     """
+    weights = [base.get("kd_weight"), space.fixed.get("kd_weight")]
+    weights += [value for parameter in space.parameters if parameter.key == "kd_weight" for value in parameter.values]
+    if AUTO_WEIGHT in weights:
+        raise no_auto_weight("the search itself chooses among trainings by validation")
     for method in space.methods(base.get("kd")):
         start = {**space.fixed, **({"kd": method} if any(p.key == "kd" for p in space.parameters) else {})}
         _check_trial(start, base)

@@ -37,7 +37,21 @@ def test_no_gain_on_validation_is_said_with_what_to_try(valid: float) -> None:
     found = verdict(result(distilled=side(valid, 0.2)))
     assert found["code"] == "no_gain"
     assert found["text"].startswith(f"KD did not help here: MF + RCEKD {short(valid)} is not above MF alone .1200")
-    assert "--kd_weight than 5" in found["text"] and "recbole-kd tune" in found["text"]
+    assert "Try --kd_weight=auto, another --kd_weight than 5, or recbole-kd tune" in found["text"]
+
+
+def test_a_weight_that_was_chosen_by_trials_is_not_advised_again() -> None:
+    search = {"grid": [0.5, 5.0, 50.0], "choice": 5.0, "at_end": False}
+    found = verdict(result(distilled=side(0.11, 0.1), kd_weight_search=search))
+    assert "Try another --kd_weight than 5, or" in found["text"] and found["warnings"] == []
+
+
+@pytest.mark.parametrize(("choice", "beyond"), [(0.5, "0.05"), (50.0, "500")])
+def test_a_chosen_weight_at_an_end_of_its_grid_is_a_warning(choice: float, beyond: str) -> None:
+    search = {"grid": [0.5, 5.0, 50.0], "choice": choice, "at_end": True}
+    (warning,) = verdict(result(kd_weight_search=search))["warnings"]
+    assert warning["code"] == "weight_at_end"
+    assert warning["text"].endswith(f"at an end of its grid (0.5 to 50): try --kd_weight={beyond}")
 
 
 def test_a_metric_that_should_be_small_turns_the_verdict() -> None:
