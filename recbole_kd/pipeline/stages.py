@@ -6,7 +6,6 @@ Finished stages are cached and not repeated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from recbole_kd.pipeline.training_entries import (
     settings_alone,
     workshop,
 )
-from recbole_kd.pipeline.weight_search import WeightSearch, trial_folder
+from recbole_kd.pipeline.weight_search import train_with_chosen_weight
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.storage.cache import locked
@@ -321,7 +320,7 @@ def distill(
     )
     with locked(entry):
         if config["kd_weight"] == AUTO_WEIGHT:
-            model, figures = _with_chosen_weight(job, context, teacher, entry)
+            model, figures = train_with_chosen_weight(job, context, teacher, entry)
         else:
             model, figures = _without_leftovers(job)
     context.progress.end(outcome(figures, config["valid_metric"], str(context.folder), cached=False))
@@ -340,17 +339,3 @@ def _without_leftovers(job: TrainingJob) -> tuple[nn.Module, dict[str, Any]]:
         raise
     state.remove()
     return trained
-
-
-def _with_chosen_weight(
-    job: TrainingJob, context: RunContext, teacher: TeacherScores, entry: Path
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Choose ``kd_weight`` by trials and continue the best one to the end."""
-    with trial_folder(entry, context.resume) as work:
-        search, config, files = WeightSearch(job.config, context, teacher, work).choose()
-        files = replace(files, checkpoint=job.files.checkpoint)
-        model, figures = replace(job, config=config, files=files, resume=True).train()
-    chosen = search["grid"].index(search["choice"])
-    search["epochs"][chosen] = figures["epochs"]
-    job.config["kd_weight"] = search["choice"]
-    return model, {**figures, "kd_weight_search": search}

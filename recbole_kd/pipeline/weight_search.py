@@ -11,9 +11,11 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.distiller.registry import distiller_class
@@ -83,8 +85,31 @@ def _ladder_of(config: Any) -> Ladder:
     return found
 
 
+def train_with_chosen_weight(
+    job: TrainingJob, context: RunContext, teacher: TeacherScores, entry: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Choose the weight by trials and continue the best one to the end.
+
+    Args:
+        job: the training with ``kd_weight=auto``. Its Config has the chosen weight afterwards.
+        context: the run.
+        teacher: the teacher's scores.
+        entry: the cache entry of the distillation.
+
+    Returns:
+        the model, and its metrics with ``kd_weight_search``.
+    """
+    with _trial_folder(entry, context.resume) as work:
+        search, config, files = WeightSearch(job.config, context, teacher, work).choose()
+        files = replace(files, checkpoint=job.files.checkpoint)
+        model, figures = replace(job, config=config, files=files, resume=True).train()
+    search["epochs"][search["grid"].index(search["choice"])] = figures["epochs"]
+    job.config["kd_weight"] = search["choice"]
+    return model, {**figures, "kd_weight_search": search}
+
+
 @contextmanager
-def trial_folder(entry: Path, resume: bool) -> Iterator[Path]:
+def _trial_folder(entry: Path, resume: bool) -> Iterator[Path]:
     """Yield the folder of the trials of a distillation.
 
     An interrupted run keeps it for ``resume``. A finished or failed one removes it.
@@ -114,7 +139,7 @@ class WeightSearch:
         config: Config of the student, with ``kd_weight=auto``. It is not changed.
         context: the run.
         teacher: the teacher's scores.
-        work: folder of the trials, from :func:`trial_folder`.
+        work: folder of the trials, which :func:`train_with_chosen_weight` makes.
         measured: ratio, grid and scores so far, as in the record.
     """
 

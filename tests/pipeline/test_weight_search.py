@@ -25,6 +25,9 @@ AUTO: dict[str, str | None] = {"kd_weight": "auto", "epochs": "16", "kd_compare"
 """Trials of 1, 2 and 4 epochs: at most 8 of the others."""
 
 
+TAREC: dict[str, str | None] = {"kd": "TARec", "kd_n_negatives": "5", "kd_n_samples": None, "kd_candidates": None}
+
+
 def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = load_checkpoint(result["folder"] / "MF.pth")["state_dict"]
     return state
@@ -135,7 +138,7 @@ def test_a_search_whose_trials_all_diverge_ends_in_a_sentence(
         ({"max_minutes": "3"}, "with max_minutes=3"),
         ({"epochs": "3"}, "is at least 4, or give a number"),
         ({"stopping_step": "3", "kd_refresh": "4"}, "is at least 16, or give a number"),
-        ({"kd": "TARec", "kd_k": "5", "kd_n_samples": None, "kd_candidates": None}, "set kd_assistant_weight"),
+        (TAREC, "set kd_assistant_weight"),
         ({"kd_weight": "automatic"}, "Invalid --kd_weight=automatic: expected a number of at least 0 or auto"),
     ],
 )
@@ -153,7 +156,7 @@ def test_trainings_outside_a_run_refuse_it(
     with pytest.raises(ConfigError, match="kd_weight=auto is not possible here, because RecBole's own functions"):
         Config(model="BPR", dataset=tiny_dataset.name, config_dict=keys)
     case = build_case(tiny_dataset, "MF")
-    teacher = dense(torch.rand(case.splits.n_users + 1, case.splits.n_items + 1))
+    teacher = dense(torch.rand(case.splits.n_users, case.splits.n_items))
     asked = {"dataset": "tiny", "model": "MF", "seed": 1, "kd": "CE", "kd_k": 5, "kd_weight": "auto"}
     with pytest.raises(ConfigError, match="kd_weight=auto is not possible here, because the distiller"):
         build_distiller(asked, case.model, teacher)
