@@ -62,17 +62,14 @@ def ladder(shortest_training: int, unit: int = 1) -> Ladder | None:
         unit: the trials are compared after multiples of so many epochs.
     """
     units = shortest_training // 2 // unit
+    if units < FEWEST_UNITS:
+        return None
     if units >= 8:  # two trials are dropped at the first rung, one at the second and one at the third
         first = units // 8
-        ends, kept, factors = (first, 2 * first, units - 4 * first), (3, 2, 1), FACTORS
-    elif units >= 4:
-        ends, kept, factors = (units // 4,), (1,), FACTORS
-    elif units >= FEWEST_UNITS:
-        ends, kept, factors = (units // 2,), (1,), FACTORS[::2]
-    else:
-        return None
-    rungs = tuple(Rung(end * unit, left) for end, left in zip(ends, kept, strict=True))
-    return Ladder(tuple(factors), rungs)
+        rungs = (Rung(first * unit, 3), Rung(2 * first * unit, 2), Rung((units - 4 * first) * unit, 1))
+        return Ladder(FACTORS, rungs)
+    factors = FACTORS if units >= 4 else FACTORS[::2]
+    return Ladder(factors, (Rung(units // (len(factors) - 1) * unit, 1),))
 
 
 def grid_of(centre: float, factors: Sequence[float]) -> list[float]:
