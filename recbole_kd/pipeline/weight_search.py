@@ -1,6 +1,7 @@
-"""The choice of ``kd_weight=auto`` on validation: trial trainings, of which the best becomes the training.
+"""The choice of ``kd_weight=auto`` on validation, by trial trainings.
 
-The grid is centred where the ratio of gradient norms at the first batch is the method's
+The best trial becomes the training. The grid is centred where the ratio of gradient norms at the first batch is the
+method's
 :attr:`~recbole_kd.distiller.base.Distiller.weight_ratio`; see :mod:`recbole_kd.training.weight_trials` for the halving.
 """
 
