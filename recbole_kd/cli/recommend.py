@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from recbole_kd.cli.parser import SentenceParser
-from recbole_kd.errors import ConfigError
+from recbole_kd.errors import ConfigError, UnknownIdError
 from recbole_kd.serving.student import USERS_PER_BLOCK, ExcludeSeen, Student, load_student
 from recbole_kd.storage.files import write_whole
 from recbole_kd.storage.targets import check_file
@@ -77,13 +77,13 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _users(path: Path) -> list[str]:
-    """Return the ids of a file with one id per line, without empty lines."""
+    """Return the ids of a file with one id per line, each once, without empty lines."""
     if not path.is_file():
         raise ConfigError(
             f"Invalid --users={path}: there is no such file. Give a text file with one external user id per line."
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would also split at U+2028 and others
     except UnicodeDecodeError:
         raise ConfigError(
             f"Invalid --users={path}: it is not UTF-8 text. Give a text file with one external user id per line."
@@ -93,12 +93,27 @@ def _users(path: Path) -> list[str]:
         raise ConfigError(
             f"Invalid --users={path}: it names no user. Give a text file with one external user id per line."
         )
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _asked(student: Student, given: argparse.Namespace) -> list[str]:
+    """Return the users to serve, each once; unknown ones are refused or counted on the screen before hours of work."""
+    if given.users is None:
+        return student.users.tokens[1:]
+    users = _users(given.users)
+    known = len(student.users.places(users, given.unknown, skip="--unknown=skip"))
+    if not known:
+        raise UnknownIdError(
+            f"Invalid --users={given.users}: the student knows none of its {len(users):,} users, such as {users[0]!r}. "
+            f"Give ids of the data that it was trained on, such as {student.users.tokens[-1]!r}."
+        )
+    if known < len(users):
+        print(f"{len(users) - known:,} of {len(users):,} users are unknown to the student and left out")
+    return users
 
 
 def _recommended(student: Student, given: argparse.Namespace) -> pd.DataFrame:
-    users = student.users.tokens[1:] if given.users is None else _users(given.users)
-    student.users.places(users, given.unknown)  # refuses unknown users before hours of work
+    users = _asked(student, given)
     starts = range(0, len(users), USERS_PER_BLOCK)
     blocks = [
         student.recommend(users[start : start + USERS_PER_BLOCK], given.k, SEEN[given.seen], unknown=given.unknown)

@@ -63,5 +63,5 @@ def closing_lines(result: Mapping[str, Any]) -> str:
     report = f"   report: {folder / REPORT}" if (folder / REPORT).is_file() else ""
     lines.append(f"result: {folder / 'result.json'}{report}" + (f"   student: {folder / student}" if student else ""))
     if student:
-        lines.append(f"next: recbole-kd recommend {folder} --k=10")
+        lines.append(f"next: recbole-kd recommend {folder} --k=10 --out=recs.csv")
     return "\n".join(lines)

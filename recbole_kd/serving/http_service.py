@@ -110,6 +110,7 @@ def create_app(student: Student) -> FastAPI:
     def recommend(query: Annotated[KnownUser, Query()], request: Request) -> Recommendation:
         """Return the best items of a user whom the student was trained on."""
         _refuse_repeated(request)
+        student.users.places([query.user], skip="")  # refused without the advice to a caller in Python
         with one_at_a_time:
             frame = student.recommend([query.user], query.k, query.exclude_seen)
         return Recommendation(user=query.user, items=_items_of(frame))
@@ -118,11 +119,12 @@ def create_app(student: Student) -> FastAPI:
     def recommend_for(body: NewUser) -> Recommendation:
         """Return the best items of a new user from some known items."""
         times = None if body.times is None else [body.times]
+        try:
+            student.items.places(body.history, argument="history", skip="")
+        except UnknownIdError as error:
+            raise HTTPException(422, str(error)) from None
         with one_at_a_time:
-            try:
-                frame = student.recommend_for([body.history], body.k, body.exclude_seen, times=times)
-            except UnknownIdError as error:
-                raise HTTPException(422, str(error)) from None
+            frame = student.recommend_for([body.history], body.k, body.exclude_seen, times=times)
         return Recommendation(user=None, items=_items_of(frame))
 
     app.add_exception_handler(UnknownIdError, _answer(404))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -176,7 +177,7 @@ class Student:
             ConfigError: a bad k, or a student without vectors.
         """
         table = torch.nn.functional.normalize(self.scores.item_vectors(), dim=1)
-        places = torch.from_numpy(self.items.places(items))
+        places = torch.from_numpy(self.items.places(items, skip=""))
         itself = Ragged(torch.arange(len(places) + 1), places)
         ids, scores = self._ranked(DotProducts(table[places], table), len(places), k, itself, None)
         frame = self._frame(self.items.of(places.numpy()), ids, scores)
@@ -189,7 +190,7 @@ class Student:
             UnknownIdError: names the unknown users or items.
         """
         rows, columns = (
-            torch.from_numpy(kind.places(asked)) for kind, asked in ((self.users, users), (self.items, items))
+            torch.from_numpy(kind.places(asked, skip="")) for kind, asked in ((self.users, users), (self.items, items))
         )
         found = np.empty((len(rows), len(columns)), dtype=np.float32)
         step = 256
@@ -235,15 +236,15 @@ class Student:
         left_out = torch.zeros(len(self.items), dtype=torch.bool)
         if candidates is not None:
             left_out[:] = True
-            left_out[torch.from_numpy(self.items.places(candidates))] = False
+            left_out[torch.from_numpy(self.items.places(candidates, argument="candidates", skip=""))] = False
         if exclude is not None:
-            left_out[torch.from_numpy(self.items.places(exclude))] = True
+            left_out[torch.from_numpy(self.items.places(exclude, argument="exclude", skip=""))] = True
         return left_out
 
     def _ranked(
         self, full: Full, n: int, k: int, seen: Ragged | None, left_out: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if type(k) is not int or k < 1:
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
             raise ConfigError(f"Invalid k={k!r}: expected a whole number of at least 1. Try k=10.")
         wanted = full
         if left_out is not None:
@@ -251,7 +252,7 @@ class Student:
             def wanted(places: Tensor) -> Tensor:
                 return full(places).masked_fill_(left_out, -torch.inf)
 
-        return top_k_in_blocks(wanted, torch.arange(n), len(self.items), min(k, len(self.items) - 1), seen)
+        return top_k_in_blocks(wanted, torch.arange(n), len(self.items), min(int(k), len(self.items) - 1), seen)
 
     def _frame(self, names: np.ndarray, ids: Tensor, scores: Tensor) -> pd.DataFrame:
         there = (ids > 0).numpy()
@@ -276,7 +277,7 @@ class Student:
             raise ConfigError(f"Invalid times: expected a list for each of the {len(names)} histories, {given}.")
         for name in names:
             items = histories[name]
-            places = torch.from_numpy(self.items.places(items, unknown))
+            places = torch.from_numpy(self.items.places(items, unknown, argument=f"the history of user {name!r}"))
             when = None
             if times is not None:
                 when = _times_of(name, items, times)[[unknown != "skip" or str(item) in self.items for item in items]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral, Number
 
 import numpy as np
 
@@ -41,28 +42,52 @@ class Tokens:
         found: np.ndarray = np.array(self.tokens, dtype=object)[places]
         return found
 
-    def places(self, asked: Iterable[object], unknown: str = "error") -> np.ndarray:
+    def places(
+        self, asked: Iterable[object], unknown: str = "error", argument: str = "", skip: str = "unknown='skip'"
+    ) -> np.ndarray:
         """Return the positions of external ids, int64 ``[n]``.
 
         Args:
             asked: the ids, as text or as numbers that are written like the text.
             unknown: ``error``, or ``skip`` to leave out ids that the student does not know.
+            argument: what errors call the ids. If empty, ``users`` or ``items``.
+            skip: what the caller's user types to leave unknown ids out. Empty if there is no such option.
 
         Raises:
             UnknownIdError: names the first unknown ids.
-            ConfigError: a text instead of a list, or another value of ``unknown``.
+            ConfigError: no list of ids, an id that is neither text nor an integer, or another value of ``unknown``.
         """
         if unknown not in UNKNOWN:
             raise ConfigError(f"Invalid unknown={unknown!r}: expected error or skip. Try unknown='skip'.")
-        if isinstance(asked, str | bytes) or not isinstance(asked, Iterable):
-            raise ConfigError(f"Invalid {self.kind}s={asked!r}: expected a list of {self.kind} ids. Try [{asked!r}].")
-        words = [str(one) for one in asked]
-        missing = [word for word in words if word not in self._place]
+        words = _words_of(asked, argument or f"{self.kind}s", self.kind)
+        missing = [(one, word) for one, word in words if word not in self._place]
+        for one, _ in missing:  # also with skip: 196.0 instead of 196 would leave out everybody in silence
+            if isinstance(one, bool) or not isinstance(one, str | Integral):
+                raise ConfigError(
+                    f"Invalid {argument or self.kind + 's'}: {one!r} ({type(one).__name__}) is not the id of any "
+                    f"{self.kind} of the student. Give ids as text or integers, such as {self.tokens[-1]!r}."
+                )
         if missing and unknown == "error":
-            more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
-            names = ", ".join(repr(word) for word in missing[:NAMED])
-            raise UnknownIdError(
-                f"The student has no {self.kind} {names}{more}: leave them out (unknown='skip'), or give ids of "
-                "the data that it was trained on"
-            )
-        return np.array([self._place[word] for word in words if word in self._place], dtype=np.int64)
+            raise UnknownIdError(self._unknown([word for _, word in missing], argument, skip))
+        return np.array([self._place[word] for _, word in words if word in self._place], dtype=np.int64)
+
+    def _unknown(self, missing: Sequence[str], argument: str, skip: str) -> str:
+        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+        names = ", ".join(repr(word) for word in missing[:NAMED])
+        named = f" (in {argument})" if argument else ""
+        leave = f"leave them out ({skip}), or give" if skip else "give"
+        return f"The student has no {self.kind} {names}{more}{named}: {leave} ids of the data that it was trained on"
+
+
+def _words_of(asked: Iterable[object], argument: str, kind: str) -> list[tuple[object, str]]:
+    """Return each id beside its text.
+
+    Raises:
+        ConfigError: a text, a mapping or a table, whose iteration would give something else than ids.
+    """
+    listed = isinstance(asked, Iterable) and not isinstance(asked, str | bytes | Mapping)
+    if not listed or getattr(asked, "ndim", 1) != 1:
+        one = asked if isinstance(asked, str | Integral) and not isinstance(asked, bool) else "1"
+        given = f"={asked!r}" if isinstance(asked, str | bytes | Number | None) else f" ({type(asked).__name__})"
+        raise ConfigError(f"Invalid {argument}{given}: expected a list of {kind} ids. Try [{one!r}].")
+    return [(one, str(one)) for one in asked]

@@ -41,6 +41,7 @@ def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", s
             raise _refusal(folder, f"it lies inside {source}, which is read to make it", option, "a folder elsewhere")
     if place.is_symlink():
         raise _refusal(folder, "it is a link", option, "a folder")
+    _refuse_file_above(folder, option)
     if not place.exists():
         return
     if not place.is_dir():
@@ -69,6 +70,7 @@ def check_file(path: Path, *, own: Own = nothing_is_own, option: str = "") -> No
     """
     if path.is_symlink():
         raise _refusal(path, "it is a link", option, "a file")
+    _refuse_file_above(path, option)
     if not path.exists():
         return
     if not path.is_file():
@@ -83,6 +85,15 @@ def holds_text(path: Path, mark: str) -> bool:
         return mark.encode() in path.read_bytes()
     except OSError:
         return False
+
+
+def _refuse_file_above(path: Path, option: str) -> None:
+    """Refuse a target that lies below a file."""
+    place = Path(os.path.abspath(path))
+    above = next((one for one in place.parents if os.path.lexists(one)), place)
+    if above != place and not above.is_dir():
+        wanted = "a path below a folder"
+        raise _refusal(path, f"{above} is not a folder", option, wanted, _free_name(above) / place.relative_to(above))
 
 
 def _refusal(path: Path, why: str, option: str, wanted: str, instead: Path | None = None) -> TargetError:

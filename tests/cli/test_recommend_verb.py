@@ -21,11 +21,12 @@ def test_the_file_holds_what_recommend_gives(
     monkeypatch.setattr("recbole_kd.cli.recommend.USERS_PER_BLOCK", 2)
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    (tmp_path / "users.txt").write_text("u3\n\nu8\nnobody\nu1\n", encoding="utf-8")
+    (tmp_path / "users.txt").write_text("\ufeffu3\r\n\nu8\nnobody\nu1\nu3\n", encoding="utf-8")
     out = tmp_path / f"recs.{form}"
     words = ["recommend", trained("MF")["folder"], f"--users={tmp_path / 'users.txt'}", "--k=4", f"--out={out}"]
     assert main(words) == 2 and "no user 'nobody'" in capsys.readouterr().err and not out.exists()
     assert main([*words, "--unknown=skip", "--seen=protocol"]) == 0
+    assert "1 of 4 users are unknown" in capsys.readouterr().out
     found = pd.read_csv(out) if form == "csv" else pd.read_parquet(out)
     expected = recbole_kd.load_student(trained("MF")["folder"]).recommend(
         ["u3", "u8", "u1"], k=4, exclude_seen="protocol"
@@ -56,6 +57,12 @@ def test_all_users_by_default(tmp_path: Path) -> None:
         (["--out=r.csv", "--users=missing.txt"], "no such file"),
         (["--out=r.csv", "--users=binary.txt"], "not UTF-8"),
         (["--out=r.csv", "--users=empty.txt"], "names no user"),
+        (["--out=r.csv", "--users=strangers.txt"], "leave them out (--unknown=skip)"),
+        (
+            ["--out=r.csv", "--users=strangers.txt", "--unknown=skip"],
+            "none of its 2 users, such as '19\\u2028u1'",
+        ),
+        (["--out=binary.txt/r.csv"], "binary.txt is not a folder"),
         (["--out=r.csv", "--seen=some"], "invalid choice"),
     ],
 )
@@ -65,6 +72,7 @@ def test_bad_words_are_a_sentence(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "strangers.txt").write_text("19\u2028u1\nnobody\n", encoding="utf-8")
     assert main(["recommend", trained("MF")["folder"], *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line and not list(tmp_path.glob("r.*"))

@@ -533,3 +533,11 @@ def test_a_trajectory_removes_its_snapshots_alone(tmp_path: Path) -> None:
 
     Trajectory(tmp_path / "kept", 3).follow(Training(), resumed=False)
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"notes.txt", "best.pt"}
+
+
+@pytest.mark.parametrize("check", [check_file, check_folder])
+def test_a_target_below_a_file_is_refused(check: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("mine")
+    with pytest.raises(TargetError, match=r"log.txt is not a folder. Name a path below a folder, such as .*log-2"):
+        check(tmp_path / "log.txt" / "deep" / "out", option="--out")
+    check(tmp_path / "missing" / "deep" / "out", option="--out")

@@ -101,6 +101,7 @@ def test_a_wrong_request_is_a_sentence(status: int, said: str, method: str, requ
     answer = client.request(method, "/recommend", **request_)
     assert answer.status_code == status and set(answer.json()) == {"detail"}
     assert said in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+    assert "skip" not in answer.json()["detail"]  # an option of Python's interface alone
 
 
 def test_a_student_that_serves_no_new_users_says_so() -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_kd.config.argument_kinds import NAMES, PATH, TEXT, Kind, takes
 from recbole_kd.errors import ConfigError
 from recbole_kd.serving.exports.exported import Form
 from recbole_kd.serving.exports.faiss_index import Faiss
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 PARITY = "parity.json"
 FORMS = ("npz", "faiss", "onnx", "int8")
+FORM_NAMES = Kind("names of forms, as a list or as text with commas", lambda to: TEXT.holds(to) or NAMES.holds(to))
 
 
+@takes("export", to=FORM_NAMES, out=PATH)
 def write_exports(student: Student, to: str | Iterable[str], out: str | Path, index: str = "flat") -> dict[str, Any]:
     """Write forms of a student into a folder, each in its own subfolder, with parity.json.
 
