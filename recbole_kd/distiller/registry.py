@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from recbole_kd.config.known_keys import unknown_name_error
@@ -65,9 +68,12 @@ def distiller_class(name: str) -> type[Distiller]:
     if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ConfigError(f"--kd={name} is not the name of a class; write --kd=module:Class")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        found = getattr(_imported(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--kd={name} cannot be imported ({error}); write --kd=module:Class") from None
+        raise ConfigError(
+            f"--kd={name} cannot be imported ({error}); write --kd=module:Class, where the module is in the working "
+            "folder or installed"
+        ) from None
     except Exception as error:  # a user's module may fail in any way
         raise ConfigError(
             f"--kd={name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
@@ -76,6 +82,18 @@ def distiller_class(name: str) -> type[Distiller]:
         raise ConfigError(f"--kd={name} is not a subclass of recbole_kd.distiller.base.Distiller")
     _check_constructor(name, found)
     return found
+
+
+def _imported(module_name: str) -> ModuleType:
+    """Import a user's module; the working folder is searched last, because an installed program does not search it."""
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        here = os.getcwd()
+        if error.name != module_name.partition(".")[0] or here in sys.path:
+            raise
+        sys.path.append(here)  # stays: the module may import its neighbours later, and child processes inherit it
+        return importlib.import_module(module_name)
 
 
 def _check_constructor(name: str, cls: type[Distiller]) -> None:

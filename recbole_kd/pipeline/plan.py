@@ -111,7 +111,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     splits = split_data(alone) if splits is None else splits
     features: dict[str, str] = {}
     for config in (alone, *teachers):
-        _check_cutoffs(config, splits.n_items)
+        _check_cutoffs(config, splits.n_items, "--" if config is alone else "--teacher.")
         check_protocol(config)
         check_modes(config, splits.dataset.inter_feat, issubclass(get_model(config["model"]), SequentialRecommender))
         check_negatives(config, splits)
@@ -208,12 +208,20 @@ def _check_export(teachers: list[Any], run: Mapping[str, Any]) -> None:
             check_width(svd, width - 1, name)
 
 
-def _check_cutoffs(config: Any, n_items: int) -> None:
+def _check_cutoffs(config: Any, n_items: int, prefix: str) -> None:
     if max(config["topk"]) > n_items:
         raise ConfigError(
             f"topk={config['topk']} is not possible: {config['dataset']} has {n_items} items, choose cut-offs up to "
-            "that"
+            f"that. Try {_fitting_cutoffs(config, n_items, prefix)}."
         )
+
+
+def _fitting_cutoffs(config: Any, n_items: int, prefix: str) -> str:
+    """Return the options to type for a catalogue that is smaller than the cut-offs, the stopping metric included."""
+    fitting = [k for k in config["topk"] if k <= n_items] or [n_items]
+    name, _, k = str(config["valid_metric"]).partition("@")
+    metric = "" if k in map(str, fitting) else f" {prefix}valid_metric={name}@{fitting[-1]}"
+    return f"{prefix}topk='{fitting}'{metric}"
 
 
 def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:

@@ -143,8 +143,16 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "no-factors": ({"teacher": "EASE", "teacher.embedding_size": None}, ["--teacher_store=factors"], ["EASE", "dense"]),
     "config-missing": ({}, ["--config_files=none.yaml"], ["none.yaml"]),
     "no-validation": ({}, ["--eval_args.split={RS: [0.9, 0.0, 0.1]}"], ["validation", "tiny"]),
-    "cutoff": ({}, ["--topk=[50]", "--valid_metric=NDCG@50"], ["topk=[50]", "40 items"]),
-    "cutoff-of-teacher": ({}, ["--teacher.topk=[50]", "--teacher.valid_metric=NDCG@50"], ["topk=[50]", "40 items"]),
+    "cutoff": (
+        {},
+        ["--topk=[50]", "--valid_metric=NDCG@50"],
+        ["topk=[50]", "40 items", "Try --topk='[40]' --valid_metric=NDCG@40"],
+    ),
+    "cutoff-of-teacher": (
+        {},
+        ["--teacher.topk=[50]", "--teacher.valid_metric=NDCG@50"],
+        ["topk=[50]", "40 items", "Try --teacher.topk='[40]' --teacher.valid_metric=NDCG@40"],
+    ),
     "cache-type": ({"cache_dir": "3"}, [], ["cache_dir=3", "path"]),
     "cache-no-folder": ({"cache_dir": "/dev/null/x"}, [], ["cache_dir=/dev/null/x", "writable"]),
     "output-no-folder": ({"output_dir": "/dev/null/x"}, [], ["output_dir=/dev/null/x", "writable"]),

@@ -49,3 +49,20 @@ def test_one_that_takes_what_it_is_given_is_a_method(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("mine_of_a_test", None)
     assert distiller_class("mine_of_a_test:Mine").__name__ == "Mine"
+
+
+def test_a_module_of_the_working_folder_is_found_by_an_installed_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the installed program, not the working folder, is the first entry of sys.path."""
+    (tmp_path / "working_folder_method.py").write_text(
+        "from recbole_kd.distiller.cd import CD\n\n\nclass Mine(CD):\n    pass\n"
+    )
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place and Path(place) != tmp_path])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ConfigError, match=r"No module named 'working_folder_method'.*in the working folder"):
+        distiller_class("working_folder_method:Mine")
+    monkeypatch.chdir(tmp_path)
+    assert distiller_class("working_folder_method:Mine").__name__ == "Mine"
