@@ -70,16 +70,19 @@ def test_skip_is_advised_only_where_it_is_an_option() -> None:
 
 
 def test_a_flat_history_names_the_user_whose_history_it_is() -> None:
+    flat: Any = ["50", "60"]
     with pytest.raises(ConfigError, match="Invalid the history of user 0='50': expected a list of item ids"):
-        small_student().recommend_for(["50", "60"])  # type: ignore[list-item]
+        small_student().recommend_for(flat)
 
 
 def test_numpy_integers_are_numbers_of_items() -> None:
     student = small_student()
-    assert list(student.recommend([1], k=np.int64(2))["item"]) == list(student.recommend(["1"], k=2)["item"])
-    for k in (True, np.bool_(True), np.float64(2), np.int64(0)):
+    two: Any = np.int64(2)
+    wrong: list[Any] = [True, np.bool_(True), np.float64(2), np.int64(0)]
+    assert list(student.recommend([1], k=two)["item"]) == list(student.recommend(["1"], k=2)["item"])
+    for k in wrong:
         with pytest.raises(ConfigError, match="Invalid k="):
-            student.recommend(["1"], k=k)  # type: ignore[arg-type]
+            student.recommend(["1"], k=k)
 
 
 def test_export_refuses_wrong_objects(tmp_path: Any) -> None:
