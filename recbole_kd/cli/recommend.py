@@ -97,7 +97,7 @@ def _users(path: Path) -> list[str]:
 
 
 def _asked(student: Student, given: argparse.Namespace) -> list[str]:
-    """Return the users to serve, each once; unknown ones are refused or counted on the screen before hours of work."""
+    """Return the users to serve, each once; refuse or count unknown ones before hours of work."""
     if given.users is None:
         return student.users.tokens[1:]
     users = _users(given.users)

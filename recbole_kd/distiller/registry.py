@@ -85,7 +85,7 @@ def distiller_class(name: str) -> type[Distiller]:
 
 
 def _imported(module_name: str) -> ModuleType:
-    """Import a user's module; the working folder is searched last, because an installed program does not search it."""
+    """Import a user's module, searching the working folder last: an installed program would not."""
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -217,7 +217,7 @@ def _check_cutoffs(config: Any, n_items: int, prefix: str) -> None:
 
 
 def _fitting_cutoffs(config: Any, n_items: int, prefix: str) -> str:
-    """Return the options to type for a catalogue that is smaller than the cut-offs, the stopping metric included."""
+    """Return the options to type if the cut-offs exceed the catalogue, with the stopping metric."""
     fitting = [k for k in config["topk"] if k <= n_items] or [n_items]
     name, _, k = str(config["valid_metric"]).partition("@")
     metric = "" if k in map(str, fitting) else f" {prefix}valid_metric={name}@{fitting[-1]}"
