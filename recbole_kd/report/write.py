@@ -109,7 +109,7 @@ def _records(folder: Path, names: Sequence[str] | None = None) -> list[Mapping[s
         folder: the folder.
         names: names of the files. If None, all of the folder.
     """
-    found = []
+    found: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("*.json")):
         content = read_json(path) if names is None or path.name in names else None
         if isinstance(content, dict) and {"run", "seed", "versions"} <= set(content):
