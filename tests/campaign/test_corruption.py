@@ -83,6 +83,27 @@ def test_damaged_entries_of_the_cache(name: str, campaign: Record, data: Path) -
     damage_each(campaign, "damaged cache", name, home, files, partial(verdict_of, home, given, wanted))
 
 
+def test_damaged_prepared_data(campaign: Record, data: Path) -> None:
+    home = Home(campaign.folder / "prepared", data)
+    (home.folder / "raw").mkdir()
+    rows = [
+        "uid,sku,ts",
+        *(f"u{user},i{(user * 7 + step * 3) % 40},{step}" for user in range(30) for step in range(12)),
+    ]
+    (home.folder / "raw" / "log.csv").write_text("\n".join(rows) + "\n")
+    out = home.folder / "prepared"
+    prepare = [
+        "prepare", "mine", "--form=table", f"--raw={home.folder / 'raw'}", "--file=log.csv", "--user=uid", "--item=sku",
+        "--time=ts", "--split=ratio", f"--out={out}",
+    ]  # fmt: skip
+    assert home.run(prepare).code == 0
+    given = home.words(dataset="mine", data_path=str(out), kd_compare="False", eval_args__order=None)
+    assert home.run(given).code == 0
+    wanted = home.figures()
+    files = sorted(path for path in (out / "mine").iterdir() if path.suffix in (".inter", ".json"))
+    damage_each(campaign, "damaged data", "prepared", home, files, partial(verdict_of, home, given, wanted))
+
+
 def test_damaged_students(campaign: Record, data: Path) -> None:
     home = Home(campaign.folder / "student", data)
     assert home.run(home.words(kd_compare="False")).code == 0
