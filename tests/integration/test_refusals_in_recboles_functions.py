@@ -52,7 +52,9 @@ def test_a_key_without_effect_is_refused(keys: dict[str, Any], said: str, tiny_d
 
 
 @pytest.mark.parametrize("key", ["kd_track", "kd_compare", "nproc", "output_dir"])
-@pytest.mark.parametrize("value", [-1, 1.5, True, b"x", {"a": 1}, object(), torch.ones(2), len], ids=repr)
+@pytest.mark.parametrize(
+    "value", [-1, 1.5, True, b"x", {"a": 1}, object(), torch.ones(2), len], ids=lambda value: type(value).__name__
+)
 def test_a_value_of_a_wrong_type_is_a_sentence_too(key: str, value: Any, tiny_dataset: TinyData) -> None:
     with pytest.raises(ConfigError, match=f"{key}="):
         config_of(tiny_dataset, **{key: value})
