@@ -12,7 +12,7 @@ from recbole_kd.cli.compare_search import search_settings
 from recbole_kd.config.code_names import allows_code
 from recbole_kd.config.known_keys import check_verb_keys
 from recbole_kd.config.parsing import parse_arguments
-from recbole_kd.config.schema import COMPARE_KEYS, check_table
+from recbole_kd.config.schema import COMPARE_KEYS, RUN_KEYS, check_table
 from recbole_kd.config.validation import invalid
 from recbole_kd.experiments.comparison import (
     Comparison,
@@ -74,7 +74,7 @@ def run(words: list[str]) -> int:
         return 0
     files = values.pop("config_files", None)
     given = merge_sources(files, None, values)
-    check_verb_keys(given, DEFAULTS)
+    check_verb_keys(given, DEFAULTS, RUN_KEYS)
     check_table(given, COMPARE_KEYS, {**DEFAULTS, "grid": "mine.yaml", "budget": 8, "ray_address": "auto"})
     options = {key: given.pop(key, default) for key, default in DEFAULTS.items()}
     comparison = read_comparison(given, options["grid"], allow_code=allows_code(values))

@@ -13,7 +13,7 @@ from recbole_kd.config.code_names import allows_code
 from recbole_kd.config.known_keys import check_verb_keys
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.property_layers import properties_dir
-from recbole_kd.config.schema import SEARCH_KEYS, check_table
+from recbole_kd.config.schema import RUN_KEYS, SEARCH_KEYS, check_table
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.request import merge_sources
 from recbole_kd.report.write import try_report
@@ -75,7 +75,7 @@ def search_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     Raises:
         ConfigError: a value of the search is invalid.
     """
-    check_verb_keys(values, DEFAULTS)
+    check_verb_keys(values, DEFAULTS, RUN_KEYS)
     check_table(values, SEARCH_KEYS, DEFAULTS)
     options = {key: values.get(key, default) for key, default in DEFAULTS.items()}
     _refuse_without_effect(values, options)

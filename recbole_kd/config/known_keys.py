@@ -135,20 +135,22 @@ def _meant(key: str, names: frozenset[str], prefix: str) -> str | None:
     return next((prefix + name for name in candidates if name and prefix + name in names), None)
 
 
-def check_verb_keys(given: Iterable[str], own: Iterable[str]) -> None:
+def check_verb_keys(given: Iterable[str], own: Iterable[str], of_runs: Iterable[str]) -> None:
     """Refuse a key that nobody knows and that looks most like one of a verb's own.
 
     Args:
-        given: keys as they are typed. own: keys that this verb alone reads. Keys of a run are checked by the run.
+        given: keys as they are typed.
+        own: keys that this verb alone reads.
+        of_runs: keys of a run that are not RecBole's. The run checks them.
 
     Raises:
         ConfigError: with the key that is meant.
     """
-    own = frozenset(own)
+    own, of_runs = frozenset(own), frozenset(of_runs)
     for key in given:
-        if key in RECBOLE_KEYS or key in own or key.startswith(("kd_", "teacher")):
+        if key in RECBOLE_KEYS or key in own or key in of_runs or key.startswith(("kd_", "teacher")):
             continue
-        close = close_names(key, own | RECBOLE_KEYS)
+        close = close_names(key, own | of_runs | RECBOLE_KEYS)
         if close and close[0] in own:
             raise ConfigError(_unknown_key(key, own, "key", None, False, ""))
 

@@ -25,6 +25,14 @@ from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError
 
 
+@pytest.fixture(autouse=True)
+def _without_ray() -> None:
+    """End a connection to Ray that an earlier test left: a connected process looks for no other cluster."""
+    import ray
+
+    ray.shutdown()
+
+
 @pytest.fixture
 def silent() -> Iterator[int]:
     """The port of something that accepts connections and never says a word."""

@@ -112,7 +112,17 @@ OTHERWISE = {
 }
 """Keys with a test of their own below."""
 
-NOT_HERE = {"k", "port", "gpu_id", "use_gpu", "rm_dup_inter", "item_inter_num_interval", "metrics"}
+NOT_HERE = {
+    "k",
+    "port",
+    "gpu_id",
+    "use_gpu",
+    "rm_dup_inter",
+    "item_inter_num_interval",
+    "metrics",
+    "rank",
+    "temperature",
+}
 """Words of other commands, keys that need a GPU, and two with tests in tests/data."""
 
 CACHES = {"save_dataset", "save_dataloaders"}

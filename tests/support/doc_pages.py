@@ -87,7 +87,9 @@ class PageRunner:
         assert words[0] == "recbole-kd", f"{words[0]} is not run here: mark the block as not run, with the reason"
         given = {word.split("=")[0] for word in words}
         given |= {"--teacher.epochs"} if "--teacher_path" in given else set()  # a saved teacher is not trained
-        if words[1] in ("run", "tune"):
+        if words[1] == "compare":
+            words = [re.sub(r"^--seed=.*", "--seed=0", word) for word in words]
+        if words[1] in ("run", "tune", "compare"):
             words += [word for word in SMALL if word.split("=")[0] not in given]
         assert main(words[1:]) == 0, shlex.join(words)
 

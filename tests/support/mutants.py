@@ -171,8 +171,8 @@ MUTANTS: list[Mutant] = [
         "evaluation/test_evaluation.py scoring/test_sequential.py",
         ("scorer.n_items, k, history)", "scorer.n_items, k, None)"),
         ("-np.inf if self.trainer.valid_metric_bigger", "np.inf if self.trainer.valid_metric_bigger"),
-        ("(name, value * share)", "(name, value)"),
     ),
+    *_of("evaluation/loader_items.py", "evaluation/test_evaluation.py", ("(name, value * share)", "(name, value)")),
     *_of(
         "evaluation/train_ndcg.py",
         "evaluation/test_analysis.py",

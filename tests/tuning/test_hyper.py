@@ -126,7 +126,7 @@ def test_a_trial_that_fails_fails_alone_with_its_reason(tmp_path: Path, capsys: 
     states = {(t["settings"]["kd_weight"], t["settings"]["kd_k"]): t for t in found}
     assert len(found) == 4 and states[1, 5]["state"] == "done"
     assert states[1, 41]["state"] == "failed" and "kd_k=41" in states[1, 41]["reason"] and "kd_k=41" in out
-    assert states[1e38, 5]["state"] == "failed" and "TrainingError" in states[1e38, 5]["reason"]
+    assert states[1e38, 5]["state"] == "failed" and "DivergedError" in states[1e38, 5]["reason"]
 
 
 def test_no_trial_done_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
