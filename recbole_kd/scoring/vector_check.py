@@ -37,8 +37,12 @@ def check_vectors(scorer: Scorer) -> None:
             f"The vectors of {type(scorer.model).__name__} give scores of {found.shape[1]} items and "
             f"full_sort_predict those of {own.shape[1]}: mend the function given to register_model(vectors=...)"
         )
-    scale = max(1.0, float(own[:, 1:].abs().nan_to_num().max()))
-    difference = float((found - own)[:, 1:].abs().nan_to_num().max())
+    own, found = own[:, 1:], found[:, 1:]
+    finite = own.isfinite()
+    scale = max(1.0, float(own.masked_fill(~finite, 0.0).abs().max()))
+    # What is not finite in both is refused where scores are ranked; in one of them it is a difference.
+    same = torch.equal(finite, found.isfinite())
+    difference = float((found - own).masked_fill(~finite, 0.0).abs().max()) if same else float("inf")
     if difference > TOLERANCE * scale:
         raise ConfigError(
             f"The scores of {type(scorer.model).__name__} are not the dot products of its vectors: on a sample they "

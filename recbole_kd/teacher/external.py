@@ -194,6 +194,10 @@ def _sources(
         torch.from_numpy(source_rows(given, n, known_ids(own, name), what))
         for given, n, name, what in zip(ids, n_rows, fields, ("users", "items"), strict=True)
     )
+    for what, given, n, rows in zip(("users", "items"), ids, n_rows, (users, items), strict=True):
+        unknown = 0 if given is None else n - int((rows >= 0).sum())
+        if unknown:
+            getLogger().warning(f"{unknown:,} of the teacher's {n:,} {what} are unknown to the data set and left out")
     missing = int((items[1:] < 0).sum())
     if missing:
         raise TeacherError(

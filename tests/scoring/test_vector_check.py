@@ -85,3 +85,17 @@ def test_a_loss_that_encodes_twice_is_the_models_own_in_a_step(data: TinyData, n
         else:
             found.append(case.model.calculate_loss(batch))
     assert torch.equal(found[0], found[1])
+
+
+def test_a_score_that_is_nan_on_one_side_alone_is_a_difference(data: TinyData) -> None:
+    case = build_case(data, "MF")
+    plain = case.model.full_sort_predict
+
+    def with_nan(interaction: Any) -> Any:
+        scores = plain(interaction).clone()
+        scores[3] = torch.nan
+        return scores
+
+    case.model.full_sort_predict = with_nan
+    with pytest.raises(ConfigError, match="differ by up to inf"):
+        check_vectors(Scorer(case.model))

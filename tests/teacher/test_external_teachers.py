@@ -380,3 +380,16 @@ def test_a_saved_teacher_is_measured_as_the_student_is(case: Case, tmp_path: Pat
     for phase in ("valid", "test"):
         expected = trainer.evaluate(getattr(case.loaders, phase), load_best_model=False)
         assert found[phase] == pytest.approx(dict(expected)) and any(found[phase].values())
+
+
+def test_ids_that_the_data_set_does_not_know_are_counted(case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = case.loaders.train._dataset
+    users, items = (
+        [str(token) for token in dataset.field2id_token[name][1:]] for name in (dataset.uid_field, dataset.iid_field)
+    )
+    scores = torch.rand(len(users) + 1, len(items) + 2)
+    recbole_kd.teacher_from_scores(
+        scores, case.loaders.train, user_ids=[*users, "stranger"], item_ids=[*items, "new", "newer"]
+    )
+    assert f"1 of the teacher's {len(users) + 1} users are unknown" in caplog.text
+    assert f"2 of the teacher's {len(items) + 2} items are unknown" in caplog.text
