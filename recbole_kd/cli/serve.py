@@ -16,7 +16,8 @@ MORE = """
   curl 'http://127.0.0.1:8000/recommend?user=196&k=10'
   curl -X POST http://127.0.0.1:8000/recommend -H 'content-type: application/json' -d '{"history": ["50", "181"]}'
   http://127.0.0.1:8000/health, and /docs for a page that describes all of it"""
-PACKAGES = ("fastapi", "uvicorn")
+PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "fastapi_offline": "fastapi-offline"}
+"""Modules of the extra ``serve`` -> their names for pip."""
 
 
 def _parser() -> SentenceParser:
@@ -36,10 +37,10 @@ def run(words: list[str]) -> int:
         KDError: bad input, a missing package, or an address that is taken.
     """
     given = _parser().parse_args(words)
-    missing = [package for package in PACKAGES if find_spec(package) is None]
+    missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"recbole-kd serve needs {' and '.join(missing)}: run `pip install {' '.join(PACKAGES)}` (extra serve)"
+            f"recbole-kd serve needs {' and '.join(missing)}: run `pip install {' '.join(PACKAGES.values())}` (extra serve)"
         )
     student = load_student(given.run)
     import uvicorn

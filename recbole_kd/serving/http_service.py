@@ -11,6 +11,7 @@ import pandas as pd
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,11 +90,11 @@ class Refusal(BaseModel):
 def create_app(student: Student) -> FastAPI:
     """Return the HTTP service of a student.
 
-    It has ``GET`` and ``POST /recommend``, ``GET /health`` and ``/docs``. Every refusal is JSON with one sentence,
+    It has ``GET`` and ``POST /recommend``, ``GET /health`` and ``/docs``, a page without any file from outside. Every refusal is JSON with one sentence,
     ``{"detail": ...}``: 404 for unknown users, 422 for bad input (also unknown items), 413 for a body of more than
     ``MAX_BODY`` bytes.
     """
-    app = FastAPI(title=f"recbole_kd: {student.config['model']}", version=__version__)
+    app = FastAPIOffline(title=f"recbole_kd: {student.config['model']}", version=__version__, redoc_url=None)
     app.add_middleware(BodyLimit, limit=MAX_BODY)
     one_at_a_time = threading.Lock()  # sequential models keep buffers, and torch has its own threads
     if len(student.users) > 1:

@@ -12,20 +12,17 @@ from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
-from recbole.model.general_recommender import LightGCN
 from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.errors import StudentError
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.scoring.vector_models import vector_function
-from recbole_kd.serving.fold_in import propagation_table
 from recbole_kd.serving.known_interactions import TestedWith, seen_columns
 from recbole_kd.serving.model_card import model_card
 from recbole_kd.serving.rebuilt_model import safe_settings
 from recbole_kd.serving.student import MODEL, VECTORS, load_student
 from recbole_kd.serving.student_files import CARD, CONFIG, FORMAT, ITEMS, SEEN, TRAINED, USERS
-from recbole_kd.serving.student_scores import ITEM_VECTORS, PROPAGATION, QUERY_VECTORS, ModelScores
+from recbole_kd.serving.student_scores import ITEM_VECTORS, QUERY_VECTORS, ModelScores
 from recbole_kd.storage.files import WEIGHTS, save_weights, write_manifest, written_whole
 
 COMPARED_USERS = 64
@@ -74,7 +71,7 @@ def pack_student(
     }  # fmt: skip
     with written_whole(folder) as temporary:
         if form == VECTORS:
-            vectors = _vectors(model, seen)
+            vectors = _vectors(model)
             save_file(vectors, temporary / WEIGHTS)
             content["weights"] = _save_trained(temporary / TRAINED, model, vectors)
         else:
@@ -90,17 +87,11 @@ def pack_student(
         _compare(temporary, model)
 
 
-def _vectors(model: Any, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _vectors(model: Any) -> dict[str, Tensor]:
     scorer = Scorer(model)
     with scorer.frozen():
         tables = [table.detach().cpu() for table in scorer.tables()]
     found = dict(zip((QUERY_VECTORS, ITEM_VECTORS), tables, strict=True))
-    if vector_function(type(model)) is vector_function(LightGCN):
-        train = seen["part"] == 0
-        ids = [seen[name][train].numpy() for name in ("user", "item")]
-        found[PROPAGATION] = propagation_table(
-            model.user_embedding.weight, model.item_embedding.weight, ids[0], ids[1], model.n_layers
-        )
     return {name: table.contiguous().clone() for name, table in found.items()}
 
 

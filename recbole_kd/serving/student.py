@@ -128,10 +128,8 @@ class Student:
     ) -> pd.DataFrame:
         """Return the k best items of new users from some known items of each, without training.
 
-        A sequential student encodes the history. A LightGCN propagates from it
-        (:func:`recbole_kd.serving.fold_in.propagation_table`). For other dot-product students the user's vector is
-        what such a history led to in training, by a map of the trained users
-        (:func:`recbole_kd.serving.fold_in.user_map`).
+        A sequential student encodes the history. For other dot-product students the user's vector is what such a
+        history led to in training, by a map of the trained users (:func:`recbole_kd.serving.fold_in.user_map`).
 
         Args:
             histories: name of a user -> items, the oldest first. The users of a list are named 0, 1, ...

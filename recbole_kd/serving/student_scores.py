@@ -19,14 +19,14 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
-from recbole_kd.serving.fold_in import mapped, propagated, user_map
+from recbole_kd.serving.fold_in import mapped, user_map
 from recbole_kd.serving.known_interactions import KnownInteractions
 
 Full = Callable[[Tensor], Tensor]
 """Indices into a block of users, int64 ``[b]`` -> scores of all items, float ``[b, n_items]``.
 
 The next call may overwrite them."""
-QUERY_VECTORS, ITEM_VECTORS, PROPAGATION = "query_vectors", "item_vectors", "propagation"
+QUERY_VECTORS, ITEM_VECTORS = "query_vectors", "item_vectors"
 """Tensors of a student whose users have final vectors."""
 
 
@@ -85,14 +85,12 @@ class VectorScores(StudentScores):
     """A student whose users and items have final vectors.
 
     Args:
-        tensors: query_vectors float ``[n_users, d]`` and item_vectors float ``[n_items, d]``. A LightGCN also has
-            propagation float ``[n_items, d]`` (:func:`recbole_kd.serving.fold_in.propagation_table`).
+        tensors: query_vectors float ``[n_users, d]`` and item_vectors float ``[n_items, d]``.
         known: its users' interactions, which new users need; None if only known users are asked about.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], known: KnownInteractions | None = None) -> None:
         self._queries, self._items, self._known = tensors[QUERY_VECTORS], tensors[ITEM_VECTORS], known
-        self._propagation = tensors.get(PROPAGATION)
 
     def of_users(self, users: Tensor, as_tested: bool) -> AbstractContextManager[Full]:
         return nullcontext(DotProducts(self._queries[users], self._items))
@@ -102,11 +100,7 @@ class VectorScores(StudentScores):
             raise ConfigError("times have no effect on a student without histories: leave them out.")
         rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         items = Ragged.from_pairs(rows, torch.cat(list(histories)).numpy(), len(histories))
-        if self._propagation is not None:
-            vectors = propagated(self._propagation, items)
-        else:
-            vectors = mapped(self._user_map, self._items, items)
-        return nullcontext(DotProducts(vectors, self._items))
+        return nullcontext(DotProducts(mapped(self._user_map, self._items, items), self._items))
 
     @cached_property
     def _user_map(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from tests.support.paths import ROOT
 from tests.support.students import trained
 
 httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
 
 from fastapi.testclient import TestClient  # noqa: E402 - after the skip
 
@@ -67,7 +68,14 @@ def test_the_description_names_paths_bounds_and_refusals() -> None:
     assert set(described["paths"]["/recommend"]["get"]["responses"]) == {"200", "404", "422"}
     (k,) = (one for one in described["paths"]["/recommend"]["get"]["parameters"] if one["name"] == "k")
     assert (k["schema"]["minimum"], k["schema"]["maximum"], k["schema"]["default"]) == (1, MAX_K, 10)
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_page_takes_every_file_from_the_service() -> None:
+    _, client = client_of("MF")
+    page = client.get("/docs").text
+    files = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+    assert len(files) >= 3 and not [file for file in files if "//" in file] and "http" not in page
+    assert {client.get(file).status_code for file in [*files, "/openapi.json"]} == {200}
 
 
 WRONG: list[tuple[int, str, str, dict[str, Any]]] = [

@@ -1,4 +1,4 @@
-"""Users without training: histories encoded, folded in by the map of trained users, propagated from."""
+"""Users without training: histories encoded, or folded in by the map of trained users."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 import recbole_kd
 from recbole_kd.errors import ConfigError, UnknownIdError
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.serving.fold_in import RIDGE, mapped, propagated, user_map
-from recbole_kd.serving.student_scores import PROPAGATION
+from recbole_kd.serving.fold_in import RIDGE, mapped, user_map
 from tests.support.students import trained
 
 Student = recbole_kd.Student
@@ -76,24 +75,6 @@ def test_a_trained_user_of_a_linear_student_is_found_again() -> None:
     assert (found - users[50:]).abs().max() < 0.01 * users.abs().max()
 
 
-def test_propagation_adds_up_to_the_trained_vector() -> None:
-    """A trained user's final vector is the share of the own embedding and what the training history sends."""
-    student = student_of("LightGCN")
-    model = trained("LightGCN")
-    table = student.scores._propagation  # type: ignore[attr-defined]
-    assert table is not None and PROPAGATION == "propagation"
-    checkpoint = recbole_kd.integration.safe_load.load_checkpoint(  # type: ignore[attr-defined]
-        f"{model['folder']}/LightGCN.pth", torch.device("cpu")
-    )
-    own, n_layers = checkpoint["state_dict"]["user_embedding.weight"], checkpoint["config"]["n_layers"]
-    seen = student.known.seen
-    train = seen["part"] == 0
-    histories = Ragged.from_pairs(seen["user"][train].numpy(), seen["item"][train].numpy(), len(student.users))
-    users = torch.arange(1, len(student.users))
-    found = own[users] / (n_layers + 1) + propagated(table, histories.of_rows(users))
-    assert torch.allclose(found, student.scores.user_vectors(users), atol=1e-6)
-
-
 @pytest.mark.parametrize("model", ["MF", "LightGCN"])
 def test_new_users_get_items_of_their_own_colour(model: str) -> None:
     """The data are a checkerboard: who likes even items is closer to items that such users like."""
@@ -106,12 +87,9 @@ def test_new_users_get_items_of_their_own_colour(model: str) -> None:
         clean[place, int(item[1:]) % 2] += 1
     whole = torch.from_numpy(np.vstack([np.zeros_like(clean[:1]), clean]).astype(np.float32))
     student.scores._items = whole  # type: ignore[attr-defined]
-    if model == "LightGCN":
-        student.scores._propagation = whole  # type: ignore[attr-defined]
-    else:
-        train = student.known.trained  # users of such a model stand where their items do
-        means = [whole[items].sum(0) / max(1, len(items)) for items in train.items.split(train.counts().tolist())]
-        student.scores._queries = torch.stack(means)  # type: ignore[attr-defined]
+    train = student.known.trained  # users of such a model stand where their items do
+    means = [whole[items].sum(0) / max(1, len(items)) for items in train.items.split(train.counts().tolist())]
+    student.scores._queries = torch.stack(means)  # type: ignore[attr-defined]
     found = student.recommend_for([["i2", "i4"], ["i3"]], k=5)
     assert [int(item[1:]) % 2 for item in found["item"]] == [0] * 5 + [1] * 5
     assert not {"i2", "i4"} & set(found["item"][:5]) and list(found["user"]) == [0] * 5 + [1] * 5
