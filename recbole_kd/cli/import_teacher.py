@@ -18,6 +18,7 @@ from recbole_kd.teacher.coverage import coverage_of
 from recbole_kd.teacher.external import teacher_from_file, write_teacher
 from recbole_kd.teacher.list_builder import TEMPERATURE, left_out
 from recbole_kd.teacher.ranked_lists import exported_lists, is_export
+from recbole_kd.teacher.stores.lists import FLOOR, MASK, treat_unlisted
 from recbole_kd.teacher.tables import SUFFIXES
 
 EXAMPLES = [
@@ -49,6 +50,7 @@ def _parser() -> SentenceParser:
         default=TEMPERATURE,
         help=f"T of the scores that ranks become, -place / T (default: {TEMPERATURE:g})",
     )
+    add("--unlisted", choices=(FLOOR, MASK), help="items outside a list: one score below it (default), or in no loss")
     add("--strict", action="store_true", help="refuse rows that would be left out")
     add("--out", type=Path, required=True, metavar="DIR", help="a missing or empty folder that gets the teacher")
     return parser
@@ -67,6 +69,7 @@ def run(words: list[str]) -> int:
         _check_export(given)
         lists = exported_lists(given.file)
         lists.check_data(splits.fingerprint)
+        treat_unlisted(lists, given.unlisted)
         write_teacher(given.out, lists.tensors(), lists.manifest)
         teacher: TeacherScores = lists
     else:
@@ -76,7 +79,10 @@ def run(words: list[str]) -> int:
                 "`recbole-kd export-lists`"
             )
         names = {name: getattr(given, name) for name in ("user", "item", "score", "rank")}
-        more = {"temperature": given.temperature, "strict": given.strict, "out": given.out}
+        more = {
+            "temperature": given.temperature, "unlisted": given.unlisted or FLOOR, "strict": given.strict,
+            "out": given.out,
+        }  # fmt: skip
         teacher = teacher_from_file(given.file, splits.parts[0], **names, **more)
     print(_report(given.out, teacher))
     return 0

@@ -66,6 +66,7 @@ RUN_KEYS: dict[str, Any] = {
     "teacher_dtype": one_of(TEACHER_DTYPES),
     "teacher_ray_address": Annotated[str, Expected("local, auto or HOST:PORT")] | None,
     "teacher_svd": Count | None,
+    "teacher_unlisted": Literal["floor", "mask"] | None,
     "kd_compare": bool,
     "kd_weight": NonNegative | Literal["auto"],
     # train_ndcg: NDCG@10 on the training interactions after each epoch; teacher_ranks: the student's ranks of the

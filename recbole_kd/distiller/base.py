@@ -238,6 +238,11 @@ class Distiller(nn.Module, ABC):
         needed = cls.requires if options is None else cls.needs(options)
         if "full" in needed and not all(member.complete for member in teacher.members):
             raise TeacherError(no_full_scores(cls.__name__, teacher.name))
+        if teacher.masks and options is not None and not cls.draws_unlisted(options):
+            raise TeacherError(
+                f"teacher_unlisted=mask has no effect on {cls.__name__} with these options, whose loss has no item "
+                "outside the teacher's lists: take teacher_unlisted=floor"
+            )
         if "embeddings" in cls.requires and teacher.embeddings() is None:
             fix = "make factors of its scores with `recbole-kd convert-teacher FOLDER --out=NEW --svd=64`"
             if not teacher.complete:
@@ -302,6 +307,14 @@ class Distiller(nn.Module, ABC):
         return cls.ranks_student
 
     @classmethod
+    def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the loss has items outside a teacher's ranked list, so that ``teacher_unlisted`` has an effect.
+
+        Such a method passes its item sets through :meth:`without_uncounted`.
+        """
+        return False
+
+    @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         """Return the options that nothing reads beside the other options.
 
@@ -343,6 +356,16 @@ class Distiller(nn.Module, ABC):
     def diagnostics(self) -> dict[str, float]:
         """Return metrics of the last begin_epoch() for the log and TensorBoard."""
         return {}
+
+    def without_uncounted(self, ids: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Return item sets with 0 in place of the items that ``teacher_unlisted=mask`` leaves out.
+
+        Args:
+            ids: int64 ``[Q, n]``, with 0 where a query has fewer items.
+            queries: int64 ``[Q]``; None for all queries.
+        """
+        counted = self.teacher_scores.counted(self.all_queries() if queries is None else queries, ids)
+        return ids if counted is None else ids.masked_fill(~counted, 0)
 
     def all_queries(self) -> Tensor:
         """Return the ids of all queries, pad included, int64 ``[n_queries]``: row q is query q."""

@@ -57,6 +57,10 @@ class CE(Distiller):
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
         return bool(options["guide"] == "student")
 
+    @classmethod
+    def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["guide"] == "student")
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.guide == "teacher":
@@ -68,9 +72,8 @@ class CE(Distiller):
 
     def _list_of(self, guide: Scorer | TeacherScores) -> None:
         self._lists = None
-        self.item_sets = {
-            "list": guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]
-        }
+        listed = guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]
+        self.item_sets = {"list": self.without_uncounted(listed)}
 
     def forward(self, batch: DistillBatch) -> Tensor:
         listed = batch.sets["list"]

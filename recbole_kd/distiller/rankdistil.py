@@ -70,6 +70,10 @@ class RankDistil(Distiller):
         self._outside: Outside | None = None
 
     @classmethod
+    def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
+        return True
+
+    @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         return {"permutations": "kd_tau=0"} if options["tau"] == 0 else {}
 
@@ -83,7 +87,7 @@ class RankDistil(Distiller):
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         drawn = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
-        self.item_sets = {"top": self._top, "drawn": drawn}
+        self.item_sets = {"top": self._top, "drawn": self.without_uncounted(drawn)}
         self._orders = self._draw_orders()
 
     def _draw_orders(self) -> Tensor:

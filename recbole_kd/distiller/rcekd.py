@@ -164,6 +164,10 @@ class RCEKD(Distiller):
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
         return options["variant"] not in WITHOUT_STUDENT
 
+    @classmethod
+    def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
+        return options["variant"] not in WITHOUT_STUDENT
+
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         if self.variant == "full_ce":
@@ -236,13 +240,15 @@ class RCEKD(Distiller):
         """
         ranked_valid = scores > -torch.inf
         teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
-        own, own_valid = ranked[:, : self.k], ranked_valid[:, : self.k]
+        own = ranked[:, : self.k]
+        own_valid = ranked_valid[:, : self.k] & self._counted(rows, own)
         missing = teacher_valid & ~is_in(teacher_list, own)
         if self.variant == "wo_t":
             return own, own_valid
         if self.variant == "wo_sep":
             return torch.cat([own, teacher_list], dim=1), torch.cat([own_valid, missing], dim=1)
         drawn, drawn_valid = self._draw(rows, ranked, ranked_valid, missing)
+        drawn_valid = drawn_valid & self._counted(rows, drawn)
         rest = missing & ~is_in(teacher_list, drawn)
         chosen, valid = torch.cat([own, drawn, teacher_list], dim=1), torch.cat([own_valid, drawn_valid, rest], dim=1)
         in_both = teacher_valid & ~missing
@@ -250,6 +256,10 @@ class RCEKD(Distiller):
         listed = teacher_valid.sum(1).clamp(min=1)  # K, or fewer if a user has fewer items left
         rate = _share_of_top(ranked, chosen[:, self.k :], valid[:, self.k :])
         return chosen, valid, shared.sum(1) / listed, in_both.sum(1) / listed, rate
+
+    def _counted(self, rows: slice, ids: Tensor) -> Tensor:
+        """Return which items of consecutive queries ``teacher_unlisted`` does not leave out, bool ``[R, n]``."""
+        return self.without_uncounted(ids, self.all_queries()[rows]) > 0
 
     def _excluded(self) -> Ragged | None:
         return self.train_items if self.mask_train else None

@@ -66,6 +66,10 @@ class RRD(Distiller):
         self._outside: Outside | None = None
 
     @classmethod
+    def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
+        return True
+
+    @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         first = options["sampling"] == "none"
         return dict.fromkeys(("tau", "sort"), "kd_sampling=none") if first else {}
@@ -85,7 +89,9 @@ class RRD(Distiller):
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         uninteresting = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
-        self.item_sets = {"interesting": self._interesting(), "uninteresting": uninteresting}
+        self.item_sets = {
+            "interesting": self._interesting(), "uninteresting": self.without_uncounted(uninteresting),
+        }  # fmt: skip
 
     def _interesting(self) -> Tensor:
         if self.sampling == "none":

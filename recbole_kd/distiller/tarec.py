@@ -108,6 +108,10 @@ class TARec(Distiller):
         self._figures: dict[str, float] = {}
 
     @classmethod
+    def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
+        return True
+
+    @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         line = options["distance"] != "sinkhorn"
         return dict.fromkeys(("epsilon", "n_iterations"), f"kd_distance={options['distance']}") if line else {}
@@ -141,6 +145,8 @@ class TARec(Distiller):
     def _target(self, share: float, teacher: TeacherScores, ids: Tensor) -> Target:
         """Return a teacher's distribution over the candidates, int64 ``[U, n]``."""
         queries = self.all_queries()
+        counted = teacher.counted(queries, ids)
+        ids = ids if counted is None else ids.masked_fill(~counted, 0)
         scores = torch.cat(
             [teacher.at(queries[rows], ids[rows]) for rows in blocks(len(ids), self.student_scorer.n_items, ids.device)]
         )

@@ -41,6 +41,7 @@ from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.files import read_manifest
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher
+from recbole_kd.teacher.stores.lists import treat_unlisted
 from recbole_kd.training.build_distiller import known_kd_keys, no_auto_weight
 
 OF_RECBOLE = frozenset(
@@ -294,6 +295,7 @@ def teacher_for(request: RecBoleRequest, train_data: Any) -> TeacherScores:
     with generators_kept():
         if request.teacher is None and not method.assistant:
             teacher = load_teacher(str(request.run["teacher_path"]), train_data, request.config["device"])
+            treat_unlisted(teacher, request.run["teacher_unlisted"])
             method.check_teacher(teacher)
             return teacher
         plan = make_plan(request, split_behind(train_data))

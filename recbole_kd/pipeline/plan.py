@@ -118,7 +118,9 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         check_labels(config, splits.dataset)
         features.update(record_features(config, splits.dataset))
     _check_export(teachers, run)
-    saved = None if teachers else saved_teacher(run["teacher_path"], splits, alone["device"])
+    saved = None
+    if not teachers:
+        saved = saved_teacher(run["teacher_path"], splits, alone["device"], run["teacher_unlisted"])
     teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
     distilled, distilled_files, options = _distilled(request, splits, teacher_name, {})
     method = distiller_class(request.kd)

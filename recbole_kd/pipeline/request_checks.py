@@ -25,6 +25,7 @@ from recbole_kd.pipeline.model_choices import RECBOLE, model_class, recbole_defa
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
+from recbole_kd.teacher.stores.lists import no_unlisted
 from recbole_kd.training.build_distiller import known_kd_keys, no_teacher_index
 
 CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
@@ -100,6 +101,8 @@ def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], 
         kept = values.get("teacher_svd") is not None or (has_vectors(taught) and store != "dense")
         if "embeddings" in method.requires and not kept:
             raise ConfigError(no_embeddings(f"--kd={kd}", name, store, _factors_of(taught, store)))
+    if values.get("teacher_unlisted") is not None:
+        raise ConfigError(no_unlisted(values["teacher_unlisted"], values["teacher"]))
     if len(names) > 1 and not method.several:
         raise ConfigError(
             f"--kd={kd} learns from one teacher and --teacher={values['teacher']} names {len(names)}: name one of them"

@@ -45,6 +45,7 @@ from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import export_teacher, resolve_store
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
+from recbole_kd.teacher.stores.lists import treat_unlisted
 from recbole_kd.training.resume_state import StateFile
 from recbole_kd.training.training_job import AfterEpoch, TrainingFiles, TrainingJob
 from recbole_kd.training.trajectory import Trajectory
@@ -239,10 +240,13 @@ def ensure_teachers(
     return SeveralTeachers([teacher for teacher, _ in found]), together
 
 
-def saved_teacher(path: str, splits: Splits, device: Any) -> tuple[TeacherScores, dict[str, Any]]:
+def saved_teacher(
+    path: str, splits: Splits, device: Any, unlisted: str | None = None
+) -> tuple[TeacherScores, dict[str, Any]]:
     """Return a teacher that the user names by path, and its known metrics."""
     teacher = load_teacher(path, splits.parts[0], device)
     teacher.check_data(splits.fingerprint)
+    treat_unlisted(teacher, unlisted)
     # A checkpoint or external scores have no settings that identify them.
     if path.endswith(".pth") or not teacher.manifest.get("settings"):
         place = user_path(path, "teacher_path")

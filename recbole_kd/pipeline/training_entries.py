@@ -42,7 +42,7 @@ WITHOUT_EFFECT = frozenset(
 )  # fmt: skip
 """Keys that do not affect the result of a training. They are left out of its digest."""
 
-IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents", "revisions")
+IDENTITY = ("model", "settings", "store", "dtype", "svd", "trajectory", "teacher", "contents", "revisions", "unlisted")
 """Keys of a teacher's manifest that identify how it was made."""
 
 

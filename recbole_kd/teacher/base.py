@@ -48,6 +48,9 @@ class TeacherScores(ABC):
     complete: bool = True
     """Whether it scores every item. Ranked lists do not."""
 
+    masks: bool = False
+    """Whether :meth:`counted` leaves items out."""
+
     def __init__(self, n_queries: int, n_items: int, manifest: Mapping[str, Any] | None = None) -> None:
         self.n_queries = n_queries
         self.n_items = n_items
@@ -74,6 +77,13 @@ class TeacherScores(ABC):
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         """Return scores at chosen items: int64 ``[B]``, int64 ``[B, K]`` -> float32 ``[B, K]``."""
         return self.full(queries).gather(1, items)
+
+    def counted(self, queries: Tensor, items: Tensor) -> Tensor | None:
+        """Return which items have a place in a loss: int64 ``[B]``, int64 ``[B, K]`` -> bool ``[B, K]``.
+
+        None if all have. Ranked lists with ``teacher_unlisted=mask`` leave out the items outside a query's list.
+        """
+        return None
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import COVERED, scores_from
 from recbole_kd.teacher.list_builder import TEMPERATURE, ListBuilder, known_ids, left_out, source_rows
+from recbole_kd.teacher.stores.lists import FLOOR, MASK, UNLISTED
 from recbole_kd.teacher.tables import Columns, chunks_of, find_columns, names_in, numbers_of, texts_of
 
 Matrix = np.ndarray | Tensor
@@ -34,6 +35,7 @@ def teacher_from_lists(
     score: str | None = None,
     rank: str | None = None,
     temperature: float = TEMPERATURE,
+    unlisted: str = FLOOR,
     strict: bool = False,
     out: str | Path | None = None,
 ) -> TeacherScores:
@@ -47,6 +49,8 @@ def teacher_from_lists(
         dataset: RecBole's training loader, or its data set.
         user, item, score, rank: names of the columns. By default the usual ones, such as ``user_id``.
         temperature: T of the map from ranks to scores, ``-place / T``.
+        unlisted: ``floor`` gives the items outside a list one score below its last item, ``mask`` leaves them out of
+            every loss.
         strict: refuse rows that would be left out.
         out: a missing or empty folder to write the teacher to.
 
@@ -64,7 +68,7 @@ def teacher_from_lists(
     """
     columns = find_columns(list(frame.columns), "The table", user=user, item=item, score=score, rank=rank)
     frames = [frame[[columns.user, columns.item, columns.value]]]
-    return _from_frames(frames, columns, "The table", dataset, temperature, strict, out)
+    return _from_frames(frames, columns, "The table", dataset, temperature, unlisted, strict, out)
 
 
 def teacher_from_file(
@@ -72,6 +76,7 @@ def teacher_from_file(
     dataset: Any,
     *,
     temperature: float = TEMPERATURE,
+    unlisted: str = FLOOR,
     strict: bool = False,
     out: str | Path | None = None,
     **columns: str | None,
@@ -81,7 +86,7 @@ def teacher_from_file(
     The file is read in chunks. See :func:`teacher_from_lists`.
     """
     found = find_columns(names_in(path), str(path), **columns)
-    return _from_frames(chunks_of(path, found), found, str(path), dataset, temperature, strict, out)
+    return _from_frames(chunks_of(path, found), found, str(path), dataset, temperature, unlisted, strict, out)
 
 
 def _from_frames(
@@ -90,6 +95,7 @@ def _from_frames(
     place: str,
     dataset: Any,
     temperature: float,
+    unlisted: str,
     strict: bool,
     out: str | Path | None,
 ) -> TeacherScores:
@@ -97,6 +103,8 @@ def _from_frames(
         raise ConfigError(
             f"Invalid temperature={temperature}: expected a number above 0. Try temperature={TEMPERATURE}."
         )
+    if unlisted not in (FLOOR, MASK):
+        raise ConfigError(f"Invalid unlisted={unlisted!r}: expected floor or mask. Try unlisted={MASK}.")
     if out is not None:
         check_folder(Path(out), option="--out")
     own = getattr(dataset, "_dataset", dataset)
@@ -111,7 +119,8 @@ def _from_frames(
     for words in left_out(builder.counts):
         getLogger().warning(f"{place}: {words} and are left out")
     scores = {"scores": f"-place / {temperature:g}" if by_rank else columns.score}
-    return _made(tensors, "lists", {"imported": {**builder.counts, **scores}}, dataset, out)
+    about = {"imported": {**builder.counts, **scores}, UNLISTED: unlisted}
+    return _made(tensors, "lists", about, dataset, out)
 
 
 def teacher_from_scores(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller.registry import DISTILLERS, distiller_class
-from recbole_kd.errors import TeacherError
+from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.teacher.stores.dense import DenseScores
-from recbole_kd.teacher.stores.lists import ListScores
+from recbole_kd.teacher.stores.lists import ListScores, treat_unlisted
 from recbole_kd.teacher.stores.remapped import MappedScores
 from tests.support.lists import lists_of, top_of
 from tests.support.stubs import TableScorer, batch_for, no_train_items, padded
@@ -181,3 +181,90 @@ def test_a_batch_without_any_covered_query_has_no_share() -> None:
     distiller = distiller_of("CE", top_of(table(), 4, without=(2, 3)), table(seed=1))
     batch = batch_for(distiller, [2, 3])
     assert len(batch.queries) == 0 and batch.share == 0
+
+
+# -- teacher_unlisted=mask --------------------------------------------------------------------------------------------
+
+ASK_OUTSIDE = {
+    "CE": {"k": 4, "guide": "student"},
+    **{name: SMALL[name] for name in ("RCEKD", "RRD", "RankDistil", "TARec")},
+}
+
+
+def masked(rows: list[list[tuple[int, float]]], n_items: int) -> ListScores:
+    teacher = lists_of(rows, n_items)
+    treat_unlisted(teacher, "mask")
+    return teacher
+
+
+def hand_made(name: str, options: dict[str, Any], teacher: Any, student: list[float]) -> tuple[float, Tensor]:
+    """The loss of one query and its gradient in the student's scores."""
+    scorer = TableScorer(torch.tensor([[0.0] * len(student), student]))
+    distiller = distiller_class(name)(scorer, teacher, **options)
+    distiller.begin_training(no_train_items(2))
+    distiller.begin_epoch(0)
+    loss = distiller(batch_for(distiller, [1]))
+    loss.backward()
+    return float(loss.detach()), scorer.table.grad[1]
+
+
+LISTED, STUDENT = [(2, 1.0), (3, 0.0)], [0.0, 0.7, 0.2, -0.3, 0.4, 0.1]  # items 1 to 5, of which 2 and 3 are listed
+
+
+def soft(*scores: float) -> Tensor:
+    return torch.softmax(torch.tensor(scores), 0)
+
+
+def by_hand(name: str) -> float:
+    """The loss on the two listed items alone."""
+    p, q = soft(1.0, 0.0), soft(STUDENT[2], STUDENT[3])
+    if name in ("CE", "RCEKD"):
+        return float(-(p * q.log()).sum())
+    if name in ("RRD", "RankDistil"):
+        return float(-q[0].log())  # the second of two is certain
+    return float((p[0] - q[0]).abs())  # Wasserstein of two places at distance 1
+
+
+MASKED_OPTIONS: dict[str, dict[str, Any]] = {
+    "CE": {"k": 5, "guide": "student"},
+    "RCEKD": {"k": 5, "n_samples": 5, "candidates": 5},  # both sets are the two listed items, so that gamma cancels
+    "RRD": {"k": 2, "candidates": 2, "n_samples": 3},
+    "RankDistil": {"k": 2, "n_samples": 3, "tau": 0.0},
+    "TARec": {"k": 2, "n_negatives": 3},
+}
+
+
+@pytest.mark.parametrize("name", MASKED_OPTIONS)
+def test_masked_items_are_in_no_softmax_and_no_pair(name: str) -> None:
+    teacher = masked([[], LISTED], 6)
+    loss, gradient = hand_made(name, MASKED_OPTIONS[name], teacher, STUDENT)
+    assert loss == pytest.approx(by_hand(name), rel=1e-5)
+    assert bool((gradient[[0, 1, 4, 5]] == 0).all()) and bool((gradient[[2, 3]] != 0).all())
+    floor, outside = hand_made(name, MASKED_OPTIONS[name], lists_of([[], LISTED], 6), STUDENT)
+    assert floor != pytest.approx(loss, rel=1e-3) and float(outside[[1, 4, 5]].abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", ASK_OUTSIDE)
+def test_a_query_whose_other_items_are_all_masked_has_a_finite_loss(name: str) -> None:
+    teacher = top_of(table(), 1)
+    treat_unlisted(teacher, "mask")
+    mapped = MappedScores(teacher, torch.arange(7))
+    for asked in (teacher, mapped):
+        distiller = distiller_class(name)(TableScorer(table(seed=1)), asked, **ASK_OUTSIDE[name])
+        distiller.begin_training(no_train_items(7))
+        distiller.begin_epoch(0)
+        loss = distiller(batch_for(distiller, [1, 2, 6]))
+        loss.backward()
+        assert bool(loss.isfinite()) and bool(distiller.student_scorer.table.grad.isfinite().all())
+
+
+def test_a_method_without_unlisted_items_and_a_teacher_without_lists_refuse_the_key() -> None:
+    teacher = masked([[], LISTED], 6)
+    for name, options in (("CE", {"guide": "teacher"}), ("DCD", {}), ("RD", {}), ("RCEKD", {"variant": "wo_s"})):
+        with pytest.raises(TeacherError, match="teacher_unlisted=mask has no effect"):
+            distiller_class(name).check_teacher(teacher, options)
+    distiller_class("CE").check_teacher(teacher, {"guide": "student"})
+    with pytest.raises(ConfigError, match="which scores every item"):
+        treat_unlisted(DenseScores(table()), "mask")
+    with pytest.raises(ConfigError, match="expected floor or mask"):
+        treat_unlisted(teacher, "zero")

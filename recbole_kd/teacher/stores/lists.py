@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_kd.errors import TeacherError
+from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.teacher.base import TeacherScores
 
+UNLISTED = "unlisted"
+"""Manifest key of what an item outside a list is: ``floor`` or ``mask``."""
+FLOOR, MASK = "floor", "mask"
 TENSORS = frozenset({"starts", "items", "scores"})
 """Tensors of a list store on disk."""
 
@@ -22,6 +25,9 @@ class ListScores(TeacherScores):
     An item outside the list scores one step below its last item. A step is the mean distance of neighbours in the list,
     or 1 if there is none (one item, or equal scores). A query without a list scores 0 everywhere and is not
     :attr:`covered`.
+
+    With ``unlisted: mask`` in the manifest, methods leave the items outside a list out of every softmax and pair
+    (:meth:`counted`); their score is the same.
 
     Args:
         starts: int64 ``[n_queries + 1]``. Query q has the entries from ``starts[q]`` to ``starts[q + 1]``.
@@ -42,6 +48,7 @@ class ListScores(TeacherScores):
     ) -> None:
         _check(starts, items, scores, n_items)
         super().__init__(len(starts) - 1, n_items, manifest)
+        self.masks = self.manifest.get(UNLISTED, FLOOR) == MASK
         self._starts, self._items, self._scores = starts, items.long(), scores.float()
         counts = starts.diff()
         self.covered = counts > 0
@@ -82,9 +89,20 @@ class ListScores(TeacherScores):
         floor = self._floor[queries].unsqueeze(1).expand(items.shape)
         if not len(self._keys):
             return floor.clone()
+        place, listed = self._find(queries, items)
+        return torch.where(listed, self._scores[self._order[place]], floor)
+
+    def counted(self, queries: Tensor, items: Tensor) -> Tensor | None:
+        if not self.masks:
+            return None
+        self._on(queries.device)
+        return self._find(queries, items)[1] if len(self._keys) else torch.zeros_like(items, dtype=torch.bool)
+
+    def _find(self, queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the place of each item among the sorted keys, and whether it is in its query's list."""
         wanted = queries.unsqueeze(1) * self.n_items + items
         place = torch.searchsorted(self._keys, wanted).clamp_(max=len(self._keys) - 1)
-        return torch.where(self._keys[place] == wanted, self._scores[self._order[place]], floor)
+        return place, self._keys[place] == wanted
 
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
         """Return the first k items of each list; a shorter list is filled up with id 0 and ``-inf``."""
@@ -121,6 +139,27 @@ def lists_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Li
         TeacherError: they are not lists of the catalogue that the manifest names.
     """
     return ListScores(tensors["starts"], tensors["items"], tensors["scores"], manifest["n_items"], manifest)
+
+
+def treat_unlisted(teacher: TeacherScores, unlisted: str | None) -> None:
+    """Set what an item outside a list is; None leaves it as it is.
+
+    Raises:
+        ConfigError: the teacher has no lists, or there is no such rule.
+    """
+    if unlisted is None:
+        return
+    if unlisted not in (FLOOR, MASK):
+        raise ConfigError(f"Invalid unlisted={unlisted!r}: expected floor or mask. Try unlisted={MASK}.")
+    if not isinstance(teacher, ListScores):
+        raise ConfigError(no_unlisted(unlisted, teacher.name))
+    teacher.masks = unlisted == MASK
+    teacher.manifest[UNLISTED] = unlisted
+
+
+def no_unlisted(unlisted: str, teacher: str) -> str:
+    """Return the error message for ``teacher_unlisted`` with a teacher that has no lists."""
+    return f"teacher_unlisted={unlisted} has no effect on {teacher}, which scores every item: leave it out"
 
 
 def _check(starts: Tensor, items: Tensor, scores: Tensor, n_items: int) -> None:

@@ -31,6 +31,7 @@ class MappedScores(TeacherScores):
     def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
         super().__init__(len(ids), teacher.n_items, teacher.manifest)
         self.store, self.complete = teacher.store, teacher.complete  # it costs the same to ask
+        self.masks = teacher.masks
         self._teacher, self._ids = teacher, ids
         self.earlier = _mapped(teacher.earlier, ids)
         self.covered = None if teacher.covered is None else teacher.covered[ids.to(teacher.covered.device)]
@@ -45,6 +46,9 @@ class MappedScores(TeacherScores):
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         return self._teacher.at(self._of(queries), items)
+
+    def counted(self, queries: Tensor, items: Tensor) -> Tensor | None:
+        return self._teacher.counted(self._of(queries), items)
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
