@@ -40,7 +40,8 @@ def run(words: list[str]) -> int:
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"recbole-kd serve needs {' and '.join(missing)}: run `pip install {' '.join(PACKAGES.values())}` (extra serve)"
+            f"recbole-kd serve needs {' and '.join(missing)}: run `pip install {' '.join(PACKAGES.values())}` "
+            "(extra serve)"
         )
     student = load_student(given.run)
     import uvicorn

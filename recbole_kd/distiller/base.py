@@ -308,9 +308,9 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
-        """Return whether the loss has items outside a teacher's ranked list, so that ``teacher_unlisted`` has an effect.
+        """Return whether the loss has items outside a teacher's ranked list.
 
-        Such a method passes its item sets through :meth:`without_uncounted`.
+        If so, ``teacher_unlisted`` has an effect. Such a method passes its item sets through :meth:`without_uncounted`.
         """
         return False
 
