@@ -91,8 +91,8 @@ def create_app(student: Student) -> FastAPI:
     """Return the HTTP service of a student.
 
     It has ``GET`` and ``POST /recommend``, ``GET /health`` and ``/docs``, a page that needs no file from elsewhere.
-    Every refusal is JSON with one sentence, ``{"detail": ...}``: 404 for unknown users, 422 for bad input (also unknown items), 413 for a body of more than
-    ``MAX_BODY`` bytes.
+    Every refusal is JSON with one sentence, ``{"detail": ...}``: 404 for unknown users, 422 for bad input (also unknown
+    items), 413 for a body of more than ``MAX_BODY`` bytes.
     """
     app = FastAPIOffline(title=f"recbole_kd: {student.config['model']}", version=__version__, redoc_url=None)
     app.add_middleware(BodyLimit, limit=MAX_BODY)
