@@ -22,6 +22,10 @@ class DataError(KDError, ValueError):
     """The data set is missing, not prepared, malformed, or has nothing to validate on."""
 
 
+class DownloadError(DataError):
+    """A file cannot be downloaded, or it is not the file that was published."""
+
+
 class TeacherError(KDError, ValueError):
     """A teacher is missing, damaged, unsafe to read, or made on other data."""
 

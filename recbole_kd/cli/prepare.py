@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from recbole_kd.cli.parser import SentenceParser
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, prepare, summary
+from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, OUT, next_command, prepare, prepare_published, summary
 from recbole_kd.data.preparing.raw_layouts import FORMS, Options
 
 EXAMPLES = [
-    "recbole-kd prepare citeulike --raw=<folder with users.dat>",
     "recbole-kd prepare mine --form=table --file=log.csv --user=uid --item=sku --time=ts",
+    "recbole-kd prepare gowalla --download",
+    "recbole-kd prepare citeulike --raw=<folder with users.dat>",
 ]
 
 
@@ -21,8 +23,10 @@ def _parser() -> SentenceParser:
     )
     add = parser.add_argument
     add("name", metavar="NAME", help="a known data set, or any name together with --form")
-    add("--raw", type=Path, default=Path(), metavar="DIR", help="folder with the raw files (default: this one)")
-    add("--out", type=Path, default=Path("dataset"), metavar="DIR", help="writes DIR/NAME/ (default: dataset/)")
+    download = "download the raw files of a known data set into --raw (default: OUT/raw/NAME)"
+    add("--download", action="store_true", help=download)
+    add("--raw", type=Path, metavar="DIR", help="folder with the raw files (default: this one)")
+    add("--out", type=Path, default=OUT, metavar="DIR", help="writes DIR/NAME/ (default: dataset/)")
     add("--form", choices=list(FORMS), help="kind of raw file (known data sets have their own)")
     add("--file", metavar="NAME", help="name of the raw file inside --raw")
     add("--attributes", metavar="NAME", help="sequence: JSON file inside --raw, item id -> attribute ids")
@@ -41,14 +45,24 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Prepare the named data set and print its counts; return 0.
+    """Prepare the named data set, print its counts and the next command, and return 0.
 
     Raises:
         KDError: bad input.
     """
     arguments = vars(_parser().parse_args(words))
-    name, out, form, expect = (arguments.pop(key) for key in ("name", "out", "form", "expect"))
-    manifest = prepare(name, Options(**arguments), out, form=form, check_counts=expect == "published")
+    name, out, form, expect, download, raw = (
+        arguments.pop(key) for key in ("name", "out", "form", "expect", "download", "raw")
+    )
+    check_counts = expect == "published"
+    options = Options(raw=raw or (out / "raw" / name if download else Path()), **arguments)
+    if download:
+        manifest = prepare_published(
+            name, out, partial(print, flush=True), options, form=form, check_counts=check_counts
+        )
+    else:
+        manifest = prepare(name, options, out, form=form, check_counts=check_counts)
     print(summary(manifest))
     print(f"written to {out / name}")
+    print(f"next: {next_command(name, out)}")
     return 0

@@ -86,6 +86,7 @@ RUN_KEYS: dict[str, Any] = {
     "eval_memory_mb": Count,
     "nproc": Count,
     "resume": bool,
+    "download": bool,
     "cache_dir": Path | None,
     "output_dir": Path,
     "allow_unknown": Annotated[str | list[str], Expected("a key or a list of keys")] | None,

@@ -22,7 +22,7 @@ from recbole_kd.storage.files import write_json
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.targets import check_file
 
-LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state")
+LOCAL = ("data_path", "cache_dir", "output_dir", "show_progress", "resume", "state", "download")
 """Keys that say where and how a run happens, not what it is. No result contains them."""
 
 ANY_METHOD = {"kd": "CE", "kd_k": 1}

@@ -158,6 +158,11 @@ def _refuse_unread(given: Mapping[str, Any]) -> None:
             f"nproc={given['nproc']} has no effect in RecBole's run_recbole, which trains in this process: call "
             f"recbole.quick_start.run(..., nproc={given['nproc']}), or run_recbole_kd with this key"
         )
+    if given.get("download"):
+        raise ConfigError(
+            "download=True has no effect in RecBole's own functions, which download by themselves: leave it out, or "
+            f"run recbole-kd prepare {given.get('dataset', 'NAME')} --download"
+        )
     if given.get("output_dir") is not None:
         getLogger().warning(
             f"output_dir={given['output_dir']} has no effect in RecBole's own functions, which write into "

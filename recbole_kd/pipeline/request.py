@@ -27,10 +27,10 @@ from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.own_data import own_data_defaults
 from recbole_kd.distiller.registry import distiller_class
 from recbole_kd.model.loss_reduction import with_decay_for_mean
+from recbole_kd.pipeline.dataset_files import provide_dataset
 from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, recbole_defaults, student_model
 from recbole_kd.pipeline.request_checks import (
     CONTROL,
-    check_dataset,
     check_effects,
     check_features,
     check_named,
@@ -227,7 +227,7 @@ def make_request(values: Mapping[str, Any], drawn: Collection[str] = ()) -> Requ
     if cls.assistant:
         check_dtype(str(values.get("teacher_dtype", "fp32")), store_of(student, values), f"the assistant {model}")
     check_teacher_keys(values, dataset, setting)
-    check_dataset(dataset, values.get("data_path") or "dataset/")
+    provide_dataset(dataset, values.get("data_path") or "dataset/", bool(values.get("download")))
     run = {**own, **{key: value for key, value in values.items() if key in own}}
     given = {key: value for key, value in values.items() if key not in CONTROL}
     return Request(model, teacher, kd, dataset, setting, given, dict(values.get("teacher_config") or {}), run)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -12,16 +10,15 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
-from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, close_names, keys_of
+from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, keys_of
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
 from recbole_kd.config.schema import KD_RUN_KEYS, RUN_KEYS, TEACHER_RUN_KEYS, check_values
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
 from recbole_kd.distiller.registry import check_given_options, check_idle, distiller_class
-from recbole_kd.errors import ConfigError, DataError
-from recbole_kd.pipeline.model_choices import RECBOLE, model_class, recbole_defaults, student_model
+from recbole_kd.errors import ConfigError
+from recbole_kd.pipeline.model_choices import model_class, recbole_defaults, student_model
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
@@ -36,7 +33,9 @@ OF_THE_SPLIT = frozenset(
 )
 """Keys that a teacher cannot set, because all models of a run share one data set and one split."""
 
-OF_THE_RUN = frozenset({"cache_dir", "output_dir", "resume", "init_from", "allow_unknown", *TEACHER_RUN_KEYS})
+OF_THE_RUN = frozenset(
+    {"cache_dir", "output_dir", "resume", "download", "init_from", "allow_unknown", *TEACHER_RUN_KEYS}
+)
 """Keys that only the run has, not a teacher."""
 
 
@@ -274,24 +273,3 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
         check_values(given, defaults, prefix="teacher.", model=public_name(name))
         check_metrics(given, defaults, "teacher.")
         check_unread(given, "teacher.")
-
-
-def check_dataset(dataset: str, data_path: str) -> None:
-    """Refuse a data set that is missing (DataError).
-
-    RecBole would try to download it or fail later with an unclear error.
-    """
-    folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
-    if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
-        return
-    known = not_prepared(dataset, folder)
-    if known:
-        raise known
-    there = {path.parent.name for path in Path(data_path).glob("*/*.inter")}
-    close = close_names(dataset, {*there, *KNOWN_DATASETS, "ml-100k"})
-    meant = f"did you mean {close[0]}? Else " if close else ""
-    raise DataError(
-        f"No data set {dataset} in {folder}: {meant}put RecBole's atomic file {dataset}.inter there, set "
-        f"--data_path=<its parent folder>, or make it from a table with `recbole-kd prepare {dataset} --form=table "
-        "--file=<csv> --user=<column> --item=<column>`"
-    )

@@ -538,7 +538,7 @@ def test_a_killed_process_leaves_the_old_data_set(sequence_file: Options, out: P
 def test_prepare_command_names_the_known_data_sets() -> None:
     multimodal = {"netflix", "tiktok", "electronics", "baby", "sports", "clothing"}
     assert set(KNOWN_DATASETS) == {"citeulike", "gowalla", "yelp2018", "beauty", *multimodal}
-    expected = "recbole-kd prepare citeulike --raw=<folder with users.dat> --out=dataset/"
+    expected = "recbole-kd prepare citeulike --download"
     assert prepare_command("citeulike") == expected
     assert all(prepare_command(name) for name in KNOWN_DATASETS)
     assert prepare_command("ml-100k") is None

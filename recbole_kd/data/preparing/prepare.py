@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from recbole_kd.data.preparing.atomic_writer import (
     write_item,
     write_manifest,
 )
+from recbole_kd.data.preparing.published_files import download_raw_files, published
 from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
 from recbole_kd.errors import ConfigError, DataError
 from recbole_kd.storage.digests import file_sha256
+from recbole_kd.storage.download import Say
 
 Counts = dict[str, dict[str, int]]
 
@@ -110,17 +113,68 @@ _KNOWN = {
 KNOWN_DATASETS: dict[str, str] = {name: known.description for name, known in _KNOWN.items()}
 
 
-def prepare_command(name: str) -> str | None:
+OUT = Path("dataset")
+"""Default folder of prepared data sets, which RecBole reads by default too."""
+
+
+def prepare_command(name: str, out: Path = OUT) -> str | None:
     """Return the command that prepares a known data set, for an error; None for another name."""
     if (known := _KNOWN.get(name)) is None:
         return None
-    return f"recbole-kd prepare {name} --raw=<folder with {known.needs}> --out=dataset/"
+    raw = f"--raw=<folder with {known.needs}>" if published(name).by_hand else "--download"
+    return f"recbole-kd prepare {name} {raw}{_out_option(out)}"
+
+
+def _out_option(out: Path) -> str:
+    return "" if out == OUT else f" --out={shlex.quote(str(out))}"
+
+
+def next_command(name: str, out: Path = OUT) -> str:
+    """Return the command that distils a student on a data set that was prepared."""
+    known = _KNOWN.get(name)
+    teacher = "BM3" if known is not None and known.form in ("json", "labelled") else "LightGCN"
+    place = "" if out == OUT else f" --data_path={shlex.quote(str(out))}"
+    return f"recbole-kd run --model=MF --teacher={teacher} --kd=RCEKD --dataset={shlex.quote(name)}{place}"
 
 
 def not_prepared(name: str, folder: Path | str) -> DataError | None:
     """Return the error for a known data set that is not in its folder; None for another name."""
-    command = prepare_command(name)
+    command = prepare_command(name, Path(folder).parent)
     return DataError(f"The data set {name} is not prepared in {folder}: run `{command}`") if command else None
+
+
+def prepare_published(
+    name: str,
+    out: Path,
+    say: Say,
+    options: Options | None = None,
+    *,
+    form: str | None = None,
+    check_counts: bool = True,
+) -> dict[str, Any]:
+    """Download the raw files of a known data set, prepare it, and return its manifest.
+
+    Args:
+        name: the data set.
+        out: see :func:`prepare`.
+        say: shows a line.
+        options: options of the preparation; ``raw`` gets the raw files. If None, ``out/raw/NAME`` gets them.
+        form: see :func:`prepare`.
+        check_counts: see :func:`prepare`.
+
+    Raises:
+        DownloadError: a file cannot be downloaded or is not what was published.
+        KDError: see :func:`prepare`.
+    """
+    known = _KNOWN.get(name)
+    if known is None:
+        raise ConfigError(f"--download knows the addresses of {', '.join(_KNOWN)}, not of {name!r}: leave it out.")
+    options = options or Options(raw=out / "raw" / name)
+    check_prepared(out / name)
+    found = download_raw_files(name, known.needs, options.raw, say)
+    form = form or found.pop("form", None)
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    return prepare(name, Options(**{**found, **given}), out, form=form, check_counts=check_counts)
 
 
 def prepare(
