@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,19 @@ def split_config_files(value: object) -> list[str]:
     raise ConfigError(f"config_files={value!r} is not a list of paths (fix: --config_files='a.yaml b.yaml').")
 
 
+def loaded_once(text: str, loader: type[yaml.SafeLoader] | type[yaml.FullLoader]) -> Any:
+    """Return what YAML text says, in objects of the caller's own; equal texts are parsed once.
+
+    A run reads some 60 property files, most of them several times.
+    """
+    return deepcopy(_loaded(text, loader))
+
+
+@lru_cache(maxsize=512)
+def _loaded(text: str, loader: type[yaml.SafeLoader] | type[yaml.FullLoader]) -> Any:
+    return yaml.load(text, Loader=loader)
+
+
 def read_config_file(path: str | Path) -> dict[str, object]:
     """Return the keys and values of one YAML file; an empty file has none.
 
@@ -212,7 +227,7 @@ def read_config_file(path: str | Path) -> dict[str, object]:
         ConfigError: the file is missing, unreadable, not valid YAML, or not a mapping with text keys.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        content = loaded_once(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(
             f"Configuration file '{path}' does not exist (fix: check the path in config_files)."

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
 
+from recbole_kd.config.parsing import loaded_once
 from recbole_kd.errors import ConfigError, KDError
 
 MERGED = ("eval_args", "train_neg_sample_args")
@@ -50,6 +52,12 @@ class KDConfig(Config):
 
     def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
         return config_dict
+
+    def _update_internal_config_dict(self, file: str) -> dict[str, Any] | None:
+        """Add the keys of one of RecBole's property files, which are the same for each Config of a run."""
+        content: dict[str, Any] | None = loaded_once(Path(file).read_text(encoding="utf-8"), self.yaml_loader)
+        self.internal_config_dict.update(content or {})
+        return content
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
