@@ -29,6 +29,17 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_seeds_for_absent_gpus() -> Iterator[None]:
+    """Without a GPU, a seed for it does nothing but record the call stack, many thousand times in a suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.cuda, torch.xpu):
+            if not kind.is_available():
+                patch.setattr(kind, "manual_seed", lambda seed: None)
+                patch.setattr(kind, "manual_seed_all", lambda seed: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     """30 users, 40 items, a checkerboard with holes, timestamps.

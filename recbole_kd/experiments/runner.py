@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from recbole_kd.distributed.children import deaf_to_interrupts
+from recbole_kd.distributed.children import deaf_to_interrupts, fresh_processes
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
@@ -162,8 +162,10 @@ Finished = Iterator[tuple[Task, dict[str, Any] | None, str]]
 def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]], log: Path | None = None) -> Finished:
     """Run each task in a new process, which isolates memory and crashes."""
     for task, settings in waiting:
-        begin = partial(begin_process, log)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin) as pool:
+        begin = partial(begin_process, log, dict(os.environ))
+        with deaf_to_interrupts():
+            context = fresh_processes()
+        with ProcessPoolExecutor(1, context, initializer=begin) as pool:
             with deaf_to_interrupts():
                 future = pool.submit(JOBS[task.stage], settings)  # starts the process
             try:
@@ -175,9 +177,11 @@ def _one_by_one(waiting: Iterable[tuple[Task, dict[str, Any]]], log: Path | None
         yield (task, *outcome)
 
 
-def begin_process(log: Path | None) -> None:
+def begin_process(log: Path | None, environment: Mapping[str, str]) -> None:
     """Make this process exit with its parent, and append what it prints to a file if one is named."""
     end_with_parent()
+    os.environ.clear()
+    os.environ.update(environment)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

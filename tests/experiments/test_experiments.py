@@ -187,15 +187,16 @@ def test_a_run_ends_with_the_process_that_was_killed(tmp_path: Path) -> None:
     """Else it would go on beside the run that continues it, and both would write the same state."""
     script, child = tmp_path / "parent.py", tmp_path / "child.pid"
     script.write_text(
-        "import multiprocessing, os, pathlib, sys, time\n"
+        "import os, pathlib, sys, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
+        "from recbole_kd.distributed.children import fresh_processes\n"
         "from recbole_kd.experiments.runner import end_with_parent\n"
         "def work(path):\n"
         "    pathlib.Path(path + '.part').write_text(str(os.getpid()))\n"
         "    os.replace(path + '.part', path)\n"
         "    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
-        "    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), initializer=end_with_parent) as pool:\n"
+        "    with ProcessPoolExecutor(1, fresh_processes(), initializer=end_with_parent) as pool:\n"
         "        pool.submit(work, sys.argv[1]).result()\n"
     )
     parent = subprocess.Popen([sys.executable, str(script), str(child)], env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +22,32 @@ from recbole_kd.training.training_job import TrainingJob
 from tests.support.helpers import TinyData, build_case
 from tests.support.runs import cut_after, run, words
 
-WORKER = """
-import sys, time
-from pathlib import Path
-from recbole_kd.storage import cache
-entry, log = Path(sys.argv[1]), Path(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-with cache.locked(entry):
-    if not entry.exists():
-        with open(log, "a") as stream:
-            stream.write("made\\n")
-        time.sleep(0.3)
-        entry.mkdir()
-    with open(log, "a") as stream:
-        stream.write("used\\n")
-"""
 CITEULIKE = (5_219, 25_182)
+
+
+def _use(entry: Path, log: Path, both: Any) -> None:
+    """Make an entry where it is missing, slowly, and use it."""
+    both.wait(30)
+    with locked(entry):
+        if not entry.exists():
+            with open(log, "a") as stream:
+                stream.write("made\n")
+            time.sleep(0.3)
+            entry.mkdir()
+        with open(log, "a") as stream:
+            stream.write("used\n")
 
 
 def test_two_runs_make_an_entry_once(tmp_path: Path) -> None:
     entry, log = tmp_path / "cache" / "teacher" / "entry", tmp_path / "log"
-    command = [sys.executable, "-c", WORKER, str(entry), str(log)]
-    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    context = multiprocessing.get_context("fork")
+    both = context.Barrier(2)
+    runs = [context.Process(target=_use, args=(entry, log, both)) for _ in range(2)]
     for process in runs:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        process.start()
     for process in runs:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in runs:
-        process.communicate(timeout=30)
-        assert process.returncode == 0
+        process.join(30)
+        assert process.exitcode == 0
     assert log.read_text().split() == ["made", "used", "used"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,24 @@ def scorer_of(case: Case) -> Scorer:
 
 def build_case(data: TinyData, model: str, **given: Any) -> Case:
     """Config, splits, loaders and a fresh model."""
-    config = build_config(data, model, **given)
-    splits = split_data(config)
+    config, splits = read_and_split(data, model, given)
     return Case(config, splits, make_loaders(config, splits), build_model(config, splits))
+
+
+_read: dict[str, bytes] = {}
+
+
+def read_and_split(data: TinyData, model: str, given: dict[str, Any]) -> tuple[Any, Splits]:
+    """A Config and its splits, the caller's own; files that have not changed are read and split once."""
+    folder = Path(data.data_path) / data.name
+    files = sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir())
+    key = repr((data, model, sorted(given.items()), files))
+    if key not in _read:
+        config = build_config(data, model, **given)
+        both = (config, split_data(config))
+        try:
+            _read[key] = pickle.dumps(both)
+        except (pickle.PicklingError, AttributeError, TypeError):  # a class of the test's own
+            return both
+    found: tuple[Any, Splits] = pickle.loads(_read[key])
+    return found
