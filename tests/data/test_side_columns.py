@@ -25,6 +25,8 @@ def test_a_model_of_item_columns_is_trained_again_when_they_change(tmp_path: Pat
     folder = Path(write_tiny(tmp_path / "data", "tiny").data_path) / "tiny"
     changes = dict.fromkeys(("teacher.embedding_size", "embedding_size", "kd_n_samples", "kd_candidates"))
     changes |= {"kd": "CE", "teacher.epochs": "1", "epochs": "1", "load_col": COLUMNS, "eval_args.order": None}  # type: ignore[dict-item]
+    for key, value in {"n_layers": "1", "hidden_size": "8", "inner_size": "8", "MAX_ITEM_LIST_LENGTH": "10"}.items():
+        changes |= {key: value, f"teacher.{key}": value}  # type: ignore[dict-item]
     cached = []
     for step in (3, 4, 4):
         write_classes(folder, step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -152,43 +151,6 @@ def test_other_models_get_recboles_trainers(kind: Any, model: str, trainer: str)
     import recbole.trainer
 
     assert get_trainer(kind, model) is getattr(recbole.trainer, trainer)
-
-
-PLAIN = """
-import json, sys
-{first}
-import torch
-from recbole.quick_start import run_recbole
-torch.set_num_threads(1)
-for model, keys in json.loads({runs!r}):
-    result = run_recbole(model=model, dataset="tiny", config_dict=keys)
-    test = {{name: float(value) for name, value in result["test_result"].items()}}
-    print("RESULT", float(result["best_valid_score"]), test)
-"""
-
-
-def test_without_kd_a_run_has_the_bits_of_one_without_the_import(keys: dict[str, Any], tmp_path: Path) -> None:
-    codes = []
-    for number, first in enumerate(("import recbole_kd", BRIDGE)):
-        own = {**keys, "checkpoint_dir": str(tmp_path / f"saved-{number}")}  # RecBole names checkpoints by the second
-        runs = json.dumps([("BPR", own), ("LightGCN", own), ("SASRec", {**own, **SEQUENCES})])
-        codes.append(PLAIN.format(first=first, runs=runs))
-    words = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path, "env": environment()}
-    both = [subprocess.Popen([sys.executable, "-c", code], **words) for code in codes]
-    said = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said[0][1][-2000:] + said[1][1][-2000:]
-    ours, theirs = ([line for line in out.splitlines() if line.startswith("RESULT")] for out, _ in said)
-    assert len(ours) == 3 and ours == theirs
-
-
-BRIDGE = (
-    "import importlib.util, pathlib\n"
-    "spec = importlib.util.spec_from_file_location('bridge', pathlib.Path({path!r}))\n"
-    "bridge = importlib.util.module_from_spec(spec); sys.modules['bridge'] = bridge; spec.loader.exec_module(bridge); "
-    "bridge.apply()\n"
-    "import torch; real = torch.load; torch.load = lambda *a, **k: real(*a, **{{**k, 'weights_only': False}})"
-).format(path=str(REPOSITORY / "recbole_kd" / "integration" / "compat.py"))
-"""RecBole alone, with the bridge to today's libraries that it needs to be imported at all."""
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -37,85 +36,14 @@ SETTINGS = {
     "state": "ERROR",
     "show_progress": False,
 }
-UNTOUCHED = ("BPR", "LightGCN", "SASRec")
-
-# Runs in a fresh process: the bridge alone (RecBole does not import without it) or all of recbole_kd.
-PROBE = """
-import importlib.util, json, sys
-way, settings, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3].split(",")
-sys.argv = sys.argv[:1]
-if way == "bridge":
-    spec = importlib.util.spec_from_file_location("bridge", {compat!r})
-    bridge = importlib.util.module_from_spec(spec)
-    sys.modules["bridge"] = bridge
-    spec.loader.exec_module(bridge)
-    bridge.apply()
-else:
-    import recbole_kd
-from recbole.config import Config
-from recbole.quick_start import run_recbole
-found = {{}}
-for name in names:
-    config_dict = dict(settings, **({{"train_neg_sample_args": None}} if name == "SASRec" else {{}}))
-    config = Config(model=name, dataset="ml-100k", config_dict=dict(config_dict))
-    result = run_recbole(model=name, dataset="ml-100k", config_dict=dict(config_dict), saved=False)
-    found[name] = {{
-        "config": {{key: repr(value) for key, value in config.final_config_dict.items()}},
-        "order": list(config.final_config_dict),
-        "test": {{key: float(value) for key, value in result["test_result"].items()}},
-    }}
-assert ("recbole_kd" in sys.modules) == (way != "bridge")
-print("FOUND" + json.dumps(found))
-"""
 
 
-def test_recboles_models_are_the_same_with_and_without(tmp_path: Path) -> None:
-    import recbole_kd.integration.compat
-
-    probe = PROBE.format(compat=recbole_kd.integration.compat.__file__)
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    processes = []
-    for way in ("bridge", "recbole_kd"):
-        (tmp_path / way).mkdir()
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            probe,
-            way,
-            json.dumps(SETTINGS),
-            ",".join(UNTOUCHED),
-        ]
-        processes.append(
-            subprocess.Popen(
-                command,
-                cwd=tmp_path / way,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    results = []
-    for process in processes:
-        out, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
-        results.append(json.loads(out.split("FOUND")[1]))
-    assert results[0] == results[1]
-    assert all(any(results[0][name]["test"].values()) for name in UNTOUCHED)
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_importing_does_not_switch_anomaly_detection(before: bool) -> None:
+def test_importing_does_not_switch_anomaly_detection_on() -> None:
     """A module of RecBole's sequential models switches it on for the whole process.
 
     It costs each backward pass a fifth.
     """
-    code = (
-        f"import torch; torch.autograd.set_detect_anomaly({before}); "
-        "import recbole_kd; print(torch.is_anomaly_enabled())"
-    )
+    code = "import torch; import recbole_kd; print(torch.is_anomaly_enabled())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -123,7 +51,7 @@ def test_importing_does_not_switch_anomaly_detection(before: bool) -> None:
         check=True,
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
-    assert done.stdout.split()[-1] == str(before)
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_recboles_functions_know_mf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,13 @@ QUICK: dict[str, str | None] = {
     "teacher.epochs": "1",
 }
 
+SHORT: dict[str, str | None] = {
+    f"{prefix}{key}": value
+    for prefix in ("", "teacher.")
+    for key, value in {"n_layers": "2", "hidden_size": "8", "inner_size": "8", "MAX_ITEM_LIST_LENGTH": "10"}.items()
+}
+"""Small models of histories."""
+
 
 @pytest.mark.parametrize("model", ["GCMC", "FEARec"])
 def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
@@ -34,6 +41,7 @@ def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
         "setting": setting,
         "teacher.embedding_size": None,
         "teacher_store": "online",
+        **(SHORT if setting == "sequential" else {}),
     }
     found = run(tmp_path, **changes)
     again = run(tmp_path, **changes)
@@ -44,7 +52,7 @@ def test_shared_tensors_are_kept(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["BERT4Rec", "SHAN"])
 def test_columns_of_a_transform_are_known(model: str, tmp_path: Path) -> None:
     changes = {**QUICK, "model": model, "teacher": model, "teacher.embedding_size": None, "teacher_store": "online"}
-    changes |= {"epochs": "2", "learning_rate": "0.02"}
+    changes |= {"epochs": "2", "learning_rate": "0.02", **(SHORT if model == "BERT4Rec" else {})}
     found = run(tmp_path, "--kd_weight=0", **changes)
     taught = run(tmp_path, "--kd_weight=100", **changes)
     assert taught["teacher"]["cached"] and taught["distilled"]["kd_loss"][-1] < found["distilled"]["kd_loss"][-1]
@@ -68,5 +76,5 @@ def test_a_layer_beside_the_weights_is_not_pickled(model: str, tmp_path: Path) -
     folder = Path(write_tiny(tmp_path / "data", "tiny").data_path) / "tiny"
     (folder / "tiny.item").write_text("item_id:token\tclass:token_seq\n" + items)
     columns = "{inter: [user_id, item_id, timestamp], item: [item_id, class]}"
-    changes = {**QUICK, "model": model, "load_col": columns, "kd_compare": "False"}
+    changes = {**QUICK, "model": model, "load_col": columns, "kd_compare": "False", **SHORT}
     assert run(tmp_path, **changes, setting="sequential")["distilled"]["epochs"] == 1

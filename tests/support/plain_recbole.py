@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.sparse import dok_matrix
 
 
 def let_recbole_run() -> None:
@@ -26,6 +27,8 @@ def let_recbole_run() -> None:
     for old, new in {"float_": "float64", "complex_": "complex128", "unicode_": "str_"}.items():
         if not hasattr(np, old):
             setattr(np, old, getattr(np, new))
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda matrix, cells: matrix._dict.update(cells)
     plain = torch.load
     torch.load = lambda *args, **kwargs: plain(*args, **{"weights_only": False, **kwargs})
 
@@ -57,14 +60,27 @@ warnings.showwarning = lambda message, category, filename, line, *_: seen.append
     [category.__name__, str(message)[:80], Path(filename).name]
 )
 keys = {
-    "data_path": data, "epochs": 2, "embedding_size": 4, "train_batch_size": 64, "topk": [5], "valid_metric": "NDCG@5",
-    "metrics": ["NDCG", "Recall"], "show_progress": False, "use_gpu": False, "gpu_id": "",
+    "data_path": data, "epochs": 2, "embedding_size": 4, "train_batch_size": 64, "topk": [20], "valid_metric": "NDCG@20",
+    "metrics": ["NDCG", "Recall"], "metric_decimal_place": 10,
+    "show_progress": False, "use_gpu": False, "gpu_id": "",
     "load_col": {"inter": ["user_id", "item_id"]},
 }  # fmt: skip
-result = run_recbole(model="BPR", dataset="tiny", config_dict=keys, saved=True)
+sequences = {
+    "hidden_size": 8, "inner_size": 8, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_neg_sample_args": None,
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+}  # fmt: skip
+metrics, configs = {}, {}
+for model in ("BPR", "LightGCN", "SASRec"):
+    own = {**keys, **(sequences if model == "SASRec" else {})}
+    configs[model] = {
+        key: repr(value) for key, value in Config(model, "tiny", config_dict=own).final_config_dict.items()
+    }
+    result = run_recbole(model=model, dataset="tiny", config_dict=own, saved=True)
+    for part in ("best_valid_result", "test_result"):
+        metrics[f"{model}, {part}"] = {name: float(value) for name, value in result[part].items()}
 files = sorted({path.suffix for path in Path().rglob("*") if path.is_file()})
 found = {
-    "metrics": {part: {k: float(v) for k, v in result[part].items()} for part in ("best_valid_result", "test_result")},
+    "metrics": metrics, "configs": configs, "order": {model: list(config) for model, config in configs.items()},
     "files": files, "folders": sorted(str(path) for path in Path().iterdir()),
     "warnings": sorted(map(list, {tuple(w) for w in seen})),
     "at_start": at_start, "at_end": state(), "class": Config.__module__,

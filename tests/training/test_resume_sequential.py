@@ -13,10 +13,17 @@ from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.training import resume_state as resume
 from tests.support.runs import cut_after, run, words
 
-LENGTHS: dict[str, str | None] = {"MAX_ITEM_LIST_LENGTH": "10", "teacher.MAX_ITEM_LIST_LENGTH": "12"}
+LENGTHS: dict[str, str | None] = {"MAX_ITEM_LIST_LENGTH": "6", "teacher.MAX_ITEM_LIST_LENGTH": "8"}
 CASES = [("SASRec", "SASRec", "sequential"), ("HSTU", "HSTU", "sequential"), ("HSTU", "HSTU", "general")]
+SMALL = {"hidden_size": "8", "inner_size": "8", "n_layers": "1"}
 DROPOUTS = {
-    "SASRec": {"hidden_dropout_prob": "0.3", "attn_dropout_prob": "0.3", "hidden_size": "8", "inner_size": "8"},
+    "SASRec": {
+        "hidden_dropout_prob": "0.3",
+        "attn_dropout_prob": "0.3",
+        "hidden_size": "8",
+        "inner_size": "8",
+        "n_layers": "1",
+    },
     "HSTU": {"input_dropout": "0.3", "linear_dropout": "0.3", "embedding_size": "8"},
 }
 
