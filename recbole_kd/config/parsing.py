@@ -7,9 +7,9 @@ it does not know. Here a value is YAML and never evaluated, and everything else 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -212,12 +212,13 @@ def loaded_once(text: str, loader: type[yaml.SafeLoader] | type[yaml.FullLoader]
 
     A run reads some 60 property files, most of them several times.
     """
-    return deepcopy(_loaded(text, loader))
+    return deepcopy(_loaders(loader)(text))
 
 
-@lru_cache(maxsize=512)
-def _loaded(text: str, loader: type[yaml.SafeLoader] | type[yaml.FullLoader]) -> Any:
-    return yaml.load(text, Loader=loader)
+@lru_cache(maxsize=4)
+def _loaders(loader: Any) -> Callable[[str], Any]:
+    """Return a function that parses with one loader and remembers what it has parsed."""
+    return lru_cache(maxsize=256)(partial(yaml.load, Loader=loader))
 
 
 def read_config_file(path: str | Path) -> dict[str, object]:

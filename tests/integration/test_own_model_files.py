@@ -6,6 +6,7 @@ Nothing but ``import recbole_kd`` is added to it.
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from recbole_kd.integration.model_classes import advice_for
 from tests.support import paths
+from tests.support.forked import Ending, forked
 from tests.support.helpers import TinyData
 
 ROOT = paths.ROOT
@@ -84,14 +86,31 @@ print(type(model).__name__, Trainer(config, model).evaluate(test, load_best_mode
 """
 
 
-def _run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, code: str) -> Ending:
+    """Run a script of a user in ``folder``, in a process that has imported recbole_kd and none of their modules."""
+    _write(folder, code)
+
+    def script(words: list[str]) -> int:
+        sys.argv = ["script.py", *words]
+        sys.path.insert(0, str(folder))
+        runpy.run_path(str(folder / "script.py"), run_name="__main__")
+        return 0
+
+    return forked(script, [], folder)
+
+
+def _run_fresh(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run a script of a user in ``folder``, as they would."""
-    (folder / "script.py").write_text(code)
-    (folder / "my_model.py").write_text(MODEL)
+    _write(folder, code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def _write(folder: Path, code: str) -> None:
+    (folder / "script.py").write_text(code)
+    (folder / "my_model.py").write_text(MODEL)
 
 
 def _train(data: TinyData, name: str = "TwoTower", between: str = "") -> str:
@@ -100,14 +119,14 @@ def _train(data: TinyData, name: str = "TwoTower", between: str = "") -> str:
 
 def test_a_project_reads_what_it_wrote_and_another_process_is_told_how(tiny_dataset: TinyData, tmp_path: Path) -> None:
     trained = _run(tmp_path, f"import recbole_kd\nfrom my_model import TwoTower\n{_train(tiny_dataset)}")
-    assert trained.returncode == 0, trained.stderr[-2000:]
+    assert trained.code == 0, trained.err[-2000:]
     refused = _run(tmp_path, READ.format(before=""))
-    assert refused.returncode != 0 and "my_model.TwoTower" in refused.stderr
-    assert "call recbole_kd.register_model(TwoTower)" in refused.stderr.splitlines()[-1]
+    assert refused.code != 0 and "my_model.TwoTower" in refused.err
+    assert "call recbole_kd.register_model(TwoTower)" in refused.err.splitlines()[-1]
     call = "from my_model import TwoTower\nrecbole_kd.register_model(TwoTower)"
     read = _run(tmp_path, READ.format(before=call))
-    assert read.returncode == 0, read.stderr[-2000:]
-    assert read.stdout.splitlines()[-1] == f"TwoTower {trained.stdout.splitlines()[-1]}"
+    assert read.code == 0, read.err[-2000:]
+    assert read.out.splitlines()[-1] == f"TwoTower {trained.out.splitlines()[-1]}"
 
 
 @pytest.mark.slow
@@ -121,7 +140,7 @@ def test_the_class_may_live_anywhere_and_the_config_may_be_older(
         code = f"import recbole_kd\n{MODEL}\n{_train(tiny_dataset)}"
     else:
         code = f"from my_model import TwoTower\n{_train(tiny_dataset, between='import recbole_kd')}"
-    done = _run(tmp_path, code)
+    done = _run_fresh(tmp_path, code)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -60,8 +60,8 @@ warnings.showwarning = lambda message, category, filename, line, *_: seen.append
     [category.__name__, str(message)[:80], Path(filename).name]
 )
 keys = {
-    "data_path": data, "epochs": 2, "embedding_size": 4, "train_batch_size": 64, "topk": [20], "valid_metric": "NDCG@20",
-    "metrics": ["NDCG", "Recall"], "metric_decimal_place": 10,
+    "data_path": data, "epochs": 2, "embedding_size": 4, "train_batch_size": 64, "topk": [20],
+    "valid_metric": "NDCG@20", "metrics": ["NDCG", "Recall"], "metric_decimal_place": 10,
     "show_progress": False, "use_gpu": False, "gpu_id": "",
     "load_col": {"inter": ["user_id", "item_id"]},
 }  # fmt: skip
