@@ -207,10 +207,13 @@ def split_config_files(value: object) -> list[str]:
     raise ConfigError(f"config_files={value!r} is not a list of paths (fix: --config_files='a.yaml b.yaml').")
 
 
-def loaded_once(text: str, loader: type[yaml.SafeLoader] | type[yaml.FullLoader]) -> Any:
+def loaded_once(text: str, loader: Any) -> Any:
     """Return what YAML text says, in objects of the caller's own; equal texts are parsed once.
 
     A run reads some 60 property files, most of them several times.
+
+    Args:
+        text: of one document. loader: a class of PyYAML's.
     """
     return deepcopy(_loaders(loader)(text))
 

@@ -12,7 +12,7 @@ import torch
 from recbole.utils import ModelType
 from scipy import sparse
 
-from recbole_kd.evaluation.efficiency import TIMED_CALLS, WARM_UP, inference_us_per_user
+from recbole_kd.evaluation.efficiency import FEWEST_CALLS, TIMED_CALLS, WARM_UP, inference_us_per_user
 from recbole_kd.experiments.tables import _teacher_seed
 from recbole_kd.model.size import size_of
 from tests.support.helpers import TinyData, build_case
@@ -39,17 +39,23 @@ def test_every_kind_of_array_is_counted() -> None:
     assert size["bytes"] == 48 + 40 + (16 + 8 + 12) + 12
 
 
-def test_times_are_taken_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10**6))
+@pytest.mark.parametrize(
+    ("seconds", "n_calls"),
+    [(1e-3, WARM_UP + TIMED_CALLS), (1.0, 1 + FEWEST_CALLS)],
+    ids=["all calls of a fast model", "few of a slow one"],
+)
+def test_times_are_taken_after_a_warm_up(seconds: float, n_calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
     calls: list[int] = []
 
     def top_k(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append(len(queries))
+        clock[0] += seconds if len(calls) > 1 else 50 * seconds  # the first call is slow, and counts for nothing
         return queries, queries
 
-    monkeypatch.setattr("recbole_kd.evaluation.efficiency.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("recbole_kd.evaluation.efficiency.perf_counter", lambda: clock[0])
     scorer: Any = SimpleNamespace(n_queries=101, n_items=50, device=torch.device("cpu"), top_k=top_k)
-    assert inference_us_per_user(scorer) == pytest.approx(1e6 / 100) and len(calls) == WARM_UP + TIMED_CALLS
+    assert inference_us_per_user(scorer) == pytest.approx(1e6 * seconds / 100) and len(calls) == n_calls
 
 
 def test_equal_models_have_equal_times(tmp_path: Path) -> None:
