@@ -216,7 +216,7 @@ def test_a_student_refuses_wrong_objects(method: str) -> None:
                 getattr(student, method)(**{**right, parameter: value})
 
 
-@pytest.mark.parametrize("kd", [0, False, [], {}, [1], torch.ones(2), "none", "null", "off"])
+@pytest.mark.parametrize("kd", [0, False, [], {}, [1], torch.ones(2), "none", "null", "off", "None", '""'])
 def test_a_config_whose_method_is_no_name_is_refused(kd: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the name of a method") as caught:
         config_of(tmp_path, kd=kd)

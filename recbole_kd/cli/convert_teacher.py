@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from recbole_kd.cli.parser import SentenceParser
-from recbole_kd.errors import TeacherError
-from recbole_kd.storage.files import SCORES, read_manifest, read_tensors
+from recbole_kd.errors import KDError, TeacherError
+from recbole_kd.storage.files import FILES, SCORES, read_manifest, read_tensors
+from recbole_kd.storage.integrity import OWN_SHA256
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.convert import write_dense, write_truncated
 from recbole_kd.teacher.export import DTYPES, scores_from
@@ -47,6 +51,40 @@ def run(words: list[str]) -> int:
         KDError: bad input.
     """
     given = _parser().parse_args(words)
+    if not _is_made(given):
+        _make(given)
+    fidelity = read_manifest(given.out).get("fidelity")
+    print(
+        given.out
+        if fidelity is None
+        else f"{given.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in fidelity.items())
+    )
+    return 0
+
+
+def _is_made(given: argparse.Namespace) -> bool:
+    """Return whether the output is there already, whole: a command that was killed at its end is repeated."""
+    if given.out.is_symlink() or given.out.resolve() == given.teacher.resolve():
+        return False
+    try:
+        source, made = read_manifest(given.teacher), read_manifest(given.out)
+    except (KDError, OSError):  # said below, if it matters
+        return False
+    how = {"store": "dense"} if given.dense else {"store": "factors", "svd": given.svd}
+    return _identity(made) == _identity({**source, **how, "dtype": given.dtype})
+
+
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a manifest that says which teacher it is, in which form."""
+    return {key: value for key, value in manifest.items() if key not in (FILES, OWN_SHA256, "trajectory", "fidelity")}
+
+
+def _make(given: argparse.Namespace) -> None:
+    """Write the converted teacher.
+
+    Raises:
+        KDError: the output cannot be written, or the teacher cannot be converted.
+    """
     check_folder(given.out, option="--out", sources=[given.teacher])
     if given.teacher.suffix == ".pth":
         raise TeacherError(
@@ -68,10 +106,3 @@ def run(words: list[str]) -> int:
     write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(
         teacher, given.out, given.svd, given.dtype
     )
-    fidelity = read_manifest(given.out).get("fidelity")
-    print(
-        given.out
-        if fidelity is None
-        else f"{given.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in fidelity.items())
-    )
-    return 0

@@ -46,7 +46,7 @@ VERBS: dict[str, Verb] = {
     "report": Verb("report", "write the report.html of a run, search, comparison or grid anew"),
     "plot": Verb("plot", "draw the results of grids"),
     "export-lists": Verb("export_lists", "write a teacher's ranked lists", AGAIN),
-    "convert-teacher": Verb("convert_teacher", "store a teacher's scores in another form"),
+    "convert-teacher": Verb("convert_teacher", "store a teacher's scores in another form", AGAIN),
     "import-teacher": Verb("import_teacher", "make a teacher of another system's ranked lists"),
     "inspect-teacher": Verb("inspect_teacher", "print what a teacher covers, its bias and its metrics"),
     "recommend": Verb("recommend", "write the best items of many users, from a finished student"),

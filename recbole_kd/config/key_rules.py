@@ -31,6 +31,10 @@ UNREAD = {
     "dataset_save_path": "a run prepares its data itself and does not read a pickled cache",
     "save_dataloaders": "a run prepares its data itself and does not read a pickled cache",
     "dataloaders_save_path": "a run prepares its data itself and does not read a pickled cache",
+    "device": "gpu_id chooses the device (--gpu_id=0, or --gpu_id=-1 for the CPU)",
+    "MODEL_TYPE": "the model's class has its own",
+    "MODEL_INPUT_TYPE": "it follows from the model's class and loss_type",
+    "eval_type": "it follows from metrics",
 }
 """Keys of RecBole that no run reads, and the reason."""
 

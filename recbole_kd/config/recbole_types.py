@@ -24,11 +24,17 @@ from recbole_kd.config.value_types import (
 
 _NUMBER = r"\s*[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|inf)\s*"
 _INTERVALS = re.compile(rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*(?:;\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*)*")
+_GPU = re.compile(r"-1|[0-9]+|(?:GPU|MIG)-[\w/-]+")
 _INTERVAL_WORDS = "an interval such as [5,inf), or several with ';' between them"
 
 
 def _is_interval(value: object) -> bool:
     return bool(_INTERVALS.fullmatch(str(value)))
+
+
+def _is_gpus(value: str) -> bool:
+    """Return whether a text is a value of CUDA_VISIBLE_DEVICES; CUDA takes any other for no GPU, in silence."""
+    return not value.strip() or all(_GPU.fullmatch(name.strip()) for name in value.split(","))
 
 
 def _is_split(value: object) -> bool:
@@ -55,10 +61,11 @@ def _is_grouping(value: object) -> bool:
     return value is None or str(value).lower() in ("none", "user")
 
 
+Gpus = Annotated[str, Predicate(_is_gpus), Expected("numbers of GPUs as in 0,1 (-1 is the CPU)")]
 Interval = Annotated[Any, Predicate(_is_interval), Expected(_INTERVAL_WORDS)]
 
 RECBOLE_TYPES: dict[str, Any] = {
-    "gpu_id": int | str | tuple[int, ...],
+    "gpu_id": int | tuple[int, ...] | Gpus,
     "state": any_case("debug", "info", "warning", "error", "critical") | None,
     "seed": Seed,
     "worker": Natural,

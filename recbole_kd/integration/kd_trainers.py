@@ -149,3 +149,23 @@ def _wrap_config() -> None:
 
     load._of_recbole_kd = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load
+    _wrap_conversion()
+
+
+def _wrap_conversion() -> None:
+    """Refuse a text for kd that RecBole evaluates to nothing, such as "None": it would train without a teacher."""
+    original = Config._convert_config_dict
+
+    @functools.wraps(original)
+    def convert(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
+        kd = config_dict.get("kd")
+        converted: dict[str, Any] = original(self, config_dict)
+        if isinstance(kd, str) and kd and converted["kd"] in (None, ""):
+            raise ConfigError(
+                f"kd={kd!r} is not the name of a method: to train without distillation leave kd out of the "
+                "configuration, else name one, such as kd=RCEKD"
+            )
+        return converted
+
+    convert._of_recbole_kd = True  # type: ignore[attr-defined]
+    Config._convert_config_dict = convert

@@ -136,9 +136,9 @@ def _train_teacher(
             figures["trajectory"] = manifest["trajectory"] = trajectory.chosen()
         scorer = _scorer_of(config, context, model)
         earlier = [() if trajectory is None else trajectory.replay(model) for _ in range(2)]
-        export_teacher(scorer, entry, manifest, store, dtype, earlier[0], work, context.ray_address)
-        if not weights.is_dir():
-            keep_weights(weights, scorer, manifest, earlier[1])
+        if not weights.is_dir():  # before the scores: a finished entry is not opened again, so nothing would keep them
+            keep_weights(weights, scorer, manifest, earlier[0])
+        export_teacher(scorer, entry, manifest, store, dtype, earlier[1], work, context.ray_address)
 
 
 def _scorer_of(config: Any, context: RunContext, model: Any) -> Scorer:

@@ -264,6 +264,12 @@ def test_pickled_caches_are_refused(key: str, place: Path) -> None:
     assert key in outcome(place, f"--{key}=True")["refused"]
 
 
+@pytest.mark.parametrize("key", ["device", "teacher.device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type"])
+@pytest.mark.parametrize("value", ["+1", "cpu"])
+def test_keys_that_recbole_writes_over_are_refused(key: str, value: str, place: Path) -> None:
+    assert f"--{key}={value.removeprefix('+')}: it has no effect" in outcome(place, f"--{key}={value}")["refused"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("text_encoder", "tfidf"), ("item_features", "{visual: visual.npy}")])
 def test_item_features_are_refused_where_no_model_reads_them(key: str, value: str, place: Path) -> None:
     assert key in outcome(place, f"--{key}={value}")["refused"]

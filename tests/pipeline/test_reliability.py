@@ -31,7 +31,7 @@ def test_a_run_that_is_gone_at_any_operation_goes_on(home: Home, tmp_path: Path)
     wanted, lines = home.figures(), (tmp_path / "operations").read_text().splitlines()
     stages = [
         [number for number, line in enumerate(lines, 1) if f"/{stage}" in line]
-        for stage in ("teacher", "student", "distilled", "saved")
+        for stage in ("teacher", "student", "distilled", "saved", "trained/.")
     ]
     draw = random.Random(0)
     for numbers in stages:

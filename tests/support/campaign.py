@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.support.helpers import write_tiny
 from tests.support.runs import words
 
 REPORT = "RECBOLE_KD_CAMPAIGN"
-"""Environment variable with the path of the JSON summary."""
+"""Environment variable with the path of the JSON summary, if one is wanted."""
 
 FIGURES = (
     "valid",
@@ -47,48 +47,42 @@ class Record:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tried: dict[str, int] = {}
-        self.failed: dict[str, list[str]] = {}
-        self.seconds: dict[str, float] = {}
+        self.kinds: dict[str, dict[str, Any]] = {}
+        """Kind -> ``tried``, ``seconds`` and ``not_held``, its trials that did not hold."""
         self._last = time.monotonic()
 
     def note(self, kind: str, label: str, problem: str | None) -> None:
         """Count one trial; print what did not hold."""
+        found = self.kinds.setdefault(kind, {"tried": 0, "seconds": 0.0, "not_held": []})
         now = time.monotonic()
-        self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self._last
+        found["seconds"] += now - self._last
         self._last = now
-        self.tried[kind] = self.tried.get(kind, 0) + 1
+        found["tried"] += 1
         if problem is not None:
-            self.failed.setdefault(kind, []).append(f"{label}: {problem}")
+            found["not_held"].append(f"{label}: {problem}")
             print(f"NOT HELD {kind} | {label} | {problem}", flush=True)
-        if self.tried[kind] % 50 == 0:
-            print(f"{kind}: {self.tried[kind]} tried", flush=True)
 
     def check(self, *kinds: str) -> None:
-        """Write the summary, print the kinds, and fail if anything of them did not hold or nothing was tried."""
-        self.write()
+        """Fail if anything of these kinds did not hold or nothing was tried."""
         for kind in kinds:
-            tried, failed = self.tried.get(kind, 0), self.failed.get(kind, [])
-            print(f"{kind}: tried {tried}, held {tried - len(failed)}", flush=True)
-            assert tried, kind
-        assert not [line for kind in kinds for line in self.failed.get(kind, [])]
+            assert self.kinds.get(kind), kind
+        assert not [line for kind in kinds for line in self.kinds[kind]["not_held"]]
 
-    def write(self) -> None:
-        """Write the summary where the environment asks for it."""
-        path = os.environ.get(REPORT)
-        if path:
-            kinds = {
-                kind: {
-                    "tried": tried,
-                    "held": tried - len(self.failed.get(kind, [])),
-                    "seconds": round(self.seconds[kind], 1),
-                    "not_held": self.failed.get(kind, []),
-                }
-                for kind, tried in self.tried.items()
-            }
-            machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-            content = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "kinds": kinds}
-            Path(path).write_text(json.dumps(content, indent=2))
+
+def merged(parts: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the kinds of several records, one per process, as one."""
+    whole: dict[str, dict[str, Any]] = {}
+    for kind, found in (pair for part in parts for pair in part.items()):
+        before = whole.get(kind, {"tried": 0, "seconds": 0.0, "not_held": []})
+        whole[kind] = {key: before[key] + found[key] for key in before}
+    return dict(sorted(whole.items()))
+
+
+def write_summary(path: Path, kinds: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    """Write what was tried and held as JSON, with date and machine."""
+    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    content = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "seconds": round(seconds), "kinds": kinds}
+    path.write_text(json.dumps(content, indent=2))
 
 
 class Home:

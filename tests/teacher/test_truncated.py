@@ -189,6 +189,10 @@ def test_a_saved_teacher_is_converted_and_taken_by_a_run(tmp_path: Path, capsys:
     assert "top_k_overlap" in capsys.readouterr().out
     assert convert_main([source, f"--out={tmp_path / 'dense'}", "--dense", "--dtype=fp16"]) == 0
     assert read_manifest(tmp_path / "dense")["store"] == "dense"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[sd]*/*.*")}
+    for how, code in {"--dense --dtype=fp16": 0, "--dense": 2, "--svd=3": 2}.items():  # as after a kill at its very end
+        assert convert_main([source, f"--out={tmp_path / 'dense'}", *how.split()]) == code
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("[sd]*/*.*")}
     saved: dict[str, str | None] = {"teacher": None, "teacher.epochs": None, "teacher.embedding_size": None}
     from_saved = run(tmp_path, "--kd_compare=False", teacher_path=str(tmp_path / "small"), **saved)
     in_run = run(tmp_path, "--kd_compare=False", "--teacher_svd=3")
