@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("campaign")
     for kind, found in kinds.items():
         held = found["tried"] - len(found["not_held"])
-        terminalreporter.write_line(f"{kind}: tried {found['tried']}, held {held}, {found['seconds']:.0f} s")
+        terminalreporter.write_line(f"{kind}: tried {found['tried']}, held {held}, {found['cpu_seconds']:.0f} s of CPU")
         for line in found["not_held"]:
             terminalreporter.write_line(f"    {line}")
     tried, lost = (sum(n) for n in zip(*((f["tried"], len(f["not_held"])) for f in kinds.values()), strict=True))
