@@ -17,6 +17,7 @@ from recbole_kd.integration.inert_objects import Inert, Placeholder, Reference, 
 from recbole_kd.integration.model_classes import advice_for, model_class
 from recbole_kd.integration.restricted_unpickler import CONFIG, YAML_LOADER, RestrictedUnpickler
 from recbole_kd.integration.torch_archive import TorchArchive
+from recbole_kd.storage.digests import opened
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -52,7 +53,7 @@ def load_checkpoint(path: PathOrFile, map_location: Any = None, *, mmap: bool = 
 
 def _opened(path: Any, name: str) -> BinaryIO:
     try:
-        return open(path, "rb")
+        return opened(path)
     except (OSError, ValueError) as error:  # ValueError: the path holds a NUL
         why = getattr(error, "strerror", None) or error
         kind = MissingFileError if isinstance(error, FileNotFoundError) else UnreadableFileError

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def digest(*parts: bytes) -> str:
@@ -23,16 +26,28 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return digest(json.dumps(settings, sort_keys=True, default=str).encode())
 
 
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; a pipe in its place would be waited for without end.
+
+    Raises:
+        OSError: the path is missing, a folder, a pipe or a device.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "It is a pipe or a device, not a file", os.fspath(path))
+    return open(path, "rb")
+
+
 def file_digest(*paths: Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of the files' contents, in order."""
     sha = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as stream:
+        with opened(path) as stream:
             sha.update(hashlib.file_digest(stream, "sha256").digest())
     return sha.hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
     """Return the file's SHA-256 in hexadecimal digits."""
-    with open(path, "rb") as stream:
+    with opened(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.storage.digests import opened
+
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
@@ -14,7 +16,8 @@ def read_json(path: Path) -> Any:
         ValueError: the file is not JSON, not UTF-8 text, or nested too deeply.
         OSError: it cannot be read.
     """
-    return parse_json(path.read_bytes())
+    with opened(path) as stream:
+        return parse_json(stream.read())
 
 
 def parse_json(content: bytes) -> Any:

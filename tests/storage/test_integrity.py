@@ -6,6 +6,7 @@ And the cache can be listed and pruned.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,14 @@ from recbole_kd.cli.program import main as program
 from recbole_kd.cli.run import main
 from recbole_kd.data.preparing.prepare import prepare
 from recbole_kd.data.preparing.raw_layouts import Options
+from recbole_kd.errors import UnreadableFileError
+from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.storage import integrity
 from recbole_kd.storage.cache_entries import entry_damage, list_cache, prune_cache, verify_cache
+from recbole_kd.storage.digests import file_digest, file_sha256
 from recbole_kd.storage.files import MANIFEST, SCORES, read_manifest, write_manifest
 from recbole_kd.storage.integrity import damage, is_changed, is_sealed, records_of, seal, sealed
+from recbole_kd.storage.json_files import read_json
 from recbole_kd.training import resume_state
 from tests.support.runs import cut_after, refusal, results, run, words
 
@@ -378,3 +383,13 @@ def test_an_entry_without_digests_is_read_and_said(
     caplog.clear()
     write_manifest(folder, manifest)
     assert read_manifest(folder)["files"] == {} and not caplog.messages
+
+
+@pytest.mark.parametrize("read", [file_sha256, file_digest, read_json, load_checkpoint])
+def test_a_pipe_in_a_files_place_is_not_waited_for(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises((OSError, UnreadableFileError), match="a pipe or a device, not a file"):
+        read(pipe)
+    with pytest.raises((OSError, UnreadableFileError)):
+        read(tmp_path)
