@@ -33,7 +33,10 @@ def _is_interval(value: object) -> bool:
 
 
 def _is_gpus(value: str) -> bool:
-    """Return whether a text is a value of CUDA_VISIBLE_DEVICES; CUDA takes any other for no GPU, in silence."""
+    """Return whether a text names GPUs as CUDA_VISIBLE_DEVICES does.
+
+    CUDA takes any other text for no GPU, and nothing says so.
+    """
     return not value.strip() or all(_GPU.fullmatch(name.strip()) for name in value.split(","))
 
 

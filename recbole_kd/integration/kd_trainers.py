@@ -153,7 +153,10 @@ def _wrap_config() -> None:
 
 
 def _wrap_conversion() -> None:
-    """Refuse a text for kd that RecBole evaluates to nothing, such as "None": it would train without a teacher."""
+    """Refuse a text for kd that RecBole evaluates to nothing, such as "None".
+
+    It would train without a teacher.
+    """
     original = Config._convert_config_dict
 
     @functools.wraps(original)

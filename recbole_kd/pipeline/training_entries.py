@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from recbole_kd.data.split_and_loaders import Splits
 from recbole_kd.data.time_order import is_split_by_time
 from recbole_kd.errors import KDError, LostProcessError, StorageError, TeacherError
 from recbole_kd.pipeline.revisions import revisions_of
-from recbole_kd.storage.cache import CACHE_FORMAT, WORK
+from recbole_kd.storage.cache import CACHE_FORMAT, WORK, remove_folder
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.source_digest import own_source
 from recbole_kd.storage.targets import check_folder
@@ -139,12 +138,12 @@ def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
         if (work / STATE).is_file():
             (work / CHECKPOINT).unlink(missing_ok=True)  # it may be incomplete; the state has its own copy
         else:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_folder(work)
         raise
     except KDError:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_folder(work)
         raise
-    shutil.rmtree(work, ignore_errors=True)
+    remove_folder(work)
 
 
 def check_asked(entry: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from recbole_kd.distiller.registry import distiller_class
 from recbole_kd.errors import ConfigError, DivergedError, KDError, LostProcessError, StorageError, TrainingError
 from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.pipeline.verdict import short
-from recbole_kd.storage.cache import WORK
+from recbole_kd.storage.cache import WORK, remove_folder
 from recbole_kd.storage.files import write_json
 from recbole_kd.storage.json_files import read_json
 from recbole_kd.storage.screen_log import show
@@ -121,15 +120,15 @@ def _trial_folder(entry: Path, resume: bool) -> Iterator[Path]:
     """
     work = entry.with_name(entry.name + WORK)
     if not resume:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_folder(work)
     try:
         yield work
     except (LostProcessError, StorageError):
         raise
     except KDError:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_folder(work)
         raise
-    shutil.rmtree(work, ignore_errors=True)
+    remove_folder(work)
 
 
 @dataclass

@@ -51,6 +51,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder as far as that is possible; anything else at its path stays.
+
+    ``shutil.rmtree`` opens the path, which waits for ever if it is a pipe.
+    """
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _forget_half_written(folder: Path) -> None:
     """Remove the temporary folders of an entry, and its work folder if the entry is finished.
 
@@ -58,7 +67,7 @@ def _forget_half_written(folder: Path) -> None:
     nobody else is writing them.
     """
     if folder.is_dir():
-        shutil.rmtree(folder.with_name(folder.name + WORK), ignore_errors=True)
+        remove_folder(folder.with_name(folder.name + WORK))
     for path in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
         if path.name.rpartition("-")[2].isdigit():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)

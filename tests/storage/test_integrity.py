@@ -23,6 +23,7 @@ from recbole_kd.data.preparing.raw_layouts import Options
 from recbole_kd.errors import UnreadableFileError
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.storage import integrity
+from recbole_kd.storage.cache import locked
 from recbole_kd.storage.cache_entries import entry_damage, list_cache, prune_cache, verify_cache
 from recbole_kd.storage.digests import file_digest, file_sha256
 from recbole_kd.storage.files import MANIFEST, SCORES, read_manifest, write_manifest
@@ -393,3 +394,12 @@ def test_a_pipe_in_a_files_place_is_not_waited_for(read: Callable[[Path], Any], 
         read(pipe)
     with pytest.raises((OSError, UnreadableFileError)):
         read(tmp_path)
+
+
+def test_a_pipe_in_a_work_folders_place_stays(tmp_path: Path) -> None:
+    entry, pipes = tmp_path / "entry", [tmp_path / "entry.work", tmp_path / ".entry-1"]
+    entry.mkdir()
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    with locked(entry):
+        assert all(pipe.is_fifo() for pipe in pipes)
