@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from recbole.config import Config
@@ -76,6 +77,8 @@ def calls() -> dict[Callable[..., Any], dict[str, Any]]:
     config, student, teacher, distiller = (made[name] for name in ("config", "student", "teacher", "distiller"))
     train, valid = made["loaders"].train, made["loaders"].valid
     table = torch.ones(3, 2)
+    users, items = ([str(token) for token in train._dataset.field2id_token[f][1:]] for f in ("user_id", "item_id"))
+    shape, ids = (len(users), len(items)), {"user_ids": users, "item_ids": items, "out": None}
     return {
         recbole_kd.load_teacher: {"path": made["folder"], "dataset": train, "device": "cpu"},
         recbole_kd.build_distiller: {"config": config, "student": student, "teacher": teacher, "train_data": train},
@@ -99,6 +102,15 @@ def calls() -> dict[Callable[..., Any], dict[str, Any]]:
         register: {"model_classes": [type(student)]},
         load_checkpoint: {"path": made["checkpoint"]},
         load_data_and_model: {"model_file": made["checkpoint"]},
+        recbole_kd.teacher_from_lists: {
+            "frame": pd.DataFrame({"user": ["u1", "u1"], "item": ["i1", "i3"], "score": [2.0, 1.0]}), "dataset": train,
+            "user": "user", "item": "item", "score": "score", "rank": None, "confidence": None, "temperature": 10.0,
+            "unlisted": "floor", "strict": True, "out": None,
+        },
+        recbole_kd.teacher_from_scores: {"matrix": np.ones(shape), "dataset": train, **ids},
+        recbole_kd.teacher_from_vectors: {
+            "users": np.ones((shape[0], 2)), "items": np.ones((shape[1], 2)), "dataset": train, **ids,
+        },
         FactorScores: {"query_vectors": table, "item_vectors": table, "manifest": {}},
         DenseScores: {"scores": table, "manifest": {}},
         SeveralTeachers: {"teachers": [teacher]},
@@ -119,6 +131,14 @@ RIGHT: dict[str, Callable[[Any], bool]] = {
     "config_file_list": lambda value: value in (None, [], ""),
     "command": lambda value: isinstance(value, str),
     "saved": lambda value: isinstance(value, bool),
+    "user": lambda value: value is None,
+    "item": lambda value: value is None,
+    "score": lambda value: value is None,
+    "rank": lambda value: value is None,
+    "confidence": lambda value: value is None,
+    "temperature": lambda value: not isinstance(value, bool) and value in (1, 1.5, 10**20),
+    "strict": lambda value: isinstance(value, bool),
+    "out": lambda value: value in (None, "x"),  # a path: the teacher would be written there
     "model_classes": lambda value: value in (None, []),
 }
 """Parameter -> which of the wrong objects are right for it in some function; those are not tried."""
@@ -178,8 +198,6 @@ def test_every_parameter_of_every_public_function_is_tried_or_has_a_default_of_i
         if callable(found) and not (isinstance(found, type) and issubclass(found, KDError)) and name != "Student"
     }
     tried = calls()
-    functions -= {recbole_kd.teacher_from_lists, recbole_kd.teacher_from_scores, recbole_kd.teacher_from_vectors}
-    # These three check their own arguments: tests/teacher/test_external_teachers.py.
     assert functions <= set(tried)
     left_out = {"options", "keys", "named", "args"}
     for function in functions:

@@ -25,6 +25,7 @@ EXAMPLES = [
     "recbole-kd import-teacher lists.csv --dataset=ml-100k --user=user --item=item --score=score --out=teacher",
     "recbole-kd import-teacher lists.jsonl --dataset=ml-100k --rank=rank --out=teacher",
 ]
+COLUMNS = ("user", "item", "score", "rank", "confidence")
 STAND_IN = {"general": "MF", "sequential": "SASRec"}
 """A model whose settings of the data are those of every run."""
 
@@ -44,6 +45,7 @@ def _parser() -> SentenceParser:
     value = parser.add_mutually_exclusive_group()
     value.add_argument("--score", metavar="COLUMN", help="column of scores, of which the highest is best")
     value.add_argument("--rank", metavar="COLUMN", help="column of ranks, of which the lowest is best")
+    add("--confidence", metavar="COLUMN", help="column of the teacher's confidence, from 0, for kd_list_weights")
     add(
         "--temperature",
         type=float,
@@ -78,7 +80,7 @@ def run(words: list[str]) -> int:
                 f"Invalid FILE {given.file}: expected a name that ends in {', '.join(SUFFIXES)}, or a folder of "
                 "`recbole-kd export-lists`"
             )
-        names = {name: getattr(given, name) for name in ("user", "item", "score", "rank")}
+        names = {name: getattr(given, name) for name in COLUMNS}
         more = {
             "temperature": given.temperature, "unlisted": given.unlisted or FLOOR, "strict": given.strict,
             "out": given.out,
@@ -109,7 +111,7 @@ def data_of(dataset: str, words: list[str]) -> tuple[Any, Splits]:
 
 
 def _check_export(given: argparse.Namespace) -> None:
-    for name in ("user", "item", "score", "rank"):
+    for name in COLUMNS:
         if getattr(given, name) is not None:
             raise ConfigError(
                 f"--{name}={getattr(given, name)} has no effect on a folder of export-lists: leave it out"

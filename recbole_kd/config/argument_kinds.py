@@ -162,6 +162,7 @@ KEYS = Kind(
 )
 NAMES = Kind("a list of names", _are(_is_text))
 TEXT = instance_of(str, words="a text")
+NUMBER = Kind("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))
 YES_OR_NO = instance_of(bool, words="True or False")
 FUNCTION = Kind("a function", callable)
 CLASS = instance_of(type, words="a class")

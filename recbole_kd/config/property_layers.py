@@ -62,7 +62,19 @@ def teacher_layers(
 
 
 def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the property layers of a distilled student, on top of :func:`student_layers`."""
+    """Return the property layers of a distilled student, on top of :func:`student_layers`.
+
+    Methods that are combined (``RCEKD+DE``) each keep their own ``kd_*`` keys, as ``kd_k.RCEKD``. Keys of the student's
+    base training in such a file belong to its method alone, and are left out.
+    """
+    if "+" in kd:
+        merged: dict[str, Any] = {}
+        applied: list[str] = []
+        for part in (name.strip() for name in kd.split("+")):
+            own, files = distiller_layers(part, dataset, student, teacher)
+            merged |= {f"{key}.{part}": value for key, value in own.items() if key.startswith("kd_")}
+            applied += files
+        return merged, applied
     return layers(f"distiller/{kd}", f"distiller/{kd}-{dataset}-{public_name(student)}-{public_name(teacher)}")
 
 

@@ -18,7 +18,7 @@ from recbole_kd.config.argument_kinds import Kind, instance_of, takes
 from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.teacher.base import TEACHER, TeacherScores
+from recbole_kd.teacher.base import TEACHER, TeacherScores, no_confidence
 
 
 class ItemSet:
@@ -132,7 +132,9 @@ class Distiller(nn.Module, ABC):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"scores"})
-    """What the teacher must offer: ``scores``, ``full``, ``embeddings``, ``trajectory`` or ``modalities``.
+    """What the teacher must offer.
+
+    It is ``scores``, ``full``, ``confidence``, ``embeddings``, ``trajectory`` or ``modalities``.
 
     Ranked lists offer ``scores``; ``full`` means a score of every item, which they lack.
     ``trajectory`` means as many checkpoints as the option ``n_checkpoints`` says, else 3. ``modalities`` means scores
@@ -238,6 +240,8 @@ class Distiller(nn.Module, ABC):
         needed = cls.requires if options is None else cls.needs(options)
         if "full" in needed and not all(member.complete for member in teacher.members):
             raise TeacherError(no_full_scores(cls.__name__, teacher.name))
+        if "confidence" in needed and not teacher.has_confidence:
+            raise TeacherError(no_confidence(teacher.name))
         if teacher.masks and options is not None and not cls.draws_unlisted(options):
             raise TeacherError(
                 f"teacher_unlisted=mask has no effect on {cls.__name__} with these options, whose loss has no item "

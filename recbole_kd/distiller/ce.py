@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from recbole_kd.config.value_types import ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.importance import Shares, asks_student, check_shares, importance, needs_of
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.ops.ragged import Ragged
@@ -29,6 +31,9 @@ class CE(Distiller):
         guide: the model whose list is used.
         temperature: softmax temperature of both models.
         mask_train: leave training items out. A user with fewer than K items left then has a shorter list.
+        list_weights: shares of rank, confidence and agreement in the weights w of the items of the teacher's list
+            (:func:`recbole_kd.losses.list_weights.list_weights`), by which its softmax is multiplied, renormalised.
+        list_tau: T of the rank's term.
     """
 
     in_threads = True
@@ -43,19 +48,38 @@ class CE(Distiller):
         guide: Literal["teacher", "student"] = "teacher",
         temperature: Positive = 1.0,
         mask_train: bool = False,
+        list_weights: Shares | None = None,
+        list_tau: Positive = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
         self.k, self.guide, self.temperature, self.mask_train = k, guide, temperature, mask_train
+        self.shares, self.list_tau = list_weights, list_tau
+        self._log_weights: Tensor | None = None
         self._lists: Lists | None = None
 
     @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_shares(options)
+
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        return cls.requires | needs_of(options)
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        if options["guide"] == "student":
+            return dict.fromkeys(("list_weights", "list_tau"), "kd_guide=student")
+        by_rank = (options.get("list_weights") or {}).get("position")
+        return {} if by_rank else {"list_tau": "kd_list_weights without a position"}
+
+    @classmethod
     def draws(cls, options: Mapping[str, Any]) -> bool:
-        return bool(options["guide"] == "student")
+        return cls.asks_student(options)
 
     @classmethod
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
-        return bool(options["guide"] == "student")
+        return bool(options["guide"] == "student") or asks_student(options)
 
     @classmethod
     def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
@@ -69,6 +93,9 @@ class CE(Distiller):
     def draw_item_sets(self, epoch: int) -> None:
         if self.guide == "student":
             self._list_of(self.student_scorer)
+        elif self.shares is not None and (self._log_weights is None or self.shares.get("agreement")):
+            weights = importance(self, self.shares, self.item_sets["list"], self.list_tau)
+            self._lists, self._log_weights = None, weights.clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def _list_of(self, guide: Scorer | TeacherScores) -> None:
         self._lists = None
@@ -78,8 +105,10 @@ class CE(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         listed = batch.sets["list"]
         if self._lists is None:
-            ids = listed.all_ids
-            self._lists = Lists.of(ids, listed.all_teacher, ids > 0, [ids.shape[1]], None, self.temperature)
+            ids, teacher = listed.all_ids, listed.all_teacher
+            if self._log_weights is not None:
+                teacher = teacher + self.temperature * self._log_weights
+            self._lists = Lists.of(ids, teacher, ids > 0, [ids.shape[1]], None, self.temperature)
         return self.reduce(
             listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature), batch.weights
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from recbole_kd.config.value_types import Count, ItemCount, Natural, NonNegative, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.importance import Shares, asks_student, check_shares, importance, needs_of
 from recbole_kd.losses.ranking import discrepancy_weights, pointwise_loss, share_above
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside
@@ -36,7 +38,11 @@ class RD(Distiller):
         tau: T.
         n_samples: n.
         mu, start_epoch, form: see above.
+        list_weights: shares of rank, confidence and agreement in weights that take the place of a
+            (:func:`recbole_kd.losses.list_weights.list_weights`), as in DLLM2Rec.
     """
+
+    ranks_student = True
 
     mask_train = True
     needs_set_scores = False
@@ -52,6 +58,7 @@ class RD(Distiller):
         mu: NonNegative = 0.1,
         start_epoch: Natural = 100,
         form: Literal["code", "original"] = "code",
+        list_weights: Shares | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -59,7 +66,27 @@ class RD(Distiller):
         place = torch.arange(k, dtype=torch.float32, device=student.device)
         self._place = place
         self._position_weights = torch.softmax(-place / tau, dim=0)
+        self.tau, self.shares = tau, list_weights
+        self._importance: Tensor | None = None
         self._outside: Outside | None = None
+
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        check_shares(options)
+
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        return cls.requires | needs_of(options)
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        shares = options.get("list_weights")
+        without_rank = shares is not None and not shares.get("position")
+        return {"tau": "kd_list_weights without a position"} if without_rank else {}
+
+    @classmethod
+    def asks_student(cls, options: Mapping[str, Any]) -> bool:
+        return asks_student(options)
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
@@ -72,6 +99,8 @@ class RD(Distiller):
 
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
+        if self.shares is not None and (self._importance is None or self.shares.get("agreement")):
+            self._importance = importance(self, self.shares, self.item_sets["top"], self.tau)
         if epoch >= self.start_epoch:
             drawn = self._outside.draw(self.all_queries(), self.n_samples, self.generator)
             self.item_sets = {"top": self.item_sets["top"], "drawn": drawn}
@@ -79,7 +108,8 @@ class RD(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         top = batch.sets["top"].ids
         scores = self.student_scorer.at(batch.queries, top)
-        weights = self._position_weights * (top > 0)
+        weights = self._position_weights if self._importance is None else self._importance[batch.queries]
+        weights = weights * (top > 0)
         if "drawn" in batch.sets:
             drawn = batch.sets["drawn"].ids
             with torch.no_grad():

@@ -13,6 +13,7 @@ from typing import Any
 from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.validation import check_value, invalid
 from recbole_kd.distiller.base import Distiller
+from recbole_kd.distiller.combined import Combined, combined_class, constructor_options
 from recbole_kd.errors import ConfigError
 
 DISTILLERS: dict[str, str | type[Distiller]] = {
@@ -43,8 +44,6 @@ runs its code."""
 NO_METHOD = ("", "none", "null", "~", "no", "off", "false")
 """Names, in lower case, by which a user means that nothing is to be distilled."""
 
-NOT_OPTIONS = ("self", "student", "teacher", "seed")
-
 
 def distiller_class(name: str) -> type[Distiller]:
     """Return the class of a method.
@@ -59,6 +58,9 @@ def distiller_class(name: str) -> type[Distiller]:
             f"kd={name} is not the name of a method: to train without distillation leave kd out of a configuration of "
             "RecBole's own functions; a run of ours trains the student alone beside every method"
         )
+    if "+" in name and ":" not in name:
+        names = tuple(part.strip() for part in name.split("+"))
+        return combined_class("+".join(names), names, tuple(distiller_class(part) for part in names))
     target = DISTILLERS.get(name, name if ":" in name else None)
     if target is None:
         raise unknown_name_error("kd", name, DISTILLERS)
@@ -111,12 +113,7 @@ def _check_constructor(name: str, cls: type[Distiller]) -> None:
 
 def distiller_options(cls: type[Distiller]) -> dict[str, inspect.Parameter]:
     """Return the constructor arguments that a user may set, by name without ``kd_``."""
-    parameters = inspect.signature(cls.__init__, eval_str=True).parameters
-    return {
-        name: p
-        for name, p in parameters.items()
-        if name not in NOT_OPTIONS and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    }
+    return cls.options() if issubclass(cls, Combined) else constructor_options(cls)
 
 
 def resolve_options(
@@ -141,10 +138,16 @@ def resolve_options(
     # First each option alone, so that a wrong option is not used as the bound of another; then with the others as
     # bounds.
     for others in (False, True):
-        context = {**(options if others else {}), **(sizes or {})}
         for name, parameter in parameters.items():
+            context = {**(_beside(name, options) if others else {}), **(sizes or {})}
             options[name] = _checked(name, options[name], parameter, context)
     return options
+
+
+def _beside(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that can bound one: those of its own method, without the method's name."""
+    part = name.partition(".")[2]
+    return {other.partition(".")[0]: value for other, value in options.items() if other.partition(".")[2] == part}
 
 
 def check_given_options(cls: type[Distiller], values: Mapping[str, Any]) -> None:

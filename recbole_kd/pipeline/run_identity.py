@@ -31,7 +31,7 @@ def method_digest(plan: Plan) -> str:
     """
     settings = _without_seed(settings_of(plan.distilled))
     assistant = settings_of(plan.assistant) if plan.assistant else {}
-    source = own_source(distiller_class(plan.request.kd))
+    source = own_source(distiller_class(plan.request.kd))  # methods that are combined are all of ours
     return settings_digest({"settings": settings, "assistant": _without_seed(assistant), "source": source})
 
 

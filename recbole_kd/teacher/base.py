@@ -48,6 +48,9 @@ class TeacherScores(ABC):
     complete: bool = True
     """Whether it scores every item. Ranked lists do not."""
 
+    has_confidence: bool = False
+    """Whether :meth:`confidence` has an answer."""
+
     masks: bool = False
     """Whether :meth:`counted` leaves items out."""
 
@@ -85,6 +88,14 @@ class TeacherScores(ABC):
         """
         return None
 
+    def confidence(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Return the teacher's confidence in items: int64 ``[B]``, int64 ``[B, K]`` -> float32 ``[B, K]``, from 0.
+
+        Raises:
+            TeacherError: it has none (:attr:`has_confidence`).
+        """
+        raise TeacherError(no_confidence(self.name))
+
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int, exclude: Ragged | None = None) -> tuple[Tensor, Tensor]:
         """Return each query's k best items, best first, ties by id: int64 and float32 ``[Q, k]``."""
@@ -120,6 +131,14 @@ TABLE = Kind(
     lambda value: isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point(),
 )
 """The kind of an argument that holds scores or vectors."""
+
+
+def no_confidence(teacher: str) -> str:
+    """Return the error message for a teacher without confidences."""
+    return (
+        f"The confidence in kd_list_weights needs a teacher's confidences and {teacher} has none: import its lists "
+        "with `recbole-kd import-teacher FILE --confidence=COLUMN`, or leave the confidence out"
+    )
 
 
 def _made_with(part: str, settings: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from recbole_kd.teacher.modalities import write_modalities
 from recbole_kd.teacher.number_format import rounded
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.factors import FactorScores
-from recbole_kd.teacher.stores.lists import TENSORS, ListScores, lists_from
+from recbole_kd.teacher.stores.lists import CONFIDENCE, TENSORS, ListScores, lists_from
 from recbole_kd.teacher.stores.remapped import N_USERS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -257,7 +257,7 @@ def scores_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> F
     Raises:
         TeacherError: the tensors are not scores.
     """
-    if tensors.keys() == TENSORS:
+    if tensors.keys() - {CONFIDENCE} == TENSORS:
         return lists_from(tensors, manifest)
     if COVERED in tensors:
         return _with_coverage(tensors, manifest)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_kd.config.argument_kinds import DATA, NUMBER, PATH, TEXT, YES_OR_NO, Kind, instance_of, takes
 from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.storage.files import FORMAT, SCORES, write_manifest, written_whole
@@ -24,8 +25,29 @@ from recbole_kd.teacher.stores.lists import FLOOR, MASK, UNLISTED
 from recbole_kd.teacher.tables import Columns, chunks_of, find_columns, names_in, numbers_of, texts_of
 
 Matrix = np.ndarray | Tensor
+MATRIX = Kind("a matrix of real numbers, as a NumPy array or a tensor", lambda value: _is_matrix(value))
+IDS = Kind("a list of ids", lambda value: _are_ids(value))
 
 
+def _is_matrix(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.dim() == 2 and not value.is_complex() and value.dtype != torch.bool
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "iuf"
+
+
+def _are_ids(value: object) -> bool:
+    if isinstance(value, np.ndarray | pd.Series | pd.Index):
+        return value.ndim == 1
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return False
+    return all(isinstance(one, str | int | np.integer) and not isinstance(one, bool) for one in value)
+
+
+@takes(
+    frame=instance_of(pd.DataFrame, words="a pandas DataFrame"), dataset=DATA, user=TEXT.or_none(), item=TEXT.or_none(),
+    score=TEXT.or_none(), rank=TEXT.or_none(), confidence=TEXT.or_none(), temperature=NUMBER, unlisted=TEXT,
+    strict=YES_OR_NO, out=PATH.or_none(),
+)  # fmt: skip
 def teacher_from_lists(
     frame: pd.DataFrame,
     dataset: Any,
@@ -34,6 +56,7 @@ def teacher_from_lists(
     item: str | None = None,
     score: str | None = None,
     rank: str | None = None,
+    confidence: str | None = None,
     temperature: float = TEMPERATURE,
     unlisted: str = FLOOR,
     strict: bool = False,
@@ -48,6 +71,7 @@ def teacher_from_lists(
         frame: one row for each user and item of a list, with external ids, in any order.
         dataset: RecBole's training loader, or its data set.
         user, item, score, rank: names of the columns. By default the usual ones, such as ``user_id``.
+        confidence: column of the teacher's confidence in each row, a number from 0, for ``kd_list_weights``.
         temperature: T of the map from ranks to scores, ``-place / T``.
         unlisted: ``floor`` gives the items outside a list one score below its last item, ``mask`` leaves them out of
             every loss.
@@ -66,8 +90,9 @@ def teacher_from_lists(
         >>> teacher.store, int(teacher.covered.sum())
         ('lists', 1)
     """
-    columns = find_columns(list(frame.columns), "The table", user=user, item=item, score=score, rank=rank)
-    frames = [frame[[columns.user, columns.item, columns.value]]]
+    named = {"user": user, "item": item, "score": score, "rank": rank, "confidence": confidence}
+    columns = find_columns(list(frame.columns), "The table", **named)
+    frames = [frame[columns.names]]
     return _from_frames(frames, columns, "The table", dataset, temperature, unlisted, strict, out)
 
 
@@ -112,7 +137,8 @@ def _from_frames(
     builder = ListBuilder(known_ids(own, own.uid_field), known_ids(own, own.iid_field), by_rank, place)
     for frame in frames:
         users, items = (texts_of(frame[name], place) for name in (columns.user, columns.item))
-        builder.add(users, items, numbers_of(frame[columns.value], place))
+        sure = None if columns.confidence is None else numbers_of(frame[columns.confidence], place)
+        builder.add(users, items, numbers_of(frame[columns.value], place), sure)
     tensors = builder.lists(temperature)
     if strict:
         builder.refuse()
@@ -123,6 +149,7 @@ def _from_frames(
     return _made(tensors, "lists", about, dataset, out)
 
 
+@takes(matrix=MATRIX, dataset=DATA, user_ids=IDS.or_none(), item_ids=IDS.or_none(), out=PATH.or_none())
 def teacher_from_scores(
     matrix: Matrix,
     dataset: Any,
@@ -150,6 +177,7 @@ def teacher_from_scores(
     return _made({"scores": table}, "dense", {}, dataset, out, users >= 0)
 
 
+@takes(users=MATRIX, items=MATRIX, dataset=DATA, user_ids=IDS.or_none(), item_ids=IDS.or_none(), out=PATH.or_none())
 def teacher_from_vectors(
     users: Matrix,
     items: Matrix,
@@ -184,10 +212,7 @@ def teacher_from_vectors(
 
 def _matrix(given: Matrix, what: str) -> Tensor:
     """Return a matrix as float32 (TeacherError)."""
-    table = torch.as_tensor(given)
-    if table.dim() != 2 or table.is_complex():
-        raise TeacherError(f"The {what} have the shape {tuple(table.shape)}: expected a matrix of real numbers")
-    table = table.detach().cpu().float()
+    table = torch.as_tensor(given).detach().cpu().float()
     if not bool(table.isfinite().all()):
         raise TeacherError(f"The {what} hold inf or nan, or numbers beyond float32: expected finite numbers")
     return table

@@ -16,6 +16,7 @@ from recbole_kd.errors import TeacherError
 TEMPERATURE = 10.0
 """Ranks become scores: place / temperature lower than the first item. The softmax of a list is then e^(-place / T)."""
 
+LARGEST = float(np.finfo(np.float32).max)
 REASONS = {
     "unknown_users": "name a user whom the data set does not know",
     "unknown_items": "name an item that the data set does not know",
@@ -48,16 +49,20 @@ class ListBuilder:
     by_rank: bool
     place: str
     counts: dict[str, int] = field(default_factory=lambda: {"rows": 0, "used": 0, **dict.fromkeys(REASONS, 0)})
-    _parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    _parts: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
-    def add(self, users: pd.Series, items: pd.Series, values: np.ndarray) -> None:
-        """Add rows: ids as text, missing ones as NaN, and float64 values.
+    def add(self, users: pd.Series, items: pd.Series, values: np.ndarray, confidence: np.ndarray | None = None) -> None:
+        """Add rows: ids as text, missing ones as NaN, and float64 values, with confidences in all rows or none.
 
         Raises:
-            TeacherError: a finite value is too large for float32.
+            TeacherError: a finite value is too large for float32, or a confidence is negative.
         """
         user, item = (self.users.get_indexer(users), self.items.get_indexer(items))
         finite = np.isfinite(values) & users.notna().to_numpy() & items.notna().to_numpy()
+        if confidence is not None:
+            finite &= np.isfinite(confidence)
+            if bool((confidence[finite] < 0).any()):
+                raise TeacherError(f"{self.place} has a negative confidence: expected numbers from 0")
         unknown_user, unknown_item = finite & (user < 1), finite & (user >= 1) & (item < 1)
         for name, rows in (
             ("not_finite", ~finite), ("unknown_users", unknown_user), ("unknown_items", unknown_item),
@@ -66,11 +71,12 @@ class ListBuilder:
         self.counts["rows"] += len(values)
         used = finite & (user >= 1) & (item >= 1)
         best = values[used] * (-1.0 if self.by_rank else 1.0)
-        if len(best) and float(np.abs(best).max()) > float(np.finfo(np.float32).max):
+        if len(best) and float(np.abs(best).max()) > LARGEST:
             raise TeacherError(
                 f"{self.place} has a score beyond 3.4e38, the largest number of float32: scale the scores"
             )
-        self._parts.append((user[used].astype(np.int32), item[used].astype(np.int32), best.astype(np.float32)))
+        sure = () if confidence is None else (np.minimum(confidence[used], LARGEST).astype(np.float32),)
+        self._parts.append((user[used].astype(np.int32), item[used].astype(np.int32), best.astype(np.float32), *sure))
 
     def lists(self, temperature: float = TEMPERATURE) -> dict[str, Tensor]:
         """Return the tensors of a list store, and count repeated pairs; of these the best row is used.
@@ -81,24 +87,23 @@ class ListBuilder:
         Raises:
             TeacherError: no row is left.
         """
-        user, item, best = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        user, item, best, *sure = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         self._parts.clear()
         order = np.lexsort((item, -best, user))  # ties by id
-        user, item, best = user[order], item[order], best[order]
+        user, item, best, *sure = (column[order] for column in (user, item, best, *sure))
         first = np.unique(user.astype(np.int64) * len(self.items) + item, return_index=True)[1]
         first.sort()
         self.counts["duplicates"] = len(user) - len(first)
         self.counts["used"] = len(first)
         if not len(first):
             raise TeacherError(f"{self.place} has no usable row: {_said(self.counts) or 'it is empty'}")
-        user, item, best = user[first], item[first], best[first]
+        user, item, best, *sure = (column[first] for column in (user, item, best, *sure))
         starts = np.zeros(len(self.users) + 1, dtype=np.int64)
         np.cumsum(np.bincount(user, minlength=len(self.users)), out=starts[1:])
         if self.by_rank:
             best = (-(np.arange(len(user)) - starts[user]) / temperature).astype(np.float32)
-        return {
-            name: torch.from_numpy(array) for name, array in (("starts", starts), ("items", item), ("scores", best))
-        }
+        arrays = {"starts": starts, "items": item, "scores": best, **({"confidence": sure[0]} if sure else {})}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def refuse(self) -> None:
         """Refuse rows that are left out (TeacherError), for ``strict``."""

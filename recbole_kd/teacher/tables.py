@@ -44,6 +44,12 @@ class Columns:
     item: str
     score: str | None = None
     rank: str | None = None
+    confidence: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All columns that are read."""
+        return [self.user, self.item, self.value, *([] if self.confidence is None else [self.confidence])]
 
     @property
     def value(self) -> str:
@@ -57,7 +63,8 @@ def find_columns(names: Sequence[str], place: str, **given: str | None) -> Colum
     Args:
         names: the columns that are there.
         place: name of the table, for the error.
-        given: ``user``, ``item``, ``score``, ``rank``. If both a score and a rank are found by name, the score is read.
+        given: ``user``, ``item``, ``score``, ``rank``, and ``confidence``, which is read only if it is given. If both a
+            score and a rank are found by name, the score is read.
 
     Raises:
         TeacherError: a column is missing, or a score and a rank are given.
@@ -67,10 +74,11 @@ def find_columns(names: Sequence[str], place: str, **given: str | None) -> Colum
             f"score={given['score']} and rank={given['rank']} are both given for {place}: name one of the two columns"
         )
     found: dict[str, str | None] = {}
-    for part, usual in USUAL.items():
-        name = given.get(part)
+    for part, name in given.items():
         if name is not None and name not in names:
             raise TeacherError(f"{place} has no column {name!r} for {part}=: it has {_listed(names)}")
+    for part, usual in USUAL.items():
+        name = given.get(part)
         near = [own for own in names if str(own).split(":")[0].lower() in usual]
         found[part] = name or (near[0] if near else None)
     if given.get("rank"):
@@ -84,7 +92,8 @@ def find_columns(names: Sequence[str], place: str, **given: str | None) -> Colum
             f"{place} has no column for {' and '.join(missing)}: it has {_listed(names)}; name it, such as "
             f"--{missing[0]}=COLUMN" + (" or --rank=COLUMN" if missing[0] == "score" else "")
         )
-    return Columns(str(found["user"]), str(found["item"]), found["score"], found["rank"])
+    confidence = given.get("confidence")
+    return Columns(str(found["user"]), str(found["item"]), found["score"], found["rank"], confidence)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -119,7 +128,7 @@ def chunks_of(path: Path, columns: Columns) -> Iterator[pd.DataFrame]:
     Raises:
         TeacherError: the file cannot be read.
     """
-    names = [columns.user, columns.item, columns.value]
+    names = columns.names
     with _reading(path):
         reader = _reader(path, names)
     while True:

@@ -41,6 +41,9 @@ IDLE: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("DCD", {}, {"temperature": 2.0}, "kd_loss=relaxed"),
     ("RankDistil", {"tau": 0}, {"permutations": 3}, "kd_tau=0"),
     ("PCKD", {"regulariser": "pair"}, {"temperature": 2.0}, "kd_regulariser=pair"),
+    ("CE", {"guide": "student"}, {"list_weights": {"position": 1.0}}, "kd_guide=student"),
+    ("CE", {}, {"list_tau": 2.0}, "kd_list_weights without a position"),
+    ("RD", {"list_weights": {"agreement": 1.0}}, {"tau": 2.0}, "kd_list_weights without a position"),
 ]
 
 

@@ -54,6 +54,9 @@ CASES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("UnKD", "lamda"): ({"lamda": 0.0, "groups": 3, "n_samples": 30}, 4.0),
     ("FreqD", "filter_strength"): ({}, 0.1),
     ("PCKD", "n_samples"): ({}, 3),
+    ("CE", "list_weights"): ({}, {"position": 1.0}),
+    ("CE", "list_tau"): ({"list_weights": {"position": 1.0}}, 4.0),
+    ("RD", "list_weights"): ({}, {"agreement": 1.0}),
 }
 OF_THE_ASSISTANT = {"assistant_size", *(key.removeprefix("kd_") for key in ASSISTANT_KEYS)}
 """Options that the assistant's training reads; tests/distiller/test_tarec.py follows them into it."""

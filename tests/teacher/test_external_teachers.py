@@ -203,6 +203,27 @@ def test_a_column_that_is_not_there_is_refused(case: Case, given: dict[str, str]
         recbole_kd.teacher_from_lists(frame_of(ROWS), case.loaders.train, **given)
 
 
+def test_a_column_of_confidences_is_kept_with_its_rows(case: Case, tmp_path: Path) -> None:
+    rows = [("u1", "i3", 0.5, 0.1), ("u1", "i8", 2.5, 0.9), ("u2", "i0", 1.0, 7.0), ("u2", "i4", 1.0, float("nan"))]
+    path = tmp_path / "lists.csv"
+    frame_of(rows, ("user", "item", "score", "sure")).to_csv(path, index=False)
+    teacher = teacher_from_file(path, case.loaders.train, confidence="sure", out=tmp_path / "teacher")
+    assert teacher.manifest["imported"]["not_finite"] == 1
+    users, items = (
+        torch.tensor([case.splits.dataset.token2id(name, token) for token in tokens])
+        for name, tokens in (("user_id", ("u1", "u2")), ("item_id", ("i8", "i3", "i0")))
+    )
+    for one in (teacher, load_teacher(tmp_path / "teacher", case.loaders.train)):
+        assert one.has_confidence
+        assert one.confidence(users, items.repeat(2, 1)).flatten().tolist() == pytest.approx([0.9, 0.1, 0, 0, 0, 7.0])
+    assert not teacher_from_file(path, case.loaders.train).has_confidence
+    with pytest.raises(TeacherError, match="no column 'hope' for confidence="):
+        teacher_from_file(path, case.loaders.train, confidence="hope")
+    frame = frame_of([("u1", "i3", 0.5, -0.1)], ("user", "item", "score", "sure"))
+    with pytest.raises(TeacherError, match="negative confidence"):
+        recbole_kd.teacher_from_lists(frame, case.loaders.train, confidence="sure")
+
+
 # -- the lists of export-lists ----------------------------------------------------------------------------------------
 
 

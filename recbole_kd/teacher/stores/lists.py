@@ -17,6 +17,8 @@ UNLISTED = "unlisted"
 FLOOR, MASK = "floor", "mask"
 TENSORS = frozenset({"starts", "items", "scores"})
 """Tensors of a list store on disk."""
+CONFIDENCE = "confidence"
+"""A further tensor of lists with confidences: float ``[N]``."""
 
 
 class ListScores(TeacherScores):
@@ -35,6 +37,7 @@ class ListScores(TeacherScores):
         scores: float ``[N]``, finite, not increasing inside a list.
         n_items: size of the catalogue with the pad.
         manifest: the description of the teacher.
+        confidence: float ``[N]``, finite, at least 0, of each entry; None if the teacher has none.
 
     Raises:
         TeacherError: the tensors are not lists of this catalogue.
@@ -44,12 +47,20 @@ class ListScores(TeacherScores):
     complete = False
 
     def __init__(
-        self, starts: Tensor, items: Tensor, scores: Tensor, n_items: int, manifest: Mapping[str, Any] | None = None
+        self,
+        starts: Tensor,
+        items: Tensor,
+        scores: Tensor,
+        n_items: int,
+        manifest: Mapping[str, Any] | None = None,
+        confidence: Tensor | None = None,
     ) -> None:
         _check(starts, items, scores, n_items)
+        _check_confidence(confidence, scores)
         super().__init__(len(starts) - 1, n_items, manifest)
         self.masks = self.manifest.get(UNLISTED, FLOOR) == MASK
         self._starts, self._items, self._scores = starts, items.long(), scores.float()
+        self._confidence, self.has_confidence = confidence, confidence is not None
         counts = starts.diff()
         self.covered = counts > 0
         self._floor = _floors(starts, self._scores)
@@ -68,12 +79,14 @@ class ListScores(TeacherScores):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what :func:`lists_from` reads, in the number formats of the file."""
-        return {"starts": self._starts, "items": self._items.int(), "scores": self._scores}
+        found = {"starts": self._starts, "items": self._items.int(), "scores": self._scores}
+        return found if self._confidence is None else {**found, CONFIDENCE: self._confidence}
 
     def _on(self, device: torch.device) -> None:
         if self._starts.device != device:
             for name in ("_starts", "_items", "_scores", "_floor", "_keys", "_order"):
                 setattr(self, name, getattr(self, name).to(device))
+            self._confidence = None if self._confidence is None else self._confidence.to(device)
 
     @torch.no_grad()
     def full(self, queries: Tensor) -> Tensor:
@@ -91,6 +104,13 @@ class ListScores(TeacherScores):
             return floor.clone()
         place, listed = self._find(queries, items)
         return torch.where(listed, self._scores[self._order[place]], floor)
+
+    def confidence(self, queries: Tensor, items: Tensor) -> Tensor:
+        if self._confidence is None or not len(self._keys):
+            return super().confidence(queries, items)
+        self._on(queries.device)
+        place, listed = self._find(queries, items)
+        return self._confidence[self._order[place]].masked_fill(~listed, 0.0)
 
     def counted(self, queries: Tensor, items: Tensor) -> Tensor | None:
         if not self.masks:
@@ -138,7 +158,8 @@ def lists_from(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Li
     Raises:
         TeacherError: they are not lists of the catalogue that the manifest names.
     """
-    return ListScores(tensors["starts"], tensors["items"], tensors["scores"], manifest["n_items"], manifest)
+    parts = (tensors["starts"], tensors["items"], tensors["scores"])
+    return ListScores(*parts, manifest["n_items"], manifest, tensors.get(CONFIDENCE))
 
 
 def treat_unlisted(teacher: TeacherScores, unlisted: str | None) -> None:
@@ -174,6 +195,14 @@ def _check(starts: Tensor, items: Tensor, scores: Tensor, n_items: int) -> None:
     falls = (scores[1:] <= scores[:-1]).cpu() | first[1:-1]
     if not bool(scores.isfinite().all()) or not bool(falls.all()):
         raise TeacherError("The scores of a list must be finite and not increasing: import the lists again")
+
+
+def _check_confidence(confidence: Tensor | None, scores: Tensor) -> None:
+    if confidence is None:
+        return
+    real = confidence.shape == scores.shape and confidence.is_floating_point()
+    if not real or not bool((confidence.isfinite() & (confidence >= 0)).all()):
+        raise TeacherError("The confidences of a list must be finite and at least 0: import the lists again")
 
 
 def _floors(starts: Tensor, scores: Tensor) -> Tensor:

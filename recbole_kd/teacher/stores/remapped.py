@@ -31,7 +31,7 @@ class MappedScores(TeacherScores):
     def __init__(self, teacher: TeacherScores, ids: Tensor) -> None:
         super().__init__(len(ids), teacher.n_items, teacher.manifest)
         self.store, self.complete = teacher.store, teacher.complete  # it costs the same to ask
-        self.masks = teacher.masks
+        self.masks, self.has_confidence = teacher.masks, teacher.has_confidence
         self._teacher, self._ids = teacher, ids
         self.earlier = _mapped(teacher.earlier, ids)
         self.covered = None if teacher.covered is None else teacher.covered[ids.to(teacher.covered.device)]
@@ -46,6 +46,9 @@ class MappedScores(TeacherScores):
 
     def at(self, queries: Tensor, items: Tensor) -> Tensor:
         return self._teacher.at(self._of(queries), items)
+
+    def confidence(self, queries: Tensor, items: Tensor) -> Tensor:
+        return self._teacher.confidence(self._of(queries), items)
 
     def counted(self, queries: Tensor, items: Tensor) -> Tensor | None:
         return self._teacher.counted(self._of(queries), items)

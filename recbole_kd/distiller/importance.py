@@ -1,0 +1,57 @@
+"""Importance of the items of a teacher's list, for methods with the option ``list_weights``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from torch import Tensor
+
+from recbole_kd.config.validation import invalid, try_value
+from recbole_kd.config.value_types import Expected, NonNegative
+from recbole_kd.distiller.base import Distiller
+from recbole_kd.losses.list_weights import list_weights
+from recbole_kd.ops.membership import is_in
+
+Shares = Annotated[
+    dict[Literal["position", "confidence", "agreement"], NonNegative],
+    Expected("a mapping of position, confidence or agreement to a number of at least 0"),
+]
+"""The share of each term of :func:`recbole_kd.losses.list_weights.list_weights`."""
+
+EXAMPLE = {"position": 0.3, "agreement": 0.1}
+
+
+def importance(distiller: Distiller, shares: Mapping[Any, float], ids: Tensor, tau: float) -> Tensor:
+    """Return the weights of a list's items for all queries, float32 ``[n_queries, K]``.
+
+    Args:
+        distiller: its student is ranked if the agreement counts.
+        shares: of the terms.
+        ids: int64 ``[n_queries, K]``, the teacher's lists, with 0 where a list is shorter.
+        tau: T of the position's term.
+    """
+    queries, confidence, agreed = distiller.all_queries(), None, None
+    if shares.get("confidence"):
+        confidence = distiller.teacher_scores.confidence(queries, ids)
+    if shares.get("agreement"):
+        masked = distiller.train_items if distiller.mask_train else None
+        agreed = is_in(ids, distiller.student_scorer.top_k(queries, ids.shape[1], masked)[0])
+    return list_weights(shares, ids > 0, tau, confidence, agreed)
+
+
+def needs_of(options: Mapping[str, Any]) -> frozenset[str]:
+    """Return what the teacher must offer for the option ``list_weights``."""
+    return frozenset({"confidence"}) if (options.get("list_weights") or {}).get("confidence") else frozenset()
+
+
+def asks_student(options: Mapping[str, Any]) -> bool:
+    """Return whether the option ``list_weights`` needs the student's own lists."""
+    return bool((options.get("list_weights") or {}).get("agreement"))
+
+
+def check_shares(options: Mapping[str, Any]) -> None:
+    """Refuse the option ``list_weights`` with shares that are all 0 (ConfigError)."""
+    shares = options.get("list_weights")
+    if shares is not None and not any(shares.values()):
+        raise invalid("kd_list_weights", shares, "expected a share above 0", try_value("kd_list_weights", EXAMPLE))
