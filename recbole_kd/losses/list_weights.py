@@ -1,4 +1,4 @@
-"""Weights of the items of a teacher's ranked list: by rank, confidence and agreement. No RecBole import."""
+"""Weights of a ranked list's items: rank, confidence, agreement. No RecBole import."""
 
 from __future__ import annotations
 

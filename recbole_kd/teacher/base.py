@@ -89,7 +89,9 @@ class TeacherScores(ABC):
         return None
 
     def confidence(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Return the teacher's confidence in items: int64 ``[B]``, int64 ``[B, K]`` -> float32 ``[B, K]``, from 0.
+        """Return the confidence in items: int64 ``[B]``, ``[B, K]`` -> float32 ``[B, K]``.
+
+        It is at least 0, and 0 for an item outside a list.
 
         Raises:
             TeacherError: it has none (:attr:`has_confidence`).

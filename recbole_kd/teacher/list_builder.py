@@ -52,7 +52,9 @@ class ListBuilder:
     _parts: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
     def add(self, users: pd.Series, items: pd.Series, values: np.ndarray, confidence: np.ndarray | None = None) -> None:
-        """Add rows: ids as text, missing ones as NaN, and float64 values, with confidences in all rows or none.
+        """Add rows: ids as text, missing ones as NaN, and float64 values.
+
+        Confidences, float64, are given for all rows or for none.
 
         Raises:
             TeacherError: a finite value is too large for float32, or a confidence is negative.
