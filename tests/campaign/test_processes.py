@@ -1,4 +1,4 @@
-"""Signals, lost processes and runs at once: a sentence or the same figures, and the next run goes on."""
+"""Signals and runs at once: a sentence or the same figures, and the next run goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,43 +41,6 @@ def test_signals(name: str, campaign: Record, data: Path) -> None:
             problem = f"code {ending.code} and says {ending.err.splitlines()[-1:]}"
         campaign.note("signals", f"{name}, {signum.name} after {moment:.2f} s", problem)
     campaign.check("signals")
-
-
-def test_a_lost_process_of_several(campaign: Record, data: Path) -> None:
-    """One of two processes is killed: the other ends in a sentence, and the next run goes on."""
-    draw = random.Random(SEED)
-    home = Home(campaign.folder / "ranks", data)
-    given = home.words(nproc="2", epochs="12", teacher__epochs="8")
-    whole = home.run(given, timeout=240)
-    assert whole.code == 0, whole.err
-    wanted = home.figures()
-    for _ in range(2):
-        home = Home(campaign.folder / "ranks", data)
-        moment = draw.uniform(0.3, 0.8) * whole.seconds
-        ending = home.run(given, before=partial(_kill_a_rank_after, moment), timeout=240)
-        problem = ending.problem() or home.lost()
-        last = home.run([*given, "--resume=True"], timeout=240)
-        problem = problem or last.problem() or (f"code {last.code}" if last.code else None)
-        problem = problem or ("other figures" if home.figures() != wanted else None)
-        campaign.note("lost processes", f"after {moment:.1f} s", problem)
-    campaign.check("lost processes")
-
-
-def _kill_a_rank_after(seconds: float) -> None:
-    """Fork a helper that kills the first process of the training which it finds."""
-    parent = os.getpid()
-    if os.fork():
-        return
-    deadline = time.monotonic() + 120
-    time.sleep(seconds)
-    while time.monotonic() < deadline:
-        children = Path(f"/proc/{parent}/task/{parent}/children")
-        for child in children.read_text().split() if children.exists() else ():
-            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-                os.kill(int(child), signal.SIGKILL)
-                os._exit(0)
-        time.sleep(0.02)
-    os._exit(0)
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -90,7 +90,8 @@ def forked(
         os.killpg(pid, signal.SIGKILL)  # what it started and left behind
     signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) and not hung else 0
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + signum
-    out, err = ((folder / name).read_text(errors="replace") for name in (".out", ".err"))
+    files = (folder / name for name in (".out", ".err"))  # missing where it was killed before it began
+    out, err = (file.read_text(errors="replace") if file.exists() else "" for file in files)
     return Ending(code, signum, out, err, time.monotonic() - started, hung)
 
 
