@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.cli.compare_search import search_settings
-from recbole_kd.config.code_names import allows_code
+from recbole_kd.cli.verb_values import verb_values
 from recbole_kd.config.known_keys import check_verb_keys
-from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.schema import COMPARE_KEYS, RUN_KEYS, check_table
 from recbole_kd.config.validation import invalid
 from recbole_kd.experiments.comparison import (
@@ -26,7 +25,6 @@ from recbole_kd.experiments.comparison_table import comparison_text, metrics_of
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.settings_search import CHOSEN, SEARCH
-from recbole_kd.pipeline.request import merge_sources
 from recbole_kd.report.write import REPORT, SHOWN, try_report
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.files import write_json, write_text_whole
@@ -68,16 +66,14 @@ def run(words: list[str]) -> int:
     Raises:
         KDError: bad input.
     """
-    values = parse_arguments(words)
-    if values.get("help") or not words:
-        print(HELP, end="")
+    found = verb_values(words, HELP)
+    if found is None:
         return 0
-    files = values.pop("config_files", None)
-    given = merge_sources(files, None, values)
+    given, allow_code = found
     check_verb_keys(given, DEFAULTS, RUN_KEYS)
     check_table(given, COMPARE_KEYS, {**DEFAULTS, "grid": "mine.yaml", "budget": 8, "ray_address": "auto"})
     options = {key: given.pop(key, default) for key, default in DEFAULTS.items()}
-    comparison = read_comparison(given, options["grid"], allow_code=allows_code(values))
+    comparison = read_comparison(given, options["grid"], allow_code=allow_code)
     folder = Path(comparison.local["output_dir"]).parent
     return _run(comparison, folder, options, shlex.join(["recbole-kd", "compare", *words]))
 

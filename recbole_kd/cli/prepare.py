@@ -14,6 +14,10 @@ EXAMPLES = [
     "recbole-kd prepare gowalla --download",
     "recbole-kd prepare citeulike --raw=<folder with users.dat>",
 ]
+USAGE = """\
+recbole-kd prepare NAME --form=table --file=FILE --user=COLUMN --item=COLUMN [--time=COLUMN] [options]
+       recbole-kd prepare NAME --download
+       recbole-kd prepare NAME --raw=DIR [options]"""
 
 
 def _parser() -> SentenceParser:
@@ -21,6 +25,7 @@ def _parser() -> SentenceParser:
     parser = SentenceParser(
         "prepare", "Turn published raw files into RecBole's atomic files.", EXAMPLES, f"\nknown data sets:\n{known}"
     )
+    parser.usage = USAGE
     add = parser.add_argument
     add("name", metavar="NAME", help="a known data set, or any name together with --form")
     download = "download the raw files of a known data set into --raw (default: OUT/raw/NAME)"

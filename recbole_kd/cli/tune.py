@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.cli.program import run_verb
-from recbole_kd.config.code_names import allows_code
+from recbole_kd.cli.verb_values import verb_values
 from recbole_kd.config.known_keys import check_verb_keys
-from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.config.schema import RUN_KEYS, SEARCH_KEYS, check_table
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.request import merge_sources
 from recbole_kd.report.write import try_report
 from recbole_kd.storage.places import user_path
 from recbole_kd.tuning.hyperopt import tune_with_hyperopt
@@ -146,12 +144,11 @@ def run(words: list[str]) -> int:
     Raises:
         KDError: bad input.
     """
-    values = parse_arguments(words)
-    if values.get("help") or not words:
-        print(HELP, end="")
+    found = verb_values(words, HELP)
+    if found is None:
         return 0
-    files = values.pop("config_files", None)
-    study = run_search(merge_sources(files, None, values), allow_code=allows_code(values))
+    given, allow_code = found
+    study = run_search(given, allow_code=allow_code)
     print(study.table())
     if study.best is None:
         print(f"error: none of {len(study.trials)} trials was done; the table gives the reasons", file=sys.stderr)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from recbole_kd.config.known_keys import ARGUMENTS
 from recbole_kd.errors import ConfigError
 
 FLAGS = {"--list": "list", "--help": "help", "-h": "help", "--version": "version", "--allow_code": "allow_code"}
@@ -126,6 +127,8 @@ def _no_equals(argument: str, following: str | None) -> str:
     if not argument.startswith("-"):
         return f"Argument {argument!r} stands alone, but arguments are --key=value (fix: --key={argument})."
     corrected = "--" + argument.lstrip("-")
+    if (key := corrected.removeprefix("--")) in ARGUMENTS:
+        return f"Unknown key {key!r}: {ARGUMENTS[key]}."
     if following is not None and not following.startswith("--") and following not in FLAGS:
         value = f"'{following}'" if " " in following else following
         return f"Argument {argument!r} has no '=' (fix: write {corrected}={value})."

@@ -170,9 +170,11 @@ def _warnings(comparison: Comparison, grid: Grid, results: Results) -> list[str]
     plain = [name for name, file in comparison.property_files.items() if not file]
     if shipped and plain and not comparison.is_searched:
         files = ", ".join(f"properties/{comparison.property_files[name]}.yaml" for name in shipped)
+        has = "has" if len(shipped) == 1 else "have"
+        defaults = "has its defaults" if len(plain) == 1 else "have their defaults"
         found.append(
-            f"warning: {', '.join(shipped)} has settings tuned for this pair and data set ({files}); "
-            f"{', '.join(plain)} has its defaults: --budget=8 searches as many settings for each."
+            f"warning: {', '.join(shipped)} {has} settings tuned for this pair and data set ({files}); "
+            f"{', '.join(plain)} {defaults}: --budget=8 searches as many settings for each."
         )
     for key in ("max_minutes", "epochs"):
         capped = dict.fromkeys(

@@ -46,9 +46,11 @@ class Outcome:
 
 def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run one task in this process, which may be a Ray worker."""
-    from recbole_kd.pipeline.quick_start import run_recbole_kd
+    from recbole_kd.pipeline.quick_start import run_request
+    from recbole_kd.pipeline.request import make_request, merge_sources
 
-    return run_recbole_kd(config_dict={"resume": True, "show_progress": False, **settings})
+    values = merge_sources(None, {"resume": True, "show_progress": False}, settings)
+    return run_request(make_request(values), writes_report=False)
 
 
 def run_student(settings: Mapping[str, Any]) -> dict[str, Any]:

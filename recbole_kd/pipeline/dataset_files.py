@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from recbole_kd.data.preparing.recbole_downloads import download_atomic_files, r
 from recbole_kd.errors import DataError, DownloadError
 from recbole_kd.pipeline.model_choices import RECBOLE
 
-say = partial(print, flush=True)
+say = partial(print, file=sys.stderr, flush=True)  # as the screen of a run
 
 
 def provide_dataset(dataset: str, data_path: str, download: bool = False) -> None:

@@ -98,6 +98,8 @@ def run_request(
     command: str = "",
     after_epoch: Callable[[int, float], None] | None = None,
     given: Sequence[Source] = (),
+    *,
+    writes_report: bool = True,
 ) -> dict[str, Any]:
     """Run a checked request; see :func:`run_recbole_kd`.
 
@@ -107,6 +109,8 @@ def run_request(
         after_epoch: callback with each epoch of the distilled student and its validation score.
         given: the user's values by source, the strongest first, see :func:`sources_of`. Without it all are of the
             caller.
+        writes_report: write report.html, about 5 MB, into the run's folder. A comparison or search writes one of its
+            own instead.
     """
     prefer_huge_pages()
     with quiet_warnings():
@@ -137,7 +141,7 @@ def run_request(
                 _leave_nothing(context.folder)
                 raise
             getLogger().info(f"Result in {context.folder / 'result.json'}")
-            failure = try_report(context.folder)
+            failure = try_report(context.folder) if writes_report else None
             if failure is not None:
                 getLogger().warning(failure)
     return {**result, "folder": str(context.folder)}

@@ -231,7 +231,7 @@ def _reason(error: Exception) -> str:
         return "no answer came in time"
     inner = getattr(error.args[0], "reason", None) if error.args else None
     words = " ".join(str(inner or error).split())
-    return words.partition(": ")[2] if "object at 0x" in words else words[:200]
+    return (words.partition("): ")[2] or words)[:200]  # the object that failed stands before its reason
 
 
 def _size(path: Path) -> int:

@@ -51,7 +51,7 @@ from recbole_kd.training.determinism import repeatable
 from recbole_kd.training.gradient_ratio import gradient_ratio
 from recbole_kd.training.random_state import random_state, restore_random_state
 from recbole_kd.training.resume_state import StateFile
-from recbole_kd.training.scalars import scalar_writer
+from recbole_kd.training.scalars import log_distillation_figures, scalar_writer
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
 from recbole_kd.training.trajectory import Trajectory
 
@@ -557,7 +557,6 @@ class KDTrainer(Trainer):
         }
         figures |= {**self.distiller.diagnostics(), **of_index}
         self.history.append(figures)
-        for name, value in figures.items():
-            self.tensorboard.add_scalar(f"KD/{name}", value, epoch)
+        log_distillation_figures(self, figures, epoch)
         words = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())
         self.logger.info(f"epoch {epoch} distillation [{words}]")

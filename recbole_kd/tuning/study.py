@@ -92,6 +92,7 @@ def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch:
         result = run_request(
             make_request(merge_sources(None, {"kd_compare": False, **base}, settings), drawn=settings),
             after_epoch=after_epoch,
+            writes_report=False,
         )
     except Exception as error:  # such as bad values, a NaN loss or no memory: the other trials go on
         words = " ".join(str(error).split()) or type(error).__name__

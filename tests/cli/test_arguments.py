@@ -100,6 +100,7 @@ def test_flags(flag: str, key: str) -> None:
         ([""], r"stands alone"),
         (["--=3"], r"'--=3' has no key"),
         (["--"], r"no '='"),
+        (["--save_model"], r"Unknown key 'save_model': each run keeps its student"),
         (["--a b=3"], r"the key 'a b'"),
         (["--foo={bad"], r"--foo=\{bad cannot be read"),
         (["--topk=[1,2"], r"--topk=\[1,2 cannot be read"),

@@ -94,6 +94,8 @@ def test_a_comparison_leaves_table_csv_and_results(done: Path) -> None:
     table = (folder / "table.txt").read_text()
     assert table.startswith("tiny, MF (4) under LightGCN (8), 2 seeds, test NDCG@10") and "Holm-corrected" in table
     assert max(map(len, table.splitlines())) <= 120
+    assert (folder / "report.html").is_file() and len(list((folder / "runs").glob("*/result.json"))) == 4
+    assert not list((folder / "runs").rglob("report.html"))  # 5 MB each; `recbole-kd report` makes one
 
 
 def test_all_methods_share_the_teacher_and_the_student_alone(done: Path) -> None:

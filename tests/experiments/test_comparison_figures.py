@@ -169,6 +169,22 @@ def test_unequal_settings_caps_and_missing_runs_are_warnings() -> None:
     assert "has settings tuned" not in comparison_text(comparison.searched(), grid_of(results), results)
 
 
+@pytest.mark.parametrize(
+    ("tuned", "plain", "said"),
+    [
+        ("A", "B", ("A has settings tuned", "B has its defaults:")),
+        ("AB", "C", ("A, B have settings tuned", "C has its defaults:")),
+        ("A", "BCD", ("A has settings tuned", "B, C, D have their defaults:")),
+    ],
+)
+def test_the_warning_agrees_with_the_number_of_methods(tuned: str, plain: str, said: tuple[str, str]) -> None:
+    results = made_results({name: [0.2, 0.3] for name in tuned + plain}, [0.1, 0.2])
+    files = {**{name: f"distiller/{name}-made" for name in tuned}, **dict.fromkeys(plain, "")}
+    comparison = comparison_of(*(tuned + plain), seeds=(0, 1), files=files)
+    text = " ".join(comparison_text(comparison, grid_of(results), results).split())
+    assert all(part in text for part in said)
+
+
 def test_the_csv_has_every_number_of_every_row_and_metric() -> None:
     results = made_results({"A, b": [0.2, 0.3], "B": [0.1, 0.25]}, [0.1, 0.2])
     found = [f for metric in ("ndcg@10", "recall@5") for f in figures_of(["A, b", "B"], metric, results)]

@@ -86,11 +86,12 @@ def download_raw_files(name: str, needs: str, folder: Path, say: Say, sources: P
         ConfigError: no address is known.
     """
     found = published(name, sources)
-    by_hand = f"save {needs} in a folder, and run `recbole-kd prepare {name} --raw=<that folder>`"
     if found.by_hand:
         raise DownloadError(
-            f"{name} is published in a shared folder, which a program cannot list: open {found.page}, {by_hand}."
+            f"{name} is published in a shared folder, which a program cannot list: open {found.page}, save {needs} in "
+            f"a folder, and run `recbole-kd prepare {name} --raw=<that folder>`."
         )
+    names = ", ".join(file.name for file in (*found.files, *(archive for archive, _ in found.archives)))
     say(f"{name} is published at {found.page} (licence: {found.licence})")
     try:
         for file in found.files:
@@ -102,7 +103,8 @@ def download_raw_files(name: str, needs: str, folder: Path, say: Say, sources: P
             if len(there) < len(members):
                 extract(download(archive, folder, say), members, folder)
     except DownloadError as error:
-        raise DownloadError(f"{error} Or by hand: open {found.page}, {by_hand}.") from None
+        by_hand = f"Or by hand: save {names} from {found.page} in {folder}, and run the same command again"
+        raise DownloadError(f"{error} {by_hand}.") from None
     for pickled, target in found.matrices.items():
         write_lists(folder / pickled, folder / target)
     return dict(found.prepare)
