@@ -1,8 +1,9 @@
-"""``recbole-kd import-teacher``: make a teacher of another system's ranked lists."""
+"""``recbole-kd import-teacher``: make a teacher of another system's ranked lists or vectors."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,21 @@ from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.coverage import coverage_of
-from recbole_kd.teacher.external import teacher_from_file, write_teacher
+from recbole_kd.teacher.external import teacher_from_file, teacher_from_vectors, write_teacher
 from recbole_kd.teacher.list_builder import TEMPERATURE, left_out
 from recbole_kd.teacher.ranked_lists import exported_lists, is_export
 from recbole_kd.teacher.stores.lists import FLOOR, MASK, treat_unlisted
 from recbole_kd.teacher.tables import SUFFIXES
+from recbole_kd.teacher.vector_files import VECTOR_SUFFIXES, read_vectors
 
 EXAMPLES = [
     "recbole-kd import-teacher lists.csv --dataset=ml-100k --user=user --item=item --score=score --out=teacher",
     "recbole-kd import-teacher lists.jsonl --dataset=ml-100k --rank=rank --out=teacher",
+    "recbole-kd import-teacher vectors.npz --dataset=ml-100k --out=teacher",
+    "recbole-kd import-teacher users.npy --item_vectors=items.npy --user_ids=users.txt --item_ids=items.txt "
+    "--dataset=ml-100k --out=teacher",
 ]
+FILES_OF_VECTORS = ("item_vectors", "user_ids", "item_ids")
 COLUMNS = ("user", "item", "score", "rank", "confidence")
 STAND_IN = {"general": "MF", "sequential": "SASRec"}
 """A model whose settings of the data are those of every run."""
@@ -33,15 +39,19 @@ STAND_IN = {"general": "MF", "sequential": "SASRec"}
 def _parser() -> SentenceParser:
     parser = SentenceParser(
         "import-teacher",
-        "Make a teacher of ranked lists with external ids, for --teacher_path.",
+        "Make a teacher of ranked lists or of vectors with external ids, for --teacher_path.",
         EXAMPLES,
         "other --KEY=VALUE are those of the data in `recbole-kd run`, such as --data_path, --eval_args or --setting",
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help=f"a table ({', '.join(SUFFIXES)}), or a folder of export-lists")
+    forms = f"a table ({', '.join(SUFFIXES)}), a folder of export-lists, or vectors ({', '.join(VECTOR_SUFFIXES)})"
+    add("file", type=Path, metavar="FILE", help=forms)
     add("--dataset", required=True, metavar="NAME", help="the data set of the runs that will use the teacher")
     add("--user", metavar="COLUMN", help="column of users (default: user, user_id ...)")
     add("--item", metavar="COLUMN", help="column of items (default: item, item_id ...)")
+    add("--item_vectors", type=Path, metavar="FILE", help="vectors of the items, where FILE is a .npy of the users")
+    add("--user_ids", type=Path, metavar="FILE", help="of vectors: an id a line; not for .npz that holds them")
+    add("--item_ids", type=Path, metavar="FILE", help="the same of the items")
     value = parser.add_mutually_exclusive_group()
     value.add_argument("--score", metavar="COLUMN", help="column of scores, of which the highest is best")
     value.add_argument("--rank", metavar="COLUMN", help="column of ranks, of which the lowest is best")
@@ -68,17 +78,20 @@ def run(words: list[str]) -> int:
     check_folder(given.out, option="--out", sources=[given.file])
     splits = data_of(given.dataset, rest)[1]
     if is_export(given.file):
-        _check_export(given)
+        _refuse(given, (*COLUMNS, *FILES_OF_VECTORS), "a folder of export-lists")
         lists = exported_lists(given.file)
         lists.check_data(splits.fingerprint)
         treat_unlisted(lists, given.unlisted)
         write_teacher(given.out, lists.tensors(), lists.manifest)
         teacher: TeacherScores = lists
+    elif given.file.suffix in VECTOR_SUFFIXES:
+        teacher = _from_vectors(given, splits)
     else:
+        _refuse(given, FILES_OF_VECTORS, "a table of lists")
         if given.file.suffix not in SUFFIXES:
             raise ConfigError(
-                f"Invalid FILE {given.file}: expected a name that ends in {', '.join(SUFFIXES)}, or a folder of "
-                "`recbole-kd export-lists`"
+                f"Invalid FILE {given.file}: expected a name that ends in "
+                f"{', '.join((*SUFFIXES, *VECTOR_SUFFIXES))}, or a folder of `recbole-kd export-lists`"
             )
         names = {name: getattr(given, name) for name in COLUMNS}
         more = {
@@ -110,17 +123,26 @@ def data_of(dataset: str, words: list[str]) -> tuple[Any, Splits]:
         return config, split_data(config)
 
 
-def _check_export(given: argparse.Namespace) -> None:
-    for name in COLUMNS:
+def _from_vectors(given: argparse.Namespace, splits: Splits) -> TeacherScores:
+    """Return the teacher of vector files, written to ``--out``."""
+    _refuse(given, (*COLUMNS, "unlisted"), "vectors")
+    found = read_vectors(given.file, given.item_vectors, given.user_ids, given.item_ids)
+    ids = {"user_ids": found.user_ids, "item_ids": found.item_ids}
+    return teacher_from_vectors(found.users, found.items, splits.parts[0], **ids, out=given.out)
+
+
+def _refuse(given: argparse.Namespace, names: Sequence[str], source: str) -> None:
+    """Refuse options that a source does not read (ConfigError)."""
+    for name in names:
         if getattr(given, name) is not None:
-            raise ConfigError(
-                f"--{name}={getattr(given, name)} has no effect on a folder of export-lists: leave it out"
-            )
+            raise ConfigError(f"--{name}={getattr(given, name)} has no effect on {source}: leave it out")
 
 
 def _report(out: Path, teacher: TeacherScores) -> str:
     found, counts = coverage_of(teacher), teacher.manifest.get("imported", {})
-    assert found is not None, "ranked lists never cover all items"
+    if found is None or teacher.complete:
+        users = f"all {teacher.n_queries - 1:,}" if found is None else f"{found['users']:,} of {found['of_users']:,}"
+        return f"{out}: vectors of {users} users and all {teacher.n_items - 1:,} items"
     lines = [
         f"{out}: lists of {found['users']:,} of {found['of_users']:,} users, with {found['items']:,} of "
         f"{found['of_items']:,} items",

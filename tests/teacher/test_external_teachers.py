@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file as save_numpy
 
 import recbole_kd
 from recbole_kd.cli.program import main
@@ -308,6 +309,52 @@ def test_tables_are_aligned_by_external_ids_and_missing_users_are_not_covered(
             assert float(row[case.splits.dataset.token2id("item_id", item)]) == pytest.approx(expected, rel=1e-5)
     assert teacher.covered is not None
     assert (~teacher.covered).nonzero().flatten().tolist() == [case.splits.dataset.token2id("user_id", "u3")]
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors", "npy"])
+def test_files_of_vectors_become_the_teacher_of_their_products(
+    tiny_dataset: TinyData, case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    users, items = ids_of(case)
+    random = np.random.default_rng(0)
+    left, right = (random.normal(size=(len(ids), 3)).astype(np.float32) for ids in (users[1:], items))
+    for name, ids in (("users", users[1:]), ("items", items)):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{one}\n" for one in ids), encoding="utf-8")
+    path, given = tmp_path / f"vectors.{form}", [f"--{name}_ids={tmp_path / name}s.txt" for name in ("user", "item")]
+    if form == "npz":
+        np.savez(path, users=users[1:], items=items, user_vectors=left, item_vectors=right)
+        given = []
+    elif form == "safetensors":
+        save_numpy({"user_vectors": left, "item_vectors": right}, path)
+    else:
+        np.save(path, left)
+        np.save(tmp_path / "items.npy", right)
+        given.append(f"--item_vectors={tmp_path / 'items.npy'}")
+    out = tmp_path / "teacher"
+    data = [f"--dataset={tiny_dataset.name}", f"--data_path={tiny_dataset.data_path}", f"--out={out}"]
+    capsys.readouterr()
+    wrong = {
+        "no effect on vectors": [path, *given, "--score=points"],
+        "No file of a teacher's vectors": [path, f"--user_ids={tmp_path / 'none'}", *given[1:]],
+        "both already" if form != "npy" else "needs the items' vectors": [
+            path, *given[:2], *([f"--item_vectors={path}"] if form != "npy" else [])
+        ],
+    }  # fmt: skip
+    for said, words in wrong.items():
+        assert main(["import-teacher", *map(str, words), *data]) == 2
+        error = capsys.readouterr().err.strip()
+        assert said in error and "\n" not in error and not out.exists()
+    assert main(["import-teacher", str(path), *given, *data]) == 0
+    assert f"vectors of {len(users) - 1} of {len(users)} users and all {len(items)} items" in capsys.readouterr().out
+    teacher = load_teacher(out, case.loaders.train)
+    dataset = case.splits.dataset
+    found = teacher.full(torch.tensor([dataset.token2id("user_id", users[4])]))[
+        0, dataset.token2id("item_id", items[7])
+    ]
+    assert float(found) == pytest.approx(float(left[3] @ right[7]), rel=1e-5)
+    path.write_bytes(path.read_bytes()[:40])
+    assert main(["import-teacher", str(path), *given, *data[:2], f"--out={tmp_path / 'other'}"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_tables_that_do_not_fit_are_one_sentence(case: Case) -> None:
