@@ -109,6 +109,7 @@ class CE(Distiller):
             if self._log_weights is not None:
                 teacher = teacher + self.temperature * self._log_weights
             self._lists = Lists.of(ids, teacher, ids > 0, [ids.shape[1]], None, self.temperature)
-        return self.reduce(
-            listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature), batch.weights
+        scorer, weights = self.student_scorer, batch.weights
+        return self.reduce_total(
+            listed_cross_entropy(scorer, batch.queries, weights, self._lists, self.temperature), weights
         )

@@ -328,18 +328,19 @@ class RCEKD(Distiller):
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def forward(self, batch: DistillBatch) -> Tensor:
-        loss = self._per_query(batch)
         if self.paper:
-            return self.reduce_total(loss.sum() * batch.rows_per_query, batch.weights)
-        return self.reduce(loss, batch.weights)
+            total = self._total(batch, torch.ones_like(batch.weights))
+            return self.reduce_total(total * batch.rows_per_query, batch.weights)
+        return self.reduce_total(self._total(batch, batch.weights), batch.weights)
 
-    def _per_query(self, batch: DistillBatch) -> Tensor:
+    def _total(self, batch: DistillBatch, weights: Tensor) -> Tensor:
+        """Return the weighted sum over the queries, ``[]``: weights float ``[Q]``."""
         if self.variant == "full_ce":
             student, teacher = (side.full(batch.queries)[:, 1:] for side in (self.student_scorer, self.teacher_scores))
-            return cross_entropy(student, teacher, None, self.temperature)
+            return (cross_entropy(student, teacher, None, self.temperature) * weights).sum()
         if self._lists is None:
             self._lists = self._epochs_lists([batch.sets[name] for name in self.item_sets])
-        return listed_cross_entropy(self.student_scorer, batch.queries, self._lists, self.temperature)
+        return listed_cross_entropy(self.student_scorer, batch.queries, weights, self._lists, self.temperature)
 
     def _epochs_lists(self, sets: list[ItemSet]) -> Lists:
         """Return what all batches of an epoch share.

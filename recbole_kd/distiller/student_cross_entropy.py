@@ -8,20 +8,24 @@ from recbole_kd.losses.list_cross_entropy import Lists, cross_entropy_of_scores,
 from recbole_kd.scoring.scorer import Scorer
 
 
-def listed_cross_entropy(student: Scorer, queries: Tensor, lists: Lists, temperature: float = 1.0) -> Tensor:
-    """Return the cross-entropy of some queries on their lists, differentiable to the student.
+def listed_cross_entropy(
+    student: Scorer, queries: Tensor, weights: Tensor, lists: Lists, temperature: float = 1.0
+) -> Tensor:
+    """Return the weighted sum of some queries' cross-entropies on their lists, differentiable to the student.
 
     Args:
         queries: int64 ``[B]``.
+        weights: float32 ``[B]``, constants.
         lists: see :class:`recbole_kd.losses.list_cross_entropy.Lists`.
 
     Returns:
-        float ``[B]``.
+        float ``[]``.
     """
     if student.has_vectors:
         loss = cross_entropy_of_vectors(
-            student.query_vectors(queries), student.item_table(), queries, lists, temperature
+            student.query_vectors(queries), student.item_table(), queries, weights, lists, temperature
         )
         if loss is not None:
             return loss
-    return cross_entropy_of_scores(student.at(queries, lists.chosen[queries]), queries, lists, temperature)
+    losses = cross_entropy_of_scores(student.at(queries, lists.chosen[queries]), queries, lists, temperature)
+    return (losses * weights).sum()

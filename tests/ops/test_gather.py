@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recbole_kd.ops import compiled_lists
 from recbole_kd.ops import gathered_dot as gather_module
 from recbole_kd.ops.gathered_dot import gathered_dot
 
@@ -24,9 +25,11 @@ def plain(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 300, 2**25])
-@pytest.mark.parametrize("path", ["cpu", "any device"])
+@pytest.mark.parametrize("path", ["cpu", "without numba", "any device"])
 def test_equals_the_plain_gather(chunk_bytes: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather_module, "CHUNK_BYTES", chunk_bytes)
+    if path != "cpu":
+        monkeypatch.setattr(compiled_lists, "kernels", lambda: None)
     if path == "any device":
         monkeypatch.setattr(gather_module, "_backward_cpu", gather_module._backward)
         monkeypatch.setattr(gather_module, "_has_sampled_product", lambda: False)
@@ -41,6 +44,25 @@ def test_equals_the_plain_gather(chunk_bytes: int, path: str, monkeypatch: pytes
     torch.testing.assert_close(found, expected)
     for tensor, grad in zip((queries, items), by_hand, strict=True):
         torch.testing.assert_close(tensor.grad, grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("k", "d"), [(1, 8), (3, 20), (4, 64), (41, 100), (16, 1)])
+@pytest.mark.parametrize("numbers", [1, 2**40])
+def test_the_compiled_kernels_equal_the_plain_gather(
+    k: int, d: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists shorter and longer than what is read ahead, vectors of any width, on one thread and two."""
+    monkeypatch.setattr(compiled_lists, "NUMBERS_FOR_TWO", numbers)
+    monkeypatch.setattr(compiled_lists, "n_threads", lambda: 2)
+    generator = torch.Generator().manual_seed(k)
+    queries, items, grad = (torch.randn(*size, generator=generator) for size in ((7, d), (30, d), (7, k)))
+    chosen = torch.randint(0, 30, (7, k), generator=generator)
+    torch.testing.assert_close(gathered_dot(queries, items, chosen), plain(queries, items, chosen))
+    expected = gather_module._sparse_products(grad, queries, items, chosen)
+    for _ in range(2):  # the tables of sums are used again
+        found = gather_module._backward_cpu(grad, queries, items, chosen)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,6 +94,8 @@ def test_an_item_that_is_not_there_is_refused(wrong: int, sampled: bool, monkeyp
 
 
 def test_a_torch_without_a_sampled_product_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_lists, "kernels", lambda: None)
+
     def missing(*_: object) -> Tensor:
         raise RuntimeError("no such kernel")
 

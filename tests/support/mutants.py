@@ -90,7 +90,7 @@ MUTANTS: list[Mutant] = [
         ("rest = missing & ~is_in(teacher_list, drawn)", "rest = missing"),
         ("shared = in_both if self.paper", "shared = in_both if not self.paper"),
         ("torch.stack([1 - self._gamma, self._gamma]", "torch.stack([self._gamma, 1 - self._gamma]"),
-        ("loss.sum() * batch.rows_per_query", "loss.sum()"),
+        ("total * batch.rows_per_query", "total"),
     ),
     *_of(
         "distiller/rrd.py",

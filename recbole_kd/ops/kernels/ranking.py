@@ -2,17 +2,13 @@
 
 They need the extra ``fast``; :mod:`recbole_kd.ops.compiled` calls them.
 """
-# Over 300 lines: kernels that call each other stay in one module, where numba can inline them.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numba import njit
-
-from recbole_kd.ops.kernels.exp import exp_below_one
 
 BUCKETS = 1024
 
@@ -248,115 +244,3 @@ def members(items: Any, other: Any, n_ids: int, found: Any) -> None:
                 seen[other[row, i]] = row
         for i in range(items.shape[1]):
             found[row, i] = items[row, i] >= 0 and seen[items[row, i]] == row
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def listed_scores(queries: Any, items: Any, rows: Any, chosen: Any, factor: float, scores: Any) -> None:
-    """Write ``factor`` times the dot product of each query with the items of its row.
-
-    :func:`listed_cross_entropy` explains the arguments.
-    """
-    for b in range(len(rows)):
-        query = queries[b]
-        for j in range(chosen.shape[1]):
-            item = items[chosen[rows[b], j]]
-            product = np.float32(0)
-            for c in range(len(query)):
-                product += query[c] * item[c]
-            scores[b, j] = product * factor
-
-
-@njit(nogil=True, cache=True)
-def highest_valid(scores: Any, valid: Any) -> Any:
-    """Return the highest valid score of float32 ``[n]``: -inf without any, NaN if one is NaN."""
-    bits, best = scores.view(np.int32), MINUS_INFINITE_KEY
-    for j in range(len(scores)):
-        best = max(best, order_key(bits[j]) if valid[j] else LOWEST_KEY)
-    return of_key(best)
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def part_cross_entropy(scores: Any, target: Any, valid: Any) -> Any:
-    """Return the cross-entropy on one list and overwrite ``scores`` with softmax minus target.
-
-    ``scores`` is float32 ``[n]``; it becomes 0 where not valid. An empty list gives 0. Scores without a finite maximum
-    give NaN in the result and in ``scores``, so that the fault stays visible.
-    """
-    if not valid.any():
-        scores[:] = 0
-        return np.float32(0)
-    top = highest_valid(scores, valid)
-    total, cross = np.float32(0), np.float32(0)
-    for j in range(len(scores)):
-        above = scores[j] - top if valid[j] else np.float32(0)
-        likely = exp_below_one(above) if valid[j] else np.float32(0)
-        cross += target[j] * above
-        total += likely
-        scores[j] = likely
-    loss = np.float32(math.log(total)) - cross
-    if not abs(loss) < np.inf:
-        scores[:] = np.float32(np.nan)
-        return np.float32(np.nan)
-    share = np.float32(1) / total
-    for j in range(len(scores)):
-        scores[j] = scores[j] * share - target[j]
-    return loss
-
-
-@njit(nogil=True, cache=True)
-def listed_cross_entropy(
-    queries: Any,
-    items: Any,
-    rows: Any,
-    chosen: Any,
-    target: Any,
-    valid: Any,
-    ends: Any,
-    shares: Any,
-    factor: float,
-    loss: Any,
-    slopes: Any,
-) -> None:
-    """Write weighted cross-entropies on sublists of each query's list, and gradients.
-
-    Args:
-        queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, the row of each query's list.
-        chosen: int64 ``[U, n]``, items of the lists. valid: bool ``[U, n]``.
-        target: float32 ``[U, n]``, 0 where not valid, with sum 1 over each sublist.
-        ends: int64 ``[P]``, the end of each sublist. shares: float32 ``[U, P]``, weights of the sublists.
-        factor: 1 / temperature.
-        loss: float32 ``[B]``, written. slopes: float32 ``[B, n]``, written: gradients in the scores.
-    """
-    listed_scores(queries, items, rows, chosen, factor, slopes)
-    for b in range(len(rows)):
-        row, start = rows[b], 0
-        loss[b] = 0
-        for p in range(len(ends)):
-            part = slopes[b, start : ends[p]]
-            loss[b] += shares[row, p] * part_cross_entropy(
-                part, target[row, start : ends[p]], valid[row, start : ends[p]]
-            )
-            for j in range(len(part)):
-                part[j] *= shares[row, p] * factor
-            start = ends[p]
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def listed_gradients(
-    queries: Any, items: Any, rows: Any, chosen: Any, slopes: Any, weights: Any, d_queries: Any, d_items: Any
-) -> None:
-    """Turn the gradients in the scores into gradients in the vectors.
-
-    Args:
-        slopes: float32 ``[B, n]`` from :func:`listed_cross_entropy`. weights: float32 ``[B]``.
-        d_queries: float32 ``[B, d]``, written. d_items: float32 ``[I, d]``, added to.
-    """
-    for b in range(len(rows)):
-        query, d_query = queries[b], d_queries[b]
-        d_query[:] = 0
-        for j in range(chosen.shape[1]):
-            slope, column = slopes[b, j] * weights[b], chosen[rows[b], j]
-            item, d_item = items[column], d_items[column]
-            for c in range(len(query)):
-                d_query[c] += slope * item[c]
-                d_item[c] += slope * query[c]
