@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from recbole_kd.ops import compiled
+from recbole_kd.ops import compiled, compiled_ranking
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import n_threads, side_by_side
 
@@ -19,6 +19,12 @@ faster."""
 
 ACCELERATOR_BLOCK_BYTES = 256 * 2**20
 """Memory budget on other devices, where small blocks only wait for their launch."""
+
+QUERIES_AT_ONCE = 256
+"""Queries of a block whose score rows are not written."""
+
+FUSE_FROM = 2**22
+"""From so many scores on, dot products are ranked without being written, if a compiled kernel can."""
 
 PRUNE_FROM = 16
 """Catalogues of at least this many times k items are pruned by groups before the ranking."""
@@ -134,6 +140,9 @@ def top_k_in_blocks(
         ids int64 ``[Q, k]`` and scores float ``[Q, k]``. If a query has fewer than k items left, the rest of its row
         is id 0 with score ``-inf``.
     """
+    found = _ranked_products(full, queries, n_items, k, exclude) if isinstance(full, DotProducts) else None
+    if found is not None:
+        return found
     ids = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     values = torch.full((len(queries), k), -torch.inf, device=queries.device)
     width = min(k, n_items)
@@ -146,6 +155,27 @@ def top_k_in_blocks(
         values[rows, :width] = block_values.to(values.dtype)
 
     in_blocks(rank, blocks(len(queries), n_items, queries.device), queries.device, isinstance(full, DotProducts))
+    return ids, values
+
+
+def _ranked_products(
+    full: DotProducts, queries: Tensor, n_items: int, k: int, exclude: Ragged | None
+) -> tuple[Tensor, Tensor] | None:
+    """Return :func:`top_k_in_blocks` by the compiled kernel that writes no score rows, or None.
+
+    Scores are sums in the order of the columns, which may round otherwise than a matrix product.
+    """
+    if n_items < PRUNE_FROM * k or len(queries) * n_items < FUSE_FROM:
+        return None
+    found = compiled_ranking.ProductRanking.of(full.query_vectors, full.item_vectors)
+    if found is None or n_items != len(full.item_vectors):
+        return None
+    ids, values = torch.empty(len(queries), k, dtype=torch.int64), torch.empty(len(queries), k)
+
+    def rank(rows: slice) -> None:
+        found.rank(queries[rows], k, exclude, ids[rows], values[rows])
+
+    in_blocks(rank, [slice(i, i + QUERIES_AT_ONCE) for i in range(0, len(queries), QUERIES_AT_ONCE)], ids.device, True)
     return ids, values
 
 
@@ -175,13 +205,13 @@ class DotProducts:
     """
 
     def __init__(self, query_vectors: Tensor, item_vectors: Tensor) -> None:
-        self._query_vectors = query_vectors
-        self._item_vectors = item_vectors
+        self.query_vectors = query_vectors
+        self.item_vectors = item_vectors
         self._of_thread = threading.local()
 
     def __call__(self, queries: Tensor) -> Tensor:
         buffer = getattr(self._of_thread, "buffer", None)
         if buffer is None or len(buffer) < len(queries):
-            buffer = self._query_vectors.new_empty(len(queries), len(self._item_vectors))
+            buffer = self.query_vectors.new_empty(len(queries), len(self.item_vectors))
             self._of_thread.buffer = buffer
-        return torch.mm(self._query_vectors[queries], self._item_vectors.T, out=buffer[: len(queries)])
+        return torch.mm(self.query_vectors[queries], self.item_vectors.T, out=buffer[: len(queries)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_kd.ops import topk
+from recbole_kd.ops import compiled, topk
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import blocks, top_k, top_k_in_blocks
 
@@ -135,3 +135,68 @@ def test_products_of_a_thread_share_one_buffer() -> None:
     second = full(torch.tensor([8, 2]))
     torch.testing.assert_close(second, queries[[8, 2]] @ items.T)
     assert second.data_ptr() == first.data_ptr()
+
+
+# -- dot products that are not written ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
+@pytest.mark.parametrize(
+    ("n_items", "d", "k"), [(400, 1, 7), (2000, 20, 1), (3001, 20, 50), (5003, 33, 200), (16, 5, 1)]
+)
+def test_the_fused_ranking_equals_the_plain_one(n_items: int, d: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few levels of integers: exact products, many ties; training items left out, queries in any order."""
+    generator = torch.Generator().manual_seed(n_items)
+    queries, items = (torch.randint(-3, 4, (n, d), generator=generator).float() for n in (41, n_items))
+    queries[5], items[7] = 0, 100  # all scores equal; an item that stands out
+    asked = torch.randint(0, 41, (37,), generator=generator)
+    pairs = [torch.randint(0, n, (600,), generator=generator).numpy() for n in (41, n_items)]
+    full_row = np.arange(max(1, n_items - k // 2))  # a query with fewer than k items left
+    exclude = Ragged.from_pairs(
+        *(np.append(*pair) for pair in zip(pairs, (full_row * 0 + 3, full_row), strict=True)), 41
+    )
+    products = topk.DotProducts(queries, items)
+    for sets in (None, exclude):
+        monkeypatch.setattr(topk, "FUSE_FROM", 2**62)
+        expected = top_k_in_blocks(products, asked, n_items, k, sets)
+        monkeypatch.setattr(topk, "FUSE_FROM", 0)
+        found = topk._ranked_products(products, asked, n_items, k, sets)
+        assert found is not None
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+@pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
+def test_a_threshold_that_was_guessed_too_high_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All high scores lie in the sampled panels, or none does: the lists are exact all the same."""
+    monkeypatch.setattr(topk, "FUSE_FROM", 0)
+    sampled = (torch.arange(4000) // 16) % 12 == 0
+    for high in (sampled, ~sampled):
+        items = (torch.arange(4000.0) + 10_000 * high).unsqueeze(1)
+        found = topk._ranked_products(topk.DotProducts(torch.ones(9, 1), items), torch.arange(9), 4000, 200, None)
+        assert found is not None
+        expected = items[:, 0].masked_fill(torch.arange(4000) == 0, -torch.inf).topk(200)
+        assert torch.equal(found[1], expected.values.expand(9, -1)) and torch.equal(found[0][0], expected.indices)
+
+
+@pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1.0, 4e34])
+def test_scores_of_any_finite_size_are_ranked(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of the sort, over scores whose span is tiny or nearly leaves float32."""
+    monkeypatch.setattr(topk, "FUSE_FROM", 0)
+    items = scale * (torch.randperm(4000, generator=torch.Generator().manual_seed(0)) - 2000).float().unsqueeze(1)
+    found = topk._ranked_products(topk.DotProducts(torch.ones(5, 1), items), torch.arange(5), 4000, 200, None)
+    assert found is not None
+    expected = topk._plain_top_k(items.T[:, 1:], 200)
+    assert torch.equal(found[1][0], expected[1][0]) and torch.equal(found[0][0], expected[0][0] + 1)
+
+
+@pytest.mark.skipif(compiled.kernels() is None, reason="numba is not installed")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
+def test_products_that_may_not_be_finite_are_ranked_plainly(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "FUSE_FROM", 0)
+    queries, items = torch.ones(3, 2), torch.ones(500, 2)
+    items[3, 1] = value
+    assert topk._ranked_products(topk.DotProducts(queries, items), torch.arange(3), 500, 5, None) is None
+    assert (
+        topk._ranked_products(topk.DotProducts(queries.double(), items.double()), torch.arange(3), 500, 5, None) is None
+    )
