@@ -13,6 +13,7 @@ from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops.topk import blocks
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.kept_rows import KeptRows
 
 
 class FullCE(Distiller):
@@ -23,7 +24,8 @@ class FullCE(Distiller):
     Score rows are computed for a block of queries at a time and not kept
     (:func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy`). If the student's score is not a dot product,
     the backward pass computes them again. One batch costs O(B I (d_T + 3 d_S)). If the base loss is a softmax over the
-    catalogue, its score rows are reused and the cost is O(B I d_T).
+    catalogue, its score rows are reused and the cost is O(B I d_T). On a CPU the teacher's scores are computed once per
+    query if all of them fit 1 GiB (:mod:`recbole_kd.teacher.kept_rows`); further epochs only read them.
 
     Args:
         temperature: softmax temperature of both models.
@@ -35,6 +37,7 @@ class FullCE(Distiller):
     def __init__(self, student: Scorer, teacher: TeacherScores, *, temperature: Positive = 1.0, seed: int = 0) -> None:
         super().__init__(student, teacher, seed=seed)
         self.temperature = temperature
+        self._kept = KeptRows.of(teacher, student.device)
 
     def forward(self, batch: DistillBatch) -> Tensor:
         queries, weights, scorer = batch.queries, batch.weights, self.student_scorer
@@ -44,7 +47,12 @@ class FullCE(Distiller):
             losses = [checkpoint(self._by_model, queries[rows], use_reentrant=False) for rows in slices]
             return self.reduce(torch.cat(losses), weights)
 
+        if self._kept is not None:
+            self._kept.compute(queries)
+
         def teacher(rows: slice) -> Tensor:
+            if self._kept is not None:
+                return self._kept.rows(queries[rows])
             return self.teacher_scores.full(queries[rows])[:, 1:]
 
         if known is not None:
