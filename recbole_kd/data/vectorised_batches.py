@@ -14,9 +14,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from recbole.data.dataloader.general_dataloader import TrainDataLoader
+from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.sampler import Sampler
 from torch import Tensor
+from torch.utils.data import BatchSampler, RandomSampler
 
 _used: WeakKeyDictionary[Sampler, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
 """Items that each sampler must not draw: its array of sets, and the same pairs as numbers."""
@@ -54,8 +56,37 @@ def _batches_of(loader: Any) -> Iterator[Interaction]:
         yield from batches
         return
     with quick_negatives(loader._sampler):
-        for index in indices:
-            yield loader.collate_fn(index)
+        for index in _index_batches(loader, indices):
+            yield _rows_of(loader, index)
+
+
+def _index_batches(loader: Any, indices: Iterator[Any]) -> Iterator[Any]:
+    """Yield the row numbers of each batch: a slice of one array instead of a list of Python numbers.
+
+    ``indices`` are those of torch's samplers; samplers of other kinds are asked themselves.
+    """
+    sampler, batches = loader.sampler, loader.batch_sampler
+    plain = type(sampler) is RandomSampler and not sampler.replacement and sampler.generator is not None
+    if (
+        not plain
+        or type(batches) is not BatchSampler
+        or batches.drop_last
+        or sampler.num_samples != len(sampler.data_source)
+    ):
+        yield from indices
+        return
+    order = torch.randperm(sampler.num_samples, generator=sampler.generator)
+    yield from order.split(batches.batch_size)
+    torch.randperm(sampler.num_samples, generator=sampler.generator)  # torch's sampler draws once more at its end
+
+
+def _rows_of(loader: Any, index: Any) -> Interaction:
+    """Return ``loader.collate_fn(index)``; RecBole indexes every column by a list of Python numbers."""
+    dataset = loader._dataset
+    if not isinstance(index, Tensor) or type(dataset).__getitem__ is not Dataset.__getitem__:
+        return loader.collate_fn(index)
+    rows = Interaction({name: column[index] for name, column in dataset.inter_feat.interaction.items()})
+    return loader._neg_sampling(loader.transform(dataset, dataset.join(rows)))
 
 
 class _ScoresOnCpu:

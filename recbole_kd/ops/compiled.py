@@ -28,6 +28,10 @@ MOST_VALUES = 2**26
 """Upper bound of the values that :func:`first_distinct` accepts: it holds one 32-bit number for each value."""
 
 
+IDS_FOR_TWO = 2**18
+"""A second thread pays from a membership test of so many ids."""
+
+
 @cache
 def kernels() -> Any:
     """Return the module of ranking kernels, or None without numba."""
@@ -244,5 +248,10 @@ def is_in(items: Tensor, other: Tensor) -> Tensor | None:
         return torch.zeros_like(items, dtype=torch.bool)
     n_ids = max(int(items.max()), int(other.max()), 0) + 1
     found = torch.empty(items.shape, dtype=torch.bool)
-    kernels().members(items.contiguous().numpy(), other.contiguous().numpy(), n_ids, found.numpy())
+    arrays = [table.contiguous().numpy() for table in (items, other)]
+
+    def work(rows: slice) -> None:
+        kernels().members(*(table[rows] for table in arrays), n_ids, found.numpy()[rows])
+
+    in_halves(work, len(items), n_threads() > 1 and items.numel() + other.numel() >= IDS_FOR_TWO)
     return found

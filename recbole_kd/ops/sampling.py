@@ -14,9 +14,13 @@ from torch import Tensor
 
 from recbole_kd.ops import compiled
 from recbole_kd.ops.ragged import Ragged
+from recbole_kd.ops.threads import in_halves, n_threads
 
 RANDOM_BITS = 24
 """A uniform float32 number is a multiple of 2**-24."""
+
+KEYS_FOR_TWO = 2**18
+"""A second thread pays from a choice among so many numbers."""
 
 LARGE = 2**62
 """Integers are drawn below this bound and reduced by a remainder: the bias is below 1e-13."""
@@ -241,5 +245,18 @@ def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Gen
         int64 ``[B, n]`` column indices in the order of drawing.
     """
     keys = torch.empty_like(log_weights).exponential_(generator=generator).log_().neg_().add_(log_weights)
+    if keys.device.type != "cpu" or n_threads() == 1 or keys.numel() < KEYS_FOR_TWO:
+        return _highest(keys, n)
+    found = torch.empty(len(keys), n, dtype=torch.int64)
+
+    def choose(rows: slice) -> None:
+        found[rows] = _highest(keys[rows], n)
+
+    in_halves(choose, len(keys), True)
+    return found
+
+
+def _highest(keys: Tensor, n: int) -> Tensor:
+    """Return the columns of the n highest keys of each row, int64 ``[B, n]``."""
     found = compiled.top_k(keys, n)
     return keys.topk(n, dim=-1).indices if found is None else found[0]
