@@ -36,14 +36,16 @@ def least_width() -> int:
 _of_thread = threading.local()
 
 
-def zero_tables(like: Tensor) -> list[np.ndarray]:
+def zero_tables(like: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return two tables of zeros of a float32 tensor's shape; :func:`take_sum` gives them back.
 
     They are memory that is used again: fresh pages of a table's size cost more time than the sums that are written
     into them. Between the two calls no other pair may be asked for, unless in another thread, which has its own.
     """
-    tables = [_of_thread.__dict__.pop(name, None) for name in ("first", "second")]
-    return [np.zeros(like.shape, np.float32) if t is None or t.shape != like.shape else t for t in tables]
+    kept = _of_thread.__dict__.pop("tables", None)
+    if kept is not None and kept[0].shape == like.shape:
+        return kept[0], kept[1]
+    return np.zeros(like.shape, np.float32), np.zeros(like.shape, np.float32)
 
 
 def take_sum(first: np.ndarray, second: np.ndarray, found: Tensor, both: bool) -> None:
@@ -55,7 +57,7 @@ def take_sum(first: np.ndarray, second: np.ndarray, found: Tensor, both: bool) -
     """
     flat = [table.reshape(-1) for table in (first, second, found.numpy())]
     in_halves(lambda part: listed_kernels().take_sum(*(table[part] for table in flat)), len(flat[0]), both)
-    _of_thread.first, _of_thread.second = first, second
+    _of_thread.tables = first, second
 
 
 def _listed_arrays(queries: Tensor, items: Tensor, chosen: Tensor) -> list[np.ndarray] | None:

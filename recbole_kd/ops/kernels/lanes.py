@@ -21,6 +21,9 @@ BYTE_POINTER, INDEX, FLAG = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntTy
 LINE = 16
 """Numbers in one line of the cache."""
 
+operation: Any = intrinsic(prefer_literal=True)
+"""Decorates a function that returns a signature and what writes the code; kernels call it without the context."""
+
 
 class Lanes(types.Type):
     """The type of ``width`` float32 numbers in a register."""
@@ -50,7 +53,7 @@ def _in_every_lane(builder: Any, value: Any, vector: Any) -> Any:
     return builder.shuffle_vector(builder.insert_element(nothing, value, FLAG(0)), nothing, zeros)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def load(context: Any, array: Any, at: Any, width: Any) -> Any:
     """Return the numbers at ``at`` to ``at + width``; the width is a constant."""
     if not isinstance(width, types.IntegerLiteral):
@@ -64,7 +67,7 @@ def load(context: Any, array: Any, at: Any, width: Any) -> Any:
     return found(array, types.intp, width), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def store(context: Any, array: Any, at: Any, lanes: Any) -> Any:
     """Write the numbers to ``at`` and behind."""
 
@@ -76,7 +79,7 @@ def store(context: Any, array: Any, at: Any, lanes: Any) -> Any:
     return types.void(array, types.intp, lanes), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def spread(context: Any, value: Any, width: Any) -> Any:
     """Return ``width`` times the same float32 number."""
     if not isinstance(width, types.IntegerLiteral):
@@ -89,7 +92,7 @@ def spread(context: Any, value: Any, width: Any) -> Any:
     return found(types.float32, width), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def fma(context: Any, left: Any, right: Any, added: Any) -> Any:
     """Return ``left * right + added`` of three registers, rounded once."""
 
@@ -101,7 +104,7 @@ def fma(context: Any, left: Any, right: Any, added: Any) -> Any:
     return left(left, left, left), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def store_totals(context: Any, array: Any, at: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
     """Write the sums of four registers of 8 numbers to ``at`` and behind."""
 
@@ -121,7 +124,7 @@ def store_totals(context: Any, array: Any, at: Any, first: Any, second: Any, thi
     return types.void(array, types.intp, *4 * [Lanes(WIDTH)]), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def reaching(context: Any, lanes: Any, least: Any) -> Any:
     """Return an int64 whose bit j says whether number j is at least ``least``; NaN is not."""
 
@@ -132,7 +135,7 @@ def reaching(context: Any, lanes: Any, least: Any) -> Any:
     return types.int64(lanes, types.float32), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@operation
 def fetch(context: Any, array: Any, at: Any, count: Any) -> Any:
     """Begin to bring the lines of ``count`` numbers into the cache, without waiting for them."""
 

@@ -27,13 +27,13 @@ ROOM = 1024
 
 
 @njit(nogil=True, cache=True)
-def score_of(key: int) -> Any:
+def score_of(key: Any) -> Any:
     """Return the float32 score of a :func:`recbole_kd.ops.kernels.ranking.sort_key`."""
     return of_key(np.int32(-(key >> 32)))
 
 
 @njit(nogil=True, cache=True)
-def put_in_order(keys: Any, n: int, spare: Any, counts: Any) -> None:
+def put_in_order(keys: Any, n: Any, spare: Any, counts: Any) -> None:
     """Sort the first n keys: into equal steps of the score, then by insertion.
 
     Args:
@@ -52,9 +52,9 @@ def put_in_order(keys: Any, n: int, spare: Any, counts: Any) -> None:
     for bucket in range(BUCKETS):
         counts[bucket + 1] += counts[bucket]
     for i in range(n):
-        bucket = np.int64((highest - score_of(keys[i])) * scale)
-        spare[counts[bucket]] = keys[i]
-        counts[bucket] += 1
+        step = np.int64((highest - score_of(keys[i])) * scale)
+        spare[counts[step]] = keys[i]
+        counts[step] += 1
     for i in range(n):
         key, place = spare[i], i
         while place > 0 and keys[place - 1] > key:
@@ -64,7 +64,7 @@ def put_in_order(keys: Any, n: int, spare: Any, counts: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def place_reached(scores: Any, n: int, place: int, best: Any) -> Any:
+def place_reached(scores: Any, n: Any, place: Any, best: Any) -> Any:
     """Return the score at a rank of ``scores[:n]``, 0 = best; -inf if there are fewer. ``best`` is scratch memory."""
     best[: place + 1] = -np.inf
     for i in range(n):
@@ -79,7 +79,7 @@ def place_reached(scores: Any, n: int, place: int, best: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def sample_scores(queries: Any, panels: Any, n_sampled: int, scores: Any) -> None:
+def sample_scores(queries: Any, panels: Any, n_sampled: Any, scores: Any) -> None:
     """Write the scores of every SHARE-th panel: float32 ``[TOGETHER, n_sampled * PANEL]``."""
     d = queries.shape[1]
     for number in range(n_sampled):
@@ -92,7 +92,7 @@ def sample_scores(queries: Any, panels: Any, n_sampled: int, scores: Any) -> Non
 
 @njit(nogil=True, cache=True)
 def keep(
-    reached: int, scores: Any, first: int, excluded: Any, passed: Any, ends: Any, u: int, keys: Any, found: Any
+    reached: Any, scores: Any, first: Any, excluded: Any, passed: Any, ends: Any, u: Any, keys: Any, found: Any
 ) -> None:
     """Append the keys of the scores whose bit is set, but those of excluded items.
 
@@ -114,7 +114,7 @@ def keep(
 
 @njit(nogil=True, cache=True)
 def find_reaching(
-    queries: Any, panels: Any, n_items: int, k: int, least: Any, excluded: Any, starts: Any, ends: Any, keys: Any,
+    queries: Any, panels: Any, n_items: Any, k: Any, least: Any, excluded: Any, starts: Any, ends: Any, keys: Any,
     found: Any, spare: Any, counts: Any,
 ) -> None:  # fmt: skip
     """Write the keys of all scores that reach each query's threshold, or of at least the k best of them.
@@ -158,7 +158,7 @@ def find_reaching(
 
 @njit(nogil=True, cache=True)
 def guess_thresholds(
-    sample: Any, n_sampled: int, place: int, excluded: Any, starts: Any, ends: Any, best: Any, least: Any
+    sample: Any, n_sampled: Any, place: Any, excluded: Any, starts: Any, ends: Any, best: Any, least: Any
 ) -> None:
     """Write the score at a rank of each query's sample, without its excluded items and item 0.
 
@@ -177,7 +177,7 @@ def guess_thresholds(
 
 @njit(nogil=True, cache=True)
 def rank_products(
-    queries: Any, panels: Any, n_items: int, k: int, excluded: Any, starts: Any, ends: Any, ids: Any, values: Any
+    queries: Any, panels: Any, n_items: Any, k: Any, excluded: Any, starts: Any, ends: Any, ids: Any, values: Any
 ) -> None:
     """Write the k best items of each query by dot product, best first, ties by id; item 0 is never listed.
 
