@@ -11,7 +11,7 @@ from recbole_kd.scoring.scorer import Scorer
 def listed_cross_entropy(
     student: Scorer, queries: Tensor, weights: Tensor, lists: Lists, temperature: float = 1.0
 ) -> Tensor:
-    """Return the weighted sum of some queries' cross-entropies on their lists, differentiable to the student.
+    """Return the weighted sum of some queries' cross-entropies on their lists.
 
     Args:
         queries: int64 ``[B]``.
@@ -19,7 +19,7 @@ def listed_cross_entropy(
         lists: see :class:`recbole_kd.losses.list_cross_entropy.Lists`.
 
     Returns:
-        float ``[]``.
+        float ``[]``, differentiable to the student.
     """
     if student.has_vectors:
         loss = cross_entropy_of_vectors(

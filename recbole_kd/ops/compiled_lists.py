@@ -1,4 +1,4 @@
-"""Compiled kernels at listed items, for torch tensors on a CPU: products, their gradients, and tables of sums.
+"""Compiled kernels at listed items, for torch tensors on a CPU.
 
 Functions that return None if their kernel does not apply are used as in :mod:`recbole_kd.ops.compiled`.
 """
@@ -61,7 +61,7 @@ def take_sum(first: np.ndarray, second: np.ndarray, found: Tensor, both: bool) -
 
 
 def _listed_arrays(queries: Tensor, items: Tensor, chosen: Tensor) -> list[np.ndarray] | None:
-    """Return the arguments of the kernels at listed items as arrays, with vectors of their least width or more.
+    """Return the arguments of the kernels at listed items, with vectors of their least width.
 
     None if they do not apply.
     """

@@ -198,7 +198,7 @@ def listed_cross_entropy(
     d_queries: Any,
     d_items: Any,
 ) -> None:
-    """Write weighted cross-entropies on sublists of each query's list, and the gradients of their sum, in one pass.
+    """Write weighted cross-entropies on sublists, and the gradients of their sum, in one pass.
 
     Args:
         queries: float32 ``[B, d]``. items: float32 ``[I, d]``. rows: int64 ``[B]``, the row of each query's list.

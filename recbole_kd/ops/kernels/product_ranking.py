@@ -65,7 +65,10 @@ def put_in_order(keys: Any, n: Any, spare: Any, counts: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def place_reached(scores: Any, n: Any, place: Any, best: Any) -> Any:
-    """Return the score at a rank of ``scores[:n]``, 0 = best; -inf if there are fewer. ``best`` is scratch memory."""
+    """Return the score at a rank of ``scores[:n]``, 0 = best; -inf if there are fewer.
+
+    ``best`` is scratch memory.
+    """
     best[: place + 1] = -np.inf
     for i in range(n):
         score = scores[i]
