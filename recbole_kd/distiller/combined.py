@@ -44,7 +44,7 @@ class Combined(Distiller):
             name: kind(student, teacher, seed=seed, **options_of(name, options)) for name, kind in self.parts.items()
         }
         self.methods = nn.ModuleDict(made)
-        self._losses: dict[str, float] = {}
+        self._losses: dict[str, Tensor] = {}
         self._has_drawn = False
 
     # -- what the class says about a run ------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Combined(Distiller):
 
     def begin_epoch(self, epoch: int, draw: bool = True) -> None:
         self._share_settings()
-        self._losses = dict.fromkeys(self.parts, 0.0)
+        self._losses = {}
         self.item_sets = {}
         for _, method in self.named_methods():
             method.begin_epoch(epoch, draw and (not self._has_drawn or method.is_due(epoch)))
@@ -143,12 +143,12 @@ class Combined(Distiller):
             own = {key.removeprefix(f"{name}."): ids for key, ids in batch.sets.items() if key.startswith(f"{name}.")}
             loss = method(replace(batch, sets=own))
             share = 1.0 if self.reduction == "sum" else batch.share
-            self._losses[name] = self._losses.get(name, 0.0) + share * float(loss.detach())
+            self._losses[name] = self._losses.get(name, torch.zeros_like(total)) + share * loss.detach()
             total = total + self.part_weights[name] * loss
         return total
 
     def diagnostics(self) -> dict[str, float]:
-        figures = {f"kd_loss.{name}": loss for name, loss in self._losses.items()}
+        figures = {f"kd_loss.{name}": float(loss) for name, loss in self._losses.items()}
         for name, method in self.named_methods():
             figures |= {f"{figure}.{name}": value for figure, value in method.diagnostics().items()}
         return figures
