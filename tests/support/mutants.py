@@ -302,6 +302,7 @@ def _fails(project: Path, tests: list[str]) -> bool:
         if ended:
             return os.waitstatus_to_exitcode(status) != 0
         time.sleep(0.05)
+    print(f"after {SECONDS} s not ended: {' '.join(tests)}", flush=True)
     os.killpg(child, 9)
     os.waitpid(child, 0)
     return True
