@@ -295,7 +295,7 @@ def test_a_training_that_diverges(
     assert left <= {"run.log", *teachers}, "the finished teacher may stay, nothing else"
 
 
-def test_a_teacher_that_cannot_be_kept_leaves_nothing(
+def test_a_teacher_whose_scores_cannot_be_kept_leaves_its_weights_for_the_next_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -306,7 +306,13 @@ def test_a_teacher_that_cannot_be_kept_leaves_nothing(
     monkeypatch.setattr("recbole_kd.teacher.export.rounded", refuse)
     assert main(words(tmp_path)) == 2
     assert "teacher_dtype=fp32" in sentence(capsys)
-    assert {path.name for path in files_in(tmp_path) if path.suffix != ".lock"} == {"run.log"}
+    left = [path for path in files_in(tmp_path) if path.suffix != ".lock" and "trained" not in path.parts]
+    assert {path.name for path in left} == {"run.log"}
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path)
+    logs = sorted(path.read_text() for path in tmp_path.glob("saved/*/run.log"))
+    assert sum("Training the teacher" in log for log in logs) == 1 and len(logs) == 2
 
 
 def test_processes_of_a_teacher_are_no_matter_of_the_method(tmp_path: Path) -> None:
