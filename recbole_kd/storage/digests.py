@@ -8,8 +8,9 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def digest(*parts: bytes) -> str:
@@ -26,7 +27,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return digest(json.dumps(settings, sort_keys=True, default=str).encode())
 
 
-def opened(path: str | os.PathLike[str]) -> BinaryIO:
+def opened(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file for reading; a pipe in its place would be waited for without end.
 
     Raises:
