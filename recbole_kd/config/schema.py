@@ -70,8 +70,8 @@ RUN_KEYS: dict[str, Any] = {
     "kd_compare": bool,
     "kd_weight": NonNegative | Literal["auto"],
     # train_ndcg: NDCG@10 on the training interactions after each epoch; teacher_ranks: the student's ranks of the
-    # teacher's list before and after the training
-    "kd_track": list[Literal["train_ndcg", "teacher_ranks"]] | None,
+    # teacher's list before and after the training; bound: partial NDCG on a closed set and its cross-entropy bound
+    "kd_track": list[Literal["train_ndcg", "teacher_ranks", "bound"]] | None,
     "kd_refresh": Count,
     "kd_candidate_index": one_of(INDEX_KINDS) | None,
     "kd_index_teacher": bool,

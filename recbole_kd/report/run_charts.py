@@ -41,7 +41,8 @@ def run_charts(result: Mapping[str, Any]) -> list[Chart]:
     history = history_of(result["distilled"])
     found = [
         test_bars(result), validation(result, history), losses(history),
-        overlap(history), gamma(history), coverage(history), teacher_ranks(result), grad_ratio(history),
+        overlap(history), gamma(history), coverage(history),
+        bound(history), teacher_list(history), teacher_ranks(result), grad_ratio(history),
         *others(history),
     ]  # fmt: skip
     return [chart for chart in found if chart is not None]
@@ -179,6 +180,37 @@ def coverage(history: History) -> Chart | None:
     )  # fmt: skip
 
 
+def bound(history: History) -> Chart | None:
+    """Return the partial NDCG on the student's top list, its bound and the gap (Theorem 4.4)."""
+    names = {"closed_ndcg": "partial NDCG", "closed_bound": "its bound, exp(-cross-entropy)", "closed_gap": "gap"}
+    if any(name not in history for name in names):
+        return None
+    colours = (DISTILLED, ALONE, MARK)
+    series = [Series(names[name], history[name], colour) for name, colour in zip(names, colours, strict=True)]
+    return line_chart(
+        f"Partial NDCG on the student's own top list {_from_to(history['closed_ndcg'])}, "
+        f"its bound {_from_to(history['closed_bound'])}",
+        _epochs(history), series, (EPOCH, "value, 0 to 1"),
+        "Theorem 4.4: on a closed set the NDCG is at least exp(-CE), so that a lower cross-entropy lifts it. Gains are "
+        "the teacher's softmax; means over at most 1,000 users and 50 items each.",
+    )  # fmt: skip
+
+
+def teacher_list(history: History) -> Chart | None:
+    """Return the partial NDCG on the teacher's top list, and how often that list is closed."""
+    names = {"teacher_list_ndcg": "partial NDCG, mean", "teacher_list_closed": "share of users for whom it is closed"}
+    if any(name not in history for name in names):
+        return None
+    colours = (DISTILLED, MARK)
+    series = [Series(names[name], history[name], colour) for name, colour in zip(names, colours, strict=True)]
+    return line_chart(
+        f"Partial NDCG on the teacher's top list: {_from_to(history['teacher_list_ndcg'])}",
+        _epochs(history), series, (EPOCH, "value, 0 to 1"),
+        "This is what the student should learn. The list is closed if the student ranks exactly its items first; only "
+        "then does the cross-entropy on the list bound this NDCG.",
+    )  # fmt: skip
+
+
 def teacher_ranks(result: Mapping[str, Any]) -> Chart | None:
     """Return the student's mean rank of each place of the teacher's list, before and after training."""
     ranks = result["distilled"].get("teacher_ranks") or {}
@@ -214,6 +246,7 @@ def grad_ratio(history: History) -> Chart | None:
 def others(history: History) -> list[Chart]:
     """Return a chart for each further metric of the method, by epoch."""
     shown = {*LOSSES, "overlap_rate", "closure_share", "list_overlap", "grad_ratio"}
+    shown |= {"closed_ndcg", "closed_bound", "closed_gap", "teacher_list_ndcg", "teacher_list_closed"}
     shown |= {f"{name}_{part}" for name in ("overlap", "gamma") for part in (*QUARTILES, "mean")}
     valid = next((name for name in history if name.startswith("valid_")), None)
     rest = {name: values for name, values in history.items() if name not in shown and name != valid}

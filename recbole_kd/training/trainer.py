@@ -40,6 +40,7 @@ from recbole_kd.data.vectorised_batches import TrainBatches
 from recbole_kd.distiller.base import DISTILLER, DistillBatch, Distiller
 from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
 from recbole_kd.errors import ConfigError, DivergedError
+from recbole_kd.evaluation.closed_set_bound import closed_set_bound
 from recbole_kd.evaluation.full_ranking import FullRanking
 from recbole_kd.evaluation.train_ndcg import train_ndcg
 from recbole_kd.integration.trainer_files import without_files
@@ -99,7 +100,7 @@ class KDTrainer(Trainer):
         scalars: folder of the TensorBoard scalars. If None, RecBole's own path.
         state_file: last-epoch state for resuming. If None, no state is written.
         track: additional metrics of each epoch in :attr:`history`: ``train_ndcg`` is NDCG@10 on the training
-            interactions.
+            interactions, ``bound`` the partial NDCG of Theorem 4.4 with its bound, if there is a distiller.
         ranks: this process and those that train with it, see :mod:`recbole_kd.distributed.data_parallel`.
 
     Attributes:
@@ -461,6 +462,8 @@ class KDTrainer(Trainer):
             queries = sequence_queries(train_data)
             scorer = Scorer(self.model, None if queries is None else queries.universe)
             self.history[-1]["train_ndcg@10"] = train_ndcg(scorer, train_items(train_data).to(self.device))
+        if "bound" in self.track and self.distiller is not None:
+            self.history[-1] |= closed_set_bound(self.distiller.student_scorer, self.distiller.teacher_scores)
         return losses
 
     def _kd_loss(self, batch: DistillBatch) -> Tensor:

@@ -60,7 +60,7 @@ CASES: dict[str, Case] = {
     "teacher_svd": Case("3", "teacher"),
     "kd_compare": Case("True", "student"),
     "kd_weight": Case("50", "weights"),
-    "kd_track": Case("[train_ndcg, teacher_ranks]", "reported"),
+    "kd_track": Case("[train_ndcg, teacher_ranks, bound]", "reported"),
     "kd_refresh": Case("2", "weights", ("--epochs=3",)),
     "kd_candidate_index": Case("ivf", "index"),
     "kd_index_teacher": Case("True", "index", ("--kd_candidate_index=ivf",)),

@@ -21,7 +21,7 @@ report = partial(run_verb, "report")
 
 HOSTILE = "</script><script>alert(1)</script><img src=\"http://evil/x\" onerror='alert(1)'>&lt;b&gt;"
 MOST_BYTES = 6_000_000
-LEAST_CHARTS = {"run": 8, "search": 2, "grid": 3, "comparison": 3}
+LEAST_CHARTS = {"run": 10, "search": 2, "grid": 3, "comparison": 3}
 OTHER_AXES = ("parcoords",)
 """Kinds of traces that have labels of their own instead of two axes."""
 

@@ -24,6 +24,8 @@ def history() -> dict[str, list[float | None]]:
     return {
         "base_loss": [900.0, 30.0, 20.0], "kd_loss": [90.0, 60.0, 50.0], "weighted_kd_loss": [450.0, 300.0, 250.0],
         "grad_ratio": [30.0, 2.0, 0.5], **of_rcekd, "list_overlap": [0.1, 0.6, 0.7],
+        "closed_ndcg": [0.5, 0.7, 0.8], "closed_bound": [0.1, 0.2, 0.3], "closed_gap": [0.4, 0.5, 0.5],
+        "teacher_list_ndcg": [0.2, 0.4, 0.6], "teacher_list_closed": [0.0, 0.0, 0.1],
         "overlap_rate": [0.5, 0.7, 0.8], "closure_share": [0.0, 0.0, 0.1], "own_figure": [float("nan"), 1.0, 2.0],
         "valid_ndcg@10": [None, 0.13, 0.12],
     }  # fmt: skip
