@@ -168,6 +168,11 @@ def spaced(n: int, most: int) -> list[int]:
 
 
 def log_if_wide(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return a logarithmic axis if all values are positive and span more than a factor of 20."""
+    """Return a logarithmic axis if all values are positive and span more than a factor of 20.
+
+    It is labelled at 1, 2 and 5 of each decade, or at 1 alone if there are many: more labels lie on each other.
+    """
     known = [value for value in values if value is not None]
-    return {"type": "log"} if known and min(known) > 0 and max(known) > 20 * min(known) else {}
+    if not known or min(known) <= 0 or max(known) <= 20 * min(known):
+        return {}
+    return {"type": "log", "dtick": "D2" if max(known) < 1000 * min(known) else 1}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from markdown.extensions.toc import slugify
 
 from recbole_kd.pipeline.quick_start import run_recbole_kd
 from tests.support.doc_pages import CODE, PageRunner, blocks_of
 from tests.support.paths import ROOT
+from tests.support.scripts import script
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_EXAMPLES = [page for page in PAGES if any(block.language in CODE for block in blocks_of(page))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(#[^)]*)?\)")
+PART = re.compile(r"\[[^\]]*\]\(([^)#:]*)#([^)]+)\)")
 LONGEST = 120
+MOST_WORDS = 60
+"""In a cell of a table."""
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +65,28 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_links_to_parts_of_pages_name_a_heading() -> None:
+    for page in [*PAGES, ROOT / "README.md", ROOT / "results" / "README.md"]:
+        for target, part in PART.findall(page.read_text(encoding="utf-8")):
+            of = page.parent / target if target else page
+            headings = re.findall(r"^#+ (.+)$", of.read_text(encoding="utf-8"), re.MULTILINE)
+            assert part in {slugify(heading, "-") for heading in headings}, f"{page.name} links to {target}#{part}"
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
 def test_lines_are_short_outside_tables_and_code(page: Path) -> None:
     code = False
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         code ^= line.startswith("```")
         assert code or line.startswith("|") or len(line) <= LONGEST, f"{page.name}:{number}"
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "results" / "README.md"], ids=lambda page: page.name
+)
+def test_no_cell_of_a_table_is_longer_than_60_words(page: Path) -> None:
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert not [cell for row in rows for cell in row.strip("|").split("|") if len(cell.split()) > MOST_WORDS]
 
 
 def test_the_readme_is_short() -> None:
@@ -88,8 +108,5 @@ def test_yaml_of_the_pages_is_yaml() -> None:
 
 
 def test_the_page_of_options_is_that_of_the_property_files() -> None:
-    spec = importlib.util.spec_from_file_location("make_options_page", ROOT / "scripts" / "make_options_page.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert (DOCS / "options.md").read_text(encoding="utf-8") == script.page(), "run python scripts/make_options_page.py"
+    page = script("make_options_page").page()
+    assert (DOCS / "options.md").read_text(encoding="utf-8") == page, "run python scripts/make_options_page.py"
