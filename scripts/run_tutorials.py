@@ -60,7 +60,7 @@ def _environment(folder: Path) -> Iterator[None]:
     os.environ["PATH"] = os.pathsep.join(bins)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH", "")]))
     os.environ.update(IPYTHONDIR=str(folder / ".ipython"), OMP_NUM_THREADS=before.get("OMP_NUM_THREADS", "2"))
-    os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1")
+    os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1", PYTHONWARNINGS="ignore")  # the latter: of other packages
     os.environ.pop("RECBOLE_KD_CACHE", None)
     try:
         yield
