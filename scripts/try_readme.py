@@ -71,7 +71,9 @@ def environment_of(wheel: Path, folder: Path) -> dict[str, str]:
 def write_log(path: Path) -> None:
     """Write made interactions with the columns of the page."""
     rows = [
-        f"u{user},i{(user + 3 * step) % 40},{1_700_000_000 + 60 * step}" for user in range(60) for step in range(12)
+        f"u{user},i{(7 * user + step * step) % 120},{1_700_000_000 + 60 * step}"
+        for user in range(60)
+        for step in range(12)
     ]
     path.write_text("\n".join(["uid,sku,ts", *rows]) + "\n")
 
