@@ -53,7 +53,7 @@ def install() -> None:
         for module in map(sys.modules.get, _MODULES):
             if isinstance(module, types.ModuleType) and name in vars(module):
                 vars(module)[name] = function
-    if not isinstance(vars(theirs)["tune"].report, functools.partial):
+    if not isinstance(getattr(vars(theirs)["tune"], "report", None), functools.partial):
         vars(theirs)["tune"] = stand_in(theirs.tune, report=functools.partial(_report, theirs.tune))
 
 
@@ -68,8 +68,13 @@ def _report(tune: Any, **metrics: Any) -> None:
 
 
 def report_by_name(tune: Any, metrics: Mapping[str, Any]) -> None:
-    """Report metrics to Ray Tune, with any version of Ray."""
-    if "metrics" in inspect.signature(tune.report).parameters:
-        tune.report(dict(metrics))
+    """Report metrics to Ray Tune, with any version of Ray.
+
+    Ray below 2.7 takes them by name. From 2.7 it takes a mapping, and some later versions (2.40) have
+    ``ray.train.report`` only.
+    """
+    report = getattr(tune, "report", None) or importlib.import_module("ray.train").report
+    if "metrics" in inspect.signature(report).parameters:
+        report(dict(metrics))
     else:
-        tune.report(**metrics)
+        report(**metrics)

@@ -14,6 +14,7 @@ from typing import Any
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
+from recbole_kd.integration.quick_start import report_by_name
 from recbole_kd.pipeline.quick_start import make_teachers
 from recbole_kd.pipeline.request import make_request, merge_sources
 from recbole_kd.storage.cache import cache_folder
@@ -259,7 +260,7 @@ def ray_trial(
     best: dict[str, float] = {}
     for epoch, reached in enumerate(before.curve if before else (), 1):
         best["score"] = max(best.get("score", -float("inf")), reached)
-        tune.report({METRIC: reached, "best": best["score"], "epoch": epoch, "state": "running"})
+        report_by_name(tune, {METRIC: reached, "best": best["score"], "epoch": epoch, "state": "running"})
     if before is not None and before.is_final:
         _report(before.trial)
         return
@@ -271,9 +272,8 @@ def ray_trial(
         if epoch + 1 == last_epoch:
             return  # the final report follows, so the scheduler does not stop a trial that has run all its epochs
         best["score"] = max(best.get("score", -float("inf")), objective(float(score), bigger))
-        tune.report(
-            {METRIC: objective(float(score), bigger), "best": best["score"], "epoch": epoch + 1, "state": "running"}
-        )
+        reached = objective(float(score), bigger)
+        report_by_name(tune, {METRIC: reached, "best": best["score"], "epoch": epoch + 1, "state": "running"})
 
     outcome = Path(base["output_dir"]) / "outcomes" / f"{digest}.json"
     trial = _finished(outcome)
@@ -298,7 +298,7 @@ def _report(trial: Trial) -> None:
         "test": trial.test,
     }
     words = {"state": trial.state, "reason": trial.reason}
-    tune.report({METRIC: trial.objective, "best": trial.objective, "epoch": epoch, **figures, **words})
+    report_by_name(tune, {METRIC: trial.objective, "best": trial.objective, "epoch": epoch, **figures, **words})
 
 
 def _on_this_node(base: Mapping[str, Any]) -> dict[str, Any]:

@@ -427,6 +427,11 @@ def test_a_run_takes_a_table_and_reports_what_it_covers(
     figures = json.loads(capsys.readouterr().out)
     assert figures["coverage"] == coverage and figures["store"] == "lists" and figures["popularity_ratio"] > 0
     assert figures["items_listed"] == coverage["items"] / 40 and 0 < figures["training_share"] < 1
+    assert main(["inspect-teacher", str(path), *(word for word in data if word != "--json")]) == 0
+    said = capsys.readouterr().out
+    assert "covers 20 of 30 users" in said and "list length: shortest 5, median 5, longest 5" in said
+    assert f"first 5 items of a user: {figures['popularity_ratio']:.2f} times as popular" in said
+    assert f"test: recall@10 {figures['test']['recall@10']:.4f}" in said
     assert main(["inspect-teacher", str(path), *data[:-3], "--k=99", *data[-2:]]) == 2
 
 
