@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from recbole_kd.cli.program import VERBS, main
+from recbole_kd.training import resume_state
 from tests.support.campaign import REPORT, Home, Record, merged, write_data, write_summary
 
 STARTED = time.monotonic()
@@ -23,6 +24,7 @@ RECORDS: list[dict[str, dict[str, Any]]] = []
 def campaign(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Record]:
     """Return the record of this session, whose process has done a whole run before its children begin."""
     folder = tmp_path_factory.mktemp("campaign")
+    resume_state.SHARE_OF_TIME = 1e9  # a state after every epoch, however busy the machine
     write_data(folder / "data")
     warm = Home(folder / "warm", folder / "data")
     for verb in VERBS.values():

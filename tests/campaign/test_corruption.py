@@ -143,6 +143,7 @@ def test_damaged_students(campaign: Record, data: Path) -> None:
     home = Home(campaign.folder / "student", data)
     assert home.run(home.words(kd_compare="False")).code == 0
     folder = next(home.saved.glob("*/student"))
+    old = shutil.copytree(folder, home.folder / "old")
     users = home.folder / "users.txt"
     users.write_text("u1\nu2\n")
     words = ["recommend", str(folder), f"--users={users}", "--k=5"]
@@ -156,7 +157,6 @@ def test_damaged_students(campaign: Record, data: Path) -> None:
         return problem or ("other lists in silence" if ending.code == 0 and out.read_text() != wanted else None)
 
     damage_each(campaign, "damaged students", "student", home, sorted(folder.iterdir()), again)
-    old = shutil.copytree(folder, home.folder / "old")
     start = home.words(f"--init_from={old}", kd_compare="False")
     assert home.run(start).code == 0
     again_from = partial(verdict_of, home, start, home.figures())
