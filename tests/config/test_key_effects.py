@@ -110,8 +110,10 @@ OTHERWISE = {
     "item_features",
     "eval_memory_mb",
     "config_files",
+    "log_wandb",
+    "wandb_project",
 }
-"""Keys with a test of their own below."""
+"""Keys with a test of their own: below, or of the last two in tests/training/test_scalars.py."""
 
 NOT_HERE = {
     "k",

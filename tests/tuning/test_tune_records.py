@@ -40,7 +40,7 @@ def test_the_last_epoch_is_reported_by_the_finished_trial_alone(
     """A scheduler that stops a trial at a report cannot stop one that has run all its epochs."""
     tune = pytest.importorskip("ray.tune")
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(tune, "report", reports.append)
+    monkeypatch.setattr(tune, "report", lambda metrics: reports.append(metrics))
 
     def trained(base: Any, settings: Any, after_epoch: Any) -> Trial:
         for epoch in range(3):
@@ -67,7 +67,7 @@ def test_a_known_trial_is_told_from_the_record_and_only_an_interrupted_one_train
     trained: list[Any] = []
     settings = {"kd_k": 4}
     done = Trial(settings, "done", 0.7, False, 3, "rmse", {"rmse": 0.7}, {"rmse": 0.8})
-    monkeypatch.setattr(tune, "report", reports.append)
+    monkeypatch.setattr(tune, "report", lambda metrics: reports.append(metrics))
     monkeypatch.setattr(ray_tune, "run_trial", lambda *given: trained.append(given) or done)
     monkeypatch.setattr(ray_tune, "unpack", lambda *_: None)
     monkeypatch.setattr(ray_tune, "_of_the_training", lambda base, settings: (False, 3))
