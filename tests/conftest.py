@@ -40,6 +40,15 @@ def _no_seeds_for_absent_gpus() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_ray_left_connected() -> Iterator[None]:
+    """A program that ran in this process may leave its cluster, which the next one would take for its own."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     """30 users, 40 items, a checkerboard with holes, timestamps.

@@ -86,6 +86,10 @@ def finite(values: Sequence[Any]) -> list[float | None]:
     ]
 
 
+FEW_TICKS = 12
+"""Up to this many whole numbers each have a label."""
+
+
 def axes(x: str, y: str, **more: Any) -> dict[str, Any]:
     """Return the layout of a chart with two axes.
 
@@ -101,6 +105,11 @@ def axes(x: str, y: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def whole_ticks(x: Sequence[float]) -> dict[str, Any]:
+    """Return the part of an x axis that keeps its labels whole numbers, for epochs or trials."""
+    return {"dtick": 1} if x and max(x) - min(x) <= FEW_TICKS else {}
+
+
 def line_chart(
     title: str, x: Sequence[float], series: Sequence[Series], labels: tuple[str, str], note: str = "", **layout: Any
 ) -> Chart:
@@ -108,7 +117,7 @@ def line_chart(
 
     Args:
         title: the title.
-        x: places on the x axis.
+        x: places on the x axis, whole numbers.
         series: the lines; each has a value for each place.
         labels: titles of the axes.
         note: text below the chart.
@@ -123,6 +132,7 @@ def line_chart(
         }
         for one in series
     ]  # fmt: skip
+    layout["xaxis"] = {**whole_ticks(x), **layout.get("xaxis", {})}
     return Chart(title, traces, axes(*labels, **layout), series_table(labels[0], x, series), note)
 
 
@@ -133,7 +143,7 @@ def band_chart(
 
     Args:
         title: the title.
-        x: places on the x axis.
+        x: places on the x axis, whole numbers.
         quartiles: the lower quartile, the median and the upper quartile of each place.
         labels: titles of the axes.
         note: text below the chart.
@@ -150,7 +160,7 @@ def band_chart(
         Series(name, values, DISTILLED)
         for name, values in (("lower quartile", low), ("median", middle), ("upper quartile", high))
     ]
-    return Chart(title, traces, axes(*labels), series_table(labels[0], x, series), note)
+    return Chart(title, traces, axes(*labels, xaxis=whole_ticks(x)), series_table(labels[0], x, series), note)
 
 
 def series_table(label: str, x: Sequence[float], series: Sequence[Series]) -> Table:

@@ -18,6 +18,7 @@ from recbole_kd.report.charts import (
     number,
     plain,
     series_table,
+    whole_ticks,
 )
 from recbole_kd.report.page import Page, Section, text_of
 
@@ -103,7 +104,7 @@ def best_so_far(trials: Sequence[Trial], metric: str) -> Chart | None:
     told = f"found by trial {found_at + 1} of {len(trials)}" if leader is not None else "no trial is done"
     return Chart(
         f"Best so far: {number(best[-1])}, {told}",
-        traces, axes(*label),
+        traces, axes(*label, xaxis=whole_ticks(x)),
         series_table(label[0], x, [Series("trial", scores, DISTILLED), Series("best so far", best, ALONE)]),
         "Grey trials were stopped before their end and do not count.",
     )  # fmt: skip
@@ -157,6 +158,8 @@ def _dimension(key: str, values: Sequence[Any]) -> dict[str, Any]:
         ticks_at = [low + (high - low) * step / 4 for step in range(5)]
         texts = [f"{10**place:.3g}" for place in ticks_at]
         return {"label": plain(f"{key} (log)"), "values": logs, "tickvals": ticks_at, "ticktext": texts}
+    if min(numbers) == max(numbers):
+        return {"label": plain(key), "values": numbers, "tickvals": numbers[:1], "ticktext": [_cell(values[0])]}
     return {"label": plain(key), "values": numbers}
 
 
@@ -165,16 +168,16 @@ def _table(trials: Sequence[Trial], metric: str) -> Table:
     order = sorted(trials, key=lambda trial: (trial["state"] != "done", -_objective(trial)))
     rows = [
         [
+            number(finite([trial.get("score")])[0]),
+            number(finite([(trial.get("test") or {}).get(metric)])[0]),
             *(_cell(trial["settings"].get(key, "")) for key in keys),
             str(trial["state"]),
             str(trial.get("epochs") or ""),
-            number(finite([trial.get("score")])[0]),
-            number(finite([(trial.get("test") or {}).get(metric)])[0]),
             text_of(str(trial.get("reason") or "")),
         ]
         for trial in order
     ]
-    return Table([*keys, "state", "epochs", f"validation {metric}", f"test {metric}", "reason"], rows)
+    return Table([f"validation {metric}", f"test {metric}", *keys, "state", "epochs", "reason"], rows)
 
 
 def _base(base: Mapping[str, Any]) -> Table:
