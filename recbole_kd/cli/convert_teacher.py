@@ -19,6 +19,10 @@ from recbole_kd.teacher.modalities import read_modalities
 EXAMPLES = ["recbole-kd convert-teacher saved/cache/teacher/NAME --out=small --svd=64 --dtype=fp16"]
 
 
+SOURCE = "converted_from"
+"""Manifest key of a converted teacher: the SHA-256 of its source's manifest, which holds those of its files."""
+
+
 def _parser() -> SentenceParser:
     parser = SentenceParser(
         "convert-teacher", "Store a teacher as factors of another width, or as a score matrix.", EXAMPLES
@@ -51,7 +55,9 @@ def run(words: list[str]) -> int:
         KDError: bad input.
     """
     given = _parser().parse_args(words)
-    if not _is_made(given):
+    if _is_made(given):
+        print(f"{given.out} is this teacher in this form already, and is kept")
+    else:
         _make(given)
     fidelity = read_manifest(given.out).get("fidelity")
     print(
@@ -71,7 +77,7 @@ def _is_made(given: argparse.Namespace) -> bool:
     except (KDError, OSError):  # said below, if it matters
         return False
     how = {"store": "dense"} if given.dense else {"store": "factors", "svd": given.svd}
-    return _identity(made) == _identity({**source, **how, "dtype": given.dtype})
+    return _identity(made) == _identity({**source, **how, "dtype": given.dtype, SOURCE: source.get(OWN_SHA256)})
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def _make(given: argparse.Namespace) -> None:
         raise TeacherError(
             f"{given.teacher} has ranked lists and no other scores: give the folder itself as --teacher_path"
         )
-    teacher = scores_from(read_tensors(given.teacher / SCORES), manifest)
+    teacher = scores_from(read_tensors(given.teacher / SCORES), {**manifest, SOURCE: manifest.get(OWN_SHA256)})
     teacher.modalities = read_modalities(given.teacher)
     write_dense(teacher, given.out, given.dtype) if given.dense else write_truncated(
         teacher, given.out, given.svd, given.dtype

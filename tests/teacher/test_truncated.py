@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.errors import ConfigError
-from recbole_kd.storage.files import FORMAT, SCORES, read_manifest, read_tensors, write_json
+from recbole_kd.storage.files import FORMAT, SCORES, read_manifest, read_tensors, write_json, write_manifest
 from recbole_kd.teacher import convert
 from recbole_kd.teacher import truncated_svd as truncated
 from recbole_kd.teacher.convert import write_truncated
@@ -181,6 +182,13 @@ def script() -> ModuleType:
     return module
 
 
+def write_other_scores(folder: Path) -> None:
+    """Double a teacher's item vectors, as another training with the same settings could have left them."""
+    tensors, manifest = read_tensors(folder / SCORES), read_manifest(folder)
+    save_file({**tensors, "item_vectors": 2 * tensors["item_vectors"]}, folder / SCORES)
+    write_manifest(folder, manifest)
+
+
 def test_a_saved_teacher_is_converted_and_taken_by_a_run(tmp_path: Path, capsys: Any) -> None:
     whole = run(tmp_path, "--kd_compare=False")
     convert_main, source = script().main, whole["teacher"]["path"]
@@ -193,6 +201,10 @@ def test_a_saved_teacher_is_converted_and_taken_by_a_run(tmp_path: Path, capsys:
     for how, code in {"--dense --dtype=fp16": 0, "--dense": 2, "--svd=3": 2}.items():  # as after a kill at its very end
         assert convert_main([source, f"--out={tmp_path / 'dense'}", *how.split()]) == code
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("[sd]*/*.*")}
+    assert "is kept" in capsys.readouterr().out
+    other = shutil.copytree(source, tmp_path / "other")  # the same manifest, and other scores
+    write_other_scores(other)
+    assert convert_main([str(other), f"--out={tmp_path / 'dense'}", "--dense", "--dtype=fp16"]) == 2
     saved: dict[str, str | None] = {"teacher": None, "teacher.epochs": None, "teacher.embedding_size": None}
     from_saved = run(tmp_path, "--kd_compare=False", teacher_path=str(tmp_path / "small"), **saved)
     in_run = run(tmp_path, "--kd_compare=False", "--teacher_svd=3")
