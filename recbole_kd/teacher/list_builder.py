@@ -57,7 +57,7 @@ class ListBuilder:
         Confidences, float64, are given for all rows or for none.
 
         Raises:
-            TeacherError: a finite value is too large for float32, or a confidence is negative.
+            TeacherError: a finite value or confidence is too large for float32, or a confidence is negative.
         """
         user, item = (self.users.get_indexer(users), self.items.get_indexer(items))
         finite = np.isfinite(values) & users.notna().to_numpy() & items.notna().to_numpy()
@@ -77,7 +77,9 @@ class ListBuilder:
             raise TeacherError(
                 f"{self.place} has a score beyond 3.4e38, the largest number of float32: scale the scores"
             )
-        sure = () if confidence is None else (np.minimum(confidence[used], LARGEST).astype(np.float32),)
+        if confidence is not None and len(best) and float(confidence[used].max()) > LARGEST:
+            raise TeacherError(f"{self.place} has a confidence beyond 3.4e38, the largest number of float32")
+        sure = () if confidence is None else (confidence[used].astype(np.float32),)
         self._parts.append((user[used].astype(np.int32), item[used].astype(np.int32), best.astype(np.float32), *sure))
 
     def lists(self, temperature: float = TEMPERATURE) -> dict[str, Tensor]:

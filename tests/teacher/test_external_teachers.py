@@ -220,9 +220,10 @@ def test_a_column_of_confidences_is_kept_with_its_rows(case: Case, tmp_path: Pat
     assert not teacher_from_file(path, case.loaders.train).has_confidence
     with pytest.raises(TeacherError, match="no column 'hope' for confidence="):
         teacher_from_file(path, case.loaders.train, confidence="hope")
-    frame = frame_of([("u1", "i3", 0.5, -0.1)], ("user", "item", "score", "sure"))
-    with pytest.raises(TeacherError, match="negative confidence"):
-        recbole_kd.teacher_from_lists(frame, case.loaders.train, confidence="sure")
+    for value, wrong in {-0.1: "negative confidence", 1e39: "a confidence beyond 3.4e38"}.items():
+        frame = frame_of([("u1", "i3", 0.5, value)], ("user", "item", "score", "sure"))
+        with pytest.raises(TeacherError, match=wrong):
+            recbole_kd.teacher_from_lists(frame, case.loaders.train, confidence="sure")
 
 
 # -- the lists of export-lists ----------------------------------------------------------------------------------------
