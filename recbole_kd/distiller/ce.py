@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_kd.config.value_types import ItemCount, Positive
-from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.importance import Shares, asks_student, check_shares, importance, needs_of
+from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.importance import ListWeighted, Shares, importance
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.ops.ragged import Ragged
@@ -18,7 +18,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 
-class CE(Distiller):
+class CE(ListWeighted):
     r"""Cross-entropy on the teacher's (or the student's) top-K items: vanilla CE.
 
     :math:`L = \sum_{rows} L_{CE}(u; Q)` (RCE-KD, Eq. 1). :math:`Q = Q^T` is the teacher's top-K and fixed. With
@@ -59,14 +59,6 @@ class CE(Distiller):
         self._lists: Lists | None = None
 
     @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_shares(options)
-
-    @classmethod
-    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
-        return cls.requires | needs_of(options)
-
-    @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         if options["guide"] == "student":
             return dict.fromkeys(("list_weights", "list_tau"), "kd_guide=student")
@@ -79,7 +71,7 @@ class CE(Distiller):
 
     @classmethod
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
-        return bool(options["guide"] == "student") or asks_student(options)
+        return bool(options["guide"] == "student") or super().asks_student(options)
 
     @classmethod
     def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:

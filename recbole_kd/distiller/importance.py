@@ -40,18 +40,19 @@ def importance(distiller: Distiller, shares: Mapping[Any, float], ids: Tensor, t
     return list_weights(shares, ids > 0, tau, confidence, agreed)
 
 
-def needs_of(options: Mapping[str, Any]) -> frozenset[str]:
-    """Return what the teacher must offer for the option ``list_weights``."""
-    return frozenset({"confidence"}) if (options.get("list_weights") or {}).get("confidence") else frozenset()
+class ListWeighted(Distiller):
+    """A method with the option ``list_weights``: shares of rank, confidence and agreement, or None."""
 
+    @classmethod
+    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        shares = options.get("list_weights")
+        if shares is not None and not any(shares.values()):
+            raise invalid("kd_list_weights", shares, "expected a share above 0", try_value("kd_list_weights", EXAMPLE))
 
-def asks_student(options: Mapping[str, Any]) -> bool:
-    """Return whether the option ``list_weights`` needs the student's own lists."""
-    return bool((options.get("list_weights") or {}).get("agreement"))
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        return cls.requires | ({"confidence"} if (options.get("list_weights") or {}).get("confidence") else set())
 
-
-def check_shares(options: Mapping[str, Any]) -> None:
-    """Refuse the option ``list_weights`` with shares that are all 0 (ConfigError)."""
-    shares = options.get("list_weights")
-    if shares is not None and not any(shares.values()):
-        raise invalid("kd_list_weights", shares, "expected a share above 0", try_value("kd_list_weights", EXAMPLE))
+    @classmethod
+    def asks_student(cls, options: Mapping[str, Any]) -> bool:
+        return bool((options.get("list_weights") or {}).get("agreement"))

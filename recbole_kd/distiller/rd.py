@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_kd.config.value_types import Count, ItemCount, Natural, NonNegative, Positive
-from recbole_kd.distiller.base import DistillBatch, Distiller
-from recbole_kd.distiller.importance import Shares, asks_student, check_shares, importance, needs_of
+from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.importance import ListWeighted, Shares, importance
 from recbole_kd.losses.ranking import discrepancy_weights, pointwise_loss, share_above
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside
@@ -18,7 +18,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 
 
-class RD(Distiller):
+class RD(ListWeighted):
     r"""Ranking distillation: the teacher's top-K as additional positives.
 
     Tang & Wang, KDD 2018. :math:`L = -\sum_{rows} \sum_{k=1}^K w_k \log \sigma(r_{t_k})`, with t_k the teacher's k-th
@@ -71,22 +71,10 @@ class RD(Distiller):
         self._outside: Outside | None = None
 
     @classmethod
-    def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
-        check_shares(options)
-
-    @classmethod
-    def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
-        return cls.requires | needs_of(options)
-
-    @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         shares = options.get("list_weights")
         without_rank = shares is not None and not shares.get("position")
         return {"tau": "kd_list_weights without a position"} if without_rank else {}
-
-    @classmethod
-    def asks_student(cls, options: Mapping[str, Any]) -> bool:
-        return asks_student(options)
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
