@@ -8,6 +8,7 @@ from pathlib import Path
 from recbole_kd.cli.parser import SentenceParser
 from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, OUT, next_command, prepare, prepare_published, summary
 from recbole_kd.data.preparing.raw_layouts import FORMS, Options
+from recbole_kd.integration.safe_load import load_pickle
 
 EXAMPLES = [
     "recbole-kd prepare mine --form=table --file=log.csv --user=uid --item=sku --time=ts",
@@ -63,7 +64,7 @@ def run(words: list[str]) -> int:
     options = Options(raw=raw or (out / "raw" / name if download else Path()), **arguments)
     if download:
         manifest = prepare_published(
-            name, out, partial(print, flush=True), options, form=form, check_counts=check_counts
+            name, out, partial(print, flush=True), load_pickle, options, form=form, check_counts=check_counts
         )
     else:
         manifest = prepare(name, options, out, form=form, check_counts=check_counts)

@@ -11,6 +11,7 @@ from recbole_kd.config.known_keys import close_names
 from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared, prepare_command, prepare_published
 from recbole_kd.data.preparing.recbole_downloads import download_atomic_files, recbole_addresses
 from recbole_kd.errors import DataError, DownloadError
+from recbole_kd.integration.safe_load import load_pickle
 from recbole_kd.pipeline.model_choices import RECBOLE
 
 say = partial(print, file=sys.stderr, flush=True)  # as the screen of a run
@@ -46,7 +47,7 @@ def _prepare(dataset: str, folder: Path, download: bool) -> None:
     missing = not_prepared(dataset, folder)
     assert missing is not None
     if download:
-        prepare_published(dataset, folder.parent, say)
+        prepare_published(dataset, folder.parent, say, load_pickle)
         return
     by_hand = "--download" not in str(prepare_command(dataset))
     raise missing if by_hand else DataError(f"{missing}, or add --download=True to this command")

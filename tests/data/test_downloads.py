@@ -24,6 +24,7 @@ from recbole_kd.data.preparing.prepare import KNOWN_DATASETS
 from recbole_kd.data.preparing.published_files import SOURCES, published
 from recbole_kd.data.preparing.zip_archives import extract
 from recbole_kd.errors import ConfigError, DataError, DownloadError
+from recbole_kd.integration.safe_load import load_pickle
 from recbole_kd.pipeline.dataset_files import provide_dataset
 from recbole_kd.storage import download as downloads
 from tests.support.file_server import Served, file_server
@@ -158,8 +159,8 @@ def test_pickled_matrices_become_lists_and_nothing_in_them_is_run(monkeypatch: A
     assert list(lists) == [str(user) for user in range(8)] and all(len(items) == 4 for items in lists.values())
     bomb = tmp_path / "bomb.pkl"
     bomb.write_bytes(b"cos\nsystem\n(S'touch " + bytes(tmp_path / "ran") + b"'\ntR.")
-    with pytest.raises(DownloadError, match=r"it names os\.system"):
-        published_files.write_lists(bomb, tmp_path / "out.json")
+    with pytest.raises(DownloadError, match=r"asks for os\.system"):
+        published_files.write_lists(bomb, tmp_path / "out.json", load_pickle)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out.json").exists()
 
 

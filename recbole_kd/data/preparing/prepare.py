@@ -18,6 +18,7 @@ from recbole_kd.data.preparing.atomic_writer import (
     write_item,
     write_manifest,
 )
+from recbole_kd.data.preparing.pickled_matrices import ReadPickle
 from recbole_kd.data.preparing.published_files import download_raw_files, published
 from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
 from recbole_kd.errors import ConfigError, DataError
@@ -147,6 +148,7 @@ def prepare_published(
     name: str,
     out: Path,
     say: Say,
+    read_pickle: ReadPickle,
     options: Options | None = None,
     *,
     form: str | None = None,
@@ -158,6 +160,7 @@ def prepare_published(
         name: the data set.
         out: see :func:`prepare`.
         say: shows a line.
+        read_pickle: see :data:`recbole_kd.data.preparing.pickled_matrices.ReadPickle`.
         options: options of the preparation; ``raw`` gets the raw files. If None, ``out/raw/NAME`` gets them.
         form: see :func:`prepare`.
         check_counts: see :func:`prepare`.
@@ -171,7 +174,7 @@ def prepare_published(
         raise ConfigError(f"--download knows the addresses of {', '.join(_KNOWN)}, not of {name!r}: leave it out.")
     options = options or Options(raw=out / "raw" / name)
     check_prepared(out / name)
-    found = download_raw_files(name, known.needs, options.raw, say)
+    found = download_raw_files(name, known.needs, options.raw, say, read_pickle)
     form = form or found.pop("form", None)
     given = {key: value for key, value in vars(options).items() if value is not None}
     return prepare(name, Options(**{**found, **given}), out, form=form, check_counts=check_counts)

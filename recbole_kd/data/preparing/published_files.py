@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.config.property_layers import properties_dir, read_yaml
-from recbole_kd.data.preparing.pickled_matrices import write_lists
+from recbole_kd.data.preparing.pickled_matrices import ReadPickle, write_lists
 from recbole_kd.data.preparing.zip_archives import extract
 from recbole_kd.errors import ConfigError, DownloadError
 from recbole_kd.storage.download import RemoteFile, Say, download
@@ -69,7 +69,9 @@ def _remote(path: Path, base: str, name: str, given: Mapping[str, Any], *, needs
     return RemoteFile(name, given.get("address", base + name), **{key: given[key] for key in _DIGESTS if key in given})
 
 
-def download_raw_files(name: str, needs: str, folder: Path, say: Say, sources: Path | None = None) -> dict[str, Any]:
+def download_raw_files(
+    name: str, needs: str, folder: Path, say: Say, read_pickle: ReadPickle, sources: Path | None = None
+) -> dict[str, Any]:
     """Download the raw files of a data set into a folder, and return options of its preparation.
 
     Files that are there already are checked and kept.
@@ -79,6 +81,7 @@ def download_raw_files(name: str, needs: str, folder: Path, say: Say, sources: P
         needs: the files in words, for an error.
         folder: made if it is missing.
         say: shows a line.
+        read_pickle: see :data:`recbole_kd.data.preparing.pickled_matrices.ReadPickle`.
         sources: see :func:`published`.
 
     Raises:
@@ -106,5 +109,5 @@ def download_raw_files(name: str, needs: str, folder: Path, say: Say, sources: P
         by_hand = f"Or by hand: save {names} from {found.page} in {folder}, and run the same command again"
         raise DownloadError(f"{error} {by_hand}.") from None
     for pickled, target in found.matrices.items():
-        write_lists(folder / pickled, folder / target)
+        write_lists(folder / pickled, folder / target, read_pickle)
     return dict(found.prepare)
