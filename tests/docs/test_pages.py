@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,24 +26,28 @@ MOST_WORDS = 60
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with one finished run."""
-    place = tmp_path_factory.mktemp("pages")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with one finished run and its cache, and the run's path in it."""
+    place = tmp_path_factory.mktemp("finished")
+    small = {"epochs": 1, "teacher_config": {"epochs": 1}, "show_progress": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.syspath_prepend(str(place))
-        yield place
+        return place, str(run_recbole_kd("MF", "LightGCN", "RCEKD", "ml-100k", config_dict=small)["folder"])
 
 
-@pytest.fixture(scope="module")
-def run_folder(folder: Path) -> str:
-    small = {"epochs": 1, "teacher_config": {"epochs": 1}, "show_progress": False}
-    return str(run_recbole_kd("MF", "LightGCN", "RCEKD", "ml-100k", config_dict=small)["folder"])
+@pytest.fixture
+def run_folder(finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The finished run in a working folder of this page's own: no page sees what another has written."""
+    made, run = finished
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return run
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("page", [*WITH_EXAMPLES, ROOT / "README.md"], ids=lambda page: page.name)
-def test_the_examples_of_a_page_run(page: Path, folder: Path, run_folder: str) -> None:
+def test_the_examples_of_a_page_run(page: Path, run_folder: str) -> None:
     runner = PageRunner(run_folder)
     for block in blocks_of(page):
         if block.reason is None and (block.language in CODE or block.file):
