@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from recbole_kd.cli.interrupts import Interrupted, interrupts
 from recbole_kd.errors import KDError
-from recbole_kd.pipeline.run_log import log_of
+from recbole_kd.startup.recbole_missing import RECBOLE_MISSING
 
 BAD_INPUT = 2
 INTERNAL_ERROR = 70
@@ -37,20 +37,26 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
         goes_on: how to continue an interrupted command.
     """
     debug = "--debug" in words
+    interrupted = "; ".join(filter(None, ["interrupted", goes_on]))
     _open_streams()
     try:
-        with interrupts():
+        with interrupts(interrupted):
             code = job([word for word in words if word != "--debug"])
             if sys.stdout is not None:
                 sys.stdout.flush()
         return code
     except Interrupted as interrupt:
-        _say("; ".join(filter(None, ["interrupted", goes_on])))
+        _say(interrupted)
         return interrupt.code
     except SystemExit as end:  # argparse, after --help
         return end.code if isinstance(end.code, int) else 0
     except KDError as error:
         _say(f"error: {error}")
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        if error.name != "recbole":
+            return _internal(error, debug)
+        _say(f"error: {RECBOLE_MISSING}")
         return BAD_INPUT
     except (OSError, MemoryError, RuntimeError) as error:
         unexpected = isinstance(error, OSError) and error.errno is None
@@ -99,6 +105,8 @@ def _internal(error: Exception, debug: bool) -> int:
         traceback.print_exception(error)
         where = "the traceback is above"
     else:
+        from recbole_kd.pipeline.run_log import log_of  # here: it needs RecBole, and --help should not wait for it
+
         log = log_of(error) or _write_log(error)
         where = f"the traceback is in {log}" if log else "--debug shows the traceback"
     _say(f"internal error: {type(error).__name__}: {words[:300]} ({where}); please report it")

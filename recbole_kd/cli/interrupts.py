@@ -57,10 +57,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Signals:
-    """The signals received since the command began."""
+    """The signals received since the command began.
 
-    def __init__(self) -> None:
+    Args:
+        words: the line for a process that does not end by itself.
+    """
+
+    def __init__(self, words: str) -> None:
         self.first: int | None = None
+        self._words = words
         self._over = threading.Event()
         self._sending = threading.Lock()
 
@@ -90,7 +95,7 @@ class _Signals:
                     return
                 os.kill(os.getpid(), self.first or signal.SIGINT)
         with suppress(OSError, ValueError, AttributeError):
-            print("interrupted", file=sys.stderr, flush=True)
+            print(self._words, file=sys.stderr, flush=True)
         os._exit(128 + (self.first or signal.SIGINT))
 
 
@@ -103,10 +108,13 @@ def _in_flight(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def interrupts() -> Iterator[None]:
+def interrupts(words: str = "interrupted") -> Iterator[None]:
     """Let SIGINT and SIGTERM raise :class:`Interrupted` during a block.
 
     This works in the main thread only. A signal that is ignored stays ignored.
+
+    Args:
+        words: printed if the block does not end within :data:`FAREWELL_SECONDS`, when the process is ended.
 
     Raises:
         Interrupted: a signal was received, at the latest at the end of the block.
@@ -114,7 +122,7 @@ def interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, unraisable = _Signals(), sys.unraisablehook
+    heard, unraisable = _Signals(words), sys.unraisablehook
 
     def without_interrupts(args: Any) -> None:
         if not isinstance(args.exc_value, KeyboardInterrupt):

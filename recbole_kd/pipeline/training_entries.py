@@ -25,7 +25,7 @@ from recbole_kd.pipeline.revisions import revisions_of
 from recbole_kd.storage.cache import CACHE_FORMAT, WORK, remove_folder
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.source_digest import own_source
-from recbole_kd.storage.targets import check_folder
+from recbole_kd.storage.targets import check_file, check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.progress import SILENT, Progress
 from recbole_kd.training.training_job import CHECKPOINT, STATE, StartingWeights
@@ -126,10 +126,14 @@ def workshop(entry: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     stay from which the training can be resumed.
 
     Raises:
-        TargetError: before anything is trained, if the entry exists and holds other files than ``replaces``.
+        TargetError: before anything is trained, if the entry exists and holds other files than ``replaces``, or if the
+            work folder of an interrupted training holds a link or a pipe.
     """
     check_folder(entry, own=lambda path: path.name in replaces)
     work = entry.with_name(entry.name + WORK)
+    for path in work.iterdir() if work.is_dir() else ():
+        if path.is_symlink() or not path.is_dir():
+            check_file(path, own=lambda _: True)
     try:
         yield work
     except LostProcessError:

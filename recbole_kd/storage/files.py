@@ -62,7 +62,7 @@ def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path
     folder = Path(os.path.abspath(folder))
 
     def own(path: Path) -> bool:
-        return path.name in replaces and path.is_file() and not path.is_symlink()
+        return path.name in replaces and not path.is_symlink() and (path.is_file() or not path.exists())
 
     check_folder(folder, own=own)
     with full_disk_is_said(folder, "free some, or name another place, and run again with --resume=True"):
@@ -71,8 +71,8 @@ def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path
         with full_disk_is_said(folder, "free some, or name another place, and run again with --resume=True"):
             yield temporary
         check_folder(folder, own=own)  # again: the block may have taken hours
-        for name in replaces:
-            (folder / name).unlink(missing_ok=True)
+        for path in [*folder.iterdir()] if folder.is_dir() else []:
+            path.unlink()  # one of ``replaces``, or a half-written one, as has been checked
         os.replace(temporary, folder)  # replaces only a missing or an empty folder
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

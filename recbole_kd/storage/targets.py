@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from recbole_kd.errors import TargetError
 
 Own = Callable[[Path], bool]
 """Test of whether the writer made a path."""
+
+
+_HALF_WRITTEN = re.compile(r"\.(?P<name>.+)-\d+")
+"""Name of a file while it is written, see :func:`recbole_kd.storage.files.write_whole`."""
 
 
 def nothing_is_own(path: Path) -> bool:
@@ -20,7 +25,8 @@ def nothing_is_own(path: Path) -> bool:
 def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", sources: Iterable[Path] = ()) -> None:
     """Refuse to write a folder that holds anything the writer did not make.
 
-    A missing or empty folder may be written; so may one whose files are all the writer's own.
+    A missing or empty folder may be written; so may one whose files are all the writer's own. A half-written file that
+    a killed process left is its writer's too.
 
     Args:
         folder: the target.
@@ -49,11 +55,20 @@ def check_folder(folder: Path, *, own: Own = nothing_is_own, option: str = "", s
     if os.path.ismount(place) or place == Path.cwd():
         what = "a mount point" if os.path.ismount(place) else "the current folder"
         raise _refusal(folder, f"it is {what}, which cannot be replaced", option, "a folder inside it", place / "made")
-    foreign = next((path for path in sorted(place.iterdir()) if not own(path)), None)
+    held = sorted(place.iterdir())
+    foreign = next((path for path in held if not own(path) and not is_half_written(path, own)), None)
     if foreign is not None:
         raise _refusal(
             folder, f"it holds {foreign.name}, which this command did not make", option, "a missing or empty folder"
         )
+
+
+def is_half_written(path: Path, own: Own) -> bool:
+    """Test whether a killed process left a file that would have become one of the writer's own."""
+    found = _HALF_WRITTEN.fullmatch(path.name)
+    if found is None or path.is_symlink() or not path.is_file():
+        return False
+    return own(path) or own(path.with_name(found["name"]))
 
 
 def check_file(path: Path, *, own: Own = nothing_is_own, option: str = "") -> None:

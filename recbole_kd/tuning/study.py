@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.quick_start import run_request
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.pipeline.training_entries import WITHOUT_EFFECT
 from recbole_kd.storage.files import write_json, write_text_whole
 from recbole_kd.storage.integrity import sealed, unsealed
@@ -181,7 +182,7 @@ class Study:
             check_file(self.folder / TRIALS, own=lambda _: True)
             check_file(self.folder / BEST, own=lambda path: holds_text(path, BEST_MARK))
             return
-        check_folder(self.folder, own=lambda path: resume and path.name in further, option="--study")
+        check_folder(self.folder, own=lambda path: resume and path.name in (record, *further), option="--study")
 
     def finished(self) -> list[Trial]:
         """Return the trials that an interrupted search of this base and space has done.

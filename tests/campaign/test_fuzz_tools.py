@@ -107,6 +107,9 @@ def _programs(home: Home, out: Path) -> dict[str, Words]:
     run = next(path.parent for path in home.saved.glob("*/result.json"))
     users, lists, grid = (home.folder / name for name in ("users.txt", "lists.csv", "grid.yaml"))
     users.write_text("u1\n")
+    raw = home.folder / "raw"
+    raw.mkdir()
+    shutil.copy(home.data / "tiny" / "tiny.inter", raw / "log.tsv")
     lists.write_text("user,item,rank\n" + "".join(f"u{user},i{user},1\n" for user in range(30)))
     grid.write_text("config: {dataset: tiny, model: MF, teacher: MF, kd: RCEKD}\nruns: {a: {}}\n")
     short = home.words(epochs="1", teacher__epochs="1")
@@ -114,7 +117,7 @@ def _programs(home: Home, out: Path) -> dict[str, Words]:
     return {
         "list": Words([], 3), "plan": Words(home.words(epochs="1")),
         "prepare": Words([
-            "mine", "--form=table", f"--raw={home.data / 'tiny'}", "--file=tiny.inter", "--user=user_id:token",
+            "mine", "--form=table", f"--raw={raw}", "--file=log.tsv", "--user=user_id:token",
             "--item=item_id:token", "--time=timestamp:float", "--core=2", "--split=ratio", f"--out={out}",
         ]),
         "export-lists": Words([str(teacher), f"--out={out}", "--k=5", "--first=1", "--queries=3", "--block=2"]),
