@@ -16,8 +16,8 @@ from recbole.model.loss import BPRLoss
 
 import recbole_kd
 from recbole_kd.config.known_keys import keys_of
-from recbole_kd.integration.old_paths import OLD_PATHS
 from recbole_kd.scoring.vector_models import vector_function
+from recbole_kd.startup.old_paths import OLD_PATHS
 from tests.support import paths
 from tests.support.helpers import write_tiny
 from tests.support.runs import words

@@ -13,44 +13,41 @@ import pytest
 
 from tests.support.paths import ROOT
 
-WITHOUT_RECBOLE = """
-import importlib.util, runpy, sys
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *more: None if name == "recbole" else found(name, *more)
-sys.argv = sys.argv[1:]
-{start}
-"""
-"""What a process without RecBole is started with."""
+WITHOUT_RECBOLE = "import sys; sys.modules['recbole'] = None"
+"""What a process without RecBole is started with: an import of it fails, and nothing finds it."""
+
+
+def without_recbole(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    blocked = folder / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(WITHOUT_RECBOLE)
+    return subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{blocked}{os.pathsep}{ROOT}"},
+    )
 
 
 @pytest.mark.parametrize("start", ["script", "checkout", "module"])
 def test_without_recbole_the_program_says_one_sentence(start: str, tmp_path: Path) -> None:
     (tmp_path / "recbole-kd").write_text("import sys\nfrom recbole_kd.cli.program import main\nsys.exit(main())\n")
-    blocked = tmp_path / "blocked"
-    blocked.mkdir()
-    (blocked / "sitecustomize.py").write_text(WITHOUT_RECBOLE.format(start="").replace("sys.argv = sys.argv[1:]", ""))
     command = {
         "script": [str(tmp_path / "recbole-kd")],
         "checkout": [str(ROOT / "run_recbole_kd.py")],
         "module": ["-m", "recbole_kd"],
     }[start]
-    done = subprocess.run(
-        [sys.executable, *command, "--help"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{blocked}{os.pathsep}{ROOT}"},
-    )
+    given = ["--model=MF", "--teacher=LightGCN", "--kd=RCEKD", "--dataset=ml-100k"]
+    done = without_recbole([*command, *given], tmp_path)
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 2 and line.startswith("error: recbole_kd is a plugin of RecBole")
     assert "pip install --no-deps recbole==1.2.1" in line
 
 
-def test_without_recbole_code_gets_an_import_error(tmp_path: Path) -> None:
-    code = WITHOUT_RECBOLE.format(start="try:\n    import recbole_kd\nexcept ImportError as error:\n    print(error)")
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+def test_without_recbole_a_name_that_needs_it_gets_an_import_error(tmp_path: Path) -> None:
+    code = "import recbole_kd\ntry:\n    recbole_kd.run_recbole_kd\nexcept ImportError as error:\n    print(error)"
+    done = without_recbole(["-c", code], tmp_path)
     assert done.returncode == 0 and "pip install --no-deps recbole==1.2.1" in done.stdout
 
 

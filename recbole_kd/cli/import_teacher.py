@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.cli.parser import SentenceParser
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments, split_config_files
 from recbole_kd.data.split_and_loaders import Splits, split_data
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration.compat import quiet_warnings
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.coverage import coverage_of

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from pathlib import Path
 
 from recbole_kd.cli.parser import SentenceParser
-from recbole_kd.config.property_layers import public_name
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS
-from recbole_kd.distiller.registry import DISTILLERS, distiller_class
-from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.model_choices import model_class, model_names
+from recbole_kd.config.model_catalogue import first_line, listed_models
+from recbole_kd.data.preparing.known_datasets import KNOWN_DATASETS
+from recbole_kd.distiller.methods import DISTILLERS
+
+PACKAGE = Path(__file__).parents[1]
+TITLES = {"general": "general models", "sequential": "sequential models, with --setting=sequential"}
 
 
 def run(words: list[str]) -> int:
@@ -25,34 +23,23 @@ def run(words: list[str]) -> int:
 
 
 def listing() -> str:
-    """Return models, methods and data sets, one per line."""
+    """Return models, methods and data sets, one per line; nothing of them is imported."""
     lines: list[str] = []
-    for setting, title in (
-        ("general", "general models"),
-        ("sequential", "sequential models, with --setting=sequential"),
-    ):
+    for setting, title in TITLES.items():
         lines.append(f"Students and teachers ({title}):")
-        lines += [f"  {name:<14} {_first_line(model)}" for name, model in _models_of(setting)]
+        lines += [f"  {model.name:<14} {model.about}" for model in listed_models() if model.setting == setting]
     lines.append("Methods (--kd):")
-    lines += [f"  {name:<14} {_first_line(distiller_class(name))}" for name in sorted(DISTILLERS)]
+    lines += [f"  {name:<14} {_about(name)}" for name in sorted(DISTILLERS)]
     lines.append("Data sets (any RecBole atomic files besides):")
     lines.append(f"  {'ml-100k':<14} MovieLens 100k, shipped inside RecBole")
     lines += [f"  {name:<14} {text}" for name, text in sorted(KNOWN_DATASETS.items())]
     return "\n".join(lines)
 
 
-def _models_of(setting: str) -> Iterator[tuple[str, type[Any]]]:
-    """Yield names and classes of the models of a setting; some models are in both settings."""
-    family = SequentialRecommender if setting == "sequential" else GeneralRecommender
-    for name in model_names():
-        try:
-            model = model_class(name, "model", setting)
-        except (ConfigError, ImportError):
-            continue
-        if issubclass(model, family) and public_name(name) == name:
-            yield name, model
-
-
-def _first_line(cls: type) -> str:
-    doc = (cls.__doc__ or "").strip().splitlines()
-    return doc[0].strip() if doc else ""
+def _about(name: str) -> str:
+    """Return the first line of a method's docstring."""
+    target = DISTILLERS[name]
+    if not isinstance(target, str):
+        return (target.__doc__ or "").strip().partition("\n")[0]
+    module, _, class_name = target.partition(":")
+    return first_line(PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py"), class_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from recbole_kd.config.key_comments import KeyComment, key_comments
@@ -15,16 +15,6 @@ from recbole_kd.distiller.registry import DISTILLERS, distiller_class, distiller
 
 WIDTH = 120
 KEY_WIDTH, DEFAULT_WIDTH = 30, 14
-HELP_WORDS = ("--help", "-h")
-
-
-def method_asked(words: Sequence[str]) -> str | None:
-    """Return the method of ``--help RCEKD`` or ``--kd=RCEKD --help``, or None."""
-    if not any(word in HELP_WORDS for word in words):
-        return None
-    bare = [word for word in words if not word.startswith("-")]
-    named = [word.removeprefix("--kd=") for word in words if word.startswith("--kd=")]
-    return next(iter([*bare, *named]), None)
 
 
 def method_help(name: str) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_kd.cli.parser import SentenceParser
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.held_out_users import VALID, ndcg_of_new_users, two_students
 from recbole_kd.integration.compat import quiet_warnings
-from recbole_kd.pipeline.request import merge_sources
 from recbole_kd.serving.known_interactions import TEST
 from recbole_kd.storage.places import user_path
 

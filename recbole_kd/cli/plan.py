@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments, split_config_files
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.data_preview import PHASES, data_preview, items_of_user
 from recbole_kd.pipeline.plan import Plan, make_plan
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.pipeline.setting_sources import OWN, RECBOLE, Setting, settings_of_stages, sources_of
 
 HELP = """\

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from recbole_kd.cli.parser import SentenceParser
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, OUT, next_command, prepare, prepare_published, summary
+from recbole_kd.data.preparing.known_datasets import KNOWN_DATASETS
+from recbole_kd.data.preparing.prepare import OUT, next_command, prepare, prepare_published, summary
 from recbole_kd.data.preparing.raw_layouts import FORMS, Options
 from recbole_kd.integration.safe_load import load_pickle
 

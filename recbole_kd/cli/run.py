@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from recbole_kd.cli.list import run as print_list
-from recbole_kd.cli.method_help import method_asked, method_help
+from recbole_kd.cli.method_asked import method_asked
 from recbole_kd.cli.program import run_verb
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments, split_config_files
-from recbole_kd.pipeline.quick_start import run_request
-from recbole_kd.pipeline.request import make_request, merge_sources
-from recbole_kd.pipeline.result_table import closing_lines, result_table
-from recbole_kd.pipeline.setting_sources import sources_of
+from recbole_kd.config.request_names import check_typing
+from recbole_kd.distiller.methods import DISTILLERS, NO_METHOD
 from recbole_kd.version import __version__
 
 HELP = """\
@@ -44,6 +45,8 @@ def run(words: list[str]) -> int:
     """
     method = method_asked(words)
     if method is not None:
+        from recbole_kd.cli.method_help import method_help  # here, as below: the other answers come without PyTorch
+
         print(method_help(method))
         return 0
     values = parse_arguments(words)
@@ -54,12 +57,24 @@ def run(words: list[str]) -> int:
     elif values.get("list"):
         return print_list([])
     else:
-        files = split_config_files(values.pop("config_files", None))
-        command = shlex.join(["recbole-kd", "run", *words])
-        request = make_request(merge_sources(files, None, values))
-        result = run_request(request, command, given=sources_of(files, values))
-        print(f"\n{result_table(result)}\n\n{closing_lines(result)}")
+        _distil(values, shlex.join(["recbole-kd", "run", *words]))
     return 0
+
+
+def _distil(values: dict[str, Any], command: str) -> None:
+    """Run the distillation and print its table."""
+    files = split_config_files(values.pop("config_files", None))
+    merged = merge_sources(files, None, values)
+    if "recbole" not in sys.modules:  # else the caller may have registered models, and the whole check is as quick
+        check_typing(merged, DISTILLERS, NO_METHOD)
+
+    from recbole_kd.pipeline.quick_start import run_request
+    from recbole_kd.pipeline.request import make_request
+    from recbole_kd.pipeline.result_table import closing_lines, result_table
+    from recbole_kd.pipeline.setting_sources import sources_of
+
+    result = run_request(make_request(merged), command, given=sources_of(files, values))
+    print(f"\n{result_table(result)}\n\n{closing_lines(result)}")
 
 
 def main(argv: Sequence[str]) -> int:

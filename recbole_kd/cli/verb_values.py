@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_kd.config.code_names import allows_code
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
-from recbole_kd.pipeline.request import merge_sources
 
 
 def verb_values(words: list[str], help_text: str) -> tuple[dict[str, Any], bool] | None:

@@ -15,13 +15,12 @@ import functools
 import inspect
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from recbole.config import Config
-from recbole.data.dataset import Dataset
 from torch import nn
 
 from recbole_kd.errors import ArgumentError
@@ -96,12 +95,22 @@ def wrong_argument(function: str, parameter: str, value: object, words: str) -> 
     return ArgumentError(f"Invalid {parameter}={text} of {function}: expected {words}.")
 
 
+def _is_of_recbole(value: object, module: str, name: str) -> bool:
+    """Return whether a value is an instance of a class of RecBole, which is not imported for the question."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, vars(loaded)[name])
+
+
+def _is_config(value: object) -> bool:
+    return _is_of_recbole(value, "recbole.config.configurator", "Config")
+
+
 def _is_data(value: object) -> bool:
-    return isinstance(getattr(value, "_dataset", value), Dataset)
+    return _is_of_recbole(getattr(value, "_dataset", value), "recbole.data.dataset.dataset", "Dataset")
 
 
 def _is_loader(value: object) -> bool:
-    return isinstance(getattr(value, "_dataset", None), Dataset) and hasattr(value, "__iter__")
+    return _is_data(getattr(value, "_dataset", None)) and hasattr(value, "__iter__")
 
 
 def _is_model(value: object) -> bool:
@@ -148,8 +157,8 @@ def _are(kind: Callable[[Any], bool]) -> Callable[[object], bool]:
     return holds
 
 
-RECBOLE_CONFIG = instance_of(Config, words="a Config of RecBole")
-CONFIG = instance_of(Config, Mapping, words="a Config of RecBole or a mapping of keys")
+RECBOLE_CONFIG = Kind("a Config of RecBole", _is_config)
+CONFIG = Kind("a Config of RecBole or a mapping of keys", lambda value: _is_config(value) or isinstance(value, Mapping))
 MODEL = Kind("a model of RecBole", _is_model)
 DATA = Kind("a training loader or a data set of RecBole", _is_data)
 LOADER = Kind("a loader of RecBole", _is_loader)

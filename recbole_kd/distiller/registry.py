@@ -1,4 +1,4 @@
-"""The registry of methods, and the options of their constructors."""
+"""The classes of methods, and the options of their constructors."""
 
 from __future__ import annotations
 
@@ -14,35 +14,8 @@ from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.validation import check_value, invalid
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.combined import Combined, combined_class, constructor_options
+from recbole_kd.distiller.methods import DISTILLERS, NO_METHOD
 from recbole_kd.errors import ConfigError
-
-DISTILLERS: dict[str, str | type[Distiller]] = {
-    "RCEKD": "recbole_kd.distiller.rcekd:RCEKD",
-    "CE": "recbole_kd.distiller.ce:CE",
-    "FullCE": "recbole_kd.distiller.full_ce:FullCE",
-    "CD": "recbole_kd.distiller.cd:CD",
-    "RRD": "recbole_kd.distiller.rrd:RRD",
-    "DCD": "recbole_kd.distiller.dcd:DCD",
-    "HetComp": "recbole_kd.distiller.hetcomp:HetComp",
-    "UnKD": "recbole_kd.distiller.unkd:UnKD",
-    "RankDistil": "recbole_kd.distiller.rankdistil:RankDistil",
-    "RD": "recbole_kd.distiller.rd:RD",
-    "TARec": "recbole_kd.distiller.tarec:TARec",
-    "PromptMM": "recbole_kd.distiller.promptmm:PromptMM",
-    "DE": "recbole_kd.distiller.de:DE",
-    "DERRD": "recbole_kd.distiller.derrd:DERRD",
-    "FTD": "recbole_kd.distiller.ftd:FTD",
-    "HTD": "recbole_kd.distiller.htd:HTD",
-    "FreqD": "recbole_kd.distiller.freqd:FreqD",
-    "PCKD": "recbole_kd.distiller.pckd:PCKD",
-}
-"""``--kd=`` name -> ``module:Class`` (imported on use) or the class itself.
-
-An external method adds its own entry, or is named directly as ``--kd=module:Class``, which imports that module and so
-runs its code."""
-
-NO_METHOD = ("", "none", "null", "~", "no", "off", "false")
-"""Names, in lower case, by which a user means that nothing is to be distilled."""
 
 
 def distiller_class(name: str) -> type[Distiller]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.validation import check_value, invalid
 from recbole_kd.config.value_types import Seed
 from recbole_kd.errors import ConfigError
@@ -15,7 +16,7 @@ from recbole_kd.experiments.grid import DISTILLED, STUDENT, Grid, Task, read_gri
 from recbole_kd.experiments.tables import ALONE
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.pipeline.plan import Plan, make_plan
-from recbole_kd.pipeline.request import SHARED, make_request, merge_sources
+from recbole_kd.pipeline.request import SHARED, make_request
 from recbole_kd.pipeline.run_identity import method_digest, pair_digest
 from recbole_kd.pipeline.training_entries import WITHOUT_EFFECT
 from recbole_kd.storage.digests import settings_digest

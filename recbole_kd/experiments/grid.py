@@ -10,11 +10,11 @@ from typing import Any
 
 from recbole_kd.config.code_names import methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import close_names
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import read_config_file
 from recbole_kd.config.schema import GRID_KEYS, check_table
 from recbole_kd.config.validation import check_value, invalid, try_value
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.request import merge_sources
 
 EXAMPLES: dict[str, Any] = {
     "seeds": [0, 1],

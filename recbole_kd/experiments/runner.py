@@ -46,8 +46,9 @@ class Outcome:
 
 def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run one task in this process, which may be a Ray worker."""
+    from recbole_kd.config.merging import merge_sources
     from recbole_kd.pipeline.quick_start import run_request
-    from recbole_kd.pipeline.request import make_request, merge_sources
+    from recbole_kd.pipeline.request import make_request
 
     values = merge_sources(None, {"resume": True, "show_progress": False}, settings)
     return run_request(make_request(values), writes_report=False)
@@ -55,9 +56,10 @@ def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_student(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train the student alone in this process, or take it from the cache."""
+    from recbole_kd.config.merging import merge_sources
+    from recbole_kd.config.request_names import teacher_names
     from recbole_kd.pipeline.quick_start import train_student_alone
-    from recbole_kd.pipeline.request import make_request, merge_sources
-    from recbole_kd.pipeline.request_checks import teacher_names
+    from recbole_kd.pipeline.request import make_request
 
     values = merge_sources(None, {"resume": True, "show_progress": False, **ANY_METHOD}, settings)
     values["teacher"] = (teacher_names(values.get("teacher")) or "").partition(",")[0] or None

@@ -1,6 +1,6 @@
 """Compatibility of RecBole 1.2.1 with today's numpy, scipy, pandas, torch and ray.
 
-This is the only module that patches libraries. :func:`apply` runs before the first ``import recbole``. Every patch
+This is the only module that patches libraries. :func:`apply` runs before any module of RecBole is imported. Every patch
 states its reason, its origin and the versions it applies to, and is applied only if the installed library needs it.
 ``torch.load`` is not patched here: ``safe_load`` reads RecBole's checkpoints.
 """
@@ -9,20 +9,11 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
-
-_RECBOLE_MISSING = (
-    "recbole_kd is a plugin of RecBole, which is not installed: run `pip install --no-deps recbole==1.2.1` "
-    "(--no-deps because RecBole's own metadata pins a ray that has no wheels for newer Pythons)."
-)
 
 # Names that RecBole and old versions of ray read from numpy, and their meaning. np.bool and np.long are not here:
 # numpy 2 has them again, and RecBole's own reassignment of them does no harm.
@@ -226,18 +217,8 @@ def quiet_warnings() -> Iterator[None]:
 
 
 def apply() -> list[str]:
-    """Apply every patch that the installed libraries need, once, and return their names.
-
-    Raises:
-        ImportError: RecBole is not installed.
-        SystemExit: the same, in a process that is the program: the sentence is printed and the exit code is 2.
-    """
+    """Apply every patch that the installed libraries need, once, and return their names."""
     global _done
-    if importlib.util.find_spec("recbole") is None:
-        if is_program(sys.argv[:1], sys.orig_argv):
-            print(f"error: {_RECBOLE_MISSING}", file=sys.stderr)
-            raise SystemExit(2)  # here: the program's own boundary cannot be imported
-        raise ImportError(_RECBOLE_MISSING)
     if not _done:
         for patch in PATCHES:
             if not patch.in_runs and patch.needed():
@@ -245,14 +226,3 @@ def apply() -> list[str]:
                 _applied.append(patch.name)
         _done = True
     return list(_applied)
-
-
-def is_program(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
-    """Return whether a process is the command line and not code that imports the package.
-
-    Args:
-        argv: ``sys.argv``. orig_argv: ``sys.orig_argv``, whose ``-m recbole_kd`` is not in argv during the import.
-    """
-    if argv and argv[0] == "-m":
-        return any(one == "-m" and name == "recbole_kd" for one, name in pairwise(orig_argv))
-    return bool(argv) and Path(argv[0]).stem in ("recbole-kd", "run_recbole_kd")

@@ -19,9 +19,9 @@ from recbole.config import Config
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_model
 
-from recbole_kd.config.recbole_config import KDConfig
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration import data_errors, quick_start
+from recbole_kd.integration.recbole_config import KDConfig
 
 _SUFFIX = "Trainer"
 _OURS = frozenset(

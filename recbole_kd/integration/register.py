@@ -1,8 +1,8 @@
 """Registration of our models with RecBole; the only file that changes its modules.
 
-``get_model`` looks up a model as the module ``recbole.model.<family>.<lower name>`` through ``find_spec``, which checks
-``sys.modules`` first: an alias there registers a model for every copy of ``get_model``. ``create_dataset`` looks up
-``<model>Dataset`` in ``recbole.data.dataset``, where a model with its own data set class gets an entry.
+``get_model`` looks up a model as the module ``recbole.model.<family>.<lower name>`` through ``find_spec``: a finder of
+those names registers our models for every copy of ``get_model``, and an entry of ``sys.modules`` registers a user's.
+``create_dataset`` looks up ``<model>Dataset`` in ``recbole.data.dataset``, which finds ours.
 ``get_trainer``, ``load_data_and_model`` and ``create_dataset`` of other models fall back on the model's type and need
 nothing more.
 """
@@ -14,13 +14,13 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
 from recbole_kd.config.argument_kinds import CLASSES, takes
 from recbole_kd.config.property_layers import properties_dir, read_yaml
-from recbole_kd.data.preparing.prepare import not_prepared
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration import pickle_call_sites
 from recbole_kd.integration.model_classes import allow_model_class
@@ -32,10 +32,11 @@ _OUR_MODELS = {
     "HSTU": ("sequential_recommender", "recbole_kd.model.hstu"),
     "HSTUGeneral": ("general_recommender", "recbole_kd.model.hstu"),
 }
-# name of the model -> module of its data set class, which is called <name>Dataset
+_MODEL_PATHS = {f"recbole.model.{family}.{name.lower()}": module for name, (family, module) in _OUR_MODELS.items()}
+# data set class of a model, <name>Dataset -> its module
 _OUR_DATASETS = {
-    "HSTU": "recbole_kd.data.histories.ordered_dataset",
-    "HSTUGeneral": "recbole_kd.data.histories.ordered_dataset",
+    "HSTUDataset": "recbole_kd.data.histories.ordered_dataset",
+    "HSTUGeneralDataset": "recbole_kd.data.histories.ordered_dataset",
 }
 # get_model walks the families in this order. The last one, exlib_recommender, is not searched: that would import
 # lightgbm and xgboost, which may be missing, and it has only these two names.
@@ -70,13 +71,9 @@ def register(model_classes: Iterable[type] | None = None) -> None:
     _wrap_property_files()
     _wrap_trainers()
     _wrap_download()
-    if model_classes is None:
-        for name, (family, module) in _OUR_MODELS.items():
-            _register_class(getattr(importlib.import_module(module), name), family)
-        for name, module in _OUR_DATASETS.items():
-            _register_dataset(getattr(importlib.import_module(module), f"{name}Dataset"))
-        return
-    for model_class in model_classes:
+    _offer_models()
+    _offer_datasets()
+    for model_class in model_classes or ():
         _register_class(model_class, _family_of(model_class))
 
 
@@ -92,7 +89,7 @@ def _family_of(model_class: type) -> str:
 
 def _register_class(model_class: type, family: str) -> None:
     name = model_class.__name__
-    if _registered.get(name) is model_class:
+    if _is_known(name, model_class):
         return
     before = _registered.get(name)
     redefined = before is not None and (before.__module__, before.__qualname__) == (
@@ -110,20 +107,50 @@ def _register_class(model_class: type, family: str) -> None:
     _registered[name] = model_class
 
 
-def _register_dataset(dataset_class: type) -> None:
-    """Put a data set class where ``create_dataset`` looks for it.
+class _ModelFinder(MetaPathFinder, Loader):
+    """Finder of our models under the module names that ``get_model`` asks for; a model is imported on use."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in _MODEL_PATHS else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None  # Python's default module; exec_module replaces it, so the real one keeps its own spec
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        name = module.__name__
+        sys.modules[name] = importlib.import_module(_MODEL_PATHS[name])
+
+
+def _offer_models() -> None:
+    """Let ``get_model`` find our models."""
+    if not any(isinstance(finder, _ModelFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_ModelFinder())
+
+
+def _offer_datasets() -> None:
+    """Let ``create_dataset`` find the data sets of our models, which are imported on use.
 
     Raises:
         ConfigError: RecBole, or another package, has a class of that name there.
     """
-    theirs = importlib.import_module("recbole.data.dataset")
-    name = dataset_class.__name__
-    found = getattr(theirs, name, dataset_class)
-    if found is not dataset_class:
-        raise ConfigError(
-            f"the data set name {name!r} is taken by {found.__module__}.{name} (fix: give the model another name)."
-        )
-    setattr(theirs, name, dataset_class)
+    theirs = vars(importlib.import_module("recbole.data.dataset"))
+    for name, module in _OUR_DATASETS.items():
+        if name in theirs:
+            raise ConfigError(
+                f"the data set name {name!r} is taken by {theirs[name].__module__}.{name}, and a model of recbole_kd "
+                f"needs it for {module}.{name}: give the other class another name"
+            )
+    theirs["__getattr__"] = _dataset_named
+
+
+def _dataset_named(name: str) -> type:
+    """Return one of our data set classes, for names that ``recbole.data.dataset`` does not have."""
+    if name not in _OUR_DATASETS:
+        raise AttributeError(f"module 'recbole.data.dataset' has no attribute {name!r}")
+    found: type = getattr(importlib.import_module(_OUR_DATASETS[name]), name)
+    return found
 
 
 def _taken_by(name: str) -> str | None:
@@ -133,7 +160,7 @@ def _taken_by(name: str) -> str | None:
     for family in _FAMILIES:
         path = f"recbole.model.{family}.{name.lower()}"
         if importlib.util.find_spec(path) is not None:
-            return getattr(sys.modules.get(path), "__name__", path)
+            return _MODEL_PATHS.get(path, path)
     return None
 
 
@@ -153,6 +180,12 @@ def _module_of(model_class: type, family: str) -> types.ModuleType:
     return module
 
 
+def _is_known(model: str, model_class: type) -> bool:
+    """Return whether a class is the one that we registered under a name."""
+    ours = model in _OUR_MODELS and (model_class.__module__, model_class.__name__) == (_OUR_MODELS[model][1], model)
+    return ours or _registered.get(model) is model_class
+
+
 def _wrap_property_files() -> None:
     """Make a Config read our property file of a registered model.
 
@@ -170,7 +203,7 @@ def _wrap_property_files() -> None:
     def load(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
         allow_model_class(model_class)  # a checkpoint pickles the Config, which names it
-        if _registered.get(model) is model_class:
+        if _is_known(model, model_class):
             file = properties_dir() / "model" / f"{getattr(model_class, 'property_file', model)}.yaml"
             if file.is_file():
                 self.internal_config_dict.update(read_yaml(file))
@@ -214,6 +247,8 @@ def _wrap_download() -> None:
 
     @functools.wraps(original)
     def download(self: Any) -> None:
+        from recbole_kd.data.preparing.prepare import not_prepared  # here: an import of RecBole does not need it
+
         refusal = not_prepared(self.dataset_name, self.dataset_path)
         if refusal and self.config["model"] in _OUR_MODELS:
             raise refusal
@@ -225,4 +260,4 @@ def _wrap_download() -> None:
 
 def registered_names() -> list[str]:
     """Return the names that we added to RecBole's."""
-    return sorted(_registered)
+    return sorted({*_OUR_MODELS, *_registered})

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from logging import getLogger
 from typing import Any
 
+from recbole_kd.config.model_catalogue import recbole_defaults
 from recbole_kd.config.property_layers import student_layers
 from recbole_kd.data.histories.sequence_dataset import stage_parts, universe_of
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.model_choices import recbole_defaults
 from recbole_kd.pipeline.revisions import revisions_of
 from recbole_kd.pipeline.stage_words import named, outcome
 from recbole_kd.pipeline.training_entries import (

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from recbole_kd.config.known_keys import close_names
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, not_prepared, prepare_command, prepare_published
+from recbole_kd.config.model_catalogue import recbole_folder
+from recbole_kd.data.preparing.known_datasets import KNOWN_DATASETS
+from recbole_kd.data.preparing.prepare import not_prepared, prepare_command, prepare_published
 from recbole_kd.data.preparing.recbole_downloads import download_atomic_files, recbole_addresses
 from recbole_kd.errors import DataError, DownloadError
 from recbole_kd.integration.safe_load import load_pickle
-from recbole_kd.pipeline.model_choices import RECBOLE
 
 say = partial(print, file=sys.stderr, flush=True)  # as the screen of a run
 
@@ -32,7 +33,7 @@ def provide_dataset(dataset: str, data_path: str, download: bool = False) -> Non
         DataError: it is missing; the message names the command that makes it.
         DownloadError: it cannot be downloaded.
     """
-    folder = RECBOLE / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
+    folder = recbole_folder() / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
     if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
         return
     if dataset in KNOWN_DATASETS:

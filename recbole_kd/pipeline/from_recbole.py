@@ -21,7 +21,9 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import RECBOLE_KEYS
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers
+from recbole_kd.config.request_names import CONTROL
 from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.config.validation import shown
 from recbole_kd.data.recbole_split import generators_kept, split_behind
@@ -33,8 +35,8 @@ from recbole_kd.model.loss_reduction import with_decay_for_mean
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.model_choices import student_model
 from recbole_kd.pipeline.plan import make_plan
-from recbole_kd.pipeline.request import Request, make_request, merge_sources, without_negatives
-from recbole_kd.pipeline.request_checks import CONTROL, check_effects, check_student_keys
+from recbole_kd.pipeline.request import Request, make_request, without_negatives
+from recbole_kd.pipeline.request_checks import check_effects, check_student_keys
 from recbole_kd.pipeline.stages import ensure_teachers
 from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.serving.earlier_student import KEY as INIT_FROM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import recbole
@@ -12,17 +11,15 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.utils import ModelType, get_model, get_trainer
 
 from recbole_kd.config.known_keys import unknown_name_error
-from recbole_kd.config.parsing import read_config_file
+from recbole_kd.config.model_catalogue import recbole_folder
 from recbole_kd.config.property_layers import recbole_name
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration.register import registered_names
 
-RECBOLE = Path(recbole.__file__).parent
-
 
 def model_names() -> list[str]:
     """Return the names of all models that RecBole can build, including ours."""
-    with_files = {path.stem for path in (RECBOLE / "properties" / "model").glob("*.yaml")}
+    with_files = {path.stem for path in (recbole_folder() / "properties" / "model").glob("*.yaml")}
     return sorted(with_files | set(ranking_models()) | set(registered_names()))
 
 
@@ -106,13 +103,3 @@ def default_setting(model: str) -> str:
         return "sequential" if issubclass(get_model(model), SequentialRecommender) else "general"
     except ImportError:  # a model of another package, which model_class refuses
         return "general"
-
-
-def recbole_defaults(model: str, dataset: str) -> dict[str, object]:
-    """Return RecBole's own property values for a model and a data set, merged."""
-    merged: dict[str, object] = {}
-    for name in ("overall", f"model/{model}", "dataset/sample", f"dataset/{dataset}"):
-        path = RECBOLE / "properties" / f"{name}.yaml"
-        if path.is_file():
-            merged.update(read_config_file(path))
-    return merged

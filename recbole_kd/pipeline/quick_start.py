@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.config.argument_kinds import KEYS, NAMES, PATHS, TEXT, takes
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.data.item_features.configured import encoders_in
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
@@ -22,7 +23,7 @@ from recbole_kd.ops.threads import n_threads
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
 from recbole_kd.pipeline.plan import Plan, make_plan
-from recbole_kd.pipeline.request import Request, make_request, merge_sources
+from recbole_kd.pipeline.request import Request, make_request
 from recbole_kd.pipeline.result_table import versions
 from recbole_kd.pipeline.run_log import logging_to
 from recbole_kd.pipeline.screen import Screen

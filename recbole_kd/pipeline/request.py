@@ -9,10 +9,8 @@ from typing import Any
 from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_kd.config.code_names import KEY as ALLOW_CODE
-from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.dataset_name import check_dataset_name
-from recbole_kd.config.parsing import nest_prefix, read_config_file, split_config_files
+from recbole_kd.config.model_catalogue import recbole_defaults, recbole_folder
 from recbole_kd.config.property_layers import (
     distiller_layers,
     layers,
@@ -21,26 +19,23 @@ from recbole_kd.config.property_layers import (
     student_layers,
     teacher_layers,
 )
-from recbole_kd.config.recbole_config import MERGED, make_config
+from recbole_kd.config.request_names import CONTROL, check_named, check_one_run, teacher_names
 from recbole_kd.config.schema import RUN_KEYS, check_values
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.own_data import own_data_defaults
 from recbole_kd.distiller.registry import distiller_class
+from recbole_kd.integration.recbole_config import make_config
 from recbole_kd.model.loss_reduction import with_decay_for_mean
 from recbole_kd.pipeline.dataset_files import provide_dataset
-from recbole_kd.pipeline.model_choices import RECBOLE, default_setting, recbole_defaults, student_model
+from recbole_kd.pipeline.model_choices import default_setting, student_model
 from recbole_kd.pipeline.request_checks import (
-    CONTROL,
     check_effects,
     check_features,
-    check_named,
-    check_one_run,
     check_student_keys,
     check_svd,
     check_teacher_keys,
     check_teachers,
     store_of,
-    teacher_names,
 )
 from recbole_kd.teacher.export import check_dtype
 from recbole_kd.training.build_distiller import check_index, known_kd_keys
@@ -92,7 +87,7 @@ class Request:
         ), files
 
     def _config(self, model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
-        if not (RECBOLE / "properties" / "dataset" / f"{self.dataset}.yaml").is_file():
+        if not (recbole_folder() / "properties" / "dataset" / f"{self.dataset}.yaml").is_file():
             settings = {**recbole_defaults(model, self.dataset), **defaults, **given}
             defaults = {**defaults, **own_data_defaults(self.dataset, settings, defaults, given)}
         defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
@@ -145,52 +140,6 @@ def without_negatives(
         if softmax and "train_neg_sample_args" not in given
         else dict(defaults)
     )
-
-
-def merge_sources(
-    config_files: object, config_dict: Mapping[str, Any] | None, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Merge command line > dict > files, and nest dotted keys such as ``eval_args.order``.
-
-    A mapping that a later source gives in part keeps the other parts of an earlier one. A later ``~`` empties it.
-
-    Raises:
-        ConfigError: a file cannot be read, or names code (``kd: module:Class``) without ``allow_code`` in dict or
-            arguments.
-    """
-    merged: dict[str, Any] = {}
-    allowed = allows_code(config_dict, arguments)
-    for path in split_config_files(config_files):
-        content = read_config_file(path)
-        refuse_permission(content, path)
-        refuse_code(methods_in(content), path, allowed)
-        _merge(merged, content)
-    _merge(merged, config_dict or {})
-    _merge(merged, arguments)
-    merged.pop(ALLOW_CODE, None)
-    return merged
-
-
-def _merge(merged: dict[str, Any], source: Mapping[str, Any]) -> None:
-    """Merge the values of one more source over those already merged."""
-    rest: Mapping[str, Any] = source
-    for key in MERGED:
-        rest, nested = nest_prefix(rest, key, key)
-        if key in source and source[key] is None:
-            merged[key] = nested or None
-        elif nested:
-            merged[key] = {**(merged.get(key) or {}), **nested}
-    rest, teacher = nest_prefix(rest, "teacher")
-    own = (
-        {}
-        if "teacher_config" in source and source["teacher_config"] is None
-        else dict(merged.get("teacher_config") or {})
-    )
-    if teacher:
-        _merge(own, teacher)
-    if own or "teacher_config" in merged:
-        merged["teacher_config"] = own
-    merged.update(rest)
 
 
 def make_request(values: Mapping[str, Any], drawn: Collection[str] = ()) -> Request:

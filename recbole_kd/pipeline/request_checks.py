@@ -11,21 +11,21 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, keys_of
+from recbole_kd.config.model_catalogue import recbole_defaults
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
-from recbole_kd.config.schema import KD_RUN_KEYS, RUN_KEYS, TEACHER_RUN_KEYS, check_values
-from recbole_kd.config.validation import invalid, try_value
+from recbole_kd.config.request_names import allowed_keys, check_known_keys, student_defaults
+from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS, check_values
+from recbole_kd.config.validation import invalid
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
 from recbole_kd.distiller.registry import check_given_options, check_idle, distiller_class
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.model_choices import model_class, recbole_defaults, student_model
+from recbole_kd.pipeline.model_choices import model_class, student_model
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
 from recbole_kd.teacher.stores.lists import no_unlisted
 from recbole_kd.training.build_distiller import known_kd_keys, no_teacher_index
-
-CONTROL = ("model", "teacher", "kd", "dataset", "setting", "config_files", "teacher_config", "command")
 
 OF_THE_SPLIT = frozenset(
     {*dataset_arguments, "dataset", "data_path", "eval_args", "split_seed", "time_order", "encoding"}
@@ -37,50 +37,6 @@ OF_THE_RUN = frozenset(
     {"cache_dir", "output_dir", "resume", "download", "init_from", "allow_unknown", *TEACHER_RUN_KEYS}
 )
 """Keys that only the run has, not a teacher."""
-
-
-def check_named(values: Mapping[str, Any]) -> None:
-    """Refuse a run without a student, a method, a data set or a teacher (ConfigError)."""
-    for key in ("model", "dataset", "kd"):
-        if _is_empty(values.get(key)):
-            raise ConfigError(
-                f"--{key} is missing: a run needs --model=<student> --teacher=<model> --kd=<method> --dataset=<name>; "
-                "see --list"
-            )
-    if _is_empty(values.get("teacher")) and _is_empty(values.get("teacher_path")):
-        raise ConfigError(
-            "--teacher is missing: name a model to train as teacher (--teacher=LightGCN), or a saved one "
-            "(--teacher_path=...)"
-        )
-
-
-def _is_empty(value: object) -> bool:
-    """Return whether no name is given.
-
-    A given value may still be of a wrong type, even one without a truth value.
-    """
-    return value is None or (isinstance(value, str | list) and not value)
-
-
-def check_one_run(values: Mapping[str, Any]) -> None:
-    """Refuse several methods or seeds for one run (ConfigError), and name the verb for them."""
-    for key, what, example in (("kd", "method", "RCEKD,RRD"), ("seed", "seed", "0,1,2")):
-        given = values.get(key)
-        if isinstance(given, list) or (isinstance(given, str) and "," in given):
-            names = ",".join(map(str, given)) if isinstance(given, list) else "".join(given.split())
-            reason = f"expected one {what}, since a run has one"
-            advice = f"Try recbole-kd compare --{key}={names or example}, which runs each and tests the differences"
-            raise invalid(key, given, reason, advice)
-
-
-def teacher_names(given: str | list[str] | None) -> str | None:
-    """Return one or several names, given with commas or as a list, joined by commas."""
-    if not given:
-        return None
-    names = given.split(",") if isinstance(given, str) else given
-    if not all(name.strip() for name in names):
-        raise invalid("teacher", given, "one of the names is empty", try_value("teacher", "MF,LightGCN"))
-    return ",".join(name.strip() for name in names)
 
 
 def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], setting: str) -> None:
@@ -186,12 +142,9 @@ def check_svd(values: Mapping[str, Any], kd: str, method: type[Distiller], setti
 
 def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: str, setting: str) -> None:
     """Refuse unknown keys and invalid values of a student and its method (ConfigError)."""
-    defaults = {**recbole_defaults(model, dataset), **student_layers(model, dataset, setting=setting)[0]}
+    defaults = student_defaults(model, dataset, setting)
     kd_keys = known_kd_keys(kd)
-    check_keys([k for k in values if k.startswith("kd_")], kd_keys, what=f"key of the method {kd}", may_allow=False)
-    known = {*RECBOLE_KEYS, *defaults, *keys_of(model), *kd_keys, *CONTROL, *RUN_KEYS}
-    of_teacher = [f"teacher.{key}" for key in known - set(TEACHER_RUN_KEYS)]
-    check_keys(values, known, what="key", allow=_allowed(values), elsewhere=of_teacher)
+    check_known_keys(values, model, kd, kd_keys, defaults)
     options = kd_keys - set(KD_RUN_KEYS)
     check_values(
         {key: value for key, value in values.items() if key not in options},
@@ -220,13 +173,6 @@ def check_effects(values: Mapping[str, Any], model: str, kd: str, dataset: str, 
     of_trial = {key: value for key, value in values.items() if key in drawn}
     given = {key: value for key, value in values.items() if key.startswith("kd_") and key not in drawn}
     check_idle(distiller_class(kd), given, {**defaults, **of_trial})
-
-
-def _allowed(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the keys with this prefix that ``allow_unknown`` names, without the prefix."""
-    allowed = values.get("allow_unknown") or ()
-    names = [allowed] if isinstance(allowed, str) else list(allowed)
-    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) -> None:
@@ -261,7 +207,7 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
     for name in str(values["teacher"]).split(",") if given else []:
         defaults = {**recbole_defaults(name, dataset), **teacher_layers(name, dataset, setting=setting)[0]}
         known = {*RECBOLE_KEYS, *defaults, *keys_of(name)} - set(KD_RUN_KEYS)
-        allowed = _allowed(values, "teacher.")
+        allowed = allowed_keys(values, "teacher.")
         check_keys(
             given,
             known,

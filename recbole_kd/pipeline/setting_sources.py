@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_kd.config.code_names import KEY as ALLOW_CODE
+from recbole_kd.config.merging import MERGED, merge_sources
+from recbole_kd.config.model_catalogue import recbole_defaults
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
-from recbole_kd.config.recbole_config import MERGED
-from recbole_kd.pipeline.model_choices import recbole_defaults
 from recbole_kd.pipeline.plan import Plan
-from recbole_kd.pipeline.request import SHARED, merge_sources
+from recbole_kd.pipeline.request import SHARED
 
 RECBOLE = "RecBole's default"
 OWN = "recbole_kd's default"

@@ -13,13 +13,13 @@ from recbole.config import Config
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.argument_kinds import DATA, DEVICE, PATH, takes
-from recbole_kd.config.recbole_config import make_config
 from recbole_kd.data.histories.recbole_rows import is_recboles
 from recbole_kd.data.histories.sequence_dataset import reads_histories, stage_parts, universe_of
 from recbole_kd.data.recbole_split import fingerprint_of, ordered_part
 from recbole_kd.data.split_seed import split_seed
 from recbole_kd.data.time_order import is_split_by_time, time_order
 from recbole_kd.errors import TeacherError
+from recbole_kd.integration.recbole_config import make_config
 from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.size import size_of

@@ -11,8 +11,8 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 from recbole_kd.config.argument_kinds import KEYS, PATHS, YES_OR_NO, takes
-from recbole_kd.config.recbole_config import refusals_said
 from recbole_kd.integration.quick_start import report_by_name
+from recbole_kd.integration.recbole_config import refusals_said
 
 
 @takes(config_dict=KEYS.or_none(), config_file_list=PATHS.or_none(), saved=YES_OR_NO)

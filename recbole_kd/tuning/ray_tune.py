@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.distributed.ray_probe import check_room
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.integration.quick_start import report_by_name
 from recbole_kd.pipeline.quick_start import make_teachers
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.digests import settings_digest
 from recbole_kd.storage.files import write_json

@@ -25,12 +25,13 @@ from typing import Any
 
 from recbole_kd.config.code_names import methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import unknown_name_error
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_value, read_config_file
 from recbole_kd.config.property_layers import layers
 from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.distiller.registry import distiller_class, resolve_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.training.build_distiller import no_auto_weight
 
 LISTS = ("choice", "grid")

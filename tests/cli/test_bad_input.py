@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from recbole_kd.cli.run import main
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.data.split_and_loaders import Loaders
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.pipeline.plan import make_plan
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 from tests.support.helpers import write_tiny
 from tests.support.runs import run, words

@@ -16,10 +16,10 @@ from recbole_kd.cli.program import run_verb
 from recbole_kd.cli.run import main as run
 from recbole_kd.cli.tune import main as tune
 from recbole_kd.config.code_names import methods_in
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.grid import read_grid
 from recbole_kd.pipeline.quick_start import run_recbole_kd
-from recbole_kd.pipeline.request import merge_sources
 from recbole_kd.tuning.space import read_space
 from tests.support.runs import words
 

@@ -16,12 +16,12 @@ from recbole_kd.cli import compare_search
 from recbole_kd.cli.compare import read_comparison
 from recbole_kd.cli.compare_search import draw_candidates
 from recbole_kd.cli.program import run_verb
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.experiments import runner
 from recbole_kd.experiments.comparison_figures import figures_of
 from recbole_kd.experiments.tables import ALONE
 from recbole_kd.pipeline.quick_start import run_recbole_kd
-from recbole_kd.pipeline.request import merge_sources
 from recbole_kd.tuning.space import Parameter, Space
 from tests.support.helpers import write_tiny
 from tests.support.runs import words as run_words

@@ -11,9 +11,9 @@ import pytest
 
 from recbole_kd.cli.program import main
 from recbole_kd.config.property_layers import student_layers
-from recbole_kd.config.recbole_config import make_config
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.data.split_words import split_in_words
+from recbole_kd.integration.recbole_config import make_config
 from tests.support.runs import words
 
 Capture = pytest.CaptureFixture[str]

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from recbole_kd.config.known_keys import RECBOLE_KEYS
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.config.schema import RUN_KEYS
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.errors import KDError
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.quick_start import run_request
-from recbole_kd.pipeline.request import Request, make_request, merge_sources
+from recbole_kd.pipeline.request import Request, make_request
 from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 from tests.support import paths
 from tests.support.helpers import write_tiny

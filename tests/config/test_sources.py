@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.pipeline.training_entries import settings_alone, settings_of
 from tests.support.runs import refusal, words
 

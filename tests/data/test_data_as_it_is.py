@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.data.label_checks import check_labels
 from recbole_kd.data.split_and_loaders import Splits, split_data
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.errors import ConfigError, DataError
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 
 HEADER = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 PARTS = ("train", "valid", "test")

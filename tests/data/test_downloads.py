@@ -20,7 +20,7 @@ import yaml
 from recbole_kd.cli.program import main
 from recbole_kd.config.property_layers import properties_dir
 from recbole_kd.data.preparing import published_files, recbole_downloads
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS
+from recbole_kd.data.preparing.known_datasets import KNOWN_DATASETS
 from recbole_kd.data.preparing.published_files import SOURCES, published
 from recbole_kd.data.preparing.zip_archives import extract
 from recbole_kd.errors import ConfigError, DataError, DownloadError

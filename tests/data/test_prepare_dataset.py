@@ -22,7 +22,8 @@ from recbole_kd.data.preparing import atomic_writer as atomic
 from recbole_kd.data.preparing import prepare as converters
 from recbole_kd.data.preparing.filters import first_per_pair, k_core
 from recbole_kd.data.preparing.interactions import Collector, Row
-from recbole_kd.data.preparing.prepare import KNOWN_DATASETS, prepare, prepare_command
+from recbole_kd.data.preparing.known_datasets import KNOWN_DATASETS
+from recbole_kd.data.preparing.prepare import prepare, prepare_command
 from recbole_kd.data.preparing.raw_files import Lines
 from recbole_kd.data.preparing.raw_layouts import Options
 from recbole_kd.data.preparing.split_rules import hold_out, ratio_split

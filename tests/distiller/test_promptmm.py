@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recbole_kd.cli.run import main
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.data.item_features.configured import record_features
 from recbole_kd.distiller.base import DistillBatch
@@ -23,7 +24,7 @@ from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence, positive_shares
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.pipeline.quick_start import make_teachers
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.pipeline.training_entries import settings_of
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.convert import write_dense

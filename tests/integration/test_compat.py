@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import torch
 
 from recbole_kd.integration import compat
+from recbole_kd.startup.recbole_missing import check_recbole
 
 PATCHES = {patch.name: patch for patch in compat.PATCHES}
 
@@ -33,9 +34,10 @@ def test_every_patch_says_why_where_and_until_when() -> None:
 
 
 def test_missing_recbole_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
+    check_recbole()
+    monkeypatch.setitem(sys.modules, "recbole", None)
     with pytest.raises(ImportError, match=r"pip install --no-deps recbole==1\.2\.1"):
-        compat.apply()
+        check_recbole()
 
 
 @pytest.mark.parametrize(

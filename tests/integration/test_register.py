@@ -106,10 +106,13 @@ def test_a_class_that_only_shares_the_name_gets_no_properties(monkeypatch: pytes
 
 def test_registering_again_changes_nothing() -> None:
     from recbole.config import Config
+    from recbole.utils import get_model
+
+    get_model("MF")
 
     before = (Config._load_internal_config_dict, dict(registration._registered), set(sys.modules))
     registration.register()
-    registration.register([registration._registered["MF"]])
+    registration.register([get_model("MF")])
     assert (Config._load_internal_config_dict, dict(registration._registered), set(sys.modules)) == before
 
 

@@ -130,11 +130,11 @@ def test_a_taken_data_set_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     import recbole.data.dataset as theirs
 
     assert theirs.HSTUDataset is ordered_dataset.HSTUDataset
-    registration._register_dataset(ordered_dataset.HSTUDataset)
-    foreign = type("KGSeqDataset", (SequentialDataset,), {})
-    with pytest.raises(ConfigError, match="'KGSeqDataset' is taken by recbole"):
-        registration._register_dataset(foreign)
-    assert theirs.KGSeqDataset is not foreign
+    assert not hasattr(theirs, "MFDataset")
+    registration.register()
+    monkeypatch.setattr(theirs, "HSTUDataset", type("HSTUDataset", (SequentialDataset,), {}), raising=False)
+    with pytest.raises(ConfigError, match="'HSTUDataset' is taken by"):
+        registration.register()
 
 
 @pytest.mark.parametrize("file", sorted((properties_dir() / "model").glob("HSTU-*.yaml")), ids=lambda file: file.stem)

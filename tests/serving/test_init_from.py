@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.errors import ConfigError, StudentError
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.quick_start import run_recbole_kd
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.serving.earlier_student import EarlierStudent, read_earlier_student
 from recbole_kd.serving.student import load_student
 from tests.support.helpers import write_tiny

@@ -10,9 +10,9 @@ from typing import Any
 from recbole.utils import init_seed
 
 from recbole_kd.config.property_layers import student_layers
-from recbole_kd.config.recbole_config import make_config
 from recbole_kd.data.histories.sequence_dataset import SequenceDataset, stage_parts
 from recbole_kd.data.split_and_loaders import Loaders, Splits, make_loaders, split_data
+from recbole_kd.integration.recbole_config import make_config
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.pipeline.model_choices import default_setting
 from recbole_kd.pipeline.request import without_negatives

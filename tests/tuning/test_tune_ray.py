@@ -154,7 +154,8 @@ def test_teachers_reach_a_node_once(tmp_path: Path) -> None:
 
 
 def test_a_worker_keeps_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from recbole_kd.pipeline.request import make_request, merge_sources
+    from recbole_kd.config.merging import merge_sources
+    from recbole_kd.pipeline.request import make_request
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     base = {"model": "MF", "teacher": "MF", "kd": "RCEKD", "dataset": "ml-100k", **own_devices()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from recbole_kd.data.preparing.atomic_writer import (
     write_item,
     write_manifest,
 )
+from recbole_kd.data.preparing.known_datasets import KNOWN, Known
 from recbole_kd.data.preparing.pickled_matrices import ReadPickle
 from recbole_kd.data.preparing.published_files import download_raw_files, published
 from recbole_kd.data.preparing.raw_layouts import FORMS, Converted, Options, check_options, close_match
@@ -28,99 +29,13 @@ from recbole_kd.storage.download import Say
 Counts = dict[str, dict[str, int]]
 
 
-@dataclass(frozen=True)
-class Known:
-    """A published data set; `published` counts are checked, `reported` ones only shown."""
-
-    description: str
-    form: str
-    needs: str
-    file: str | None = None
-    attributes: str | None = None
-    published: Mapping[str, int] = field(default_factory=dict)
-    reported: str = ""
-
-
-def _of_json(title: str, counts: str) -> Known:
-    """Return a multi-modal data set in the layout of PromptMM and MMSSL."""
-    return Known(
-        f"{title}, multi-modal: published split, features of the items",
-        form="json",
-        needs="train.json, val.json, test.json, image_feat.npy, text_feat.npy",
-        reported=f"The RCE-KD paper reports {counts}.",
-    )
-
-
-def _of_labels(title: str, file: str) -> Known:
-    """Return a multi-modal data set in the layout of MMRec."""
-    return Known(
-        f"{title}, multi-modal: published split, features of the items",
-        form="labelled",
-        needs=f"{file}, image_feat.npy and text_feat.npy",
-        file=file,
-    )
-
-
-_KNOWN = {
-    "citeulike": Known(
-        "CiteULike-t: users with 5 or more articles, split 8:1:1 in the order of its lists (by article id)",
-        form="counted",
-        needs="users.dat",
-        file="users.dat",
-        published={
-            "users": 5_219,
-            "items": 25_181,
-            "interactions": 125_580,
-            "train": 98_405,
-            "valid": 12_451,
-            "test": 14_724,
-        },
-    ),
-    "gowalla": Known(
-        "Gowalla: the LightGCN split, one ninth of train held out (or check-ins with --form=checkins)",
-        form="lightgcn",
-        needs="train.txt and test.txt",
-        published={
-            "users": 29_858,
-            "items": 40_981,
-            "interactions": 1_027_370,
-            "trainall": 810_128,
-            "test": 217_242,
-        },
-    ),
-    "yelp2018": Known(
-        "Yelp 2018: ratings of 4 and more, 10-core, split 8:1:1 by time",
-        form="ratings",
-        needs="yelp2018.txt",
-        file="yelp2018.txt",
-        reported="The RCE-KD paper reports 41,801 users, 26,512 items, 1,022,604 interactions.",
-    ),
-    "beauty": Known(
-        "Amazon Beauty: 5-core sequences in time order, for leave-one-out",
-        form="sequence",
-        needs="Beauty.txt",
-        file="Beauty.txt",
-        attributes="Beauty_item2attributes.json",
-        published={"users": 22_363, "items": 12_101, "interactions": 198_502},
-    ),
-    "netflix": _of_json("Netflix", "43,739 users, 17,239 items, 609,341 interactions"),
-    "tiktok": _of_json("TikTok", "14,343 users, 8,690 items, 276,637 interactions"),
-    "electronics": _of_json("Amazon Electronics", "41,691 users, 21,479 items, 359,165 interactions"),
-    "baby": _of_labels("Amazon Baby", "baby.inter"),
-    "sports": _of_labels("Amazon Sports", "sports.inter"),
-    "clothing": _of_labels("Amazon Clothing", "clothing.inter"),
-}
-
-KNOWN_DATASETS: dict[str, str] = {name: known.description for name, known in _KNOWN.items()}
-
-
 OUT = Path("dataset")
 """Default folder of prepared data sets, which RecBole reads by default too."""
 
 
 def prepare_command(name: str, out: Path = OUT) -> str | None:
     """Return the command that prepares a known data set, for an error; None for another name."""
-    if (known := _KNOWN.get(name)) is None:
+    if (known := KNOWN.get(name)) is None:
         return None
     raw = f"--raw=<folder with {known.needs}>" if published(name).by_hand else "--download"
     return f"recbole-kd prepare {name} {raw}{_out_option(out)}"
@@ -132,7 +47,7 @@ def _out_option(out: Path) -> str:
 
 def next_command(name: str, out: Path = OUT) -> str:
     """Return the command that distils a student on a data set that was prepared."""
-    known = _KNOWN.get(name)
+    known = KNOWN.get(name)
     teacher = "BM3" if known is not None and known.form in ("json", "labelled") else "LightGCN"
     place = "" if out == OUT else f" --data_path={shlex.quote(str(out))}"
     return f"recbole-kd run --model=MF --teacher={teacher} --kd=RCEKD --dataset={shlex.quote(name)}{place}"
@@ -169,9 +84,9 @@ def prepare_published(
         DownloadError: a file cannot be downloaded or is not what was published.
         KDError: see :func:`prepare`.
     """
-    known = _KNOWN.get(name)
+    known = KNOWN.get(name)
     if known is None:
-        raise ConfigError(f"--download knows the addresses of {', '.join(_KNOWN)}, not of {name!r}: leave it out.")
+        raise ConfigError(f"--download knows the addresses of {', '.join(KNOWN)}, not of {name!r}: leave it out.")
     options = options or Options(raw=out / "raw" / name)
     check_prepared(out / name)
     found = download_raw_files(name, known.needs, options.raw, say, read_pickle)
@@ -191,7 +106,7 @@ def prepare(
         TargetError: the target folder was not made here.
     """
     _check_name(name)
-    known = _KNOWN.get(name)
+    known = KNOWN.get(name)
     form = _form(name, known, form)
     check_options(form, options)
     if known is not None and form == known.form:
@@ -223,7 +138,7 @@ def summary(manifest: Mapping[str, Any]) -> str:
     lines = [f"{manifest['name']:<14}{'users':>12}{'items':>12}{'interactions':>15}"]
     for part, counts in manifest["counts"].items():
         lines.append(f"{part:<14}{counts['users']:>12,}{counts['items']:>12,}{counts['interactions']:>15,}")
-    known = _KNOWN.get(manifest["name"])
+    known = KNOWN.get(manifest["name"])
     if known is not None and known.reported:
         lines.append(known.reported)
     return "\n".join(lines)
@@ -267,7 +182,7 @@ def _check_name(name: str) -> None:
 def _form(name: str, known: Known | None, form: str | None) -> str:
     if form is None and known is None:
         raise ConfigError(
-            f"{name!r} is not one of {', '.join(_KNOWN)}{close_match(name, _KNOWN)}: "
+            f"{name!r} is not one of {', '.join(KNOWN)}{close_match(name, KNOWN)}: "
             f"for your own data add --form=, one of {', '.join(FORMS)}."
         )
     chosen = form or (known.form if known else "")

@@ -16,12 +16,12 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_kd.acceleration.lightgcn_propagation import accelerate
 from recbole_kd.config.property_layers import student_layers
-from recbole_kd.config.recbole_config import make_config
 from recbole_kd.data.split_and_loaders import evaluation_batch_size, make_loaders, split_data
 from recbole_kd.evaluation.efficiency import peak_rss_mb
 from recbole_kd.experiments.benchmarks.floors import Work, measure
 from recbole_kd.experiments.benchmarks.made_data import Made, counts_of, read_teacher
 from recbole_kd.experiments.benchmarks.phases import PHASES, Clock, timed
+from recbole_kd.integration.recbole_config import make_config
 from recbole_kd.training.build_distiller import build_distiller, known_kd_keys
 from recbole_kd.training.trainer import KDTrainer
 

@@ -21,12 +21,13 @@ from typing import Any
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
+from recbole_kd.config.merging import merge_sources
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation.efficiency import peak_rss_mb
 from recbole_kd.pipeline.model_choices import ranking_models
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.quick_start import run_request
-from recbole_kd.pipeline.request import make_request, merge_sources
+from recbole_kd.pipeline.request import make_request
 from recbole_kd.storage.files import write_text_whole
 
 N_USERS, N_ITEMS = 60, 120

@@ -12,9 +12,9 @@ from recbole.utils import get_model, init_seed
 
 from recbole_kd.acceleration.accelerate import accelerate_on_cpu
 from recbole_kd.config.property_layers import student_layers
-from recbole_kd.config.recbole_config import make_config
 from recbole_kd.data.split_and_loaders import make_loaders, split_data
 from recbole_kd.experiments.benchmarks.made_data import random_teacher
+from recbole_kd.integration.recbole_config import make_config
 from recbole_kd.pipeline.request import without_negatives
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.training.build_distiller import build_distiller

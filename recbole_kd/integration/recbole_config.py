@@ -9,11 +9,9 @@ from typing import Any
 
 from recbole.config import Config
 
+from recbole_kd.config.merging import MERGED
 from recbole_kd.config.parsing import loaded_once
 from recbole_kd.errors import ConfigError, KDError
-
-MERGED = ("eval_args", "train_neg_sample_args")
-"""Mappings of which a user may give a part."""
 
 
 @contextmanager

@@ -49,15 +49,3 @@ def install_old_paths() -> None:
     """Let Python find the old paths; a second call changes nothing."""
     if not any(isinstance(finder, _OldPathFinder) for finder in sys.meta_path):
         sys.meta_path.append(_OldPathFinder())
-
-
-def module_of(package: str, name: str) -> types.ModuleType:
-    """Return the module that an old path names, for a package's ``__getattr__``.
-
-    Raises:
-        AttributeError: ``package.name`` is not an old path.
-    """
-    path = f"{package}.{name}"
-    if path not in OLD_PATHS:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    return importlib.import_module(path)
