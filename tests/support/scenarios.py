@@ -13,14 +13,14 @@ SEQUENTIAL = {
 SCENARIOS: dict[str, dict[str, str | None]] = {
     "RCEKD": {},
     "RCEKD, sets of three epochs": {"kd_refresh": "3", "epochs": "7"},
-    "RRD": {"kd": "RRD", **PLAIN, "kd_n_samples": "5", "epochs": "5"},
+    "RRD": {"kd": "RRD", **PLAIN, "kd_n_samples": "5", "kd_candidates": "20", "epochs": "5"},
     "HetComp of two teachers": {
         "kd": "HetComp", **PLAIN, "teacher": "MF,LightGCN", "teacher__epochs": "20", "teacher__stopping_step": "50",
         "kd_p": "2", "kd_n_checkpoints": "2",
     },
     "TARec with its assistant": {"kd": "TARec", **PLAIN, "kd_n_negatives": "5"},
     "DE, experts": {"kd": "DE", **PLAIN, "kd_k": None, "epochs": "5"},
-    "DERRD, experts and lists": {"kd": "DERRD", **PLAIN, "kd_n_samples": "5"},
+    "DERRD, experts and lists": {"kd": "DERRD", **PLAIN, "kd_n_samples": "5", "kd_candidates": "20"},
     "HTD, experts in groups": {"kd": "HTD", **PLAIN, "kd_k": None},
     "FreqD, graph filter": {"kd": "FreqD", **PLAIN, "kd_k": None},
     "UnKD, popularity groups": {"kd": "UnKD", **PLAIN, "kd_k": None},
