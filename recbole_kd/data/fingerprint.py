@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,6 @@ from recbole_kd.data.histories.recbole_rows import interactions_of
 from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
 from recbole_kd.errors import DataError
 from recbole_kd.storage.digests import digest
-
-CAUSES = {
-    "users": "the filtering of the data (user_inter_num_interval, val_interval, ...) or the file itself differs",
-    "items": "the filtering of the data (item_inter_num_interval, val_interval, ...) or the file itself differs",
-    "interactions": "the interactions or their filtering differ",
-    "train": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
-    "valid": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
-    "test": "the split differs (time_order, or eval_args: split, order or group_by; for a random order also the seed)",
-    "histories": (
-        "the times of the interactions differ (or, in data without times, the file's order), "
-        "and a model of histories learns from them"
-    ),
-}
 
 
 def _pairs(dataset: Any) -> dict[str, Any]:
@@ -70,9 +56,9 @@ def data_fingerprint(
         full: the data set before the split.
 
     Returns:
-        A JSON-ready mapping with one part for each argument given. Compare two with :func:`describe_mismatch`, which
-        looks at the parts that both have. The part ``histories`` describes the training part, if its data set keeps the
-        order.
+        A JSON-ready mapping with one part for each argument given. Compare two with
+        :func:`recbole_kd.data.fingerprint_comparison.describe_mismatch`, which looks at the parts that both have. The
+        part ``histories`` describes the training part, if its data set keeps the order.
     """
     phases = {"train": train, "valid": valid, "test": test, "interactions": full}
     datasets = {name: getattr(data, "_dataset", data) for name, data in phases.items() if data is not None}
@@ -114,27 +100,3 @@ def check_same_ids(train: Any, other: Any) -> None:
                 f"({known.dataset_name}): give the loaders of one data set, of one call of prepare_data or "
                 "data_preparation"
             )
-
-
-def without_histories(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fingerprint of the same data for a model that does not read histories."""
-    return {name: part for name, part in fingerprint.items() if name != "histories"}
-
-
-def first_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the first part, a key of CAUSES, in which two fingerprints differ, or None."""
-    return next((part for part in CAUSES if part in own and part in other and own[part] != other[part]), None)
-
-
-def describe_mismatch(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return one clause on the first difference of two fingerprints and its likely cause.
-
-    None if they agree.
-    """
-    part = first_mismatch(own, other)
-    if part is None:
-        return None
-    count = {"users": "n_users", "items": "n_items"}.get(part)
-    left = f"{own.get(count)} ids, {own[part]}" if count else own[part]
-    right = f"{other.get(count)} ids, {other[part]}" if count else other[part]
-    return f"its {part} are {left}, here they are {right}; {CAUSES[part]}"

@@ -19,7 +19,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 from torch import Tensor
 
-from recbole_kd.data.fingerprint import data_fingerprint, describe_mismatch
+from recbole_kd.data.fingerprint import data_fingerprint
+from recbole_kd.data.fingerprint_comparison import describe_mismatch
 from recbole_kd.data.histories.history_rows import Rows
 from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.recbole_rows import is_recboles, sequence_queries

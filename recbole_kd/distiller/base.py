@@ -1,6 +1,6 @@
 """The base class of all KD methods, with the item sets and the batch that it reads.
 
-A distiller sees a Scorer, a TeacherScores and a batch, never a config.
+A distiller sees the scores of a student and of a teacher, and a batch, never a config.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recbole_kd.config.argument_kinds import Kind, instance_of, takes
 from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TEACHER, TeacherScores, no_confidence
 
 
@@ -189,7 +189,7 @@ class Distiller(nn.Module, ABC):
     """Number of epochs between two draws of the item sets."""
 
     @takes(student=Kind("a Scorer of the student", lambda value: hasattr(value, "n_queries")), teacher=TEACHER)
-    def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
+    def __init__(self, student: StudentScores, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__()
         self.check_teacher(teacher)
         self.student_scorer = student

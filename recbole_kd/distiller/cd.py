@@ -15,7 +15,7 @@ from recbole_kd.ops.order_statistics import ids_at
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import draw_better_positions
 from recbole_kd.ops.topk import DotProducts, blocks, in_blocks, strike_out
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -48,7 +48,7 @@ class CD(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         n_samples: Annotated[ItemCount, AtMost("candidates")] = 2,

@@ -14,7 +14,7 @@ from recbole_kd.distiller.importance import ListWeighted, Shares, importance
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -41,7 +41,7 @@ class CE(ListWeighted):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: ItemCount = 50,
@@ -89,7 +89,7 @@ class CE(ListWeighted):
             weights = importance(self, self.shares, self.item_sets["list"], self.list_tau)
             self._lists, self._log_weights = None, weights.clamp(min=torch.finfo(torch.float32).tiny).log()
 
-    def _list_of(self, guide: Scorer | TeacherScores) -> None:
+    def _list_of(self, guide: StudentScores | TeacherScores) -> None:
         self._lists = None
         listed = guide.top_k(self.all_queries(), self.k, self.train_items if self.mask_train else None)[0]
         self.item_sets = {"list": self.without_uncounted(listed)}

@@ -15,7 +15,7 @@ from recbole_kd.config.value_types import NonNegative
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 WEIGHT = "weight"
@@ -37,7 +37,7 @@ class Combined(Distiller):
     parts: ClassVar[Mapping[str, type[Distiller]]] = {}
     """Method's name -> its class."""
 
-    def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0, **options: Any) -> None:
+    def __init__(self, student: StudentScores, teacher: TeacherScores, *, seed: int = 0, **options: Any) -> None:
         super().__init__(student, teacher, seed=seed)
         self.part_weights = {name: float(options.get(f"{WEIGHT}.{name}", 1.0)) for name in self.parts}
         made = {

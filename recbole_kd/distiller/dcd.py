@@ -18,7 +18,7 @@ from recbole_kd.ops.order_statistics import counts_above
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import sample_without_replacement
 from recbole_kd.ops.topk import blocks, in_blocks, strike_out
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 LEAST_WEIGHT = 1e-5
@@ -59,7 +59,7 @@ class DCD(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: Annotated[Count, AtMost("candidates")] = 100,

@@ -10,7 +10,7 @@ from torch import Tensor
 from recbole_kd.config.value_types import Count
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import AnnealFactor, EndTemperature, ExpertDistiller
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -34,7 +34,7 @@ class DE(ExpertDistiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         n_experts: Count = 5,

@@ -14,7 +14,7 @@ from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.embedding_base import AnnealFactor, EndTemperature
 from recbole_kd.distiller.rrd import RRD
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -37,7 +37,7 @@ class DERRD(DE):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         lambda_de: NonNegative = 0.005,

@@ -15,8 +15,7 @@ from recbole_kd.distiller.expert_networks import ExpertMixture
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses.embedding import annealed_temperature, gumbel_noise, gumbel_selection
 from recbole_kd.ops.threads import same_on_any_threads
-from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.scoring.vector_models import has_vectors
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 Side = Literal["users", "items"]
@@ -37,7 +36,7 @@ class EmbeddingDistiller(Distiller):
     requires = frozenset({"embeddings"})
     needs_items = True
 
-    def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
+    def __init__(self, student: StudentScores, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__(student, teacher, seed=seed)
         if not student.has_vectors:
             raise self._no_vectors(type(getattr(student, "model", student)))
@@ -52,6 +51,8 @@ class EmbeddingDistiller(Distiller):
 
     @classmethod
     def check_student(cls, model: type) -> None:
+        from recbole_kd.scoring.vector_models import has_vectors  # here: a method itself needs no RecBole
+
         if not has_vectors(model):
             raise cls._no_vectors(model)
 
@@ -122,7 +123,7 @@ class ExpertDistiller(EmbeddingDistiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         n_experts: int,

@@ -18,8 +18,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.losses.embedding import kept_at_random, unit_rows
 from recbole_kd.ops.cooccurrence_graph import WeightedGraph, nearest_neighbours, normalised_graph
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.scoring.scorer import Scorer
-from recbole_kd.scoring.vector_models import encoder_of, no_tables
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -49,7 +48,7 @@ class FreqD(EmbeddingDistiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         n_neighbours: Count = 5,
@@ -73,6 +72,8 @@ class FreqD(EmbeddingDistiller):
 
     @classmethod
     def check_student(cls, model: type) -> None:
+        from recbole_kd.scoring.vector_models import encoder_of, no_tables  # here: a method itself needs no RecBole
+
         super().check_student(model)
         if encoder_of(model) is not None:
             raise _not_its_own(no_tables(model))

@@ -8,7 +8,7 @@ from torch import Tensor
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import SIDES, EmbeddingDistiller, Side
 from recbole_kd.losses.embedding import full_topology_distance
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -22,7 +22,7 @@ class FTD(EmbeddingDistiller):
     pairs grows with the square of the batch, so use a small kd_weight.
     """
 
-    def __init__(self, student: Scorer, teacher: TeacherScores, *, seed: int = 0) -> None:
+    def __init__(self, student: StudentScores, teacher: TeacherScores, *, seed: int = 0) -> None:
         super().__init__(student, teacher, seed=seed)
         self._inverse_lengths = {
             side: 1 / table.norm(dim=1).clamp_min(1e-12) for side, table in self.teacher_vectors.items()

@@ -11,7 +11,7 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy, full_cross_entropy_of_rows
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops.topk import blocks
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.kept_rows import KeptRows
 
@@ -34,7 +34,9 @@ class FullCE(Distiller):
     requires = frozenset({"full"})
     needs_set_scores = False
 
-    def __init__(self, student: Scorer, teacher: TeacherScores, *, temperature: Positive = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self, student: StudentScores, teacher: TeacherScores, *, temperature: Positive = 1.0, seed: int = 0
+    ) -> None:
         super().__init__(student, teacher, seed=seed)
         self.temperature = temperature
         self._kept = KeptRows.of(teacher, student.device)

@@ -13,7 +13,7 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.losses.hetcomp import coarse_terms, fine_terms, list_distance, merged_lists
 from recbole_kd.losses.unlisted_logsumexp import ListedRows, rest_above, rest_above_of, rest_above_rows
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 SLACKENING = 0.995
@@ -63,7 +63,7 @@ class HetComp(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: ItemCount = 50,

@@ -12,7 +12,7 @@ from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.embedding_base import SIDES, AnnealFactor, EndTemperature, ExpertDistiller, Side
 from recbole_kd.losses.embedding import cosine_distance_to, group_means, grouped_topology_distance
 from recbole_kd.ops.threads import same_on_any_threads
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -39,7 +39,7 @@ class HTD(ExpertDistiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         alpha: Share = 0.9,

@@ -18,7 +18,7 @@ from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import sample_without_replacement
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -58,7 +58,7 @@ class PCKD(DE):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         alpha: NonNegative = 0.5,

@@ -13,7 +13,7 @@ from recbole_kd.losses.decoupled import binary_divergence, decoupled_divergence,
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside
 from recbole_kd.ops.topk import blocks
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -55,7 +55,7 @@ class PromptMM(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         n_negatives: ItemCount = 10,

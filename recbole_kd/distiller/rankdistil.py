@@ -15,7 +15,7 @@ from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside, sample_without_replacement, union_of
 from recbole_kd.ops.topk import blocks
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -46,7 +46,7 @@ class RankDistil(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: Annotated[ItemCount, Le(2**15)] = 50,

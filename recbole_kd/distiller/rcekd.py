@@ -23,7 +23,7 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import sample_without_replacement
 from recbole_kd.ops.sampling_by_count import draw_by_count
 from recbole_kd.ops.topk import blocks, in_blocks, strike_out
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"]
@@ -92,7 +92,7 @@ class RCEKD(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: ItemCount = 50,

@@ -14,7 +14,7 @@ from recbole_kd.distiller.importance import ListWeighted, Shares, importance
 from recbole_kd.losses.ranking import discrepancy_weights, pointwise_loss, share_above
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -49,7 +49,7 @@ class RD(ListWeighted):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: ItemCount = 30,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from recbole_kd.losses.list_cross_entropy import Lists, cross_entropy_of_scores, cross_entropy_of_vectors
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 
 
 def listed_cross_entropy(
-    student: Scorer, queries: Tensor, weights: Tensor, lists: Lists, temperature: float = 1.0
+    student: StudentScores, queries: Tensor, weights: Tensor, lists: Lists, temperature: float = 1.0
 ) -> Tensor:
     """Return the weighted sum of some queries' cross-entropies on their lists.
 

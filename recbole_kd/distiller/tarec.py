@@ -16,7 +16,7 @@ from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkh
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside, union_of
 from recbole_kd.ops.topk import blocks
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 Distance = Literal["rank", "score", "sinkhorn"]
@@ -76,7 +76,7 @@ class TARec(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         k: ItemCount = 100,

@@ -15,7 +15,7 @@ from recbole_kd.losses.ranking import pairwise_loss
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import draw_unequal_positions, reach
 from recbole_kd.ops.topk import blocks, strike_out, top_k
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 LEAST_TAU = 0.2
@@ -51,7 +51,7 @@ class UnKD(Distiller):
 
     def __init__(
         self,
-        student: Scorer,
+        student: StudentScores,
         teacher: TeacherScores,
         *,
         groups: ItemCount = 4,

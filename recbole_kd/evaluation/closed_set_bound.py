@@ -9,7 +9,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.evaluation.teacher_rank_curve import ranks_of
 from recbole_kd.losses.cross_entropy import cross_entropy, is_closed, ndcg_on_set, teacher_probabilities
 from recbole_kd.ops.topk import blocks
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 SET_SIZE = 50
@@ -19,7 +19,7 @@ MOST_QUERIES = 1000
 
 
 @torch.no_grad()
-def closed_set_bound(student: Scorer, teacher: TeacherScores) -> dict[str, float]:
+def closed_set_bound(student: StudentScores, teacher: TeacherScores) -> dict[str, float]:
     r"""Return the partial NDCG of the student on its own and on the teacher's top list, and the bound.
 
     The student's own top list J is closed, so that :math:`NDCG_J \ge \exp(-L_{CE}(u;J))` for each query. The teacher's
@@ -56,7 +56,7 @@ def closed_set_bound(student: Scorer, teacher: TeacherScores) -> dict[str, float
 NAMES = ("closed_ndcg", "closed_bound", "closed_gap", "teacher_list_ndcg", "teacher_list_closed")
 
 
-def _measured(student: Scorer, teacher: TeacherScores) -> Tensor:
+def _measured(student: StudentScores, teacher: TeacherScores) -> Tensor:
     """Return the ids of the measured queries, int64 ``[Q]``.
 
     The pad is left out, and so are queries that the teacher knows nothing about.

@@ -13,7 +13,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
 from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
-from recbole_kd.data.fingerprint import without_histories
+from recbole_kd.data.fingerprint_comparison import without_histories
 from recbole_kd.data.histories.sequence_dataset import reads_histories
 from recbole_kd.data.item_features.configured import FEATURE_KEYS
 from recbole_kd.data.sampled_candidates import samples_candidates

@@ -39,6 +39,7 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.ops.gathered_dot import gathered_dot
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.scoring.candidate_index import CandidateIndex
 from recbole_kd.scoring.frozen import FrozenCache, evaluation_mode
 from recbole_kd.scoring.own_scores import OwnScores, catalogue_size
@@ -50,7 +51,7 @@ HISTORIES_PER_CALL = 512
 """Histories that are encoded at a time outside a training step."""
 
 
-class Scorer:
+class Scorer(StudentScores):
     """The scores of one model at its queries.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_kd.config.argument_kinds import Kind, instance_of
-from recbole_kd.data.fingerprint import describe_mismatch, first_mismatch
+from recbole_kd.data.fingerprint_comparison import describe_mismatch, first_mismatch
 from recbole_kd.errors import TeacherError
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import top_k_in_blocks

@@ -13,9 +13,9 @@ from torch import Tensor
 from recbole_kd.data.histories.recbole_rows import query_field
 from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.data.vectorised_batches import batches_of
-from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
+from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.set_scores import SetScores
 from recbole_kd.distributed.batch_shard import BatchShard, ShardInteraction, shard_of
-from recbole_kd.ops.topk import blocks
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -48,8 +48,7 @@ def check_teacher_of(teacher: TeacherScores, train_data: Any) -> None:
 class TeacherAwareLoader:
     """A RecBole training loader whose batches are yielded as :class:`KDInteraction`.
 
-    The teacher scores the distiller's item sets once per epoch and query, not once per row of every batch. A set that
-    the distiller kept is not scored again.
+    Its item sets are scored by :class:`recbole_kd.distiller.set_scores.SetScores`.
 
     Args:
         loader: any RecBole training loader (pairwise, pointwise, or per user).
@@ -64,7 +63,7 @@ class TeacherAwareLoader:
         self._query_field = query_field(loader)
         self._by_user = getattr(loader._dataset, "user_rows", None) is not None
         self._item_field = getattr(loader._dataset, "iid_field", None)
-        self._asked: dict[str, tuple[Tensor, Tensor]] = {}
+        self._sets = SetScores(distiller, teacher)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -97,29 +96,9 @@ class TeacherAwareLoader:
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
             owners: int64, the query of each positive. If None, each row has one positive.
         """
-        queries, counts = torch.unique(self._positive_rows(rows), return_counts=True)
-        real = queries != 0  # the per-user loader lists the pad
-        queries, counts = queries[real], counts[real]
-        n_rows, n_queries = int(counts.sum()), len(queries)
-        queries, counts = self._covered(queries, counts)
-        at = queries.to(self.distiller.student_scorer.device)
-        sets = {name: ItemSet(ids, scores, at) for name, (ids, scores) in self._asked.items()}
-        if positives is not None and owners is None:
-            owners = self._positive_rows(rows)
-        positives, negatives, owners = (
-            None if ids is None else ids.to(at.device) for ids in (positives, negatives, owners)
-        )
-        batch = DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
-        if len(queries) == n_queries:
-            return batch
-        return replace(batch, share=int(counts.sum()) / n_rows, whole_rows_per_query=n_rows / n_queries)
-
-    def _covered(self, queries: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the queries that the teacher knows, with their counts. The others have no KD term."""
-        if self.teacher.covered is None:
-            return queries, counts
-        known = self.teacher.covered.to(queries.device)[queries]
-        return queries[known], counts[known]
+        queries = self._positive_rows(rows)
+        owners = queries if positives is not None and owners is None else owners
+        return self._sets.batch_of(queries, positives, negatives, owners)
 
     def _in_whole(self, batch: DistillBatch, shard: BatchShard) -> DistillBatch:
         """Return the batch of a shard, with its share of the whole batch."""
@@ -159,25 +138,9 @@ class TeacherAwareLoader:
         return items[:n_positive], items[n_positive:] if n_positive < n_rows else None
 
     def let_go(self) -> None:
-        """Free the sets that are about to be redrawn, so that old and new are not both in memory."""
-        for name in self.distiller.drawn_sets:
-            self._asked.pop(name, None)
+        """Free the sets that are about to be redrawn."""
+        self._sets.let_go()
 
     def ask_teacher(self) -> None:
         """Compute the teacher's scores of the current item sets, at the start of each epoch."""
-        asked: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, ids in self.distiller.item_sets.items():
-            known = self._asked.get(name)
-            asked[name] = known if known is not None and known[0] is ids else (ids, self._scores_of(ids))
-        self._asked = asked
-
-    def _scores_of(self, ids: Tensor) -> Tensor:
-        if not self.distiller.needs_set_scores:
-            return torch.empty(len(ids), 0, device=ids.device)
-        sharing, n = self.distiller.student_scorer.sharing, len(ids)
-        own = slice(0, n) if sharing is None else sharing.slice_of(n)
-        queries, mine = torch.arange(own.start, own.stop, device=ids.device), ids[own]
-        width = self.teacher.n_items if self.teacher.store != "factors" else 8 * ids.shape[1]
-        parts = [self.teacher.at(queries[rows], mine[rows]) for rows in blocks(len(mine), width, ids.device)]
-        scores = torch.cat([torch.empty(0, ids.shape[1], device=ids.device), *parts])
-        return scores if sharing is None else sharing.gather(scores, n)
+        self._sets.ask_teacher()

@@ -14,11 +14,11 @@ from recbole_kd.distiller.derrd import DERRD
 from recbole_kd.distiller.expert_networks import ExpertMixture
 from recbole_kd.distiller.htd import HTD
 from recbole_kd.distiller.pckd import PCKD
+from recbole_kd.distiller.set_scores import SetScores
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import same_on_any_threads
 from recbole_kd.ops.topk import top_k
 from recbole_kd.training.determinism import repeatable
-from recbole_kd.training.teacher_loader import TeacherAwareLoader
 from tests.support.embedding_stubs import random_pair
 
 
@@ -84,11 +84,9 @@ def test_methods_with_experts_have_the_same_bits(name: str, temperature: float, 
 def _batch(distiller: Any, n: int) -> Any:
     generator = torch.Generator().manual_seed(4)
     rows, positives, negatives = (torch.randint(1, 1999, (n,), generator=generator) for _ in range(3))
-    loader = TeacherAwareLoader.__new__(TeacherAwareLoader)
-    loader.distiller, loader.teacher, loader._asked = distiller, distiller.teacher_scores, {}
-    loader.loader = type("Loader", (), {"times": 1})()
-    loader.ask_teacher()
-    return loader.batch_of(rows, positives, negatives)
+    sets = SetScores(distiller, distiller.teacher_scores)
+    sets.ask_teacher()
+    return sets.batch_of(rows, positives, negatives, rows)
 
 
 @pytest.mark.parametrize("few", [False, True])

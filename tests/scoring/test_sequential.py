@@ -15,7 +15,8 @@ from recbole.utils import init_seed
 
 import recbole_kd
 from recbole_kd.cli.run import main
-from recbole_kd.data.fingerprint import data_fingerprint, without_histories
+from recbole_kd.data.fingerprint import data_fingerprint
+from recbole_kd.data.fingerprint_comparison import without_histories
 from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.data.split_and_loaders import make_loaders, split_data
 from recbole_kd.data.train_items import query_items, train_items

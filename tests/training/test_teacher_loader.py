@@ -151,7 +151,7 @@ def test_the_teacher_is_asked_in_blocks(tiny_dataset: TinyData, monkeypatch: pyt
     case = build_case(tiny_dataset, "MF")
     expected, _ = wrapped(case)
     monkeypatch.setattr(
-        "recbole_kd.training.teacher_loader.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7))
+        "recbole_kd.distiller.set_scores.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7))
     )
     loader, _ = wrapped(case)
     assert isinstance(loader.teacher, Recorded)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_kd.scoring.scorer import Scorer
+from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.stores.factors import FactorScores
 
@@ -22,7 +22,7 @@ class OnlineScores(TeacherScores):
 
     store = "online"
 
-    def __init__(self, scorer: Scorer, manifest: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, scorer: StudentScores, manifest: Mapping[str, Any] | None = None) -> None:
         super().__init__(scorer.n_queries, scorer.n_items, manifest)
         self._scorer = scorer
         self._factors: FactorScores | None = None
