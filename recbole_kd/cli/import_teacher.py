@@ -32,7 +32,7 @@ EXAMPLES = [
     "--dataset=ml-100k --out=teacher",
 ]
 FILES_OF_VECTORS = ("item_vectors", "user_ids", "item_ids")
-COLUMNS = ("user", "item", "score", "rank", "confidence")
+COLUMNS = ("user", "item", "score", "rank", "confidence", "position")
 STAND_IN = {"general": "MF", "sequential": "SASRec"}
 """A model whose settings of the data are those of every run."""
 
@@ -57,6 +57,7 @@ def _parser() -> SentenceParser:
     value.add_argument("--score", metavar="COLUMN", help="column of scores, of which the highest is best")
     value.add_argument("--rank", metavar="COLUMN", help="column of ranks, of which the lowest is best")
     add("--confidence", metavar="COLUMN", help="column of the teacher's confidence, from 0, for kd_list_weights")
+    add("--position", metavar="COLUMN", help="column of the number of a user's interactions before the list, from 1")
     add(
         "--temperature",
         type=float,
@@ -147,6 +148,7 @@ def _report(out: Path, teacher: TeacherScores) -> str:
     lines = [
         f"{out}: lists of {found['users']:,} of {found['of_users']:,} users, with {found['items']:,} of "
         f"{found['of_items']:,} items",
+        *([f"for {found['histories']:,} of {found['of_histories']:,} histories"] if "histories" in found else []),
         *(f"left out: {words}" for words in left_out(counts)),
     ]
     return "\n".join(lines)

@@ -59,6 +59,8 @@ def _lines(figures: Mapping[str, Any]) -> list[str]:
     else:
         users, items = (f"{coverage[part]:,} of {coverage[f'of_{part}']:,} {part}" for part in ("users", "items"))
         lines.append(f"covers {users} and {items}")
+        if "histories" in coverage:
+            lines.append(f"has a list for {coverage['histories']:,} of {coverage['of_histories']:,} histories")
         if "list_length" in coverage:
             lines.append("list length: " + ", ".join(f"{name} {n:,}" for name, n in coverage["list_length"].items()))
     lines += [

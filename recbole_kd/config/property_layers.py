@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole_kd.config.parsing import read_config_file
+from recbole_kd.errors import ConfigError
 
 
 def layers(*names: str) -> tuple[dict[str, Any], list[str]]:
@@ -65,17 +67,54 @@ def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple
     """Return the property layers of a distilled student, on top of :func:`student_layers`.
 
     Methods that are combined (``RCEKD+DE``) each keep their own ``kd_*`` keys, as ``kd_k.RCEKD``. Keys of the student's
-    base training in such a file belong to its method alone, and are left out.
+    base training apply if no two of the methods set them differently; see :func:`check_training_keys`.
     """
     if "+" in kd:
         merged: dict[str, Any] = {}
         applied: list[str] = []
-        for part in (name.strip() for name in kd.split("+")):
+        for part in _parts_of(kd):
             own, files = distiller_layers(part, dataset, student, teacher)
             merged |= {f"{key}.{part}": value for key, value in own.items() if key.startswith("kd_")}
             applied += files
-        return merged, applied
+        shared = _training_keys(kd, dataset, student, teacher).items()
+        agreed = {key: values[0] for key, of in shared if len(values := list(dict.fromkeys(of.values()))) == 1}
+        return {**merged, **agreed}, applied
     return layers(f"distiller/{kd}", f"distiller/{kd}-{dataset}-{public_name(student)}-{public_name(teacher)}")
+
+
+def check_training_keys(kd: str, dataset: str, student: str, teacher: str, given: Mapping[str, Any]) -> None:
+    """Refuse combined methods whose property files train the student differently, unless the user says how.
+
+    Args:
+        kd: the methods, ``RCEKD+DE``. dataset, student, teacher: as of :func:`distiller_layers`.
+        given: keys of the user.
+
+    Raises:
+        ConfigError: names the key, the methods and their values.
+    """
+    if "+" not in kd:
+        return
+    for key, of in _training_keys(kd, dataset, student, teacher).items():
+        if key not in given and len(set(of.values())) > 1:
+            said = ", ".join(f"{part} with {key}={value:g}" for part, value in of.items())
+            raise ConfigError(
+                f"--kd={kd} combines methods that are published with different {key} for {student} under {teacher} on "
+                f"{dataset} ({said}): say which, such as --{key}={next(iter(of.values())):g}"
+            )
+
+
+def _training_keys(kd: str, dataset: str, student: str, teacher: str) -> dict[str, dict[str, Any]]:
+    """Return the keys of base training that the property files of combined methods set: key -> method -> value."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in _parts_of(kd):
+        for key, value in distiller_layers(part, dataset, student, teacher)[0].items():
+            if not key.startswith("kd_"):
+                found.setdefault(key, {})[part] = value
+    return found
+
+
+def _parts_of(kd: str) -> list[str]:
+    return [name.strip() for name in kd.split("+")]
 
 
 def names_in(folder: str) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from recbole_kd.config.value_types import ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch
-from recbole_kd.distiller.importance import ListWeighted, Shares, importance
+from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance, log_of
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.ops.ragged import Ragged
@@ -62,8 +61,7 @@ class CE(ListWeighted):
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         if options["guide"] == "student":
             return dict.fromkeys(("list_weights", "list_tau"), "kd_guide=student")
-        by_rank = (options.get("list_weights") or {}).get("position")
-        return {} if by_rank else {"list_tau": "kd_list_weights without a position"}
+        return idle_list_tau(options)
 
     @classmethod
     def draws(cls, options: Mapping[str, Any]) -> bool:
@@ -87,7 +85,7 @@ class CE(ListWeighted):
             self._list_of(self.student_scorer)
         elif self.shares is not None and (self._log_weights is None or self.shares.get("agreement")):
             weights = importance(self, self.shares, self.item_sets["list"], self.list_tau)
-            self._lists, self._log_weights = None, weights.clamp(min=torch.finfo(torch.float32).tiny).log()
+            self._lists, self._log_weights = None, log_of(weights)
 
     def _list_of(self, guide: StudentScores | TeacherScores) -> None:
         self._lists = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor
 
 from recbole_kd.config.validation import invalid, try_value
@@ -22,7 +23,9 @@ Shares = Annotated[
 EXAMPLE = {"position": 0.3, "agreement": 0.1}
 
 
-def importance(distiller: Distiller, shares: Mapping[Any, float], ids: Tensor, tau: float) -> Tensor:
+def importance(
+    distiller: Distiller, shares: Mapping[Any, float], ids: Tensor, tau: float, own: Tensor | None = None
+) -> Tensor:
     """Return the weights of a list's items for all queries, float32 ``[n_queries, K]``.
 
     Args:
@@ -30,14 +33,30 @@ def importance(distiller: Distiller, shares: Mapping[Any, float], ids: Tensor, t
         shares: of the terms.
         ids: int64 ``[n_queries, K]``, the teacher's lists, with 0 where a list is shorter.
         tau: T of the position's term.
+        own: int64 ``[n_queries, K]``, the student's lists; None ranks its items here if the agreement counts.
     """
     queries, confidence, agreed = distiller.all_queries(), None, None
     if shares.get("confidence"):
         confidence = distiller.teacher_scores.confidence(queries, ids)
     if shares.get("agreement"):
         masked = distiller.train_items if distiller.mask_train else None
-        agreed = is_in(ids, distiller.student_scorer.top_k(queries, ids.shape[1], masked)[0])
+        own = distiller.student_scorer.top_k(queries, ids.shape[1], masked)[0] if own is None else own
+        agreed = is_in(ids, own)
     return list_weights(shares, ids > 0, tau, confidence, agreed)
+
+
+def log_of(weights: Tensor) -> Tensor:
+    """Return the logarithm of weights, finite where a weight is 0.
+
+    Added to a teacher's scores, times the temperature, it multiplies their softmax by the weights.
+    """
+    return weights.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def idle_list_tau(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``list_tau`` with what makes it idle, or nothing if it is read."""
+    by_rank = (options.get("list_weights") or {}).get("position")
+    return {} if by_rank else {"list_tau": "kd_list_weights without a position"}
 
 
 class ListWeighted(Distiller):

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positive, Share
-from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
+from recbole_kd.distiller.base import DistillBatch, ItemSet
+from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance, log_of
 from recbole_kd.distiller.rcekd_gamma import OF_THE_EPOCH, GammaRule, check_gamma, gamma_weights, idle_of_gamma
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
+from recbole_kd.losses.list_weights import weights_at
 from recbole_kd.ops.membership import is_in
 from recbole_kd.ops.order_statistics import counts_below, counts_of_lower
 from recbole_kd.ops.ragged import Ragged
@@ -42,7 +44,7 @@ OF_THE_WEIGHTS = ("tau", "beta", "gamma", "gamma_constant", "gamma_epochs")
 comparison of variants can share them."""
 
 
-class RCEKD(Distiller):
+class RCEKD(ListWeighted):
     r"""RCE-KD: cross-entropy on the student's list and on the missing teacher items.
 
     From "Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems". The teacher's top-K
@@ -83,6 +85,10 @@ class RCEKD(Distiller):
         gamma: rule, see :func:`recbole_kd.distiller.rcekd_gamma.gamma_weights`.
         gamma_constant, gamma_epochs: arguments of that rule, the constant and Tmax.
         mask_train: leave training items out of all lists. If empty, ``faithful`` decides.
+        list_weights: shares of rank, confidence and agreement in the weights of the teacher's list
+            (:func:`recbole_kd.losses.list_weights.list_weights`), by which the teacher's softmaxes are multiplied,
+            renormalised. An item outside the list has its smallest weight.
+        list_tau: T of the rank's term.
     """
 
     in_threads = True
@@ -108,6 +114,8 @@ class RCEKD(Distiller):
         gamma_constant: Share = 0.5,
         gamma_epochs: Count | None = None,
         mask_train: bool | None = None,
+        list_weights: Shares | None = None,
+        list_tau: Positive = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
@@ -125,10 +133,13 @@ class RCEKD(Distiller):
         self._gamma = torch.empty(0)
         self._overlaps: Tensor | None = None
         self._lists: Lists | None = None
+        self.shares, self.list_tau = list_weights, list_tau
+        self._log_weights: Tensor | None = None
         self._figures: dict[str, float] = {}
 
     @classmethod
     def check(cls, n_queries: int, n_items: int, options: Mapping[str, Any]) -> None:
+        super().check(n_queries, n_items, options)
         given = options["candidates"]
         if given is None:
             given = "all" if options["faithful"] == "paper" else options["code_candidates"]
@@ -141,7 +152,11 @@ class RCEKD(Distiller):
     @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         variant, faithful = options["variant"], options["faithful"]
-        unread = {} if variant in ("rce", "const") else dict.fromkeys(OF_THE_WEIGHTS, f"kd_variant={variant}")
+        unread = idle_list_tau(options)
+        if variant == "full_ce":
+            unread = dict.fromkeys(("list_weights", "list_tau"), "kd_variant=full_ce")
+        if variant not in ("rce", "const"):
+            unread |= dict.fromkeys(OF_THE_WEIGHTS, f"kd_variant={variant}")
         if options["candidates"] is not None:
             unread["code_candidates"] = f"kd_candidates={options['candidates']}"
         elif faithful == "paper":
@@ -154,15 +169,17 @@ class RCEKD(Distiller):
 
     @classmethod
     def needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
-        return cls.requires | {"full"} if options["variant"] == "full_ce" else cls.requires
+        return cls.requires | {"full"} if options["variant"] == "full_ce" else super().needs(options)
 
     @classmethod
     def draws(cls, options: Mapping[str, Any]) -> bool:
-        return options["variant"] not in WITHOUT_STUDENT
+        return cls.asks_student(options)
 
     @classmethod
     def asks_student(cls, options: Mapping[str, Any]) -> bool:
-        return options["variant"] not in WITHOUT_STUDENT
+        if options["variant"] not in WITHOUT_STUDENT:
+            return True
+        return options["variant"] != "full_ce" and super().asks_student(options)
 
     @classmethod
     def draws_unlisted(cls, options: Mapping[str, Any]) -> bool:
@@ -179,6 +196,7 @@ class RCEKD(Distiller):
 
     def draw_item_sets(self, epoch: int) -> None:
         if self.variant in WITHOUT_STUDENT:
+            self._weigh_list()
             return
         self._lists, self.item_sets = None, {}
         # Free the old sets before the new ones are drawn.
@@ -198,12 +216,25 @@ class RCEKD(Distiller):
         names = {"wo_t": ("own",), "wo_sep": ("own", "teacher_list")}.get(
             self.variant, ("own", "drawn", "teacher_list")
         )
+        self._weigh_list()
         drawn = self._chosen[:, self.k : -self.k]
         sets = {"own": self._chosen[:, : self.k], "drawn": drawn, "teacher_list": self._teacher_list}
         self.item_sets = {name: sets[name] for name in names}
         if shares:
             self._overlaps = shares[0]
             self._weigh(epoch, *shares)
+
+    def _weigh_list(self) -> None:
+        """Set the logarithms of the list weights of all items chosen, if ``list_weights`` is set."""
+        if self.shares is None or self.variant == "full_ce":
+            return
+        chosen = self._chosen if self.variant not in WITHOUT_STUDENT else None
+        if chosen is None and self._log_weights is not None and not self.shares.get("agreement"):
+            return
+        own = None if chosen is None else chosen[:, : self.k]
+        weights = importance(self, self.shares, self._teacher_list, self.list_tau, own)
+        self._lists = None
+        self._log_weights = log_of(weights if chosen is None else weights_at(chosen, self._teacher_list, weights))
 
     def follow_epoch(self, epoch: int) -> None:
         """Recompute gamma from the last overlaps if its rule depends on the epoch."""
@@ -348,6 +379,8 @@ class RCEKD(Distiller):
         That is the lists of all queries, the teacher's softmax on them, and the weights of the two cross-entropies.
         """
         teacher = torch.cat([s.all_teacher for s in sets], dim=1)
+        if self._log_weights is not None:
+            teacher = teacher + self.temperature * self._log_weights
         if self.variant in ("vanilla_ce", "wo_s"):
             return Lists.of(
                 self._teacher_list, teacher, self._teacher_valid, [teacher.shape[1]], None, self.temperature

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_kd.config.value_types import AtMost, Count, ItemCount, Positive
-from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside, sample_without_replacement, union_of
@@ -17,7 +18,7 @@ from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 
-class RRD(Distiller):
+class RRD(ListWeighted):
     r"""Relaxed ranking distillation: the teacher's order on top, other items below.
 
     Kang et al., CIKM 2020. Each epoch draws K interesting items from the teacher's best ``candidates`` (without
@@ -39,7 +40,13 @@ class RRD(Distiller):
         tau: T.
         sampling: ``rank`` as above; ``score`` by softmax(r^T/T); ``none`` takes the first K.
         sort: put the interesting items into the teacher's order. False leaves them in the random order of the draw.
+        list_weights: shares of rank, confidence and agreement in the weights of the candidates
+            (:func:`recbole_kd.losses.list_weights.list_weights`), by which the terms of the interesting items are
+            multiplied. They have mean 1 over the items drawn, so that lambda keeps its meaning.
+        list_tau: T of the rank's term.
     """
+
+    ranks_student = True
 
     mask_train = True
     needs_set_scores = False
@@ -56,11 +63,16 @@ class RRD(Distiller):
         tau: Positive = 10.0,
         sampling: Literal["rank", "score", "none"] = "rank",
         sort: bool = True,
+        list_weights: Shares | None = None,
+        list_tau: Positive = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, teacher, seed=seed)
         self.k, self.n_samples, self.candidates, self.tau = k, n_samples, candidates, tau
         self.sampling, self.sort = sampling, sort
+        self.shares, self.list_tau = list_weights, list_tau
+        self._importance: Tensor | None = None
+        self._term_weights: Tensor | None = None
         self._listed = torch.empty(0, dtype=torch.int64)
         self._log_weights = torch.empty(0)
         self._outside: Outside | None = None
@@ -72,7 +84,7 @@ class RRD(Distiller):
     @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         first = options["sampling"] == "none"
-        return dict.fromkeys(("tau", "sort"), "kd_sampling=none") if first else {}
+        return {**idle_list_tau(options), **(dict.fromkeys(("tau", "sort"), "kd_sampling=none") if first else {})}
 
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
@@ -89,20 +101,34 @@ class RRD(Distiller):
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         uninteresting = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
+        places = self._places()
+        if self.shares is not None:
+            self._weigh(self.shares, places)
         self.item_sets = {
-            "interesting": self._interesting(), "uninteresting": self.without_uncounted(uninteresting),
+            "interesting": self._listed.gather(1, places), "uninteresting": self.without_uncounted(uninteresting),
         }  # fmt: skip
 
-    def _interesting(self) -> Tensor:
+    def _places(self) -> Tensor:
+        """Return the places of the interesting items among the candidates, int64 ``[n_queries, K]``."""
         if self.sampling == "none":
-            return self._listed[:, : self.k]
+            return torch.arange(self.k, device=self._listed.device).expand(len(self._listed), -1)
         places = sample_without_replacement(self._log_weights, self.k, self.generator)
-        return self._listed.gather(1, places.sort(dim=1).values if self.sort else places)
+        return places.sort(dim=1).values if self.sort else places
+
+    def _weigh(self, shares: Shares, places: Tensor) -> None:
+        """Set the weights of the interesting items, float32 ``[n_queries, K]``, of mean 1 over those that count."""
+        if self._importance is None or shares.get("agreement"):
+            self._importance = importance(self, shares, self._listed, self.list_tau)
+        weights = self._importance.gather(1, places)
+        counts = (self._listed.gather(1, places) > 0).sum(1, keepdim=True)
+        total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        self._term_weights = weights * (counts / total)
 
     def forward(self, batch: DistillBatch) -> Tensor:
         ids = torch.cat([batch.sets["interesting"].ids, batch.sets["uninteresting"].ids], dim=1)
         scores, valid = self.student_scorer.at(batch.queries, ids), ids > 0
+        weights = None if self._term_weights is None else self._term_weights[batch.queries].unsqueeze(1)
         loss = listwise_loss(
-            scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :]
+            scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :], weights
         )
         return self.reduce_distinct(loss, batch.weights)

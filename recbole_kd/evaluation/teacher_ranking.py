@@ -12,7 +12,7 @@ from recbole.evaluator.collector import Collector
 from recbole_kd.data.split_and_loaders import Splits, make_loaders
 from recbole_kd.evaluation.loader_items import items_of_rows, items_of_users, over_all_users, rows_of
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.stores.remapped import N_USERS, MappedScores
+from recbole_kd.teacher.stores.remapped import N_USERS, MappedScores, asked_as
 
 
 def teacher_metrics(config: Any, splits: Splits, teacher: TeacherScores) -> dict[str, Any]:
@@ -27,14 +27,20 @@ def teacher_metrics(config: Any, splits: Splits, teacher: TeacherScores) -> dict
         teacher: scores by user.
 
     Returns:
-        ``valid`` and ``test``, each None if it is not measured: the teacher reads histories, a catalogue is sampled, or
-        a metric needs more than the ranked lists.
+        ``valid`` and ``test``, each None if it is not measured: a catalogue is sampled, a metric needs more than the
+        ranked lists, there are several teachers, or the histories of the phase are not among those that a teacher of
+        histories answers about, which hold training items only.
     """
     unknown: dict[str, Any] = {"valid": None, "test": None}
-    if N_USERS in teacher.manifest or len(teacher.members) > 1 or not _needs_lists_only(config):
+    if len(teacher.members) > 1 or not _needs_lists_only(config):
         return unknown
+    measured = list(unknown)
+    if N_USERS in teacher.manifest:
+        measured = measured if config["eval_protocol"] == "paper" else ["valid"]
+        whole = torch.arange(int(teacher.manifest[N_USERS]))
+        teacher = asked_as(teacher, whole, whole)
     loaders = make_loaders(config, splits)
-    return {phase: _metrics_on(config, getattr(loaders, phase), teacher) for phase in unknown}
+    return unknown | {phase: _metrics_on(config, getattr(loaders, phase), teacher) for phase in measured}
 
 
 def _needs_lists_only(config: Any) -> bool:

@@ -48,3 +48,16 @@ def list_weights(
         total += shares["agreement"] * (agreed.float() + LEAST)
     total = total.masked_fill(~valid, 0.0)
     return total / total.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def weights_at(ids: Tensor, listed: Tensor, weights: Tensor) -> Tensor:
+    """Return the list weights of any items, float32 ``[U, n]``; one outside the list has the smallest of its row.
+
+    Args:
+        ids: int64 ``[U, n]``. listed: int64 ``[U, K]``, the lists, with 0 where a list is shorter. weights: float32
+            ``[U, K]``, of the lists' items.
+    """
+    ordered, order = listed.sort(dim=1)
+    place = torch.searchsorted(ordered, ids.contiguous()).clamp_(max=listed.shape[1] - 1)
+    least = weights.masked_fill(listed == 0, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=1.0)
+    return torch.where(ordered.gather(1, place) == ids, weights.gather(1, order.gather(1, place)), least)

@@ -18,7 +18,11 @@ TINY = 1e-30
 
 
 def listwise_loss(
-    listed: Tensor, rest: Tensor, valid: Tensor | None = None, rest_valid: Tensor | None = None
+    listed: Tensor,
+    rest: Tensor,
+    valid: Tensor | None = None,
+    rest_valid: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Return the negative log-likelihood of ordered lists above an unordered rest.
 
@@ -33,6 +37,7 @@ def listwise_loss(
         listed: float ``[B, S, K]``, scores of S lists a row, each in its own order.
         rest: float ``[B, L]``, scores of the row's rest, shared by its lists; L may be 0.
         valid, rest_valid: bool of these shapes, False leaves an item out of every sum; None means all.
+        weights: float32 ``[B, S, K]``, constants, by which the term of each k is multiplied; None means 1.
 
     Returns:
         float32 ``[B, S]``; 0 for a list without a valid item.
@@ -42,7 +47,7 @@ def listwise_loss(
         listed = listed.masked_fill(~valid, -torch.inf)
     if rest_valid is not None:
         rest = rest.masked_fill(~rest_valid, -torch.inf)
-    result: Tensor = _Listwise.apply(listed, rest)
+    result: Tensor = _Listwise.apply(listed, rest, weights)
     return result
 
 
@@ -50,11 +55,11 @@ class _Listwise(torch.autograd.Function):
     """The list-wise loss with its closed-form gradient.
 
     With b_k the k-th denominator, dL/dr_j is e^{r_j} sum_{k <= j} 1/b_k - 1 in the list and e^{r_j} sum_k 1/b_k in
-    the rest.
+    the rest. Weights w_k take the place of the ones.
     """
 
     @staticmethod
-    def forward(ctx: Any, listed: Tensor, rest: Tensor) -> Tensor:
+    def forward(ctx: Any, listed: Tensor, rest: Tensor, weights: Tensor | None) -> Tensor:
         counts = listed > -torch.inf
         top = listed.amax((1, 2))
         if rest.shape[1]:
@@ -65,29 +70,35 @@ class _Listwise(torch.autograd.Function):
         below = listed_exp.flip(2).cumsum(2).flip(2).add_(rest_exp.sum(1).view(-1, 1, 1))
         ctx.in_logs = bool(((below < TINY) & counts).any())
         if ctx.in_logs:
-            return _Listwise.in_log_space(ctx, listed, rest, counts)
-        inverse = below.reciprocal().masked_fill_(~counts, 0.0).cumsum_(2)
-        ctx.save_for_backward(listed_exp.mul_(inverse).sub_(1.0), rest_exp, inverse[:, :, -1:].clone())
-        return below.log_().sub_(listed).masked_fill_(~counts, 0.0).sum(2)
+            return _Listwise.in_log_space(ctx, listed, rest, counts, weights)
+        inverse = below.reciprocal() if weights is None else weights / below
+        inverse = inverse.masked_fill_(~counts, 0.0).cumsum_(2)
+        of_listed = listed_exp.mul_(inverse).sub_(1.0 if weights is None else weights)
+        ctx.save_for_backward(of_listed, rest_exp, inverse[:, :, -1:].clone())
+        terms = below.log_().sub_(listed)
+        return (terms if weights is None else terms * weights).masked_fill_(~counts, 0.0).sum(2)
 
     @staticmethod
-    def in_log_space(ctx: Any, listed: Tensor, rest: Tensor, counts: Tensor) -> Tensor:
+    def in_log_space(ctx: Any, listed: Tensor, rest: Tensor, counts: Tensor, weights: Tensor | None) -> Tensor:
         """Return the same loss if exponentials underflow: slower, but never the logarithm of 0."""
         of_rest = rest.logsumexp(1).view(-1, 1, 1) if rest.shape[1] else rest.new_full((len(rest), 1, 1), -torch.inf)
         below = torch.logaddexp(listed.flip(2).logcumsumexp(2).flip(2), of_rest)
-        inverse = (-below).masked_fill_(~counts, -torch.inf).logcumsumexp(2)
-        ctx.save_for_backward((listed + inverse).exp_().sub_(1.0), rest, inverse[:, :, -1:].clone())
-        return (below - listed).masked_fill_(~counts, 0.0).sum(2)
+        inverse = -below if weights is None else weights.log() - below
+        inverse = inverse.masked_fill_(~counts, -torch.inf).logcumsumexp(2)
+        of_listed = (listed + inverse).exp_().sub_(1.0 if weights is None else weights)
+        ctx.save_for_backward(of_listed, rest, inverse[:, :, -1:].clone())
+        terms = below - listed
+        return (terms if weights is None else terms * weights).masked_fill_(~counts, 0.0).sum(2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         of_listed, rest, total = ctx.saved_tensors
         if ctx.in_logs:
             of_rest = ((rest.unsqueeze(1) + total).exp_() * grad.unsqueeze(2)).sum(1)
         else:
             of_rest = rest * (grad.unsqueeze(2) * total).sum(1)
-        return of_listed * grad.unsqueeze(2), of_rest
+        return of_listed * grad.unsqueeze(2), of_rest, None
 
 
 def pairwise_loss(better: Tensor, worse: Tensor, valid: Tensor) -> Tensor:

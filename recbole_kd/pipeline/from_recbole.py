@@ -22,7 +22,13 @@ from recbole.utils.argument_list import dataset_arguments
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
 from recbole_kd.config.known_keys import RECBOLE_KEYS
 from recbole_kd.config.merging import merge_sources
-from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers
+from recbole_kd.config.property_layers import (
+    check_training_keys,
+    distiller_layers,
+    layers,
+    public_name,
+    student_layers,
+)
 from recbole_kd.config.request_names import CONTROL
 from recbole_kd.config.schema import AUTO_WEIGHT
 from recbole_kd.config.validation import shown
@@ -40,9 +46,8 @@ from recbole_kd.pipeline.request_checks import check_effects, check_student_keys
 from recbole_kd.pipeline.stages import ensure_teachers
 from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.serving.earlier_student import KEY as INIT_FROM
-from recbole_kd.storage.files import read_manifest
 from recbole_kd.teacher.base import TeacherScores
-from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher
+from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher, named_at
 from recbole_kd.teacher.stores.lists import treat_unlisted
 from recbole_kd.training.build_distiller import known_kd_keys, no_auto_weight
 
@@ -193,6 +198,7 @@ def _layers(
     protocol, files = layers(*asked)
     _, of_student = student_layers(model, dataset)
     student, used = layers(*(name for name in of_student if name.startswith("model/")))
+    check_training_keys(values["kd"], dataset, model, teacher, values)
     method, also = distiller_layers(values["kd"], dataset, model, teacher)
     return {**protocol, **student, **method}, [*files, *used, *also]
 
@@ -211,7 +217,7 @@ def _teacher_name(values: Mapping[str, Any]) -> str:
             if Path(path).expanduser().is_file()
             else ""
         )
-    return str(read_manifest(Path(path).expanduser()).get("model", ""))
+    return named_at(Path(path).expanduser())
 
 
 @dataclass(frozen=True)

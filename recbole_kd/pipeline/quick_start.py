@@ -225,9 +225,10 @@ def _figures_of(plan: Plan, teacher: TeacherScores, figures: Mapping[str, Any]) 
     measured = {} if figures["test"] is not None else teacher_metrics(plan.alone, plan.splits, teacher)
     coverage = coverage_of(teacher)
     if coverage is not None:
+        rows = "histories" if "histories" in coverage else "users"
         getLogger().info(
-            f"The teacher covers {coverage['users']:,} of {coverage['of_users']:,} users and {coverage['items']:,} of "
-            f"{coverage['of_items']:,} items; the other users train on the base loss alone"
+            f"The teacher covers {coverage[rows]:,} of {coverage[f'of_{rows}']:,} {rows} and {coverage['items']:,} of "
+            f"{coverage['of_items']:,} items; the other {rows} train on the base loss alone"
         )
     return {**figures, **measured, **({"coverage": coverage} if coverage else {})}
 

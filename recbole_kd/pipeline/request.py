@@ -12,6 +12,7 @@ from recbole.utils.argument_list import dataset_arguments
 from recbole_kd.config.dataset_name import check_dataset_name
 from recbole_kd.config.model_catalogue import recbole_defaults, recbole_folder
 from recbole_kd.config.property_layers import (
+    check_training_keys,
     distiller_layers,
     layers,
     public_name,
@@ -110,6 +111,7 @@ class Request:
         defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
         given = {**self.given, **(changes or {})}
+        check_training_keys(self.kd, self.dataset, self.model, teacher, given)
         return self._config(self.model, {**defaults, **own, "kd": self.kd}, given), applied + own_applied
 
     def teacher_configs(self) -> tuple[list[Config], list[str]]:

@@ -14,14 +14,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.config.argument_kinds import DATA, NUMBER, PATH, TEXT, YES_OR_NO, Kind, instance_of, takes
+from recbole_kd.data.histories.position_queries import PositionQueries
 from recbole_kd.data.recbole_split import fingerprint_of
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.storage.files import FORMAT, SCORES, write_manifest, written_whole
 from recbole_kd.storage.targets import check_folder
 from recbole_kd.teacher.base import TeacherScores
+from recbole_kd.teacher.coverage import LISTED_USERS
 from recbole_kd.teacher.export import COVERED, scores_from
 from recbole_kd.teacher.list_builder import TEMPERATURE, ListBuilder, known_ids, left_out, source_rows
 from recbole_kd.teacher.stores.lists import FLOOR, MASK, UNLISTED
+from recbole_kd.teacher.stores.remapped import N_USERS
 from recbole_kd.teacher.tables import Columns, chunks_of, find_columns, names_in, numbers_of, texts_of
 
 Matrix = np.ndarray | Tensor
@@ -45,8 +48,8 @@ def _are_ids(value: object) -> bool:
 
 @takes(
     frame=instance_of(pd.DataFrame, words="a pandas DataFrame"), dataset=DATA, user=TEXT.or_none(), item=TEXT.or_none(),
-    score=TEXT.or_none(), rank=TEXT.or_none(), confidence=TEXT.or_none(), temperature=NUMBER, unlisted=TEXT,
-    strict=YES_OR_NO, out=PATH.or_none(),
+    score=TEXT.or_none(), rank=TEXT.or_none(), confidence=TEXT.or_none(), position=TEXT.or_none(), temperature=NUMBER,
+    unlisted=TEXT, strict=YES_OR_NO, out=PATH.or_none(),
 )  # fmt: skip
 def teacher_from_lists(
     frame: pd.DataFrame,
@@ -57,6 +60,7 @@ def teacher_from_lists(
     score: str | None = None,
     rank: str | None = None,
     confidence: str | None = None,
+    position: str | None = None,
     temperature: float = TEMPERATURE,
     unlisted: str = FLOOR,
     strict: bool = False,
@@ -72,6 +76,9 @@ def teacher_from_lists(
         dataset: RecBole's training loader, or its data set.
         user, item, score, rank: names of the columns. By default the usual ones, such as ``user_id``.
         confidence: column of the teacher's confidence in each row, a number from 0, for ``kd_list_weights``.
+        position: column of the number of the user's training interactions, from 1, that the list comes after, for a
+            sequential student. A row of training has the list of its own history, or no KD term. Without it a list
+            belongs to the user, at every position.
         temperature: T of the map from ranks to scores, ``-place / T``.
         unlisted: ``floor`` gives the items outside a list one score below its last item, ``mask`` leaves them out of
             every loss.
@@ -90,7 +97,7 @@ def teacher_from_lists(
         >>> teacher.store, int(teacher.covered.sum())
         ('lists', 1)
     """
-    named = {"user": user, "item": item, "score": score, "rank": rank, "confidence": confidence}
+    named = {"user": user, "item": item, "score": score, "rank": rank, "confidence": confidence, "position": position}
     columns = find_columns(list(frame.columns), "The table", **named)
     frames = [frame[columns.names]]
     return _from_frames(frames, columns, "The table", dataset, temperature, unlisted, strict, out)
@@ -134,19 +141,23 @@ def _from_frames(
         check_folder(Path(out), option="--out")
     own = getattr(dataset, "_dataset", dataset)
     by_rank = columns.rank is not None
-    builder = ListBuilder(known_ids(own, own.uid_field), known_ids(own, own.iid_field), by_rank, place)
+    queries = None if columns.position is None else PositionQueries.of(dataset)
+    builder = ListBuilder(known_ids(own, own.uid_field), known_ids(own, own.iid_field), by_rank, place, queries)
     for frame in frames:
         users, items = (texts_of(frame[name], place) for name in (columns.user, columns.item))
-        sure = None if columns.confidence is None else numbers_of(frame[columns.confidence], place)
-        builder.add(users, items, numbers_of(frame[columns.value], place), sure)
+        sure, positions = (
+            None if name is None else numbers_of(frame[name], place) for name in (columns.confidence, columns.position)
+        )
+        builder.add(users, items, numbers_of(frame[columns.value], place), sure, positions)
     tensors = builder.lists(temperature)
     if strict:
         builder.refuse()
     for words in left_out(builder.counts):
         getLogger().warning(f"{place}: {words} and are left out")
     scores = {"scores": f"-place / {temperature:g}" if by_rank else columns.score}
-    about = {"imported": {**builder.counts, **scores}, UNLISTED: unlisted}
-    return _made(tensors, "lists", about, dataset, out)
+    users = {} if queries is None else {LISTED_USERS: int(builder.known_users.sum())}
+    about = {"imported": {**builder.counts, **scores, **users}, UNLISTED: unlisted}
+    return _made(tensors, "lists", about, dataset, out, queries=queries)
 
 
 @takes(matrix=MATRIX, dataset=DATA, user_ids=IDS.or_none(), item_ids=IDS.or_none(), out=PATH.or_none())
@@ -250,16 +261,23 @@ def _made(
     dataset: Any,
     out: str | Path | None,
     covered: Tensor | None = None,
+    queries: PositionQueries | None = None,
 ) -> TeacherScores:
-    """Return the teacher of these tensors, written to ``out`` if it is given."""
+    """Return the teacher of these tensors, written to ``out`` if it is given.
+
+    With ``queries`` it answers about users and positions, and about these only in the same order of interactions.
+    """
     if covered is not None:
         covered[0] = True
         tensors = tensors if bool(covered.all()) else {**tensors, COVERED: covered.to(torch.uint8)}
     own = getattr(dataset, "_dataset", dataset)
     manifest = {
         "format": FORMAT, "model": store, "store": store, "dtype": "fp32", "report": {}, **about,
-        "n_queries": int(own.user_num), "n_items": int(own.item_num), "data": fingerprint_of(dataset, histories=False),
+        "n_queries": int(own.user_num), "n_items": int(own.item_num),
+        "data": fingerprint_of(dataset, histories=queries is not None),
     }  # fmt: skip
+    if queries is not None:
+        manifest |= {"n_queries": queries.n_queries, N_USERS: queries.n_users}
     teacher = scores_from(tensors, manifest)
     if out is not None:
         write_teacher(Path(out), tensors, manifest)

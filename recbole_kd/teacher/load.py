@@ -28,12 +28,15 @@ from recbole_kd.storage.files import SCORES, WEIGHTS, of_epoch, read_manifest, r
 from recbole_kd.storage.places import user_path
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import scores_from
-from recbole_kd.teacher.external import teacher_from_file
+from recbole_kd.teacher.external import teacher_from_file, teacher_from_vectors
 from recbole_kd.teacher.modalities import modalities_of, read_modalities
-from recbole_kd.teacher.ranked_lists import exported_lists, is_export
+from recbole_kd.teacher.ranked_lists import about_of, exported_lists, is_export
+from recbole_kd.teacher.stores.factors import FactorScores
+from recbole_kd.teacher.stores.lists import ListScores
 from recbole_kd.teacher.stores.online import OnlineScores
 from recbole_kd.teacher.stores.remapped import N_USERS
 from recbole_kd.teacher.tables import SUFFIXES
+from recbole_kd.teacher.vector_files import VECTOR_SUFFIXES, read_vectors
 
 HISTORY_ARGUMENTS = ("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD")
 """Keys of RecBole's data that affect only how a model sees a history, not ids or split. They may differ."""
@@ -45,8 +48,8 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
 
     Args:
         path: a teacher folder (manifest.json, scores.safetensors), a RecBole checkpoint ``*.pth``, ranked lists of
-            ``recbole-kd export-lists``, or a table of lists (csv, tsv, Parquet, JSON lines) with the usual column
-            names. Reading any of them executes no code.
+            ``recbole-kd export-lists``, a table of lists (csv, tsv, Parquet, JSON lines) with the usual column
+            names, or vectors with their ids in one ``.npz``. Reading any of them executes no code.
         dataset: RecBole's training loader (checks the split too), its training data set, or the data set before the
             split. An online teacher and a checkpoint rebuild the model with graph and histories, and need the training
             part.
@@ -72,6 +75,8 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
         return _from_checkpoint(path, dataset, device)
     if path.suffix in SUFFIXES and not path.is_dir():
         return teacher_from_file(path, dataset)
+    if path.suffix in VECTOR_SUFFIXES and path.is_file():
+        return _from_vector_file(path, dataset)
     if is_export(path):
         lists = exported_lists(path)
         check_data(lists.manifest, dataset)
@@ -84,6 +89,35 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     if epochs is not None:
         scores.earlier = partial(_read_all, path, manifest, dataset, device, epochs[:-1])
     return scores
+
+
+def _from_vector_file(path: Path, dataset: Any) -> TeacherScores:
+    """Return the teacher of a file with vectors of users and items and their ids (TeacherError)."""
+    again, ids = "and give DIR as --teacher_path", "--user_ids=FILE --item_ids=FILE --dataset=NAME --out=DIR"
+    if path.suffix == ".npy":
+        raise TeacherError(
+            f"{path} holds one matrix, and a teacher has vectors of users and of items: run `recbole-kd import-teacher "
+            f"{path} --item_vectors=FILE.npy {ids}`, {again}"
+        )
+    found = read_vectors(path)
+    if found.user_ids is None or found.item_ids is None:
+        raise TeacherError(
+            f"{path} does not say which users and items its vectors belong to: run `recbole-kd import-teacher {path} "
+            f"{ids}`, {again}"
+        )
+    named = {"user_ids": found.user_ids, "item_ids": found.item_ids}
+    return teacher_from_vectors(found.users, found.items, dataset, **named)
+
+
+def named_at(path: Path) -> str:
+    """Return the name of the teacher at a path other than a checkpoint's, without its scores (TeacherError)."""
+    if path.suffix in VECTOR_SUFFIXES and path.is_file():
+        return FactorScores.store
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return ListScores.store
+    if is_export(path):
+        return str(((about_of(path) or {}).get("teacher") or {}).get("model", ""))
+    return str(read_manifest(path).get("model", ""))
 
 
 def _read_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ TEXT_KINDS = ("string", "integer", "mixed-integer", "empty")
 LARGEST_FLOAT_ID = 2.0**53
 """Whole numbers from here on are rounded in a column of floats."""
 
+BLOCK = 2**22
+"""Bytes that are searched at a time."""
+
 NO_NUMBER = ("nan", "na", "n/a", "null", "none", "")
 
 
@@ -45,11 +49,13 @@ class Columns:
     score: str | None = None
     rank: str | None = None
     confidence: str | None = None
+    position: str | None = None
 
     @property
     def names(self) -> list[str]:
         """All columns that are read."""
-        return [self.user, self.item, self.value, *([] if self.confidence is None else [self.confidence])]
+        more = (self.confidence, self.position)
+        return [self.user, self.item, self.value, *(name for name in more if name is not None)]
 
     @property
     def value(self) -> str:
@@ -63,8 +69,8 @@ def find_columns(names: Sequence[str], place: str, **given: str | None) -> Colum
     Args:
         names: the columns that are there.
         place: name of the table, for the error.
-        given: ``user``, ``item``, ``score``, ``rank``, and ``confidence``, which is read only if it is given. If both a
-            score and a rank are found by name, the score is read.
+        given: ``user``, ``item``, ``score``, ``rank``, and ``confidence`` and ``position``, which are read only if
+            they are given. If both a score and a rank are found by name, the score is read.
 
     Raises:
         TeacherError: a column is missing, or a score and a rank are given.
@@ -77,9 +83,10 @@ def find_columns(names: Sequence[str], place: str, **given: str | None) -> Colum
     for part, name in given.items():
         if name is not None and name not in names:
             raise TeacherError(f"{place} has no column {name!r} for {part}=: it has {_listed(names)}")
+    taken = [name for name in (given.get("confidence"), given.get("position")) if name is not None]
     for part, usual in USUAL.items():
         name = given.get(part)
-        near = [own for own in names if str(own).split(":")[0].lower() in usual]
+        near = [own for own in names if str(own).split(":")[0].lower() in usual and own not in taken]
         found[part] = name or (near[0] if near else None)
     if given.get("rank"):
         found["score"] = None
@@ -92,8 +99,8 @@ def find_columns(names: Sequence[str], place: str, **given: str | None) -> Colum
             f"{place} has no column for {' and '.join(missing)}: it has {_listed(names)}; name it, such as "
             f"--{missing[0]}=COLUMN" + (" or --rank=COLUMN" if missing[0] == "score" else "")
         )
-    confidence = given.get("confidence")
-    return Columns(str(found["user"]), str(found["item"]), found["score"], found["rank"], confidence)
+    more = {part: given.get(part) for part in ("confidence", "position")}
+    return Columns(str(found["user"]), str(found["item"]), found["score"], found["rank"], **more)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -118,8 +125,23 @@ def names_in(path: Path) -> list[str]:
             if not isinstance(first, dict):
                 raise ValueError("its first line is not an object")
             return list(first)
-        frame = pd.read_csv(path, sep=_separator(path), nrows=0, encoding="utf-8-sig", index_col=False)
-        return [str(name) for name in frame.columns]
+        _refuse_nul(path)
+        header = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+        names = (
+            pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", index_col=False, **header).iloc[0].tolist()
+        )
+        twice = [name for name, n in Counter(names).items() if n > 1]
+        if twice:
+            raise ValueError(f"it has the column {twice[0]!r} twice")
+        return names
+
+
+def _refuse_nul(path: Path) -> None:
+    """Refuse a text file with a NUL byte (ValueError): pandas would end the value there, without a word."""
+    with open(path, "rb") as stream:
+        while block := stream.read(BLOCK):
+            if b"\0" in block:
+                raise ValueError("it has a NUL byte")
 
 
 def chunks_of(path: Path, columns: Columns) -> Iterator[pd.DataFrame]:
@@ -178,7 +200,10 @@ def _reading(path: Path) -> Iterator[None]:
             yield
     except (TeacherError, ConfigError):
         raise
-    except (ValueError, OSError, OverflowError, RecursionError, pd.errors.ParserWarning) as error:
+    # pandas has no kind of its own for lines of JSON that are no objects: AttributeError and TypeError.
+    except (
+        ValueError, OSError, OverflowError, RecursionError, AttributeError, TypeError, pd.errors.ParserWarning
+    ) as error:  # fmt: skip
         detail = " ".join(str(error).split())[:160]
         raise TeacherError(f"{path} cannot be read as {path.suffix.removeprefix('.')}: {detail}") from None
 
@@ -212,6 +237,8 @@ def numbers_of(column: pd.Series, place: str) -> np.ndarray:
     Raises:
         TeacherError: a value is not a number.
     """
+    if pd.api.types.infer_dtype(column, skipna=True) == "boolean":
+        raise TeacherError(f"{place} has true or false in the column {column.name!r}: expected a number")
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = numbers.isna() & column.notna()
     if bool(wrong.any()):

@@ -95,6 +95,9 @@ def test_a_result_without_figures_is_refused_by_tables_and_pictures(
             assert line.startswith(f"error: {file} is not a result of a run (") and line.endswith(
                 "delete it, and the run is run again"
             )
+    unmeasured = {**whole["teacher"], "valid": None, "test": None}  # of several teachers, or one that reads histories
+    file.write_text(json.dumps({**whole, "teacher": unmeasured}))
+    assert checked_result(file)["distilled"] == whole["distilled"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "a\0b"])

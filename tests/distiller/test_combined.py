@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recbole_kd.cli.run import main
-from recbole_kd.config.property_layers import distiller_layers
+from recbole_kd.config.property_layers import check_training_keys, distiller_layers
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.registry import check_idle, check_options, distiller_class
 from recbole_kd.errors import ConfigError, TeacherError
@@ -109,7 +109,23 @@ def test_each_key_reaches_its_part_and_each_bound_is_that_of_its_part() -> None:
     own = distiller_layers("RCEKD", "ml-100k", "MF", "LightGCN")[0]
     both = distiller_layers("RCEKD+DE", "ml-100k", "MF", "LightGCN")[0]
     assert both["kd_k.RCEKD"] == own["kd_k"] and both["kd_weight.RCEKD"] == own["kd_weight"]
-    assert all(key.partition(".")[2] in ("RCEKD", "DE") for key in both)
+    assert all(key.partition(".")[2] in ("RCEKD", "DE") for key in both if key.startswith("kd_"))
+
+
+def test_keys_of_base_training_are_those_that_the_parts_agree_on() -> None:
+    """A pair file of one part counts; where two differ the user says which."""
+    one = distiller_layers("RCEKD+DE", "ml-100k", "MF", "LightGCN")[0]
+    assert (one["learning_rate"], one["weight_decay"]) == (0.005, 0.01)
+    check_training_keys("RCEKD+DE", "ml-100k", "MF", "LightGCN", {})
+    agreed = distiller_layers("RCEKD+RRD", "citeulike", "MF", "MF")[0]
+    assert (agreed["weight_decay"], agreed["kd_weight.RCEKD"]) == (0.00001, 500.0)
+    differ = distiller_layers("RCEKD+DE", "citeulike", "MF", "MF")[0]
+    assert "weight_decay" not in differ and differ["learning_rate"] == 0.001
+    with pytest.raises(ConfigError, match=r"RCEKD with weight_decay=1e-05, DE with weight_decay=0\.0001") as error:
+        check_training_keys("RCEKD+DE", "citeulike", "MF", "MF", {"learning_rate": 0.1})
+    assert "\n" not in str(error.value) and "--weight_decay=1e-05" in str(error.value)
+    check_training_keys("RCEKD+DE", "citeulike", "MF", "MF", {"weight_decay": 0.1})
+    check_training_keys("DE", "citeulike", "MF", "MF", {})
 
 
 @pytest.mark.parametrize(

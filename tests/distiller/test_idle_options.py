@@ -44,6 +44,9 @@ IDLE: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("CE", {"guide": "student"}, {"list_weights": {"position": 1.0}}, "kd_guide=student"),
     ("CE", {}, {"list_tau": 2.0}, "kd_list_weights without a position"),
     ("RD", {"list_weights": {"agreement": 1.0}}, {"tau": 2.0}, "kd_list_weights without a position"),
+    ("RRD", {"list_weights": {"agreement": 1.0}}, {"list_tau": 2.0}, "kd_list_weights without a position"),
+    ("RCEKD", {}, {"list_tau": 2.0}, "kd_list_weights without a position"),
+    ("RCEKD", {"variant": "full_ce"}, {"list_weights": {"position": 1.0}}, "kd_variant=full_ce"),
 ]
 
 

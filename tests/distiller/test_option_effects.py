@@ -57,6 +57,10 @@ CASES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("CE", "list_weights"): ({}, {"position": 1.0}),
     ("CE", "list_tau"): ({"list_weights": {"position": 1.0}}, 4.0),
     ("RD", "list_weights"): ({}, {"agreement": 1.0}),
+    ("RRD", "list_weights"): ({}, {"agreement": 1.0}),
+    ("RRD", "list_tau"): ({"list_weights": {"position": 1.0}}, 4.0),
+    ("RCEKD", "list_weights"): ({}, {"agreement": 1.0}),
+    ("RCEKD", "list_tau"): ({"list_weights": {"position": 1.0}}, 4.0),
 }
 OF_THE_ASSISTANT = {"assistant_size", *(key.removeprefix("kd_") for key in ASSISTANT_KEYS)}
 """Options that the assistant's training reads; tests/distiller/test_tarec.py follows them into it."""

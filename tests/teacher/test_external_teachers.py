@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import SCORES
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.external import teacher_from_file
-from recbole_kd.teacher.load import load_teacher
+from recbole_kd.teacher.load import load_teacher, named_at
 from recbole_kd.teacher.ranked_lists import export_lists
 from recbole_kd.teacher.stores.lists import ListScores
 from tests.support.helpers import Case, TinyData, build_case
@@ -181,6 +183,48 @@ MALFORMED: dict[str, tuple[str, bytes]] = {
     "text in JSON": (".jsonl", b'{"user": "u1", "item": "i3", "score": "best"}\n'),
     "a missing key": (".jsonl", b'{"user": "u1", "item": "i3"}\n{"user": "u1", "item": "i3", "score": "a"}\n'),
     "deep JSON": (".jsonl", b"[" * 20_000 + b"\n"),
+    "a byte order mark alone": (".csv", b"\xef\xbb\xbf"),
+    "blank lines": (".csv", b"\n\n\n"),
+    "semicolons": (".csv", b"user;item;score\nu1;i3;1\n"),
+    "one column": (".csv", b"user\nu1\n"),
+    "a column twice": (".csv", b"user,item,item,score\nu1,i3,i4,1\n"),
+    "a comment first": (".csv", b"# made today\nuser,item,score\nu1,i3,1\n"),
+    "the header again": (".csv", b"user,item,score\nu1,i3,1\nuser,item,score\n"),
+    "too few fields": (".csv", b"user,item,score\nu1,i3\nu2,i4\n"),
+    "a NUL in an id": (".csv", b"user,item,score\nu1,i3\x00,1\n"),
+    "Latin 1": (".csv", b"user,item,score\nu\xe91,i3,1\n"),
+    "gzip": (".csv", gzip.compress(b"user,item,score\nu1,i3,1\n")),
+    "infinite": (".csv", b"user,item,score\nu1,i3,inf\nu1,i4,-inf\n"),
+    "per cent": (".csv", b"user,item,score\nu1,i3,50%\n"),
+    "a complex number": (".csv", b"user,item,score\nu1,i3,1+2j\n"),
+    "underscores in a number": (".csv", b"user,item,score\nu1,i3,1_000\n"),
+    "hexadecimal": (".csv", b"user,item,score\nu1,i3,0x1F\n"),
+    "text for a rank": (".csv", b"user,item,rank\nu1,i3,first\n"),
+    "csv for Parquet": (".parquet", b"user,item,score\nu1,i3,1\n"),
+    "half a Parquet": (".parquet", b""),
+    "lists in Parquet": (".parquet", b""),
+    "dates in Parquet": (".parquet", b""),
+    "numbers for objects": (".jsonl", b"1\n2\n"),
+    "null for an object": (".jsonl", b"null\n"),
+    "an array later": (".jsonl", b'{"user": "u1", "item": "i3", "score": 1}\n["u1", "i4", 1]\n'),
+    "true for a score": (".jsonl", b'{"user": "u1", "item": "i3", "score": true}\n'),
+    "a list for a score": (".jsonl", b'{"user": "u1", "item": "i3", "score": [1]}\n'),
+    "null for all users": (".jsonl", b'{"user": null, "item": "i3", "score": 1}\n'),
+    "an integer beyond int64": (".jsonl", b'{"user": 99999999999999999999999, "item": "i3", "score": 1}\n'),
+}
+"""Name -> suffix and content of a file; :data:`MADE` makes the content of some."""
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    made = BytesIO()
+    frame.to_parquet(made, index=False)
+    return made.getvalue()
+
+
+MADE: dict[str, Callable[[], bytes]] = {
+    "half a Parquet": lambda: (whole := parquet(frame_of(ROWS)))[: len(whole) // 2],
+    "lists in Parquet": lambda: parquet(frame_of([("u1", ["i3", "i4"], 1.0)])),
+    "dates in Parquet": lambda: parquet(frame_of([(pd.Timestamp(2024, 1, 1), "i3", 1.0)])),
 }
 
 
@@ -190,7 +234,7 @@ def test_a_malformed_file_is_one_sentence_and_nothing_is_written(case: Case, tmp
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"lists{suffix}"
-    path.write_bytes(content)
+    path.write_bytes(MADE[kind]() if kind in MADE else content)
     with pytest.raises(TeacherError) as error:
         teacher_from_file(path, case.loaders.train, out=tmp_path / "made" / "teacher")
     said = str(error.value)
@@ -467,3 +511,24 @@ def test_ids_that_the_data_set_does_not_know_are_counted(case: Case, caplog: pyt
     )
     assert f"1 of the teacher's {len(users) + 1} users are unknown" in caplog.text
     assert f"2 of the teacher's {len(items) + 2} items are unknown" in caplog.text
+
+
+def test_a_file_of_vectors_is_a_teacher_path_if_it_holds_the_ids(case: Case, tmp_path: Path) -> None:
+    users, items = ids_of(case)
+    rng = np.random.default_rng(0)
+    tables = {"user_vectors": rng.normal(size=(len(users), 3)), "item_vectors": rng.normal(size=(len(items), 3))}
+    np.savez(tmp_path / "whole.npz", **tables, users=np.array(users), items=np.array(items))
+    teacher = load_teacher(tmp_path / "whole.npz", case.loaders.train)
+    assert (teacher.store, teacher.name, named_at(tmp_path / "whole.npz")) == ("factors", "factors", "factors")
+    expected = tables["user_vectors"][0] @ tables["item_vectors"].T
+    first = case.loaders.train._dataset.token2id("user_id", users[0])
+    order = [case.loaders.train._dataset.token2id("item_id", item) for item in items]
+    assert teacher.full(torch.tensor([first]))[0, order].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    np.savez(tmp_path / "bare.npz", **tables)
+    np.save(tmp_path / "users.npy", tables["user_vectors"])
+    for name, said in (("bare.npz", "--user_ids=FILE"), ("users.npy", "--item_vectors=FILE.npy")):
+        with pytest.raises(TeacherError, match="recbole-kd import-teacher") as error:
+            load_teacher(tmp_path / name, case.loaders.train)
+        assert said in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "lists.csv").write_text("user,item,rank\n")
+    assert named_at(tmp_path / "lists.csv") == "lists"
