@@ -105,8 +105,7 @@ def _from_vector_file(path: Path, dataset: Any) -> TeacherScores:
             f"{path} does not say which users and items its vectors belong to: run `recbole-kd import-teacher {path} "
             f"{ids}`, {again}"
         )
-    named = {"user_ids": found.user_ids, "item_ids": found.item_ids}
-    return teacher_from_vectors(found.users, found.items, dataset, **named)
+    return teacher_from_vectors(found.users, found.items, dataset, user_ids=found.user_ids, item_ids=found.item_ids)
 
 
 def named_at(path: Path) -> str:
