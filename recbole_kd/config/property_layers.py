@@ -83,7 +83,9 @@ def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple
 
 
 def check_training_keys(kd: str, dataset: str, student: str, teacher: str, given: Mapping[str, Any]) -> None:
-    """Refuse combined methods whose property files train the student differently, unless the user says how.
+    """Refuse combined methods whose property files train the student differently.
+
+    A key that the user gives is the one that counts.
 
     Args:
         kd: the methods, ``RCEKD+DE``. dataset, student, teacher: as of :func:`distiller_layers`.
@@ -104,7 +106,7 @@ def check_training_keys(kd: str, dataset: str, student: str, teacher: str, given
 
 
 def _training_keys(kd: str, dataset: str, student: str, teacher: str) -> dict[str, dict[str, Any]]:
-    """Return the keys of base training that the property files of combined methods set: key -> method -> value."""
+    """Return what the files of combined methods say on base training: key -> method -> value."""
     found: dict[str, dict[str, Any]] = {}
     for part in _parts_of(kd):
         for key, value in distiller_layers(part, dataset, student, teacher)[0].items():

@@ -116,7 +116,7 @@ class RRD(ListWeighted):
         return places.sort(dim=1).values if self.sort else places
 
     def _weigh(self, shares: Shares, places: Tensor) -> None:
-        """Set the weights of the interesting items, float32 ``[n_queries, K]``, of mean 1 over those that count."""
+        """Set the weights of the items drawn, float32 ``[n_queries, K]``, of mean 1 over a row."""
         if self._importance is None or shares.get("agreement"):
             self._importance = importance(self, shares, self._listed, self.list_tau)
         weights = self._importance.gather(1, places)

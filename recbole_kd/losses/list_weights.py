@@ -51,7 +51,9 @@ def list_weights(
 
 
 def weights_at(ids: Tensor, listed: Tensor, weights: Tensor) -> Tensor:
-    """Return the list weights of any items, float32 ``[U, n]``; one outside the list has the smallest of its row.
+    """Return the list weights of any items, float32 ``[U, n]``.
+
+    An item outside the list has the smallest weight of its row.
 
     Args:
         ids: int64 ``[U, n]``. listed: int64 ``[U, K]``, the lists, with 0 where a list is shorter. weights: float32

@@ -109,7 +109,7 @@ def _from_vector_file(path: Path, dataset: Any) -> TeacherScores:
 
 
 def named_at(path: Path) -> str:
-    """Return the name of the teacher at a path other than a checkpoint's, without its scores (TeacherError)."""
+    """Return the name of the teacher at a path, without its scores; not for checkpoints (TeacherError)."""
     if path.suffix in VECTOR_SUFFIXES and path.is_file():
         return FactorScores.store
     if path.suffix in SUFFIXES and not path.is_dir():

@@ -57,7 +57,7 @@ class PositionQueries:
         return cls(n_users, len(users), keys[order], order, step)
 
     def query(self, users: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the query of each pair, int64 ``[n]``, -1 if the user has no such position; int64 ``[n]`` each."""
+        """Return the query of each pair, int64 ``[n]``, or -1 if the user has no such position."""
         known = (users >= 1) & (positions >= 1) & (positions < self.step)
         wanted = np.where(known, users * self.step + positions, -1)
         place = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
