@@ -68,7 +68,8 @@ class ExpertMixture(nn.Module):
     def forward(self, vectors: Tensor, selection: Tensor) -> Tensor:
         """Mix the experts' outputs: vectors ``[n, d_s]``, weights ``[n, E]`` -> ``[n, d_t]``."""
         chosen = ~(selection.detach() <= NEGLIGIBLE)  # NaN counts as chosen, so that it propagates
-        if 2 * int(chosen.sum()) <= chosen.numel():
+        # elsewhere than on a CPU the question would wait for the device
+        if chosen.device.type == "cpu" and 2 * int(chosen.sum()) <= chosen.numel():
             weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
             return same_on_any_threads(partial(_of_chosen, chosen), vectors, selection, *weights)
         stacked = self.weight_1.transpose(0, 1).flatten(1)

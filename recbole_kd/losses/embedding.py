@@ -201,7 +201,7 @@ def group_means(vectors: Tensor, groups: Tensor, n_groups: int) -> Tensor:
         vectors: float ``[n, d]``. groups: int64 ``[n]``, in 0..n_groups-1.
     """
     sums = vectors.new_zeros(n_groups, vectors.shape[1]).index_add(0, groups, vectors)
-    sizes = torch.bincount(groups, minlength=n_groups).clamp(min=1)
+    sizes = vectors.new_zeros(n_groups).index_add(0, groups, vectors.new_ones(len(groups))).clamp(min=1)
     return sums / sizes.unsqueeze(1)
 
 

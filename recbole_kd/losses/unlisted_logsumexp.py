@@ -178,10 +178,9 @@ def _sum_and_gradients(
     d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in parts]
     # a bound from the norms of the vectors: within it no power of 2 leaves float32, which saves two passes over a
     # chunk
-    shifts = (
-        not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
-        if len(queries)
-        else False
+    # (elsewhere than on a CPU the question would wait for the device)
+    shifts = not on_cpu or (
+        len(queries) > 0 and not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
     )
 
     def work(part: slice) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import recbole_kd.distiller
 import recbole_kd.losses
@@ -31,29 +31,12 @@ from recbole_kd.scoring import tables as tables_module
 from recbole_kd.scoring.tables import TableScorer
 from recbole_kd.teacher.stores.factors import FactorScores
 from tests.support.method_cases import METHODS, make_teacher, small_options
+from tests.support.own_loop_cases import N_ITEMS, N_USERS, WIDTH, batch, interactions, student
 from tests.support.paths import ROOT
 
-N_USERS, N_ITEMS, WIDTH = 13, 31, 5
 CORE = (
     recbole_kd.ops, recbole_kd.ops.kernels, recbole_kd.losses, recbole_kd.teacher.stores, recbole_kd.distiller,
 )  # fmt: skip
-
-
-def interactions() -> Ragged:
-    draw = np.random.default_rng(0)
-    rows = np.repeat(np.arange(1, N_USERS), 4)
-    return Ragged.from_pairs(rows, draw.integers(1, N_ITEMS, len(rows)), N_USERS)
-
-
-def student() -> tuple[nn.Embedding, nn.Embedding]:
-    torch.manual_seed(0)
-    return nn.Embedding(N_USERS, WIDTH), nn.Embedding(N_ITEMS, WIDTH)
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    queries = torch.randint(1, N_USERS, (20,), generator=draw)
-    return queries, *(torch.randint(1, N_ITEMS, (20,), generator=draw) for _ in range(2))
 
 
 @pytest.mark.parametrize("name", METHODS)
