@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-import recbole_kd  # noqa: F401  (registers)
-from recbole_kd.integration import model_classes
-from recbole_kd.integration import register as registration
-from tests.support.helpers import TinyData, write_tiny
+import recbole_kd  # noqa: F401 - before RecBole. Nothing slow here: the workers of pytest-xdist would wait for it
+
+if TYPE_CHECKING:
+    from tests.support.helpers import TinyData
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +22,8 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     These must not lie in the repository. One thread gives equal timings.
     """
+    import torch
+
     before = Path.cwd()
     torch.set_num_threads(1)
     os.chdir(tmp_path_factory.mktemp("work"))
@@ -32,11 +34,28 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _no_seeds_for_absent_gpus() -> Iterator[None]:
     """Without a GPU, a seed for it does nothing but record the call stack, many thousand times in a suite."""
+    import torch
+
     with pytest.MonkeyPatch.context() as patch:
         for kind in (torch.cuda, torch.xpu):
             if not kind.is_available():
                 patch.setattr(kind, "manual_seed", lambda seed: None)
                 patch.setattr(kind, "manual_seed_all", lambda seed: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_idle_waits() -> Iterator[None]:
+    """Take out two waits of nearly every run that no test looks at.
+
+    RecBole measures the processor for a second, for a line of its log. A file is forced onto the disk, which only a
+    power cut could tell from one that is not.
+    """
+    import psutil
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psutil, "cpu_percent", lambda interval=None: 0.0)
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 
@@ -55,12 +74,17 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
     A data set that every model trains on in milliseconds.
     """
+    from tests.support.helpers import write_tiny
+
     return write_tiny(tmp_path_factory.mktemp("data"), "tiny")
 
 
 @pytest.fixture
 def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models that a test registers are forgotten after it."""
+    from recbole_kd.integration import model_classes
+    from recbole_kd.integration import register as registration
+
     monkeypatch.setattr(registration, "_registered", dict(registration._registered))
     monkeypatch.setattr(model_classes, "_known", dict(model_classes._known))
     before = set(sys.modules)

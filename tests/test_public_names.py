@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ import recbole_kd
 from recbole_kd.config.known_keys import keys_of
 from recbole_kd.scoring.vector_models import vector_function
 from recbole_kd.startup.old_paths import OLD_PATHS
-from tests.support import paths
-from tests.support.helpers import write_tiny
+from tests.support.fresh import python
+from tests.support.helpers import dataset_of, write_tiny
 from tests.support.runs import words
-
-ROOT = paths.ROOT
 
 
 @pytest.mark.parametrize("old", OLD_PATHS)
@@ -33,7 +29,7 @@ def test_an_old_path_is_todays_module(old: str) -> None:
     assert getattr(importlib.import_module(parent), name) is today
 
 
-def test_old_names_as_attributes_in_a_new_process() -> None:
+def test_old_names_as_attributes_in_a_new_process(tmp_path: Path) -> None:
     script = """
 import recbole_kd
 assert recbole_kd.register.register and recbole_kd.vectors.vectors.register and recbole_kd.compat.apply
@@ -42,7 +38,8 @@ from recbole_kd.loss import cross_entropy
 from recbole_kd.distiller.table import DISTILLERS
 assert DISTILLERS is recbole_kd.DISTILLERS and split_data is recbole_kd.data.split_and_loaders.split_data
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, cwd=ROOT)
+    done = python("-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_name_that_never_was_is_refused() -> None:
@@ -65,7 +62,7 @@ def test_prepare_data_gives_what_a_model_trains_on(model: str, tmp_path: Path) -
     found = recbole_kd.prepare_data(config)
     dataset, train, valid, test = found
     assert dataset is found.dataset and dataset.user_num > 1 and data
-    student = importlib.import_module("recbole.utils").get_model(model)(config, train._dataset)
+    student = importlib.import_module("recbole.utils").get_model(model)(config, dataset_of(train))
     loss = student.calculate_loss(next(iter(train)))
     assert torch.isfinite(loss) and len(valid) and len(test)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fresh import python
 from tests.support.paths import ROOT
 
 WITHOUT_RECBOLE = "import sys; sys.modules['recbole'] = None"
@@ -73,12 +75,8 @@ def test_kernels_without_a_cache_of_numba(writable: bool, tmp_path: Path) -> Non
     pytest.importorskip("numba")
     more = "" if writable else "import tempfile\ndef no(*a, **k):\n    raise OSError('no')\ntempfile.mkdtemp = no"
     environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
-    done = subprocess.run(
-        [sys.executable, "-c", NO_CACHE.format(more=more)],
-        capture_output=True,
-        text=True,
-        env={**environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
-    )
+    environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = python("-c", NO_CACHE.format(more=more), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ("[[99, 98, 97]]" if writable else "plain")
     said = [line for line in done.stderr.splitlines() if "NUMBA_CACHE_DIR" in line]
@@ -102,11 +100,10 @@ def test_nothing_that_windows_lacks_is_imported_with_a_module() -> None:
 
 def test_the_source_archive_holds_what_a_checkout_tests_with(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    subprocess.run(["cp", "-r", "--", str(ROOT), str(source)], check=True)
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__"))  # .venv is gigabytes
     code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, text=True, check=True
-    )
+    done = python("-c", code, str(tmp_path), cwd=source)
+    assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"requirements.txt", "CHANGELOG.md", "tests/conftest.py", "properties/overall.yaml", "run_recbole_kd.py"}

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.support import paths
+from tests.support.fresh import python
 
 ROOT = paths.ROOT
 
@@ -22,31 +23,17 @@ ROOT = paths.ROOT
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the wheel's content, away from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     source = folder / "source"
-    subprocess.run(
-        ["cp", "-r", "--", str(ROOT / "recbole_kd"), str(ROOT / "properties"), str(_made(source))], check=True
-    )
-    subprocess.run(
-        [
-            "cp",
-            "--",
-            *(str(ROOT / name) for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")),
-            str(source),
-        ],
-        check=True,
-    )
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "dist"), str(source)], check=True
-    )
-    (wheel,) = (folder / "dist").glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    for name in ("recbole_kd", "properties"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    code = "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"
+    done = python("-c", code, str(folder), cwd=source)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(folder / done.stdout.split()[-1]) as wheel:
+        wheel.extractall(folder / "site")
     return folder / "site"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def test_all_property_files_are_packed(installed: Path) -> None:
@@ -64,14 +51,8 @@ def test_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
         "from recbole.config import Config; "
         "print(recbole_kd.__file__); print(properties_dir()); print(Config(model='MF', dataset='ml-100k')['init_std'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)})
+    assert done.returncode == 0, done.stderr
     module, properties, init_std = done.stdout.strip().splitlines()[-3:]
     assert Path(module).is_relative_to(installed) and Path(properties).is_relative_to(installed)
     assert float(init_std) == 0.01
@@ -129,14 +110,7 @@ def test_verbs_run_from_another_folder(installed: Path, tmp_path: Path) -> None:
         "RECBOLE_KD_CACHE": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(typed)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python("-c", PROGRAM, json.dumps(typed), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     *answers, unknown, (_, rate, _) = json.loads(done.stdout.strip().splitlines()[-1])
     assert [code for code, _, _ in answers] == [0] * len(commands), answers

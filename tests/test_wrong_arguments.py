@@ -29,7 +29,7 @@ from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.ensemble import SeveralTeachers
 from recbole_kd.teacher.stores.factors import FactorScores
-from tests.support.helpers import write_tiny
+from tests.support.helpers import dataset_of, write_tiny
 from tests.support.students import place, trained
 
 WRONG: list[Any] = [
@@ -54,7 +54,7 @@ def parts() -> dict[str, Any]:
     run = trained("MF")
     config = config_of(place() / "data")
     loaders = recbole_kd.prepare_data(config)
-    student = get_model("MF")(config, loaders.train._dataset)
+    student = get_model("MF")(config, dataset_of(loaders.train))
     folder = next(path for path in (place() / "cache" / "teacher").iterdir() if (path / "manifest.json").is_file())
     teacher = recbole_kd.load_teacher(folder, loaders.train)
     distiller = recbole_kd.build_distiller(config, student, teacher)
@@ -77,7 +77,7 @@ def calls() -> dict[Callable[..., Any], dict[str, Any]]:
     config, student, teacher, distiller = (made[name] for name in ("config", "student", "teacher", "distiller"))
     train, valid = made["loaders"].train, made["loaders"].valid
     table = torch.ones(3, 2)
-    users, items = ([str(token) for token in train._dataset.field2id_token[f][1:]] for f in ("user_id", "item_id"))
+    users, items = ([str(token) for token in dataset_of(train).field2id_token[f][1:]] for f in ("user_id", "item_id"))
     shape, ids = (len(users), len(items)), {"user_ids": users, "item_ids": items, "out": None}
     return {
         recbole_kd.load_teacher: {"path": made["folder"], "dataset": train, "device": "cpu"},

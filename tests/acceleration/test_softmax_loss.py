@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from recbole_kd.acceleration import fused_softmax
 from recbole_kd.acceleration.accelerate import accelerate_on_cpu
 from recbole_kd.acceleration.fused_softmax import softmax_loss
 from recbole_kd.ops import compiled
@@ -58,7 +59,7 @@ def test_items_that_cannot_be_have_no_gradient() -> None:
 @needs_numba
 def test_the_kernel_makes_one_tensor_of_the_size_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = torch.randn(4, 50), torch.tensor([0, 49, 7, 7])
-    monkeypatch.setattr("recbole_kd.acceleration.fused_softmax.cross_entropy", None)
+    monkeypatch.setattr(fused_softmax, "cross_entropy", None)
     assert loss_and_gradient(scores, targets)[1].shape == scores.shape
 
 

@@ -14,6 +14,7 @@ from recbole_kd.data.split_and_loaders import Loaders
 from recbole_kd.errors import ConfigError, TrainingError
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.request import make_request
+from recbole_kd.teacher import export
 from recbole_kd.training.training_job import TrainingFiles, TrainingJob
 from tests.support.helpers import write_tiny
 from tests.support.runs import run, words
@@ -304,7 +305,7 @@ def test_a_teacher_whose_scores_cannot_be_kept_leaves_its_weights_for_the_next_r
     def refuse(*_: object) -> None:
         raise ConfigError("take teacher_dtype=fp32")
 
-    monkeypatch.setattr("recbole_kd.teacher.export.rounded", refuse)
+    monkeypatch.setattr(export, "rounded", refuse)
     assert main(words(tmp_path)) == 2
     assert "teacher_dtype=fp32" in sentence(capsys)
     left = [path for path in files_in(tmp_path) if path.suffix != ".lock" and "trained" not in path.parts]

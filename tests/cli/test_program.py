@@ -16,7 +16,9 @@ from recbole_kd.cli import boundary, interrupts
 from recbole_kd.cli.boundary import answer
 from recbole_kd.cli.program import VERBS, main, run_verb
 from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.pipeline import quick_start
 from tests.support import paths
+from tests.support.fresh import python
 from tests.support.runs import words
 
 ROOT = paths.ROOT
@@ -92,13 +94,7 @@ def test_scripts_and_the_module_are_the_same_program(tmp_path: Path) -> None:
         "sys.argv = ['recbole-kd', 'prpare']\n"
         "runpy.run_module('recbole_kd', run_name='__main__')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = python("-c", code, cwd=tmp_path)
     parts = done.stdout.split("# ")[1:]
     assert [part.splitlines()[0] for part in parts] == list(scripts)
     for part, verb in zip(parts, scripts.values(), strict=True):
@@ -160,7 +156,7 @@ def test_a_run_that_meets_an_internal_error_keeps_it_in_its_log(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("in the middle of it")
 
-    monkeypatch.setattr("recbole_kd.pipeline.quick_start._train", broken)
+    monkeypatch.setattr(quick_start, "_train", broken)
     assert run_verb("run", words(tmp_path)) == boundary.INTERNAL_ERROR
     err = capsys.readouterr().err
     (log,) = (tmp_path / "saved").glob("*/run.log")

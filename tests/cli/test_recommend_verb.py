@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import recbole_kd
+from recbole_kd.cli import recommend
 from recbole_kd.cli.program import main
 from tests.support.students import trained
 
@@ -18,7 +19,7 @@ Capture = pytest.CaptureFixture[str]
 def test_the_file_holds_what_recommend_gives(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("recbole_kd.cli.recommend.USERS_PER_BLOCK", 2)
+    monkeypatch.setattr(recommend, "USERS_PER_BLOCK", 2)
     if form == "parquet":
         pytest.importorskip("pyarrow")
     (tmp_path / "users.txt").write_text("\ufeffu3\r\n\nu8\nnobody\nu1\nu3\n", encoding="utf-8")

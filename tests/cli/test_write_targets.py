@@ -405,7 +405,7 @@ def test_lists_of_another_k_are_refused_and_equal_ones_made_again(
 def test_lists_are_never_there_without_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = of_lists(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("recbole_kd.teacher.block_writer.os.replace", killed_before_the_lists)
+        patched.setattr(os, "replace", killed_before_the_lists)
         with pytest.raises(KeyboardInterrupt):
             place.main(list(place.argv))
     assert (place.path / ABOUT).is_file() and not (place.path / LISTS).exists()

@@ -25,6 +25,7 @@ from recbole_kd.data.preparing.published_files import SOURCES, published
 from recbole_kd.data.preparing.zip_archives import extract
 from recbole_kd.errors import ConfigError, DataError, DownloadError
 from recbole_kd.integration.safe_load import load_pickle
+from recbole_kd.pipeline import dataset_files
 from recbole_kd.pipeline.dataset_files import provide_dataset
 from recbole_kd.storage import download as downloads
 from tests.support.file_server import Served, file_server
@@ -208,7 +209,7 @@ def ml_1m(monkeypatch: Any, tmp_path: Path) -> Iterator[Served]:
     with file_server({"/x/ml-1m.zip": served}) as address:
         monkeypatch.setattr(downloads.time, "sleep", lambda _: None)
         table = {"ml-1m": f"{address}/x/ml-1m.zip", "ml-one": f"{address}/x/ml-1m.zip"}
-        monkeypatch.setattr("recbole_kd.pipeline.dataset_files.recbole_addresses", lambda: table)
+        monkeypatch.setattr(dataset_files, "recbole_addresses", lambda: table)
         yield served
 
 

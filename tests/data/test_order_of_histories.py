@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def checkpoint(tiny_dataset: TinyData, tmp_path_factory: pytest.TempPathFactory)
         "show_progress": False,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["test"])
+        patch.setattr(sys, "argv", ["test"])
         run_recbole(model="SASRec", dataset=tiny_dataset.name, config_dict=given)
     (file,) = folder.glob("SASRec-*.pth")
     return file

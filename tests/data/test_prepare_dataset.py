@@ -6,8 +6,6 @@ import gzip
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from recbole_kd.data.preparing.split_rules import hold_out, ratio_split
 from recbole_kd.errors import ConfigError, DataError, TargetError
 from tests.support import paths
 from tests.support.atomic_files import rows_of
+from tests.support.fresh import python
 
 ROOT = paths.ROOT
 SCRIPT = ROOT / "scripts" / "prepare_dataset.py"
@@ -489,8 +488,7 @@ def test_long_files_are_written_in_chunks(raw: Path, out: Path, monkeypatch: pyt
 def test_command_line(raw: Path, out: Path) -> None:
     """As a user runs it, from another folder."""
     (raw / "users.dat").write_text("5 1 2 3 4 5\n")
-    command = [sys.executable, str(SCRIPT), "citeulike", "--raw=raw", "--out=dataset", "--expect=none"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out.parent)
+    done = python(str(SCRIPT), "citeulike", "--raw=raw", "--out=dataset", "--expect=none", cwd=out.parent)
     assert done.returncode == 0, done.stderr
     assert "interactions" in done.stdout and (out / "citeulike" / "citeulike.inter").is_file()
 
@@ -529,8 +527,7 @@ def test_a_killed_process_leaves_the_old_data_set(sequence_file: Options, out: P
         "options = forms.Options(raw=Path(sys.argv[1]), file='s.txt', split='ratio')\n"
         "converters.prepare('s', options, Path(sys.argv[2]), form='sequence')\n"
     )
-    command = [sys.executable, "-c", program, str(sequence_file.raw), str(out)]
-    assert subprocess.run(command, check=False, cwd=ROOT).returncode == 9
+    assert python("-c", program, str(sequence_file.raw), str(out), cwd=out.parent).returncode == 9
     assert contents(out / "s") == before and (out / ".s.partial").is_dir()
     prepare("s", sequence_file, out, form="sequence")
     assert contents(out / "s") == before and not (out / ".s.partial").exists()

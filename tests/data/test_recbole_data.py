@@ -5,6 +5,7 @@ The tests cover queries, fingerprints and teachers of every family.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,13 @@ from recbole_kd.data.histories.sequence_dataset import stage_parts
 from recbole_kd.data.recbole_split import generators_kept, split_behind
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.data.train_items import query_items, train_items
-from tests.support.helpers import SEQUENTIAL, TinyData
+from tests.support.helpers import SEQUENTIAL, TinyData, dataset_of
 from tests.support.recbole_scripts import SEQUENTIAL_MODELS, folder_of, recboles
 
 
 @pytest.fixture(autouse=True)
 def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["script.py"])
+    monkeypatch.setattr(sys, "argv", ["script.py"])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_rows_that_follow_no_sequence_keep_their_histories(tiny_dataset: TinyDat
     queries = sequence_queries(train)
     assert queries is not None
     rows = queries.training_rows().take(torch.arange(1, len(queries.query_ids)))
-    alone = _row_by_row(train._dataset.inter_feat, rows.fields, False)
+    alone = _row_by_row(dataset_of(train).inter_feat, rows.fields, False)
     every = torch.arange(len(rows))
     shared, own = rows.interaction(every), alone.interaction(every)
     assert all(torch.equal(shared[name], own[name]) for name in own.columns)
@@ -113,15 +114,15 @@ def test_the_split_behind_a_loader_is_found_whatever_the_order_of_users(
     later_users_first: TinyData, model: str
 ) -> None:
     _, train, _, _ = recboles(later_users_first, model)
-    users = train._dataset.inter_feat[train._dataset.uid_field]
+    users = dataset_of(train).inter_feat[dataset_of(train).uid_field]
     assert not torch.equal(users, users.sort().values)
     assert split_behind(train).fingerprint["train"] == data_fingerprint(train=train)["train"]
 
 
 def test_histories_in_another_order_are_refused_whatever_the_order_of_users(later_users_first: TinyData) -> None:
     _, train, _, _ = recboles(later_users_first, "SASRec")
-    rows = train._dataset.inter_feat
-    history = rows[train._dataset.item_id_list_field]
+    rows = dataset_of(train).inter_feat
+    history = rows[dataset_of(train).item_id_list_field]
     last = int(rows["item_length"].argmax())
     history[last, :2] = history[last, :2].flip(0)
     with pytest.raises(recbole_kd.DataError, match=r"its histories are in another order than those of the loader"):
@@ -130,7 +131,7 @@ def test_histories_in_another_order_are_refused_whatever_the_order_of_users(late
 
 def test_a_loader_of_other_interactions_is_refused(tiny_dataset: TinyData) -> None:
     _, train, _, _ = recboles(tiny_dataset, "BPR")
-    train._dataset.inter_feat = train._dataset.inter_feat[:50]
+    dataset_of(train).inter_feat = dataset_of(train).inter_feat[:50]
     with pytest.raises(
         recbole_kd.DataError, match=r"do not match eval_args=.*pass the loaders of RecBole's data_preparation"
     ):
@@ -165,7 +166,7 @@ def test_a_teacher_of_any_family_teaches_on_recboles_loaders(
     folder = folder_of(tiny_dataset, teacher, tmp_path / "teacher", **sequential)
     keys = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10}
     config, train, valid, _ = recboles(tiny_dataset, student, **sequential, **keys)
-    model = get_model(student)(config, train._dataset)
+    model = get_model(student)(config, dataset_of(train))
     scores = recbole_kd.load_teacher(folder, train)
     distiller = recbole_kd.build_distiller(config, model, scores, train)
     trainer = recbole_kd.KDTrainer(config, model, distiller)

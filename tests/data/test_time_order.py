@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
@@ -291,7 +292,7 @@ def test_a_checkpoint_in_recboles_order(unit: str, refused: bool, tmp_path: Path
         "state": "ERROR", "show_progress": False,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["test"])
+        patch.setattr(sys, "argv", ["test"])
         run_recbole(model="BPR", dataset=data.name, config_dict=given_keys)
     (file,) = (tmp_path / "theirs").glob("BPR-*.pth")
     alone = ("--kd_compare=False", f"--teacher_path={file}")

@@ -16,6 +16,7 @@ from recbole_kd.cli.run import main
 from recbole_kd.distiller.registry import check_options
 from recbole_kd.distiller.tarec import TARec
 from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.losses import wasserstein
 from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.pipeline.assistant import NEUTRAL, assistant_values, width_of
@@ -95,7 +96,7 @@ def test_sinkhorns_gradient_is_that_of_its_value() -> None:
 def test_sinkhorn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     p, q, positions = distributions()
     whole = sinkhorn(p, q, positions, 0.05, 20)
-    monkeypatch.setattr("recbole_kd.losses.wasserstein.BLOCK_BYTES", 1)
+    monkeypatch.setattr(wasserstein, "BLOCK_BYTES", 1)
     torch.testing.assert_close(sinkhorn(p, q, positions, 0.05, 20), whole)
 
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -259,27 +260,32 @@ def same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     )
 
 
-def one_and_several(
-    data: TinyData, folder: Path, model: str, n: int = 2, block_bytes: int | None = None, **given: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same training by one process and by n."""
+def job_of(data: TinyData, model: str, **given: Any) -> ddp_steps.Job:
+    """The training of a model by a teacher."""
     config, case = build_config(data, model, **given), build_case(data, model, **given)
-    teacher = teacher_of(case)
-    one = ddp_steps.record(copy.deepcopy(config), case.splits, teacher, folder / "one", None, block_bytes=block_bytes)
-    return one, ddp_steps.both(copy.deepcopy(config), case.splits, teacher, folder / "two", n, block_bytes)
+    return config, case.splits, teacher_of(case)
 
 
-@pytest.mark.parametrize(("model", "steps"), [("MF", 9), ("HSTU", 6)])
-def test_two_processes_train_as_one(
-    tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, steps: int
-) -> None:
+def one_and_several(
+    folder: Path, jobs: Sequence[ddp_steps.Job], n: int = 2, block_bytes: int | None = None
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The same trainings by one process and by n."""
+    alone = [(copy.deepcopy(config), *rest) for config, *rest in jobs]
+    one = ddp_steps.recorded(alone, folder / "one", None, block_bytes)
+    return list(zip(one, ddp_steps.both(jobs, folder / "two", n, block_bytes), strict=True))
+
+
+def test_two_processes_train_as_one(tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes train MF, then HSTU."""
     monkeypatch.setenv("DDP_TEST_SETS", str(tmp_path / "sets.json"))
-    given = {"epochs": 3} if model == "MF" else {"epochs": 3, "train_batch_size": 16, **WITHOUT_DROPOUT}
-    one, two = one_and_several(tiny_dataset, tmp_path, model, **given, **KD)
-    assert len(one["losses"]) >= steps
-    same_training(one, two)
-    # every process has the sets that one alone has
-    assert one["sets"] == two["sets"] == json.loads((tmp_path / "sets.json").read_text())
+    mf = job_of(tiny_dataset, "MF", epochs=3, **KD)
+    hstu = job_of(tiny_dataset, "HSTU", epochs=3, train_batch_size=16, **WITHOUT_DROPOUT, **KD)
+    found = one_and_several(tmp_path, [mf, hstu])
+    sets_there = json.loads((tmp_path / "sets.json").read_text())
+    for (one, two), steps, there in zip(found, (9, 6), sets_there, strict=True):
+        assert len(one["losses"]) >= steps
+        same_training(one, two)
+        assert one["sets"] == two["sets"] == there  # every process has the sets that one alone has
 
 
 @pytest.mark.slow
@@ -290,7 +296,7 @@ def test_draws_from_the_whole_catalogue_are_shared_out_and_the_same(
     """kd_faithful=paper, in blocks of four queries: item sets of every step, bit by bit."""
     given = {"epochs": 3, "train_batch_size": 16, "kd_faithful": "paper", **WITHOUT_DROPOUT, **KD}
     del given["kd_candidates"]
-    one, two = one_and_several(tiny_dataset, tmp_path, model, 3, block_bytes=4 * 4 * 41, **given)
+    ((one, two),) = one_and_several(tmp_path, [job_of(tiny_dataset, model, **given)], 3, block_bytes=4 * 4 * 41)
     same_training(one, two)
     assert one["sets"] == two["sets"] and len(set(one["sets"])) == 3
 
@@ -303,7 +309,7 @@ def test_other_students_and_uneven_parts(tiny_dataset: TinyData, tmp_path: Path,
     given.update(reg_weight=0.1)  # of LightGCN
     if model == "MultiVAE":
         given["anneal_cap"] = 0.0
-    one, two = one_and_several(tiny_dataset, tmp_path, model, 3, **given)
+    ((one, two),) = one_and_several(tmp_path, [job_of(tiny_dataset, model, **given)], 3)
     if model == "MultiVAE":  # draws its latent noise row by row: alike, not equal
         assert np.allclose(one["losses"], two["losses"], rtol=0.05)
     else:

@@ -12,6 +12,7 @@ import torch
 from recbole.utils import ModelType
 from scipy import sparse
 
+from recbole_kd.evaluation import efficiency
 from recbole_kd.evaluation.efficiency import FEWEST_CALLS, TIMED_CALLS, WARM_UP, inference_us_per_user
 from recbole_kd.experiments.tables import _teacher_seed
 from recbole_kd.model.size import size_of
@@ -53,7 +54,7 @@ def test_times_are_taken_after_a_warm_up(seconds: float, n_calls: int, monkeypat
         clock[0] += seconds if len(calls) > 1 else 50 * seconds  # the first call is slow, and counts for nothing
         return queries, queries
 
-    monkeypatch.setattr("recbole_kd.evaluation.efficiency.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(efficiency, "perf_counter", lambda: clock[0])
     scorer: Any = SimpleNamespace(n_queries=101, n_items=50, device=torch.device("cpu"), top_k=top_k)
     assert inference_us_per_user(scorer) == pytest.approx(1e6 * seconds / 100) and len(calls) == n_calls
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from recbole_kd.experiments.grid import Grid, Task, read_grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import grid_section, grid_table, rows_of
 from tests.support import paths
+from tests.support.fresh import Fresh
 from tests.support.helpers import write_tiny
 from tests.support.made_results import TINY, figures, grid_of, made_up, reproduce, write_grid
 
@@ -199,14 +198,12 @@ def test_a_run_ends_with_the_process_that_was_killed(tmp_path: Path) -> None:
         "    with ProcessPoolExecutor(1, fresh_processes(), initializer=end_with_parent) as pool:\n"
         "        pool.submit(work, sys.argv[1]).result()\n"
     )
-    parent = subprocess.Popen([sys.executable, str(script), str(child)], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    try:
-        wait_until(child.is_file, 120)
-        run = psutil.Process(int(child.read_text()))
-    finally:
-        parent.kill()
-        parent.wait()
-    run.wait(30)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open(tmp_path / "said", "w") as said:
+        with Fresh([str(script), str(child)], tmp_path, environment, said.fileno(), said.fileno()):
+            wait_until(child.is_file, 120)
+            run = psutil.Process(int(child.read_text()))
+        run.wait(30)  # its parent has been killed
 
 
 def wait_until(true: Callable[[], bool], seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_seed
 
 import recbole_kd
-from tests.support.helpers import SEQUENTIAL, TinyData
+from recbole_kd.training import teacher_interactions
+from tests.support.helpers import SEQUENTIAL, TinyData, dataset_of
 from tests.support.recbole_scripts import folder_of, recboles
 
 KD = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10, "kd_weight": 2.0}
@@ -19,7 +21,7 @@ KD = {"kd": "RCEKD", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10, "kd_weig
 
 @pytest.fixture(autouse=True)
 def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["script.py"])
+    monkeypatch.setattr(sys, "argv", ["script.py"])
 
 
 def parts(
@@ -31,7 +33,7 @@ def parts(
     method = {**(KD if "kd" not in given else {}), **given}
     config, train, valid, _ = recboles(data, model, epochs=2, checkpoint_dir=str(folder), **split, **method)
     init_seed(config["seed"], True)
-    student = get_model(model)(config, train._dataset)
+    student = get_model(model)(config, dataset_of(train))
     return (
         config,
         student,
@@ -240,7 +242,7 @@ def test_lists_too_large_to_keep_are_asked_for_batch_by_batch(
     kept = recbole_kd.teacher_loader(train, path, k=5)
     queries = torch.tensor([3, 3, 1, 0, 7])
     wanted = kept._lists_of(queries)
-    monkeypatch.setattr("recbole_kd.training.teacher_interactions.KEPT_BYTES", 0)
+    monkeypatch.setattr(teacher_interactions, "KEPT_BYTES", 0)
     asked = recbole_kd.teacher_loader(train, path, k=5)
     found = asked._lists_of(queries)
     assert asked._lists is None and all(map(torch.equal, wanted, found))
@@ -259,7 +261,7 @@ def test_a_length_that_cannot_be_is_refused(tiny_dataset: TinyData, tmp_path: Pa
 def test_recboles_trainer_takes_the_loader(tiny_dataset: TinyData, tmp_path: Path) -> None:
     path = folder_of(tiny_dataset, "MF", tmp_path / "teacher")
     config, train, valid, _ = recboles(tiny_dataset, "BPR", checkpoint_dir=str(tmp_path))
-    student = get_model("BPR")(config, train._dataset)
+    student = get_model("BPR")(config, dataset_of(train))
     base, seen = student.calculate_loss, []
 
     def with_lists(interaction: Any) -> Any:

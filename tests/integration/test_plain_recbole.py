@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 import recbole_kd
 from recbole_kd.integration import compat
 from tests.support import paths
+from tests.support.fresh import python
 from tests.support.helpers import write_tiny
 from tests.support.runs import SHORT
 
@@ -34,10 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     for when in ORDERS:
         own = folder / when
         own.mkdir()
-        command = [sys.executable, str(ROOT / "tests" / "support" / "plain_recbole.py"), when, data]
-        done = subprocess.run(
-            command, cwd=own, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
-        )
+        done = python(str(ROOT / "tests" / "support" / "plain_recbole.py"), when, data, cwd=own)
         assert done.returncode == 0, done.stderr[-2000:]
         (line,) = (line for line in done.stdout.splitlines() if line.startswith("RESULT "))
         results[when] = json.loads(line.removeprefix("RESULT "))

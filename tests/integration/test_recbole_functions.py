@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 import recbole_kd
 from recbole_kd.data.item_features.matrix_files import IDS_SUFFIX
 from recbole_kd.pipeline.from_recbole import request_of
-from tests.support import paths
-from tests.support.helpers import SEQUENTIAL, SMALL, TinyData
+from tests.support.fresh import python
+from tests.support.helpers import SEQUENTIAL, SMALL, TinyData, dataset_of
 from tests.support.own_model import OwnModel
 
-REPOSITORY = paths.ROOT
 KD: dict[str, Any] = {
     "kd": "RCEKD", "teacher": "LightGCN", "kd_k": 5, "kd_n_samples": 5, "kd_candidates": 10,
     "teacher_config": {"epochs": 2, "embedding_size": 8},
@@ -118,7 +115,7 @@ def trained(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    model = get_model(config["model"])(config, dataset_of(loaders[0])).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.fit(loaders[0], loaders[1], saved=True, show_progress=False)
     return trainer, loaders
@@ -151,10 +148,6 @@ def test_other_models_get_recboles_trainers(kind: Any, model: str, trainer: str)
     import recbole.trainer
 
     assert get_trainer(kind, model) is getattr(recbole.trainer, trainer)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
 # -- where the keys come from
@@ -199,8 +192,8 @@ def test_recboles_script_with_one_import_and_a_file(keys: dict[str, Any], tmp_pa
     (tmp_path / "run_recbole.py").write_text(SCRIPT)
     (tmp_path / "project.yaml").write_text(yaml.safe_dump(keys))
     (tmp_path / "kd.yaml").write_text(yaml.safe_dump(KD))
-    words = [sys.executable, "run_recbole.py", "--model=BPR", "--dataset=tiny", "--config_files=project.yaml kd.yaml"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False)
+    words = ["run_recbole.py", "--model=BPR", "--dataset=tiny", "--config_files=project.yaml kd.yaml"]
+    done = python(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.strip().splitlines()[-1]) == pytest.approx(
         float(run(keys, "BPR", **KD)["best_valid_score"]), abs=1e-9

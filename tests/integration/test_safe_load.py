@@ -21,6 +21,7 @@ import recbole_kd  # noqa: F401  (registers and installs)
 from recbole_kd.errors import TeacherError
 from recbole_kd.integration import model_classes, pickle_call_sites, safe_load
 from recbole_kd.integration.inert_objects import Reference
+from tests.support.helpers import dataset_of
 
 SETTINGS = {
     "epochs": 1,
@@ -30,6 +31,7 @@ SETTINGS = {
     "n_layers": 1,
     "n_heads": 1,
     "MAX_ITEM_LIST_LENGTH": 5,
+    "user_inter_num_interval": "[300,inf)",
     "train_batch_size": 8192,
     "eval_batch_size": 1_000_000,
     "topk": 100,
@@ -126,11 +128,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for name in MODELS:
             settings = dict(SETTINGS, checkpoint_dir=str(folder / name))
             if name in ("SASRec", "GRU4RecF"):
-                settings.update(train_neg_sample_args=None, user_inter_num_interval="[300,inf)")
+                settings.update(train_neg_sample_args=None)
             config = Config(model=name, dataset="ml-100k", config_dict=settings)
             init_seed(config["seed"], config["reproducibility"])
             loaders = data_preparation(config, create_dataset(config))
-            model = get_model(name)(config, loaders[0]._dataset)
+            model = get_model(name)(config, dataset_of(loaders[0]))
             trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
             trainer.fit(*loaders[:2], verbose=False)
             found[name] = (config, loaders, trainer)
@@ -152,7 +154,7 @@ def test_recboles_checkpoints_round_trip(
     assert any(value > 0 for value in want.values())
     assert trainer.evaluate(loaders[2], load_best_model=True) == want
 
-    fresh = get_trainer(config["MODEL_TYPE"], name)(config, get_model(name)(config, loaders[0]._dataset))
+    fresh = get_trainer(config["MODEL_TYPE"], name)(config, get_model(name)(config, dataset_of(loaders[0])))
     if name != "EASE":  # fitted in closed form, without an optimizer to resume
         fresh.resume_checkpoint(trainer.saved_model_file)
         assert fresh.start_epoch == 1
@@ -349,10 +351,10 @@ def test_a_pickled_data_set_is_refused_with_the_way_out(
     monkeypatch.chdir(tmp_path)
     config, loaders, _ = runs["BPR"]
     monkeypatch.setitem(config.final_config_dict, "checkpoint_dir", str(tmp_path))
-    loaders[0]._dataset.save()
+    dataset_of(loaders[0]).save()
     with pytest.raises(TeacherError, match=r"ml-100k-Dataset\.pth.*delete the file and set save_dataset"):
         create_dataset(config)
-    (tmp_path / "ml-100k-for-BPR-dataloader.pth").write_bytes(pickle.dumps([loaders[0]._dataset]))
+    (tmp_path / "ml-100k-for-BPR-dataloader.pth").write_bytes(pickle.dumps([dataset_of(loaders[0])]))
     with pytest.raises(TeacherError, match=r"dataloader\.pth.*delete the file and set save_dataset"):
         load_split_dataloaders(config)
 

@@ -18,6 +18,7 @@ from recbole_kd.data.item_features.aligned import ItemFeatures
 from recbole_kd.data.item_features.text_encoders import ENCODERS
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.errors import DataError
+from recbole_kd.model import bm3
 from recbole_kd.model.bm3 import BM3
 from recbole_kd.model.bm3_loss import View, bm3_loss
 from recbole_kd.scoring.scorer import Scorer
@@ -224,7 +225,7 @@ def views_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Vie
         kept.update({"user": user, "item": item, **modalities})
         return bm3_loss(user, item, modalities, cl_weight)
 
-    monkeypatch.setattr("recbole_kd.model.bm3.bm3_loss", record)
+    monkeypatch.setattr(bm3, "bm3_loss", record)
     batch = Interaction({"user_id": torch.arange(1, 29), "item_id": torch.arange(1, 15).repeat(2)})
     case.model.calculate_loss(batch)
     return kept, batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.support.runs import results
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Trained by RecBole for one epoch, on features that stay on disk."""
     command(tmp_path)  # writes the data and their features
-    monkeypatch.setattr("sys.argv", ["test"])
+    monkeypatch.setattr(sys, "argv", ["test"])
     given: dict[str, Any] = {
         **SMALL, "data_path": str(tmp_path / "data"), "checkpoint_dir": str(tmp_path / "recbole"), "topk": [5],
         "valid_metric": "NDCG@5",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from recbole_kd.integration.safe_load import load_checkpoint
 from recbole_kd.model import hstu
 from recbole_kd.model.hstu import HSTU, HSTUGeneral
 from recbole_kd.model.hstu_packing import PackedLayout, time_buckets
-from tests.support.helpers import TinyData
+from tests.support.fresh import python
+from tests.support.helpers import TinyData, dataset_of
 
 FACES = {"HSTU": HSTU, "HSTUGeneral": HSTUGeneral}
 SETTINGS: dict[str, Any] = {
@@ -69,7 +70,7 @@ def prepared(model: str, data: TinyData | None = None, **given: Any) -> tuple[An
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
-    return config, get_model(model)(config, loaders[0]._dataset), dataset, loaders
+    return config, get_model(model)(config, dataset_of(loaders[0])), dataset, loaders
 
 
 def by_user(users: Any, items: Any) -> dict[int, list[int]]:
@@ -97,21 +98,21 @@ def test_run_recbole_trains_and_its_checkpoint_is_read_back(model: str, tmp_path
     )
 
 
-def _in_worker(model: str, connection: Any) -> None:
-    sys.argv = ["worker"]
-    result = run_recbole(model=model, dataset="ml-100k", config_dict=dict(SETTINGS), saved=False)
-    connection.send({name: float(value) for name, value in result["test_result"].items()})
+OWN_PROCESS = """
+import json, sys
+import recbole_kd
+from recbole.quick_start import run_recbole
+
+settings = json.loads(sys.argv.pop())
+result = run_recbole(model="HSTU", dataset="ml-100k", config_dict=settings, saved=False)["test_result"]
+print(json.dumps({name: float(value) for name, value in result.items()}))
+"""
 
 
-def test_a_spawned_process_gets_the_same_result() -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    worker = context.Process(target=_in_worker, args=("HSTU", theirs))  # importing this file imports recbole_kd
-    worker.start()
-    assert ours.poll(120)
-    there = ours.recv()
-    worker.join(30)
-    assert worker.exitcode == 0
+def test_another_process_gets_the_same_result(tmp_path: Path) -> None:
+    done = python("-c", OWN_PROCESS, json.dumps(SETTINGS), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout.splitlines()[-1])
     here = run_recbole(model="HSTU", dataset="ml-100k", config_dict=dict(SETTINGS), saved=False)["test_result"]
     assert there == {name: float(value) for name, value in here.items()}
 
@@ -163,13 +164,15 @@ def test_training_is_by_user_and_evaluation_rows_are_recboles(tiny_dataset: Tiny
     )
     theirs = data_preparation(config, create_dataset(config))
     for mine, other in zip(ours, theirs, strict=True):
-        fields = list(other._dataset.inter_feat.interaction)
-        assert all(torch.equal(mine._dataset.inter_feat[field], other._dataset.inter_feat[field]) for field in fields)
+        fields = list(dataset_of(other).inter_feat.interaction)
+        assert all(
+            torch.equal(dataset_of(mine).inter_feat[field], dataset_of(other).inter_feat[field]) for field in fields
+        )
 
     batches = list(ours[0])
     users = torch.cat([batch["user_id"] for batch in batches])
     assert len(users) == len(users.unique()) == 30 and len(ours[0]) == 2
-    whole = by_user(theirs[0]._dataset.inter_feat["user_id"], theirs[0]._dataset.inter_feat["item_id"])
+    whole = by_user(dataset_of(theirs[0]).inter_feat["user_id"], dataset_of(theirs[0]).inter_feat["item_id"])
     for batch in batches:
         for user, items, length, target in zip(
             *(batch[f].tolist() for f in ("user_id", "item_id_list", "item_length", "item_id")), strict=True
@@ -280,10 +283,10 @@ def test_a_general_split_keeps_the_order_of_the_training_items(
     in_order = by_user(
         dataset.token2id("user_id", [r[0] for r in rows]), dataset.token2id("item_id", [r[1] for r in rows])
     )
-    kept = by_user(train._dataset.inter_feat["user_id"], train._dataset.inter_feat["item_id"])
-    assert len(train._dataset) == len(kept) < len(train._dataset.inter_feat)
+    kept = by_user(dataset_of(train).inter_feat["user_id"], dataset_of(train).inter_feat["item_id"])
+    assert len(dataset_of(train)) == len(kept) < len(dataset_of(train).inter_feat)
     held_out = by_user(
-        *(torch.cat([part._dataset.inter_feat[f] for part in (valid, test)]) for f in ("user_id", "item_id"))
+        *(torch.cat([dataset_of(part).inter_feat[f] for part in (valid, test)]) for f in ("user_id", "item_id"))
     )
     for user, items in in_order.items():
         want = [item for item in items if item in kept[user]][-7:]
@@ -302,9 +305,9 @@ def test_general_training_has_one_row_a_user_and_masks_see_all(tiny_dataset: Tin
     _, _, _, (train, valid, _) = prepared("HSTUGeneral", tiny_dataset)
     users = torch.cat([batch["user_id"] for batch in train])
     assert sorted(users.tolist()) == list(range(1, 31))
-    assert len(train._dataset.by_row()) == len(train._dataset.inter_feat) > len(train._dataset) == 30
-    assert {RAW_TIME, RAW_ROW} < set(train._dataset.inter_feat.interaction)
-    rows = by_user(train._dataset.inter_feat["user_id"], train._dataset.inter_feat["item_id"])
+    assert len(dataset_of(train).by_row()) == len(dataset_of(train).inter_feat) > len(dataset_of(train)) == 30
+    assert {RAW_TIME, RAW_ROW} < set(dataset_of(train).inter_feat.interaction)
+    rows = by_user(dataset_of(train).inter_feat["user_id"], dataset_of(train).inter_feat["item_id"])
     assert all(set(valid._sampler.used_ids[user]) >= set(items) for user, items in rows.items())
 
 

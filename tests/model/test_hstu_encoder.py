@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_kd.model import hstu_packing
+from recbole_kd.model import sampled_softmax as sampled_softmax_module
 from recbole_kd.model.hstu_encoder import Encoded, HSTUBlock, HSTUEncoder, HSTUSizes, unit
 from recbole_kd.model.hstu_packing import PackedLayout
 from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
@@ -373,7 +374,7 @@ def test_negatives_are_uniform_over_the_items() -> None:
 
 
 def test_negatives_of_a_position_depend_on_nothing_but_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_kd.model.sampled_softmax.NEGATIVES_PER_BLOCK", 40)  # blocks of 5 positions
+    monkeypatch.setattr(sampled_softmax_module, "NEGATIVES_PER_BLOCK", 40)  # blocks of 5 positions
 
     def table(mine: Tensor | None, *sizes: int) -> Tensor:
         np.random.seed(1)

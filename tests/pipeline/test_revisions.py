@@ -20,7 +20,7 @@ from recbole_kd.pipeline.revisions import REVISIONS, TRAINER
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.training.trainer import KDTrainer
 from tests.support import paths
-from tests.support.helpers import TinyData, build_config, build_model, write_tiny
+from tests.support.helpers import TinyData, build_config, build_model, dataset_of, write_tiny
 from tests.support.runs import run
 
 PINNED = paths.REFERENCE / "pinned_trainings.json"
@@ -68,7 +68,7 @@ def three_steps(data: TinyData, name: str, folder: Path) -> list[float]:
     fix_weights(model)
     accelerate_on_cpu(model, softmax_of(model))
     initialise(model, None)
-    n_rows = len(make_loaders(config, splits).train._dataset)
+    n_rows = len(dataset_of(make_loaders(config, splits).train))
     config["train_batch_size"] = -(-n_rows // 3)
     init_seed(7, True)
     loaders = make_loaders(config, splits)

@@ -9,6 +9,7 @@ import pytest
 
 from recbole_kd.cli.run import main
 from recbole_kd.errors import KDError
+from recbole_kd.report import page as page_module
 from tests.support.runs import words
 
 
@@ -32,7 +33,7 @@ def test_a_run_leaves_a_report_and_succeeds_where_none_can_be_made(
     def missing() -> str:
         raise KDError("Reports need plotly: pip install plotly")
 
-    monkeypatch.setattr("recbole_kd.report.page.plotly_js", missing)
+    monkeypatch.setattr(page_module, "plotly_js", missing)
     assert main(arguments) == 0
     (second,) = set((tmp_path / "saved").glob("MF-*")) - {folder}
     assert (second / "result.json").is_file() and not (second / "report.html").exists()

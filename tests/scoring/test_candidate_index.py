@@ -18,13 +18,14 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.model.mf import MF
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.topk import DotProducts, top_k_in_blocks
+from recbole_kd.scoring import candidate_index
 from recbole_kd.scoring.candidate_index import CandidateIndex, cells_for
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import MappedScores
 from recbole_kd.training.build_distiller import build_distiller, check_index
-from tests.support.helpers import TinyData, build_case
+from tests.support.helpers import TinyData, build_case, dataset_of
 from tests.support.runs import refusal, run
 
 pytest.importorskip("faiss")
@@ -69,7 +70,7 @@ def test_all_cells_give_the_exact_lists(excluding: bool) -> None:
 def test_some_cells_give_most_of_each_list_in_order_and_say_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, items = tables()
     asked = torch.arange(len(queries))
-    monkeypatch.setattr("recbole_kd.scoring.candidate_index.PAIRS_PER_SEARCH", 1000)
+    monkeypatch.setattr(candidate_index, "PAIRS_PER_SEARCH", 1000)
     index = CandidateIndex(nlist=64, nprobe=4)
     ids, scores = ranked(index, queries, items, asked, 30)
     exact = top_k_in_blocks(DotProducts(queries, items), asked, len(items), 30)[0]
@@ -164,7 +165,7 @@ def test_an_index_is_kept_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("model", ["MF", "LightGCN", "HSTU", "SASRec"])
 def test_students_of_vectors_are_ranked_by_it(model: str, tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, model)
-    train = case.loaders.train._dataset
+    train = dataset_of(case.loaders.train)
     scorer = Scorer(case.model, getattr(train, "training_rows", lambda: None)())
     queries = torch.arange(scorer.n_queries)
     exact = scorer.top_k(queries, 7)

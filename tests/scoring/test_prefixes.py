@@ -10,6 +10,7 @@ import torch
 
 from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.scoring import prefix_encoding as prefixes
+from recbole_kd.scoring import scorer as scorer_module
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import SCORES, read_tensors
 from recbole_kd.teacher.export import export_teacher
@@ -98,9 +99,7 @@ def test_in_training_mode_every_history_has_its_own_dropout(
     model: str, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scorer = a_case(tiny_dataset, model, 8)
-    monkeypatch.setattr(
-        "recbole_kd.scoring.scorer.encode_prefixes", lambda *_: pytest.fail("one pass for several histories")
-    )
+    monkeypatch.setattr(scorer_module, "encode_prefixes", lambda *_: pytest.fail("one pass for several histories"))
     scorer.model.train()
     assert scorer._encoded(torch.arange(5)).shape == (5, 8)
 
@@ -123,7 +122,7 @@ def test_a_teacher_is_exported_so(
         seen.append(len(rows.passes(queries).encoded))
         return plain(positions, rows, queries)
 
-    monkeypatch.setattr("recbole_kd.scoring.scorer.encode_prefixes", counted)
+    monkeypatch.setattr(scorer_module, "encode_prefixes", counted)
     export_teacher(scorer, tmp_path / "teacher", {"model": model})
     vectors, queries = read_tensors(tmp_path / "teacher" / SCORES)["query_vectors"], torch.tensor([0, 3, 40, 90])
     assert seen and seen[0] < 0.8 * scorer.n_queries

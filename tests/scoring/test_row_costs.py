@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_kd.evaluation import full_ranking
 from recbole_kd.scoring import own_scores, row_costs
 from recbole_kd.scoring.row_costs import AllocationMeter, row_cost
 from recbole_kd.training.trainer import KDTrainer
@@ -90,8 +91,8 @@ def test_a_long_evaluation_is_announced_once(tiny_dataset: TinyData, monkeypatch
     case = build_case(tiny_dataset, "NeuMF")
     trainer = KDTrainer(case.config, case.model, None)
     said: list[str] = []
-    monkeypatch.setattr("recbole_kd.evaluation.full_ranking.show", said.append)
-    monkeypatch.setattr("recbole_kd.evaluation.full_ranking.LONG_EVALUATION", 0)
+    monkeypatch.setattr(full_ranking, "show", said.append)
+    monkeypatch.setattr(full_ranking, "LONG_EVALUATION", 0)
     for _ in range(2):
         trainer.evaluate(case.loaders.valid, load_best_model=False)
     found = [line for line in said if "NeuMF scores one pair of a user and an item at a time" in line]

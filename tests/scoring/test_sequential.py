@@ -21,6 +21,7 @@ from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.data.split_and_loaders import make_loaders, split_data
 from recbole_kd.data.train_items import query_items, train_items
 from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.evaluation import full_ranking
 from recbole_kd.evaluation.full_ranking import evaluate_by_full_ranking
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.factors import FactorScores
@@ -34,6 +35,7 @@ from tests.support.helpers import (
     build_case,
     build_config,
     build_model,
+    dataset_of,
     scorer_of,
     write_tiny,
 )
@@ -68,7 +70,7 @@ def test_rows_are_recboles_own(tiny_dataset: TinyData, length: int) -> None:
     theirs = create_dataset(config).build()
     loaders = make_loaders(config, split_data(config))
     for own, other in zip((loaders.train, loaders.valid, loaders.test), theirs, strict=True):
-        assert len(own._dataset) == len(other) and plain_rows(own._dataset) == plain_rows(other)
+        assert len(dataset_of(own)) == len(other) and plain_rows(dataset_of(own)) == plain_rows(other)
 
 
 @pytest.mark.parametrize("model", ["MF", "SASRec", "HSTU"])
@@ -96,7 +98,7 @@ def test_users_of_few_items_lose_none(tmp_path: Path) -> None:
     name, item = case.splits.dataset.field2id_token["user_id"], case.splits.dataset.field2id_token["item_id"]
 
     def words_of(loader: Any) -> set[tuple[str, str, str]]:
-        return {(name[u], "".join(item[i][1] for i in h), item[t][1]) for u, h, t in plain_rows(loader._dataset)}
+        return {(name[u], "".join(item[i][1] for i in h), item[t][1]) for u, h, t in plain_rows(dataset_of(loader))}
 
     assert words_of(case.loaders.train) == {("d", "0", "1"), ("d", "01", "2")}
     assert words_of(case.loaders.valid) == {("c", "0", "1"), ("d", "012", "3")}
@@ -122,7 +124,7 @@ def test_without_a_time_column_the_files_order_counts(tmp_path: Path) -> None:
     given = {"load_col": {"inter": ["user_id", "item_id"]}, "eval_batch_size": 8, "topk": [2]}
     case = build_case(TinyData(str(tmp_path), "bare"), "HSTU", **given)
     item = case.splits.dataset.field2id_token["item_id"]
-    histories = {tuple(item[i] for i in (*h, t)) for _, h, t in plain_rows(case.loaders.test._dataset)}
+    histories = {tuple(item[i] for i in (*h, t)) for _, h, t in plain_rows(dataset_of(case.loaders.test))}
     assert histories == {tuple(f"i{(3 * step + user) % 7}" for step in range(5)) for user in range(6)}
 
 
@@ -142,7 +144,7 @@ def test_a_time_column_that_is_not_read_is_not_passed_over(tmp_path: Path, capsy
 @pytest.mark.parametrize("model", STUDENTS)
 def test_queries_in_training_are_the_rows_of_the_batch(tiny_dataset: TinyData, model: str) -> None:
     case = build_case(tiny_dataset, model)
-    rows, seen = case.loaders.train._dataset.training_rows(), query_items(case.loaders.train)
+    rows, seen = dataset_of(case.loaders.train).training_rows(), query_items(case.loaders.train)
     batch = next(iter(case.loaders.train))
     for query, user, history, length, target in zip(
         *(batch[name] for name in ("kd_query", "user_id", "item_id_list", "item_length", "item_id")), strict=True
@@ -221,7 +223,7 @@ def _config_with_kd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def naive_history(case: Case, query: int) -> tuple[int, ...]:
-    row = case.loaders.train._dataset.training_rows().interaction(torch.tensor([query]))
+    row = dataset_of(case.loaders.train).training_rows().interaction(torch.tensor([query]))
     return tuple(i for i in row["item_id_list"][0].tolist() if i)
 
 
@@ -230,7 +232,7 @@ def test_a_general_teacher_answers_with_the_user_of_a_row(tiny_dataset: TinyData
     case = build_case(tiny_dataset, student)
     teacher = user_teacher(case)
     asked = build_distiller(case.config_with_kd, case.model, teacher, case.loaders.train).teacher_scores  # type: ignore[attr-defined]
-    rows = case.loaders.train._dataset.training_rows()
+    rows = dataset_of(case.loaders.train).training_rows()
     queries = torch.arange(len(rows))
     assert asked.name == "MF" and asked.n_queries == len(rows)
     torch.testing.assert_close(asked.full(queries), teacher.full(rows.users))
@@ -260,7 +262,7 @@ def test_a_sequential_teacher_answers_about_the_same_history(
     other = build_case(tiny_dataset, student, eval_args=LEAVE_ONE_OUT, MAX_ITEM_LIST_LENGTH=16)
     asked = build_distiller(other.config_with_kd, other.model, teacher, other.loaders.train).teacher_scores  # type: ignore[attr-defined]
     if student == "MF":
-        valid = case.loaders.valid._dataset
+        valid = dataset_of(case.loaders.valid)
         expected, queries = valid.inter_feat, valid.inter_feat["user_id"]
         if model == "HSTU":  # the validation row also knows when it was asked: the item itself is then at that time
             expected["raw_time"] = (
@@ -268,7 +270,7 @@ def test_a_sequential_teacher_answers_about_the_same_history(
             )
     else:
         queries = torch.tensor([1, 3, 8, 20])
-        expected = other.loaders.train._dataset.training_rows().interaction(queries)
+        expected = dataset_of(other.loaders.train).training_rows().interaction(queries)
         assert all(
             len(naive_history(other, int(q))) == int(n) for q, n in zip(queries, expected["item_length"], strict=True)
         )
@@ -334,9 +336,9 @@ def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
     trainer = Trainer(case.config, case.model)
     evaluate_by_full_ranking(trainer)
     fast = trainer.evaluate(case.loaders.test, load_best_model=False)
-    monkeypatch.setattr("recbole_kd.evaluation.full_ranking.has_vectors", lambda kind: False)
+    monkeypatch.setattr(full_ranking, "has_vectors", lambda kind: False)
     assert fast == pytest.approx(trainer.evaluate(case.loaders.test, load_best_model=False))
-    rows, train = case.loaders.test._dataset.rows, train_items(case.loaders.train)
+    rows, train = dataset_of(case.loaders.test).rows, train_items(case.loaders.train)
     scores = case.model.full_sort_predict(rows.interaction(torch.arange(len(rows)))).detach().view(len(rows), -1)
     scores[:, 0] = -torch.inf
     if protocol == "paper":
@@ -353,7 +355,7 @@ def test_both_ways_to_evaluate_agree_and_the_paper_masks_training_items(
 @pytest.mark.parametrize("protocol", ["recbole", "paper"])
 def test_at_test_a_history_holds_the_validation_item_except_in_the_paper(tiny_dataset: TinyData, protocol: str) -> None:
     loaders = build_case(tiny_dataset, "SASRec", eval_protocol=protocol, MAX_ITEM_LIST_LENGTH=50).loaders
-    valid, test = loaders.valid._dataset.inter_feat, loaders.test._dataset.inter_feat
+    valid, test = dataset_of(loaders.valid).inter_feat, dataset_of(loaders.test).inter_feat
     columns = ("user_id", "item_id_list", "item_length", "item_id")
     asked = {user: row for user, *row in zip(*(valid[field].tolist() for field in columns), strict=True)}
     assert len(test) > 0
@@ -365,7 +367,7 @@ def test_at_test_a_history_holds_the_validation_item_except_in_the_paper(tiny_da
 def test_a_history_longer_than_the_maximum_keeps_the_latest(tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "SASRec", MAX_ITEM_LIST_LENGTH=3)
     whole = build_case(tiny_dataset, "SASRec", MAX_ITEM_LIST_LENGTH=50)
-    short, long = (each.loaders.test._dataset.inter_feat for each in (case, whole))
+    short, long = (dataset_of(each.loaders.test).inter_feat for each in (case, whole))
     n = int(long["item_length"][0])
     assert n > 3 and long["item_id_list"][0, n - 3 : n].tolist() == short["item_id_list"][0].tolist()
 
@@ -487,7 +489,7 @@ def test_an_online_sequential_teacher_is_rebuilt(tmp_path: Path) -> None:
 def test_histories_are_made_when_they_are_looked_up(tiny_dataset: TinyData, model: str) -> None:
     """A training part holds a few numbers a row, whatever the maximum length."""
     case = build_case(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=10)
-    part = case.loaders.train._dataset
+    part = dataset_of(case.loaders.train)
     rows, kept = part.rows, part.inter_feat
     assert all(kept.interaction[name].dim() == 1 for name in kept.interaction)
     every = rows.interaction(torch.arange(len(rows)))

@@ -18,7 +18,7 @@ from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.trainer import KDTrainer
-from tests.support.helpers import Case, TinyData, build_case
+from tests.support.helpers import Case, TinyData, build_case, dataset_of
 
 STUDENTS = ("SASRec", "GRU4Rec", "NARM", "STAMP", "LightSANs", "NextItNet", "Caser")
 METHODS: dict[str, dict[str, Any]] = {
@@ -143,13 +143,13 @@ def test_full_rows_have_the_dropout_of_the_base_loss(tiny_dataset: TinyData) -> 
 def test_whose_softmax_sees_something_else_keeps_its_products(tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "SASRec")
     assert softmax_of(case.model) is case.model.loss_fct
-    sharp = SharpSASRec(case.config, case.loaders.train._dataset)
+    sharp = SharpSASRec(case.config, dataset_of(case.loaders.train))
     pairwise = build_case(
         tiny_dataset, "SASRec", loss_type="BPR", train_neg_sample_args={"distribution": "uniform", "sample_num": 1}
     )
     for model in (sharp, pairwise.model, build_case(tiny_dataset, "HSTU").model, build_case(tiny_dataset, "MF").model):
         assert softmax_of(model) is None
-    scorer = Scorer(sharp, case.loaders.train._dataset.training_rows())
+    scorer = Scorer(sharp, dataset_of(case.loaders.train).training_rows())
     batch = next(iter(case.loaders.train))
     with scorer.step(batch):
         sharp.calculate_loss(batch)
@@ -158,7 +158,7 @@ def test_whose_softmax_sees_something_else_keeps_its_products(tiny_dataset: Tiny
 
 def test_rows_in_half_precision_are_not_taken(tiny_dataset: TinyData) -> None:
     case = build_case(tiny_dataset, "SASRec")
-    scorer = Scorer(case.model, case.loaders.train._dataset.training_rows())
+    scorer = Scorer(case.model, dataset_of(case.loaders.train).training_rows())
     batch = next(iter(case.loaders.train))
     with scorer.step(batch), torch.autocast("cpu", dtype=torch.bfloat16):
         case.model.calculate_loss(batch)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from recbole_kd.cli.program import main
+from tests.support.fresh import python
 from tests.support.paths import ROOT
 
 THREE_LINES = """
@@ -37,14 +36,7 @@ def test_three_lines_print_the_top_10_of_a_raw_user(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "saved")
     shutil.rmtree(tmp_path / "cache")
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED + THREE_LINES],
-        cwd=elsewhere,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = python("-c", WATCHED + THREE_LINES, cwd=elsewhere, env=environment)
     assert done.returncode == 0 and not done.stderr, done.stderr
     head, *rows = done.stdout.strip().splitlines()
     assert head.split() == ["user", "item", "score", "rank"] and len(rows) == 10

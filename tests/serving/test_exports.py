@@ -17,6 +17,8 @@ import torch
 import recbole_kd
 from recbole_kd.cli.program import main
 from recbole_kd.errors import ConfigError, StudentError, TargetError
+from recbole_kd.serving.exports import exported as exported_module
+from recbole_kd.serving.exports import faiss_index
 from recbole_kd.serving.exports.exported import Exported
 from recbole_kd.serving.exports.npz import Npz, quantised
 from recbole_kd.serving.exports.parity import parity
@@ -168,7 +170,7 @@ def test_int8_takes_a_byte_a_number() -> None:
 def test_approximate_indexes_say_what_they_find(
     index: str, probed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recbole_kd.serving.exports.faiss_index.PROBED", probed)
+    monkeypatch.setattr(faiss_index, "PROBED", probed)
     found = student_of("MF").export("faiss", tmp_path / "out", index=index)["forms"]["faiss"]
     assert found["index"] == index and found["exact"] is False
     assert found["score_difference"] <= 1e-5 * found["largest_score"]  # of what is found
@@ -328,7 +330,7 @@ def test_the_api_refuses_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "package"), [("faiss", "faiss-cpu"), ("onnx", "onnxruntime")])
 def test_a_missing_package_is_named(form: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = package.removesuffix("-cpu")
-    monkeypatch.setattr("recbole_kd.serving.exports.exported.find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr(exported_module, "find_spec", lambda name: None if name == module else name)
     with pytest.raises(ConfigError, match=f"needs {package}, not installed here: run `pip install {package}`"):
         student_of("MF").export(["npz", form], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

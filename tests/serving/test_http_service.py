@@ -11,12 +11,11 @@ import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ import pytest
 import recbole_kd
 from recbole_kd.cli import serve
 from recbole_kd.cli.program import main
+from tests.support.fresh import Fresh
 from tests.support.paths import ROOT
 from tests.support.students import trained
 
@@ -155,22 +155,20 @@ def test_bad_words_are_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @contextmanager
-def served(model: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A service in a process of its own, on a free port of loopback, and its address."""
-    command = [sys.executable, "-m", "recbole_kd", "serve", trained(model)["folder"], "--port=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " on http://127.0.0.1:" in line, process.communicate(timeout=60)
-        address = line.split(" on ")[1].split()[0]
-        yield address, process
-    finally:
-        process.kill()
-        process.communicate()
+def served(model: str, folder: Path) -> Iterator[tuple[str, Fresh, Path]]:
+    """A service in a process of its own, on a free port of loopback: its address and what it says as errors."""
+    words = ["-m", "recbole_kd", "serve", trained(model)["folder"], "--port=0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    heard, told = os.pipe()
+    with (
+        open(folder / "err", "w") as err,
+        open(heard) as lines,
+        Fresh(words, folder, environment, told, err.fileno()) as process,
+    ):
+        os.close(told)
+        line = lines.readline()
+        assert " on http://127.0.0.1:" in line, (folder / "err").read_text()
+        yield line.split(" on ")[1].split()[0], process, folder / "err"
 
 
 def ask(address: str, requests: list[tuple[str, Any]]) -> list[tuple[int, float]]:
@@ -230,14 +228,14 @@ def malformed(n: int) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("n", [240, pytest.param(2000, marks=pytest.mark.slow)])
-def test_four_clients_at_once_and_300_malformed_requests(n: int) -> None:
+def test_four_clients_at_once_and_300_malformed_requests(n: int, tmp_path: Path) -> None:
     known = recbole_kd.load_student(trained("MF")["folder"]).users.tokens[1:]
     users = [known[number % len(known)] for number in range(n)]
     good: list[tuple[str, Any]] = [
         ("GET", {"params": {"user": user, "k": 5}}) if place % 4 else ("POST", {"json": {"history": ["i1", "i2"]}})
         for place, user in enumerate(users)
     ]
-    with served("MF") as (address, process):
+    with served("MF", tmp_path) as (address, process, err):
         with ThreadPoolExecutor(4) as pool:
             clients = pool.map(lambda start: ask(address, good[start::4]), range(4))
             answers = [answer for client in clients for answer in client]
@@ -256,6 +254,6 @@ def test_four_clients_at_once_and_300_malformed_requests(n: int) -> None:
                 raw.sendall(words)
                 assert raw.recv(64).startswith((b"HTTP/1.1 4", b""))
         assert httpx.get(f"{address}/health", timeout=30).json()["status"] == "ok"
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 130 and "Traceback" not in said and said.strip().splitlines()[-1] == "interrupted"
+        os.kill(process.pid, signal.SIGINT)
+        code, said = process.wait(60), err.read_text()
+        assert code == 130 and "Traceback" not in said and said.strip().splitlines()[-1] == "interrupted"

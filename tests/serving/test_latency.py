@@ -15,6 +15,7 @@ import recbole_kd
 from recbole_kd.cli.program import main
 from recbole_kd.errors import TeacherError
 from recbole_kd.pipeline.quick_start import run_recbole_kd
+from recbole_kd.serving import latency
 from recbole_kd.serving.known_interactions import KnownInteractions
 from recbole_kd.serving.latency import DRAWN, FEWEST_CALLS, WARM_UP, ranker, timed
 from recbole_kd.serving.student_scores import ModelScores
@@ -29,7 +30,7 @@ QUICK = ["--seconds=0.01"]
 def test_calls_are_timed_after_a_warm_up_and_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     calls: list[tuple[str, tuple[int, ...]]] = []
-    monkeypatch.setattr("recbole_kd.serving.latency.perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency, "perf_counter", lambda: now[0])
 
     def rank(name: str, seconds: float, users: torch.Tensor) -> None:
         calls.append((name, tuple(users.tolist())))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,9 @@ import recbole_kd
 from recbole_kd.errors import ConfigError, StudentError, UnknownIdError
 from recbole_kd.integration import model_classes
 from recbole_kd.integration import register as registration
+from recbole_kd.serving import student as student_module
 from recbole_kd.storage.files import write_manifest
+from tests.support.fresh import python
 from tests.support.students import trained
 
 FILES = ("config.json", "items.json", "model.safetensors", "seen.safetensors", "users.json")
@@ -91,9 +91,7 @@ def test_it_loads_elsewhere_without_data_and_says_nothing(tmp_path: Path) -> Non
     )
     root = str(Path(recbole_kd.__file__).resolve().parents[1])
     environment = {"PYTHONPATH": root, "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
+    done = python("-c", lines, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(models)
 
@@ -134,7 +132,7 @@ def test_users_come_as_they_are_asked_for_in_blocks(monkeypatch: pytest.MonkeyPa
     asked = ["u7", "u2", "u7", "u9"]
     whole = student.recommend(asked, k=3)
     assert list(whole["user"][::3]) == asked
-    monkeypatch.setattr("recbole_kd.serving.student.USERS_PER_BLOCK", 1)
+    monkeypatch.setattr(student_module, "USERS_PER_BLOCK", 1)
     assert list(student.recommend(asked, k=3)["item"]) == list(whole["item"])
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,27 +162,51 @@ def refuse_training(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(TrainingJob, "train", train)
 
 
+STORES = [("auto", "fp32"), ("auto", "fp16"), ("dense", "fp16"), ("dense", "fp32"), ("online", "fp32")]
+
+
+def teacher_keys(teacher: str) -> dict[str, Any]:
+    """What a short run with the teacher is given."""
+    size = {} if teacher == "LightGCN" else {"teacher.embedding_size": None}
+    return {"teacher": teacher, "kd_compare": "False", "epochs": "1", **size}
+
+
+@pytest.fixture(scope="module")
+def trained_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], dict[str, Any]]:
+    """The figures of a teacher that is trained for a store and a dtype; it is trained once."""
+    folder = tmp_path_factory.mktemp("stores")
+    made: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+    def figures(teacher: str, store: str, dtype: str) -> dict[str, Any]:
+        if (teacher, store, dtype) not in made:
+            place = str(folder / f"{teacher}-{store}-{dtype}")
+            keys = {**teacher_keys(teacher), "teacher_store": store, "teacher_dtype": dtype, "cache_dir": place}
+            made[teacher, store, dtype] = run(folder, **keys)["teacher"]
+        return made[teacher, store, dtype]
+
+    return figures
+
+
 @pytest.mark.parametrize(
     ("teacher", "first"), [("LightGCN", "factors"), ("LightGCN", "dense"), ("LightGCN", "online"), ("NeuMF", "dense")]
 )
 def test_another_store_or_dtype_is_exported_without_training(
-    teacher: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: str,
+    first: str,
+    trained_for: Callable[[str, str, str], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The scores are those that a training for that store exports, bit for bit."""
-    size = {} if teacher == "LightGCN" else {"teacher.embedding_size": None}
-    keys: dict[str, Any] = {"teacher": teacher, "kd_compare": "False", **size}
+    keys = teacher_keys(teacher)
     run(tmp_path, **keys, teacher_store=first)
-    others = [("auto", "fp32"), ("auto", "fp16"), ("dense", "fp16"), ("dense", "fp32"), ("online", "fp32")]
-    for store, dtype in others:
+    for store, dtype in STORES:
         with monkeypatch.context() as patched:
             refuse_training(patched)
-            found = run(tmp_path, **keys, teacher_store=store, teacher_dtype=dtype)
-        assert found["teacher"]["cached"]
-        fresh = run(
-            tmp_path, **keys, teacher_store=store, teacher_dtype=dtype, cache_dir=str(tmp_path / f"{store}-{dtype}")
-        )
-        assert not fresh["teacher"]["cached"] and found["teacher"]["test"] == fresh["teacher"]["test"]
-        folders = [Path(result["teacher"]["path"]) for result in (found, fresh)]
+            found = run(tmp_path, **keys, teacher_store=store, teacher_dtype=dtype)["teacher"]
+        fresh = trained_for(teacher, store, dtype)
+        assert found["cached"] and not fresh["cached"] and found["test"] == fresh["test"]
+        folders = [Path(figures["path"]) for figures in (found, fresh)]
         for path in folders[1].glob("*.safetensors"):
             assert path.read_bytes() == (folders[0] / path.name).read_bytes(), (store, dtype, path.name)
     with monkeypatch.context() as patched:

@@ -56,13 +56,23 @@ CASES = [
 CASES += [("weights", 1), ("scores", 1)]
 
 
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of the run that no disk disturbs."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize(("what", "count"), CASES)
 def test_a_full_disk_is_said_and_the_run_goes_on(
-    what: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str,
+    count: int,
+    figures: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)  # a state after every epoch
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    figures = run(whole)
+    broken = tmp_path / "broken"
     capsys.readouterr()
     with monkeypatch.context() as patched:
         module, name, place, error = WRITES[what]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from recbole_kd.ops.topk import BLOCK_BYTES
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.trainer import KDTrainer
 from recbole_kd.training.training_job import TrainingFiles, TrainingJob
+
+Job = tuple[Any, Any, Any]
+"""A training: its config, splits and teacher."""
 
 
 class Recorder(KDTrainer):
@@ -80,11 +84,12 @@ def _record(
     return {"losses": losses, "gradients": trainer.gradients, "sets": trainer.sets, "test": dict(metrics or {})}
 
 
-def follow(config: Any, splits: Any, teacher: Any, block_bytes: int | None, ranks: Ranks, own: Path) -> None:
-    found = record(config, splits, teacher, own, ranks, block_bytes=block_bytes)
+def follow(jobs: Sequence[Job], block_bytes: int | None, ranks: Ranks, own: Path) -> None:
+    """Follow in one training after the other; the item sets' checksums are left where the environment says."""
+    found = recorded(jobs, own, ranks, block_bytes)
     expected = os.environ.get("DDP_TEST_SETS")
     if expected:
-        Path(expected).write_text(json.dumps(found["sets"]))
+        Path(expected).write_text(json.dumps([each["sets"] for each in found]))
 
 
 def fail(how: str, ranks: Ranks, own: Path) -> None:
@@ -94,12 +99,20 @@ def fail(how: str, ranks: Ranks, own: Path) -> None:
     raise ValueError("the disk is full")
 
 
-def both(
-    config: Any, splits: Any, teacher: Any, folder: Path, n: int = 2, block_bytes: int | None = None
-) -> dict[str, Any]:
-    """The same training by n processes."""
-    with several(n, torch.device("cpu"), partial(follow, config, splits, teacher, block_bytes)) as ranks:
-        return record(config, splits, teacher, folder, ranks, block_bytes=block_bytes)
+def recorded(
+    jobs: Sequence[Job], folder: Path, ranks: Ranks | None, block_bytes: int | None = None
+) -> list[dict[str, Any]]:
+    """Train one after the other, each in a folder of its own, and what was seen of each."""
+    places = [folder / str(number) for number in range(len(jobs))]
+    for place in places:
+        place.mkdir(parents=True)
+    return [record(*job, place, ranks, block_bytes=block_bytes) for job, place in zip(jobs, places, strict=True)]
+
+
+def both(jobs: Sequence[Job], folder: Path, n: int = 2, block_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The same trainings by n processes."""
+    with several(n, torch.device("cpu"), partial(follow, jobs, block_bytes)) as ranks:
+        return recorded(jobs, folder, ranks, block_bytes)
 
 
 class Unreadable:

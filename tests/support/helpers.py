@@ -96,9 +96,14 @@ def build_model(config: Any, splits: Splits) -> Any:
     return fresh_model(config, stage_parts(config, splits.parts)[0])
 
 
+def dataset_of(loader: Any) -> Any:
+    """The part of the data that one of RecBole's loaders serves; RecBole's own functions read it there too."""
+    return loader._dataset
+
+
 def scorer_of(case: Case) -> Scorer:
     """The scorer of a student in training."""
-    train = case.loaders.train._dataset
+    train = dataset_of(case.loaders.train)
     return Scorer(case.model, train.training_rows() if isinstance(train, SequenceDataset) else None)
 
 

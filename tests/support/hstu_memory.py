@@ -17,7 +17,7 @@ from recbole_kd.evaluation.efficiency import peak_rss_mb
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.trainer import KDTrainer
-from tests.support.helpers import TinyData, build_case
+from tests.support.helpers import TinyData, build_case, dataset_of
 
 METHOD = {"kd": "RCEKD", "kd_k": 50, "kd_n_samples": 50, "kd_candidates": 200, "seed": 0, "dataset": "long"}
 
@@ -49,7 +49,7 @@ def train(folder: Path, n_users: int, n_items: int, distil: bool, sizes: dict[st
     trainer = KDTrainer(case.config, case.model, distiller)
     trainer.prepare(case.loaders.train)
     loss = trainer._train_epoch(case.loaders.train, 0)
-    lengths = case.loaders.train._dataset.inter_feat["item_length"]
+    lengths = dataset_of(case.loaders.train).inter_feat["item_length"]
     return {
         "before_mb": before,
         "peak_mb": peak_rss_mb(),

@@ -12,6 +12,8 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+from tests.support.helpers import dataset_of
+
 FAMILIES = ("general_recommender", "sequential_recommender", "knowledge_aware_recommender", "context_aware_recommender")
 
 SMALL: dict[str, Any] = {
@@ -185,7 +187,7 @@ def train(name: str, family: str, data: Path, home: Path) -> Any:
         config = Config(model=name, dataset="small", config_dict=given)
         init_seed(config["seed"], config["reproducibility"])
         loaders = data_preparation(config, create_dataset(config))
-        model = get_model(name)(config, loaders[0]._dataset)
+        model = get_model(name)(config, dataset_of(loaders[0]))
         trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
         if name in NOT_TRAINED:
             trainer._save_checkpoint(0, verbose=False)

@@ -21,12 +21,13 @@ from recbole_kd.errors import TargetError, TeacherError
 from recbole_kd.evaluation.teacher_ranking import teacher_metrics
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import SCORES
+from recbole_kd.teacher import tables
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.external import teacher_from_file
 from recbole_kd.teacher.load import load_teacher, named_at
 from recbole_kd.teacher.ranked_lists import export_lists
 from recbole_kd.teacher.stores.lists import ListScores
-from tests.support.helpers import Case, TinyData, build_case
+from tests.support.helpers import Case, TinyData, build_case, dataset_of
 
 ROWS = [
     ("u1", "i3", 0.5), ("u1", "i8", 2.5), ("u2", "i0", -1.0), ("u2", "i4", 4.0), ("u2", "i2", 4.0), ("u5", "i7", 1e-3),
@@ -80,7 +81,7 @@ def test_each_form_gives_the_same_lists_in_any_number_of_chunks(
     path = tmp_path / f"lists{form}"
     WRITERS[form](frame_of(ROWS).sample(frac=1.0, random_state=1), path)
     whole = teacher_from_file(path, case.loaders.train)
-    monkeypatch.setattr("recbole_kd.teacher.tables.CHUNK", 2)
+    monkeypatch.setattr(tables, "CHUNK", 2)
     parts = load_teacher(path, case.loaders.train)
     assert isinstance(whole, ListScores) and isinstance(parts, ListScores)
     same_lists(lists_in(whole, case))
@@ -501,7 +502,7 @@ def test_a_saved_teacher_is_measured_as_the_student_is(case: Case, tmp_path: Pat
 
 
 def test_ids_that_the_data_set_does_not_know_are_counted(case: Case, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = case.loaders.train._dataset
+    dataset = dataset_of(case.loaders.train)
     users, items = (
         [str(token) for token in dataset.field2id_token[name][1:]] for name in (dataset.uid_field, dataset.iid_field)
     )

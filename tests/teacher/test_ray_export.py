@@ -23,6 +23,7 @@ from recbole_kd.data.histories.sequence_dataset import universe_of
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.files import FORMAT, MANIFEST, SCORES, read_tensors, write_json
+from recbole_kd.teacher import export
 from recbole_kd.teacher.block_writer import BlockFile, Layout, write_blocks
 from recbole_kd.teacher.convert import write_dense
 from recbole_kd.teacher.export import FullRows, export_teacher
@@ -102,7 +103,7 @@ def test_a_dense_teacher_goes_on_from_its_blocks_while_its_weights_are_the_same(
     tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = build_case(tiny_dataset, "NeuMF")
-    monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * case.model.n_items * 10)  # ten queries
+    monkeypatch.setattr(export, "BLOCK_BYTES", 4 * case.model.n_items * 10)  # ten queries
     asked: list[int] = []
     plain = Scorer.full
 
@@ -255,7 +256,7 @@ def test_ray_workers_make_the_same_dense_teacher(
     tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_workers: None, model: str
 ) -> None:
     case = build_case(tiny_dataset, model)
-    monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * case.model.n_items * 7)  # seven queries
+    monkeypatch.setattr(export, "BLOCK_BYTES", 4 * case.model.n_items * 7)  # seven queries
     scorer = Scorer(case.model, universe_of(case.loaders.train))
     for name, more in (("one", {}), ("ray", {"ray_address": "local"})):
         export_teacher(scorer, tmp_path / name, {"model": model}, "dense", **more)

@@ -40,6 +40,7 @@ from recbole_kd.storage.files import (
     write_json,
     written_whole,
 )
+from recbole_kd.teacher import export
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.block_writer import Layout, write_blocks
 from recbole_kd.teacher.convert import write_dense, write_truncated
@@ -223,7 +224,7 @@ def test_fp16_records_what_it_keeps(cases: Callable[[str], Case], tmp_path: Path
 def test_fidelity_is_measured(cases: Callable[[str], Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rounding that loses the order must show in the figure."""
     case = cases("LightGCN")
-    monkeypatch.setattr("recbole_kd.teacher.export.FIDELITY_K", 5)
+    monkeypatch.setattr(export, "FIDELITY_K", 5)
     exact = torch.arange(case.model.n_items).float() + 4096.0  # fp16 has steps of 4 here
     monkeypatch.setattr(Scorer, "full", lambda self, queries: exact.expand(len(queries), -1).clone())
     export_teacher(Scorer(case.model), tmp_path / "teacher", manifest_of(case), "dense", "fp16")
@@ -255,7 +256,7 @@ def test_export_never_holds_the_matrix(
         return plain(self, queries)
 
     monkeypatch.setattr(Scorer, "full", counted)
-    monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * 4 * case.model.n_items)
+    monkeypatch.setattr(export, "BLOCK_BYTES", 4 * 4 * case.model.n_items)
     exported(case, tmp_path / "teacher", "dense")
     assert max(seen) == 4
     assert sum(seen) == case.model.n_users
@@ -281,7 +282,7 @@ def test_an_error_in_the_middle_leaves_nothing(
         return plain(self, queries)
 
     monkeypatch.setattr(Scorer, "full", failing)
-    monkeypatch.setattr("recbole_kd.teacher.export.BLOCK_BYTES", 4 * 4 * case.model.n_items)
+    monkeypatch.setattr(export, "BLOCK_BYTES", 4 * 4 * case.model.n_items)
     with pytest.raises(TargetError if before else KeyboardInterrupt):  # a finished folder is not replaced
         exported(case, folder)
     assert [path.name for path in folder.parent.iterdir()] == (["teacher"] if before else [])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_kd.errors import ConfigError
+from recbole_kd.ops import topk
 from recbole_kd.storage.files import FORMAT, SCORES, read_manifest, read_tensors, write_json, write_manifest
 from recbole_kd.teacher import convert
 from recbole_kd.teacher import truncated_svd as truncated
@@ -47,7 +48,7 @@ def test_it_is_the_nearest_of_its_rank(width: int, dense: bool, monkeypatch: pyt
     queries, items = vectors()
     scores = queries @ items.T
     monkeypatch.setattr(truncated, "ROWS", 7)
-    monkeypatch.setattr("recbole_kd.ops.topk.BLOCK_BYTES", 4 * 90 * 11)
+    monkeypatch.setattr(topk, "BLOCK_BYTES", 4 * 90 * 11)
     q, v, energy = truncated.truncated(DenseScores(scores) if dense else FactorScores(queries, items), width)
     assert q.shape == (60, width) and v.shape == (90, width) and q.dtype == v.dtype == torch.float32
     inner = scores[1:, 1:]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
 import torch
 
 from recbole_kd.training.determinism import repeatable
-from tests.support import paths
-
-ROOT = paths.ROOT
+from tests.support.fresh import python
 
 # gradients of rows that are asked for over and over: added up atomically by several threads, unless told otherwise
 PROBE = """
@@ -31,8 +28,9 @@ print(len(found))
 """
 
 
-def test_gradients_of_indexed_rows_have_the_same_bits_each_time() -> None:
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, cwd=ROOT)
+def test_gradients_of_indexed_rows_have_the_same_bits_each_time(tmp_path: Path) -> None:
+    done = python("-c", PROBE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "1"
 
 

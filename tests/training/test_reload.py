@@ -12,7 +12,7 @@ from recbole.utils.case_study import full_sort_topk
 
 from recbole_kd.data.split_and_loaders import split_data
 from recbole_kd.training.trainer import KDTrainer
-from tests.support.helpers import TinyData, build_config
+from tests.support.helpers import TinyData, build_config, dataset_of
 from tests.support.runs import SHORT, run
 
 RANDOM = "--eval_args={split: {RS: [0.8, 0.1, 0.1]}, order: RO, group_by: user, mode: full}"
@@ -53,7 +53,7 @@ def test_a_sequential_student_is_tested_on_its_own_rows(
     )
     users = dataset.token2id(dataset.uid_field, ["u1", "u2"])
     _, items = full_sort_topk(users, student, test, k=3, device=config["device"])
-    rows = test._dataset.inter_feat
+    rows = dataset_of(test).inter_feat
     asked = torch.stack(
         [student.full_sort_predict(rows[(rows[dataset.uid_field] == user).nonzero()[0]]).view(-1) for user in users]
     )

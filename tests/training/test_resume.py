@@ -29,19 +29,28 @@ def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return state
 
 
+SIX: dict[str, str | None] = {"epochs": "6", "teacher.epochs": "6"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of six epochs in one go."""
+    return run(tmp_path_factory.mktemp("whole"), **SIX)
+
+
 @pytest.mark.parametrize(("stage", "which"), [("teacher", 1), ("student", 2), ("distilled", 3)])
-def test_continues_to_the_same_result(stage: str, which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes: dict[str, str | None] = {"epochs": "6", "teacher.epochs": "6"}
+def test_continues_to_the_same_result(
+    stage: str, which: int, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)  # a state after every epoch, however busy the machine
-    whole = run(tmp_path / "whole", **changes)
     broken = tmp_path / "broken"
     broken.mkdir()
     with monkeypatch.context() as patched:
         cut_after(3, which, patched)
         with pytest.raises(KeyboardInterrupt):
-            main(words(broken, **changes))
+            main(words(broken, **SIX))
     assert not results(broken)
-    resumed = run(broken, "--resume=True", **changes)
+    resumed = run(broken, "--resume=True", **SIX)
     assert f"from epoch {3}" in (resumed["folder"] / "run.log").read_text()
     for name in ("teacher", "student", "distilled"):
         assert resumed[name]["test"] == whole[name]["test"] and resumed[name]["valid"] == whole[name]["valid"]

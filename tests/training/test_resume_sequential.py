@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,39 @@ def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return state
 
 
+Whole = Callable[[dict[str, str | None]], dict[str, Any]]
+"""Returns the result of a run in one go with these changes."""
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Each run in one go is made once for all tests that are compared with it."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def result(changes: dict[str, str | None]) -> dict[str, Any]:
+        key = repr(sorted(changes.items()))
+        if key not in made:
+            made[key] = run(tmp_path_factory.mktemp("whole"), **changes)
+        return made[key]
+
+    return result
+
+
 def check_resumed(
-    changes: dict[str, str | None], which: int, cut: int, start: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, str | None],
+    which: int,
+    cut: int,
+    start: int,
+    folder: Path,
+    whole_run: Whole,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Interrupt the which-th training of a run in an epoch and continue it from ``start``.
 
     The result is compared with a run in one go.
     """
     monkeypatch.setattr(resume, "SHARE_OF_TIME", 1e9)  # a state after every epoch, however busy the machine
-    whole = run(folder / "whole", **changes)
+    whole = whole_run(changes)
     with monkeypatch.context() as patched:
         cut_after(cut, which, patched)
         with pytest.raises(KeyboardInterrupt):
@@ -72,24 +97,34 @@ def check_resumed(
 @pytest.mark.parametrize(("stage", "which"), [("teacher", 1), ("distilled", 2)])
 @pytest.mark.parametrize(("model", "teacher", "setting"), CASES)
 def test_continues_to_the_same_result(
-    model: str, teacher: str, setting: str, stage: str, which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    teacher: str,
+    setting: str,
+    stage: str,
+    which: int,
+    whole_run: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    check_resumed(changes_of(model, teacher, setting, "RCEKD"), which, 2, 2, tmp_path, monkeypatch)
+    check_resumed(changes_of(model, teacher, setting, "RCEKD"), which, 2, 2, tmp_path, whole_run, monkeypatch)
 
 
 @pytest.mark.parametrize("model", ["SASRec", "HSTU"])
-def test_item_sets_of_several_epochs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_resumed(
-        {**changes_of(model, "SASRec", "sequential", "RCEKD"), "kd_refresh": "2"}, 2, 3, 2, tmp_path, monkeypatch
-    )
+def test_item_sets_of_several_epochs(
+    model: str, whole_run: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**changes_of(model, "SASRec", "sequential", "RCEKD"), "kd_refresh": "2"}
+    check_resumed(changes, 2, 3, 2, tmp_path, whole_run, monkeypatch)
 
 
 @pytest.mark.parametrize("which", [1, 2])
-def test_a_trajectory_of_histories(which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trajectory_of_histories(
+    which: int, whole_run: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = {
         **changes_of("SASRec", "HSTU", "sequential", "HetComp"),
         "kd_p": "1",
         "kd_n_samples": None,
         "kd_candidates": None,
     }
-    check_resumed(changes, which, 2, 2, tmp_path, monkeypatch)
+    check_resumed(changes, which, 2, 2, tmp_path, whole_run, monkeypatch)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from recbole_kd.data.train_items import train_items
+from recbole_kd.distiller import set_scores
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import export_teacher
 from recbole_kd.teacher.load import load_teacher
 from recbole_kd.training.teacher_loader import KDInteraction, TeacherAwareLoader
-from tests.support.helpers import Case, TinyData, build_case
+from tests.support.helpers import Case, TinyData, build_case, dataset_of
 
 
 class TwoSets(Distiller):
@@ -150,9 +151,7 @@ def test_a_kept_set_is_not_asked_again(tiny_dataset: TinyData) -> None:
 def test_the_teacher_is_asked_in_blocks(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
     case = build_case(tiny_dataset, "MF")
     expected, _ = wrapped(case)
-    monkeypatch.setattr(
-        "recbole_kd.distiller.set_scores.blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7))
-    )
+    monkeypatch.setattr(set_scores, "blocks", lambda n, width, device: (slice(s, s + 7) for s in range(0, n, 7)))
     loader, _ = wrapped(case)
     assert isinstance(loader.teacher, Recorded)
     assert {rows for rows, _ in loader.teacher.asked} == {7, 31 % 7}
@@ -176,7 +175,9 @@ def test_a_wrapped_loader_passes_for_the_loader(tiny_dataset: TinyData) -> None:
     loader, _ = wrapped(case)
     assert len(loader) == len(case.loaders.train)
     assert loader.generator is case.loaders.train.generator
-    assert loader._dataset is case.loaders.train._dataset and loader._dataset.split_part is case.splits.parts[0]
+    assert (
+        dataset_of(loader) is dataset_of(case.loaders.train) and dataset_of(loader).split_part is case.splits.parts[0]
+    )
 
 
 def test_training_items_are_those_of_the_training_part(tiny_dataset: TinyData) -> None:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 import recbole_kd
 from recbole_kd.acceleration.lightgcn_propagation import accelerate
 from recbole_kd.cli.run import main
+from recbole_kd.distiller import rcekd
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.training import build_distiller as build_module
+from recbole_kd.training import trainer as trainer_module
 from tests.support.helpers import TinyData
 from tests.support.recbole_scripts import recbole_parts
 from tests.support.runs import results, run, words
@@ -336,8 +338,8 @@ def test_torch_has_one_thread_where_threads_do_the_work(
     tmp_path: Path,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr("recbole_kd.training.trainer.SMALL_MODEL", most)
-    monkeypatch.setattr("recbole_kd.distiller.rcekd.RCEKD.in_threads", in_threads)
+    monkeypatch.setattr(trainer_module, "SMALL_MODEL", most)
+    monkeypatch.setattr(rcekd.RCEKD, "in_threads", in_threads)
     config, student, train_data, _, _ = recbole_parts(tiny_dataset, model, tmp_path)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
     trainer = recbole_kd.KDTrainer(config, student, distiller)

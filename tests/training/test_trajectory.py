@@ -161,7 +161,7 @@ def test_a_kill_at_any_file_operation_keeps_the_same(
     state, start = None, 0
     with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
         patched.setattr(Path, "unlink", unlink)
-        patched.setattr("recbole_kd.training.trajectory.os.replace", replace)
+        patched.setattr(os, "replace", replace)
         trajectory.follow(training, resumed=False)
         for epoch in range(45):
             training.epoch(trajectory, epoch, epoch in improvements)

@@ -72,7 +72,7 @@ def test_the_other_algorithms_search_ranges_the_same_way_twice(
             {"ndcg@10": 0.2},
         )
 
-    monkeypatch.setattr("recbole_kd.tuning.hyperopt.run_trial", run_trial)
+    monkeypatch.setattr(hyperopt, "run_trial", run_trial)
     space = "kd_k: {int: [3, 30]}\nkd_weight: {loguniform: [0.5, 50]}\n"
     found = []
     for place in ("a", "b"):
@@ -181,7 +181,7 @@ def test_choices_between_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     def run_trial(base: Any, settings: dict[str, Any], after_epoch: Any = None) -> Trial:
         return Trial(settings, "done", 0.1, True, 3, "ndcg@10", {"ndcg@10": 0.1}, {"ndcg@10": 0.2})
 
-    monkeypatch.setattr("recbole_kd.tuning.hyperopt.run_trial", run_trial)
+    monkeypatch.setattr(hyperopt, "run_trial", run_trial)
     more = ["--algo=random", "--max_evals=9"] if algo == "random" else []
     cuts: list[Any] = [[10], [10, 20]]
     assert search(tmp_path, "topk choice [[10], [10, 20]]\nkd_weight choice [1, 2]\n", *more) == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recbole_kd.cli import tune
 from recbole_kd.cli.tune import find_space, search_options
 from recbole_kd.config.property_layers import distiller_layers, properties_dir
 from recbole_kd.distiller.registry import DISTILLERS
@@ -50,7 +51,7 @@ def test_a_shipped_space_names_known_keys_with_allowed_values(path: Path) -> Non
 
 def test_a_method_without_a_space_takes_that_of_any(monkeypatch: pytest.MonkeyPatch) -> None:
     options, base = search_options({**BASE, "kd": "mine.module:Mine"})
-    monkeypatch.setattr("recbole_kd.cli.tune.check_space", lambda space, base: None)
+    monkeypatch.setattr(tune, "check_space", lambda space, base: None)
     assert {parameter.key for parameter in find_space(options, base).parameters} == {"learning_rate", "kd_weight"}
 
 
