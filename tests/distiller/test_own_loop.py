@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import os
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +27,9 @@ from recbole_kd.ops.ragged import Ragged
 from recbole_kd.scoring import tables as tables_module
 from recbole_kd.scoring.tables import TableScorer
 from recbole_kd.teacher.stores.factors import FactorScores
+from tests.support.fresh import python
 from tests.support.method_cases import METHODS, make_teacher, small_options
 from tests.support.own_loop_cases import N_ITEMS, N_USERS, WIDTH, batch, interactions, student
-from tests.support.paths import ROOT
 
 CORE = (
     recbole_kd.ops, recbole_kd.ops.kernels, recbole_kd.losses, recbole_kd.teacher.stores, recbole_kd.distiller,
@@ -142,6 +139,5 @@ import tests.distiller.test_own_loop as tests
 tests.test_a_loop_of_ones_own_comes_near_its_teacher()
 print("distilled")
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = python("-c", code, cwd=tmp_path)
     assert done.stdout == "distilled\n", done.stderr

@@ -5,20 +5,16 @@ Nothing but ``import recbole_kd`` is added to it.
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from recbole_kd.integration.model_classes import advice_for
-from tests.support import paths
 from tests.support.forked import Ending, forked
+from tests.support.fresh import python
 from tests.support.helpers import TinyData
-
-ROOT = paths.ROOT
 
 MODEL = """
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -99,15 +95,6 @@ def _run(folder: Path, code: str) -> Ending:
     return forked(script, [], folder)
 
 
-def _run_fresh(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of a user in ``folder``, as they would."""
-    _write(folder, code)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def _write(folder: Path, code: str) -> None:
     (folder / "script.py").write_text(code)
     (folder / "my_model.py").write_text(MODEL)
@@ -140,7 +127,8 @@ def test_the_class_may_live_anywhere_and_the_config_may_be_older(
         code = f"import recbole_kd\n{MODEL}\n{_train(tiny_dataset)}"
     else:
         code = f"from my_model import TwoTower\n{_train(tiny_dataset, between='import recbole_kd')}"
-    done = _run_fresh(tmp_path, code)
+    _write(tmp_path, code)
+    done = python("script.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
