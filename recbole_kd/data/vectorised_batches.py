@@ -20,6 +20,8 @@ from recbole.sampler import Sampler
 from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler
 
+from recbole_kd.data.histories.ordered_dataset import OneRowPerUser
+
 _used: WeakKeyDictionary[Sampler, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
 """Items that each sampler must not draw: its array of sets, and the same pairs as numbers."""
 
@@ -83,8 +85,11 @@ def _index_batches(loader: Any, indices: Iterator[Any]) -> Iterator[Any]:
 def _rows_of(loader: Any, index: Any) -> Interaction:
     """Return ``loader.collate_fn(index)``; RecBole indexes every column by a list of Python numbers."""
     dataset = loader._dataset
-    if not isinstance(index, Tensor) or type(dataset).__getitem__ is not Dataset.__getitem__:
+    reads = type(dataset).__getitem__
+    if not isinstance(index, Tensor) or reads not in (Dataset.__getitem__, OneRowPerUser.__getitem__):
         return loader.collate_fn(index)
+    if reads is OneRowPerUser.__getitem__ and dataset.user_rows is not None:
+        index = dataset.user_rows[index]
     rows = Interaction({name: column[index] for name, column in dataset.inter_feat.interaction.items()})
     return loader._neg_sampling(loader.transform(dataset, dataset.join(rows)))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from recbole_kd.config.validation import invalid, try_value
 from recbole_kd.config.value_types import AtMost, Count, ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch, Distiller
+from recbole_kd.distiller.student_listwise import listwise_total
 from recbole_kd.losses.cross_entropy import cross_entropy
-from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.order_statistics import counts_above
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import sample_without_replacement
@@ -139,13 +139,8 @@ class DCD(Distiller):
 
     def forward(self, batch: DistillBatch) -> Tensor:
         under, over = batch.sets["under"], batch.sets["over"]
-        ids = torch.cat([under.ids, over.ids], dim=1)
-        scores, valid = self.student_scorer.at(batch.queries, ids), ids > 0
-        if self.loss == "ce":
-            teacher = torch.cat([under.teacher, over.teacher], dim=1)
-            loss = cross_entropy(scores, teacher, valid, self.temperature)
-            return self.reduce_distinct(loss, batch.weights)
-        loss = listwise_loss(
-            scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :]
-        )
+        if self.loss != "ce":
+            return self.reduce_total(listwise_total(self.student_scorer, batch.queries, under, over), batch.weights)
+        ids, teacher = torch.cat([under.ids, over.ids], dim=1), torch.cat([under.teacher, over.teacher], dim=1)
+        loss = cross_entropy(self.student_scorer.at(batch.queries, ids), teacher, ids > 0, self.temperature)
         return self.reduce_distinct(loss, batch.weights)

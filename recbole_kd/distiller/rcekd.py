@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.losses.list_weights import weights_at
+from recbole_kd.ops import compiled_lists
 from recbole_kd.ops.membership import is_in
 from recbole_kd.ops.order_statistics import counts_below, counts_of_lower
 from recbole_kd.ops.ragged import Ragged
@@ -270,6 +272,9 @@ class RCEKD(ListWeighted):
             ``[R]``: the overlap in gamma, the overlap of both lists, the overlap rate.
         """
         ranked_valid = scores > -torch.inf
+        found = self._drawn_at_once(rows, ranked, ranked_valid)
+        if found is not None:
+            return found
         teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
         own = ranked[:, : self.k]
         own_valid = ranked_valid[:, : self.k] & self._counted(rows, own)
@@ -287,6 +292,24 @@ class RCEKD(ListWeighted):
         listed = teacher_valid.sum(1).clamp(min=1)  # K, or fewer if a user has fewer items left
         rate = _share_of_top(ranked, chosen[:, self.k :], valid[:, self.k :])
         return chosen, valid, shared.sum(1) / listed, in_both.sum(1) / listed, rate
+
+    def _drawn_at_once(self, rows: slice, ranked: Tensor, ranked_valid: Tensor) -> tuple[Tensor, ...] | None:
+        """Return :meth:`_sets_of` from one compiled pass, or None if there is none for the options or the device.
+
+        The sample is the same, but in the order of the ranking instead of the draw.
+        """
+        if self.variant not in ("rce", "const") or self.candidates == "all" or self.teacher_scores.masks:
+            return None
+        width, teacher_list = min(int(self.candidates), ranked.shape[1]), self._teacher_list[rows]
+        found = compiled_lists.draw_sets(
+            ranked, ranked_valid.sum(1), teacher_list, self._teacher_valid[rows], self.generator, k=self.k,
+            n_drawn=min(self.n_samples, width), width=width, tau=self.tau,
+            most=math.inf if self.paper else MAX_COUNT, from_own=not self.paper,
+        )  # fmt: skip
+        if found is None:
+            return None
+        drawn, valid, shares = found
+        return torch.cat([ranked[:, : self.k], drawn, teacher_list], dim=1), valid, *shares.unbind(1)
 
     def _counted(self, rows: slice, ids: Tensor) -> Tensor:
         """Return which items of consecutive queries ``teacher_unlisted`` does not leave out, bool ``[R, n]``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from recbole_kd.config.value_types import AtMost, Count, ItemCount, Positive
 from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance
-from recbole_kd.losses.ranking import listwise_loss
+from recbole_kd.distiller.student_listwise import listwise_total
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.sampling import Outside, sample_without_replacement, union_of
 from recbole_kd.scoring.base import StudentScores
@@ -125,10 +125,6 @@ class RRD(ListWeighted):
         self._term_weights = weights * (counts / total)
 
     def forward(self, batch: DistillBatch) -> Tensor:
-        ids = torch.cat([batch.sets["interesting"].ids, batch.sets["uninteresting"].ids], dim=1)
-        scores, valid = self.student_scorer.at(batch.queries, ids), ids > 0
-        weights = None if self._term_weights is None else self._term_weights[batch.queries].unsqueeze(1)
-        loss = listwise_loss(
-            scores[:, None, : self.k], scores[:, self.k :], valid[:, None, : self.k], valid[:, self.k :], weights
-        )
-        return self.reduce_distinct(loss, batch.weights)
+        sets = batch.sets["interesting"], batch.sets["uninteresting"]
+        total = listwise_total(self.student_scorer, batch.queries, *sets, self._term_weights)
+        return self.reduce_total(total, batch.weights)

@@ -11,6 +11,9 @@ from recbole_kd.distiller.base import DistillBatch, Distiller, ItemSet
 from recbole_kd.ops.topk import blocks
 from recbole_kd.teacher.base import TeacherScores
 
+COUNTED_PER_ROW = 64
+"""Up to this many queries a row of a batch, a table of counts is faster than a sort of the rows."""
+
 
 class SetScores:
     """Scores of item sets, computed once per epoch and query and not once per row of every batch.
@@ -65,7 +68,7 @@ class SetScores:
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
             owners: int64, the query of each positive. None if there are no positives.
         """
-        queries, counts = torch.unique(rows, return_counts=True)
+        queries, counts = self._distinct(rows)
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
         n_rows, n_queries = int(counts.sum()), len(queries)
@@ -79,6 +82,15 @@ class SetScores:
         if len(queries) == n_queries:
             return batch
         return replace(batch, share=int(counts.sum()) / n_rows, whole_rows_per_query=n_rows / n_queries)
+
+    def _distinct(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the distinct queries of some rows, ascending, with their counts."""
+        n_queries = self.distiller.student_scorer.n_queries
+        if rows.device.type != "cpu" or n_queries > COUNTED_PER_ROW * len(rows):
+            return torch.unique(rows, return_counts=True)
+        counts = torch.bincount(rows, minlength=n_queries)  # without the sort of torch.unique
+        queries = counts.nonzero().squeeze(1)
+        return queries, counts[queries]
 
     def _covered(self, queries: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries that the teacher knows, with their counts. The others have no KD term."""

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
+from recbole_kd.ops import compiled_catalogue
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import halves, n_threads, side_by_side
 
@@ -167,7 +168,23 @@ class _RestAboveRows(torch.autograd.Function):
 def _sum_and_gradients(
     queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows
 ) -> tuple[Tensor, ...]:
-    """Return the sum and its gradients in ``queries``, ``items`` and ``below``.
+    """Return the sum and its gradients in ``queries``, ``items`` and ``below``."""
+    # a bound from the norms of the vectors: within it no power of 2 leaves float32, which saves two passes over a chunk
+    # (elsewhere than on a CPU the question would wait for the device)
+    shifts = queries.device.type != "cpu" or (
+        len(queries) > 0 and not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
+    )
+    found = None
+    if not shifts:
+        found = compiled_catalogue.rest_above(queries, items, rows.queries, rows.listed, rows.excluded, below, factors)
+    rest, *gradients = found or _rest_and_gradients(queries, items, below, factors, rows, shifts)
+    return (factors * softplus(rest - below)).sum(), *gradients
+
+
+def _rest_and_gradients(
+    queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows, shifts: bool
+) -> tuple[Tensor, ...]:
+    """Return log E ``[B, 1]`` and the sum's gradients in ``queries``, ``items`` and ``below``, by matrix products.
 
     On a CPU the rows are done in two halves, in parallel if torch has two threads: the products of a chunk are too
     small to be split. The halves do not depend on the number of threads, so the gradients do not either.
@@ -176,12 +193,6 @@ def _sum_and_gradients(
     parts = halves(len(queries)) if on_cpu else (slice(0, len(queries)),)
     rest, d_queries, d_below = below.new_empty(len(below), 1), torch.empty_like(queries), torch.empty_like(below)
     d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in parts]
-    # a bound from the norms of the vectors: within it no power of 2 leaves float32, which saves two passes over a
-    # chunk
-    # (elsewhere than on a CPU the question would wait for the device)
-    shifts = not on_cpu or (
-        len(queries) > 0 and not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
-    )
 
     def work(part: slice) -> None:
         some = ListedRows(rows.queries[part], rows.listed[part], rows.excluded)
@@ -194,7 +205,7 @@ def _sum_and_gradients(
     else:
         for part in parts:
             work(part)
-    return (factors * softplus(rest - below)).sum(), d_queries, sum(d_by_factor[1:], d_by_factor[0]).T, d_below
+    return rest, d_queries, sum(d_by_factor[1:], d_by_factor[0]).T, d_below
 
 
 def _of_rows(

@@ -28,6 +28,14 @@ def listed_kernels() -> Any:
     return compiled
 
 
+@cache
+def set_kernels() -> Any:
+    """Return the module of kernels of item sets; call only if :func:`kernels` is not None."""
+    from recbole_kd.ops.kernels import list_sets as compiled
+
+    return compiled
+
+
 def least_width() -> int:
     """Return the least width of vectors that the kernels at listed items take."""
     return int(listed_kernels().WIDTH)
@@ -116,3 +124,74 @@ def listed_product_gradients(
     take_sum(*sums, d_items, both)
     width = queries.shape[1]
     return d_queries[:, :width], d_items[:, :width]
+
+
+def draw_sets(
+    ranked: Tensor, lengths: Tensor, listed: Tensor, listed_valid: Tensor, generator: torch.Generator, *,
+    k: int, n_drawn: int, width: int, tau: float, most: float, from_own: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
+    """Draw a sample of each query's ranking and return which items of three lists count.
+
+    The lists are the first k ranked items, the sample, and the teacher's items that are in neither. The sample is drawn
+    without replacement from the first ``width`` ranks with weights exp(count / tau). The count is the number of the
+    teacher's items at or below the rank, at most ``most``; if ``from_own`` is False, below the rank and not among the
+    first k. The random numbers are those of :func:`recbole_kd.ops.sampling.sample_without_replacement`; the sample is
+    in the order of the ranking.
+
+    Args:
+        ranked: int64 ``[R, depth]``. lengths: int64 ``[R]``, the ranked items of each row.
+        listed: int64 and listed_valid: bool, ``[R, K]``, the teacher's lists.
+
+    Returns:
+        the sample, int64 ``[R, n_drawn]``; which items of ranking, sample and teacher's list count, bool ``[R, k +
+        n_drawn + K]``; and three shares, float32 ``[R, 3]``: of the teacher's items those in the sample (if
+        ``from_own`` is False those among the first k), of the teacher's items those among the first k, and of the
+        items that count in sample and teacher's list those among as many first ranks. None if the kernel does not
+        apply.
+    """
+    if kernels() is None or ranked.device.type != "cpu" or not ranked.numel():
+        return None
+    noise = torch.empty(len(ranked), width).exponential_(generator=generator).log_().neg_()
+    drawn = ranked.new_empty(len(ranked), n_drawn)
+    valid = torch.empty(len(ranked), k + n_drawn + listed.shape[1], dtype=torch.bool)
+    shares = torch.empty(len(ranked), 3)
+    n_ids = 1 + int(max(ranked.max(), listed.max()))
+    given = [table.contiguous().numpy() for table in (ranked, lengths, listed, listed_valid, noise)]
+    written = [table.numpy() for table in (drawn, valid, shares)]
+
+    def work(rows: slice) -> None:
+        set_kernels().draw_sets(
+            *(table[rows] for table in given), k, n_drawn, np.float32(tau), np.float32(most), from_own, n_ids,
+            *(table[rows] for table in written),
+        )  # fmt: skip
+
+    in_halves(work, len(ranked), n_threads() > 1)
+    return drawn, valid, shares
+
+
+def close_up(
+    chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], temperature: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the items of lists that count, one after the other, with the teacher's softmax over each sublist.
+
+    Args:
+        chosen: int64, teacher: float32 and valid: bool, ``[U, n]``. ends: end columns of the sublists.
+
+    Returns:
+        the ends of the sublists, int64 ``[U, P + 1]``, the items, int32 ``[N]``, and the softmax, float32 ``[N]``; None
+        if the kernel does not apply.
+    """
+    if (
+        kernels() is None
+        or chosen.device.type != "cpu"
+        or teacher.dtype != torch.float32
+        or chosen.dtype != torch.int64
+    ):
+        return None
+    n = int(valid.sum())
+    starts = torch.empty(len(chosen), len(ends) + 1, dtype=torch.int64)
+    items, target = torch.empty(n, dtype=torch.int32), torch.empty(n)
+    given = [table.contiguous().numpy() for table in (chosen, teacher, valid)]
+    written = [table.numpy() for table in (starts, items, target)]
+    set_kernels().close_up(*given, np.array(ends), np.float32(1 / temperature), *written)
+    return starts, items, target

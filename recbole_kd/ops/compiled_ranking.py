@@ -24,6 +24,19 @@ def ranking_kernels() -> Any:
     return product_ranking
 
 
+def in_panels(items: Tensor, size: int) -> Tensor:
+    """Lay out vectors, float32 ``[I, d]``, with ``size`` of them side by side: float32 ``[n_panels, d, size]``.
+
+    The last panel is filled up with zeros.
+    """
+    n_items, width = items.shape
+    panels, whole = items.new_zeros(-(-n_items // size), width, size), n_items // size
+    panels[:whole] = items[: whole * size].view(whole, size, width).transpose(1, 2)
+    if whole < len(panels):
+        panels[whole, :, : n_items - whole * size] = items[whole * size :].T
+    return panels
+
+
 @dataclass(frozen=True)
 class ProductRanking:
     """The items of a catalogue, laid out for :mod:`recbole_kd.ops.kernels.product_ranking`.
@@ -49,13 +62,7 @@ class ProductRanking:
         largest = [float(table.abs().amax()) for table in tables]  # NaN if a number is
         if not width * largest[0] * largest[1] < torch.finfo(torch.float32).max or not max(largest) < torch.inf:
             return None
-        size = ranking_kernels().PANEL
-        panels = torch.zeros(-(-n_items // size), width, size)
-        whole = n_items // size
-        panels[:whole] = tables[1][: whole * size].view(whole, size, width).transpose(1, 2)
-        if whole < len(panels):
-            panels[whole, :, : n_items - whole * size] = tables[1][whole * size :].T
-        return cls(tables[0], n_items, panels)
+        return cls(tables[0], n_items, in_panels(tables[1], ranking_kernels().PANEL))
 
     def rank(self, queries: Tensor, k: int, exclude: Ragged | None, ids: Tensor, values: Tensor) -> None:
         """Write the lists of some queries, as :func:`recbole_kd.ops.topk.top_k_in_blocks` returns them.

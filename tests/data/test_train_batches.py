@@ -12,6 +12,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
 from recbole_kd.data import vectorised_batches as train_batches
+from recbole_kd.data.histories.ordered_dataset import OneRowPerUser
 from recbole_kd.data.vectorised_batches import TrainBatches, batches_of
 from tests.support.helpers import SMALL, TinyData
 
@@ -65,6 +66,28 @@ def test_batches_are_recboles(given: dict[str, Any], tiny_dataset: TinyData) -> 
         assert list(mine) == list(theirs)
         for name, values in theirs.items():
             assert mine[name].dtype == values.dtype and torch.equal(mine[name], values), name
+
+
+@pytest.mark.parametrize("by_user", [False, True])
+def test_rows_of_our_data_sets_are_indexed_at_once(
+    by_user: bool, tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loader() -> Any:
+        made, _ = loader_of(tiny_dataset, CASES[0])
+        kind = type("Ours", (OneRowPerUser, type(made._dataset)), {})
+        own = kind.__new__(kind)
+        own.__dict__.update(vars(made._dataset))
+        own.user_rows = torch.arange(len(made._dataset)).flip(0) if by_user else None
+        made._dataset = own
+        return made
+
+    plain, quick = loader(), loader()
+    init_seed(9, True)
+    expected = drawn(lambda: plain)
+    monkeypatch.setattr(type(quick), "collate_fn", None)
+    init_seed(9, True)
+    for mine, theirs in zip(drawn(lambda: batches_of(quick)), expected, strict=True):
+        assert all(torch.equal(mine[name], values) for name, values in theirs.items())
 
 
 class Elsewhere:

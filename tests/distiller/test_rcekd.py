@@ -21,6 +21,8 @@ from recbole_kd.distiller.rcekd_gamma import gamma_weights
 from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options, resolve_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses.cross_entropy import cross_entropy
+from recbole_kd.ops import compiled as compiled_ops
+from recbole_kd.ops import compiled_lists
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.teacher.stores.dense import DenseScores
 from recbole_kd.teacher.stores.factors import FactorScores
@@ -58,7 +60,13 @@ def train_of(train: Ragged | None, user: int) -> set[int]:
 
 
 @pytest.fixture
-def log_weights(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def plain_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw in plain torch, where the draw can be watched and replaced."""
+    monkeypatch.setattr(compiled_lists, "draw_sets", lambda *_, **__: None)
+
+
+@pytest.fixture
+def log_weights(monkeypatch: pytest.MonkeyPatch, plain_draw: None) -> list[Tensor]:
     """The log-weights of every draw, as they come."""
     captured: list[Tensor] = []
     plain, by_count = module.sample_without_replacement, module.draw_by_count
@@ -93,7 +101,9 @@ def random_train(n_users: int = 7, n_items: int = 30, share: float = 0.2, seed: 
 
 
 @pytest.mark.parametrize("case", REFERENCE, ids=["random-1", "random-2", "random-3", "extreme", "clamped"])
-def test_code_mode_equals_the_published_class(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_mode_equals_the_published_class(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, plain_draw: None
+) -> None:
     student, teacher = torch.tensor(case["student"]), torch.tensor(case["teacher"])
     sampled = torch.tensor(case["sampled"]) + 1
     seen: list[Tensor] = []
@@ -563,3 +573,28 @@ def test_sets_drawn_in_blocks_of_queries_are_the_same(options: dict[str, Any], m
     for name, ids in whole.item_sets.items():
         assert torch.equal(ids, blockwise.item_sets[name])
     assert loss_of(whole, [1, 4, 4, 23]) == loss_of(blockwise, [1, 4, 4, 23])
+
+
+@pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("faithful", ["code", "paper"])
+@pytest.mark.parametrize(("n_items", "width"), [(60, 15), (60, 6), (9, 9)])
+def test_one_pass_draws_what_plain_torch_draws(
+    faithful: str, masked: bool, n_items: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same items, in the order of the ranking; users of the small catalogue may have too few items left."""
+    student, teacher = random_scores(23, n_items, seed=3)
+    options = {"k": 5, "n_samples": 6, "candidates": width, "faithful": faithful, "mask_train": masked}
+    train = random_train(23, n_items, 0.5)
+    fast, _ = made(student, teacher, train, **options)
+    monkeypatch.setattr(compiled_lists, "draw_sets", lambda *_, **__: None)
+    plain, _ = made(student, teacher, train, **options)
+    assert torch.equal(fast._gamma, plain._gamma) and fast.diagnostics() == plain.diagnostics()
+    own, drawn = slice(0, 5), slice(5, 11)
+    assert torch.equal(fast._valid[:, own], plain._valid[:, own])
+    assert torch.equal(fast._valid[:, 11:], plain._valid[:, 11:]) and torch.equal(
+        fast.item_sets["own"], plain.item_sets["own"]
+    )
+    of_draws = [torch.where(of._valid[:, drawn], of._chosen[:, drawn], 0).sort(1).values for of in (fast, plain)]
+    assert torch.equal(*of_draws)
+    assert loss_of(fast, [1, 4, 4, 23]) == pytest.approx(loss_of(plain, [1, 4, 4, 23]), rel=1e-5)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd.losses import list_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists, cross_entropy_of_scores, cross_entropy_of_vectors
 from recbole_kd.ops import compiled as compiled_ops
+from recbole_kd.ops import compiled_lists, fused_loss
 from recbole_kd.ops.gathered_dot import gathered_dot
 
 compiled = pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")
@@ -122,7 +122,7 @@ def test_nan_is_not_hidden() -> None:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(list_cross_entropy, "PAIRS_PER_THREAD", 1)
+    monkeypatch.setattr(fused_loss, "PAIRS_PER_THREAD", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -148,3 +148,16 @@ def test_other_devices_types_and_missing_kernels_take_the_plain_way(monkeypatch:
     assert cross_entropy_of_vectors(vectors.to("meta"), items.to("meta"), queries, weights, of) is None
     monkeypatch.setattr(compiled_ops, "kernels", lambda: None)
     assert cross_entropy_of_vectors(vectors, items, queries, weights, of) is None
+
+
+@compiled
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_items_that_count_are_closed_up_as_in_plain_torch(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = case(5, 3.0, temperature=temperature)[3]
+    of.teacher[1, 2], of.teacher[2, 8], of.teacher[3, 5] = torch.nan, -torch.inf, 1e30
+    again = Lists(of.chosen, of.teacher, of.valid, of.ends, of.shares, of.temperature)
+    monkeypatch.setattr(compiled_lists, "kernels", lambda: None)
+    plain = again.counted
+    monkeypatch.undo()
+    for found, expected in zip(of.counted, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9, equal_nan=True)

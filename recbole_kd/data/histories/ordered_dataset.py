@@ -23,7 +23,7 @@ from recbole_kd.data.time_order import RAW_ROW, RAW_TIME, whole_if_possible
 from recbole_kd.errors import DataError
 
 
-class _OneRowPerUser:
+class OneRowPerUser:
     """A training part that is iterated by user, over each user's latest row.
 
     ``inter_feat`` keeps all rows, for masks and samplers.
@@ -115,7 +115,7 @@ class _RawTimes(Dataset):
             )
 
 
-class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
+class HSTUDataset(OneRowPerUser, _RawTimes, SequentialDataset):
     """RecBole's sequential data set, trained on the longest prefix of each user.
 
     The model learns from all positions of the prefix in one pass. Validation and test rows are RecBole's. Data
@@ -133,7 +133,7 @@ class HSTUDataset(_OneRowPerUser, _RawTimes, SequentialDataset):
         return parts
 
 
-class HSTUGeneralDataset(_OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
+class HSTUGeneralDataset(OneRowPerUser, ExactOrder, _RawTimes, AtomicFiles):
     """RecBole's general data set that keeps the order within a user through any split.
 
     The training part is iterated by user. Every run splits this data set, whatever its models: the data of a general

@@ -21,6 +21,12 @@ BYTE_POINTER, INDEX, FLAG = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntTy
 LINE = 16
 """Numbers in one line of the cache."""
 
+POLYNOMIAL = (
+    1.535336188319500e-4, 1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2, 2.402264791363012e-1,
+    6.931472028550421e-1, 1.0,
+)  # fmt: skip
+"""Factors of :func:`power_of_two`, the highest power first."""
+
 operation: Any = intrinsic(prefer_literal=True)
 """Decorates a function that returns a signature and what writes the code; kernels call it without the context."""
 
@@ -105,6 +111,32 @@ def fma(context: Any, left: Any, right: Any, added: Any) -> Any:
 
 
 @operation
+def power_of_two(context: Any, lanes: Any) -> Any:
+    """Return 2 to the power of each number, from -126 to 127, to a relative error of 2e-7.
+
+    2^x = 2^n 2^r with r in [-1/2, 1/2]; 2^r by the minimax polynomial of the Cephes library's exp2f.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector, whole = _vector(lanes.width), _vector(lanes.width, FLAG)
+
+        def call(name: str, *given: Any) -> Any:
+            kind = ir.FunctionType(vector, [vector] * len(given))
+            function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{lanes.width}f32")
+            return builder.call(function, given)
+
+        nearest = call("nearbyint", args[0])
+        rest, found = builder.fsub(args[0], nearest), ir.Constant(vector, [POLYNOMIAL[0]] * lanes.width)
+        for factor in POLYNOMIAL[1:]:
+            found = call("fma", found, rest, ir.Constant(vector, [factor] * lanes.width))
+        shift = ir.Constant(whole, [23] * lanes.width)
+        exponent = builder.shl(builder.fptosi(nearest, whole), shift)
+        return builder.bitcast(builder.add(builder.bitcast(found, whole), exponent), vector)
+
+    return lanes(lanes), codegen
+
+
+@operation
 def store_totals(context: Any, array: Any, at: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
     """Write the sums of four registers of 8 numbers to ``at`` and behind."""
 
@@ -133,6 +165,16 @@ def reaching(context: Any, lanes: Any, least: Any) -> Any:
         return builder.zext(builder.bitcast(reached, ir.IntType(lanes.width)), INDEX)
 
     return types.int64(lanes, types.float32), codegen
+
+
+@operation
+def lowest_bit(context: Any, bits: Any) -> Any:
+    """Return the number of the lowest bit of an int64 that is set; one must be."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
 
 
 @operation

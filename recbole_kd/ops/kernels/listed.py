@@ -18,6 +18,8 @@ from recbole_kd.ops.kernels.lanes import WIDTH, fetch, fma, load, spread, store,
 AHEAD = 16
 """Items whose rows are read ahead."""
 
+HALF = WIDTH // 2
+
 AT_ONCE = 4
 """Items whose products are computed at once, so that one addition does not wait for the one before."""
 
@@ -107,7 +109,8 @@ def add_gradients(
         slopes: float32 ``[>= n + AT_ONCE]``; those from n on are overwritten with 0.
         d_items: float32 ``[I, d]``, added to.
     """
-    end = first + n - 1
+    end, whole = first + n - 1, d // WIDTH * WIDTH
+    rest = whole if d - whole <= HALF else d  # up to here by whole registers
     slopes[n : n + AT_ONCE] = 0
     for j in range(first, min(first + AHEAD, first + n)):
         fetch(d_items, np.int64(chosen[j]) * d, min(d, FETCHED))
@@ -118,7 +121,7 @@ def add_gradients(
         at_2, at_3 = np.int64(chosen[min(j + 2, end)]) * d, np.int64(chosen[min(j + 3, end)]) * d
         slope_0, slope_1 = spread(slopes[j - first], WIDTH), spread(slopes[j - first + 1], WIDTH)
         slope_2, slope_3 = spread(slopes[j - first + 2], WIDTH), spread(slopes[j - first + 3], WIDTH)
-        for c in range(0, d, WIDTH):
+        for c in range(0, rest, WIDTH):
             own, offset, d_own = load(query, c, WIDTH), min(c, d - WIDTH), load(d_query, c, WIDTH)
             d_own = fma(slope_0, load(items, at_0 + offset, WIDTH), d_own)
             d_own = fma(slope_1, load(items, at_1 + offset, WIDTH), d_own)
@@ -129,6 +132,21 @@ def add_gradients(
             store(d_items, at_1 + offset, fma(slope_1, own, load(d_items, at_1 + offset, WIDTH)))
             store(d_items, at_2 + offset, fma(slope_2, own, load(d_items, at_2 + offset, WIDTH)))
             store(d_items, at_3 + offset, fma(slope_3, own, load(d_items, at_3 + offset, WIDTH)))
+        if rest < d:
+            # half a register: numbers that were just stored cannot be loaded again from another address at once
+            half_0, half_1 = spread(slopes[j - first], HALF), spread(slopes[j - first + 1], HALF)
+            half_2, half_3 = spread(slopes[j - first + 2], HALF), spread(slopes[j - first + 3], HALF)
+            c, offset = rest + HALF, d - HALF
+            short, d_short = load(query, c, HALF), load(d_query, c, HALF)
+            d_short = fma(half_0, load(items, at_0 + offset, HALF), d_short)
+            d_short = fma(half_1, load(items, at_1 + offset, HALF), d_short)
+            d_short = fma(half_2, load(items, at_2 + offset, HALF), d_short)
+            d_short = fma(half_3, load(items, at_3 + offset, HALF), d_short)
+            store(d_query, c, d_short)
+            store(d_items, at_0 + offset, fma(half_0, short, load(d_items, at_0 + offset, HALF)))
+            store(d_items, at_1 + offset, fma(half_1, short, load(d_items, at_1 + offset, HALF)))
+            store(d_items, at_2 + offset, fma(half_2, short, load(d_items, at_2 + offset, HALF)))
+            store(d_items, at_3 + offset, fma(half_3, short, load(d_items, at_3 + offset, HALF)))
 
 
 @njit(nogil=True, cache=True)

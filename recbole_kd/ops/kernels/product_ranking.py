@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from recbole_kd.ops.kernels.lanes import fma, load, reaching, spread, store
+from recbole_kd.ops.kernels.lanes import fma, load, lowest_bit, reaching, spread, store
 from recbole_kd.ops.kernels.ranking import of_key, sort_key
 
 PANEL = 16
@@ -84,13 +84,20 @@ def place_reached(scores: Any, n: Any, place: Any, best: Any) -> Any:
 @njit(nogil=True, cache=True)
 def sample_scores(queries: Any, panels: Any, n_sampled: Any, scores: Any) -> None:
     """Write the scores of every SHARE-th panel: float32 ``[TOGETHER, n_sampled * PANEL]``."""
-    d = queries.shape[1]
+    d, n = queries.shape[1], scores.shape[1]
     for number in range(n_sampled):
-        for u in range(TOGETHER):
-            sums = spread(np.float32(0), 16)
-            for c in range(d):
-                sums = fma(spread(queries[u, c], 16), load(panels, (number * SHARE * d + c) * PANEL, 16), sums)
-            store(scores, u * scores.shape[1] + number * PANEL, sums)
+        sums_0 = sums_1 = sums_2 = sums_3 = spread(np.float32(0), 16)
+        for c in range(d):
+            items = load(panels, (number * SHARE * d + c) * PANEL, 16)
+            sums_0 = fma(spread(queries[0, c], 16), items, sums_0)
+            sums_1 = fma(spread(queries[1, c], 16), items, sums_1)
+            sums_2 = fma(spread(queries[2, c], 16), items, sums_2)
+            sums_3 = fma(spread(queries[3, c], 16), items, sums_3)
+        at = number * PANEL
+        store(scores, at, sums_0)
+        store(scores, at + n, sums_1)
+        store(scores, at + 2 * n, sums_2)
+        store(scores, at + 3 * n, sums_3)
 
 
 @njit(nogil=True, cache=True)
@@ -104,9 +111,9 @@ def keep(
         excluded: int64, sorted from ``passed[u]`` to ``ends[u]``.
     """
     bits = scores.view(np.int32)
-    for j in range(PANEL):
-        if not (reached >> j) & 1:
-            continue
+    while reached:
+        j = lowest_bit(reached)
+        reached &= reached - 1
         item = first + j
         while passed[u] < ends[u] and excluded[passed[u]] < item:
             passed[u] += 1
