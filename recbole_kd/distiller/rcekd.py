@@ -294,7 +294,7 @@ class RCEKD(ListWeighted):
         return chosen, valid, shared.sum(1) / listed, in_both.sum(1) / listed, rate
 
     def _drawn_at_once(self, rows: slice, ranked: Tensor, ranked_valid: Tensor) -> tuple[Tensor, ...] | None:
-        """Return :meth:`_sets_of` from one compiled pass, or None if there is none for the options or the device.
+        """Return :meth:`_sets_of` from one compiled pass, or None if there is none.
 
         The sample is the same, but in the order of the ranking instead of the draw.
         """

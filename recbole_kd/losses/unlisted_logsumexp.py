@@ -184,7 +184,7 @@ def _sum_and_gradients(
 def _rest_and_gradients(
     queries: Tensor, items: Tensor, below: Tensor, factors: Tensor, rows: ListedRows, shifts: bool
 ) -> tuple[Tensor, ...]:
-    """Return log E ``[B, 1]`` and the sum's gradients in ``queries``, ``items`` and ``below``, by matrix products.
+    """Return log E and the sum's gradients in ``queries``, ``items`` and ``below``, by matrix products.
 
     On a CPU the rows are done in two halves, in parallel if torch has two threads: the products of a chunk are too
     small to be split. The halves do not depend on the number of threads, so the gradients do not either.

@@ -25,7 +25,9 @@ def catalogue_kernels() -> Any:
 def rest_above(
     queries: Tensor, items: Tensor, rows: Tensor, listed: Tensor, excluded: Ragged, below: Tensor, factors: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Return log-sum-exps over each query's rest with gradients, for float32 products of less than 60 ln 2.
+    """Return log-sum-exps over each query's rest with their gradients.
+
+    Products must stay below 60 ln 2.
 
     The arguments are those of :func:`recbole_kd.losses.unlisted_logsumexp.rest_above`.
 

@@ -172,7 +172,7 @@ def draw_sets(
 def close_up(
     chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], temperature: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return the items of lists that count, one after the other, with the teacher's softmax over each sublist.
+    """Return the items of lists that count, one after the other, with the teacher's softmax.
 
     Args:
         chosen: int64, teacher: float32 and valid: bool, ``[U, n]``. ends: end columns of the sublists.

@@ -25,7 +25,7 @@ def ranking_kernels() -> Any:
 
 
 def in_panels(items: Tensor, size: int) -> Tensor:
-    """Lay out vectors, float32 ``[I, d]``, with ``size`` of them side by side: float32 ``[n_panels, d, size]``.
+    """Lay out vectors with ``size`` of them side by side: ``[I, d]`` -> ``[n_panels, d, size]``.
 
     The last panel is filled up with zeros.
     """

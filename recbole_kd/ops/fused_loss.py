@@ -1,4 +1,4 @@
-"""Losses on the dot products of listed items, with both gradients from one compiled pass over the lists.
+"""Losses on dot products of listed items, with both gradients from one compiled pass.
 
 No RecBole import.
 """

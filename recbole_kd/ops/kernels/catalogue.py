@@ -1,4 +1,4 @@
-"""Softmax terms over a whole catalogue of dot products with their gradients, compiled by numba, without the GIL.
+"""Softmax terms over a catalogue of dot products with their gradients, compiled by numba.
 
 The items lie in panels as in :mod:`recbole_kd.ops.kernels.product_ranking`. ``TOGETHER`` queries are scored at once;
 the exponentials of ``AT_ONCE`` queries are held until both gradients are summed.

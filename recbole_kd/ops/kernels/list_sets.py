@@ -1,4 +1,4 @@
-"""Item sets from a student's and a teacher's list, compiled by numba, in one pass over a query's lists."""
+"""Item sets from a student's and a teacher's list, compiled by numba."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def draw_sets(
     ranked: Any, lengths: Any, listed: Any, listed_valid: Any, noise: Any, k: int, n_drawn: int, tau: Any, most: Any,
     from_own: bool, n_ids: int, drawn: Any, valid: Any, shares: Any,
 ) -> None:  # fmt: skip
-    """Draw items of each query's ranking, and tell which items of its ranking, draw and teacher's list count.
+    """Draw items of each query's ranking, and tell which items of its three lists count.
 
     :func:`recbole_kd.ops.compiled_lists.draw_sets` says what they are.
 

@@ -1,4 +1,4 @@
-"""The list-wise loss of dot products at listed items with its gradients, compiled by numba, without the GIL."""
+"""The list-wise loss of dot products at listed items, with its gradients, compiled by numba."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def log_of_sum(first: Any, second: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def in_log_space(scores: Any, n_listed: int, n: int) -> Any:
-    """Return the loss of :func:`part_listwise` if exponentials underflow: slower, but never the logarithm of 0.
+    """Return the loss of :func:`part_listwise` if exponentials underflow.
 
     ``scores`` are relative to their maximum; they are overwritten with the gradient.
     """
