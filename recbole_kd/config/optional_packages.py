@@ -10,7 +10,13 @@ from recbole_kd.errors import ConfigError
 OF_KEY = {"log_wandb": ("wandb", "wandb")}
 """Key of RecBole with the value True -> (module, package that pip installs)."""
 
-OF_MODEL = {"NCL": ("faiss", "faiss-cpu"), "LDiffRec": ("kmeans_pytorch", "kmeans-pytorch")}
+OF_MODEL = {
+    "NCL": ("faiss", "faiss-cpu"),
+    "LDiffRec": ("kmeans_pytorch", "kmeans-pytorch"),
+    "KGAT": ("dgl", "dgl"),
+    "KGIN": ("torch_scatter", "torch-scatter"),
+    "MCCLK": ("torch_scatter", "torch-scatter"),
+}
 """Model of RecBole that imports a package only in training -> (module, package that pip installs)."""
 
 

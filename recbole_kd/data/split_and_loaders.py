@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.model.abstract_recommender import AbstractRecommender, SequentialRecommender
+from recbole.sampler import KGSampler
 from recbole.utils import init_seed
 from torch import nn
 
@@ -20,6 +21,7 @@ from recbole_kd.data.data_key_checks import check_data_keys
 from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.sequence_dataset import stage_parts
+from recbole_kd.data.knowledge_graph import KnowledgePart
 from recbole_kd.data.paper_protocol import follow_paper_protocol
 from recbole_kd.data.prepared_files import check_prepared_files
 from recbole_kd.data.reading_errors import reading_error
@@ -180,8 +182,11 @@ def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None
     parts = stage_parts(config, splits.parts) if parts is None else parts
     samplers = create_samplers(config, splits.dataset, list(parts))
     phases = ("train", "valid", "test")
+    of_graph = {"train": _graph_sampler(config, parts[0])} if isinstance(parts[0], KnowledgePart) else {}
     made = [
-        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        get_dataloader(config, phase)(
+            config, part, sampler, *of_graph.get(phase, ()), shuffle=phase == "train" and config["shuffle"]
+        )
         for phase, part, sampler in zip(phases, parts, samplers, strict=True)
     ]
     _fix_candidates(config, splits, made)
@@ -190,6 +195,15 @@ def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None
         for loader in (loaders.valid, loaders.test):
             follow_paper_protocol(loader, train_items(splits.parts[0]))
     return loaders
+
+
+def _graph_sampler(config: Any, part: KnowledgePart) -> tuple[KGSampler]:
+    """Return RecBole's sampler of a graph's negative entities (DataError if there are none)."""
+    drawn = config["train_neg_sample_args"]
+    try:
+        return (KGSampler(part, drawn["distribution"], drawn["alpha"]),)
+    except ValueError as error:
+        raise DataError(f"The graph of {config['dataset']} cannot be learnt from: {error}") from error
 
 
 def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None:
@@ -205,12 +219,15 @@ def _fix_candidates(config: Any, splits: Splits, loaders: Sequence[Any]) -> None
         )
         if sampler is not None:
             loader._sampler = sampler
-    if loaders[0].num_workers:
+    batches = loaders[0]
+    drawing = [batches.general_dataloader, batches.kg_dataloader] if hasattr(batches, "kg_dataloader") else [batches]
+    if drawing[0].num_workers:
         getLogger().info(
             f"worker={config['worker']}: this many processes prepare evaluation batches; training batches are made in "
             "the main process, so that the negatives do not depend on the number of workers"
         )
-        loaders[0].num_workers = 0
+        for loader in drawing:
+            loader.num_workers = 0
 
 
 def evaluation_batch_size(model: Any, n_users: int, n_items: int, memory_mb: int) -> int:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 import recbole
 import recbole.data.dataset
-from recbole.model import general_recommender, sequential_recommender
-from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.model import (
+    context_aware_recommender,
+    general_recommender,
+    knowledge_aware_recommender,
+    sequential_recommender,
+)
+from recbole.model.abstract_recommender import (
+    ContextRecommender,
+    GeneralRecommender,
+    KnowledgeRecommender,
+    SequentialRecommender,
+)
 from recbole.utils import ModelType, get_model, get_trainer
 
 from recbole_kd.config.known_keys import unknown_name_error
@@ -28,18 +40,29 @@ def ranking_models() -> list[str]:
 
     Models without a property file are among them.
     """
+    return _models_in((general_recommender, sequential_recommender), (GeneralRecommender, SequentialRecommender))
+
+
+def side_models() -> list[str]:
+    """Return the names of RecBole's knowledge-aware and context-aware models."""
+    packages = (knowledge_aware_recommender, context_aware_recommender)
+    return _models_in(packages, (KnowledgeRecommender, ContextRecommender))
+
+
+def _models_in(packages: Iterable[ModuleType], families: tuple[type, ...]) -> list[str]:
     return sorted(
         name
-        for package in (general_recommender, sequential_recommender)
+        for package in packages
         for name, kind in vars(package).items()
-        if isinstance(kind, type) and issubclass(kind, GeneralRecommender | SequentialRecommender)
+        if isinstance(kind, type) and issubclass(kind, families) and kind not in families
     )
 
 
 def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
     """Return the class of a model that fits a setting.
 
-    The general setting takes general models, the sequential setting sequential ones too.
+    The general setting takes general models, the sequential setting sequential ones too. A teacher may also be
+    knowledge-aware or context-aware.
 
     Args:
         name: name of the model.
@@ -58,13 +81,14 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
             f"--{role}={name} is a model of the package {error.name}, which is not installed: it must be one of "
             "RecBole's general models, such as MF or LightGCN, or a sequential one, such as SASRec"
         ) from None
-    if issubclass(model, GeneralRecommender):
+    if issubclass(model, GeneralRecommender) or (role == "teacher" and reads_sides(model)):
         return model
     kind = getattr(model, "type", ModelType.CONTEXT).name.lower()
     if not issubclass(model, SequentialRecommender):
+        teaches = f" (--teacher={name} is possible)" if reads_sides(model) else ""
         raise ConfigError(
             f"--{role}={name} is a {kind} model: it must be a general one, such as MF or LightGCN, or a sequential "
-            "one, such as SASRec"
+            f"one, such as SASRec{teaches}"
         )
     if setting != "sequential":
         raise ConfigError(
@@ -77,6 +101,11 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
             "another model"
         )
     return model
+
+
+def reads_sides(model: type[Any]) -> bool:
+    """Return whether a model class is knowledge-aware or context-aware, which teaches by its scores alone."""
+    return issubclass(model, KnowledgeRecommender | ContextRecommender)
 
 
 def student_model(name: str, setting: str = "general") -> type[Any]:

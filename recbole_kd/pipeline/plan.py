@@ -30,6 +30,7 @@ from recbole_kd.evaluation.mode_checks import check_modes
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.size_checks import check_model_sizes
 from recbole_kd.pipeline.assistant import assistant_values, width_of
+from recbole_kd.pipeline.model_choices import reads_sides
 from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
 from recbole_kd.pipeline.student_start import StudentStart, student_start
@@ -42,7 +43,7 @@ from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.export import check_address
 from recbole_kd.teacher.truncated_svd import check_width
 from recbole_kd.training.build_distiller import check_distiller
-from recbole_kd.training.first_step import check_first_step
+from recbole_kd.training.first_step import check_first_scores, check_first_step
 from recbole_kd.training.pretraining import stages_of
 
 N_CHECKPOINTS = 3
@@ -130,7 +131,8 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         _check_processes(config)
         _check_reduction(config)
         stages_of(config)
-        check_model_sizes(config, splits.n_users, splits.n_items)
+        n_rows = len(splits.parts[0].inter_feat)
+        check_model_sizes(config, splits.n_users, splits.n_items, n_rows, "--" if config is alone else "--teacher.")
     _check_shared_method(method, request.kd, alone["nproc"] or 1)
     assistant = None
     if method.assistant:
@@ -229,14 +231,15 @@ def _fitting_cutoffs(config: Any, n_items: int, prefix: str) -> str:
 def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> None:
     """Build every model that is trained after another one, to find its errors earlier.
 
-    A model whose score is not known to be a dot product takes one step too, and in mixed precision every model does.
+    A model whose score is not known to be a dot product takes one step too, also as the first one, and in mixed
+    precision every model does. A knowledge-aware or context-aware teacher is also asked for scores.
 
     Raises:
         ConfigError: one of them cannot be built, or not be trained in mixed precision.
         TrainingError: one of them cannot compute its loss.
     """
     built: list[dict[str, Any]] = []
-    first = [config for config in teachers[:1] if config["enable_amp"]]
+    first = [config for config in teachers[:1] if config["enable_amp"] or not has_vectors(get_model(config["model"]))]
     for config in (*first, *teachers[1:], *students):
         kind = get_model(config["model"])
         if kind.type == ModelType.TRADITIONAL:
@@ -259,6 +262,8 @@ def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> N
         accelerate_on_cpu(model, softmax_of(model))
         if _has_plain_trainer(trial["model"]) and (trial["enable_amp"] or not has_vectors(kind)):
             check_first_step(trial, splits, model, few)
+        if reads_sides(kind):
+            check_first_scores(model)
 
 
 def _few_rows(part: Any) -> Any:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole.config import Config
+from recbole.model.abstract_recommender import ContextRecommender
+from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.dataset_name import check_dataset_name
@@ -22,6 +24,7 @@ from recbole_kd.config.property_layers import (
 )
 from recbole_kd.config.request_names import CONTROL, check_named, check_one_run, teacher_names
 from recbole_kd.config.schema import RUN_KEYS, check_values
+from recbole_kd.data.context_columns import side_columns
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.own_data import own_data_defaults
 from recbole_kd.distiller.registry import distiller_class
@@ -50,6 +53,13 @@ SHARED = frozenset(
     }
 )  # fmt: skip
 """Keys of the run that also apply to the teacher: data, split, evaluation, machine. All others are ``teacher.*``."""
+
+
+OF_CONTEXT: dict[str, Any] = {
+    "threshold": None,
+    "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1, "alpha": 1.0},
+}
+"""Values of a context-aware teacher. RecBole's own train it on labels; here it learns to rank, as the student does."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,9 @@ class Request:
         if not (recbole_folder() / "properties" / "dataset" / f"{self.dataset}.yaml").is_file():
             settings = {**recbole_defaults(model, self.dataset), **defaults, **given}
             defaults = {**defaults, **own_data_defaults(self.dataset, settings, defaults, given)}
+        if "load_col" not in given and any(issubclass(get_model(name), ContextRecommender) for name in self.teachers):
+            settings = {**recbole_defaults(self.model, self.dataset), **defaults, **given}
+            defaults = {**defaults, "load_col": side_columns(self.dataset, settings)}
         defaults = without_negatives(model, self.dataset, with_decay_for_mean(defaults, given), given)
         return make_config(recbole_name(model, self.setting), self.dataset, defaults, given)
 
@@ -123,6 +136,8 @@ class Request:
         configs, files = [], list[str]()
         for name in self.teachers:
             defaults, applied = teacher_layers(name, self.dataset, self.run["eval_protocol"], self.setting)
+            if issubclass(get_model(recbole_name(name, self.setting)), ContextRecommender):
+                defaults = {**OF_CONTEXT, **defaults}
             files = list(dict.fromkeys([*files, *applied]))
             configs.append(self._config(name, {**defaults, "seed": 0}, given))
         return configs, files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.abstract_recommender import ContextRecommender, SequentialRecommender
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
@@ -20,7 +20,7 @@ from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
 from recbole_kd.distiller.registry import check_given_options, check_idle, distiller_class
 from recbole_kd.errors import ConfigError
-from recbole_kd.pipeline.model_choices import model_class, student_model
+from recbole_kd.pipeline.model_choices import model_class, reads_sides, student_model
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS
@@ -48,6 +48,7 @@ def check_teachers(values: Mapping[str, Any], kd: str, method: type[Distiller], 
             raise no_factors(name)
         store = store_of(taught, values)
         _check_kept(name, taught, store, values.get("teacher_ray_address"))
+        _check_sides(name, taught, values)
         check_dtype(str(values.get("teacher_dtype", "fp32")), store, name)
         if values.get("kd_index_teacher") is True and store != "factors":
             raise no_teacher_index(name, store)
@@ -97,12 +98,30 @@ def check_features(values: Mapping[str, Any], setting: str) -> None:
 
 def _check_kept(name: str, taught: type, store: str, address: str | None) -> None:
     """Raise errors of a teacher's export before its training (ConfigError)."""
-    if store == "online" and taught.type == ModelType.TRADITIONAL:  # type: ignore[attr-defined]
+    if store == "online" and (taught.type == ModelType.TRADITIONAL or reads_sides(taught)):  # type: ignore[attr-defined]
         raise no_online_store(name)
     if address and store != "dense":
         raise ConfigError(
             f"teacher_ray_address={address} has no effect on {name} in a store of kind {store}: workers make the "
             "blocks of a dense one, set teacher_store=dense, or leave it out"
+        )
+
+
+def _check_sides(name: str, taught: type, values: Mapping[str, Any]) -> None:
+    """Refuse what a knowledge-aware or context-aware teacher cannot be (ConfigError)."""
+    if name == "KD_DAGFM":
+        raise ConfigError(
+            "--teacher=KD_DAGFM is not possible: it is a distillation of its own, with a teacher and three phases; "
+            "take another context-aware model, such as DeepFM"
+        )
+    if not reads_sides(taught) or values.get("load_col") is None:
+        return
+    columns = dict(values["load_col"])
+    if issubclass(taught, ContextRecommender) and not {"user", "item"} & set(columns):
+        named = "".join(f"{part}: [{', '.join(names)}], " for part, names in columns.items() if isinstance(names, list))
+        raise ConfigError(
+            f"--teacher={name} learns from columns of users and items, and load_col={columns} names none: add them, "
+            f"--load_col=\"{{{named}user: '*', item: '*'}}\", or leave load_col out, which reads all of them"
         )
 
 

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.abstract_recommender import KnowledgeRecommender, SequentialRecommender
 from recbole.utils import get_model
 
 from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS
 from recbole_kd.data.fingerprint_comparison import without_histories
 from recbole_kd.data.histories.sequence_dataset import reads_histories
 from recbole_kd.data.item_features.configured import FEATURE_KEYS
+from recbole_kd.data.knowledge_graph import graph_digest
 from recbole_kd.data.sampled_candidates import samples_candidates
 from recbole_kd.data.side_information import named_files
 from recbole_kd.data.split_and_loaders import Splits
@@ -111,6 +112,8 @@ def entry_of(context: RunContext, kind: str, name: str, settings: Mapping[str, A
         "files": named_files(settings),
     }
     beside["revisions"] = revisions_of(get_model(name))
+    if issubclass(get_model(name), KnowledgeRecommender):
+        beside["graph"] = graph_digest(context.splits.dataset)
     if context.splits.candidates is not None and samples_candidates(settings["eval_args"]):
         # Reports on other candidates are not reused.
         beside["candidates"] = asdict(context.splits.candidates)

@@ -50,7 +50,7 @@ class OwnScores:
     computed again in the backward pass, so that the intermediate tensors of one call at a time are kept.
 
     Args:
-        model: a RecBole general or sequential recommender.
+        model: a RecBole recommender.
         rows: the histories that are a sequential model's queries; None for a general model.
         rows_of: gives the rows of some queries as the model takes them, if they are neither users nor of ``rows``.
     """
@@ -135,6 +135,8 @@ class OwnScores:
     def _pairs_call(self, queries: Tensor, items: Tensor) -> Tensor:
         rows = self.interaction(queries)
         rows.update(Interaction({self.model.ITEM_ID: items}))
+        columns = getattr(self.model, "side_columns", None)
+        rows = rows if columns is None else columns.join(rows)
         return torch.as_tensor(self.model.predict(rows), dtype=torch.float32, device=queries.device)
 
     def _full_by_pairs(self, queries: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 A **query** is one row for which a model ranks the whole catalogue. There are three kinds:
 
-* A query of a general model is a user (its RecBole id), in either setting. HSTUGeneral, HSTU as a general model,
-  encodes that user's training history.
+* A query of a general, knowledge-aware or context-aware model is a user (its RecBole id), in either setting.
+  HSTUGeneral, HSTU as a general model, encodes that user's training history.
 * A query of a sequential model is a history. A saved sequential model answers queries of its **universe**: id u below
   n_users is user u with the whole training history (the history of the validation row), and id n_users + r is row r of
   the training set, a prefix of a history.
@@ -28,7 +28,12 @@ from functools import partial
 
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.model.abstract_recommender import (
+    ContextRecommender,
+    GeneralRecommender,
+    KnowledgeRecommender,
+    SequentialRecommender,
+)
 from recbole.model.general_recommender import BPR
 from torch import Tensor, nn
 
@@ -47,6 +52,8 @@ from recbole_kd.scoring.prefix_encoding import encode_prefixes
 from recbole_kd.scoring.step_cache import Batch, StepCache, VectorCache, encoded_once
 from recbole_kd.scoring.vector_models import encoder_of, no_tables, softmax_of, vector_function
 
+FAMILIES = (GeneralRecommender, SequentialRecommender, KnowledgeRecommender, ContextRecommender)
+
 HISTORIES_PER_CALL = 512
 """Histories that are encoded at a time outside a training step."""
 
@@ -55,7 +62,7 @@ class Scorer(StudentScores):
     """The scores of one model at its queries.
 
     Args:
-        model: a RecBole general or sequential recommender.
+        model: a RecBole recommender of one of the families above; knowledge-aware and context-aware ones are teachers.
         rows: the histories that are a sequential model's queries, see
             :mod:`recbole_kd.data.histories.sequence_dataset`. None for a general model.
 
@@ -77,10 +84,10 @@ class Scorer(StudentScores):
 
     @takes(rows=instance_of(Rows, words="the histories of a sequential model").or_none())
     def __init__(self, model: nn.Module, rows: Rows | None = None) -> None:
-        if not isinstance(model, GeneralRecommender | SequentialRecommender):
+        if not isinstance(model, FAMILIES):
             raise ConfigError(
-                f"{type(model).__name__} is not a general or sequential recommender: recbole_kd scores only these "
-                "families of RecBole"
+                f"{type(model).__name__} is not a general or sequential recommender, nor a knowledge-aware or "
+                "context-aware one: recbole_kd scores only these families of RecBole"
             )
         if isinstance(model, SequentialRecommender) and rows is None:
             raise ConfigError(

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from recbole.config import Config
+from recbole.model.abstract_recommender import ContextRecommender, KnowledgeRecommender
+from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.argument_kinds import DATA, DEVICE, PATH, takes
@@ -225,6 +227,12 @@ def _from_checkpoint(path: Path, dataset: Any, device: torch.device | str) -> On
             f"{path} is not a checkpoint of RecBole's Trainer: give one, or a teacher folder, as --teacher_path"
         )
     config, train = checkpoint["config"], getattr(dataset, "_dataset", dataset)
+    if issubclass(get_model(config["model"]), KnowledgeRecommender | ContextRecommender):
+        raise TeacherError(
+            f"{path} is a checkpoint of {config['model']}, which learns from other data than interactions and, in "
+            f"RecBole, has ids of its own: give --teacher={config['model']}, which trains it on this run's split, or "
+            "import its scores with recbole-kd import-teacher"
+        )
     for key in ("dataset", "eval_args", *(key for key in dataset_arguments if key not in HISTORY_ARGUMENTS)):
         if config[key] != train.config[key]:
             raise TeacherError(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from recbole_kd.data.split_and_loaders import Splits, make_loaders
 from recbole_kd.errors import ConfigError, KDError
-from recbole_kd.model.build_model import failed_first_loss
+from recbole_kd.model.build_model import failed_first_loss, failed_first_scores
+from recbole_kd.scoring.scorer import Scorer
 
 ROWS = 64
 """Rows of the batch, before negatives."""
@@ -52,6 +53,16 @@ def check_first_step(config: Any, splits: Splits, model: nn.Module, parts: Seque
             f"enable_amp=True is not possible with {config['model']}, which RecBole cannot train in mixed precision "
             f"({type(error).__name__}: {said}): set enable_amp=False"
         ) from error
+
+
+def check_first_scores(model: nn.Module) -> None:
+    """Compute a new model's scores of one user at all items (TrainingError if it cannot)."""
+    scorer = Scorer(model)
+    try:
+        with scorer.frozen():
+            scorer.full(torch.ones(1, dtype=torch.int64, device=scorer.device))
+    except Exception as error:  # whatever a model says of its data and keys
+        raise failed_first_scores(model, error) from error
 
 
 def _backward(model: Any, batch: Any, mixed: bool) -> None:

@@ -27,6 +27,8 @@ REFUSALS: dict[str, tuple[dict[str, str | None], list[str]]] = {
     "clusters": ({"teacher": "NCL"}, []),
     "critic": ({"teacher": "RaCT", "teacher.embedding_size": None}, []),
     "setting-of-teacher": ({"teacher": "SASRec", "teacher.embedding_size": None, "eval_args.order": None}, []),
+    "sampled-ids": ({"teacher": "DGCF"}, ["--teacher.train_batch_size=100000"]),
+    "sampled-ids-of-student": ({"model": "DGCF", "train_batch_size": "100000"}, []),
     "type": ({"kd_k": "abc"}, []),
     "zero": ({"kd_k": "0"}, []),
     "catalogue": ({"kd_k": "100000"}, []),

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.abstract_recommender import ContextRecommender, KnowledgeRecommender, SequentialRecommender
 from recbole.utils import FeatureSource, FeatureType, get_model
 from torch import Tensor
 
+from recbole_kd.data.context_columns import context_part
 from recbole_kd.data.histories.history_rows import QUERY, HistoryRows, RowFields, Rows
 from recbole_kd.data.histories.ordered_dataset import HSTUDataset, HSTUGeneralDataset
+from recbole_kd.data.knowledge_graph import KnowledgePart
 from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.errors import ConfigError, DataError
 
@@ -189,13 +191,17 @@ def _number_queries(train: SequenceDataset, by_user: bool) -> None:
 
 
 def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the parts of a run's split for a model: by row, by user, or as histories."""
+    """Return the parts of a run's split for a model: by row, by user, as histories, with columns or with a graph."""
     kind = get_model(config["model"])
     if issubclass(kind, SequentialRecommender):
         return sequence_parts(config, parts)
     whole = parts[0]
     if not isinstance(whole, HSTUGeneralDataset):
         return tuple(parts)
+    if issubclass(kind, KnowledgeRecommender):
+        return (KnowledgePart.over(whole.plain(), config), *parts[1:])
+    if issubclass(kind, ContextRecommender):
+        return (context_part(whole.plain(), config), *parts[1:])
     return (whole if getattr(kind, "trains_by_user", False) else whole.plain(), *parts[1:])
 
 

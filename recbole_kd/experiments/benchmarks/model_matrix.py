@@ -1,4 +1,4 @@
-"""Every general and sequential model of RecBole as teacher and as student, on a tiny made data set.
+"""Every model of RecBole as teacher and as student, on a tiny made data set.
 
 Each cell is a run in a forked child of one warmed process, so that imports are paid once. It is trained, or refused in
 one sentence before anything is trained, or it is a fault.
@@ -22,9 +22,10 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
 from recbole_kd.config.merging import merge_sources
+from recbole_kd.config.model_catalogue import recbole_defaults
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation.efficiency import peak_rss_mb
-from recbole_kd.pipeline.model_choices import ranking_models
+from recbole_kd.pipeline.model_choices import ranking_models, side_models
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request
@@ -52,6 +53,16 @@ SHORT: dict[str, Any] = {
     "state": "ERROR",
     "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]},
 }
+SMALL = {
+    "embedding_size": 16,
+    "kg_embedding_size": 16,
+    "hidden_size": 16,
+    "inner_size": 16,
+    "mlp_hidden_size": [16],
+    "MAX_ITEM_LIST_LENGTH": 10,
+}
+"""Sizes that a model gets where RecBole has a key for them: a cell is about what is possible, not about quality."""
+
 OF_METHOD: dict[str, dict[str, Any]] = {
     "CE": {"kd_k": 10},
     "HetComp": {"kd_k": 10},
@@ -85,6 +96,8 @@ class Cell:
         model, teacher = (usual[0], self.model) if self.role == "teacher" else (self.model, usual[1])
         return {
             **SHORT,
+            **_small(model),
+            **{f"teacher.{key}": value for key, value in _small(teacher).items()},
             **OF_METHOD.get(self.kd, {}),
             "model": model,
             "teacher": teacher,
@@ -95,6 +108,13 @@ class Cell:
             "cache_dir": str(folder / "cache"),
             "output_dir": str(folder / "runs"),
         }
+
+
+def _small(model: str) -> dict[str, Any]:
+    """Return the small sizes of a model, those of histories only if it reads them."""
+    known = set() if model == "ConvNCF" else recbole_defaults(model, NAME)  # its convolutions need the usual width
+    histories = issubclass(get_model(model), SequentialRecommender)
+    return {key: value for key, value in SMALL.items() if key in known and (histories or key != "MAX_ITEM_LIST_LENGTH")}
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,7 @@ class Outcome:
 
 
 def write_data(folder: Path) -> None:
-    """Write the data set: users like the items of their own colour, times, and classes of the items."""
+    """Write the data set: users like the items of their own colour, times, columns, and a graph of the items."""
     place = folder / "data" / NAME
     place.mkdir(parents=True, exist_ok=True)
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
@@ -125,19 +145,28 @@ def write_data(folder: Path) -> None:
     write_text_whole(place / f"{NAME}.inter", "\n".join(rows) + "\n")
     items = "".join(f"i{item}\tc{item % 3} c{item % 4}\n" for item in range(N_ITEMS))
     write_text_whole(place / f"{NAME}.item", "item_id:token\tclass:token_seq\n" + items)
+    triples = "".join(f"e{item}\tcolour\tc{item % 3}\ne{item}\tkind\tk{item % 7}\n" for item in range(N_ITEMS))
+    write_text_whole(place / f"{NAME}.kg", "head_id:token\trelation_id:token\ttail_id:token\n" + triples)
+    links = "".join(f"i{item}\te{item}\n" for item in range(N_ITEMS))
+    write_text_whole(place / f"{NAME}.link", "item_id:token\tentity_id:token\n" + links)
+
+
+def all_models() -> list[str]:
+    """Return the general and sequential models, then those that learn from further data."""
+    return [*ranking_models(), *side_models()]
 
 
 def cells_of(only: Iterable[str] = ()) -> list[Cell]:
     """Return the cells of all models, or of some: one as teacher, one for each method as student.
 
     Raises:
-        ConfigError: one of the names is not a general or sequential model.
+        ConfigError: one of the names is not a model of these families.
     """
-    known = ranking_models()
+    known = all_models()
     names = list(only) or known
     for name in names:
         if name not in known:
-            raise ConfigError(f"--only={name} is not a general or sequential model: choose among {', '.join(known)}")
+            raise ConfigError(f"--only={name} is not a model of RecBole that ranks: choose among {', '.join(known)}")
     teachers = [Cell(name, "teacher", "CE") for name in names]
     return teachers + [Cell(name, "student", kd) for kd in METHODS for name in names]
 
@@ -256,7 +285,7 @@ def table(found: Mapping[str, Outcome]) -> str:
     head = ["model", "teacher", *(f"student, {kd}" for kd in METHODS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     notes: dict[str, int] = {}
-    for name in ranking_models():
+    for name in all_models():
         row = [name]
         for role, kd in columns:
             outcome = found.get(Cell(name, role, kd).key)
