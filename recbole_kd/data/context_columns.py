@@ -36,7 +36,7 @@ def side_columns(dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def context_part(part: Any, config: Any) -> Any:
-    """Return a training part of which a context-aware model reads the ids and the columns of users and items.
+    """Return a training part with ids and columns of users and items, for a context-aware model.
 
     Columns of interactions are left out: they are not known of the items that a user has no interaction with, and a
     teacher scores all of them.
@@ -65,7 +65,7 @@ def context_part(part: Any, config: Any) -> Any:
 
 
 def _is_read(part: Any, field: str, numbers: Sequence[str]) -> bool:
-    """Return whether the models read a column: it is of users or items, and no number that is not asked for."""
+    """Return whether a column is of users or items, and a number only if it is asked for."""
     is_text = part.field2type[field] in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
     return part.field2source[field] in (FeatureSource.USER, FeatureSource.ITEM) and (is_text or field in numbers)
 

@@ -43,7 +43,7 @@ def fresh_model(config: Any, train: Any) -> nn.Module:
 
 
 def _know_ids(model: Any, config: Any, train: Any) -> None:
-    """Give a context-aware model the names and counts of ids that RecBole's other models have, and its columns."""
+    """Give a context-aware model its columns, and the ids that RecBole's other models know."""
     model.USER_ID, model.ITEM_ID = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     model.n_users, model.n_items = train.num(model.USER_ID), train.num(model.ITEM_ID)
     model.side_columns = SideColumns(train, config["device"])

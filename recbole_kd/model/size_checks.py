@@ -42,7 +42,7 @@ def check_model_sizes(config: Any, n_users: int, n_items: int, n_rows: int, pref
 
 
 def _check_sampled_ids(config: Any, n_users: int, n_items: int, n_rows: int, prefix: str) -> None:
-    """Refuse batches of DGCF that are so large that it would draw more users or items than there are (ConfigError).
+    """Refuse batches with which DGCF would draw more users or items than there are (ConfigError).
 
     With each batch it draws as many of both, without repeats: its share of the larger of the two sets.
     """

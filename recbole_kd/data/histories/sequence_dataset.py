@@ -191,7 +191,7 @@ def _number_queries(train: SequenceDataset, by_user: bool) -> None:
 
 
 def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the parts of a run's split for a model: by row, by user, as histories, with columns or with a graph."""
+    """Return the parts of a run's split as a model of its family reads them."""
     kind = get_model(config["model"])
     if issubclass(kind, SequentialRecommender):
         return sequence_parts(config, parts)

@@ -135,7 +135,7 @@ class Outcome:
 
 
 def write_data(folder: Path) -> None:
-    """Write the data set: users like the items of their own colour, times, columns, and a graph of the items."""
+    """Write interactions by colour of users and items, with times, columns and a graph of the items."""
     place = folder / "data" / NAME
     place.mkdir(parents=True, exist_ok=True)
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
