@@ -22,6 +22,7 @@ from recbole_kd.data.label_checks import check_labels
 from recbole_kd.data.split_and_loaders import Splits, check_negatives, split_data
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import distiller_class
+from recbole_kd.distiller.small_data import cut_defaults
 from recbole_kd.distributed.loss_terms import can_be_shared
 from recbole_kd.distributed.ray_cluster import connect
 from recbole_kd.errors import ConfigError
@@ -188,7 +189,11 @@ def _distilled(
     """
     config, files = request.distilled_config(teacher_name, changes)
     record_features(config, splits.dataset)
-    return config, files, check_distiller(request.kd, config.final_config_dict, splits.n_users, splits.n_items)
+    sizes = splits.n_users, splits.n_items
+    values = dict(config.final_config_dict)
+    cut = cut_defaults(distiller_class(request.kd), values, config.external_config_dict, *sizes)
+    values.update({key: limit for key, (_, limit, _) in cut.items()})
+    return config, files, check_distiller(request.kd, values, *sizes)
 
 
 def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:

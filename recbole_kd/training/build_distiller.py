@@ -20,6 +20,7 @@ from recbole_kd.config.schema import AUTO_WEIGHT, KD_RUN_KEYS, check_values
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import check_idle, check_options, distiller_class, distiller_options
+from recbole_kd.distiller.small_data import cut_defaults, words_of_cut
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.model.loss_reduction import reduction_of
 from recbole_kd.scoring.candidate_index import CandidateIndex, load_faiss
@@ -143,7 +144,12 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     _warn_of_other_keys(config, published, f"{kd} of {config['model']} under {teacher.name} on {config['dataset']}")
     values.update(published)
     values.update({key: config[key] for key in known_kd_keys(kd) if key in config and _is_given(config, key)})
-    options = check_distiller(kd, values, scorer.n_queries - 1, scorer.n_items - 1)
+    sizes = scorer.n_queries - 1, scorer.n_items - 1
+    cut = cut_defaults(cls, values, getattr(config, "external_config_dict", config), *sizes)
+    values.update({key: limit for key, (_, limit, _) in cut.items()})
+    options = check_distiller(kd, values, *sizes)
+    if cut:
+        getLogger().warning(words_of_cut(cut))
     if isinstance(config, Mapping):  # a Config was checked when it was made
         check_idle(cls, {key: value for key, value in config.items() if key in values}, published)
     check_index(values, kd, type(student))
