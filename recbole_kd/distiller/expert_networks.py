@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recbole_kd.ops.threads import same_on_any_threads, torch_on_one_thread
+from recbole_kd.ops.threads import n_threads, same_on_any_threads, side_by_side, torch_on_one_thread
 
 NEGLIGIBLE = 2.0**-24
 """An expert with a smaller weight changes nothing in float32 and is not evaluated."""
@@ -71,7 +71,8 @@ class ExpertMixture(nn.Module):
         # elsewhere than on a CPU the question would wait for the device
         if chosen.device.type == "cpu" and 2 * int(chosen.sum()) <= chosen.numel():
             weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
-            return same_on_any_threads(partial(_of_chosen, chosen), vectors, selection, *weights)
+            found: Tensor = _OfChosen.apply(vectors, selection, *weights, chosen)
+            return found
         stacked = self.weight_1.transpose(0, 1).flatten(1)
         mixed: Tensor = _MixedHidden.apply(
             vectors, selection, stacked, self.bias_1.flatten(), self.weight_2.flatten(0, 1)
@@ -79,28 +80,81 @@ class ExpertMixture(nn.Module):
         return mixed + same_on_any_threads(torch.matmul, selection, self.bias_2)
 
 
-def _of_chosen(
-    chosen: Tensor,
-    vectors: Tensor,
-    selection: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor,
-    weight_2: Tensor,
-    bias_2: Tensor,
-) -> Tensor:
-    """Return :meth:`ExpertMixture.forward` for the chosen pairs of row and expert only.
+class _OfChosen(torch.autograd.Function):
+    r"""The rows of :meth:`ExpertMixture.forward` from the chosen pairs of row and expert only, on a CPU.
 
-    Args:
-        chosen: bool ``[n, E]``.
+    One thread computes all rows of an expert, forwards and backwards, so the bits do not depend on the number of
+    threads. Hidden layers are computed again in the backward pass.
+
+    Shapes: x ``[n, d_s]``, z ``[n, E]``, W_1 ``[E, d_s, h]``, b_1 ``[E, h]``, W_2 ``[E, h, d_t]``, b_2 ``[E, d_t]``,
+    chosen bool ``[n, E]`` -> ``[n, d_t]``.
     """
-    expert, row = chosen.T.nonzero().unbind(1)
-    weights = selection[row, expert].unsqueeze(1)
-    sizes = torch.bincount(expert, minlength=chosen.shape[1]).tolist()
-    outputs: list[Tensor] = []
-    for e, (rows, share) in enumerate(zip(row.split(sizes), weights.split(sizes), strict=True)):
-        hidden = torch.addmm(bias_1[e], vectors[rows], weight_1[e]).relu()
-        outputs.append(torch.addmm(bias_2[e], hidden, weight_2[e]) * share)
-    return vectors.new_zeros(len(vectors), bias_2.shape[1]).index_add(0, row, torch.cat(outputs))
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        vectors: Tensor,
+        selection: Tensor,
+        weight_1: Tensor,
+        bias_1: Tensor,
+        weight_2: Tensor,
+        bias_2: Tensor,
+        chosen: Tensor,
+    ) -> Tensor:
+        expert, row = chosen.T.nonzero().unbind(1)
+        ctx.save_for_backward(vectors, selection, weight_1, bias_1, weight_2, bias_2, expert, row)
+        shares, outputs = selection[row, expert].unsqueeze(1), vectors.new_empty(len(row), bias_2.shape[1])
+
+        def work(e: int, pairs: slice) -> None:
+            hidden = torch.addmm(bias_1[e], vectors[row[pairs]], weight_1[e]).relu_()
+            torch.addmm(bias_2[e], hidden, weight_2[e], out=outputs[pairs]).mul_(shares[pairs])
+
+        _by_expert(work, expert, len(bias_2))
+        return _summed(outputs, row, len(vectors))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        vectors, selection, weight_1, bias_1, weight_2, bias_2, expert, row = ctx.saved_tensors
+        shares, d_shares = selection[row, expert].unsqueeze(1), selection.new_empty(len(row))
+        d_inputs = vectors.new_empty(len(row), vectors.shape[1])
+        d_weight_1, d_bias_1, d_weight_2, d_bias_2 = (torch.zeros_like(t) for t in (weight_1, bias_1, weight_2, bias_2))
+
+        def work(e: int, pairs: slice) -> None:
+            inputs, own = vectors[row[pairs]], grad[row[pairs]]
+            hidden = torch.addmm(bias_1[e], inputs, weight_1[e]).relu_()
+            d_hidden = own @ weight_2[e].T
+            d_shares[pairs] = torch.linalg.vecdot(d_hidden, hidden) + own @ bias_2[e]
+            own.mul_(shares[pairs])
+            torch.mm(hidden.T, own, out=d_weight_2[e])
+            torch.sum(own, dim=0, out=d_bias_2[e])
+            d_hidden.mul_(shares[pairs]).mul_((hidden > 0).view(torch.uint8))
+            torch.mm(inputs.T, d_hidden, out=d_weight_1[e])
+            torch.sum(d_hidden, dim=0, out=d_bias_1[e])
+            torch.mm(d_hidden, weight_1[e].T, out=d_inputs[pairs])
+
+        _by_expert(work, expert, len(bias_2))
+        d_selection = torch.zeros_like(selection)
+        d_selection[row, expert] = d_shares
+        d_vectors = _summed(d_inputs, row, len(vectors)) if ctx.needs_input_grad[0] else None
+        return d_vectors, d_selection, d_weight_1, d_bias_1, d_weight_2, d_bias_2, None
+
+
+def _by_expert(work: Callable[[int, slice], None], expert: Tensor, n_experts: int) -> None:
+    """Call ``work`` with each expert that has pairs and their slice: int64 ``[pairs]``, sorted.
+
+    As many experts are done at once as torch has threads, each on one thread.
+    """
+    ends = torch.bincount(expert, minlength=n_experts).cumsum(0).tolist()
+    numbers = {start: e for e, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if start < end}
+    parts = [slice(start, ends[e]) for start, e in numbers.items()]
+    side_by_side(lambda pairs: work(numbers[pairs.start], pairs), parts, min(n_threads(), max(len(parts), 1)))
+
+
+def _summed(parts: Tensor, row: Tensor, n: int) -> Tensor:
+    """Return the sums of the parts of each row, ``[pairs, d]`` -> ``[n, d]``."""
+    with torch_on_one_thread():
+        return parts.new_zeros(n, parts.shape[1]).index_add_(0, row, parts)
 
 
 class _MixedHidden(torch.autograd.Function):

@@ -59,9 +59,9 @@ class FullCE(Distiller):
 
         if known is not None:
             return self.reduce_total(full_cross_entropy_of_rows(*known, weights, teacher, self.temperature), weights)
-        total = full_cross_entropy(
-            scorer.query_vectors(queries), scorer.item_table()[1:], weights, teacher, self.temperature
-        )
+        kept = None if self._kept is None else (self._kept.table, queries)
+        vectors = scorer.query_vectors(queries), scorer.item_table()[1:]
+        total = full_cross_entropy(*vectors, weights, teacher, self.temperature, kept)
         return self.reduce_total(total, weights)
 
     def _by_model(self, queries: Tensor) -> Tensor:

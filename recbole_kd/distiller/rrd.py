@@ -13,7 +13,7 @@ from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance
 from recbole_kd.distiller.student_listwise import listwise_total
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import Outside, sample_without_replacement, union_of
+from recbole_kd.ops.sampling import ROWS_AT_A_TIME, Outside, sample_without_replacement, union_of
 from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
@@ -50,6 +50,7 @@ class RRD(ListWeighted):
 
     mask_train = True
     needs_set_scores = False
+    drawn_sets = ("interesting", "uninteresting")
     weight_ratio = 1.5
 
     def __init__(
@@ -74,7 +75,7 @@ class RRD(ListWeighted):
         self._importance: Tensor | None = None
         self._term_weights: Tensor | None = None
         self._listed = torch.empty(0, dtype=torch.int64)
-        self._log_weights = torch.empty(0)
+        self._scores = torch.empty(0)
         self._outside: Outside | None = None
 
     @classmethod
@@ -93,26 +94,31 @@ class RRD(ListWeighted):
         self._listed, scores = self.teacher_scores.top_k(self.all_queries(), self.candidates, self.train_items)
         self._outside = Outside(union_of(self.train_items, self._listed, n_items), n_items)
         if self.sampling == "score":
-            self._log_weights = scores / self.tau
-        elif self.sampling == "rank":
-            by_place = -torch.arange(self.candidates, dtype=torch.float32, device=scores.device) / self.tau
-            self._log_weights = by_place.expand_as(scores).masked_fill(self._listed == 0, -torch.inf)
+            self._scores = scores
 
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
-        uninteresting = self._outside.draw_distinct(self.all_queries(), self.n_samples, self.generator)
-        places = self._places()
+        self.item_sets = {}  # the old sets are freed before new ones are drawn
+        queries = self.all_queries()
+        uninteresting, places = (self._listed.new_empty(len(queries), n) for n in (self.n_samples, self.k))
+        for rows in queries.split(ROWS_AT_A_TIME):
+            drawn = self._outside.draw_distinct(rows, self.n_samples, self.generator)
+            uninteresting[rows] = self.without_uncounted(drawn, rows)
+            places[rows] = self._places(rows)
         if self.shares is not None:
             self._weigh(self.shares, places)
-        self.item_sets = {
-            "interesting": self._listed.gather(1, places), "uninteresting": self.without_uncounted(uninteresting),
-        }  # fmt: skip
+        self.item_sets = {"interesting": self._listed.gather(1, places), "uninteresting": uninteresting}
 
-    def _places(self) -> Tensor:
-        """Return the places of the interesting items among the candidates, int64 ``[n_queries, K]``."""
+    def _places(self, rows: Tensor) -> Tensor:
+        """Return the places of the interesting items among some queries' candidates, int64 ``[R, K]``."""
         if self.sampling == "none":
-            return torch.arange(self.k, device=self._listed.device).expand(len(self._listed), -1)
-        places = sample_without_replacement(self._log_weights, self.k, self.generator)
+            return torch.arange(self.k, device=rows.device).expand(len(rows), -1)
+        if self.sampling == "score":
+            log_weights = self._scores[rows] / self.tau
+        else:
+            by_place = -torch.arange(self.candidates, dtype=torch.float32, device=rows.device) / self.tau
+            log_weights = by_place.masked_fill(self._listed[rows] == 0, -torch.inf)
+        places = sample_without_replacement(log_weights, self.k, self.generator)
         return places.sort(dim=1).values if self.sort else places
 
     def _weigh(self, shares: Shares, places: Tensor) -> None:

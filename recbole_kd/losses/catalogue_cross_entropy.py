@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_kd.ops import compiled
+from recbole_kd.ops import compiled, compiled_catalogue
 from recbole_kd.ops.topk import blocks
 
 CPU_BLOCK_BYTES = 2 * 2**20
@@ -21,7 +21,12 @@ kernel."""
 
 
 def full_cross_entropy(
-    queries: Tensor, items: Tensor, weights: Tensor, teacher: Callable[[slice], Tensor], temperature: float = 1.0
+    queries: Tensor,
+    items: Tensor,
+    weights: Tensor,
+    teacher: Callable[[slice], Tensor],
+    temperature: float = 1.0,
+    kept: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     r"""Return :math:`\sum_u w_u L_{CE}(u; I)` (RCE-KD, Eq. 1 with J = I), block by block.
 
@@ -33,11 +38,13 @@ def full_cross_entropy(
     Args:
         queries: float ``[Q, d]``. items: float ``[I, d]``. weights: float ``[Q]``, constants.
         teacher: rows of ``queries`` -> the teacher's scores, float ``[b, I]``.
+        kept: the same scores as a table, float32 ``[U, I]``, with the row of each query, int64 ``[Q]``: they are read
+            where they lie, in one compiled pass on a CPU.
 
     Returns:
         float32 ``[]``, differentiable in queries and items.
     """
-    result: Tensor = _FullCrossEntropy.apply(queries.float(), items.float(), weights, teacher, temperature)
+    result: Tensor = _FullCrossEntropy.apply(queries.float(), items.float(), weights, teacher, temperature, kept)
     return result
 
 
@@ -94,7 +101,13 @@ class _FullCrossEntropy(torch.autograd.Function):
         weights: Tensor,
         teacher: Callable[[slice], Tensor],
         temperature: float,
+        kept: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
+        if kept is not None:
+            found = compiled_catalogue.full_cross_entropy(queries, items, weights, *kept, temperature)
+            if found is not None:
+                ctx.save_for_backward(*found[1:])
+                return found[0].sum()
         total, d_queries, d_items = queries.new_zeros(()), torch.empty_like(queries), torch.zeros_like(items)
         with torch.autocast(device_type=queries.device.type, enabled=False):
             for rows in blocks(len(queries), len(items), queries.device, CPU_BLOCK_BYTES):
@@ -108,9 +121,9 @@ class _FullCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         d_queries, d_items = ctx.saved_tensors
-        return grad * d_queries, grad * d_items, None, None, None
+        return grad * d_queries, grad * d_items, None, None, None, None
 
 
 def _slopes(scores: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:

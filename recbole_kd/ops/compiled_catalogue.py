@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,5 +57,44 @@ def rest_above(
         )  # fmt: skip
 
     in_halves(work, len(queries), n_threads() > 1)
-    d_items = d_panels[0].add_(d_panels[1]).transpose(1, 2).reshape(-1, items.shape[1])[: len(items)]
-    return rest, d_queries, d_items, d_below
+    return rest, d_queries, _items_of(d_panels, items), d_below
+
+
+def full_cross_entropy(
+    queries: Tensor, items: Tensor, weights: Tensor, teacher: Tensor, rows: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return :func:`recbole_kd.losses.catalogue_cross_entropy.full_cross_entropy` with gradients.
+
+    Args:
+        teacher: float32 ``[U, I]``, scores. rows: int64 ``[Q]``, the row of each query.
+
+    Returns:
+        the weighted losses, float32 ``[Q]``, and the gradients of their sum in ``queries`` and ``items``; None if the
+        kernel does not apply.
+    """
+    tables = queries, items, weights, teacher
+    if kernels() is None or any(table.device.type != "cpu" or table.dtype != torch.float32 for table in tables):
+        return None
+    if not 0 < items.shape[1] <= WIDEST or not len(queries) or not len(items):
+        return None
+    panels = in_panels(items.detach(), catalogue_kernels().PANEL)
+    d_panels = [torch.zeros_like(panels) for _ in range(2)]
+    losses, d_queries, factor = torch.empty(len(queries)), torch.empty_like(queries), np.float32(1 / temperature)
+    own, places, shares, found, d_own = (
+        table.detach().contiguous().numpy() for table in (queries, rows, weights, losses, d_queries)
+    )
+    scores = teacher.contiguous().numpy()
+
+    def work(half: slice) -> None:
+        catalogue_kernels().full_cross_entropy(
+            own[half], panels.numpy(), len(items), scores, places[half], shares[half], factor, found[half], d_own[half],
+            d_panels[int(half.start > 0)].numpy(),
+        )  # fmt: skip
+
+    in_halves(work, len(queries), n_threads() > 1)
+    return losses, d_queries, _items_of(d_panels, items)
+
+
+def _items_of(d_panels: list[Tensor], items: Tensor) -> Tensor:
+    """Return the sum of two tables in panels as a table like ``items``, float32 ``[I, d]``."""
+    return d_panels[0].add_(d_panels[1]).transpose(1, 2).reshape(-1, items.shape[1])[: len(items)]

@@ -8,6 +8,7 @@ No RecBole import.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ RANDOM_BITS = 24
 
 KEYS_FOR_TWO = 2**18
 """A second thread pays from a choice among so many numbers."""
+
+ROWS_AT_A_TIME = 2**13
+"""Rows of large tables that are worked on at a time."""
 
 LARGE = 2**62
 """Integers are drawn below this bound and reduced by a remainder: the bias is below 1e-13."""
@@ -175,12 +179,13 @@ class Outside:
     """
 
     def __init__(self, excluded: Ragged, n_items: int) -> None:
-        counts = excluded.counts()
-        row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        place = torch.arange(len(row), device=row.device) - excluded.starts[row]
-        self.starts = excluded.starts
-        self.span = n_items
-        self.keys = row * self.span + (excluded.items - 1 - place)
+        counts, self.starts, self.span = excluded.counts(), excluded.starts, n_items
+        self.keys = torch.empty_like(excluded.items)
+        for first, rows in _row_blocks(len(counts), counts.device):
+            start, end = int(self.starts[first]), int(self.starts[first + len(rows)])
+            row = torch.repeat_interleave(rows, counts[rows])
+            place = torch.arange(start, end, device=row.device) - self.starts[row]
+            self.keys[start:end] = row * self.span + (excluded.items[start:end] - 1 - place)
         self.room = (n_items - 1) - counts
         """Number of items outside, int64 ``[n_queries]``."""
 
@@ -222,12 +227,20 @@ class Outside:
 
 def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
     """Return the sets with the ids of a table added: int64 ``[n_queries, n]``, 0 for none."""
-    row = torch.repeat_interleave(torch.arange(len(listed), device=listed.device), sets.counts())
-    more = torch.arange(len(listed), device=listed.device).unsqueeze(1).expand_as(listed)
-    real = listed > 0
-    keys = torch.unique(torch.cat([row * n_items + sets.items, more[real] * n_items + listed[real]]))
-    counts = torch.bincount(keys // n_items, minlength=len(listed))
-    return Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % n_items)
+    items, counts = [], torch.zeros(len(listed), dtype=torch.int64, device=listed.device)
+    for _, rows in _row_blocks(len(listed), listed.device):
+        position, own = sets.pairs(rows)
+        place, column = (listed[rows] > 0).nonzero().unbind(1)
+        keys = torch.unique(torch.cat([position * n_items + own, place * n_items + listed[rows[place], column]]))
+        counts[rows] = torch.bincount(keys // n_items, minlength=len(rows))
+        items.append(keys % n_items)
+    return Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), torch.cat([*items, listed.new_empty(0)]))
+
+
+def _row_blocks(n: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first row of each block of rows and their numbers, int64: temporary tables are of one block."""
+    for first in range(0, n, ROWS_AT_A_TIME):
+        yield first, torch.arange(first, min(first + ROWS_AT_A_TIME, n), device=device)
 
 
 def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -41,10 +41,15 @@ class KeptRows:
             self._scores[some] = self.teacher.full(some)[:, 1:]
             self._known[some] = True
 
+    @property
+    def table(self) -> Tensor:
+        """The scores of all queries, float32 ``[n_queries, n_items - 1]``; rows not computed hold anything."""
+        assert self._scores is not None, "compute() comes first"
+        return self._scores
+
     def rows(self, queries: Tensor) -> Tensor:
         """Return the scores without the pad item's: int64 ``[b]`` -> float32 ``[b, n_items - 1]``.
 
         The queries must have been given to :meth:`compute`.
         """
-        assert self._scores is not None, "compute() comes first"
-        return self._scores[queries]
+        return self.table[queries]

@@ -124,17 +124,18 @@ def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
     assert not [shape for shape in sizes if 20 * (scorer.n_items - 1) <= torch.Size(shape).numel() and 20 in shape[:1]]
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("way", ["plain", "compiled", "kept"])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_full_cross_entropy_equals_autograd(scale: float, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compiled:
+def test_full_cross_entropy_equals_autograd(scale: float, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "plain":
         monkeypatch.setattr(compiled_ops, "kernels", lambda: None)
     monkeypatch.setattr(catalogue_cross_entropy, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
     generator = torch.Generator().manual_seed(0)
     ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
     theirs = [t.detach().clone().requires_grad_() for t in ours]
     teacher, weights = torch.randn(5, 9, generator=generator) * scale, torch.tensor([1.0, 3.0, 1.0, 2.0, 5.0])
-    found = full_cross_entropy(*ours, weights, lambda rows: teacher[rows], 2.0)
+    kept = (teacher.flip(0), torch.arange(5).flip(0)) if way == "kept" else None
+    found = full_cross_entropy(*ours, weights, lambda rows: teacher[rows], 2.0, kept)
     expected = (cross_entropy(theirs[0] @ theirs[1].T, teacher, None, 2.0) * weights).sum()
     (3 * found).backward()
     (3 * expected).backward()
@@ -169,6 +170,26 @@ def test_a_score_that_is_no_number_is_not_hidden_by_the_kernel(which: int) -> No
     losses = compiled_ops.full_slopes(sides[0], sides[1], torch.ones(3), 1.0)
     assert losses is not None and losses.isnan().tolist() == [False, True, False]
     assert sides[0].isnan().any(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_kept_scores_in_one_pass_at_any_size_and_with_nan(which: int) -> None:
+    """More queries and items than are scored at once; NaN in a query, or in the teacher's scores of one."""
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(2)
+    vectors, items = (torch.randn(n, 20, generator=generator).requires_grad_() for n in (71, 333))
+    teacher, rows, weights = torch.randn(90, 333, generator=generator), torch.randperm(90)[:71], torch.rand(71)
+    if which:
+        [vectors.data[7], teacher[rows[7]]][which - 1][3] = torch.nan
+    found, expected = (
+        full_cross_entropy(vectors, items, weights, lambda some: teacher[rows[some]], 0.5, kept)
+        for kept in ((teacher, rows), None)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0, equal_nan=True)
+    gradients = [torch.autograd.grad(total, (vectors, items)) for total in (found, expected)]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+    assert gradients[0][0][7].isnan().all() == (which > 0) and gradients[0][0][[0, 6, 8, 70]].isfinite().all()
 
 
 def test_the_kernels_exponential_is_exact_to_two_in_ten_million() -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from numba import njit
 
 from recbole_kd.ops.kernels.lanes import WIDTH, fma, load, power_of_two, spread, store
+from recbole_kd.ops.kernels.ranking import INFINITE_KEY, MINUS_INFINITE_KEY, of_key, order_key
+from recbole_kd.ops.kernels.softmax import row_slopes
 
 PANEL = 2 * WIDTH
 TOGETHER = 4
@@ -29,31 +31,34 @@ LOG2_E = np.float32(1.4426950408889634)
 
 
 @njit(nogil=True, cache=True)
-def exponentials(in_bits: Any, panels: Any, likely: Any) -> None:
-    """Write 2 to the power of the product of each query with each item.
+def score_items(queries: Any, panels: Any, as_powers: bool, scores: Any) -> None:
+    """Write the product of each query with each item, or 2 to the power of it.
 
     Args:
-        in_bits: float32 ``[b, d]``, b a multiple of TOGETHER. panels: float32 ``[n_panels, d, PANEL]``. Products are
-            from -126 to 127.
-        likely: float32 ``[b, n_panels * PANEL]``, written.
+        queries: float32 ``[b, d]``, b a multiple of TOGETHER. panels: float32 ``[n_panels, d, PANEL]``.
+        as_powers: write powers of 2; products are from -126 to 127.
+        scores: float32 ``[b, n_panels * PANEL]``, written.
     """
-    d, n = in_bits.shape[1], likely.shape[1]
+    d, n = queries.shape[1], scores.shape[1]
     step = max(1, NUMBERS_AT_ONCE // d)
     for first in range(0, len(panels), step):
-        for b in range(0, len(in_bits), TOGETHER):
+        for b in range(0, len(queries), TOGETHER):
             for panel in range(first, min(first + step, len(panels))):
                 sums_0 = sums_1 = sums_2 = sums_3 = spread(np.float32(0), 16)
                 for c in range(d):
                     items = load(panels, (panel * d + c) * PANEL, 16)
-                    sums_0 = fma(spread(in_bits[b, c], 16), items, sums_0)
-                    sums_1 = fma(spread(in_bits[b + 1, c], 16), items, sums_1)
-                    sums_2 = fma(spread(in_bits[b + 2, c], 16), items, sums_2)
-                    sums_3 = fma(spread(in_bits[b + 3, c], 16), items, sums_3)
+                    sums_0 = fma(spread(queries[b, c], 16), items, sums_0)
+                    sums_1 = fma(spread(queries[b + 1, c], 16), items, sums_1)
+                    sums_2 = fma(spread(queries[b + 2, c], 16), items, sums_2)
+                    sums_3 = fma(spread(queries[b + 3, c], 16), items, sums_3)
+                if as_powers:
+                    sums_0, sums_1 = power_of_two(sums_0), power_of_two(sums_1)
+                    sums_2, sums_3 = power_of_two(sums_2), power_of_two(sums_3)
                 at = b * n + panel * PANEL
-                store(likely, at, power_of_two(sums_0))
-                store(likely, at + n, power_of_two(sums_1))
-                store(likely, at + 2 * n, power_of_two(sums_2))
-                store(likely, at + 3 * n, power_of_two(sums_3))
+                store(scores, at, sums_0)
+                store(scores, at + n, sums_1)
+                store(scores, at + 2 * n, sums_2)
+                store(scores, at + 3 * n, sums_3)
 
 
 @njit(nogil=True, cache=True)
@@ -155,7 +160,7 @@ def rest_above(
         some = min(AT_ONCE, len(queries) - first)
         whole = (some + TOGETHER - 1) // TOGETHER * TOGETHER
         in_bits[:some] = queries[first : first + some] * LOG2_E
-        exponentials(in_bits[:whole], panels, likely[:whole])
+        score_items(in_bits[:whole], panels, True, likely[:whole])
         scaled[:], sums[:] = 0, 0
         for u in range(some):
             b, row = first + u, likely[u]
@@ -174,3 +179,54 @@ def rest_above(
         for u in range(some):
             for c in range(d):
                 d_queries[first + u, c] = scales[u] * sums[u, c].sum()
+
+
+@njit(nogil=True, cache=True)
+def highest(numbers: Any) -> Any:
+    """Return the maximum of float32 numbers, NaN if one is NaN."""
+    bits, top = numbers.view(np.int32), MINUS_INFINITE_KEY
+    fault = False
+    for j in range(len(bits)):
+        top = max(top, order_key(bits[j]))
+        fault |= (bits[j] & np.int32(0x7FFFFFFF)) > INFINITE_KEY
+    return np.float32(np.nan) if fault else of_key(top)
+
+
+@njit(nogil=True, cache=True)
+def full_cross_entropy(
+    queries: Any, panels: Any, n_items: int, teacher: Any, rows: Any, weights: Any, factor: Any, losses: Any,
+    d_queries: Any, d_panels: Any,
+) -> None:  # fmt: skip
+    """Write weighted cross-entropies over all items, and the gradients of their sum.
+
+    Args:
+        queries: float32 ``[B, d]``. panels: float32 ``[n_panels, d, PANEL]``, the first n_items count.
+        teacher: float32 ``[U, n_items]``, scores. rows: int64 ``[B]``, the row of each query.
+        weights: float32 ``[B]``. factor: float32, 1 / temperature.
+        losses: float32 ``[B]`` and d_queries: float32 ``[B, d]``, written. d_panels: float32 ``[n_panels, d, PANEL]``,
+            added to.
+    """
+    d, n = queries.shape[1], len(panels) * PANEL
+    own, scaled = np.zeros((AT_ONCE, d), np.float32), np.zeros((AT_ONCE, d), np.float32)
+    slopes, sums = np.empty((AT_ONCE, n), np.float32), np.empty((AT_ONCE, d, WIDTH), np.float32)
+    likely = np.empty(n_items, np.float32)
+    for first in range(0, len(queries), AT_ONCE):
+        some = min(AT_ONCE, len(queries) - first)
+        whole = (some + TOGETHER - 1) // TOGETHER * TOGETHER
+        own[:], sums[:] = 0, 0
+        own[:some] = queries[first : first + some]
+        scaled[:] = own * factor
+        score_items(scaled[:whole], panels, False, slopes[:whole])
+        for u in range(whole):
+            row = slopes[u]
+            row[n_items:] = 0
+            if u >= some:
+                row[:] = 0
+                continue
+            other, weight = teacher[rows[first + u]], weights[first + u]
+            top, top_other = highest(row[:n_items]), highest(other)
+            losses[first + u] = row_slopes(row[:n_items], other, top, top_other, weight, factor, likely)
+        add_products(slopes[:whole], panels, own[:whole], sums[:whole], d_panels)
+        for u in range(some):
+            for c in range(d):
+                d_queries[first + u, c] = sums[u, c].sum()

@@ -15,6 +15,31 @@ SUMMED = 1024
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def row_slopes(row: Any, other: Any, top: float, top_other: float, weight: float, factor: float, likely: Any) -> Any:
+    """Return the weighted cross-entropy of a row and overwrite it with the gradient.
+
+    Arguments as in :func:`full_slopes`, of one row. ``likely`` is scratch memory.
+    """
+    n = len(row)
+    if not (abs(top) < np.inf and abs(top_other) < np.inf):
+        row[:] = np.nan
+        return np.float32(np.nan)
+    total, total_other, cross = np.float32(0), np.float32(0), np.float32(0)
+    for j in range(n):
+        below = row[j] - top
+        share, share_other = exp_below_one(below), exp_below_one((other[j] - top_other) * factor)
+        total += share
+        total_other += share_other
+        cross += share_other * below
+        row[j] = share
+        likely[j] = share_other
+    scale, scale_other = weight * factor / total, weight * factor / total_other
+    for j in range(n):
+        row[j] = row[j] * scale - likely[j] * scale_other
+    return weight * (np.float32(math.log(total)) - cross / total_other)
+
+
+@njit(nogil=True, cache=True)
 def full_slopes(
     scores: Any, teacher: Any, tops: Any, teacher_tops: Any, weights: Any, factor: float, losses: Any
 ) -> None:
@@ -26,26 +51,9 @@ def full_slopes(
         tops, teacher_tops: float32 ``[B]``, row maxima of both; NaN if a row holds one.
         weights: float32 ``[B]``. factor: 1 / temperature. losses: float32 ``[B]``, written.
     """
-    n = scores.shape[1]
-    likely = np.empty(n, np.float32)
+    likely = np.empty(scores.shape[1], np.float32)
     for b in range(len(scores)):
-        row, other, top, top_other = scores[b], teacher[b], tops[b], teacher_tops[b]
-        if not (abs(top) < np.inf and abs(top_other) < np.inf):
-            losses[b], row[:] = np.nan, np.nan
-            continue
-        total, total_other, cross = np.float32(0), np.float32(0), np.float32(0)
-        for j in range(n):
-            below = row[j] - top
-            share, share_other = exp_below_one(below), exp_below_one((other[j] - top_other) * factor)
-            total += share
-            total_other += share_other
-            cross += share_other * below
-            row[j] = share
-            likely[j] = share_other
-        losses[b] = weights[b] * (np.float32(math.log(total)) - cross / total_other)
-        scale, scale_other = weights[b] * factor / total, weights[b] * factor / total_other
-        for j in range(n):
-            row[j] = row[j] * scale - likely[j] * scale_other
+        losses[b] = row_slopes(scores[b], teacher[b], tops[b], teacher_tops[b], weights[b], factor, likely)
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
