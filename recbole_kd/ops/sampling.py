@@ -238,7 +238,7 @@ def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
 
 
 def _row_blocks(n: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first row of each block of rows and their numbers, int64: temporary tables are of one block."""
+    """Yield the first row of each block of rows, and the rows' numbers, int64."""
     for first in range(0, n, ROWS_AT_A_TIME):
         yield first, torch.arange(first, min(first + ROWS_AT_A_TIME, n), device=device)
 
