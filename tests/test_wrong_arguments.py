@@ -104,7 +104,8 @@ def calls() -> dict[Callable[..., Any], dict[str, Any]]:
         load_data_and_model: {"model_file": made["checkpoint"]},
         recbole_kd.teacher_from_lists: {
             "frame": pd.DataFrame({"user": ["u1", "u1"], "item": ["i1", "i3"], "score": [2.0, 1.0]}), "dataset": train,
-            "user": "user", "item": "item", "score": "score", "rank": None, "confidence": None, "temperature": 10.0,
+            "user": "user", "item": "item", "score": "score", "rank": None, "confidence": None, "position": None,
+            "temperature": 10.0,
             "unlisted": "floor", "strict": True, "out": None,
         },
         recbole_kd.teacher_from_scores: {"matrix": np.ones(shape), "dataset": train, **ids},

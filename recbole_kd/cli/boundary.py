@@ -54,7 +54,7 @@ def answer(job: Job, words: list[str], goes_on: str = "") -> int:
         _say(f"error: {error}")
         return BAD_INPUT
     except ModuleNotFoundError as error:
-        if error.name != "recbole":
+        if (error.name or "").partition(".")[0] != "recbole":
             return _internal(error, debug)
         _say(f"error: {RECBOLE_MISSING}")
         return BAD_INPUT
@@ -105,12 +105,19 @@ def _internal(error: Exception, debug: bool) -> int:
         traceback.print_exception(error)
         where = "the traceback is above"
     else:
-        from recbole_kd.pipeline.run_log import log_of  # here: it needs RecBole, and --help should not wait for it
-
-        log = log_of(error) or _write_log(error)
+        log = _log_of(error) or _write_log(error)
         where = f"the traceback is in {log}" if log else "--debug shows the traceback"
     _say(f"internal error: {type(error).__name__}: {words[:300]} ({where}); please report it")
     return INTERNAL_ERROR
+
+
+def _log_of(error: Exception) -> str | None:
+    """Return the log of the run in which an error was raised, or None."""
+    with suppress(ImportError):  # RecBole may be missing or broken
+        from recbole_kd.pipeline.run_log import log_of  # here: --help should not wait for RecBole
+
+        return log_of(error)
+    return None
 
 
 def _write_log(error: Exception) -> str | None:

@@ -86,7 +86,8 @@ def _rows_of(loader: Any, index: Any) -> Interaction:
     """Return ``loader.collate_fn(index)``; RecBole indexes every column by a list of Python numbers."""
     dataset = loader._dataset
     reads = type(dataset).__getitem__
-    if not isinstance(index, Tensor) or reads not in (Dataset.__getitem__, OneRowPerUser.__getitem__):
+    plain = reads in (Dataset.__getitem__, OneRowPerUser.__getitem__) and type(dataset.inter_feat) is Interaction
+    if not isinstance(index, Tensor) or not plain:  # histories are made when rows are read
         return loader.collate_fn(index)
     if reads is OneRowPerUser.__getitem__ and dataset.user_rows is not None:
         index = dataset.user_rows[index]

@@ -106,6 +106,7 @@ OTHERWISE = {
     "teacher_path",
     "teacher_unlisted",
     "init_from",
+    "numerical_features",
     "allow_unknown",
     "text_encoder",
     "item_features",
