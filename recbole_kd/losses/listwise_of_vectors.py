@@ -13,6 +13,9 @@ from torch import Tensor
 
 from recbole_kd.ops.fused_loss import applies, fused_loss
 
+PAIRS_FROM = 2**14
+"""From so many query-item pairs on the kernels are loaded."""
+
 
 @cache
 def _kernels() -> Any:
@@ -36,7 +39,8 @@ def listwise_of_vectors(vectors: Tensor, items: Tensor, queries: Tensor, listed:
     Returns:
         float32 ``[]``, differentiable once in vectors and items; None if the kernel does not apply.
     """
-    if not applies(vectors, items):
+    n_pairs = len(queries) * (listed.shape[1] + rest.shape[1])
+    if n_pairs < max(1, PAIRS_FROM) or not applies(vectors, items):
         return None
     rows, *lists = (table.contiguous().numpy() for table in (queries, listed, rest))
 
@@ -45,4 +49,4 @@ def listwise_of_vectors(vectors: Tensor, items: Tensor, queries: Tensor, listed:
     ) -> None:
         _kernels().listed_ranking(own, table, rows[part], *lists, losses, d_own, d_items)
 
-    return fused_loss(vectors, items, len(queries) * (listed.shape[1] + rest.shape[1]), work)
+    return fused_loss(vectors, items, n_pairs, work)

@@ -14,6 +14,9 @@ from recbole_kd.ops.compiled_ranking import WIDEST, in_panels
 from recbole_kd.ops.ragged import Ragged
 from recbole_kd.ops.threads import in_halves, n_threads
 
+SCORES_FROM = 2**16
+"""From so many scores on the kernels are loaded: below, matrix products take no time."""
+
 
 @cache
 def catalogue_kernels() -> Any:
@@ -39,7 +42,7 @@ def rest_above(
     tables = queries, items, below, factors
     if kernels() is None or any(table.device.type != "cpu" or table.dtype != torch.float32 for table in tables):
         return None
-    if not 0 < items.shape[1] <= WIDEST or not len(queries):
+    if not 0 < items.shape[1] <= WIDEST or len(queries) * len(items) < max(1, SCORES_FROM):
         return None
     panels = in_panels(items.detach(), catalogue_kernels().PANEL)
     d_panels = [torch.zeros_like(panels) for _ in range(2)]
@@ -75,7 +78,7 @@ def full_cross_entropy(
     tables = queries, items, weights, teacher
     if kernels() is None or any(table.device.type != "cpu" or table.dtype != torch.float32 for table in tables):
         return None
-    if not 0 < items.shape[1] <= WIDEST or not len(queries) or not len(items):
+    if not 0 < items.shape[1] <= WIDEST or len(queries) * len(items) < max(1, SCORES_FROM):
         return None
     panels = in_panels(items.detach(), catalogue_kernels().PANEL)
     d_panels = [torch.zeros_like(panels) for _ in range(2)]

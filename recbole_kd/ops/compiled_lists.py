@@ -20,6 +20,10 @@ NUMBERS_FOR_TWO = 2**20
 """A second thread pays from products of so many numbers."""
 
 
+SET_NUMBERS_FROM = 2**14
+"""From so many ids on the kernels of item sets are loaded."""
+
+
 @cache
 def listed_kernels() -> Any:
     """Return the module of kernels at listed items; call only if :func:`kernels` is not None."""
@@ -149,7 +153,7 @@ def draw_sets(
         items that count in sample and teacher's list those among as many first ranks. None if the kernel does not
         apply.
     """
-    if kernels() is None or ranked.device.type != "cpu" or not ranked.numel():
+    if kernels() is None or ranked.device.type != "cpu" or ranked.numel() < max(1, SET_NUMBERS_FROM):
         return None
     noise = torch.empty(len(ranked), width).exponential_(generator=generator).log_().neg_()
     drawn = ranked.new_empty(len(ranked), n_drawn)
@@ -181,12 +185,9 @@ def close_up(
         the ends of the sublists, int64 ``[U, P + 1]``, the items, int32 ``[N]``, and the softmax, float32 ``[N]``; None
         if the kernel does not apply.
     """
-    if (
-        kernels() is None
-        or chosen.device.type != "cpu"
-        or teacher.dtype != torch.float32
-        or chosen.dtype != torch.int64
-    ):
+    if kernels() is None or chosen.device.type != "cpu" or chosen.numel() < max(1, SET_NUMBERS_FROM):
+        return None
+    if teacher.dtype != torch.float32 or chosen.dtype != torch.int64:
         return None
     n = int(valid.sum())
     starts = torch.empty(len(chosen), len(ends) + 1, dtype=torch.int64)

@@ -21,6 +21,7 @@ from recbole_kd.losses import catalogue_cross_entropy
 from recbole_kd.losses.catalogue_cross_entropy import full_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.ops import compiled as compiled_ops
+from recbole_kd.ops import compiled_catalogue
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.teacher.stores.factors import FactorScores
 from tests.support.baselines import (
@@ -129,6 +130,7 @@ def test_full_ce_keeps_no_scores(model: str, tiny_dataset: TinyData) -> None:
 def test_full_cross_entropy_equals_autograd(scale: float, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "plain":
         monkeypatch.setattr(compiled_ops, "kernels", lambda: None)
+    monkeypatch.setattr(compiled_catalogue, "SCORES_FROM", 0)
     monkeypatch.setattr(catalogue_cross_entropy, "blocks", lambda *_: [slice(0, 2), slice(2, 5)])
     generator = torch.Generator().manual_seed(0)
     ours = [(torch.randn(n, 3, generator=generator) * scale**0.5).requires_grad_() for n in (5, 9)]
@@ -173,9 +175,10 @@ def test_a_score_that_is_no_number_is_not_hidden_by_the_kernel(which: int) -> No
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_kept_scores_in_one_pass_at_any_size_and_with_nan(which: int) -> None:
+def test_kept_scores_in_one_pass_at_any_size_and_with_nan(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More queries and items than are scored at once; NaN in a query, or in the teacher's scores of one."""
     pytest.importorskip("numba")
+    monkeypatch.setattr(compiled_catalogue, "SCORES_FROM", 0)
     generator = torch.Generator().manual_seed(2)
     vectors, items = (torch.randn(n, 20, generator=generator).requires_grad_() for n in (71, 333))
     teacher, rows, weights = torch.randn(90, 333, generator=generator), torch.randperm(90)[:71], torch.rand(71)

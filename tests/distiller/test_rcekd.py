@@ -586,6 +586,7 @@ def test_one_pass_draws_what_plain_torch_draws(
     student, teacher = random_scores(23, n_items, seed=3)
     options = {"k": 5, "n_samples": 6, "candidates": width, "faithful": faithful, "mask_train": masked}
     train = random_train(23, n_items, 0.5)
+    monkeypatch.setattr(compiled_lists, "SET_NUMBERS_FROM", 0)
     fast, _ = made(student, teacher, train, **options)
     monkeypatch.setattr(compiled_lists, "draw_sets", lambda *_, **__: None)
     plain, _ = made(student, teacher, train, **options)

@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_kd.losses import listwise_of_vectors as module
 from recbole_kd.losses.listwise_of_vectors import listwise_of_vectors
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops import compiled as compiled_ops
 from recbole_kd.ops.gathered_dot import gathered_dot
 
 compiled = pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")
+
+
+@pytest.fixture(autouse=True)
+def at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAIRS_FROM", 0)
 
 
 def case(seed: int, scale: float, d: int, k: int, n: int) -> list[Tensor]:

@@ -14,6 +14,11 @@ from recbole_kd.ops.ragged import Ragged
 compiled = pytest.mark.skipif(compiled_ops.kernels() is None, reason="numba is not installed")
 
 
+@pytest.fixture(autouse=True)
+def at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_catalogue, "SCORES_FROM", 0)
+
+
 def case(n: int, n_items: int, d: int, scale: float = 0.3) -> tuple[list[Tensor], Tensor, ListedRows]:
     """Vectors of n queries and of all items, logs of denominators; factors; listed and excluded items.
 
