@@ -48,7 +48,7 @@ SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric",
         "metric_decimal_place", "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
-        "split_seed", "time_order", "encoding", "eval_protocol", "eval_memory_mb",
+        "split_seed", "time_order", "encoding", "eval_protocol", "eval_memory_mb", "numerical_features",
         *GIVEN_KEYS,
     }
 )  # fmt: skip

@@ -115,7 +115,8 @@ OTHERWISE = {
     "log_wandb",
     "wandb_project",
 }
-"""Keys with a test of their own: below, or of the last two in tests/training/test_scalars.py."""
+"""Keys with a test of their own: below, of the last two in tests/training/test_scalars.py, of numerical_features in
+tests/teacher/test_side_teachers.py."""
 
 NOT_HERE = {
     "k",

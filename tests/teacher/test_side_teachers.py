@@ -55,9 +55,9 @@ def request_for(folder: Path, teacher: str, **more: Any) -> Request:
     return make_request(merge_sources(None, None, {key: value for key, value in values.items() if value is not None}))
 
 
-def model_of(folder: Path, teacher: str) -> tuple[Any, Splits, Any]:
+def model_of(folder: Path, teacher: str, **more: Any) -> tuple[Any, Splits, Any]:
     """A new model of a teacher, the split, and the model's training part."""
-    request = request_for(folder, teacher)
+    request = request_for(folder, teacher, **more)
     splits = split_data(request.student_config()[0])
     (config,) = request.teacher_configs()[0]
     init_seed(1, True)
@@ -105,6 +105,11 @@ def test_columns_reach_a_context_aware_model(folder: Path) -> None:
         model.side_columns = type(model.side_columns)(part, "cpu")
         changed = (scorer.full(torch.tensor([2, 5])) != before).any(0)
     assert np.flatnonzero(changed).tolist() == [7] and scores.shape == (2, 41)
+
+
+def test_numbers_reach_it_if_they_are_named(folder: Path) -> None:
+    model = model_of(folder, "FM", numerical_features=["age"])[0]
+    assert model.float_field_names == ["age"] and "age" not in model_of(folder, "FM")[0].float_field_names
 
 
 @pytest.mark.parametrize("teacher", ["CFKG", "FM"])
