@@ -65,8 +65,8 @@ for name in dir(caching):
 {more}
 import torch
 from recbole_kd.ops import compiled
-found = compiled.top_k(torch.arange(100.0).view(1, 100), 3)
-print("plain" if found is None else found[0].tolist())
+found = compiled.is_in(torch.tensor([[1, 5]]), torch.tensor([[5, 7]]))  # of all kernels the one that compiles fastest
+print("plain" if found is None else found.tolist())
 """
 
 
@@ -78,7 +78,7 @@ def test_kernels_without_a_cache_of_numba(writable: bool, tmp_path: Path) -> Non
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     done = python("-c", NO_CACHE.format(more=more), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == ("[[99, 98, 97]]" if writable else "plain")
+    assert done.stdout.strip() == ("[[False, True]]" if writable else "plain")
     said = [line for line in done.stderr.splitlines() if "NUMBA_CACHE_DIR" in line]
     assert len(said) == 1 and list(tmp_path.glob("recbole-kd-numba-*")) == []
 

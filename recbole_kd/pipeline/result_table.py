@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from subprocess import DEVNULL, CalledProcessError, check_output
@@ -32,7 +33,9 @@ def versions(device: torch.device) -> dict[str, str]:
     return found
 
 
+@cache
 def _commit() -> str:
+    """Return the commit of the code that this process runs, asked at its first run."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown"

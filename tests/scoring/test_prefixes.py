@@ -44,7 +44,7 @@ def test_vectors_are_those_of_separate_passes(
 ) -> None:
     monkeypatch.setattr(prefixes, "POSITIONS_PER_CALL", 3 * length)
     _, scorer = a_case(tiny_dataset, model, length)
-    queries = torch.randperm(scorer.n_queries, generator=torch.Generator().manual_seed(0))
+    queries = torch.randperm(scorer.n_queries, generator=torch.Generator().manual_seed(0))[:120]
     assert scorer.rows is not None
     with scorer.frozen():
         expected = separately(scorer, queries)

@@ -51,8 +51,8 @@ def test_scores_and_gradients_are_those_of_one_call(
 ) -> None:
     case = build_case(tiny_dataset, name, **(CONVNCF if name == "ConvNCF" else {}), train_batch_size=16)
     scorer = scorer_of(case)
-    queries = torch.arange(1, 21)
-    items = torch.arange(1, 41).repeat(20, 1)
+    queries = torch.arange(1, 9)
+    items = torch.arange(1, 41).repeat(len(queries), 1)
     found = []
     for budget in (2**60, 1):
         monkeypatch.setattr(row_costs, "CALL_BYTES", budget)

@@ -384,6 +384,16 @@ PAIRS = [
 ]  # fmt: skip
 
 
+SMALLEST: dict[str, dict[str, int]] = {
+    "SASRec": {"hidden_size": 8, "inner_size": 8, "n_layers": 1},
+    "GRU4Rec": {"embedding_size": 8, "hidden_size": 8},
+    "HSTU": {"embedding_size": 8, "attention_size": 8, "linear_size": 8, "n_layers": 1},
+    "TransRec": {"embedding_size": 8},
+    "MF": {"embedding_size": 8},
+    "LightGCN": {"embedding_size": 8},
+}
+
+
 def command(folder: Path, model: str, teacher: str, kd: str, *more: str) -> list[str]:
     dropped = ("--eval_args", "--teacher.embedding_size", "--embedding_size", "--kd_", "--epochs", "--teacher.epochs")
     return [word for word in words(folder, model=model, teacher=teacher, kd=kd) if not word.startswith(dropped)] + [
@@ -406,6 +416,12 @@ def test_the_command_runs_every_pair(model: str, teacher: str, setting: str, pro
         for word in more
         if "LENGTH" not in word or (teacher if "teacher" in word else model) not in ("MF", "LightGCN")
     )
+    sizes = [
+        (f"{start}{key}", size)
+        for start, name in (("", model), ("teacher.", teacher))
+        for key, size in SMALLEST[name].items()
+    ]
+    more += tuple(f"--{key}={size}" for key, size in sizes)
     assert main(command(tmp_path, model, teacher, "CE", *more)) == 0
     result = results(tmp_path)[-1]
     assert (result["model"], result["teacher_model"], result["setting"]) == (model, teacher, setting)

@@ -27,7 +27,15 @@ sys.addaudithook(watch)
 
 def test_three_lines_print_the_top_10_of_a_raw_user(tmp_path: Path) -> None:
     words = ["--model=MF", "--teacher=LightGCN", "--kd=RCEKD", "--dataset=ml-100k", "--show_progress=False"]
-    words += ["--epochs=1", "--teacher.epochs=1", "--teacher.embedding_size=8", "--kd_compare=False", "--use_gpu=False"]
+    words += [
+        "--epochs=1",
+        "--train_batch_size=16384",
+        "--teacher.train_batch_size=16384",
+        "--teacher.epochs=1",
+        "--teacher.embedding_size=8",
+        "--kd_compare=False",
+        "--use_gpu=False",
+    ]
     words += [f"--output_dir={tmp_path / 'saved'}", f"--cache_dir={tmp_path / 'cache'}"]
     assert main(words) == 0
     (run,) = (tmp_path / "saved").iterdir()
