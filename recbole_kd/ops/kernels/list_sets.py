@@ -87,7 +87,8 @@ def draw_sets(
             if j < n:
                 own[ranked[row, j]] = row
         keys_of(ranked[row], min(n, width), taught, row, k, noise[row], tau, most, from_own, keys)
-        spare[:] = keys
+        for place in range(width):
+            spare[place] = keys[place]
         least, found, in_draw = value_at(spare, width, n_drawn - 1), 0, 0
         equal = n_drawn
         for place in range(width):

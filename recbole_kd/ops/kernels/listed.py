@@ -38,10 +38,13 @@ def into_registers(row: Any, registers: Any) -> None:
     """
     d = len(row)
     whole = d // WIDTH * WIDTH
-    registers[:whole] = row[:whole]
+    behind = WIDTH - (d - whole)
+    for c in range(whole):  # loops: to assign one slice to another compiles its error message too, for three seconds
+        registers[c] = row[c]
     if whole < d:
         registers[whole : whole + WIDTH] = 0
-        registers[whole + WIDTH - (d - whole) : whole + WIDTH] = row[whole:]
+        for c in range(whole, d):
+            registers[behind + c] = row[c]
 
 
 @njit(nogil=True, cache=True)
@@ -49,9 +52,11 @@ def from_registers(registers: Any, row: Any) -> None:
     """Write the row, float32 ``[d]``, that :func:`into_registers` would lay out so."""
     d = len(row)
     whole = d // WIDTH * WIDTH
-    row[:whole] = registers[:whole]
-    if whole < d:
-        row[whole:] = registers[whole + WIDTH - (d - whole) : whole + WIDTH]
+    behind = WIDTH - (d - whole)
+    for c in range(whole):
+        row[c] = registers[c]
+    for c in range(whole, d):
+        row[c] = registers[behind + c]
 
 
 @njit(nogil=True, cache=True)
@@ -167,7 +172,8 @@ def listed_product_gradients(slopes: Any, queries: Any, items: Any, chosen: Any,
     for b in range(len(chosen)):
         into_registers(queries[b], query)
         d_query[:] = 0
-        row[:n] = slopes[b]
+        for j in range(n):
+            row[j] = slopes[b, j]
         for j in range(b * n, (b + 1) * n):
             fetch(items, flat[j] * d, min(d, FETCHED))
         add_gradients(query, items, flat, row, b * n, n, d, d_query, d_items)

@@ -206,8 +206,10 @@ def rank_products(
     first_of, end_of = np.zeros(TOGETHER, np.int64), np.zeros(TOGETHER, np.int64)
     for first in range(0, len(queries), TOGETHER):
         n = min(TOGETHER, len(queries) - first)
-        own[:n] = queries[first : first + n]
-        first_of[:n], end_of[:n] = starts[first : first + n], ends[first : first + n]
+        for u in range(n):  # loops: to assign one slice to another compiles its error message too
+            first_of[u], end_of[u] = starts[first + u], ends[first + u]
+            for c in range(queries.shape[1]):
+                own[u, c] = queries[first + u, c]
         sample_scores(own, panels, n_sampled, sample)
         guess_thresholds(sample, n_sampled, place, excluded, first_of, end_of, best, least)
         least[n:] = np.inf
