@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import recbole_kd
-from recbole_kd.ops import compiled
+from recbole_kd.losses import listwise_of_vectors
+from recbole_kd.ops import compiled, compiled_catalogue, compiled_lists, compiled_ranking
 from tests.support.helpers import TinyData
 from tests.support.recbole_scripts import recbole_parts
 from tests.support.runs import run
@@ -24,6 +25,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "RRD": {"kd_k": 5, "kd_n_samples": 5, "kd_candidates": 20},
     "DCD": {"kd_k": 5, "kd_candidates": 20},
 }
+
+
+GATES = {compiled_catalogue: "SCORES_FROM", compiled_lists: "SET_NUMBERS_FROM", listwise_of_vectors: "PAIRS_FROM"}
+"""The sizes from which kernels are loaded: here from the first number on."""
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +67,11 @@ def test_losses_and_validation_are_those_of_the_plain_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {"kd": method.split()[0], **METHODS[method]}
+    for module, least in GATES.items():
+        monkeypatch.setattr(module, least, 0)
     steps, scores = curve(tiny_dataset, tmp_path, teacher, given)
-    monkeypatch.setattr(compiled, "kernels", lambda: None)
+    for module in (compiled, compiled_catalogue, compiled_lists, compiled_ranking):
+        monkeypatch.setattr(module, "kernels", lambda: None)
     plain_steps, plain_scores = curve(tiny_dataset, tmp_path, teacher, given)
     assert len(steps) == len(plain_steps) > 8
     torch.testing.assert_close(torch.tensor(steps), torch.tensor(plain_steps), rtol=1e-6 * len(steps), atol=1e-6)
