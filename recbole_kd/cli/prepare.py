@@ -15,6 +15,7 @@ EXAMPLES = [
     "recbole-kd prepare mine --form=table --file=log.csv --user=uid --item=sku --time=ts",
     "recbole-kd prepare gowalla --download",
     "recbole-kd prepare citeulike --raw=<folder with users.dat>",
+    "recbole-kd prepare yelp2018 --form=split --raw=<folder with train.txt, valid.txt, test.txt>",
 ]
 USAGE = """\
 recbole-kd prepare NAME --form=table --file=FILE --user=COLUMN --item=COLUMN [--time=COLUMN] [options]
@@ -37,9 +38,9 @@ def _parser() -> SentenceParser:
     add("--form", choices=list(FORMS), help="kind of raw file (known data sets have their own)")
     add("--file", metavar="NAME", help="name of the raw file inside --raw")
     add("--attributes", metavar="NAME", help="sequence: JSON file inside --raw, item id -> attribute ids")
-    add("--user", metavar="COLUMN", help="table: column of the users")
-    add("--item", metavar="COLUMN", help="table: column of the items")
-    add("--time", metavar="COLUMN", help="table: column of the times (numbers or ISO dates)")
+    add("--user", metavar="COLUMN", help="table, split: column of the users")
+    add("--item", metavar="COLUMN", help="table, split: column of the items")
+    add("--time", metavar="COLUMN", help="table, split: column of the times (numbers or ISO dates)")
     add("--rating", metavar="COLUMN", help="table: column of the ratings")
     add("--columns", metavar="A,B,...", help="table: names of the columns of a file without a header line")
     add("--min_rating", type=float, metavar="X", help="table, ratings: drop lower ratings (ratings: 4)")

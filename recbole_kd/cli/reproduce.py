@@ -7,6 +7,8 @@ from pathlib import Path
 
 from recbole_kd.cli.grids import HELP, named_grid
 from recbole_kd.cli.parser import SentenceParser
+from recbole_kd.cli.reproduce_paper import WORD
+from recbole_kd.cli.reproduce_paper import run as run_paper
 from recbole_kd.experiments.epoch_curves import dynamics_section
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.runner import read_results, run_grid
@@ -22,7 +24,10 @@ EXAMPLES = ["recbole-kd reproduce citeulike-mf-mf", "recbole-kd reproduce mine.y
 
 def _parser() -> SentenceParser:
     parser = SentenceParser(
-        "reproduce", "Run grids of experiments and make their tables; finished runs are skipped.", EXAMPLES
+        "reproduce",
+        "Run grids of experiments and make their tables; finished runs are skipped.",
+        EXAMPLES,
+        "\nThe tables and figures of the paper: recbole-kd reproduce paper --help",
     )
     add = parser.add_argument
     add("grids", nargs="+", metavar="GRID", help=f"grids to run, in this order: {HELP}")
@@ -63,11 +68,13 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """Run the grids and write the tables; return 1 if a run failed, else 0.
+    """Run the grids and write the tables, or the paper's; return 1 if a run failed, else 0.
 
     Raises:
         KDError: bad input.
     """
+    if WORD in words:
+        return run_paper([word for word in words if word != WORD])
     arguments = _parser().parse_args(words)
     grids = [named_grid(word, allow_code=arguments.allow_code or arguments.table) for word in arguments.grids]
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}

@@ -140,15 +140,29 @@ def checked_result(path: Path, stage: str = DISTILLED) -> dict[str, Any]:
     """
     try:
         result: dict[str, Any] = read_json(path)
-        if stage == STUDENT:
-            _check_figures(result, (STUDENT,))
-        else:
-            _check_figures(result, ("teacher", *([] if result[STUDENT] is None else [STUDENT]), DISTILLED))
-        if not isinstance(result[stage].get("history", {}), dict) or not isinstance(result["versions"], dict):
-            raise ValueError("history or versions is not a mapping")
+        check_result(result, stage)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a result of a run ({error}): delete it, and the run is run again") from None
+        raise not_a_result(path, error) from None
     return result
+
+
+def not_a_result(path: Path, error: Exception) -> ConfigError:
+    """Return the error about a file that should be a result and is not."""
+    return ConfigError(f"{path} is not a result of a run ({error}): delete it, and the run is run again")
+
+
+def check_result(result: Mapping[str, Any], stage: str = DISTILLED) -> None:
+    """Check that a result has the metrics of its stages.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it has not.
+    """
+    if stage == STUDENT:
+        _check_figures(result, (STUDENT,))
+    else:
+        _check_figures(result, ("teacher", *([] if result[STUDENT] is None else [STUDENT]), DISTILLED))
+    if not isinstance(result[stage].get("history", {}), dict) or not isinstance(result["versions"], dict):
+        raise ValueError("history or versions is not a mapping")
 
 
 def _check_figures(result: Mapping[str, Any], stages: Iterable[str]) -> None:

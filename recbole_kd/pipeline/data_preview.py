@@ -40,6 +40,12 @@ def data_preview(config: Any, splits: Splits) -> dict[str, Any]:
     return preview
 
 
+def data_counts(splits: Splits) -> dict[str, int]:
+    """Return the numbers of users, items and interactions by phase, by which a result's data are recognised."""
+    rows = {phase: len(part.inter_feat) for phase, part in zip(PHASES, splits.parts, strict=True)}
+    return {"users": splits.n_users, "items": splits.n_items, **rows}
+
+
 def items_of_user(splits: Splits, user: str | None = None) -> dict[str, Any]:
     """Return the names of a user's items in each phase, in the order of the rows.
 

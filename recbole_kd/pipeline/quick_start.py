@@ -21,6 +21,7 @@ from recbole_kd.evaluation.teacher_ranking import teacher_metrics
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.ops.threads import n_threads
 from recbole_kd.pipeline.assistant import ensure_assistant
+from recbole_kd.pipeline.data_preview import data_counts
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
 from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import Request, make_request
@@ -304,6 +305,7 @@ def _result(plan: Plan) -> dict[str, Any]:
     request, config = plan.request, plan.distilled
     return {
         "dataset": request.dataset,
+        "data": data_counts(plan.splits),
         "setting": request.setting,
         "model": request.model,
         "teacher_model": plan.teacher_name,

@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_kd.config.schema import PREPARE_KEYS, check_table
 from recbole_kd.data.item_features.matrix_files import FeatureMatrix
-from recbole_kd.data.preparing import multimodal_layouts, raw_files
+from recbole_kd.data.preparing import multimodal_layouts, raw_files, split_files
 from recbole_kd.data.preparing.citeulike_tags import TAG_FILES, tags_of
 from recbole_kd.data.preparing.filters import by_user_and_time, first_per_pair, k_core
 from recbole_kd.data.preparing.interactions import Collector, Interactions, Mask, token_problem
@@ -176,6 +176,13 @@ def from_labelled(options: Options) -> Converted:
     return Converted(inter, [path, *files], multimodal_layouts.masks(part), "as published", features=features)
 
 
+def from_split(options: Options) -> Converted:
+    """Convert train, valid and test files with columns of users and items."""
+    inter, part, sources, repeats = split_files.split_rows(options.raw, options.user, options.item, options.time)
+    settings = {"repeats_left_out": repeats}
+    return Converted(inter, sources, multimodal_layouts.masks(part), "as published", settings)
+
+
 FORMS: dict[str, Form] = {
     "counted": Form(from_counted, frozenset({"file"})),
     "json": Form(from_json, frozenset()),
@@ -183,6 +190,7 @@ FORMS: dict[str, Form] = {
     "lightgcn": Form(from_lightgcn, frozenset({"seed"})),
     "checkins": Form(from_checkins, frozenset({"file", "core"})),
     "ratings": Form(from_ratings, frozenset({"file", "min_rating", "core"})),
+    "split": Form(from_split, frozenset({"user", "item", "time"})),
     "sequence": Form(from_sequence, frozenset({"file", "split", "attributes"})),
     "table": Form(
         from_table,
