@@ -71,21 +71,23 @@ def run(words: list[str]) -> int:
     arguments = _parser().parse_args(words)
     paper, choice = read_paper(), _choice(arguments)
     seeds = _seeds(arguments.seeds) or list(paper.seeds)
-    cells = paper.cells(choice)
+    paper.cells(choice)  # refuses a wrong name
 
+    if not arguments.plan:
+        check_page(arguments.page_file)
+    if arguments.page:
+        write_page(paper, arguments.results, arguments.page_file)
+        print(f"written: {arguments.page_file}")
+        return 0
     states = progress(paper, read_finished(arguments.results), choice, seeds, exact=arguments.exact)
-    if not arguments.page:
-        print("\n".join(listing(states)))
+    print("\n".join(listing(states)))
     if arguments.plan:
         return 0
-    check_page(arguments.page_file)
-    failed = 0
-    if not arguments.page:
-        left = [state.cell for state in states if state.missing]
-        check_data(left, Path(arguments.data_path), other_data=arguments.other_data)
-        failed = _run(states, paper, arguments, _command(words))
+    left = [state.cell for state in states if state.missing]
+    check_data(left, Path(arguments.data_path), other_data=arguments.other_data)
+    failed = _run(states, paper, arguments, _command(words))
     write_page(paper, arguments.results, arguments.page_file)
-    print(f"{len(cells)} cells; the page is {arguments.page_file}")
+    print(f"written: {arguments.page_file}")
     return 1 if failed else 0
 
 
