@@ -49,7 +49,7 @@ def _parser() -> SentenceParser:
     mode.add_argument("--run", action="store_true", help="list, run what is missing, write the page (the default)")
     mode.add_argument("--page", action="store_true", help="only write the page, from the results that are there")
     add("--exact", action="store_true", help="count only results with exactly the published settings and data as done")
-    add("--other_data", action="store_true", help="also run on prepared data whose counts are not the paper's")
+    add("--other_data", action="store_true", help="also count and run cells on data that are not the paper's")
     add(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of the results (default: results/)"
     )
@@ -79,7 +79,8 @@ def run(words: list[str]) -> int:
         write_page(paper, arguments.results, arguments.page_file)
         print(f"written: {arguments.page_file}")
         return 0
-    states = progress(paper, read_finished(arguments.results), choice, seeds, exact=arguments.exact)
+    finished, mode = read_finished(arguments.results), {"exact": arguments.exact, "other_data": arguments.other_data}
+    states = progress(paper, finished, choice, seeds, **mode)
     print("\n".join(listing(states)))
     if arguments.plan:
         return 0
@@ -93,7 +94,6 @@ def run(words: list[str]) -> int:
 
 def _run(states: list[Progress], paper: Paper, arguments: argparse.Namespace, command: str) -> int:
     """Run the missing runs, write the page after each, and return the number of failures."""
-
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}
     local = {key: str(user_path(folder, key).resolve()) for key, folder in places.items()}
     grid = grid_of(states, paper)
@@ -114,7 +114,6 @@ def _run(states: list[Progress], paper: Paper, arguments: argparse.Namespace, co
 
 def listing(states: list[Progress]) -> list[str]:
     """Return the lines of the list: each cell with its finished seeds, or its missing runs, their time and command."""
-
     lines = []
     for state in states:
         cell = state.cell

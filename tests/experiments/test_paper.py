@@ -212,6 +212,9 @@ def test_a_result_on_other_data_is_marked(paper: Paper, tmp_path: Path) -> None:
     right, wrong = (match_of(tmp_path / name, cell, paper) for name in ("paper", "lightgcn"))
     assert right is not None and right.exact
     assert wrong is not None and wrong.other_data == paper.data["gowalla"].other
+    choice = Choice(("table-1",), ("gowalla",), ("MF-MF",), ("RCE-KD",))
+    finished = read_finished(tmp_path / "lightgcn")
+    assert [len(progress(paper, finished, choice, [0, 1], other_data=other)[0].missing) for other in (0, 1)] == [2, 1]
 
 
 def test_a_damaged_result_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

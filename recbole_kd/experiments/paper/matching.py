@@ -122,7 +122,9 @@ def find(cell: Cell, finished: Mapping[Same, list[Finished]], paper: Paper, *, e
     for run in finished.get(_same(cell.settings), []):
         match = _match(cell, run, paper)
         if match is not None and not (exact and not match.exact):
-            groups.setdefault(f"{run.grid} {run.run} {sorted(run.flat.items())}", []).append((run, match))
+            groups.setdefault(f"{run.grid} {run.run} {match.other_data} {sorted(run.flat.items())}", []).append(
+                (run, match)
+            )
     if not groups:
         return None
     found = [_merged(group) for group in groups.values()]

@@ -46,6 +46,7 @@ def progress(
     seeds: Sequence[int] | None = None,
     *,
     exact: bool = False,
+    other_data: bool = False,
     extras: bool = False,
 ) -> list[Progress]:
     """Return the state of the chosen cells.
@@ -56,6 +57,8 @@ def progress(
         choice: what is chosen. If None, all.
         seeds: seeds that a cell needs. If None, the paper's number of seeds.
         exact: see :func:`~recbole_kd.experiments.paper.matching.find`.
+        other_data: also count runs on data that are not the paper's, and go on with them. If not, every seed of such
+            a cell is missing: seeds on two data sets would not be one cell.
         extras: also rows that the paper does not have, of which nothing is missing.
 
     Raises:
@@ -69,8 +72,9 @@ def progress(
     states = []
     for cell in cells:
         match = found[id(cell)]
-        done = match.runs if match else {}
-        missing = [] if cell.extra else [_task(cell, match, seed) for seed in wanted if seed not in done]
+        counted = None if match is None or (match.other_data and not other_data) else match
+        done = counted.runs if counted else {}
+        missing = [] if cell.extra else [_task(cell, counted, seed) for seed in wanted if seed not in done]
         states.append(Progress(cell, match, missing, _estimate(cell, times)))
     return states
 
