@@ -1,4 +1,4 @@
-"""``recbole-kd reproduce paper``: the tables and figures of the paper, listed, run, and written beside ours."""
+"""``recbole-kd reproduce paper``: the paper's tables and figures beside our runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _parser() -> SentenceParser:
 
 
 def run(words: list[str]) -> int:
-    """List the chosen cells, run what is missing and write the page; return 1 if a run failed, else 0.
+    """List the cells, run what is missing, write the page; return 1 if a run failed, else 0.
 
     Raises:
         KDError: bad input.
@@ -113,7 +113,7 @@ def _run(states: list[Progress], paper: Paper, arguments: argparse.Namespace, co
 
 
 def listing(states: list[Progress]) -> list[str]:
-    """Return the lines of the list: each cell with its finished seeds, or its missing runs, their time and command."""
+    """Return a line for each cell: its finished seeds, its missing runs, time and command."""
     lines = []
     for state in states:
         cell = state.cell

@@ -41,7 +41,7 @@ def data_preview(config: Any, splits: Splits) -> dict[str, Any]:
 
 
 def data_counts(splits: Splits) -> dict[str, int]:
-    """Return the numbers of users, items and interactions by phase, by which a result's data are recognised."""
+    """Return the counts of users, items and interactions by which data are recognised."""
     rows = {phase: len(part.inter_feat) for phase, part in zip(PHASES, splits.parts, strict=True)}
     return {"users": splits.n_users, "items": splits.n_items, **rows}
 

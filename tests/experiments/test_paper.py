@@ -1,4 +1,4 @@
-"""The paper's tables as cells: numbers, matching of results, the list, a run, and the page."""
+"""The paper's tables as cells: numbers, matching of results, the list, a run, the page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cell_of(paper: Paper, row: str, table: str = "table-1", data: str = "citeuli
 
 
 def write_result(folder: Path, cell: Cell, seed: int = 0, value: float = 0.2, **changes: Any) -> None:
-    """Write a finished run of a cell, as the runner writes it; a change is one of its settings or ``result``."""
+    """Write a finished run of a cell; a change is one of its settings, or ``result``."""
     more = changes.pop("result", {})
     settings = {**cell.settings, **changes, "seed": seed}
     run = run_name(cell) + "".join(f" {key} {settings[key]}" for key in changes)
@@ -314,7 +314,7 @@ def tiny_paper(paper: Paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         yield from ((task, runner.JOBS[task.stage](settings), "") for task, settings in waiting)
 
     write_tiny(tmp_path / "data", "tiny")
-    config = {**TINY, "setting": "general", "epochs": 1, "use_gpu": False}
+    config = {**TINY, "setting": "general", "epochs": 1, "use_gpu": False, "kd_compare": False}
     own = {key: config.pop(key) for key in ("kd", "kd_k", "kd_n_samples", "kd_candidates", "kd_track")}
     for key in ("model", "teacher", "dataset"):
         del config[key]

@@ -1,4 +1,4 @@
-"""Published splits as three tables: train, valid and test files with columns of users and items.
+"""Published splits as three tables: train, valid and test, with users and items.
 
 FreeRec publishes such folders: ``train.txt``, ``valid.txt`` and ``test.txt``, tab-separated, with the header
 ``User Item`` or ``USER ITEM RATING TIMESTAMP`` (https://github.com/MTandHJ/freerec, Zenodo records 7683693 and

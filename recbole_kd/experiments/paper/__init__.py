@@ -1,1 +1,1 @@
-"""The paper's tables and figures as cells: generated runs, finished results, and the page beside the paper."""
+"""The paper's tables and figures as cells: generated runs, results, and the page."""

@@ -37,7 +37,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the fields between pair and differences, the runs that they are from, and the stage that it shows."""
+    """One row: its fields between pair and differences, its runs, and the stage shown."""
 
     fields: Sequence[str]
     match: Match | None
@@ -112,7 +112,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _gain(block: Block, state: Progress) -> str:
-    """Return the gain of the last metric over the student alone, for the same seeds, with the paper's."""
+    """Return the gain of the last metric over the student alone, with the paper's."""
     column = block.table.columns[-1]
     own, alone = ours_of(state.match, column), ours_of(state.match, column, "student")
     shared = sorted(set(own) & set(alone))

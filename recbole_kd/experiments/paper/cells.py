@@ -1,4 +1,4 @@
-"""The cells of the paper's tables and figures, read from the property files of the folder ``paper``."""
+"""The cells of the paper's tables and figures, read from the property files."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _chosen_tables(given: Iterable[str], tables: Mapping[str, Table]) -> list[st
 
 
 def _chosen(option: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the given names, or all that are known if none is given (ConfigError for an unknown one)."""
+    """Return the given names, or all if none is given; an unknown one is a ConfigError."""
     allowed = list(dict.fromkeys(known))
     for name in given:
         if name not in allowed:

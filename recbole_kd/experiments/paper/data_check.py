@@ -14,7 +14,7 @@ from recbole_kd.storage.json_files import read_json
 
 
 def check_data(cells: Iterable[Cell], data_path: Path, *, other_data: bool = False) -> None:
-    """Refuse cells whose data set is not prepared, or was prepared with other counts than the paper's.
+    """Refuse cells whose prepared data set is missing or has other counts than the paper's.
 
     A folder without ``prepared.json`` is a user's own and is not compared; the results record its counts.
 

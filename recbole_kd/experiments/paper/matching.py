@@ -70,7 +70,7 @@ class Match:
 
 
 def read_finished(results: Path) -> dict[Same, list[Finished]]:
-    """Return the finished distillations below a folder of results by the keys of SAME, sorted by file.
+    """Return the finished distillations of a folder of results by the keys of SAME.
 
     Raises:
         ConfigError: a result is damaged.
@@ -99,7 +99,7 @@ def _finished(result: Mapping[str, Any]) -> Finished:
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings in which a teacher's key is ``teacher_config.KEY``, however it was given."""
+    """Return settings in which a teacher's key is always ``teacher_config.KEY``."""
     rest = {key: value for key, value in settings.items() if key != "teacher_config" and not key.startswith("teacher.")}
     dotted = {key.removeprefix("teacher."): value for key, value in settings.items() if key.startswith("teacher.")}
     of_teacher = {**(settings.get("teacher_config") or {}), **dotted}
@@ -186,7 +186,7 @@ def without_test(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def same_counts(expected: Mapping[str, int], found: Mapping[str, int]) -> bool:
-    """Test whether counts are within 2 % of the expected ones. A count that is missing is not compared."""
+    """Test whether counts are within 2 % of those expected; a missing one is skipped."""
     return all(abs(found.get(name, count) - count) <= TOLERANCE * count for name, count in expected.items())
 
 
@@ -211,7 +211,7 @@ def _defaults(
 
 
 def value_of(figures: Mapping[str, Any], column: str) -> float | None:
-    """Return a column of a stage's figures: a test metric, or a series at a share of the epochs; None without it."""
+    """Return a test metric, or a series at a share of the epochs; None if it is missing."""
     name, is_series, share = column.partition(AT)
     if not is_series:
         return (figures["test"] or {}).get(name)

@@ -58,7 +58,7 @@ def _data(paper: Paper) -> str:
 
 
 def _section(paper: Paper, table: Table, states: Sequence[Progress]) -> str:
-    """Return the section of a table: our rows by data set, the differences, the notes, and what is missing."""
+    """Return the section of a table: rows by data set, differences, notes, what is missing."""
     letters = _letters(paper, states)
     parts = [f"## {table.title}"]
     if table.assumed:

@@ -80,7 +80,7 @@ def progress(
 
 
 def _task(cell: Cell, match: Match | None, seed: int) -> Task:
-    """Return the run of a missing seed: another seed of the finished runs, else the paper's settings."""
+    """Return the run of a missing seed, in the settings of the finished ones or the paper's."""
     if match is not None:
         other = next(iter(match.runs.values()))
         return Task(other.grid, other.run, seed, {**other.settings, "seed": seed})
@@ -88,15 +88,15 @@ def _task(cell: Cell, match: Match | None, seed: int) -> Task:
 
 
 def grid_name(cell: Cell) -> str:
-    """Return the name of the grid of a cell's data, pair and setting, the folder of its results."""
+    """Return the name of the grid of a cell's data, pair and setting."""
     setting = [] if cell.settings["setting"] == "general" else [str(cell.settings["setting"])]
     return "-".join(["paper", cell.data.key, *setting, cell.pair.lower()])
 
 
 def run_name(cell: Cell) -> str:
-    """Return a name that tells the runs of a grid apart: the method and its keys that differ from its property files.
+    """Return a name of the method and of its keys that differ from its property files.
 
-    Cells of several tables that are the same run have the same name.
+    It tells the runs of a grid apart. Cells of several tables that are the same run have the same name.
     """
     own = {
         key: value
@@ -122,9 +122,9 @@ def _times(matches: Iterable[Match]) -> Times:
 
 
 def _estimate(cell: Cell, times: Times) -> float | None:
-    """Return the mean seconds of the finished cells of the same data, pair and setting, None if there are none.
+    """Return the mean seconds of the finished cells of the same data, pair and setting.
 
-    Those of the same method are taken, if there are any.
+    It is None if there are none. Those of the same method are taken, if there are any.
     """
     of_pair = times.get(tuple(cell.settings[key] for key in OF_PAIR), {})
     same = of_pair.get(str(cell.settings["kd"])) or {k: v for found in of_pair.values() for k, v in found.items()}
@@ -138,7 +138,7 @@ def seconds_of(figures: Mapping[str, Any]) -> float | None:
 
 
 def time_in_words(states: Iterable[Progress]) -> str:
-    """Return the time of all missing runs in words, each run once, with the number of those of unknown time."""
+    """Return the time of all missing runs in words, and the number of unknown ones."""
     runs = {(task.grid, task.file_name): state.seconds for state in states for task in state.missing}
     known = [seconds for seconds in runs.values() if seconds is not None]
     unknown = len(runs) - len(known)
