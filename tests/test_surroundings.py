@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from tests.support.fresh import python
 from tests.support.paths import ROOT
+from tests.support.scripts import script
 
 WITHOUT_RECBOLE = "import sys; sys.modules['recbole'] = None"
 """What a process without RecBole is started with: an import of it fails, and nothing finds it."""
@@ -108,3 +111,25 @@ def test_the_source_archive_holds_what_a_checkout_tests_with(tmp_path: Path) -> 
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"requirements.txt", "CHANGELOG.md", "tests/conftest.py", "properties/overall.yaml", "run_recbole_kd.py"}
     assert wanted <= names
+
+
+def test_bounds_pins_and_documented_versions_agree() -> None:
+    lowest_of = script("lowest_versions")
+    lowest = dict(
+        line.split("==") for line in map(lowest_of.lowest, lowest_of.requirements(["fast", "tune"])) if "==" in line
+    )
+    pins = dict(
+        line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"\w.*==", line)
+    )
+    assert all(Version(pins[name]) >= Version(least) for name, least in lowest.items() if name in pins)
+    page = (ROOT / "docs" / "install.md").read_text()
+    documented = dict(re.findall(r"^\| ([\w[\]-]+) \| ([\d.]+) \|$", page, re.MULTILINE))
+    assert len(documented) == 7 and documented == {name: lowest[name] for name in documented}
+
+
+def test_lowest_versions_are_those_of_the_bounds() -> None:
+    lowest = script("lowest_versions").lowest
+    assert lowest("torch>=2.4.1") == "torch==2.4.1" and lowest("pandas >= 1.5.3, <3") == "pandas==1.5.3"
+    assert lowest("ray[tune]>=2.6.3") == "ray[tune]==2.6.3" and lowest("setuptools<82") == "setuptools<82"
+    with pytest.raises(SystemExit, match="not an extra"):
+        script("lowest_versions").requirements(["all"])

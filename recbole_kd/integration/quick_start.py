@@ -70,11 +70,12 @@ def _report(tune: Any, **metrics: Any) -> None:
 def report_by_name(tune: Any, metrics: Mapping[str, Any]) -> None:
     """Report metrics to Ray Tune, with any version of Ray.
 
-    Ray below 2.7 takes them by name. From 2.7 it takes a mapping, and some later versions (2.40) have
-    ``ray.train.report`` only.
+    Ray below 2.7 takes them by name. Later it takes a mapping: until 2.42 in ``ray.train`` alone, where ``tune`` has no
+    function (2.40) or one that refuses (2.9), and then in ``tune`` again.
     """
-    report = getattr(tune, "report", None) or importlib.import_module("ray.train").report
-    if "metrics" in inspect.signature(report).parameters:
-        report(dict(metrics))
-    else:
-        report(**metrics)
+    for module in (tune, importlib.import_module("ray.train")):
+        report = getattr(module, "report", None)
+        if report is not None and "metrics" in inspect.signature(report).parameters:
+            report(dict(metrics))
+            return
+    tune.report(**metrics)

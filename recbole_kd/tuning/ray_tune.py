@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import tempfile
@@ -187,8 +188,9 @@ def _tuner(
         scheduler=_scheduler(base, space, options),
         max_concurrent_trials=options["max_concurrent"] or None,
     )  # fmt: skip
-    failures = tune.FailureConfig(max_failures=options["max_failures"])
-    run = tune.RunConfig(
+    of_runs = tune if hasattr(tune, "RunConfig") else importlib.import_module("ray.air")  # Ray below 2.43
+    failures = of_runs.FailureConfig(max_failures=options["max_failures"])
+    run = of_runs.RunConfig(
         name=session.name,
         storage_path=str(of_ray),
         failure_config=failures,

@@ -47,6 +47,10 @@ def test_missing_recbole_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
 def test_numpy_names_are_restored_iff_missing(
     patch: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if any(name not in vars(np) and hasattr(np, name) for name in names):
+            pytest.skip("this numpy makes the names when they are asked for, so they cannot be taken away")
     for name in names:
         monkeypatch.delattr(np, name, raising=False)
     lacks = not hasattr(np, next(iter(names)))
@@ -72,6 +76,8 @@ def test_recboles_own_settings_run_on_this_numpy() -> None:
 
 
 def test_dok_update_is_restored_iff_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "_update" not in vars(sp.dok_matrix) or not hasattr(sp.dok_matrix((1, 1)), "_dict"):
+        pytest.skip("this scipy has the method itself, which cannot be taken away or works on another form")
     monkeypatch.delattr(sp.dok_matrix, "_update")
     assert PATCHES["scipy-dok-update"].needed()
     PATCHES["scipy-dok-update"].do()

@@ -24,15 +24,19 @@ def as_mapping(found: list[dict[str, Any]]) -> Any:
     return SimpleNamespace(report=report)
 
 
-@pytest.mark.parametrize("version", ["below 2.7", "2.40", "today"])
+def refused(_metric: object = None, **figures: object) -> None:
+    raise DeprecationWarning("use ray.train.report")
+
+
+@pytest.mark.parametrize("version", ["below 2.7", "2.9", "2.40", "today"])
 def test_metrics_are_reported_to_any_version(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[dict[str, Any]] = []
-    tune = by_name(found) if version == "below 2.7" else as_mapping(found)
-    if version == "2.40":
-        train = ModuleType("ray.train")
+    tune, train = by_name(found) if version == "below 2.7" else as_mapping(found), ModuleType("ray.train")
+    if version in ("2.9", "2.40"):
         train.report = tune.report  # type: ignore[attr-defined]
+        tune = SimpleNamespace() if version == "2.40" else SimpleNamespace(report=refused)
+    if version != "today":
         monkeypatch.setitem(sys.modules, "ray.train", train)
-        tune = SimpleNamespace()
     report_by_name(tune, METRICS)
     assert found == [METRICS]
 

@@ -336,6 +336,13 @@ def test_a_missing_package_is_named(form: str, package: str, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_torch_that_cannot_export_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda model, args: None)  # as in torch 2.4
+    with pytest.raises(ConfigError, match=r"The form onnx needs torch 2\.5 or newer.*pip install 'torch>=2\.5'"):
+        student_of("MF").export(["npz", "onnx"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_id_that_numpy_changes_is_refused(tmp_path: Path) -> None:
     student = student_of("MF")
     tokens = [*student.items.tokens[:-1], "last\0"]

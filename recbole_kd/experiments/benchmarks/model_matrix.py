@@ -47,6 +47,7 @@ SHORT: dict[str, Any] = {
     "epochs": 1,
     "teacher.epochs": 1,
     "train_batch_size": 256,
+    "teacher.train_batch_size": 256,
     "kd_compare": False,
     "show_progress": False,
     "use_gpu": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import warnings
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recbole_kd.data.time_order import RAW_TIME
-from recbole_kd.errors import StudentError
+from recbole_kd.errors import ConfigError, StudentError
 from recbole_kd.ops.threads import n_threads
 from recbole_kd.serving.exports.exported import Exported, Form, ScoredExport
 from recbole_kd.serving.exports.onnx_graphs import LENGTH, Graph, check_model, graph_of
@@ -47,6 +48,11 @@ class Onnx(Form):
     def check(self, student: Student) -> None:
         check_model(student)
         super().check(student)
+        if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+            raise ConfigError(
+                f"The form {self.name} needs torch 2.5 or newer, and this is {torch.__version__}: run `pip install "
+                "'torch>=2.5'`, or leave the form out"
+            )
 
     def write(self, student: Student, folder: Path) -> None:
         onnx = importlib.import_module("onnx")
