@@ -137,6 +137,7 @@ RIGHT: dict[str, Callable[[Any], bool]] = {
     "score": lambda value: value is None,
     "rank": lambda value: value is None,
     "confidence": lambda value: value is None,
+    "position": lambda value: value is None,
     "temperature": lambda value: not isinstance(value, bool) and value in (1, 1.5, 10**20),
     "strict": lambda value: isinstance(value, bool),
     "out": lambda value: value in (None, "x"),  # a path: the teacher would be written there
