@@ -12,11 +12,17 @@ import torch
 from recbole_kd.cli.run import main
 from recbole_kd.config.property_layers import check_training_keys, distiller_layers
 from recbole_kd.distiller.base import DistillBatch
+from recbole_kd.distiller.own_loop import KDTerm
 from recbole_kd.distiller.registry import check_idle, check_options, distiller_class
 from recbole_kd.errors import ConfigError, TeacherError
+from recbole_kd.scoring.tables import TableScorer
 from recbole_kd.training.build_distiller import known_kd_keys
 from tests.support.embedding_stubs import batch_of_rows, random_pair
 from tests.support.lists import top_of
+from tests.support.method_cases import make_teacher
+from tests.support.own_loop_cases import N_ITEMS, N_USERS, interactions
+from tests.support.own_loop_cases import batch as plain_batch
+from tests.support.own_loop_cases import student as plain_student
 from tests.support.runs import run, words
 from tests.support.stubs import batch_for, no_train_items
 
@@ -159,3 +165,27 @@ def test_a_run_of_two_methods_logs_the_figures_of_each(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(words(tmp_path, **{**keys, **own, "kd_k": "5"})) == 2
     assert "kd_k" in capsys.readouterr().err
+
+
+def test_de_rrd_is_one_case_of_a_combination() -> None:
+    """DERRD and DE+RRD with its weights have the same losses and gradients, drawn from the same seed."""
+    lists = {"k": 4, "n_samples": 5, "candidates": 8}
+    of_both = {"n_experts.DE": 2, "weight.DE": 0.3, "weight.RRD": 2.0} | {f"{key}.RRD": n for key, n in lists.items()}
+    cases: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("DERRD", {**lists, "n_experts": 2, "lambda_de": 0.3, "lambda_rrd": 2.0}),
+        ("DE+RRD", of_both),
+    )
+    found = []
+    for name, options in cases:
+        users, items = plain_student()
+        cls = distiller_class(name)
+        distiller = cls(TableScorer(users, items), make_teacher(cls, N_USERS, N_ITEMS)[0], **options, seed=3)
+        distiller.reduction = "sum"
+        term = KDTerm(distiller, interactions())
+        for epoch in range(2):
+            term.begin_epoch(epoch)
+            loss = term(*plain_batch())
+        loss.backward()
+        found.append((loss.detach(), users.weight.grad, items.weight.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
