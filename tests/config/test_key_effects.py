@@ -85,6 +85,7 @@ CASES: dict[str, Case] = {
     "embedding_size": Case("3", "weights"),
     "eval_args": Case("{split: {RS: [0.6, 0.2, 0.2]}}", "weights"),
     "stopping_step": Case("0", "reported", ("--epochs=40",)),
+    "eval_step": Case("3", "reported", ("--epochs=40", "--stopping_step=0")),
     "user_inter_num_interval": Case("[15,inf)", "weights"),
     "val_interval": Case("{timestamp: '[3,inf)'}", "weights"),
     "topk": Case("[10]", "test"),
