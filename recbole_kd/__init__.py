@@ -30,8 +30,9 @@ from recbole_kd.errors import (  # noqa: E402  (a signal in between must end the
     TrainingError,
     UnknownIdError,
 )
-from recbole_kd.startup import old_paths as _old_paths  # noqa: E402
 from recbole_kd.startup.after_import import after_import as _after_import  # noqa: E402
+from recbole_kd.startup.module_aliases import install_aliases as _install_aliases  # noqa: E402
+from recbole_kd.startup.old_paths import OLD_PATHS as _OLD_PATHS  # noqa: E402
 from recbole_kd.startup.recbole_missing import check_recbole as _check_recbole  # noqa: E402
 from recbole_kd.version import __version__  # noqa: E402
 
@@ -105,7 +106,7 @@ def _join_recbole() -> None:
     import_module("recbole_kd.integration.join").join()
 
 
-_old_paths.install_old_paths()
+_install_aliases(_OLD_PATHS)
 _after_import("recbole", _join_recbole)
 
 

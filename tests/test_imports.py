@@ -29,7 +29,7 @@ MAY_ASSIGN = (
             "data_errors",
         )
     ),
-    "startup/old_paths.py",
+    "startup/module_aliases.py",
 )
 
 

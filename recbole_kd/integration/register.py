@@ -14,8 +14,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterable, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -24,6 +23,7 @@ from recbole_kd.config.property_layers import properties_dir, read_yaml
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration import pickle_call_sites
 from recbole_kd.integration.model_classes import allow_model_class
+from recbole_kd.startup.module_aliases import install_aliases
 
 # name -> (family, module)
 _OUR_MODELS = {
@@ -71,7 +71,7 @@ def register(model_classes: Iterable[type] | None = None) -> None:
     _wrap_property_files()
     _wrap_trainers()
     _wrap_download()
-    _offer_models()
+    install_aliases(_MODEL_PATHS)
     _offer_datasets()
     for model_class in model_classes or ():
         _register_class(model_class, _family_of(model_class))
@@ -105,28 +105,6 @@ def _register_class(model_class: type, family: str) -> None:
     sys.modules[f"recbole.model.{family}.{name.lower()}"] = _module_of(model_class, family)
     allow_model_class(model_class)
     _registered[name] = model_class
-
-
-class _ModelFinder(MetaPathFinder, Loader):
-    """Finder of our models under the module names that ``get_model`` asks for; a model is imported on use."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in _MODEL_PATHS else None
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        return None  # Python's default module; exec_module replaces it, so the real one keeps its own spec
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        name = module.__name__
-        sys.modules[name] = importlib.import_module(_MODEL_PATHS[name])
-
-
-def _offer_models() -> None:
-    """Let ``get_model`` find our models."""
-    if not any(isinstance(finder, _ModelFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_ModelFinder())
 
 
 def _offer_datasets() -> None:

@@ -4,15 +4,6 @@
 same module object. Modules that were never in the README are not listed here.
 """
 
-from __future__ import annotations
-
-import importlib
-import sys
-import types
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-
 OLD_PATHS = {
     "recbole_kd.build": "recbole_kd.training.build_distiller",
     "recbole_kd.compat": "recbole_kd.integration.compat",
@@ -27,25 +18,3 @@ OLD_PATHS = {
     "recbole_kd.vectors": "recbole_kd.scoring.vector_models",
 }
 """Old path -> path of today."""
-
-
-class _OldPathFinder(MetaPathFinder, Loader):
-    """Finder of the modules in :data:`OLD_PATHS`."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in OLD_PATHS else None
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        return None  # Python's default module; exec_module replaces it, so the real one keeps its own spec
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        old = module.__name__
-        sys.modules[old] = importlib.import_module(OLD_PATHS[old])
-
-
-def install_old_paths() -> None:
-    """Let Python find the old paths; a second call changes nothing."""
-    if not any(isinstance(finder, _OldPathFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_OldPathFinder())

@@ -23,7 +23,7 @@ from recbole_kd.errors import TeacherError
 from recbole_kd.storage.disk_full import full_disk_is_said
 from recbole_kd.storage.integrity import damage, is_changed, records_of, say_unchecked, sealed
 from recbole_kd.storage.json_files import read_json
-from recbole_kd.storage.targets import check_file, check_folder
+from recbole_kd.storage.targets import check_file, check_folder, is_half_written
 
 MANIFEST = "manifest.json"
 SCORES = "scores.safetensors"
@@ -72,7 +72,8 @@ def written_whole(folder: Path, replaces: Collection[str] = ()) -> Iterator[Path
             yield temporary
         check_folder(folder, own=own)  # again: the block may have taken hours
         for path in [*folder.iterdir()] if folder.is_dir() else []:
-            path.unlink()  # one of ``replaces``, or a half-written one, as has been checked
+            if own(path) or is_half_written(path, own):  # asked again: a file may have come since the check
+                path.unlink()
         os.replace(temporary, folder)  # replaces only a missing or an empty folder
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -19,6 +19,7 @@ from recbole_kd.config.schema import KD_RUN_KEYS
 from recbole_kd.distiller.methods import DISTILLERS, NO_METHOD
 from recbole_kd.distiller.registry import distiller_class, distiller_options
 from recbole_kd.errors import ConfigError
+from recbole_kd.integration import register
 from recbole_kd.pipeline.model_choices import model_class, model_names
 from recbole_kd.pipeline.request import make_request
 from tests.support.paths import ROOT
@@ -45,6 +46,12 @@ WORDS = [
     ["--model=MFF", "--teacher=LightGCN", "--kd=RCEKD", "--dataset=ml-100k"],
     ["--model=MF", "--teacher=LightGCN", "--kd=RCEKD", "--dataset=ml-100k", "--kd_kk=5"],
 ]
+
+
+@pytest.fixture(autouse=True)
+def only_shipped_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program starts without the models that other tests of this process registered."""
+    monkeypatch.setattr(register, "_registered", {})
 
 
 def test_a_list_a_help_and_a_typing_error_import_neither_recbole_nor_torch() -> None:
