@@ -14,6 +14,8 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks.growth import report_growth
 from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
 from recbole_kd.experiments.benchmarks.model_matrix import run_matrix, table
+from recbole_kd.experiments.benchmarks.peer_settings import PEERS, check_peers
+from recbole_kd.experiments.benchmarks.peers import report_peers
 from recbole_kd.experiments.benchmarks.prefixes import report_prefixes
 from recbole_kd.experiments.benchmarks.reports import Cases, report_cases, report_sequences
 from recbole_kd.storage.targets import check_file
@@ -23,6 +25,7 @@ EXAMPLES = [
     "recbole-kd benchmark --size=1e6x1e6x1e6 --repeats=0 --kd_candidate_index=ivf --output=large.json",
     "recbole-kd benchmark --growth --output=growth.json",
     "recbole-kd benchmark --models --output=models.json",
+    "recbole-kd benchmark --peers=RCEKD --kd=RCEKD,DCD --output=peers.json",
 ]
 
 NOTES = """
@@ -31,6 +34,10 @@ epoch in turn. A KD epoch runs from begin_epoch to the last step, without evalua
 processes, with one evaluation. With --repeats=0 a case is one first epoch and one evaluation, plain and KD in separate
 processes, which give both time and memory. Each phase is shown with its floor on this machine. Lists are written with
 commas. Other --KEY=VALUE are keys of the KD run.
+
+--peers=FOLDER runs the code in FOLDER, a clone of github.com/woriazzc/RCEKD that you bring: give only code that you
+trust. It times that code and ours epoch by epoch in turn, in one process, on the same data with the same student,
+teacher and settings (those published for MF on CiteULike). Nothing is written into FOLDER.
 """
 
 
@@ -40,7 +47,10 @@ def _parser() -> SentenceParser:
     )
     add = parser.add_argument
     add("--model", default="MF", help="student, or several with commas")
-    add("--kd", default="RCEKD", help="method, several with commas, or all")
+    add(
+        "--kd",
+        help="method, several with commas, or all (default: RCEKD, with --peers all that the published code has)",
+    )
     add("--size", default="citeulike", help=f"{', '.join(SIZES)}, USERSxITEMSxINTERACTIONS, or several with commas")
     add("--width", type=int, default=20, help="width of the students' vectors")
     add("--teacher_width", type=int, help="width of the teacher's vectors: 400, for gowalla 2000, for large sizes 64")
@@ -64,8 +74,15 @@ def _parser() -> SentenceParser:
     other.add_argument(
         "--models", action="store_true", help="run every RecBole model as teacher and as student, and print their table"
     )
+    other.add_argument(
+        "--peers", type=Path, metavar="FOLDER", help="run the published code in FOLDER and time it beside ours"
+    )
     add("--only", default="", help="with --models: names of models with commas")
-    add("--minutes", type=float, help="with --models: begin no run after so many; the same command continues")
+    add(
+        "--minutes",
+        type=float,
+        help="with --models: begin no run after so many, the same command continues; with --peers: limit of a method",
+    )
     add("--length", type=int, default=50, help="with --prefixes: length of a history")
     add("--users", type=int, default=40, help="with --prefixes: number of users whose prefixes are encoded")
     return parser
@@ -85,12 +102,20 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
             raise ConfigError(f"--{key}={value} is not allowed: it must be a whole number of at least {least}")
     for size in known.size.split(","):
         counts_of(size)
-    for kd in known.kd.split(",") if known.kd != "all" else ():
+    options = parse_arguments(rest)
+    every, usual = (PEERS, "all") if known.peers else (DISTILLERS, "RCEKD")
+    known.kd = known.kd or usual
+    known.methods = list(every) if known.kd == "all" else known.kd.split(",")
+    for kd in known.methods:
         if kd not in (*DISTILLERS, "alone"):
             raise unknown_name_error("kd", kd, list(DISTILLERS))
+    if known.peers:
+        if known.model != "MF":
+            raise ConfigError(f"--model={known.model} is not possible with --peers: expected MF")
+        check_peers(known.peers, known.methods, options)
     if known.output is not None and not known.models:  # the record of a matrix is continued
         check_file(known.output, option="--output")
-    return known, parse_arguments(rest)
+    return known, options
 
 
 def run(words: list[str]) -> int:
@@ -112,7 +137,10 @@ def run(words: list[str]) -> int:
     elif given.prefixes:
         report_prefixes(given.length, given.users, given.repeats)
     else:
-        methods = list(DISTILLERS) if given.kd == "all" else given.kd.split(",")
         kept = (given.width, given.teacher_width, given.repeats, given.evaluation)
-        report_cases(Cases(given.model.split(","), methods, sizes, *kept, options), given.output)
+        wanted = Cases(given.model.split(","), given.methods, sizes, *kept, options)
+        if given.peers:
+            report_peers(given.peers, wanted, given.minutes, given.output)
+        else:
+            report_cases(wanted, given.output)
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.experiments.benchmarks import cases
+from recbole_kd.experiments.benchmarks.published_code import time_beside
 from recbole_kd.experiments.benchmarks.sequences import time_sequences
 
 
@@ -24,6 +25,8 @@ def run_job(job: dict[str, Any]) -> Any:
     if what == "evaluation":
         return cases.evaluation_seconds(job["size"], job["folder"])
     repeats = job.pop("repeats", 0)
+    if what == "peers":
+        return time_beside(job["peers"], cases.Case(**job["case"]), repeats)
     case = cases.Case(**job)
     if what == "together":
         return cases.time_together(case, repeats)

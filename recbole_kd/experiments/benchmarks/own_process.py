@@ -17,18 +17,26 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 """Folder that contains the package, so that the process finds it if it is not installed."""
 
 
-def in_own_process(job: Mapping[str, Any]) -> Any:
+def in_own_process(job: Mapping[str, Any], minutes: float | None = None) -> Any:
     """Run one job in a new process and return its JSON answer.
 
     See :func:`recbole_kd.experiments.benchmarks.job.run_job`.
 
+    Args:
+        job: the job.
+        minutes: its limit, after which the process is ended.
+
     Raises:
-        TrainingError: the job failed. The message has the last line of its output.
+        TrainingError: the job failed or took too long. The message has the last line of its output.
     """
     command = [sys.executable, "-m", "recbole_kd.experiments.benchmarks.job", json.dumps(job)]
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    environment, limit = {**os.environ, "PYTHONPATH": path}, None if minutes is None else 60 * minutes
     with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+        try:
+            done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise TrainingError(f"The benchmark's job {job['what']!r} took more than {minutes:g} minutes") from None
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise TrainingError(f"The benchmark's job {job['what']!r} failed: {words[:500]}")
