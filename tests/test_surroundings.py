@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -99,18 +97,6 @@ def test_nothing_that_windows_lacks_is_imported_with_a_module() -> None:
             found += [(path.name, name) for name in names if name in POSIX_ONLY]
         assert "os.getuid" not in path.read_text(encoding="utf-8"), path
     assert found == []
-
-
-def test_the_source_archive_holds_what_a_checkout_tests_with(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__"))  # .venv is gigabytes
-    code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
-    done = python("-c", code, str(tmp_path), cwd=source)
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"requirements.txt", "CHANGELOG.md", "tests/conftest.py", "properties/overall.yaml", "run_recbole_kd.py"}
-    assert wanted <= names
 
 
 def test_bounds_pins_and_documented_versions_agree() -> None:

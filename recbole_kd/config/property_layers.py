@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def names_in(folder: str) -> list[str]:
     return sorted(path.stem for path in Path(properties_dir() / folder).glob("*.yaml"))
 
 
+@cache
 def properties_dir() -> Path:
     """Return the folder of property files, in an installed package or in a checkout."""
     package = Path(__file__).resolve().parent.parent

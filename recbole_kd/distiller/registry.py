@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -71,6 +72,7 @@ def _imported(module_name: str) -> ModuleType:
         return importlib.import_module(module_name)
 
 
+@cache
 def _check_constructor(name: str, cls: type[Distiller]) -> None:
     """Refuse a class that ``build_distiller`` cannot call."""
     if inspect.isabstract(cls):

@@ -25,12 +25,16 @@ def versions(device: torch.device) -> dict[str, str]:
     """
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     found = {"python": platform.python_version(), "recbole_kd": __version__, "commit": _commit(), "device": on}
-    for name in ("torch", "recbole", "numpy", "scipy", "ray"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return found | {name: _installed(name) for name in ("torch", "recbole", "numpy", "scipy", "ray")}
+
+
+@cache
+def _installed(name: str) -> str:
+    """Return the version of a package, or ``unknown``."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 @cache

@@ -21,7 +21,7 @@ import recbole_kd  # noqa: F401  (registers and installs)
 from recbole_kd.errors import TeacherError
 from recbole_kd.integration import model_classes, pickle_call_sites, safe_load
 from recbole_kd.integration.inert_objects import Reference
-from tests.support.helpers import dataset_of
+from tests.support.helpers import dataset_of, write_tiny
 
 SETTINGS = {
     "epochs": 1,
@@ -31,11 +31,11 @@ SETTINGS = {
     "n_layers": 1,
     "n_heads": 1,
     "MAX_ITEM_LIST_LENGTH": 5,
-    "user_inter_num_interval": "[300,inf)",
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]},
     "train_batch_size": 8192,
     "eval_batch_size": 1_000_000,
-    "topk": 100,
-    "valid_metric": "MRR@100",
+    "topk": 10,
+    "valid_metric": "MRR@10",
     "metric_decimal_place": 10,
     "gpu_id": "",
     "state": "ERROR",
@@ -122,14 +122,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from recbole.utils import get_model, get_trainer, init_seed
 
     folder = tmp_path_factory.mktemp("runs")
+    data = write_tiny(folder / "data", "tiny")
+    classes = [f"i{item}\tc{item % 3}" for item in range(40)]
+    Path(data.data_path, "tiny", "tiny.item").write_text("\n".join(["item_id:token\tclass:token_seq", *classes]))
     before, found = os.getcwd(), {}
     os.chdir(folder)
     try:
         for name in MODELS:
-            settings = dict(SETTINGS, checkpoint_dir=str(folder / name))
+            settings = dict(SETTINGS, checkpoint_dir=str(folder / name), data_path=data.data_path)
             if name in ("SASRec", "GRU4RecF"):
                 settings.update(train_neg_sample_args=None)
-            config = Config(model=name, dataset="ml-100k", config_dict=settings)
+            config = Config(model=name, dataset=data.name, config_dict=settings)
             init_seed(config["seed"], config["reproducibility"])
             loaders = data_preparation(config, create_dataset(config))
             model = get_model(name)(config, dataset_of(loaders[0]))
@@ -352,9 +355,9 @@ def test_a_pickled_data_set_is_refused_with_the_way_out(
     config, loaders, _ = runs["BPR"]
     monkeypatch.setitem(config.final_config_dict, "checkpoint_dir", str(tmp_path))
     dataset_of(loaders[0]).save()
-    with pytest.raises(TeacherError, match=r"ml-100k-Dataset\.pth.*delete the file and set save_dataset"):
+    with pytest.raises(TeacherError, match=r"tiny-Dataset\.pth.*delete the file and set save_dataset"):
         create_dataset(config)
-    (tmp_path / "ml-100k-for-BPR-dataloader.pth").write_bytes(pickle.dumps([dataset_of(loaders[0])]))
+    (tmp_path / "tiny-for-BPR-dataloader.pth").write_bytes(pickle.dumps([dataset_of(loaders[0])]))
     with pytest.raises(TeacherError, match=r"dataloader\.pth.*delete the file and set save_dataset"):
         load_split_dataloaders(config)
 

@@ -73,6 +73,11 @@ def prepared(model: str, data: TinyData | None = None, **given: Any) -> tuple[An
     return config, get_model(model)(config, dataset_of(loaders[0])), dataset, loaders
 
 
+def few_ranks(data: TinyData) -> dict[str, Any]:
+    """Settings of a run on the tiny data, which has 40 items."""
+    return {**TINY, "data_path": data.data_path, "topk": 10, "valid_metric": "MRR@10"}
+
+
 def by_user(users: Any, items: Any) -> dict[int, list[int]]:
     out: dict[int, list[int]] = {}
     for user, item in zip(np.asarray(users).tolist(), np.asarray(items).tolist(), strict=True):
@@ -84,9 +89,9 @@ def by_user(users: Any, items: Any) -> dict[int, list[int]]:
 
 
 @pytest.mark.parametrize("model", FACES)
-def test_run_recbole_trains_and_its_checkpoint_is_read_back(model: str, tmp_path: Path) -> None:
-    result = run_recbole(model=model, dataset="ml-100k", config_dict=dict(SETTINGS))
-    assert result["test_result"]["hit@100"] > 0
+def test_run_recbole_trains_and_its_checkpoint_is_read_back(model: str, tmp_path: Path, tiny_dataset: TinyData) -> None:
+    result = run_recbole(model=model, dataset=tiny_dataset.name, config_dict=few_ranks(tiny_dataset))
+    assert result["test_result"]["hit@10"] > 0
     (file,) = (tmp_path / "saved").glob(f"{model}-*.pth")
     state = load_checkpoint(file)["state_dict"]
     assert {name.split(".")[0] for name in state} == {"encoder"}  # the histories belong to the data
@@ -104,16 +109,17 @@ import recbole_kd
 from recbole.quick_start import run_recbole
 
 settings = json.loads(sys.argv.pop())
-result = run_recbole(model="HSTU", dataset="ml-100k", config_dict=settings, saved=False)["test_result"]
+result = run_recbole(model="HSTU", dataset="tiny", config_dict=settings, saved=False)["test_result"]
 print(json.dumps({name: float(value) for name, value in result.items()}))
 """
 
 
-def test_another_process_gets_the_same_result(tmp_path: Path) -> None:
-    done = python("-c", OWN_PROCESS, json.dumps(SETTINGS), cwd=tmp_path)
+def test_another_process_gets_the_same_result(tmp_path: Path, tiny_dataset: TinyData) -> None:
+    settings = few_ranks(tiny_dataset)
+    done = python("-c", OWN_PROCESS, json.dumps(settings), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout.splitlines()[-1])
-    here = run_recbole(model="HSTU", dataset="ml-100k", config_dict=dict(SETTINGS), saved=False)["test_result"]
+    here = run_recbole(model="HSTU", dataset="tiny", config_dict=settings, saved=False)["test_result"]
     assert there == {name: float(value) for name, value in here.items()}
 
 

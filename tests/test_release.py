@@ -1,13 +1,11 @@
-"""A wheel built from the repository and installed elsewhere finds its property files.
-
-It runs every verb without a checkout.
-"""
+"""The archives of a release: a wheel installed elsewhere runs every verb, a source archive holds the tests."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,6 +13,8 @@ import pytest
 
 from tests.support import paths
 from tests.support.fresh import python
+
+pytestmark = pytest.mark.release
 
 ROOT = paths.ROOT
 
@@ -118,3 +118,15 @@ def test_verbs_run_from_another_folder(installed: Path, tmp_path: Path) -> None:
     assert "mine: 30 users, 20 items" in said["plan"] and "MF + RCEKD" in said["run"]
     assert (tmp_path / "lists" / "lists.safetensors").is_file() and float(rate) > 0
     assert unknown[0] == 2 and unknown[2].startswith("error: No grid at citeulike-mf-mff")
+
+
+def test_the_source_archive_holds_what_a_checkout_tests_with(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__"))  # .venv is gigabytes
+    code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
+    done = python("-c", code, str(tmp_path), cwd=source)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"requirements.txt", "CHANGELOG.md", "tests/conftest.py", "properties/overall.yaml", "run_recbole_kd.py"}
+    assert wanted <= names
