@@ -10,7 +10,12 @@ from recbole_kd.data.preparing.known_datasets import KNOWN_DATASETS
 from recbole_kd.distiller.methods import DISTILLERS
 
 PACKAGE = Path(__file__).parents[1]
-TITLES = {"general": "general models", "sequential": "sequential models, with --setting=sequential"}
+TITLES = {
+    "general": "Students and teachers (general models):",
+    "sequential": "Students and teachers (sequential models, with --setting=sequential):",
+    "knowledge": "Teachers only, by their scores (knowledge-aware models, on a graph of the items):",
+    "context": "Teachers only, by their scores (context-aware models, on columns of users and items):",
+}
 
 
 def run(words: list[str]) -> int:
@@ -25,9 +30,9 @@ def run(words: list[str]) -> int:
 def listing() -> str:
     """Return models, methods and data sets, one per line; nothing of them is imported."""
     lines: list[str] = []
-    for setting, title in TITLES.items():
-        lines.append(f"Students and teachers ({title}):")
-        lines += [f"  {model.name:<14} {model.about}" for model in listed_models() if model.setting == setting]
+    for family, title in TITLES.items():
+        lines.append(title)
+        lines += [f"  {model.name:<14} {model.about}" for model in listed_models() if model.family == family]
     lines.append("Methods (--kd):")
     lines += [f"  {name:<14} {_about(name)}" for name in sorted(DISTILLERS)]
     lines.append("Data sets (any RecBole atomic files besides):")

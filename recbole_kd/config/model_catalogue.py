@@ -25,17 +25,25 @@ _OUR_MODELS = {
 }
 """Class and setting -> file."""
 
+TEACHER_FAMILIES = ("knowledge", "context")
+"""Families whose models can be teachers and no students."""
+
+OWN_DISTILLATION = "KD_DAGFM"
+"""A context-aware model that is a distillation of its own, with a teacher and three phases: it cannot be a teacher."""
+
 
 @dataclass(frozen=True)
 class ListedModel:
     """A model as a list shows it.
 
     Attributes:
-        name: as a user types it. setting: ``general`` or ``sequential``. about: first line of its docstring.
+        name: as a user types it.
+        family: ``general`` or ``sequential``, for students and teachers; ``knowledge`` or ``context``, for teachers.
+        about: first line of its docstring.
     """
 
     name: str
-    setting: str
+    family: str
     about: str
 
 
@@ -53,22 +61,28 @@ def recbole_folder() -> Path:
 
 @cache
 def listed_models() -> tuple[ListedModel, ...]:
-    """Return the models for general and sequential runs, sorted by name in each setting.
+    """Return the models that a run takes as students or teachers, sorted by name in each family.
 
-    Sequential models with a data set class of their own are left out: all models of a run share one split.
+    Sequential models with a data set class of their own are left out: all models of a run share one split. So is the
+    model with a distillation of its own.
     """
-    root = recbole_folder()
-    own_data = {name for name, _ in _classes(root / "data" / "dataset" / "customized_dataset.py")}
-    found = []
-    for setting in SETTINGS:
-        for path in (root / "model" / f"{setting}_recommender").glob("*.py"):
-            for name, about in _classes(path):
-                if name.lower() == path.stem and f"{name}Dataset" not in own_data:
-                    found.append(ListedModel(name, setting, about))
+    found = list(_models_of_recbole())
     for (name, setting), file in _OUR_MODELS.items():
         about = dict(_classes(_OURS / f"{file}.py"))[name]
         found.append(ListedModel(public_name(name), setting, about))
-    return tuple(sorted(found, key=lambda model: (model.setting, model.name)))
+    return tuple(sorted(found, key=lambda model: (model.family, model.name)))
+
+
+def _models_of_recbole() -> Iterator[ListedModel]:
+    """Yield RecBole's models by its folders: a model is the class that its file is named after."""
+    root = recbole_folder()
+    own_data = {name for name, _ in _classes(root / "data" / "dataset" / "customized_dataset.py")}
+    folders = {**{name: name for name in SETTINGS}, **{name: f"{name}_aware" for name in TEACHER_FAMILIES}}
+    for family, folder in folders.items():
+        for path in (root / "model" / f"{folder}_recommender").glob("*.py"):
+            for name, about in _classes(path):
+                if name.lower() == path.stem and f"{name}Dataset" not in own_data and name != OWN_DISTILLATION:
+                    yield ListedModel(name, family, about)
 
 
 def recbole_model_names() -> set[str]:

@@ -129,11 +129,11 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     if saved:
         method.check_teacher(saved[0], options)
     for config in (alone, *teachers):
-        _check_processes(config)
+        prefix = "--" if config is alone else "--teacher."
+        _check_processes(config, prefix)
         _check_reduction(config)
         stages_of(config)
-        n_rows = len(splits.parts[0].inter_feat)
-        check_model_sizes(config, splits.n_users, splits.n_items, n_rows, "--" if config is alone else "--teacher.")
+        check_model_sizes(config, splits.n_users, splits.n_items, len(splits.parts[0].inter_feat), prefix)
     _check_shared_method(method, request.kd, alone["nproc"] or 1)
     assistant = None
     if method.assistant:
@@ -266,7 +266,7 @@ def _check_models(splits: Splits, teachers: list[Any], students: list[Any]) -> N
             model = fresh_model(trial, few[0])  # the few rows may have been too few
         accelerate_on_cpu(model, softmax_of(model))
         if _has_plain_trainer(trial["model"]) and (trial["enable_amp"] or not has_vectors(kind)):
-            check_first_step(trial, splits, model, few)
+            check_first_step(trial, splits, model, few, "--teacher." if config in teachers else "--")
         if reads_sides(kind):
             check_first_scores(model)
 
@@ -282,7 +282,7 @@ def _few_rows(part: Any) -> Any:
     return part
 
 
-def _check_processes(config: Any) -> None:
+def _check_processes(config: Any, prefix: str) -> None:
     n = config["nproc"] or 1
     if n == 1:
         return
@@ -291,7 +291,7 @@ def _check_processes(config: Any) -> None:
     if _has_plain_trainer(name) and not can_be_shared(get_model(name)):
         raise ConfigError(
             f"nproc={n} is not possible with {public_name(name)}, whose loss is not known to be a mean over rows: the "
-            "losses of several processes may not add up to it, take nproc=1"
+            f"losses of several processes may not add up to it, take {prefix}nproc=1"
         )
     if config["enable_scaler"] or config["enable_amp"]:
         raise ConfigError(

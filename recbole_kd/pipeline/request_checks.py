@@ -11,7 +11,7 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.key_rules import check_index_keys, check_metrics, check_unread
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, keys_of
-from recbole_kd.config.model_catalogue import recbole_defaults
+from recbole_kd.config.model_catalogue import OWN_DISTILLATION, recbole_defaults
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
 from recbole_kd.config.request_names import allowed_keys, check_known_keys, student_defaults
 from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS, check_values
@@ -109,9 +109,9 @@ def _check_kept(name: str, taught: type, store: str, address: str | None) -> Non
 
 def _check_sides(name: str, taught: type, values: Mapping[str, Any]) -> None:
     """Refuse what a knowledge-aware or context-aware teacher cannot be (ConfigError)."""
-    if name == "KD_DAGFM":
+    if name == OWN_DISTILLATION:
         raise ConfigError(
-            "--teacher=KD_DAGFM is not possible: it is a distillation of its own, with a teacher and three phases; "
+            f"--teacher={name} is not possible: it is a distillation of its own, with a teacher and three phases; "
             "take another context-aware model, such as DeepFM"
         )
     if not reads_sides(taught) or values.get("load_col") is None:

@@ -18,7 +18,7 @@ ROWS = 64
 """Rows of the batch, before negatives."""
 
 
-def check_first_step(config: Any, splits: Splits, model: nn.Module, parts: Sequence[Any]) -> None:
+def check_first_step(config: Any, splits: Splits, model: nn.Module, parts: Sequence[Any], prefix: str = "--") -> None:
     """Compute the loss of one small batch and its gradient; the weights do not change.
 
     The run's precision is used.
@@ -28,6 +28,7 @@ def check_first_step(config: Any, splits: Splits, model: nn.Module, parts: Seque
         splits: the data.
         model: a new model, which is thrown away afterwards.
         parts: the stage's parts, a few rows of each.
+        prefix: of the model's keys on the command line.
 
     Raises:
         TrainingError: the model cannot take its loss on these data with these keys.
@@ -51,7 +52,7 @@ def check_first_step(config: Any, splits: Splits, model: nn.Module, parts: Seque
         said = " ".join(str(error).split())
         raise ConfigError(
             f"enable_amp=True is not possible with {config['model']}, which RecBole cannot train in mixed precision "
-            f"({type(error).__name__}: {said}): set enable_amp=False"
+            f"({type(error).__name__}: {said}): set {prefix}enable_amp=False"
         ) from error
 
 

@@ -16,6 +16,7 @@ from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.request import make_request
 from recbole_kd.teacher import export
 from recbole_kd.training.training_job import TrainingFiles, TrainingJob
+from tests.support.advice import follow
 from tests.support.helpers import write_tiny
 from tests.support.runs import run, words
 
@@ -30,8 +31,16 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
     "dataset-without-files": ({"dataset": "zzqx"}, [], ["zzqx.inter", "--data_path"]),
     "number-as-name": ({"dataset": "2018"}, [], ["dataset=2018", "text"]),
     "not-prepared": ({"dataset": "citeulike"}, [], ["recbole-kd prepare citeulike"]),
-    "sequential-teacher": ({"teacher": "SASRec"}, [], ["SASRec", "sequential"]),
-    "sequential-student": ({"model": "GRU4Rec", "setting": "general"}, [], ["GRU4Rec", "sequential"]),
+    "sequential-teacher": (
+        {"teacher": "SASRec", "teacher.embedding_size": None, "eval_args.order": None},
+        [],
+        ["SASRec", "sequential"],
+    ),
+    "sequential-student": (
+        {"model": "GRU4Rec", "setting": "general", "eval_args.order": None},
+        [],
+        ["GRU4Rec", "sequential"],
+    ),
     "closed-form-student": ({"model": "EASE"}, [], ["EASE", "TraditionalTrainer"]),
     "special-trainer": ({"model": "NCL"}, [], ["NCL", "NCLTrainer"]),
     "no-teacher": ({"teacher": None}, [], ["--teacher"]),
@@ -179,6 +188,15 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
 }
 
 
+NOT_FOLLOWED_HERE = {
+    "kd-type",  # test_advice.py has it on more items than the 50 that it advises
+    "kd-zero",
+    "address-of-factors",  # test_advice.py has it too; it starts Ray
+    "number-as-name",  # there is no data set of this name
+}
+"""Cases whose advice is no way out on this data set."""
+
+
 def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and "data" not in path.relative_to(folder).parts]
 
@@ -195,13 +213,16 @@ def test_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     changes, more, expected = CASES[case]
-    assert main([*words(tmp_path, **changes), *more]) == 2
+    given = [*words(tmp_path, **changes), *more]
+    assert main(given) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     for word in expected:
         assert word in said
     assert not (tmp_path / "saved").exists()
     assert files_in(tmp_path) == []
+    if case not in NOT_FOLLOWED_HERE:
+        follow(said, given, capsys)
 
 
 def test_teachers_may_be_a_list(tmp_path: Path) -> None:

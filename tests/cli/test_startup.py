@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 import recbole.data.dataset
-from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.model.abstract_recommender import (
+    ContextRecommender,
+    GeneralRecommender,
+    KnowledgeRecommender,
+    SequentialRecommender,
+)
 
-from recbole_kd.config.model_catalogue import ListedModel, listed_models, recbole_model_names
+from recbole_kd.config.model_catalogue import OWN_DISTILLATION, ListedModel, listed_models, recbole_model_names
 from recbole_kd.config.property_layers import layers, public_name
 from recbole_kd.config.request_names import check_typing
 from recbole_kd.config.schema import KD_RUN_KEYS
@@ -20,7 +25,7 @@ from recbole_kd.distiller.methods import DISTILLERS, NO_METHOD
 from recbole_kd.distiller.registry import distiller_class, distiller_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.integration import register
-from recbole_kd.pipeline.model_choices import model_class, model_names
+from recbole_kd.pipeline.model_choices import model_class, model_names, side_models
 from recbole_kd.pipeline.request import make_request
 from tests.support.paths import ROOT
 
@@ -80,6 +85,11 @@ def listed_by_class() -> Iterator[ListedModel]:
             if issubclass(found, family) and public_name(name) == name:
                 lines = (found.__doc__ or "").strip().splitlines()
                 yield ListedModel(name, setting, lines[0].strip() if lines else "")
+    for name in set(side_models()) - {OWN_DISTILLATION}:
+        found = model_class(name, "teacher")
+        family = "knowledge" if issubclass(found, KnowledgeRecommender) else "context"
+        assert issubclass(found, KnowledgeRecommender | ContextRecommender)
+        yield ListedModel(name, family, (found.__doc__ or "").strip().partition("\n")[0].strip())
 
 
 def test_the_list_of_models_is_that_of_the_classes() -> None:

@@ -209,7 +209,7 @@ def _check_order(model: str, part: Any) -> None:
     if part.benchmark_filename_list is None and part.config["eval_args"]["order"] == "RO":
         raise ConfigError(
             f"eval_args.order=RO is not possible with {model}, which learns from the order of a user's items, because "
-            "it shuffles them before the split: set eval_args={order: TO}"
+            "it shuffles them before the split: set eval_args.order=TO"
         )
 
 
