@@ -33,6 +33,9 @@ INDEX_KINDS = ("none", "ivf")
 NEGATIVES = ("own", "shared")
 """Negatives of HSTU's loss: drawn for each position, or once for a batch."""
 
+HSTU_LOSSES = ("sampled_softmax", "full_softmax")
+"""Losses of HSTU: over drawn negatives, or over all items."""
+
 TABLE_INITS = ("xavier_normal", "truncated_normal")
 """Initial values of HSTU's tables: as in the RCE-KD code, or as in the original."""
 
@@ -115,6 +118,7 @@ MODEL_TYPES: dict[str, dict[str, Any]] = {
         "temperature": Positive,
         "position_bias": bool,
         "time_bias": bool,
+        "loss": one_of(HSTU_LOSSES),
         "negatives": one_of(NEGATIVES),
         "table_init": one_of(TABLE_INITS),
     },

@@ -18,6 +18,7 @@ from recbole_kd.data.histories.user_histories import Histories, padded_histories
 from recbole_kd.data.time_order import RAW_ROW, RAW_TIME
 from recbole_kd.distributed.batch_shard import BatchShard, shard_of
 from recbole_kd.errors import ConfigError
+from recbole_kd.model.full_softmax import full_softmax
 from recbole_kd.model.hstu_encoder import Encoded, HSTUEncoder, HSTUSizes
 from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
 
@@ -30,7 +31,13 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the first of them, with the allowed values.
     """
-    check_values({key: config[key] for key in MODEL_TYPES["HSTU"]}, {}, model="HSTU")
+    values = {key: config[key] for key in MODEL_TYPES["HSTU"]}
+    check_values({**values, "loss": loss_name(config)}, {}, model="HSTU")
+
+
+def loss_name(config: Any) -> str:
+    """Return the loss; a checkpoint of an earlier version names none and was trained on drawn negatives."""
+    return config["loss"] or "sampled_softmax"
 
 
 def sizes_of(config: Any) -> HSTUSizes:
@@ -55,6 +62,7 @@ class _Autoregressive(nn.Module):
         self.temperature: float = config["temperature"]
         self.n_negatives: int = config["n_negatives"]
         self.negatives: str = config["negatives"]
+        self.loss_name = loss_name(config)
 
     def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """Encode the histories of a training batch, once for all losses.
@@ -73,7 +81,7 @@ class _Autoregressive(nn.Module):
         raise NotImplementedError
 
     def loss_of(self, encoded: Encoded, following: Tensor, mine: Tensor | None = None) -> Tensor:
-        """Return the sampled softmax loss, a mean over positions with a next item: float ``[]``.
+        """Return the softmax loss, a mean over positions with a next item: float ``[]``.
 
         Args:
             encoded, following: see :meth:`encode`.
@@ -81,6 +89,8 @@ class _Autoregressive(nn.Module):
                 all are here.
         """
         known = following > 0
+        if self.loss_name == "full_softmax":
+            return full_softmax(encoded.positions[known], self.item_vectors(), following[known], self.temperature)
         draw = UniformNegatives(self.n_items, self.n_negatives, following.device, mine)
         negatives = draw if self.negatives == "own" else draw.top()
         return sampled_softmax(
@@ -119,9 +129,9 @@ class _Autoregressive(nn.Module):
 class HSTU(_Autoregressive, SequentialRecommender):
     r"""Hierarchical sequential transduction units as a sequential recommender.
 
-    It is trained autoregressively: one row per user, every position a target, sampled softmax over cosines with a
-    temperature. A query is a row's history. With the time bias the last position is queried at the time of the row's
-    target, as in the published code.
+    It is trained autoregressively: one row per user, every position a target, a softmax over cosines with a
+    temperature, of all items or of drawn negatives. A query is a row's history. With the time bias the last position
+    is queried at the time of the row's target, as in the published code.
 
     Source: Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
     Recommendations", ICML 2024.

@@ -1,19 +1,17 @@
 """Sampled softmax over positions, computed in chunks.
 
-The ``[P, R]`` scores of a batch are never in memory as a whole, and there is no ``[P, R, d]`` tensor. The gradient of
-each chunk is computed together with its scores, so the backward pass only scales it.
+The ``[P, R]`` scores of a batch are never in memory as a whole, and there is no ``[P, R, d]`` tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recbole_kd.model.blocked_loss import blocked_mean
 from recbole_kd.ops.gathered_dot import gathered_dot
 
 SCORES_PER_CHUNK = 2**21
@@ -100,10 +98,15 @@ def sampled_softmax(
     Returns:
         float ``[]``, once differentiable in queries and items. Zero if there is no position.
     """
-    if len(positives) == 0:
-        return (queries.sum() + items.sum()) * 0.0
-    result: Tensor = _SampledSoftmax.apply(queries, items, positives, negatives, temperature, scores_per_chunk)
-    return result
+    n_negatives = (negatives(0) if callable(negatives) else negatives).shape[-1]
+
+    def block_loss(rows: slice, block: Tensor, table: Tensor) -> Tensor:
+        if callable(negatives):
+            return _chunk_loss(block, table, positives[rows], negatives(len(block)), temperature)
+        given = negatives if negatives.dim() == 1 else negatives[rows]
+        return _chunk_loss(block, table, positives[rows], given, temperature)
+
+    return blocked_mean(queries, items, block_loss, max(1, scores_per_chunk // (n_negatives + 1)))
 
 
 def _chunk_loss(queries: Tensor, items: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -117,46 +120,3 @@ def _chunk_loss(queries: Tensor, items: Tensor, positives: Tensor, negatives: Te
     same = negatives == positives.unsqueeze(1)
     scores = scores.masked_fill(torch.nn.functional.pad(same, (1, 0)), -torch.inf)
     return (scores.logsumexp(1) - scores[:, 0]).sum()
-
-
-class _SampledSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        items: Tensor,
-        positives: Tensor,
-        negatives: Tensor | Callable[[int], Tensor],
-        temperature: float,
-        scores_per_chunk: int,
-    ) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
-        n, n_negatives = len(positives), (negatives(0) if callable(negatives) else negatives).shape[-1]
-        step = max(1, scores_per_chunk // (n_negatives + 1))
-        d_queries, d_items = torch.empty_like(queries), torch.zeros_like(items)
-        total = queries.new_zeros(())
-        table = items.detach().requires_grad_(wanted)
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            drawn = (
-                negatives(rows.stop - start)
-                if callable(negatives)
-                else negatives
-                if negatives.dim() == 1
-                else negatives[rows]
-            )
-            with torch.set_grad_enabled(wanted):
-                chunk = queries[rows].detach().requires_grad_(wanted)
-                loss = _chunk_loss(chunk, table, positives[rows], drawn, temperature)
-            if wanted:
-                d_queries[rows], more = torch.autograd.grad(loss, (chunk, table))
-                d_items += more
-            total += loss.detach()
-        ctx.save_for_backward(d_queries.div_(n), d_items.div_(n))
-        return total / n
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_queries, d_items = ctx.saved_tensors
-        return grad * d_queries, grad * d_items, None, None, None, None

@@ -369,10 +369,15 @@ def test_every_item_but_the_first_is_a_target_of_the_general_face(tiny_dataset: 
         assert following[encoded.layout.row == row].tolist() == [*history[1:], 0]
 
 
-@pytest.mark.parametrize("negatives", ["own", "shared"])
+SAMPLED = {"loss": "sampled_softmax"}
+
+
+@pytest.mark.parametrize(
+    "loss", [{**SAMPLED, "negatives": "own"}, {**SAMPLED, "negatives": "shared"}, {"loss": "full_softmax"}]
+)
 @pytest.mark.parametrize("model", FACES)
-def test_it_learns(model: str, negatives: str, tiny_dataset: TinyData) -> None:
-    _, net, _, (train, *_) = prepared(model, tiny_dataset, negatives=negatives, temperature=0.2, n_negatives=30)
+def test_it_learns(model: str, loss: dict[str, str], tiny_dataset: TinyData) -> None:
+    _, net, _, (train, *_) = prepared(model, tiny_dataset, **loss, temperature=0.2, n_negatives=30)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     torch.manual_seed(0)
     losses = []
@@ -396,6 +401,7 @@ def test_it_learns(model: str, negatives: str, tiny_dataset: TinyData) -> None:
         ("input_dropout", 1.0),
         ("linear_dropout", "x"),
         ("temperature", 0),
+        ("loss", "softmax"),
         ("negatives", "few"),
         ("table_init", "zeros"),
         ("time_bias", None),
