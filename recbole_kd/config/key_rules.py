@@ -25,6 +25,8 @@ RANKING_METRICS = (
 VALUE_METRICS = ("AUC", "MAE", "RMSE", "LogLoss")
 WITHOUT_K = frozenset(name.lower() for name in ("GAUC", *VALUE_METRICS))
 
+BY_USER, ALWAYS_BY_USER = ("SASRec", "GRU4Rec"), "HSTU"
+"""Models that train by user if ``train_by_user`` asks for it, and the one that always does."""
 
 UNREAD = {
     "save_dataset": "a run prepares its data itself and does not read a pickled cache",
@@ -51,6 +53,24 @@ def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
     for key, reason in UNREAD.items():
         if values.get(key):
             raise invalid(prefix + key, values[key], f"it has no effect, {reason}")
+
+
+def check_by_user(model: str, asked: object, prefix: str = "") -> None:
+    """Refuse ``train_by_user`` with a model that cannot train by user.
+
+    Args:
+        model: its public name. asked: the value of the key. prefix: "teacher." for a teacher's key.
+
+    Raises:
+        ConfigError: it is asked of such a model.
+    """
+    if asked and model not in (*BY_USER, ALWAYS_BY_USER):
+        raise invalid(
+            f"{prefix}train_by_user",
+            asked,
+            f"it has no effect on {model}: {' and '.join(BY_USER)} can train by user, and {ALWAYS_BY_USER} always does",
+            f"Leave {prefix}train_by_user out",
+        )
 
 
 def index_kind(values: Mapping[str, Any]) -> Any:

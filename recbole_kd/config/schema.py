@@ -85,6 +85,7 @@ RUN_KEYS: dict[str, Any] = {
     "init_std": Positive | None,
     "split_seed": Seed,
     "time_order": Literal["exact", "recbole"],
+    "train_by_user": bool,
     "max_minutes": Positive | None,
     "eval_memory_mb": Count,
     "nproc": Count,

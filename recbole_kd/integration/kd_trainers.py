@@ -25,8 +25,11 @@ from recbole_kd.integration.recbole_config import KDConfig
 
 _SUFFIX = "Trainer"
 _OURS = frozenset(
-    ["teacher", "teacher_path", "teacher_config", "eval_protocol", "time_order", "max_minutes", "loss_reduction"]
-)
+    {
+        "teacher", "teacher_path", "teacher_config", "eval_protocol", "time_order", "max_minutes", "loss_reduction",
+        "train_by_user",
+    }
+)  # fmt: skip
 """Keys that RecBole's own trainer ignores."""
 
 

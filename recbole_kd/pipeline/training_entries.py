@@ -73,8 +73,8 @@ def settings_of(config: Any) -> dict[str, Any]:
     """Return the values of a Config that affect a training's result, as plain JSON values."""
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # the model reads no item features
-    # An unset max_minutes is left out, so that models cached before the key existed are still found.
-    unset = [] if config["max_minutes"] else ["max_minutes"]
+    # Keys that are not set are left out, so that models cached before the keys existed are still found.
+    unset = [key for key in ("max_minutes", "train_by_user") if not config[key]]
     if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
         unset.append("time_order")
     return {

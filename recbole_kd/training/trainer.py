@@ -32,6 +32,7 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_kd.acceleration.user_passes import encode_by_user
 from recbole_kd.config.argument_kinds import FUNCTION, LOADER, MODEL, NAMES, PATH, RECBOLE_CONFIG, takes
 from recbole_kd.data.fingerprint import check_same_ids
 from recbole_kd.data.histories.recbole_rows import sequence_queries
@@ -85,6 +86,16 @@ def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
         )
 
 
+def _check_batches(config: Any, train_data: Any) -> None:
+    """Refuse ``train_by_user`` with data whose batches are of single rows (ConfigError)."""
+    dataset = getattr(train_data, "_dataset", train_data)
+    if config["train_by_user"] and all(getattr(dataset, name, None) is None for name in ("blocks", "user_rows")):
+        raise ConfigError(
+            f"train_by_user=True has no effect on this {type(dataset).__name__}, whose batches are of single rows: "
+            "make the data from this Config with recbole_kd.prepare_data, or leave it out"
+        )
+
+
 class KDTrainer(Trainer):
     """The trainer of a student on its own loss plus ``distiller.weight`` times the KD loss.
 
@@ -132,6 +143,8 @@ class KDTrainer(Trainer):
     ) -> None:
         self.ranks = ranks
         _check_student(model, distiller)
+        if config["train_by_user"]:
+            encode_by_user(model)
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
         if scalars is None:
             super().__init__(config, model)
@@ -311,6 +324,7 @@ class KDTrainer(Trainer):
         Raises:
             TeacherError: the teacher was made on another split.
         """
+        _check_batches(self.config, train_data)
         if self.ranks is not None:
             self._shards = ShardLoader(TrainBatches(train_data), self.ranks)
         self._prepared = train_data

@@ -72,6 +72,12 @@ CASES: dict[str, Case] = {
     "init_std": Case("0.5", "weights"),
     "split_seed": Case("7", "weights", ("--eval_args.order=RO",)),
     "time_order": Case("recbole", "weights", ("--dataset=late",)),
+    "train_by_user": Case(
+        "True", "weights", ("--model=GRU4Rec", "--embedding_size=", "--hidden_size=4", "--eval_args.order=")
+    ),
+    "teacher.train_by_user": Case(
+        "True", "teacher", ("--model=GRU4Rec", "--teacher=GRU4Rec", "--embedding_size=", "--eval_args.order=")
+    ),
     "max_minutes": Case("1e-9", "reported", ("--epochs=3",)),
     "cache_dir": Case("elsewhere", "teacher"),
     "output_dir": Case("elsewhere", "folder"),
@@ -96,6 +102,9 @@ CASES: dict[str, Case] = {
     "load_col": Case("{inter: [user_id, item_id, timestamp, rating]}", "teacher", ("--dataset=rated",)),
     "normalize_all": Case(
         "False", "teacher", ("--dataset=rated", "--load_col={inter: [user_id, item_id, timestamp, rating]}")
+    ),
+    "MAX_ITEM_LIST_LENGTH": Case(
+        "3", "weights", ("--model=GRU4Rec", "--embedding_size=", "--hidden_size=4", "--eval_args.order=")
     ),
     "loss_type": Case(
         "BPR", "weights", ("--model=GRU4Rec", "--embedding_size=", "--hidden_size=4", "--eval_args.order=")

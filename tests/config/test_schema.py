@@ -108,6 +108,7 @@ def test_the_metrics_are_those_of_recbole() -> None:
         ("eval_batch_size=0", "at least 1"),
         ("eval_step=0", "at least 1"),
         ("stopping_step=-1", "at least 0"),
+        ("train_by_user=2", "True or False"),
         ("max_minutes=0", "greater than 0"),
         ("max_minutes=an hour", "a number greater than 0 or empty (~)"),
         ("embedding_size=0", "at least 1"),

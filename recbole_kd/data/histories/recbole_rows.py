@@ -7,7 +7,7 @@ queries works with both. :mod:`recbole_kd.scoring.scorer` defines queries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,14 +32,17 @@ class SequenceQueries:
     Attributes:
         universe: all queries that a stored teacher answers.
         query_ids: int64 ``[n]``, the index in ``universe`` of each training query, the pad first.
+        begins: int64 ``[n]``, the first item of each query's history in training. None if it is the universe's.
     """
 
     universe: Rows
     query_ids: Tensor
+    begins: Tensor | None = None
 
     def training_rows(self) -> Rows:
         """Return the rows of the queries, the pad first."""
-        return self.universe.take(self.query_ids)
+        rows = self.universe.take(self.query_ids)
+        return rows if self.begins is None else replace(rows, begins=self.begins)
 
 
 _known: WeakKeyDictionary[Any, SequenceQueries] = WeakKeyDictionary()
@@ -63,7 +66,7 @@ def sequence_queries(data: Any) -> SequenceQueries | None:
     """
     dataset = getattr(data, "_dataset", data)
     if isinstance(dataset, SequenceDataset):
-        return SequenceQueries(dataset.universe, dataset.query_ids)
+        return SequenceQueries(dataset.universe, dataset.query_ids, dataset.begins)
     if not is_recboles(dataset):
         return None
     if dataset not in _known:

@@ -8,7 +8,7 @@ there but one here. Users with four or more items have the same rows in both (te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ from recbole.model.abstract_recommender import ContextRecommender, KnowledgeReco
 from recbole.utils import FeatureSource, FeatureType, get_model
 from torch import Tensor
 
+from recbole_kd.config.key_rules import check_by_user
+from recbole_kd.config.property_layers import public_name
 from recbole_kd.data.context_columns import context_part
 from recbole_kd.data.histories.history_rows import QUERY, HistoryRows, RowFields, Rows
 from recbole_kd.data.histories.ordered_dataset import HSTUDataset, HSTUGeneralDataset
+from recbole_kd.data.histories.user_blocks import UserBlocks
 from recbole_kd.data.knowledge_graph import KnowledgePart
 from recbole_kd.data.time_order import RAW_TIME
 from recbole_kd.errors import ConfigError, DataError
@@ -32,12 +35,17 @@ class SequenceDataset(HSTUDataset):
         rows: rows of this part. split_part: the interactions behind them.
         universe: in a training part, all queries that a stored teacher answers (:mod:`recbole_kd.scoring.scorer`).
         query_ids: in a training part, the index in ``universe`` of each training query, int64; id 0 is the pad.
+        begins: in a training part, the first item of each training query's history, int64.
+        blocks: the rows that it is iterated by, a user at a time (``train_by_user``). None iterates by row, or for HSTU
+            over each user's latest row.
     """
 
     rows: Rows
     split_part: Any
     universe: Rows
     query_ids: Tensor
+    begins: Tensor
+    blocks: UserBlocks | None = None
     query_field = QUERY
 
     @classmethod
@@ -58,7 +66,21 @@ class SequenceDataset(HSTUDataset):
 
     def training_rows(self) -> Rows:
         """Return the rows of the training queries, the pad first."""
-        return self.universe.take(self.query_ids)
+        return replace(self.universe.take(self.query_ids), begins=self.begins)
+
+    def iterate_by_block(self) -> None:
+        """Switch length and rows to those of the users: each has all rows of a user."""
+        self.blocks = UserBlocks.of(self.rows)
+        self._columns = self.blocks.columns()
+
+    def __len__(self) -> int:
+        return super().__len__() if self.blocks is None else len(self.blocks)
+
+    def __getitem__(self, index: Any, join: bool = True) -> Any:
+        if self.blocks is None:
+            return super().__getitem__(index, join)
+        rows = self._columns[self.blocks.places(torch.as_tensor(index).reshape(-1))]
+        return self.join(rows) if join else rows
 
 
 @dataclass(frozen=True)
@@ -128,7 +150,11 @@ def sequence_parts(config: Any, parts: Sequence[Any]) -> tuple[SequenceDataset, 
             "filters"
         )
     train.universe = make.universe(train.rows)
-    _number_queries(train, getattr(get_model(config["model"]), "trains_by_user", False))
+    if getattr(get_model(config["model"]), "trains_by_user", False):
+        train.iterate_by_user()
+    elif config["train_by_user"]:
+        train.iterate_by_block()
+    _number_queries(train)
     paper = config["eval_protocol"] == "paper"
     later = [
         SequenceDataset.over(part, config, make.held_out(n, 1 if paper else n)) for n, part in enumerate(parts) if n
@@ -173,25 +199,33 @@ class _RowMaker:
         return Rows(whole.fields, whole.items, whole.times, **joined, with_times=self.with_times, n_whole=len(lengths))
 
 
-def _number_queries(train: SequenceDataset, by_user: bool) -> None:
+def _number_queries(train: SequenceDataset) -> None:
     """Give each training row its id as a query.
 
-    The id is the user if the model trains by user, otherwise the row number, counted from 1.
+    The id is the user if the part is iterated over one row of each user, otherwise the number of the row among those
+    that it is iterated over, counted from 1.
     """
-    n_users, n_rows, users = train.user_num, len(train.rows), train.rows.users
-    if by_user:
-        train.iterate_by_user()
-        assert train.user_rows is not None
+    n_users, users = train.user_num, train.rows.users
+    if train.user_rows is not None:
         train.query_ids = torch.arange(n_users).scatter(0, users[train.user_rows], n_users + train.user_rows)
         train.inter_feat[QUERY] = users
     else:
-        train.query_ids = torch.cat([torch.zeros(1, dtype=torch.int64), n_users + torch.arange(n_rows)])
-        train.inter_feat[QUERY] = torch.arange(1, n_rows + 1)
+        rows = torch.arange(len(train.rows)) if train.blocks is None else train.blocks.kept
+        train.query_ids = torch.cat([torch.zeros(1, dtype=torch.int64), n_users + rows])
+        train.inter_feat[QUERY] = torch.zeros_like(users).index_copy(0, rows, torch.arange(1, len(rows) + 1))
+    train.begins = train.universe.begins[train.query_ids]
+    if train.blocks is not None:
+        train.begins[1:] = train.blocks.rows.begins
     train.set_field_property(QUERY, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
 
 def stage_parts(config: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the parts of a run's split as a model of its family reads them."""
+    """Return the parts of a run's split as a model of its family reads them.
+
+    Raises:
+        ConfigError: ``train_by_user`` is asked of a model that cannot, or the split does not serve a sequential model.
+    """
+    check_by_user(public_name(config["model"]), config["train_by_user"])
     kind = get_model(config["model"])
     if issubclass(kind, SequentialRecommender):
         return sequence_parts(config, parts)
