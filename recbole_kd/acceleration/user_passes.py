@@ -73,7 +73,9 @@ def in_passes(encode: Callable[[Tensor], Tensor], items: Tensor, lengths: Tensor
 
 
 def begins_the_next(items: Tensor, lengths: Tensor) -> Tensor:
-    """Return which rows' histories are the beginning of the next row's, bool ``[B]``; the last row's is not.
+    """Return which rows' histories begin the next row's, bool ``[B]``.
+
+    The last row's does not.
 
     Args:
         items: int64 ``[B, W]``, right padded. lengths: int64 ``[B]``.

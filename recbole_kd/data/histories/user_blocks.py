@@ -13,12 +13,12 @@ from recbole_kd.data.histories.history_rows import QUERY, HistoryRows, Rows
 
 @dataclass(frozen=True)
 class UserBlocks:
-    """All training rows of each user, shortest history first; the histories of a user begin at the same item.
+    """All training rows of each user, shortest history first.
 
-    A causal model encodes the longest of them once and has the vectors of all (``train_by_user``). If a user's longest
-    history has more than ``max_length`` items, all histories begin with its latest ``max_length``, as HSTU's do: the
-    targets before its second item are left out, and the others have shorter histories than RecBole's rows, whose
-    windows move.
+    The histories of a user begin at the same item: a causal model encodes the longest of them once and has the vectors
+    of all (``train_by_user``). If the longest has more than ``max_length`` items, the user's histories begin with its
+    latest ``max_length``, as HSTU's do. The targets up to the first of these items are left out, and the others have
+    shorter histories than RecBole's rows, whose windows move.
 
     Attributes:
         rows: the rows, by user. kept: int64 ``[n]``, the index of each among all prefixes.
