@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recbole_kd.ops.threads import n_threads, same_on_any_threads, side_by_side, torch_on_one_thread
+from recbole_kd.distiller.experts_on_cpu import ChosenExperts
 
 NEGLIGIBLE = 2.0**-24
 """An expert with a smaller weight changes nothing in float32 and is not evaluated."""
@@ -41,10 +40,10 @@ class ExpertMixture(nn.Module):
     r"""A mixture of expert networks with a selection per entity.
 
     The E networks are :math:`d_s \to (d_s + d_t)/2 \to d_t` with ReLU. The selection is a linear layer on the teacher's
-    vector. :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is computed as one product of the weighted hidden layers ``[n, E
-    h]`` with the stacked ``[E h, d_t]``. The experts' outputs ``[n, E, d_t]`` are never stored. Hidden layers are
-    computed for some rows at a time, and again in the backward pass. If the selection is nearly one-hot, only the
-    selected pairs are evaluated.
+    vector. The experts' outputs ``[n, E, d_t]`` are never stored. On a CPU only pairs of row and expert are evaluated
+    whose weight counts. Elsewhere :math:`\sum_e z_e (W_{2e} h_e + b_{2e})` is one product of the weighted hidden
+    layers ``[n, E h]`` with the stacked ``[E h, d_t]``. Hidden layers are computed for some rows at a time, and again
+    in the backward pass.
 
     Args:
         n_experts: E.
@@ -67,98 +66,24 @@ class ExpertMixture(nn.Module):
 
     def forward(self, vectors: Tensor, selection: Tensor) -> Tensor:
         """Mix the experts' outputs: vectors ``[n, d_s]``, weights ``[n, E]`` -> ``[n, d_t]``."""
+        if selection.device.type != "cpu":  # the question which are chosen would wait for the device
+            return self._all(vectors, selection)
         chosen = ~(selection.detach() <= NEGLIGIBLE)  # NaN counts as chosen, so that it propagates
-        # elsewhere than on a CPU the question would wait for the device
-        if chosen.device.type == "cpu" and 2 * int(chosen.sum()) <= chosen.numel():
-            weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
-            found: Tensor = _OfChosen.apply(vectors, selection, *weights, chosen)
-            return found
+        weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)
+        found: Tensor = ChosenExperts.apply(vectors, selection, *weights, chosen)
+        return found
+
+    def _all(self, vectors: Tensor, selection: Tensor) -> Tensor:
+        """Mix the outputs of all experts, whatever their weights."""
         stacked = self.weight_1.transpose(0, 1).flatten(1)
         mixed: Tensor = _MixedHidden.apply(
             vectors, selection, stacked, self.bias_1.flatten(), self.weight_2.flatten(0, 1)
         )
-        return mixed + same_on_any_threads(torch.matmul, selection, self.bias_2)
-
-
-class _OfChosen(torch.autograd.Function):
-    r"""The rows of :meth:`ExpertMixture.forward` from the chosen pairs of row and expert only, on a CPU.
-
-    One thread computes all rows of an expert, forwards and backwards, so the bits do not depend on the number of
-    threads. Hidden layers are computed again in the backward pass.
-
-    Shapes: x ``[n, d_s]``, z ``[n, E]``, W_1 ``[E, d_s, h]``, b_1 ``[E, h]``, W_2 ``[E, h, d_t]``, b_2 ``[E, d_t]``,
-    chosen bool ``[n, E]`` -> ``[n, d_t]``.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        vectors: Tensor,
-        selection: Tensor,
-        weight_1: Tensor,
-        bias_1: Tensor,
-        weight_2: Tensor,
-        bias_2: Tensor,
-        chosen: Tensor,
-    ) -> Tensor:
-        expert, row = chosen.T.nonzero().unbind(1)
-        ctx.save_for_backward(vectors, selection, weight_1, bias_1, weight_2, bias_2, expert, row)
-        shares, outputs = selection[row, expert].unsqueeze(1), vectors.new_empty(len(row), bias_2.shape[1])
-
-        def work(e: int, pairs: slice) -> None:
-            hidden = torch.addmm(bias_1[e], vectors[row[pairs]], weight_1[e]).relu_()
-            torch.addmm(bias_2[e], hidden, weight_2[e], out=outputs[pairs]).mul_(shares[pairs])
-
-        _by_expert(work, expert, len(bias_2))
-        return _summed(outputs, row, len(vectors))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        vectors, selection, weight_1, bias_1, weight_2, bias_2, expert, row = ctx.saved_tensors
-        shares, d_shares = selection[row, expert].unsqueeze(1), selection.new_empty(len(row))
-        d_inputs = vectors.new_empty(len(row), vectors.shape[1])
-        d_weight_1, d_bias_1, d_weight_2, d_bias_2 = (torch.zeros_like(t) for t in (weight_1, bias_1, weight_2, bias_2))
-
-        def work(e: int, pairs: slice) -> None:
-            inputs, own = vectors[row[pairs]], grad[row[pairs]]
-            hidden = torch.addmm(bias_1[e], inputs, weight_1[e]).relu_()
-            d_hidden = own @ weight_2[e].T
-            d_shares[pairs] = torch.linalg.vecdot(d_hidden, hidden) + own @ bias_2[e]
-            own.mul_(shares[pairs])
-            torch.mm(hidden.T, own, out=d_weight_2[e])
-            torch.sum(own, dim=0, out=d_bias_2[e])
-            d_hidden.mul_(shares[pairs]).mul_((hidden > 0).view(torch.uint8))
-            torch.mm(inputs.T, d_hidden, out=d_weight_1[e])
-            torch.sum(d_hidden, dim=0, out=d_bias_1[e])
-            torch.mm(d_hidden, weight_1[e].T, out=d_inputs[pairs])
-
-        _by_expert(work, expert, len(bias_2))
-        d_selection = torch.zeros_like(selection)
-        d_selection[row, expert] = d_shares
-        d_vectors = _summed(d_inputs, row, len(vectors)) if ctx.needs_input_grad[0] else None
-        return d_vectors, d_selection, d_weight_1, d_bias_1, d_weight_2, d_bias_2, None
-
-
-def _by_expert(work: Callable[[int, slice], None], expert: Tensor, n_experts: int) -> None:
-    """Call ``work`` with each expert that has pairs and their slice: int64 ``[pairs]``, sorted.
-
-    As many experts are done at once as torch has threads, each on one thread.
-    """
-    ends = torch.bincount(expert, minlength=n_experts).cumsum(0).tolist()
-    numbers = {start: e for e, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if start < end}
-    parts = [slice(start, ends[e]) for start, e in numbers.items()]
-    side_by_side(lambda pairs: work(numbers[pairs.start], pairs), parts, min(n_threads(), max(len(parts), 1)))
-
-
-def _summed(parts: Tensor, row: Tensor, n: int) -> Tensor:
-    """Return the sums of the parts of each row, ``[pairs, d]`` -> ``[n, d]``."""
-    with torch_on_one_thread():
-        return parts.new_zeros(n, parts.shape[1]).index_add_(0, row, parts)
+        return mixed + selection @ self.bias_2
 
 
 class _MixedHidden(torch.autograd.Function):
-    r"""The rows :math:`(z \otimes relu(x W_1 + b_1)) W_2`, computed in blocks of rows.
+    r"""The rows :math:`(z \otimes relu(x W_1 + b_1)) W_2`, computed in blocks of rows, for a GPU.
 
     Shapes: x ``[n, d_s]``, z ``[n, E]``, W_1 ``[d_s, E h]``, b_1 ``[E h]``, W_2 ``[E h, d_t]`` -> ``[n, d_t]``.
     """
@@ -195,11 +120,9 @@ class _MixedHidden(torch.autograd.Function):
             _weighted(d_hidden, selection[rows]).mul_((hidden > 0).view(torch.uint8))
             d_weight_2.addmm_(_weighted(hidden, selection[rows]).T, grad[rows])
             d_weight_1.addmm_(vectors[rows].T, d_hidden)
-            # These two sum in an order that depends on the number of threads.
-            with torch_on_one_thread(grad.device.type == "cpu"):
-                d_bias_1 += d_hidden.sum(dim=0)
-                if d_vectors is not None:
-                    torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])
+            d_bias_1 += d_hidden.sum(dim=0)
+            if d_vectors is not None:
+                torch.mm(d_hidden, weight_1.T, out=d_vectors[rows])
         return d_vectors, d_selection, d_weight_1, d_bias_1, d_weight_2
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_kd.distiller import expert_networks as module
+from recbole_kd.distiller import experts_on_cpu
 from recbole_kd.distiller.de import DE
 from recbole_kd.distiller.expert_networks import ExpertMixture
 from recbole_kd.distiller.registry import check_options
@@ -43,30 +44,32 @@ def naive(experts: ExpertMixture, vectors: Tensor, selection: Tensor) -> Tensor:
     return torch.einsum("ne,end->nd", selection, torch.stack(each))
 
 
-@pytest.mark.parametrize("kind", ["soft", "sharp", "one-hot"])
+@pytest.mark.parametrize("kind", ["soft", "some", "sharp", "one-hot", "elsewhere"])
 def test_experts_and_gradients_equal_one_network_after_the_other(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "rows_at_a_time", lambda *_: 7)  # several blocks, the last one short
+    monkeypatch.setattr(experts_on_cpu, "ROWS", 7)
     generator = torch.Generator().manual_seed(1)
     experts = ExpertMixture(4, 5, 9, generator).double()
     vectors = torch.randn(40, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    logits = (
-        torch.randn(40, 4, generator=generator, dtype=torch.float64) / {"soft": 1, "sharp": 0.03, "one-hot": 1e-9}[kind]
-    )
-    selection = logits.softmax(1).requires_grad_()
-    sparse = 2 * int((selection > module.NEGLIGIBLE).sum()) <= selection.numel()
-    assert sparse == (kind != "soft")
+    logits = torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    sharpness = {"some": 0.08, "sharp": 0.03, "one-hot": 1e-9}.get(kind, 1)
+    selection = (logits / sharpness).softmax(1).requires_grad_()
+    chosen = selection > module.NEGLIGIBLE
+    share = {"some": (0.5, 0.9), "sharp": (0.3, 0.6), "one-hot": (0.25, 0.25)}.get(kind, (1, 1))
+    assert share[0] <= float(chosen.double().mean()) <= share[1]
     direction = torch.randn(40, 9, generator=generator, dtype=torch.float64)
     parameters = [experts.weight_1, experts.bias_1, experts.weight_2, experts.bias_2]
-    found, expected = experts(vectors, selection), naive(experts, vectors, selection)
+    forward = experts._all if kind == "elsewhere" else experts
+    found, expected = forward(vectors, selection), naive(experts, vectors, selection)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    wanted = [
-        vectors,
-        *parameters,
-        *([] if sparse else [selection]),
-    ]  # negligible experts pass nothing on to the choice
-    gradients = (torch.autograd.grad((out * direction).sum(), wanted) for out in (found, expected))
-    for own, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
+    gradients = (
+        torch.autograd.grad((out * direction).sum(), [selection, vectors, *parameters]) for out in (found, expected)
+    )
+    (own_choice, *own), (other_choice, *other) = gradients
+    # negligible experts pass nothing on to the choice
+    torch.testing.assert_close(own_choice, other_choice * chosen, rtol=1e-5, atol=1e-5)
+    for one, another in zip(own, other, strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-5)
 
 
 def test_temperature_falls_geometrically_and_stops() -> None:

@@ -81,6 +81,18 @@ def test_methods_with_experts_have_the_same_bits(name: str, temperature: float, 
         assert all(torch.equal(gradients[0][key], other[key]) for key in gradients[0]), name
 
 
+def test_experts_that_some_rows_choose_have_the_same_bits(threads: Callable[[int], None]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    experts, vectors = ExpertMixture(5, 8, 60, generator), torch.randn(700, 8, generator=generator).requires_grad_()
+    selection = (torch.randn(700, 5, generator=generator) / 0.08).softmax(1).requires_grad_()
+    found = []
+    for n in (1, 2, 3):
+        threads(n)
+        out = experts(vectors, selection)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [vectors, selection, *experts.parameters()][:6])])
+    assert all(torch.equal(one, another) for other in found[1:] for one, another in zip(found[0], other, strict=True))
+
+
 def _batch(distiller: Any, n: int) -> Any:
     generator = torch.Generator().manual_seed(4)
     rows, positives, negatives = (torch.randint(1, 1999, (n,), generator=generator) for _ in range(3))
