@@ -35,7 +35,10 @@ def advice_for(name: str) -> str | None:
     if known or len(parts) < 2 or not all(part.isidentifier() for part in parts):
         return None
     call = f"recbole_kd.register_model({short})"
-    return f"if {short} is a model class of your own, import it and call {call} before the file is read"
+    return (
+        f"if {short} is a model class of your own, import it and call {call} before the file is read; a model of a "
+        "program that builds on RecBole teaches by its scores (recbole_kd.teacher_from_scores)"
+    )
 
 
 def names_a_model(module: str, name: str) -> bool:

@@ -136,6 +136,7 @@ def test_the_advice_names_classes_of_users_only() -> None:
     assert "register_model(TwoTower)" in str(advice_for("my_model.TwoTower")) and "(Net)" in str(
         advice_for("__main__.Net")
     )
+    assert "teacher_from_scores" in str(advice_for("recbole_gnn.config.Config"))
     for name in (
         "os.system",
         "posix.system",
