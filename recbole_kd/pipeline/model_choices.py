@@ -78,8 +78,8 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
         model: type[Any] = get_model(recbole_name(name, setting))
     except ImportError as error:
         raise ConfigError(
-            f"--{role}={name} is a model of the package {error.name}, which is not installed: it must be one of "
-            "RecBole's general models, such as MF or LightGCN, or a sequential one, such as SASRec"
+            f"--{role}={name} is a model of another library (its file imports {error.name}, which is not installed): it "
+            "must be one of RecBole's general models, such as MF or LightGCN, or a sequential one, such as SASRec"
         ) from None
     if issubclass(model, GeneralRecommender) or (role == "teacher" and reads_sides(model)):
         return model
@@ -90,15 +90,15 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
             f"--{role}={name} is a {kind} model: it must be a general one, such as MF or LightGCN, or a sequential "
             f"one, such as SASRec{teaches}"
         )
-    if setting != "sequential":
-        raise ConfigError(
-            f"--{role}={name} is a {kind} model: with --setting=general it must be a general one, such as MF or "
-            "LightGCN (or HSTU, which is both); set --setting=sequential, which splits by leave-one-out for every model"
-        )
     if name != "HSTU" and hasattr(recbole.data.dataset, f"{name}Dataset"):
         raise ConfigError(
             f"--{role}={name} needs its own data set class in RecBole, but all models of a run share one split: take "
             "another model"
+        )
+    if setting != "sequential":
+        raise ConfigError(
+            f"--{role}={name} is a {kind} model: with --setting=general it must be a general one, such as MF or "
+            "LightGCN (or HSTU, which is both); set --setting=sequential, which splits by leave-one-out for every model"
         )
     return model
 

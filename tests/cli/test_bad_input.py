@@ -41,6 +41,7 @@ CASES: dict[str, tuple[dict[str, str | None], list[str], list[str]]] = {
         [],
         ["GRU4Rec", "sequential"],
     ),
+    "own-data-set": ({"teacher": "DIEN"}, [], ["DIEN needs its own data set class", "another model"]),
     "closed-form-student": ({"model": "EASE"}, [], ["EASE", "TraditionalTrainer"]),
     "special-trainer": ({"model": "NCL"}, [], ["NCL", "NCLTrainer"]),
     "no-teacher": ({"teacher": None}, [], ["--teacher"]),
