@@ -78,8 +78,8 @@ def model_class(name: str, role: str, setting: str = "general") -> type[Any]:
         model: type[Any] = get_model(recbole_name(name, setting))
     except ImportError as error:
         raise ConfigError(
-            f"--{role}={name} is a model of another library (its file imports {error.name}, which is not installed): it "
-            "must be one of RecBole's general models, such as MF or LightGCN, or a sequential one, such as SASRec"
+            f"--{role}={name} is a model of another library (its file imports {error.name}, which is not installed): "
+            "it must be one of RecBole's general models, such as MF or LightGCN, or a sequential one, such as SASRec"
         ) from None
     if issubclass(model, GeneralRecommender) or (role == "teacher" and reads_sides(model)):
         return model
