@@ -10,7 +10,7 @@ import torch
 from recbole_kd.config.property_layers import distiller_layers, names_in, student_layers, teacher_layers
 from recbole_kd.data.split_and_loaders import make_loaders
 from recbole_kd.distiller.rcekd import RCEKD
-from recbole_kd.distiller.registry import check_options, distiller_options
+from recbole_kd.distiller.registry import check_options, distiller_class, distiller_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.model.loss_reduction import initialise, reduction_note, reduction_of, with_decay_for_mean
 from recbole_kd.training.trainer import KDTrainer
@@ -134,6 +134,28 @@ def test_published_values_of_a_pair(name: str) -> None:
     # HSTU's own loss is a mean, where the published KD loss is a sum over the users of a batch
     assert tuple(values[key] for key in keys) == (batch, weight * batch if student == "HSTU" else weight, *rest)
     assert values["learning_rate"] == 0.001 and values["kd_tau"] == 10
+
+
+PUBLISHED_FOR_HSTU: dict[str, tuple[int, float, float]] = {  # batch, the code's lambda, decay
+    "CD-citeulike": (512, 0.5, 1e-8),
+    "DCD-citeulike": (512, 0.01, 1e-5),
+    "RRD-citeulike": (512, 1e-4, 1e-5),
+    "RRD-gowalla": (128, 1e-4, 1e-5),
+    "RRD-yelp2018": (128, 1e-4, 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FOR_HSTU)
+def test_published_values_of_other_methods_for_hstu(name: str) -> None:
+    """The published KD loss, a sum over a batch's users, is a mean here: lambda is multiplied by the batch."""
+    kd, dataset = name.split("-")
+    values, files = distiller_layers(kd, dataset, "HSTU", "HSTU")
+    batch, weight, decay = PUBLISHED_FOR_HSTU[name]
+    assert f"distiller/{name}-HSTU-HSTU" in files
+    assert (values["train_batch_size"], values["weight_decay"]) == (batch, decay)
+    assert values["kd_weight"] == pytest.approx(weight * batch, rel=1e-6)
+    own = {key[3:]: value for key, value in values.items() if key[3:] in distiller_options(distiller_class(kd))}
+    check_options(distiller_class(kd), own, 5219, 25181)
 
 
 def test_the_published_candidates_are_those_of_the_code_alone() -> None:
