@@ -20,7 +20,9 @@ HEAD = """# Options
 
 This page is written by `python scripts/make_options_page.py` from the comments of the property files. A key is given as
 `--key=value` on the command line, in a file of `--config_files`, or in `config_dict`. Every RecBole key of the student
-is allowed too, and `--teacher.KEY=VALUE` is a RecBole key of the teacher. `~` stands for an empty value.
+is allowed too, and `--teacher.KEY=VALUE` is a RecBole key of the teacher. `~` stands for an empty value. A run chooses
+`kd_weight` on validation ([how](compare-and-tune.md#let-a-run-choose-its-weight)) where no value of its pair is known;
+a method's number is its general default, which `kd_weight=default` takes.
 
 ```bash
 recbole-kd run --help RCEKD

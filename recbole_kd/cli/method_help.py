@@ -30,6 +30,9 @@ def method_help(name: str) -> str:
     shared = [key for key in key_comments(properties_dir() / "overall.yaml") if key.key in KD_RUN_KEYS]
     lines = [f"{name}: {(inspect.getdoc(method) or '').partition(chr(10))[0]}", "", f"keys of {name}"]
     lines += _rows(keys)
+    if "kd_weight" in known:
+        lines += ["", "kd_weight is chosen on validation (auto), unless it is given or known for the pair;"]
+        lines += [f"the number above is the general default of {name}, which kd_weight=default takes"]
     lines += ["", "keys of every method", *_rows(key for key in shared if key.key not in known)]
     pairs = [pair for pair in names_in("distiller") if pair.startswith(f"{name}-")]
     if pairs:

@@ -9,10 +9,12 @@ from recbole_kd.cli.grids import HELP, named_grid
 from recbole_kd.cli.parser import SentenceParser
 from recbole_kd.cli.reproduce_paper import WORD
 from recbole_kd.cli.reproduce_paper import run as run_paper
+from recbole_kd.cli.reproduce_weights import run as run_weights
 from recbole_kd.experiments.epoch_curves import dynamics_section
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.runner import read_results, run_grid
 from recbole_kd.experiments.tables import MADE_BY, grid_section
+from recbole_kd.experiments.weight_bench import NAME as WEIGHTS
 from recbole_kd.report.write import try_report
 from recbole_kd.storage.cache import cache_folder
 from recbole_kd.storage.files import write_text_whole
@@ -27,7 +29,8 @@ def _parser() -> SentenceParser:
         "reproduce",
         "Run grids of experiments and make their tables; finished runs are skipped.",
         EXAMPLES,
-        "\nThe tables and figures of the paper: recbole-kd reproduce paper --help",
+        "\nThe tables and figures of the paper: recbole-kd reproduce paper --help"
+        "\nThe bench of kd_weight=auto: recbole-kd reproduce auto-weight --help",
     )
     add = parser.add_argument
     add("grids", nargs="+", metavar="GRID", help=f"grids to run, in this order: {HELP}")
@@ -75,6 +78,8 @@ def run(words: list[str]) -> int:
     """
     if WORD in words:
         return run_paper([word for word in words if word != WORD])
+    if WEIGHTS in words:
+        return run_weights([word for word in words if word != WEIGHTS])
     arguments = _parser().parse_args(words)
     grids = [named_grid(word, allow_code=arguments.allow_code or arguments.table) for word in arguments.grids]
     places = {"data_path": arguments.data_path, "output_dir": arguments.output_dir, "cache_dir": cache_folder(None)}

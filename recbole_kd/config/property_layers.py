@@ -80,7 +80,16 @@ def distiller_layers(kd: str, dataset: str, student: str, teacher: str) -> tuple
         shared = _training_keys(kd, dataset, student, teacher).items()
         agreed = {key: values[0] for key, of in shared if len(values := list(dict.fromkeys(of.values()))) == 1}
         return {**merged, **agreed}, applied
-    return layers(f"distiller/{kd}", f"distiller/{kd}-{dataset}-{public_name(student)}-{public_name(teacher)}")
+    return layers(f"distiller/{kd}", _pair_file(kd, dataset, student, teacher))
+
+
+def _pair_file(kd: str, dataset: str, student: str, teacher: str) -> str:
+    return f"distiller/{kd}-{dataset}-{public_name(student)}-{public_name(teacher)}"
+
+
+def has_weight_of_pair(kd: str, dataset: str, student: str, teacher: str) -> bool:
+    """Return whether a published or tuned ``kd_weight`` of a method, data set and pair is known."""
+    return "kd_weight" in layers(_pair_file(kd, dataset, student, teacher))[0]
 
 
 def check_training_keys(kd: str, dataset: str, student: str, teacher: str, given: Mapping[str, Any]) -> None:

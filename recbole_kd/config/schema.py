@@ -55,6 +55,9 @@ EXAMPLES: dict[str, Any] = {
 AUTO_WEIGHT = "auto"
 """The value of ``kd_weight`` that lets a run choose lambda on validation."""
 
+DEFAULT_WEIGHT = "default"
+"""The value of ``kd_weight`` that takes the number of the property files, that of the pair or else of the method."""
+
 Dropout = Annotated[Number, Ge(0), Lt(1)]
 
 RUN_KEYS: dict[str, Any] = {
@@ -71,7 +74,8 @@ RUN_KEYS: dict[str, Any] = {
     "teacher_svd": Count | None,
     "teacher_unlisted": Literal["floor", "mask"] | None,
     "kd_compare": bool,
-    "kd_weight": NonNegative | Literal["auto"],
+    "kd_weight": NonNegative | Literal["auto", "default"],
+    "kd_weight_scale": Literal["published", "rows"],
     # train_ndcg: NDCG@10 on the training interactions after each epoch; teacher_ranks: the student's ranks of the
     # teacher's list before and after the training; bound: partial NDCG on a closed set and its cross-entropy bound
     "kd_track": list[Literal["train_ndcg", "teacher_ranks", "bound"]] | None,

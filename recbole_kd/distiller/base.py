@@ -57,7 +57,8 @@ class DistillBatch:
 
     Attributes:
         queries: int64 ``[Q]``, the distinct queries.
-        weights: float32 ``[Q]``, the number of batch rows of each query.
+        weights: float32 ``[Q]``, the number of batch rows of each query, or of loss terms; see
+            :attr:`Distiller.weight_scale`.
         sets: the distiller's item sets by name, cut to these queries.
         positives, negatives: int64 ``[rows]`` and ``[rows * negatives per row]``, the batch's own items in batch order,
             with repetitions. None if the distiller does not set :attr:`Distiller.needs_items` or the loader has none.
@@ -184,6 +185,13 @@ class Distiller(nn.Module, ABC):
     over the positions of a batch, and one of its rows is a user. With ``mean``, lambda therefore weighs the mean KD
     loss per user against the mean loss per position. The RCE-KD code adds the SUM over the B users of a batch to that
     mean, so its lambda corresponds to lambda * B here."""
+
+    weight_scale: str = "published"
+    """What lambda is relative to, ``published`` or ``rows``; see :meth:`reduce_distinct`.
+
+    With ``rows`` each term of the student's own loss brings the KD loss of its query once, in the same reduction, so
+    that one lambda means the same under a sum, a mean over rows and HSTU's mean over positions. The weights of a
+    :class:`DistillBatch` then count terms, not rows."""
 
     refresh: int = 1
     """Number of epochs between two draws of the item sets."""
@@ -349,13 +357,18 @@ class Distiller(nn.Module, ABC):
         """Reduce float ``[Q]`` losses to ``[]``, with each distinct query counted once.
 
         Methods use it if they are published as a sum over the DISTINCT queries of a batch. A mean still divides by the
-        number of batch rows.
+        number of batch rows. With ``weight_scale="rows"`` it is :meth:`reduce`.
         """
-        return self.reduce_total(loss.sum(), weights)
+        of_queries = self.distinct_weights(weights)
+        return self.reduce_total(loss.sum() if of_queries is None else (loss * of_queries).sum(), weights)
+
+    def distinct_weights(self, weights: Tensor) -> Tensor | None:
+        """Return the weights of queries whose loss is published as counted once; None for 1."""
+        return weights if self.weight_scale == "rows" else None
 
     def reduce_total(self, total: Tensor, weights: Tensor) -> Tensor:
         """Turn a sum ``[]`` and float ``[Q]`` weights into the sum or mean over rows, ``[]``."""
-        return total if self.reduction == "sum" else total / weights.sum()
+        return total if self.reduction == "sum" else total / weights.sum().clamp(min=1)
 
     def diagnostics(self) -> dict[str, float]:
         """Return metrics of the last begin_epoch() for the log and TensorBoard."""

@@ -130,6 +130,7 @@ class Combined(Distiller):
     def _share_settings(self) -> None:
         for _, method in self.named_methods():
             method.refresh, method.reduction = self.refresh, self.reduction
+            method.weight_scale = self.weight_scale
 
     def _collect(self) -> None:
         self.item_sets = {

@@ -140,7 +140,9 @@ class DCD(Distiller):
     def forward(self, batch: DistillBatch) -> Tensor:
         under, over = batch.sets["under"], batch.sets["over"]
         if self.loss != "ce":
-            return self.reduce_total(listwise_total(self.student_scorer, batch.queries, under, over), batch.weights)
+            of_queries = self.distinct_weights(batch.weights)
+            total = listwise_total(self.student_scorer, batch.queries, under, over, of_queries=of_queries)
+            return self.reduce_total(total, batch.weights)
         ids, teacher = torch.cat([under.ids, over.ids], dim=1), torch.cat([under.teacher, over.teacher], dim=1)
         loss = cross_entropy(self.student_scorer.at(batch.queries, ids), teacher, ids > 0, self.temperature)
         return self.reduce_distinct(loss, batch.weights)

@@ -66,7 +66,7 @@ class DERRD(DE):
         self.item_sets = self.ranking.item_sets
 
     def forward(self, batch: DistillBatch) -> Tensor:
-        self.ranking.reduction = self.reduction
+        self.ranking.reduction, self.ranking.weight_scale = self.reduction, self.weight_scale
         experts = super().forward(batch) if self.lambda_de else torch.zeros((), device=batch.queries.device)
         return self.lambda_de * experts + self.lambda_rrd * self.ranking(batch)
 

@@ -132,5 +132,6 @@ class RRD(ListWeighted):
 
     def forward(self, batch: DistillBatch) -> Tensor:
         sets = batch.sets["interesting"], batch.sets["uninteresting"]
-        total = listwise_total(self.student_scorer, batch.queries, *sets, self._term_weights)
+        of_queries = self.distinct_weights(batch.weights)
+        total = listwise_total(self.student_scorer, batch.queries, *sets, self._term_weights, of_queries)
         return self.reduce_total(total, batch.weights)

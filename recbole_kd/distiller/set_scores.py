@@ -59,6 +59,7 @@ class SetScores:
         positives: Tensor | None = None,
         negatives: Tensor | None = None,
         owners: Tensor | None = None,
+        terms: Tensor | None = None,
     ) -> DistillBatch:
         """Return the distillation batch for the rows of a training batch.
 
@@ -67,8 +68,9 @@ class SetScores:
                 KD term.
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
             owners: int64, the query of each positive. None if there are no positives.
+            terms: int64 ``[B]``, the weight of each row. None means 1.
         """
-        queries, counts = self._distinct(rows)
+        queries, counts = self._distinct(rows) if terms is None else _sums(rows, terms)
         real = queries != 0  # the per-user loader lists the pad
         queries, counts = queries[real], counts[real]
         n_rows, n_queries = int(counts.sum()), len(queries)
@@ -81,7 +83,7 @@ class SetScores:
         batch = DistillBatch(at, counts.to(at.device, torch.float32), sets, positives, negatives, owners)
         if len(queries) == n_queries:
             return batch
-        return replace(batch, share=int(counts.sum()) / n_rows, whole_rows_per_query=n_rows / n_queries)
+        return replace(batch, share=int(counts.sum()) / max(1, n_rows), whole_rows_per_query=n_rows / n_queries)
 
     def _distinct(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distinct queries of some rows, ascending, with their counts."""
@@ -98,3 +100,9 @@ class SetScores:
             return queries, counts
         known = self.teacher.covered.to(queries.device)[queries]
         return queries[known], counts[known]
+
+
+def _sums(rows: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct queries of some rows, ascending, with the sums of their terms."""
+    queries, place = torch.unique(rows, return_inverse=True)
+    return queries, terms.new_zeros(len(queries)).index_add_(0, place, terms)

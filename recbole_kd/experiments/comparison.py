@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_kd.config.merging import merge_sources
+from recbole_kd.config.schema import DEFAULT_WEIGHT
 from recbole_kd.config.validation import check_value, invalid
 from recbole_kd.config.value_types import Seed
 from recbole_kd.errors import ConfigError
@@ -175,7 +176,9 @@ def _is_of_pair(name: str) -> bool:
 
 def _plan(settings: Mapping[str, Any], local: Mapping[str, Any], about: Plan | None = None) -> Plan:
     with quiet_warnings():
-        return make_plan(make_request({**settings, **local}), about.splits if about else None)
+        return make_plan(
+            make_request({"kd_weight": DEFAULT_WEIGHT, **settings, **local}), about.splits if about else None
+        )
 
 
 # -- what was asked for ---------------------------------------------------------------------------------------------

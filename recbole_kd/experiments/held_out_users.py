@@ -13,6 +13,7 @@ import pandas as pd
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import get_model
 
+from recbole_kd.config.schema import DEFAULT_WEIGHT
 from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.data.histories.sequence_dataset import reads_histories
 from recbole_kd.data.split_and_loaders import Splits, split_data
@@ -70,7 +71,7 @@ def two_students(keys: Mapping[str, Any], folder: Path, share: float = 0.1, seed
 
 def _request(keys: Mapping[str, Any]) -> Request:
     if "kd" in keys:
-        return make_request(keys)
+        return make_request({"kd_weight": DEFAULT_WEIGHT, **keys})
     if keys.get("teacher") or keys.get("teacher_path"):
         raise ConfigError("--kd is missing: name the method too (--kd=RCEKD), or leave the teacher out")
     return make_request(

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from recbole_kd.config.schema import DEFAULT_WEIGHT
 from recbole_kd.distributed.children import deaf_to_interrupts, fresh_processes
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.distributed.ray_probe import check_room
@@ -50,7 +51,7 @@ def run_task(settings: Mapping[str, Any]) -> dict[str, Any]:
     from recbole_kd.pipeline.quick_start import run_request
     from recbole_kd.pipeline.request import make_request
 
-    values = merge_sources(None, {"resume": True, "show_progress": False}, settings)
+    values = merge_sources(None, {"resume": True, "show_progress": False, "kd_weight": DEFAULT_WEIGHT}, settings)
     return run_request(make_request(values), writes_report=False)
 
 

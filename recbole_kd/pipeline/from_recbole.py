@@ -49,7 +49,7 @@ from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.teacher.load import HISTORY_ARGUMENTS, load_teacher, named_at
 from recbole_kd.teacher.stores.lists import treat_unlisted
-from recbole_kd.training.build_distiller import known_kd_keys, no_auto_weight
+from recbole_kd.training.build_distiller import RUN_DEFAULTS, known_kd_keys, no_auto_weight
 
 OF_RECBOLE = frozenset(
     {
@@ -230,6 +230,11 @@ class RecBoleRequest(Request):
 
     config: Any = None
 
+    @property
+    def takes_search(self) -> bool:
+        """False: RecBole's functions train the student once."""
+        return False
+
     def student_config(self) -> tuple[Config, list[str]]:
         """Return RecBole's Config without the keys of the method."""
         return _changed(self.config, {}, without={"kd", *known_kd_keys(self.kd)}), []
@@ -248,6 +253,7 @@ def _changed(config: Config, changes: Mapping[str, Any], without: Collection[str
     of_methods = {
         key: value for key, value in layers("overall")[0].items() if key.startswith("kd_") or key in read_by_stages
     }
+    of_methods["kd_weight"] = RUN_DEFAULTS["kd_weight"]  # the student is trained once, without a search
     other.final_config_dict = {**of_methods, "kd_compare": False, **kept, **OF_ONE_PROCESS, **changes}
     return other
 

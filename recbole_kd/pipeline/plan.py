@@ -35,7 +35,7 @@ from recbole_kd.pipeline.model_choices import reads_sides
 from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
 from recbole_kd.pipeline.student_start import StudentStart, student_start
-from recbole_kd.pipeline.weight_search import check_auto_weight
+from recbole_kd.pipeline.weight_checks import check_auto_weight, search_by_default
 from recbole_kd.scoring.vector_models import has_vectors, softmax_of
 from recbole_kd.serving.earlier_student import KEY as INIT_FROM
 from recbole_kd.storage.cache import cache_folder
@@ -72,6 +72,8 @@ class Plan:
         n_checkpoints: number of a teacher's checkpoints that the method needs.
         features: digests of the item features that the models read.
         start: first weights of the student, from ``init_from``.
+        general_weight: the general default of ``kd_weight`` that a search replaces, because nobody gave a weight.
+        weight_note: why it is not, for the log; empty if it is, or if a weight is given or known.
     """
 
     request: Request
@@ -88,6 +90,8 @@ class Plan:
     n_checkpoints: int
     features: dict[str, str] = field(default_factory=dict)
     start: StudentStart | None = None
+    general_weight: float | None = None
+    weight_note: str = ""
 
 
 def make_plan(request: Request, splits: Splits | None = None) -> Plan:
@@ -141,6 +145,8 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         assistant, _, _ = _distilled(
             request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher)
         )
+    general_weight = distilled["kd_weight"]
+    note = search_by_default(request, distilled, assistant, teacher_name)
     check_auto_weight(distilled, assistant)
     _check_models(
         splits,
@@ -169,6 +175,8 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         needed,
         features,
         start,
+        general_weight if distilled["kd_weight"] != general_weight else None,
+        note,
     )
 
 

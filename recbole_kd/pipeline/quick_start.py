@@ -33,7 +33,8 @@ from recbole_kd.pipeline.stage_words import headline, outcome
 from recbole_kd.pipeline.stages import distill, ensure_student_alone, ensure_teachers
 from recbole_kd.pipeline.student_export import export_student
 from recbole_kd.pipeline.training_entries import RunContext
-from recbole_kd.pipeline.verdict import verdict, weak_teacher
+from recbole_kd.pipeline.verdict import verdict, weak_teacher, worthwhile_teacher
+from recbole_kd.pipeline.weight_search import Prospect
 from recbole_kd.report.write import try_report
 from recbole_kd.serving.student_files import FOLDER
 from recbole_kd.storage.disk_full import full_disk_is_said
@@ -126,6 +127,8 @@ def run_request(
             for name, files in plan.property_files.items():
                 getLogger().info(f"Property files of the {name}: {', '.join(files)}")
             getLogger().info(describe_split(plan.splits.dataset))
+            if plan.weight_note:
+                getLogger().info(plan.weight_note)
             try:
                 with _room_in(context.folder), screen.alive():
                     figures, model = _train(plan, context, after_epoch)
@@ -246,13 +249,15 @@ def _train(
         )
     figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
     figures["student"] = ensure_student_alone(plan.alone, context) if plan.distilled["kd_compare"] else None
-    weak = weak_teacher({**_result(plan), **figures})
+    about = {**_result(plan), **figures}
+    weak = weak_teacher(about)
     if weak is not None:
         getLogger().warning(f"{weak['text']}. Distilling anyway.")
     if plan.assistant is not None:
         store, dtype = plan.request.run["teacher_store"], plan.request.run["teacher_dtype"]
         teacher, figures["assistant"] = ensure_assistant(plan.assistant, context, teacher, store, dtype)
-    model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch)
+    prospect = Prospect(worthwhile_teacher(about), plan.general_weight)
+    model, figures["distilled"] = distill(plan.distilled, context, teacher, after_epoch, prospect=prospect)
     if "kd_weight_search" in figures["distilled"]:
         figures["kd_weight_search"] = figures["distilled"].pop("kd_weight_search")
     _time_once(plan, figures)

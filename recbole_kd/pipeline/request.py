@@ -23,7 +23,7 @@ from recbole_kd.config.property_layers import (
     teacher_layers,
 )
 from recbole_kd.config.request_names import CONTROL, check_named, check_one_run, teacher_names
-from recbole_kd.config.schema import RUN_KEYS, check_values
+from recbole_kd.config.schema import DEFAULT_WEIGHT, RUN_KEYS, check_values
 from recbole_kd.data.context_columns import side_columns
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.data.own_data import own_data_defaults
@@ -42,7 +42,7 @@ from recbole_kd.pipeline.request_checks import (
     store_of,
 )
 from recbole_kd.teacher.export import check_dtype
-from recbole_kd.training.build_distiller import check_index, known_kd_keys
+from recbole_kd.training.build_distiller import RUN_DEFAULTS, check_index, known_kd_keys
 
 SHARED = frozenset(
     {
@@ -86,6 +86,11 @@ class Request:
     teacher_given: Mapping[str, Any]
     run: Mapping[str, Any]
 
+    @property
+    def takes_search(self) -> bool:
+        """Whether a run may choose the weight of the KD loss by itself, because nobody gave one."""
+        return "kd_weight" not in self.given
+
     def student_config(self) -> tuple[Config, list[str]]:
         """Return the Config of the student without a teacher, and the property files that apply.
 
@@ -124,6 +129,9 @@ class Request:
         defaults, applied = student_layers(self.model, self.dataset, self.run["eval_protocol"], self.setting)
         own, own_applied = distiller_layers(self.kd, self.dataset, self.model, teacher)
         given = {**self.given, **(changes or {})}
+        if given.get("kd_weight") == DEFAULT_WEIGHT:
+            del given["kd_weight"]
+        own = {"kd_weight": RUN_DEFAULTS["kd_weight"], **own}  # a number; the plan decides on a search
         check_training_keys(self.kd, self.dataset, self.model, teacher, given)
         return self._config(self.model, {**defaults, **own, "kd": self.kd}, given), applied + own_applied
 

@@ -11,6 +11,7 @@ from recbole_kd.config.code_names import KEY as ALLOW_CODE
 from recbole_kd.config.merging import MERGED, merge_sources
 from recbole_kd.config.model_catalogue import recbole_defaults
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
+from recbole_kd.config.schema import AUTO_WEIGHT, DEFAULT_WEIGHT
 from recbole_kd.pipeline.plan import Plan
 from recbole_kd.pipeline.request import SHARED
 
@@ -48,9 +49,13 @@ def settings_of_stages(plan: Plan, given: Sequence[Source]) -> dict[str, dict[st
         (source, {key: value for key, value in values.items() if key != "kd" and not key.startswith("kd_")})
         for source, values in given
     ]
+    searched = [(OWN, {"kd_weight": AUTO_WEIGHT})] if plan.general_weight is not None else []
+    weights = [values["kd_weight"] for _, values in given if "kd_weight" in values]
+    unread = {"kd_weight"} if weights[:1] == [DEFAULT_WEIGHT] else set[str]()
+    of_run = [(source, {key: value for key, value in values.items() if key not in unread}) for source, values in given]
     stages = {
         "student": _settings(plan.alone, [*own, *_property_files(of_student)]),
-        "distilled": _settings(plan.distilled, [*given, *_property_files([*of_student, *of_method])]),
+        "distilled": _settings(plan.distilled, [*of_run, *searched, *_property_files([*of_student, *of_method])]),
     }
     for config in plan.teachers:
         name = public_name(str(config["model"]))

@@ -30,7 +30,7 @@ from recbole_kd.pipeline.training_entries import (
     settings_alone,
     workshop,
 )
-from recbole_kd.pipeline.weight_search import train_with_chosen_weight
+from recbole_kd.pipeline.weight_search import Prospect, train_with_chosen_weight
 from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.storage.cache import locked
@@ -301,12 +301,17 @@ def _read_report(entry: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def distill(
-    config: Any, context: RunContext, teacher: TeacherScores, after_epoch: AfterEpoch | None = None
+    config: Any,
+    context: RunContext,
+    teacher: TeacherScores,
+    after_epoch: AfterEpoch | None = None,
+    *,
+    prospect: Prospect | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train the student under the teacher and return the best model with its metrics.
 
     Its checkpoint stays in the run's folder. With ``kd_weight=auto`` the metrics have ``kd_weight_search``, and the
-    Config has the chosen weight afterwards.
+    Config has the chosen weight afterwards; ``prospect`` is what is known of it before.
     """
     entry = entry_of(context, "distilled", config["model"], distilled_settings(config, teacher))
     state_file = entry.with_name(entry.name + ".pt")  # not with_suffix, because the data set's name may have a dot
@@ -323,10 +328,10 @@ def distill(
         start=context.start,
     )
     with locked(entry):
+        trained = None
         if config["kd_weight"] == AUTO_WEIGHT:
-            model, figures = train_with_chosen_weight(job, context, teacher, entry)
-        else:
-            model, figures = _without_leftovers(job)
+            trained = train_with_chosen_weight(job, context, teacher, entry, prospect or Prospect())
+        model, figures = trained or _without_leftovers(job)
     context.progress.end(outcome(figures, config["valid_metric"], str(context.folder), cached=False))
     return model, figures
 

@@ -75,6 +75,8 @@ def settings_of(config: Any) -> dict[str, Any]:
     unread = () if config["item_feature_digests"] else FEATURE_KEYS  # the model reads no item features
     # Keys that are not set are left out, so that models cached before the keys existed are still found.
     unset = [key for key in ("max_minutes", "train_by_user") if not config[key]]
+    if config["kd_weight_scale"] in (None, "published"):
+        unset.append("kd_weight_scale")
     if not (is_split_by_time(config) or issubclass(get_model(config["model"]), SequentialRecommender)):
         unset.append("time_order")
     return {

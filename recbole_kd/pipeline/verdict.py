@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_kd.training.weight_trials import is_worthwhile
+
 CAPS = {"epochs": "epochs", "max_minutes": "max_minutes"}
 """Keys that can end a training before its patience does."""
 
@@ -61,6 +63,16 @@ def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
         f"validation; {do} another teacher"
     )
     return {"code": "weak_teacher", "text": text}
+
+
+def worthwhile_teacher(result: Mapping[str, Any]) -> bool:
+    """Return whether the teacher is better than the plain student on validation by more than 1 %.
+
+    True if one of the scores is not known; see :func:`weak_teacher`.
+    """
+    metric = str(result["valid_metric"])
+    ours, theirs = (_value(result.get(side), "valid", metric) for side in ("teacher", "student"))
+    return ours is None or theirs is None or is_worthwhile(ours, theirs, bool(result["valid_metric_bigger"]))
 
 
 def short(value: float) -> str:
@@ -158,9 +170,10 @@ def _still_improving(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def _weight_at_end(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return a warning if the weight that the trials chose is at an end of their grid."""
     search = result.get("kd_weight_search")
-    if not search or not search["at_end"]:
+    if not search or not search["at_end"] or not search["worthwhile"]:
         return []
-    lowest, highest = min(search["grid"]), max(search["grid"])
+    tried = [weight for weight, epochs in zip(search["grid"], search["epochs"], strict=True) if epochs]
+    lowest, highest = min(tried), max(tried)
     beyond = search["choice"] * (10 if search["choice"] == highest else 0.1)
     text = (
         f"the chosen kd_weight {search['choice']:g} is at an end of its grid ({lowest:g} to {highest:g}): try "

@@ -16,7 +16,7 @@ from recbole_kd.config.argument_kinds import CONFIG, DATA, MODEL, takes
 from recbole_kd.config.key_rules import check_index_keys, index_kind
 from recbole_kd.config.known_keys import check_keys
 from recbole_kd.config.property_layers import distiller_layers, public_name
-from recbole_kd.config.schema import AUTO_WEIGHT, KD_RUN_KEYS, check_values
+from recbole_kd.config.schema import AUTO_WEIGHT, DEFAULT_WEIGHT, KD_RUN_KEYS, check_values
 from recbole_kd.data.histories.recbole_rows import sequence_queries
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import check_idle, check_options, distiller_class, distiller_options
@@ -30,7 +30,13 @@ from recbole_kd.teacher.base import TEACHER, TeacherScores
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
 
-RUN_DEFAULTS: Mapping[str, Any] = {"kd_weight": 1.0, "kd_refresh": 1, "kd_compare": True, "kd_track": []}
+RUN_DEFAULTS: Mapping[str, Any] = {
+    "kd_weight": 1.0,
+    "kd_weight_scale": "published",
+    "kd_refresh": 1,
+    "kd_compare": True,
+    "kd_track": [],
+}
 
 
 def known_kd_keys(kd: str) -> set[str]:
@@ -143,7 +149,8 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     published = distiller_layers(kd, config["dataset"], config["model"], teacher.name)[0]
     _warn_of_other_keys(config, published, f"{kd} of {config['model']} under {teacher.name} on {config['dataset']}")
     values.update(published)
-    values.update({key: config[key] for key in known_kd_keys(kd) if key in config and _is_given(config, key)})
+    given_keys = [key for key in known_kd_keys(kd) if key in config and _is_given(config, key)]
+    values.update({key: config[key] for key in given_keys if config[key] != DEFAULT_WEIGHT or key != "kd_weight"})
     sizes = scorer.n_queries - 1, scorer.n_items - 1
     cut = cut_defaults(cls, values, getattr(config, "external_config_dict", config), *sizes)
     values.update({key: limit for key, (_, limit, _) in cut.items()})
@@ -161,6 +168,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     if values["kd_weight"] == AUTO_WEIGHT:
         raise no_auto_weight("the distiller is built for one training")
     distiller.weight = float(values["kd_weight"])
+    distiller.weight_scale = values["kd_weight_scale"]
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
     return distiller

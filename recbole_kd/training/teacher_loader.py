@@ -16,6 +16,7 @@ from recbole_kd.data.vectorised_batches import batches_of
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.set_scores import SetScores
 from recbole_kd.distributed.batch_shard import BatchShard, ShardInteraction, shard_of
+from recbole_kd.distributed.loss_terms import terms_of_rows
 from recbole_kd.teacher.base import TeacherScores
 
 
@@ -79,7 +80,8 @@ class TeacherAwareLoader:
         """Return the distillation batch for a training batch of the loader."""
         queries, shard = interaction[self._query_field], shard_of(interaction)
         items = self._items_of(interaction, queries) if self.distiller.needs_items else ()
-        batch = self.batch_of(queries, *items)
+        positives, negatives, owners = (*items, None, None, None)[:3]
+        batch = self.batch_of(queries, positives, negatives, owners, self._terms_of(interaction))
         return batch if shard is None else self._in_whole(batch, shard)
 
     def batch_of(
@@ -88,6 +90,7 @@ class TeacherAwareLoader:
         positives: Tensor | None = None,
         negatives: Tensor | None = None,
         owners: Tensor | None = None,
+        terms: Tensor | None = None,
     ) -> DistillBatch:
         """Return the distillation batch for the rows of a training batch.
 
@@ -95,17 +98,28 @@ class TeacherAwareLoader:
             rows: int64 ``[B]``, the queries as the loader yields them.
             positives, negatives: int64, the items of these rows, for a distiller that needs them.
             owners: int64, the query of each positive. If None, each row has one positive.
+            terms: int64 ``[B]``, the weight of each row. None means 1.
         """
         queries = self._positive_rows(rows)
         owners = queries if positives is not None and owners is None else owners
-        return self._sets.batch_of(queries, positives, negatives, owners)
+        terms = None if terms is None else self._positive_rows(terms)
+        return self._sets.batch_of(queries, positives, negatives, owners, terms)
+
+    def _terms_of(self, interaction: Interaction) -> Tensor | None:
+        """Return how many terms of the student's own loss each row has; None if each has one."""
+        model = getattr(self.distiller.student_scorer, "model", None)
+        if self.distiller.weight_scale != "rows" or model is None or not hasattr(model, "terms_of_rows"):
+            return None
+        return terms_of_rows(model, interaction).to(interaction[self._query_field].device)
 
     def _in_whole(self, batch: DistillBatch, shard: BatchShard) -> DistillBatch:
         """Return the batch of a shard, with its share of the whole batch."""
         rows = self._positive_rows(shard.whole[self._query_field])
+        terms = self._terms_of(shard.whole)
+        n_terms = int((rows != 0).sum() if terms is None else self._positive_rows(terms)[rows != 0].sum())
         rows = rows[rows != 0]
-        share = float(batch.weights.sum()) / len(rows) if shard.counts and len(rows) else 0.0
-        return replace(batch, share=share, whole_rows_per_query=len(rows) / max(1, len(rows.unique())))
+        share = float(batch.weights.sum()) / n_terms if shard.counts and n_terms else 0.0
+        return replace(batch, share=share, whole_rows_per_query=n_terms / max(1, len(rows.unique())))
 
     def _positive_rows(self, rows: Tensor) -> Tensor:
         """Return the rows without the repetitions of negative sampling.

@@ -121,10 +121,13 @@ class TrainingJob:
             metrics.update(ending(trainer))
         return model, metrics
 
-    def advance(self, epochs: int) -> float:
-        """Train until so many epochs are done, keep the state, and return the best validation score.
+    def advance(self, epochs: int) -> tuple[float, int]:
+        """Train until so many epochs are done, and keep the state.
 
         Another job with the same state file continues from there.
+
+        Returns:
+            the best validation score, and the epochs that were done at it.
 
         Raises:
             DivergedError: a loss or a score is not finite.
@@ -133,7 +136,7 @@ class TrainingJob:
         trainer.pause_at = epochs
         with closing(trainer.tensorboard):
             self.fit(trainer, loaders)
-        return float(trainer.best_valid_score)
+        return float(trainer.best_valid_score), int(trainer.best_epoch) + 1
 
     def first_gradient_ratio(self) -> float:
         """Return the gradient norm of the weighted KD loss over that of the base loss, at the first batch."""

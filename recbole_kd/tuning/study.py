@@ -14,6 +14,7 @@ import yaml
 from tabulate import tabulate
 
 from recbole_kd.config.merging import merge_sources
+from recbole_kd.config.schema import DEFAULT_WEIGHT
 from recbole_kd.errors import ConfigError
 from recbole_kd.pipeline.quick_start import run_request
 from recbole_kd.pipeline.request import make_request
@@ -81,6 +82,10 @@ def objective(score: float, bigger: bool) -> float:
     return score if bigger else -score
 
 
+OF_TRIAL = {"kd_compare": False, "kd_weight": DEFAULT_WEIGHT}
+"""Keys of a trial that neither the user nor the space gives: the search itself chooses among weights."""
+
+
 def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch: AfterEpoch | None = None) -> Trial:
     """Distil with these settings. Any error makes the trial a failed one with its message.
 
@@ -91,7 +96,7 @@ def run_trial(base: Mapping[str, Any], settings: Mapping[str, Any], after_epoch:
     """
     try:
         result = run_request(
-            make_request(merge_sources(None, {"kd_compare": False, **base}, settings), drawn=settings),
+            make_request(merge_sources(None, {**OF_TRIAL, **base}, settings), drawn=settings),
             after_epoch=after_epoch,
             writes_report=False,
         )
@@ -151,7 +156,7 @@ class Study:
         write_json(self.folder / TRIALS, sealed(content))
         if self.best is None:
             return
-        repeated = merge_sources(None, dict(self.base), self.best.settings)
+        repeated = merge_sources(None, {"kd_weight": DEFAULT_WEIGHT, **self.base}, self.best.settings)
         plain = json.loads(json.dumps(repeated))
         figures = ", ".join(f"{name} {value:.10g}" for name, value in self.best.valid.items())
         text = f"{BEST_MARK} {len(self.trials)} trials, on validation: {figures}.\n" + yaml.safe_dump(

@@ -61,6 +61,7 @@ CASES: dict[str, Case] = {
     "teacher_svd": Case("3", "teacher"),
     "kd_compare": Case("True", "student"),
     "kd_weight": Case("50", "weights"),
+    "kd_weight_scale": Case("rows", "weights", ("--kd=RRD",)),
     "kd_track": Case("[train_ndcg, teacher_ranks, bound]", "reported"),
     "kd_refresh": Case("2", "weights", ("--epochs=3",)),
     "kd_candidate_index": Case("ivf", "index"),

@@ -48,7 +48,8 @@ def test_a_weight_that_was_chosen_by_trials_is_not_advised_again() -> None:
 
 @pytest.mark.parametrize(("choice", "beyond"), [(0.5, "0.05"), (50.0, "500")])
 def test_a_chosen_weight_at_an_end_of_its_grid_is_a_warning(choice: float, beyond: str) -> None:
-    search = {"grid": [0.5, 5.0, 50.0], "choice": choice, "at_end": True}
+    search = {"grid": [0.05, 0.5, 5.0, 50.0], "epochs": [0, 2, 2, 2], "choice": choice, "at_end": True}
+    search["worthwhile"] = True
     (warning,) = verdict(result(kd_weight_search=search))["warnings"]
     assert warning["code"] == "weight_at_end"
     assert warning["text"].endswith(f"at an end of its grid (0.5 to 50): try --kd_weight={beyond}")

@@ -124,7 +124,7 @@ MUTANTS: list[Mutant] = [
     *_of(
         "distiller/base.py",
         "distiller/test_distiller_contracts.py",
-        ('total if self.reduction == "sum" else total / weights.sum()', "total"),
+        ('total if self.reduction == "sum" else total / weights.sum().clamp(min=1)', "total"),
     ),
     # gamma
     *_of(

@@ -25,6 +25,7 @@ SHORT = [
     "--kd_k=5",
     "--kd_n_samples=5",
     "--kd_candidates=10",
+    "--kd_weight=default",
     "--eval_args.order=TO",
     "--load_col={inter: [user_id, item_id, timestamp]}",
 ]

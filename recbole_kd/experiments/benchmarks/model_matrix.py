@@ -23,6 +23,7 @@ from recbole.utils import get_model
 
 from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.model_catalogue import recbole_defaults
+from recbole_kd.config.schema import DEFAULT_WEIGHT
 from recbole_kd.errors import ConfigError, KDError
 from recbole_kd.evaluation.efficiency import peak_rss_mb
 from recbole_kd.pipeline.model_choices import ranking_models, side_models
@@ -104,6 +105,7 @@ class Cell:
             "teacher": teacher,
             "kd": self.kd,
             "dataset": NAME,
+            "kd_weight": DEFAULT_WEIGHT,
             "setting": "sequential" if sequential else "general",
             "data_path": str(folder / "data"),
             "cache_dir": str(folder / "cache"),
