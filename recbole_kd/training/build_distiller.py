@@ -151,6 +151,8 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     values.update(published)
     given_keys = [key for key in known_kd_keys(kd) if key in config and _is_given(config, key)]
     values.update({key: config[key] for key in given_keys if config[key] != DEFAULT_WEIGHT or key != "kd_weight"})
+    if values["kd_weight"] == AUTO_WEIGHT and "kd_weight" not in getattr(config, "external_config_dict", config):
+        values["kd_weight"] = RUN_DEFAULTS["kd_weight"]  # overall.yaml says it, not the user
     sizes = scorer.n_queries - 1, scorer.n_items - 1
     cut = cut_defaults(cls, values, getattr(config, "external_config_dict", config), *sizes)
     values.update({key: limit for key, (_, limit, _) in cut.items()})
