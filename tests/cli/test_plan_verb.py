@@ -83,7 +83,7 @@ def test_every_setting_names_its_source(tmp_path: Path, capsys: Capture) -> None
     ):
         (tmp_path / f"{name}.yaml").write_text(text)
     files = f"{tmp_path / 'a.yaml'} {tmp_path / 'b.yaml'}"
-    settings = planned(tmp_path, capsys, config_files=files, kd_weight=None)["settings"]
+    settings = planned(tmp_path, capsys, config_files=files)["settings"]
     assert set(settings) == {"student", "distilled", "teacher LightGCN"}
     expected = {
         ("student", "learning_rate"): (0.25, f"file {tmp_path / 'b.yaml'}"),

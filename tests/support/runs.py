@@ -25,14 +25,18 @@ SHORT = [
     "--kd_k=5",
     "--kd_n_samples=5",
     "--kd_candidates=10",
-    "--kd_weight=default",
     "--eval_args.order=TO",
     "--load_col={inter: [user_id, item_id, timestamp]}",
 ]
 
 
 def words(folder: Path, **changes: str | None) -> list[str]:
-    """The main job on the tiny data set (made where it is not there), with some keys set or (None) left out."""
+    """The main job on the tiny data set (made where it is not there), with some keys set or (None) left out.
+
+    Without another weight it has the general default: no search of several trainings.
+    """
+    if int(changes.get("epochs") or 3) > 3:  # shorter trainings are not searched anyway
+        changes = {"kd_weight": "default", **changes}
     if not (folder / "data" / "tiny").exists():
         write_tiny(folder / "data", "tiny")
     named = {
