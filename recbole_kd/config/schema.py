@@ -80,6 +80,7 @@ RUN_KEYS: dict[str, Any] = {
     # teacher's list before and after the training; bound: partial NDCG on a closed set and its cross-entropy bound
     "kd_track": list[Literal["train_ndcg", "teacher_ranks", "bound"]] | None,
     "kd_refresh": Count,
+    "kd_compile": bool,
     "kd_candidate_index": one_of(INDEX_KINDS) | None,
     "kd_index_teacher": bool,
     "kd_nlist": Annotated[Count, AtMost("n_items")] | None,

@@ -66,7 +66,8 @@ class ExpertMixture(nn.Module):
 
     def forward(self, vectors: Tensor, selection: Tensor) -> Tensor:
         """Mix the experts' outputs: vectors ``[n, d_s]``, weights ``[n, E]`` -> ``[n, d_t]``."""
-        if selection.device.type != "cpu":  # the question which are chosen would wait for the device
+        # the question which are chosen would wait for the device, and code that is being compiled has no answer
+        if selection.device.type != "cpu" or torch.compiler.is_compiling():
             return self._all(vectors, selection)
         chosen = ~(selection.detach() <= NEGLIGIBLE)  # NaN counts as chosen, so that it propagates
         weights = (self.weight_1, self.bias_1, self.weight_2, self.bias_2)

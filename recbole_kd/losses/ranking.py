@@ -69,7 +69,8 @@ class _Listwise(torch.autograd.Function):
         listed_exp, rest_exp = listed.exp(), rest.exp()
         below = listed_exp.flip(2).cumsum(2).flip(2).add_(rest_exp.sum(1).view(-1, 1, 1))
         # elsewhere than on a CPU the question would wait for the device, and logarithms cost little
-        ctx.in_logs = listed.device.type != "cpu" or bool(((below < TINY) & counts).any())
+        may_ask = listed.device.type == "cpu" and not torch.compiler.is_compiling()
+        ctx.in_logs = not may_ask or bool(((below < TINY) & counts).any())
         if ctx.in_logs:
             return _Listwise.in_log_space(ctx, listed, rest, counts, weights)
         inverse = below.reciprocal() if weights is None else weights / below

@@ -197,7 +197,7 @@ def _rest_and_gradients(
     def work(part: slice) -> None:
         some = ListedRows(rows.queries[part], rows.listed[part], rows.excluded)
         rest[part], d_queries[part], d_below[part] = _of_rows(
-            queries[part], items, below[part], factors[part], some, shifts, d_by_factor[part.start > 0]
+            queries[part], items, below[part], factors[part], some, shifts, d_by_factor[1 if part.start > 0 else 0]
         )
 
     if on_cpu and n_threads() > 1:

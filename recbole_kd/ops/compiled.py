@@ -32,9 +32,16 @@ IDS_FOR_TWO = 2**18
 """A second thread pays from a membership test of so many ids."""
 
 
-@cache
 def kernels() -> Any:
-    """Return the module of ranking kernels, or None without numba."""
+    """Return the module of ranking kernels, or None.
+
+    None without numba, and while ``torch.compile`` traces the caller.
+    """
+    return None if torch.compiler.is_compiling() else _loaded_kernels()
+
+
+@cache
+def _loaded_kernels() -> Any:
     try:
         return import_module(KERNELS)
     except ImportError:

@@ -43,6 +43,7 @@ from recbole_kd.pipeline.request_checks import (
 )
 from recbole_kd.teacher.export import check_dtype
 from recbole_kd.training.build_distiller import RUN_DEFAULTS, check_index, known_kd_keys
+from recbole_kd.training.compiled_loss import check_compiler
 
 SHARED = frozenset(
     {
@@ -197,6 +198,7 @@ def make_request(values: Mapping[str, Any], drawn: Collection[str] = ()) -> Requ
     check_student_keys(values, model, kd, dataset, setting)
     check_effects(values, model, kd, dataset, drawn)
     check_index(values, kd, student)
+    check_compiler(values)
     cls.check_student(student)
     if cls.assistant:
         check_dtype(str(values.get("teacher_dtype", "fp32")), store_of(student, values), f"the assistant {model}")

@@ -29,11 +29,13 @@ from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.base import TEACHER, TeacherScores
 from recbole_kd.teacher.stores.factors import FactorScores
 from recbole_kd.teacher.stores.remapped import N_USERS, asked_as
+from recbole_kd.training.compiled_loss import check_compiler, compile_loss
 
 RUN_DEFAULTS: Mapping[str, Any] = {
     "kd_weight": 1.0,
     "kd_weight_scale": "published",
     "kd_refresh": 1,
+    "kd_compile": False,
     "kd_compare": True,
     "kd_track": [],
 }
@@ -162,6 +164,7 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     if isinstance(config, Mapping):  # a Config was checked when it was made
         check_idle(cls, {key: value for key, value in config.items() if key in values}, published)
     check_index(values, kd, type(student))
+    check_compiler(values)
     scorer.index = _index(values, _get(config, "seed")) if cls.asks_student(options) else None
     _index_teacher(given_teacher, values, _get(config, "seed"))
     cls.check_teacher(teacher, options)
@@ -173,6 +176,8 @@ def build_distiller(config: Any, student: nn.Module, teacher: TeacherScores, tra
     distiller.weight_scale = values["kd_weight_scale"]
     distiller.refresh = values["kd_refresh"]
     distiller.reduction = reduction_of(student, _get(config, "loss_reduction"))
+    if values["kd_compile"]:
+        compile_loss(distiller)
     return distiller
 
 
