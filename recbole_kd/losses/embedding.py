@@ -122,21 +122,30 @@ def grouped_topology_distance(student: Tensor, teacher: Tensor, groups: Tensor) 
 
     The sum runs over all ordered pairs of one group whose teacher cosine is above 0. Pairs are visited group by
     group, in tiles on and above the diagonal. The gradient is accumulated in the same pass, so that no tile is kept.
+    Elsewhere than on a CPU all pairs are visited, because the host would have to wait for the sizes of the groups.
 
     Args:
         student: float ``[n, d_s]``. teacher: float ``[n, d_t]``, a constant. groups: int64 ``[n]``.
     """
+    result: Tensor
+    if student.device.type != "cpu":
+        result = _GroupedCosines.apply(unit_rows(student), unit_rows(teacher), groups)
+        return result
     order = torch.argsort(groups, stable=True)
     sizes = torch.bincount(groups).tolist()
-    result: Tensor = _GroupedCosines.apply(unit_rows(student[order]), unit_rows(teacher[order]), sizes)
+    result = _GroupedCosines.apply(unit_rows(student[order]), unit_rows(teacher[order]), sizes)
     return result
 
 
 class _GroupedCosines(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, sizes: list[int]) -> Tensor:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, groups: Tensor | list[int]) -> Tensor:
         with torch.autocast(device_type=student.device.type, enabled=False):
-            loss, gradient = _grouped_cosines(student.float(), teacher.float(), sizes)
+            own, other = student.float(), teacher.float()
+            if isinstance(groups, list):
+                loss, gradient = _grouped_cosines(own, other, groups)
+            else:
+                loss, gradient = masked_cosines(own, other, groups)
         ctx.save_for_backward(gradient)
         return loss
 
@@ -145,6 +154,25 @@ class _GroupedCosines(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad, None, None
+
+
+def masked_cosines(student: Tensor, teacher: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of :func:`grouped_topology_distance` and its gradient in the student's rows.
+
+    No size of a group is asked for. The cost is that of all pairs, in blocks of rows.
+
+    Args:
+        student, teacher: unit rows, float32 ``[n, d_s]`` and ``[n, d_t]``. groups: int64 ``[n]``.
+    """
+    loss, gradient = torch.zeros((), device=student.device), torch.empty_like(student)
+    for start in range(0, len(student), TILE):
+        rows = slice(start, start + TILE)
+        cosine = teacher[rows] @ teacher.T
+        counts = (cosine > 0) & (groups[rows].unsqueeze(1) == groups)
+        difference = torch.addmm(cosine, student[rows], student.T, beta=-1).masked_fill_(~counts, 0.0)
+        loss += difference.square().sum()
+        gradient[rows] = 4 * (difference @ student)
+    return loss, gradient
 
 
 def _tiles(group: slice) -> Iterator[tuple[slice, slice]]:

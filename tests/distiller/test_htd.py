@@ -12,7 +12,7 @@ from recbole_kd.distiller.htd import HTD
 from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
 from recbole_kd.losses import embedding as module
-from recbole_kd.losses.embedding import group_means, grouped_topology_distance, unit_rows
+from recbole_kd.losses.embedding import group_means, grouped_topology_distance, masked_cosines, unit_rows
 from tests.support.embedding_stubs import (
     assert_equals_published,
     batch_of_rows,
@@ -38,7 +38,11 @@ def test_htd_equals_the_published_class(case: dict[str, Any]) -> None:
 
 
 def naive(student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
-    own, other = (unit_rows(vectors) @ unit_rows(vectors).T for vectors in (student, teacher))
+    return _naive_of_units(unit_rows(student), unit_rows(teacher), groups)
+
+
+def _naive_of_units(student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+    own, other = (vectors @ vectors.T for vectors in (student, teacher))
     counts = (groups.unsqueeze(1) == groups) & (other > 0)
     return ((own - other).square() * counts).sum()
 
@@ -55,6 +59,11 @@ def test_pairs_by_tiles_equal_the_full_matrices(tile: int, n_groups: int, monkey
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     pair = (torch.autograd.grad(value * 3, student)[0] for value in (found, expected))
     torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+    rows = unit_rows(student).detach().requires_grad_()
+    masked, gradient = masked_cosines(rows.detach(), unit_rows(teacher), groups)  # as on another device
+    torch.testing.assert_close(masked, expected.detach(), rtol=1e-5, atol=1e-5)
+    wanted = torch.autograd.grad(_naive_of_units(rows, unit_rows(teacher), groups), rows)[0]
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_means_of_groups_with_an_empty_one() -> None:
