@@ -11,6 +11,7 @@ from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.distiller.registry import DISTILLERS
 from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.benchmarks.device_check import check_device
 from recbole_kd.experiments.benchmarks.growth import report_growth
 from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
 from recbole_kd.experiments.benchmarks.model_matrix import run_matrix, table
@@ -18,14 +19,17 @@ from recbole_kd.experiments.benchmarks.peer_settings import PEERS, check_peers
 from recbole_kd.experiments.benchmarks.peers import report_peers
 from recbole_kd.experiments.benchmarks.prefixes import report_prefixes
 from recbole_kd.experiments.benchmarks.reports import Cases, report_cases, report_sequences
+from recbole_kd.experiments.benchmarks.wide import report_wide
 from recbole_kd.storage.targets import check_file
 
 EXAMPLES = [
     "recbole-kd benchmark --model=MF --kd=RCEKD --size=citeulike --output=bench.json",
     "recbole-kd benchmark --size=1e6x1e6x1e6 --repeats=0 --kd_candidate_index=ivf --output=large.json",
     "recbole-kd benchmark --growth --output=growth.json",
+    "recbole-kd benchmark --wide --size=citeulike --width=2000 --repeats=10",
     "recbole-kd benchmark --models --output=models.json",
     "recbole-kd benchmark --peers=RCEKD --kd=RCEKD,DCD --output=peers.json",
+    "recbole-kd benchmark --device=cuda --kd=all --repeats=2 --output=gpu.json",
 ]
 
 NOTES = """
@@ -77,11 +81,20 @@ def _parser() -> SentenceParser:
     other.add_argument(
         "--peers", type=Path, metavar="FOLDER", help="run the published code in FOLDER and time it beside ours"
     )
+    other.add_argument(
+        "--wide", action="store_true", help="time steps (--repeats) of LightGCN of --width, RecBole's own and ours"
+    )
+    other.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="check the methods of --kd on this device within --minutes (10), with MF of RecBole's own epochs beside",
+    )
     add("--only", default="", help="with --models: names of models with commas")
     add(
         "--minutes",
         type=float,
-        help="with --models: begin no run after so many, the same command continues; with --peers: limit of a method",
+        help="with --models: begin no run after so many, the same command continues; with --peers: limit of a method; "
+        "with --device: limit of all methods",
     )
     add("--length", type=int, default=50, help="with --prefixes: length of a history")
     add("--users", type=int, default=40, help="with --prefixes: number of users whose prefixes are encoded")
@@ -109,6 +122,9 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     for kd in known.methods:
         if kd not in (*DISTILLERS, "alone"):
             raise unknown_name_error("kd", kd, list(DISTILLERS))
+    for mode in ("device", "wide"):
+        if getattr(known, mode) and "," in known.size:
+            raise ConfigError(f"--size={known.size} is not possible with --{mode}: expected one size")
     if known.peers:
         if known.model != "MF":
             raise ConfigError(f"--model={known.model} is not possible with --peers: expected MF")
@@ -119,7 +135,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 
 def run(words: list[str]) -> int:
-    """Measure and print what the arguments ask for; return 0.
+    """Measure and print what the arguments ask for; return 0, or 1 if a method fails on a --device.
 
     Raises:
         KDError: bad input, or a measurement that failed.
@@ -130,6 +146,8 @@ def run(words: list[str]) -> int:
         report_sequences(sizes, given.repeats, given.output)
     elif given.growth:
         report_growth(given.repeats, given.teacher_width, given.output, options)
+    elif given.wide:
+        report_wide(sizes[0], given.width, given.repeats, given.output)
     elif given.models:
         names = [name for name in given.only.split(",") if name]
         limit = None if given.minutes is None else 60 * given.minutes
@@ -139,6 +157,9 @@ def run(words: list[str]) -> int:
     else:
         kept = (given.width, given.teacher_width, given.repeats, given.evaluation)
         wanted = Cases(given.model.split(","), given.methods, sizes, *kept, options)
+        if given.device:
+            minutes = 10.0 if given.minutes is None else given.minutes
+            return 0 if check_device(given.device, wanted, minutes, given.output) else 1
         if given.peers:
             report_peers(given.peers, wanted, given.minutes, given.output)
         else:

@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
 
 from recbole_kd.cli.program import run_verb
+from recbole_kd.distiller.rd import RD
+from recbole_kd.distiller.registry import DISTILLERS
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks import growth
 from recbole_kd.experiments.benchmarks.cases import Case, build, phase_seconds, work_of
@@ -34,7 +37,9 @@ from recbole_kd.experiments.benchmarks.growth import (
 from recbole_kd.experiments.benchmarks.made_data import counts_of, make_pairs, width_of, write_dataset, write_teacher
 from recbole_kd.experiments.benchmarks.phases import PHASES, Clock, timed
 from recbole_kd.experiments.benchmarks.rows import measured
+from recbole_kd.experiments.benchmarks.wide import time_wide
 from tests.support import paths
+from tests.support.scripts import script
 
 SCRIPTS = paths.ROOT / "scripts"
 SIZE = "30x40x300"
@@ -256,6 +261,55 @@ KEYS = {
     "phases",
     "peak_rss_mb",
 }
+
+
+CHECK = ["--device=cpu", f"--size={SIZE}", "--teacher_width=8", "--width=4", "--repeats=1"]
+SMALL = [f"--{key}={value}" for key, value in OPTIONS.items()]
+
+
+def checked(tmp_path: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the checklist script and return its exit code and the rows it wrote."""
+    output = tmp_path / f"gpu-{len(list(tmp_path.iterdir()))}.json"
+    code = script("benchmarks/gpu").main([*CHECK, *SMALL, f"--output={output}", *words])
+    found = json.loads(output.read_text())
+    assert found["device"] == "cpu" and found["torch"] == torch.__version__ and found["size"] == SIZE
+    return code, found["rows"]
+
+
+def test_the_checklist_of_a_device_measures_methods_and_goes_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(RD, "forward", fails)
+    code, rows = checked(tmp_path, "--kd=RD,CE")
+    assert code == 1 and [(row["kd"], row["state"]) for row in rows] == [("RD", "failed"), ("CE", "measured")]
+    assert "no such kernel" in rows[0]["why"] and rows[1]["peak_mb"] > 100
+    assert rows[1]["ratio_to_plain"] == pytest.approx(rows[1]["seconds_per_epoch"] / rows[1]["plain_seconds_per_epoch"])
+    said = capsys.readouterr().out
+    assert f"torch: {torch.__version__}" in said and "ratio_to_plain" in said
+    code, rows = checked(tmp_path, "--kd=CE", "--minutes=1e-9")
+    assert code == 0 and rows == [{"kd": "CE", "state": "out of time", "why": ANY, "peak_mb": ANY}]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("benchmarks/gpu").main([f"--output={tmp_path / 'gpu.json'}"]) == 2
+    assert "error: --device=cuda is not possible" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_steps_of_a_wide_model_are_those_of_recbole(folder: str) -> None:
+    found = time_wide(SIZE, folder, 136, 1)
+    assert found["steps"] == 1 == found["steps_of_an_epoch"] and found["cpu_ratio"] > 0
+    assert 0 <= found["largest_difference_of_loss"] < 1e-5
+
+
+@pytest.mark.slow
+def test_the_checklist_measures_every_method(tmp_path: Path) -> None:
+    code, rows = checked(tmp_path)
+    assert code == 0 and [row["kd"] for row in rows] == list(DISTILLERS)
+    assert all(row["state"] == "measured" for row in rows), rows
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 from recbole_kd.experiments.benchmarks import cases
 from recbole_kd.experiments.benchmarks.published_code import time_beside
 from recbole_kd.experiments.benchmarks.sequences import time_sequences
+from recbole_kd.experiments.benchmarks.wide import time_wide
 
 
 def run_job(job: dict[str, Any]) -> Any:
@@ -20,6 +21,8 @@ def run_job(job: dict[str, Any]) -> Any:
     what = job.pop("what")
     if what == "sequences":
         return time_sequences(f"made-{job['size']}", "made-small", Path(job["folder"]), job["repeats"])
+    if what == "wide":
+        return time_wide(**job)
     if what == "machine":
         return cases.machine_rates()
     if what == "evaluation":

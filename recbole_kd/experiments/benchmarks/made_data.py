@@ -171,12 +171,17 @@ def write_teacher(made: Made, width: int) -> None:
 
 
 def read_teacher(made: Made) -> Any:
-    """Return the written teacher, memory-mapped, with a trajectory of two earlier checkpoints."""
+    """Return the written teacher, memory-mapped.
+
+    It has two earlier checkpoints, a modality and a teacher of its own.
+    """
     users, items = (read_tensors(made.vectors(name))[name] for name in TABLES)
     teacher = FactorScores(users, items)
     teacher.earlier = lambda: [
         FactorScores(users * share, items.roll(1, 1) * (1 - share) + items) for share in (0.3, 0.6)
     ]
+    teacher.modalities = {"made": FactorScores(users, items.roll(1, 1))}
+    teacher.taught_by = FactorScores(users.roll(1, 1), items)
     return teacher
 
 
