@@ -23,6 +23,7 @@ from recbole_kd.experiments.comparison_figures import figures_of
 from recbole_kd.experiments.tables import ALONE
 from recbole_kd.pipeline.quick_start import run_recbole_kd
 from recbole_kd.tuning.space import Parameter, Space
+from tests.support.grid_tasks import in_this_process
 from tests.support.helpers import write_tiny
 from tests.support.runs import words as run_words
 
@@ -49,20 +50,6 @@ def table_of(folder: Path) -> list[dict[str, str]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tasks are run in this process, and their names are noted as they end."""
     return in_this_process(monkeypatch)
-
-
-def in_this_process(monkeypatch: pytest.MonkeyPatch, before: Callable[[Any], None] = lambda task: None) -> list[str]:
-    names: list[str] = []
-
-    def one_by_one(waiting: Any, log: Any = None) -> Any:
-        for task, settings in waiting:
-            before(task)
-            found = runner._outcome(lambda task=task, settings=settings: runner.JOBS[task.stage](settings))
-            names.append(f"{task.run} {task.seed}")
-            yield (task, *found)
-
-    monkeypatch.setattr(runner, "_one_by_one", one_by_one)
-    return names
 
 
 def results_of(folder: Path, grid: str = "results") -> dict[tuple[str, int], dict[str, Any]]:
