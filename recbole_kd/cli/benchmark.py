@@ -14,7 +14,8 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks.device_check import check_device
 from recbole_kd.experiments.benchmarks.growth import report_growth
 from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
-from recbole_kd.experiments.benchmarks.model_matrix import run_matrix, table
+from recbole_kd.experiments.benchmarks.model_matrix import run_matrix
+from recbole_kd.experiments.benchmarks.model_table import table
 from recbole_kd.experiments.benchmarks.peer_settings import PEERS, check_peers
 from recbole_kd.experiments.benchmarks.peers import report_peers
 from recbole_kd.experiments.benchmarks.prefixes import report_prefixes

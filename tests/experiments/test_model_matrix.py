@@ -11,7 +11,8 @@ import pytest
 from recbole_kd.cli.program import run_verb
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks import model_matrix
-from recbole_kd.experiments.benchmarks.model_matrix import FAULT, LATE, SLOW, Outcome, cells_of, run_matrix, table
+from recbole_kd.experiments.benchmarks.model_matrix import FAULT, LATE, SLOW, Outcome, cells_of, run_matrix
+from recbole_kd.experiments.benchmarks.model_table import table
 
 
 def test_a_few_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +32,8 @@ def test_a_few_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_matrix(["EASE", "NCL"], record)["EASE teacher CE"].state == "from the record"
     lines = table(found).splitlines()
     assert next(line for line in lines if line.startswith("| EASE ")) == "| EASE | trained | refused (1) |"
+    assert "1. --model=MODEL cannot be a student: RecBole trains it with TraditionalTrainer" in "\n".join(lines)
+    assert lines[-1].startswith("4 runs; the largest peak memory is ") and max(map(len, lines[-8:])) <= 120
 
 
 def test_a_fault_and_a_run_without_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

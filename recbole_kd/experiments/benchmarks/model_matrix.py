@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -280,24 +280,3 @@ def _read(record: Path) -> dict[str, Outcome]:
         return {key: Outcome(**values) for key, values in json.loads(record.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError):
         raise ConfigError(f"--output={record} is not the record of a matrix of models: name another file") from None
-
-
-def table(found: Mapping[str, Outcome]) -> str:
-    """Return the matrix as a Markdown table, a line a model, with the sentences of the refusals below it."""
-    columns = [("teacher", "CE"), *(("student", kd) for kd in METHODS)]
-    head = ["model", "teacher", *(f"student, {kd}" for kd in METHODS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    notes: dict[str, int] = {}
-    for name in all_models():
-        row = [name]
-        for role, kd in columns:
-            outcome = found.get(Cell(name, role, kd).key)
-            row.append("not run" if outcome is None else _words(outcome, notes))
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join([*lines, "", *(f"{number}. {said}" for said, number in notes.items())]) + "\n"
-
-
-def _words(outcome: Outcome, notes: dict[str, int]) -> str:
-    if outcome.state == TRAINED:
-        return TRAINED
-    return f"{outcome.state} ({notes.setdefault(outcome.said, len(notes) + 1)})"
