@@ -11,7 +11,7 @@ from recbole_kd.experiments.benchmarks.model_matrix import TRAINED, Cell, Outcom
 
 
 def table(found: Mapping[str, Outcome]) -> str:
-    """Return the matrix as Markdown: a line a model, then the sentences of the refusals and the largest memory.
+    """Return the matrix as Markdown: models, sentences of refusals, the largest memory.
 
     A sentence that is the same for several models stands once, with MODEL in place of their names.
     """
