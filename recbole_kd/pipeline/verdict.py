@@ -39,7 +39,8 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
         "compression": _compression(sides["teacher"] or {}, result["distilled"]),
     }
     weak = weak_teacher(result)
-    warnings = [*([weak] if weak else []), *_still_improving(result), *_weight_at_end(result)]
+    of_teacher = [weak] if weak else _little_to_gain(result, scores["valid"])
+    warnings = [*of_teacher, *_still_improving(result), *_weight_at_end(result)]
     return {**found, "text": _text(result, found), "warnings": warnings}
 
 
@@ -63,6 +64,19 @@ def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
         f"validation; {do} another teacher"
     )
     return {"code": "weak_teacher", "text": text}
+
+
+def _little_to_gain(result: Mapping[str, Any], valid: Mapping[str, float | None]) -> list[dict[str, str]]:
+    """Return a warning if the smallest weight was taken under a teacher that is hardly better."""
+    search, ours, theirs = result.get("kd_weight_search"), valid["teacher"], valid["student"]
+    if not search or search.get("worthwhile", True) or ours is None or theirs is None:
+        return []
+    text = (
+        f"the teacher ({result['valid_metric']} {short(ours)}) is better than {result['model']} alone "
+        f"({short(theirs)}) on validation by 1 % at most, so the smallest kd_weight was taken; choose another teacher, "
+        "or give a kd_weight"
+    )
+    return [{"code": "little_to_gain", "text": text}]
 
 
 def worthwhile_teacher(result: Mapping[str, Any]) -> bool:
@@ -170,7 +184,7 @@ def _still_improving(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def _weight_at_end(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return a warning if the weight that the trials chose is at an end of their grid."""
     search = result.get("kd_weight_search")
-    if not search or not search["at_end"] or not search["worthwhile"]:
+    if not search or not search["at_end"] or not search.get("worthwhile", True):
         return []
     tried = [weight for weight, epochs in zip(search["grid"], search["epochs"], strict=True) if epochs]
     lowest, highest = min(tried), max(tried)

@@ -55,6 +55,16 @@ def test_a_chosen_weight_at_an_end_of_its_grid_is_a_warning(choice: float, beyon
     assert warning["text"].endswith(f"at an end of its grid (0.5 to 50): try --kd_weight={beyond}")
 
 
+def test_a_teacher_that_is_hardly_better_is_a_warning_if_the_smallest_weight_was_taken() -> None:
+    search = {"grid": [0.05, 0.5, 5.0], "epochs": [9, 0, 0], "choice": 0.05, "at_end": True, "worthwhile": False}
+    (warning,) = verdict(result(teacher=side(0.1205, 0.3), student=side(0.12, 0.1), kd_weight_search=search))[
+        "warnings"
+    ]
+    assert warning["code"] == "little_to_gain" and "(.1200) on validation by 1 % at most" in warning["text"]
+    (warning,) = verdict(result(teacher=side(0.119, 0.3), student=side(0.12, 0.1), kd_weight_search=search))["warnings"]
+    assert warning["code"] == "weak_teacher"
+
+
 def test_a_metric_that_should_be_small_turns_the_verdict() -> None:
     assert verdict(result(valid_metric_bigger=False))["code"] == "no_gain"
 
