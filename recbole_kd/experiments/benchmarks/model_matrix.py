@@ -62,6 +62,9 @@ SMALL = {
     "inner_size": 16,
     "mlp_hidden_size": [16],
     "MAX_ITEM_LIST_LENGTH": 10,
+    "cnn_channels": [1, 8, 8],
+    "cnn_kernels": [4, 4],
+    "cnn_strides": [4, 4],
 }
 """Sizes that a model gets where RecBole has a key for them: a cell is about what is possible, not about quality."""
 
@@ -115,7 +118,7 @@ class Cell:
 
 def _small(model: str) -> dict[str, Any]:
     """Return the small sizes of a model, those of histories only if it reads them."""
-    known = set() if model == "ConvNCF" else recbole_defaults(model, NAME)  # its convolutions need the usual width
+    known = recbole_defaults(model, NAME)
     histories = issubclass(get_model(model), SequentialRecommender)
     return {key: value for key, value in SMALL.items() if key in known and (histories or key != "MAX_ITEM_LIST_LENGTH")}
 
