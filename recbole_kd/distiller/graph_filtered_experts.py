@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from recbole_kd.distiller.expert_networks import linear_start, rows_at_a_time
-from recbole_kd.losses.embedding import kept_at_random
+from recbole_kd.losses.embedding import drop_units, kept_at_random, mask_units
 from recbole_kd.ops.threads import torch_on_one_thread
 
 
@@ -80,13 +80,15 @@ class FilteredExperts(nn.Module):
         result = row_sums @ self.bias_2.mean(dim=0, keepdim=True)
         scaled = FilterRows(rows.columns, rows.weights / ((1 - dropout) * self.n_experts), rows.starts)
         back = scaled.transposed(len(vectors))
-        for e in range(self.n_experts):
+        layers = (self.weight_1, self.bias_1, self.weight_2)
+        # unbind: each layer's gradient is not written into a table of zeros of its own
+        for weight_1, bias_1, weight_2 in zip(*(layer.unbind() for layer in layers), strict=True):
             inputs = vectors
             if dropout:
                 kept = kept_at_random((len(vectors), vectors.shape[1]), 1 - dropout, generator)
                 inputs = vectors * (kept.view(torch.uint8) / (1 - dropout))
-            hidden = _FilteredHidden.apply(inputs, self.weight_1[e], self.bias_1[e], scaled, back, dropout, generator)
-            result = torch.addmm(result, hidden, self.weight_2[e])
+            hidden = _FilteredHidden.apply(inputs, weight_1, bias_1, scaled, back, dropout, generator)
+            result = torch.addmm(result, hidden, weight_2)
         return result
 
 
@@ -114,10 +116,7 @@ class _FilteredHidden(torch.autograd.Function):
         for start in range(0, len(inputs), step):
             part = slice(start, start + step)
             torch.addmm(bias, inputs[part], weight, out=hidden[part])
-            torch.gt(hidden[part], 0, out=alive[part])
-            if dropout:
-                alive[part] &= kept_at_random(tuple(alive[part].shape), 1 - dropout, generator)
-            hidden[part].mul_(alive[part].view(torch.uint8))  # several times faster than with a bool
+            alive[part] = drop_units(hidden[part], dropout, generator)
         ctx.save_for_backward(inputs, weight, alive, back.columns, back.weights, back.starts)
         return rows.times(hidden)
 
@@ -136,7 +135,7 @@ class _FilteredHidden(torch.autograd.Function):
         for block, start in enumerate(range(0, len(inputs), step)):
             part, entries = slice(start, start + step), slice(firsts[block], firsts[block + 1])
             rows = FilterRows(columns[entries], weights[entries], starts[part] - firsts[block])
-            d_hidden = rows.times(grad).mul_(alive[part].view(torch.uint8))
+            d_hidden = mask_units(rows.times(grad), alive[part])
             d_weight.addmm_(inputs[part].T, d_hidden)
             # These two sum in an order that depends on the number of threads.
             with torch_on_one_thread(grad.device.type == "cpu"):

@@ -95,6 +95,14 @@ def draw_kernels() -> Any:
     return compiled
 
 
+@cache
+def unit_kernels() -> Any:
+    """Return the module of hidden units' kernels; call only if :func:`kernels` is not None."""
+    from recbole_kd.ops.kernels import units as compiled
+
+    return compiled
+
+
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     """Return :func:`recbole_kd.ops.topk.top_k` of float32 ``[B, n]`` without NaN and +inf."""
     if kernels() is None or scores.device.type != "cpu" or scores.dtype != torch.float32 or len(scores) == 0:
@@ -262,3 +270,33 @@ def is_in(items: Tensor, other: Tensor) -> Tensor | None:
 
     in_halves(work, len(items), n_threads() > 1 and items.numel() + other.numel() >= IDS_FOR_TWO)
     return found
+
+
+def keep_units(units: Tensor, drawn: Tensor, least: int) -> Tensor | None:
+    """Return :func:`recbole_kd.losses.embedding.drop_units` of float32 ``[n, h]``, changed in place.
+
+    ``drawn`` is int16 ``[n, h]``; a unit with a number below ``least`` is dropped.
+    """
+    if kernels() is None or units.device.type != "cpu" or units.dtype != torch.float32 or not units.is_contiguous():
+        return None
+    alive = torch.empty(units.shape, dtype=torch.bool)
+    arrays = [part.numpy() for part in (units, alive, drawn)]
+
+    def work(rows: slice) -> None:
+        unit_kernels().keep_units(*(array[rows].reshape(-1) for array in arrays), least)
+
+    in_halves(work, len(units), n_threads() > 1)
+    return alive
+
+
+def mask_units(units: Tensor, alive: Tensor) -> bool:
+    """Multiply float32 ``[n, h]`` by bool ``[n, h]`` in place; False if the kernel does not apply."""
+    if kernels() is None or units.device.type != "cpu" or units.dtype != torch.float32 or not units.is_contiguous():
+        return False
+    arrays = [part.numpy() for part in (units, alive.contiguous())]
+
+    def work(rows: slice) -> None:
+        unit_kernels().mask_units(*(array[rows].reshape(-1) for array in arrays))
+
+    in_halves(work, len(units), n_threads() > 1)
+    return True

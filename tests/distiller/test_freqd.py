@@ -15,8 +15,8 @@ from recbole_kd.distiller.freqd import FreqD
 from recbole_kd.distiller.graph_filtered_experts import FilteredExperts, FilterRows
 from recbole_kd.distiller.registry import check_options
 from recbole_kd.errors import ConfigError
-from recbole_kd.losses.embedding import kept_at_random
-from recbole_kd.ops import cooccurrence_graph
+from recbole_kd.losses.embedding import drop_units, kept_at_random, mask_units
+from recbole_kd.ops import compiled, cooccurrence_graph
 from recbole_kd.ops.cooccurrence_graph import WeightedGraph, nearest_neighbours, normalised_graph
 from recbole_kd.ops.ragged import Ragged
 from tests.support.embedding_stubs import (
@@ -156,6 +156,25 @@ def test_filtered_experts_and_gradients_equal_projecting_everything(monkeypatch:
         *(torch.autograd.grad((out * direction).sum(), wanted) for out in (found, expected)), strict=True
     ):
         torch.testing.assert_close(own, other)
+
+
+def test_the_compiled_dropout_has_the_bits_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = torch.randn(37, 11, generator=torch.Generator().manual_seed(0))
+    units[3, 4], units[5, 6] = torch.nan, 0.0
+    found = []
+    for serves in (True, False):
+        if not serves:
+            monkeypatch.setattr(compiled, "kernels", lambda: None)
+        for dropout in (0.3, 0.0):
+            own = units.clone()
+            alive = drop_units(own, dropout, torch.Generator().manual_seed(7))
+            masked = mask_units(units.clone(), alive)
+            assert torch.equal(own.view(torch.int32), masked.view(torch.int32)) and own[3, 4].isnan()
+            assert not alive[3, 4] and not alive[units <= 0].any()
+            assert bool(alive[units > 0].all()) == (dropout == 0)
+            found.append((own.view(torch.int32), alive))
+    for one, another in zip(found[:2], found[2:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, another, strict=True))
 
 
 def test_dropout_keeps_the_mean_of_linear_units() -> None:
