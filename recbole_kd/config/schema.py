@@ -52,6 +52,9 @@ EXAMPLES: dict[str, Any] = {
 }
 """Values that an error suggests for a key without a default."""
 
+ALWAYS_POSSIBLE: dict[str, Any] = {"kd_weight": 1.0}
+"""Values that an error suggests in place of a default that some trainings are too short for."""
+
 AUTO_WEIGHT = "auto"
 """The value of ``kd_weight`` that lets a run choose lambda on validation."""
 
@@ -259,7 +262,7 @@ def check_values(
     """
     for key, value in given.items():
         default = defaults.get(key)
-        example = EXAMPLES.get(key) if default is None else default
+        example = EXAMPLES.get(key) if default is None else ALWAYS_POSSIBLE.get(key, default)
         check_value(prefix + key, value, type_of(key, default, model), context=context, example=example)
         if key in PARTS and isinstance(value, dict):
             _check_parts(key, value, default if isinstance(default, dict) else {}, prefix)
