@@ -35,7 +35,7 @@ def words(folder: Path, **changes: str | None) -> list[str]:
 
     Without another weight it has the general default: no search of several trainings.
     """
-    if int(changes.get("epochs") or 3) > 3:  # shorter trainings are not searched anyway
+    if (changes.get("epochs") or "3") not in ("0", "1", "2", "3"):  # shorter trainings are not searched anyway
         changes = {"kd_weight": "default", **changes}
     if not (folder / "data" / "tiny").exists():
         write_tiny(folder / "data", "tiny")
