@@ -29,7 +29,7 @@ def trained(case: Case, kd: str) -> tuple[list[float], list[torch.Tensor]]:
     """The KD losses of two steps of an epoch, and the parameters after them."""
     loaders, teacher = case.loaders, teacher_of(case)
     teacher.earlier = lambda: [teacher]
-    values: dict[str, Any] = {**case.config.final_config_dict, "kd": kd}
+    values: dict[str, Any] = {**case.config.final_config_dict, "kd": kd, "kd_weight": 1.0}
     if kd == "HetComp":
         values |= {"kd_k": 4, "kd_n_positives": 1}
     distiller = build_distiller(values, case.model, teacher, loaders.train)
@@ -54,7 +54,7 @@ def test_full_ce_is_that_of_the_steps_own_encoding(tiny_dataset: TinyData, name:
     """With dropout: base loss and KD loss share a mask, and the gradient is that of the same scores."""
     case = build_case(tiny_dataset, name, **QUICK)
     teacher = teacher_of(case)
-    config: dict[str, Any] = {**case.config.final_config_dict, "kd": "FullCE"}
+    config: dict[str, Any] = {**case.config.final_config_dict, "kd": "FullCE", "kd_weight": 1.0}
     distiller = build_distiller(config, case.model, teacher, case.loaders.train)
     loader = TeacherAwareLoader(case.loaders.train, distiller, teacher)
     interaction = next(iter(loader))

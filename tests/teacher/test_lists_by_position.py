@@ -70,7 +70,10 @@ def test_each_training_row_has_the_list_of_its_history(case: Case, tmp_path: Pat
     train = case.loaders.train._dataset
     for teacher in (made, read):
         distiller = build_distiller(
-            {**case.config.final_config_dict, "kd": "CE", "kd_k": 2}, case.model, teacher, case.loaders.train
+            {**case.config.final_config_dict, "kd": "CE", "kd_weight": 1.0, "kd_k": 2},
+            case.model,
+            teacher,
+            case.loaders.train,
         )
         asked, queries = distiller.teacher_scores, torch.arange(len(train.query_ids))
         assert asked.covered.tolist() == [q in lists for q in train.query_ids.tolist()]
