@@ -25,13 +25,13 @@ class ItemSet:
     """A set of items per query with the teacher's scores, cut to the queries of a batch.
 
     Args:
-        all_ids: int64 ``[n_queries, n]``. 0 fills the row of a query that has fewer than n items.
+        all_ids: int64 or int32 ``[n_queries, n]``. 0 fills the row of a query that has fewer than n items.
         all_teacher: float32 ``[n_queries, n]``, or ``[n_queries, 0]`` for a distiller without
             :attr:`Distiller.needs_set_scores`.
         queries: int64 ``[Q]``.
 
     Attributes:
-        ids, teacher: the rows of these queries, ``[Q, n]``. They are gathered on first access.
+        ids, teacher: the rows of these queries, int64 and float32 ``[Q, n]``. They are gathered on first access.
     """
 
     def __init__(self, all_ids: Tensor, all_teacher: Tensor, queries: Tensor) -> None:
@@ -39,7 +39,7 @@ class ItemSet:
 
     @cached_property
     def ids(self) -> Tensor:
-        return self.all_ids[self.queries]
+        return self.all_ids[self.queries].long()
 
     @cached_property
     def teacher(self) -> Tensor:

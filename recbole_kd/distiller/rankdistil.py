@@ -13,7 +13,7 @@ from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positiv
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.losses.ranking import listwise_loss
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import Outside, sample_without_replacement, union_of
+from recbole_kd.ops.sampling import Outside, sample_without_replacement
 from recbole_kd.ops.topk import blocks
 from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
@@ -82,7 +82,7 @@ class RankDistil(Distiller):
         assert self.train_items is not None
         n_items = self.student_scorer.n_items
         self._top, self._top_scores = self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)
-        self._outside = Outside(union_of(self.train_items, self._top, n_items), n_items)
+        self._outside = Outside(self.train_items, n_items, self._top)
 
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"

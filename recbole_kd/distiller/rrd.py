@@ -13,9 +13,12 @@ from recbole_kd.distiller.base import DistillBatch
 from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance
 from recbole_kd.distiller.student_listwise import listwise_total
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import ROWS_AT_A_TIME, Outside, sample_without_replacement, union_of
+from recbole_kd.ops.sampling import ROWS_AT_A_TIME, Outside, sample_without_replacement
 from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
+
+LISTS_AT_A_TIME = 2**15
+"""Queries whose lists the teacher makes in one call."""
 
 
 class RRD(ListWeighted):
@@ -74,7 +77,7 @@ class RRD(ListWeighted):
         self.shares, self.list_tau = list_weights, list_tau
         self._importance: Tensor | None = None
         self._term_weights: Tensor | None = None
-        self._listed = torch.empty(0, dtype=torch.int64)
+        self._listed = torch.empty(0, dtype=torch.int32)
         self._scores = torch.empty(0)
         self._outside: Outside | None = None
 
@@ -90,24 +93,39 @@ class RRD(ListWeighted):
     def begin_training(self, train_items: Ragged) -> None:
         super().begin_training(train_items)
         assert self.train_items is not None
-        n_items = self.student_scorer.n_items
-        self._listed, scores = self.teacher_scores.top_k(self.all_queries(), self.candidates, self.train_items)
-        self._outside = Outside(union_of(self.train_items, self._listed, n_items), n_items)
+        queries = self.all_queries()
+        # By block and as int32: with a long list for each training row of a sequential student, the lists and what is
+        # outside of them are most of the memory of a training.
+        self._listed = queries.new_empty(len(queries), self.candidates, dtype=torch.int32)
         if self.sampling == "score":
-            self._scores = scores
+            self._scores = torch.empty(len(queries), self.candidates, device=queries.device)
+        for rows in queries.split(max(1, len(queries)) if self.teacher_scores.indexes else LISTS_AT_A_TIME):
+            self._listed[rows], scores = self._ranked(rows)
+            if self.sampling == "score":
+                self._scores[rows] = scores
+        self._outside = Outside(self.train_items, self.student_scorer.n_items, self._listed)
+
+    def _ranked(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the candidates of some queries and their scores: int32 and float32 ``[R, candidates]``."""
+        ids, scores = self.teacher_scores.top_k(rows, self.candidates, self.train_items)
+        return ids.int(), scores
 
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"
         self.item_sets = {}  # the old sets are freed before new ones are drawn
         queries = self.all_queries()
-        uninteresting, places = (self._listed.new_empty(len(queries), n) for n in (self.n_samples, self.k))
+        uninteresting, interesting = (self._listed.new_empty(len(queries), n) for n in (self.n_samples, self.k))
+        kept = []
         for rows in queries.split(ROWS_AT_A_TIME):
             drawn = self._outside.draw_distinct(rows, self.n_samples, self.generator)
-            uninteresting[rows] = self.without_uncounted(drawn, rows)
-            places[rows] = self._places(rows)
+            uninteresting[rows] = self.without_uncounted(drawn, rows).int()
+            places = self._places(rows)
+            interesting[rows] = self._listed[rows].gather(1, places)
+            if self.shares is not None:
+                kept.append(places)
         if self.shares is not None:
-            self._weigh(self.shares, places)
-        self.item_sets = {"interesting": self._listed.gather(1, places), "uninteresting": uninteresting}
+            self._weigh(self.shares, torch.cat(kept))
+        self.item_sets = {"interesting": interesting, "uninteresting": uninteresting}
 
     def _places(self, rows: Tensor) -> Tensor:
         """Return the places of the interesting items among some queries' candidates, int64 ``[R, K]``."""
@@ -124,7 +142,7 @@ class RRD(ListWeighted):
     def _weigh(self, shares: Shares, places: Tensor) -> None:
         """Set the weights of the items drawn, float32 ``[n_queries, K]``, of mean 1 over a row."""
         if self._importance is None or shares.get("agreement"):
-            self._importance = importance(self, shares, self._listed, self.list_tau)
+            self._importance = importance(self, shares, self._listed.long(), self.list_tau)
         weights = self._importance.gather(1, places)
         counts = (self._listed.gather(1, places) > 0).sum(1, keepdim=True)
         total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

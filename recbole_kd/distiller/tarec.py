@@ -14,7 +14,7 @@ from recbole_kd.errors import TeacherError
 from recbole_kd.losses.cross_entropy import masked_log_softmax, teacher_probabilities
 from recbole_kd.losses.wasserstein import rank_positions, score_positions, sinkhorn, wasserstein_on_line
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import Outside, union_of
+from recbole_kd.ops.sampling import Outside
 from recbole_kd.ops.topk import blocks
 from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
@@ -123,7 +123,7 @@ class TARec(Distiller):
         assert self.train_items is not None
         self._top = self.teacher_scores.top_k(self.all_queries(), self.k, self.train_items)[0]
         n_items = self.student_scorer.n_items
-        self._outside = Outside(union_of(self.train_items, self._top, n_items), n_items)
+        self._outside = Outside(self.train_items, n_items, self._top)
 
     def draw_item_sets(self, epoch: int) -> None:
         assert self._outside is not None, "begin_training comes first"

@@ -33,8 +33,8 @@ def listwise_of_vectors(vectors: Tensor, items: Tensor, queries: Tensor, listed:
 
     Args:
         vectors: float32 ``[B, d]``, of the queries. items: float32 ``[n_items, d]``. queries: int64 ``[B]``.
-        listed: int64 ``[U, K]``, one ordered list a row of all queries. rest: int64 ``[U, L]``. Both are ids of items,
-            0 fills a shorter row.
+        listed: int64 or int32 ``[U, K]``, one ordered list a row of all queries. rest: of the same type ``[U, L]``.
+            Both are ids of items, 0 fills a shorter row.
 
     Returns:
         float32 ``[]``, differentiable once in vectors and items; None if the kernel does not apply.

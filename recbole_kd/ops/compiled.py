@@ -185,7 +185,7 @@ def first_distinct(drawn: Tensor, n: int) -> tuple[Tensor, Tensor] | None:
     return found, counts
 
 
-def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numbers: Tensor) -> Tensor | None:
+def items_outside(keys: Tensor, starts: Tensor, queries: Tensor, numbers: Tensor) -> Tensor | None:
     """Return the ids of :meth:`recbole_kd.ops.sampling.Outside.item`."""
     if kernels() is None or keys.device.type != "cpu" or numbers.numel() == 0:
         return None
@@ -193,7 +193,7 @@ def items_outside(keys: Tensor, starts: Tensor, span: int, queries: Tensor, numb
     arrays = [values.contiguous().numpy() for values in (queries, numbers, ids)]
 
     def work(rows: slice) -> None:
-        draw_kernels().items_outside(keys.numpy(), starts.numpy(), span, *(array[rows] for array in arrays))
+        draw_kernels().items_outside(keys.numpy(), starts.numpy(), *(array[rows] for array in arrays))
 
     in_halves(work, len(queries), n_threads() > 1)
     return ids

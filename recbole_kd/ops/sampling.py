@@ -172,20 +172,29 @@ class Outside:
     """The items outside a query's set, numbered by id: uniform draws without rejection.
 
     No mask is needed. The r-th item outside a sorted set e_0 < e_1 < ... is r + #{j: e_j - j <= r}: one binary search
-    in the flat, sorted keys.
+    in the numbers e_j - j of the query, which are kept as int32.
 
     Args:
         excluded: the sets, by query. n_items: the size of the catalogue with the pad item, which is never drawn.
+        listed: integers ``[n_queries, n]``, ids that are added to the sets, 0 for none.
     """
 
-    def __init__(self, excluded: Ragged, n_items: int) -> None:
-        counts, self.starts, self.span = excluded.counts(), excluded.starts, n_items
-        self.keys = torch.empty_like(excluded.items)
-        for first, rows in _row_blocks(len(counts), counts.device):
-            start, end = int(self.starts[first]), int(self.starts[first + len(rows)])
-            row = torch.repeat_interleave(rows, counts[rows])
-            place = torch.arange(start, end, device=row.device) - self.starts[row]
-            self.keys[start:end] = row * self.span + (excluded.items[start:end] - 1 - place)
+    def __init__(self, excluded: Ragged, n_items: int, listed: Tensor | None = None) -> None:
+        counts, most = excluded.counts(), len(excluded.items) + (0 if listed is None else listed.numel())
+        self.keys = torch.zeros(most + 1, dtype=torch.int32, device=excluded.items.device)  # one behind the last set
+        at = 0
+        for rows in _row_blocks(len(counts), counts.device):
+            position, items = excluded.pairs(rows)
+            if listed is not None:
+                position, items = _with_listed(position, items, listed[rows], n_items)
+                counts[rows] = torch.bincount(position, minlength=len(rows))
+            own = counts[rows]
+            place = torch.arange(len(items), device=items.device) - (own.cumsum(0) - own)[position]
+            self.keys[at : at + len(items)] = items - 1 - place
+            at += len(items)
+        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self.keys = self.keys[: at + 1]
+        self._steps = int(counts.max()).bit_length() if len(counts) else 0
         self.room = (n_items - 1) - counts
         """Number of items outside, int64 ``[n_queries]``."""
 
@@ -198,11 +207,16 @@ class Outside:
         Returns:
             int64 ``[R, n]``.
         """
-        found = compiled.items_outside(self.keys, self.starts, self.span, queries, numbers)
+        found = compiled.items_outside(self.keys, self.starts, queries, numbers)
         if found is not None:
             return found
-        below = torch.searchsorted(self.keys, queries.unsqueeze(1) * self.span + numbers.clamp(min=0), right=True)
-        return (numbers + 1 + below - self.starts[queries].unsqueeze(1)).masked_fill_(numbers < 0, 0)
+        first = self.starts[queries].unsqueeze(1)
+        low, high = first.expand_as(numbers), self.starts[queries + 1].unsqueeze(1).expand_as(numbers)
+        for _ in range(self._steps):  # a fixed number of steps, because asking for the end would wait for a device
+            middle = (low + high) // 2
+            above = (low < high) & (self.keys[middle] <= numbers)
+            low, high = torch.where(above, middle + 1, low), torch.where(above, high, middle)
+        return (numbers + 1 + low - first).masked_fill_(numbers < 0, 0)
 
     def draw(self, queries: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Draw n uniform items a query, with replacement.
@@ -225,22 +239,21 @@ class Outside:
         return self.item(queries, distinct_below(self.room[queries], n, generator))
 
 
-def union_of(sets: Ragged, listed: Tensor, n_items: int) -> Ragged:
-    """Return the sets with the ids of a table added: int64 ``[n_queries, n]``, 0 for none."""
-    items, counts = [], torch.zeros(len(listed), dtype=torch.int64, device=listed.device)
-    for _, rows in _row_blocks(len(listed), listed.device):
-        position, own = sets.pairs(rows)
-        place, column = (listed[rows] > 0).nonzero().unbind(1)
-        keys = torch.unique(torch.cat([position * n_items + own, place * n_items + listed[rows[place], column]]))
-        counts[rows] = torch.bincount(keys // n_items, minlength=len(rows))
-        items.append(keys % n_items)
-    return Ragged(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), torch.cat([*items, listed.new_empty(0)]))
+def _with_listed(position: Tensor, items: Tensor, listed: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
+    """Return the distinct (row, item) pairs of some sets and a table, sorted: two int64 ``[n]``.
+
+    Args:
+        position, items: int64 ``[m]``, the pairs of the sets. listed: integers ``[R, n]``, 0 for none.
+    """
+    place, column = (listed > 0).nonzero().unbind(1)
+    keys = torch.unique(torch.cat([position * n_items + items, place * n_items + listed[place, column]]))
+    return keys // n_items, keys % n_items
 
 
-def _row_blocks(n: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first row of each block of rows, and the rows' numbers, int64."""
+def _row_blocks(n: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield the numbers of the rows of each block, int64."""
     for first in range(0, n, ROWS_AT_A_TIME):
-        yield first, torch.arange(first, min(first + ROWS_AT_A_TIME, n), device=device)
+        yield torch.arange(first, min(first + ROWS_AT_A_TIME, n), device=device)
 
 
 def sample_without_replacement(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

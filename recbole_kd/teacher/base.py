@@ -73,6 +73,11 @@ class TeacherScores(ABC):
         """The teachers behind it: itself, or each teacher of an ensemble."""
         return [self]
 
+    @property
+    def indexes(self) -> bool:
+        """Whether each call of :meth:`top_k` makes an index, so that one call for all queries is the cheapest."""
+        return False
+
     @abstractmethod
     def full(self, queries: Tensor) -> Tensor:
         """Return scores at all items: int64 ``[B]`` -> float32 ``[B, n_items]``."""

@@ -22,7 +22,6 @@ from recbole_kd.ops.sampling import (
     draw_unequal_positions,
     first_distinct,
     reach,
-    union_of,
 )
 
 DRAWS = 100_000
@@ -170,9 +169,24 @@ def test_nothing_outside() -> None:
     assert outside.draw_distinct(queries, 2, seeded()).sort(1).values.tolist() == [[0, 0], [0, 3]]
 
 
-def test_union_with_a_table() -> None:
-    union = union_of(sets_of([], [2, 5], [1]), torch.tensor([[3, 0], [1, 9], [0, 0]]), 10)
-    assert union.items.tolist() == [3, 1, 2, 5, 9, 1] and union.starts.tolist() == [0, 1, 5, 6]
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
+def test_the_items_of_a_table_are_not_outside(kind: torch.dtype) -> None:
+    listed = torch.tensor([[3, 0], [1, 9], [0, 0]], dtype=kind)
+    outside = Outside(sets_of([], [2, 5], [1]), 10, listed)
+    taken = [{3}, {1, 2, 5, 9}, {1}]
+    for query, row in enumerate(taken):
+        assert int(outside.room[query]) == 9 - len(row)
+        found = outside.item(torch.tensor([query]), torch.arange(9 - len(row)).unsqueeze(0))[0].tolist()
+        assert found == [item for item in range(1, 10) if item not in row]
+
+
+def test_sets_of_many_rows_take_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four bytes an item: a sequential student has a long list for each of its training rows."""
+    monkeypatch.setattr(sampling, "ROWS_AT_A_TIME", 3)
+    listed = torch.tensor([[1, 2, 3], [4, 5, 0], [6, 0, 0], [2, 7, 8], [0, 0, 0]], dtype=torch.int32)
+    outside = Outside(sets_of([1], [], [], [9], [3]), 10, listed)
+    assert outside.keys.dtype == torch.int32 and outside.starts.tolist() == [0, 3, 5, 6, 10, 11]
+    assert outside.item(torch.tensor([3]), torch.tensor([[0, 1, -1]])).tolist() == [[1, 3, 0]]
 
 
 def test_weights_of_the_better_place_at_a_nearly_flat_distribution() -> None:

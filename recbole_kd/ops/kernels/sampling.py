@@ -149,11 +149,11 @@ def first_distinct(drawn: Any, n_values: int, found: Any, counts: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def items_outside(keys: Any, starts: Any, span: int, queries: Any, numbers: Any, ids: Any) -> None:
+def items_outside(keys: Any, starts: Any, queries: Any, numbers: Any, ids: Any) -> None:
     """Write the item ids of the given numbers, as :class:`recbole_kd.ops.sampling.Outside`.
 
     Args:
-        keys: int64, sorted. starts: int64, the first key of each query. queries: int64 ``[R]``.
+        keys: int32, sorted in each query. starts: int64, the first key of each query. queries: int64 ``[R]``.
         numbers: int64 ``[R, n]``, negative: none. ids: int64 ``[R, n]``, written.
     """
     for row in range(len(queries)):
@@ -164,7 +164,7 @@ def items_outside(keys: Any, starts: Any, span: int, queries: Any, numbers: Any,
             low, high = first, end
             while low < high:
                 middle = (low + high) // 2
-                if keys[middle] <= query * span + number:
+                if keys[middle] <= number:
                     low = middle + 1
                 else:
                     high = middle

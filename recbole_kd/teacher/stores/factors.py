@@ -45,6 +45,10 @@ class FactorScores(TeacherScores):
         self.index: CandidateIndex | None = None
         """Ranks approximately in a very large catalogue."""
 
+    @property
+    def indexes(self) -> bool:
+        return self.index is not None
+
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._items.device != device or self._items.dtype != torch.float32:
             self._queries = self._queries.to(device, torch.float32)

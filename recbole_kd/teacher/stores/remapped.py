@@ -41,6 +41,10 @@ class MappedScores(TeacherScores):
         self._ids = self._ids.to(queries.device)
         return self._ids[queries]
 
+    @property
+    def indexes(self) -> bool:
+        return self._teacher.indexes
+
     def full(self, queries: Tensor) -> Tensor:
         return self._teacher.full(self._of(queries))
 
