@@ -10,6 +10,7 @@ from recbole_kd.cli.parser import SentenceParser
 from recbole_kd.cli.reproduce_paper import WORD
 from recbole_kd.cli.reproduce_paper import run as run_paper
 from recbole_kd.cli.reproduce_weights import run as run_weights
+from recbole_kd.cli.reproduce_weights import write_table as write_weights
 from recbole_kd.experiments.epoch_curves import dynamics_section
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.runner import read_results, run_grid
@@ -113,6 +114,9 @@ def write_tables(grids: list[Grid], results: Path) -> None:
         TargetError: a file exists that is not such a table.
     """
     for grid in grids:
+        if grid.name == WEIGHTS:
+            write_weights(grid, results, results / f"{grid.name}.md")
+            continue
         found = read_results(grid, results)
         if found:
             sections = [grid_section(grid, found), dynamics_section(grid, found)]

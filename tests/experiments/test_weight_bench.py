@@ -10,7 +10,7 @@ import pytest
 
 from recbole_kd.cli.grids import named_grid
 from recbole_kd.cli.program import main
-from recbole_kd.config.property_layers import has_weight_of_pair
+from recbole_kd.config.property_layers import has_weight_of_pair, properties_dir
 from recbole_kd.experiments.grid import Grid
 from recbole_kd.experiments.weight_bench import MADE, NAME, OWN, section, with_weights, write_data
 from recbole_kd.training.weight_trials import GRID, grid_of
@@ -85,6 +85,9 @@ def test_the_table_is_made_from_results_alone(tmp_path: Path, cells: Grid) -> No
     assert main(["reproduce", NAME, "--table", f"--results={tmp_path}"]) == 0
     page = (tmp_path / f"{NAME}.md").read_text(encoding="utf-8")
     assert first.run in page and "Not run yet" in page and len(GRID) == 7
+    file = properties_dir() / "reproduce" / f"{NAME}.yaml"  # the command that makes all tables again
+    assert main(["reproduce", str(file), "--table", f"--results={tmp_path}"]) == 0
+    assert (tmp_path / f"{NAME}.md").read_text(encoding="utf-8") == page
     (tmp_path / f"{NAME}.md").write_text("mine\n", encoding="utf-8")
     assert main(["reproduce", NAME, "--table", f"--results={tmp_path}"]) == 2
 
