@@ -133,8 +133,9 @@ def _row(task: Task, results: Results, metric: str) -> _Row:
     search, auto, alone = found["kd_weight_search"], found["distilled"], found["student"]
     weights = {f: r["distilled"] for f in GRID if (r := results.get((run_of(task.run, f), task.seed))) is not None}
     sign = 1 if found["valid_metric_bigger"] else -1
-    best = max(weights, key=lambda f: sign * weights[f]["valid"][metric]) if len(weights) == len(GRID) else None
+    best = max(weights, key=lambda f: sign * weights[f]["valid"][metric], default=None)
     against = None if best is None else auto["test"][metric] / weights[best]["test"][metric] - 1
+    part = "" if len(weights) == len(GRID) else f" (of {len(weights)} done)"
     own = search["grid"].index(search["choice"])
     others = sum(search["epochs"]) - search["epochs"][own]
     seconds = auto["seconds_per_epoch"] * sum(search["epochs"])
@@ -142,17 +143,17 @@ def _row(task: Task, results: Results, metric: str) -> _Row:
     taught, plain = (found["teacher"].get("valid") or {}).get(metric), alone["valid"][metric]
     weak = taught is not None and not is_worthwhile(taught, plain, bool(found["valid_metric_bigger"]))
     of_best = ["", "", "", ""] if best is None else [
-        f"{best:g}", _short(weights[best]["valid"][metric]), _short(weights[best]["test"][metric]),
+        f"{best:g}{part}", _short(weights[best]["valid"][metric]), _short(weights[best]["test"][metric]),
         _percent(against),
     ]  # fmt: skip
     cells = [
         task.run, *("" if value is None else _short(value) for value in (taught, plain)), f"{GRID[own]:g}",
         _short(auto["valid"][metric]), _short(auto["test"][metric]), *of_best,
         _percent(auto["test"][metric] / alone["test"][metric] - 1), f"{others} / {search['epochs'][own]}",
-        f"{seconds:.0f}", f"{of_grid:.0f}" if best is not None else "",
+        f"{seconds:.0f}", "" if part else f"{of_grid:.0f}",
         ", ".join([found["verdict"]["code"], *(["teacher no better"] if weak else [])]),
     ]  # fmt: skip
-    return _Row(cells, against, bool(search["at_end"]))
+    return _Row(cells, None if part else against, bool(search["at_end"]))
 
 
 def _short(value: float) -> str:
