@@ -33,8 +33,8 @@ INDEX_KINDS = ("none", "ivf")
 NEGATIVES = ("own", "shared")
 """Negatives of HSTU's loss: drawn for each position, or once for a batch."""
 
-HSTU_LOSSES = ("sampled_softmax", "full_softmax")
-"""Losses of HSTU: over drawn negatives, or over all items."""
+HSTU_LOSSES = ("auto", "full_softmax", "sampled_softmax")
+"""Losses of HSTU: by the number of items, over all items, or over drawn negatives."""
 
 TABLE_INITS = ("xavier_normal", "truncated_normal")
 """Initial values of HSTU's tables: as in the RCE-KD code, or as in the original."""

@@ -23,6 +23,8 @@ from recbole_kd.model.hstu_encoder import Encoded, HSTUEncoder, HSTUSizes
 from recbole_kd.model.sampled_softmax import UniformNegatives, sampled_softmax
 
 USERS_PER_BLOCK = 512
+MOST_ITEMS_OF_FULL_SOFTMAX = 20_000
+"""Catalogue up to which ``loss: auto`` is the softmax over all items, whose cost grows with it."""
 
 
 def check(config: Any) -> None:
@@ -37,7 +39,14 @@ def check(config: Any) -> None:
 
 def loss_name(config: Any) -> str:
     """Return the loss; a checkpoint of an earlier version names none and was trained on drawn negatives."""
-    return config["loss"] or "sampled_softmax"
+    return str(config["loss"] or "sampled_softmax")
+
+
+def loss_for(name: str, n_items: int) -> str:
+    """Return the loss that ``auto`` stands for with so many items, the pad among them; others unchanged."""
+    if name != "auto":
+        return name
+    return "full_softmax" if n_items - 1 <= MOST_ITEMS_OF_FULL_SOFTMAX else "sampled_softmax"
 
 
 def sizes_of(config: Any) -> HSTUSizes:
@@ -62,7 +71,7 @@ class _Autoregressive(nn.Module):
         self.temperature: float = config["temperature"]
         self.n_negatives: int = config["n_negatives"]
         self.negatives: str = config["negatives"]
-        self.loss_name = loss_name(config)
+        self.loss_name = loss_for(loss_name(config), self.n_items)
 
     def encode(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """Encode the histories of a training batch, once for all losses.

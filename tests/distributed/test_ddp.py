@@ -138,13 +138,17 @@ def test_the_parts_gradients_add_up_to_the_whole_batchs(
     )
 
 
-@pytest.mark.parametrize("more", [{}, {"loss_reduction": "sum"}, {"kd_faithful": "paper"}, {"negatives": "shared"}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"loss_reduction": "sum"}, {"kd_faithful": "paper"}, {"negatives": "shared"}, {"loss": "full_softmax"}],
+)
 @pytest.mark.parametrize("model", ["HSTUGeneral", "HSTU"])
 def test_a_mean_over_positions_is_shared_out_by_positions(
     tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]
 ) -> None:
     """Users have histories of 3 to 10 items: a share by rows would be wrong."""
-    assert_parts_add_up(tiny_dataset, tmp_path, model, n=3, train_batch_size=16, **WITHOUT_DROPOUT, **{**KD, **more})
+    given = {"loss": "sampled_softmax", "train_batch_size": 16, **WITHOUT_DROPOUT, **KD, **more}
+    assert_parts_add_up(tiny_dataset, tmp_path, model, n=3, **given)
 
 
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "NeuMF"])

@@ -393,6 +393,25 @@ def test_it_learns(model: str, loss: dict[str, str], tiny_dataset: TinyData) -> 
 
 
 @pytest.mark.parametrize(
+    ("name", "n_items", "wanted"),
+    [
+        ("auto", 20_001, "full_softmax"),
+        ("auto", 20_002, "sampled_softmax"),
+        ("full_softmax", 10**7, "full_softmax"),
+        ("sampled_softmax", 3, "sampled_softmax"),
+        (None, 3, "sampled_softmax"),  # a checkpoint of an earlier version
+    ],
+)
+def test_the_loss_follows_the_size_of_the_catalogue(name: str | None, n_items: int, wanted: str) -> None:
+    assert hstu.loss_for(hstu.loss_name({"loss": name}), n_items) == wanted
+
+
+def test_published_settings_name_the_published_loss() -> None:
+    files = sorted((properties_dir() / "model").glob("HSTU-*.yaml"))
+    assert [read_yaml(file)["loss"] for file in files] == ["sampled_softmax"] * 3
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("n_layers", 0),

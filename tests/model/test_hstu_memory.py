@@ -16,8 +16,8 @@ from tests.support import paths
 ROOT = paths.ROOT
 YELP2018 = {
     "n_layers": 8, "n_heads": 8, "embedding_size": 32, "attention_size": 16, "linear_size": 16, "input_dropout": 0.5,
-    "linear_dropout": 0.7, "temperature": 0.1, "n_negatives": 2048, "MAX_ITEM_LIST_LENGTH": 400,
-    "train_batch_size": 128,
+    "linear_dropout": 0.7, "temperature": 0.1, "loss": "sampled_softmax", "n_negatives": 2048,
+    "MAX_ITEM_LIST_LENGTH": 400, "train_batch_size": 128,
 }  # fmt: skip
 """The published teacher of Yelp2018, the largest of the paper; its student has one block of two heads."""
 

@@ -22,8 +22,8 @@ from recbole_kd.training.trainer import KDTrainer
 
 PUBLISHED = {
     "embedding_size": 64, "attention_size": 8, "linear_size": 16, "input_dropout": 0.5, "linear_dropout": 0.5,
-    "position_bias": False, "time_bias": False, "n_negatives": 512, "temperature": 0.05, "MAX_ITEM_LIST_LENGTH": 100,
-    "train_batch_size": 128,
+    "position_bias": False, "time_bias": False, "loss": "sampled_softmax", "n_negatives": 512, "temperature": 0.05,
+    "MAX_ITEM_LIST_LENGTH": 100, "train_batch_size": 128,
 }  # fmt: skip
 """Published keys of HSTU on CiteULike. The student has one block of two heads, the teacher eight of four."""
 
