@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from recbole_kd.losses import catalogue_softmax
 from recbole_kd.model.full_softmax import full_softmax
 
 
@@ -21,21 +22,27 @@ def made(n: int, n_items: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize(("dtype", "rtol", "atol"), [(torch.float64, 1e-10, 1e-12), (torch.float32, 1e-4, 1e-6)])
-@pytest.mark.parametrize("scores_per_block", [1, 12 * 5, 10**6])
+@pytest.mark.parametrize("block_bytes", [1, 12 * 5 * 4, 10**7])
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 def test_it_is_dense_cross_entropy(
-    temperature: float, scores_per_block: int, dtype: torch.dtype, rtol: float, atol: float
+    temperature: float,
+    block_bytes: int,
+    dtype: torch.dtype,
+    rtol: float,
+    atol: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(catalogue_softmax, "CPU_BLOCK_BYTES", block_bytes)
     queries, items, positives = made(23, 12, 6, dtype)
     wide = [x.detach().double().requires_grad_() for x in (queries, items)]
     want = cross_entropy(wide[0] @ wide[1][1:].T / temperature, positives - 1)
     wanted = torch.autograd.grad(3 * want, wide)
-    got = full_softmax(queries, items, positives, temperature, scores_per_block)
+    got = full_softmax(queries, items, positives, temperature)
     torch.testing.assert_close(got.double(), want, rtol=rtol, atol=atol)
     for mine, theirs in zip(torch.autograd.grad(3 * got, (queries, items)), wanted, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=rtol, atol=atol)
     with torch.no_grad():
-        silent = full_softmax(queries, items, positives, temperature, scores_per_block)
+        silent = full_softmax(queries, items, positives, temperature)
     assert torch.equal(silent, got) and not silent.requires_grad
 
 
@@ -62,7 +69,8 @@ def test_it_is_finite_at_large_scores_and_lets_nan_through() -> None:
     assert full_softmax(queries * torch.nan, items, torch.tensor([2, 1, 2]), 0.05).isnan()
 
 
-def test_no_scores_of_a_whole_batch_are_held() -> None:
+def test_no_scores_of_a_whole_batch_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue_softmax, "CPU_BLOCK_BYTES", 2**19)
     queries, items, positives = made(2000, 3000, 8, torch.float32)
     largest = 0
 
@@ -75,5 +83,5 @@ def test_no_scores_of_a_whole_batch_are_held() -> None:
             return out
 
     with Watch():
-        full_softmax(queries, items, positives, 0.05, 2**17).backward()
+        full_softmax(queries, items, positives, 0.05).backward()
     assert largest <= 2**17
