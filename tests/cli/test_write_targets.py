@@ -519,7 +519,7 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatc
     assert contents(first["folder"]) == before and len(list((tmp_path / "saved").iterdir())) == 2
 
 
-def fails(*_: Any) -> None:
+def fails(*_: Any, **__: Any) -> None:
     raise TrainingError("no")
 
 

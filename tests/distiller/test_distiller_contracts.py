@@ -243,7 +243,7 @@ def test_sets_are_items_and_leave_out_what_they_should(pair: tuple[str, Case]) -
     mine = torch.repeat_interleave(torch.arange(len(train.counts())), train.counts()) * 10_000 + train.items
     assert distiller.mask_train or not options
     for key, ids in distiller.item_sets.items():
-        assert ids.dtype == torch.int64 and ids.shape[0] == distiller.student_scorer.n_queries
+        assert ids.dtype in (torch.int32, torch.int64) and ids.shape[0] == distiller.student_scorer.n_queries
         assert int(ids.min()) >= 0 and int(ids.max()) < distiller.student_scorer.n_items
         if distiller.mask_train:
             listed = (torch.arange(len(ids)).unsqueeze(1) * 10_000 + ids)[ids > 0]
