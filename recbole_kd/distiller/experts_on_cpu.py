@@ -127,6 +127,6 @@ def _summed(parts: Tensor, row: Tensor, n: int, whole: bool) -> Tensor:
     If ``whole`` every row has a part of every expert.
     """
     with torch_on_one_thread():
-        if whole:
+        if whole and n:
             return parts.view(-1, n, parts.shape[1]).sum(dim=0)
         return parts.new_zeros(n, parts.shape[1]).index_add_(0, row, parts)

@@ -72,6 +72,17 @@ def test_experts_and_gradients_equal_one_network_after_the_other(kind: str, monk
         torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-5)
 
 
+def test_no_entity_brings_nothing() -> None:
+    """A batch of users alone, as ENMF's, has no items."""
+    experts = ExpertMixture(4, 5, 9, torch.Generator().manual_seed(1))
+    vectors = torch.empty(0, 5, requires_grad=True)
+    found = experts(vectors, torch.empty(0, 4, requires_grad=True))
+    parameters = [experts.weight_1, experts.bias_1, experts.weight_2, experts.bias_2]
+    gradients = torch.autograd.grad(found.sum(), [vectors, *parameters])
+    assert found.shape == (0, 9) and gradients[0].shape == (0, 5)
+    assert not any(gradient.any() for gradient in gradients)
+
+
 def test_temperature_falls_geometrically_and_stops() -> None:
     distiller = DE(*random_pair(), n_experts=2, max_epoch=50)  # type: ignore[arg-type]
     seen = []
