@@ -91,10 +91,10 @@ def download(
     target = folder / file.name
     lock = FileLock(folder / f".{file.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         raise DownloadError(f"Another run is downloading {target} right now: wait until it is done.") from None
-    with lock:
+    with held:
         if os.path.lexists(target):
             return _existing(target, file, say)
         end = "free some and run the same command again, which continues the download"
