@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,8 @@ def write_data(folder: Path) -> None:
     own = folder / OWN / f"{OWN}.inter"
     if not own.is_file():
         own.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(recbole_folder() / "dataset_example" / "ml-100k" / "ml-100k.inter", own)
+        source = recbole_folder() / "dataset_example" / "ml-100k" / "ml-100k.inter"
+        write_text_whole(own, source.read_text(encoding="utf-8"))
     made = folder / MADE / f"{MADE}.inter"
     if not made.is_file():
         made.parent.mkdir(parents=True, exist_ok=True)

@@ -81,9 +81,12 @@ def test_loss_and_gradients_are_those_of_recboles_rows(
 
 
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
-def test_longer_histories_begin_with_the_latest_items(model: str, tiny_dataset: TinyData) -> None:
+def test_longer_histories_begin_with_the_latest_items(
+    model: str, tiny_dataset: TinyData, caplog: pytest.LogCaptureFixture
+) -> None:
     """What a cut changes: targets before the window are left out, and no history reaches back beyond it."""
-    rows, by_user = both(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=5)
+    with caplog.at_level("INFO"):
+        rows, by_user = both(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=5)
     encode_by_user(by_user.model)
     batch, every = next(iter(by_user.loaders.train)), dataset_of(rows.loaders.train).inter_feat
     for user in batch["user_id"].unique().tolist():
@@ -96,6 +99,7 @@ def test_longer_histories_begin_with_the_latest_items(model: str, tiny_dataset: 
         for history, length in zip(mine["item_id_list"], mine["item_length"].tolist(), strict=True):
             assert torch.equal(history, torch.where(torch.arange(5) < length, window, 0))
     assert len(batch) < len(every)
+    assert f"leaves out {len(every) - len(batch):,} of {len(every):,} training rows" in caplog.text
     loss, plain = by_user.model.train().calculate_loss(batch), rows.model.train().calculate_loss(batch)
     torch.testing.assert_close(loss, plain, rtol=0, atol=1e-6)
 

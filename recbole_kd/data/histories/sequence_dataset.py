@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,12 @@ class SequenceDataset(HSTUDataset):
         """Switch length and rows to those of the users: each has all rows of a user."""
         self.blocks = UserBlocks.of(self.rows)
         self._columns = self.blocks.columns()
+        n_rows, n_left_out = len(self.rows), len(self.rows) - len(self.blocks.rows)
+        if n_left_out:
+            getLogger().info(
+                f"train_by_user leaves out {n_left_out:,} of {n_rows:,} training rows: those before the last "
+                f"{self.rows.fields.max_length} items of a user's history (MAX_ITEM_LIST_LENGTH)"
+            )
 
     def __len__(self) -> int:
         return super().__len__() if self.blocks is None else len(self.blocks)

@@ -16,6 +16,7 @@ from recbole_kd.experiments.benchmarks.made_data import width_of, write_dataset,
 from recbole_kd.experiments.benchmarks.own_process import in_own_process
 from recbole_kd.experiments.benchmarks.peer_settings import settings_of
 from recbole_kd.experiments.benchmarks.reports import Cases
+from recbole_kd.storage.files import write_text_whole
 
 HEADERS = ["size", "method", "published, s", "ours, s", "ratio", "published, CPU s", "ours, CPU s", "CPU ratio"]
 
@@ -41,7 +42,7 @@ def report_peers(folder: Path, wanted: Cases, minutes: float | None, output: Pat
                 rows.append({**case, "teacher_width": teacher_width, "cores": os.cpu_count(), **found})
                 print(_line(rows[-1]), flush=True)
                 if output:  # written after each method, so that a later failure loses nothing
-                    output.write_text(json.dumps(rows, indent=2))
+                    write_text_whole(output, json.dumps(rows, indent=2))
     print("", tabulate([cells(row) for row in rows], headers=HEADERS, floatfmt=".2f"), sep="\n")
 
 
