@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from recbole_kd.experiments.benchmarks.peers import report_peers
 from recbole_kd.experiments.benchmarks.prefixes import report_prefixes
 from recbole_kd.experiments.benchmarks.reports import Cases, report_cases, report_sequences
 from recbole_kd.experiments.benchmarks.wide import report_wide
+from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.storage.targets import check_file
 
 EXAMPLES = [
@@ -44,6 +46,24 @@ commas. Other --KEY=VALUE are keys of the KD run.
 trust. It times that code and ours epoch by epoch in turn, in one process, on the same data with the same student,
 teacher and settings (those published for MF on CiteULike). Nothing is written into FOLDER.
 """
+
+KEYS = "KEY"
+"""Stands for the further keys of the KD runs."""
+
+PLAIN = "cases"
+"""The measurement that no option asks for: distillation beside RecBole's own training."""
+
+READS: dict[str, tuple[str, ...]] = {
+    PLAIN: ("model", "kd", "size", "width", "teacher_width", "repeats", "evaluation", "output", KEYS),
+    "sequences": ("size", "repeats", "output"),
+    "growth": ("repeats", "teacher_width", "output", KEYS),
+    "prefixes": ("length", "users", "repeats"),
+    "models": ("only", "minutes", "output"),
+    "peers": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
+    "wide": ("size", "width", "repeats", "output"),
+    "device": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
+}
+"""Measurement -> the options that it reads; all but the first are named by an option."""
 
 
 def _parser() -> SentenceParser:
@@ -109,14 +129,19 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         ConfigError: a number is too small, or a size or method is unknown.
         TargetError: the output cannot be written.
     """
-    known, rest = _parser().parse_known_args(words)
+    parser = _parser()
+    known, rest = parser.parse_known_args(words)
     for key, least in (("width", 1), ("teacher_width", 1), ("repeats", 0), ("length", 1), ("users", 1)):
         value = getattr(known, key)
         if value is not None and value < least:
             raise ConfigError(f"--{key}={value} is not allowed: it must be a whole number of at least {least}")
+    if known.minutes is not None and not known.minutes > 0:
+        raise ConfigError(f"--minutes={known.minutes:g} is not allowed: it must be a number greater than 0")
     for size in known.size.split(","):
         counts_of(size)
     options = parse_arguments(rest)
+    given = [name for name, value in vars(known).items() if value != parser.get_default(name)]
+    _check_read(given, options)
     every, usual = (PEERS, "all") if known.peers else (DISTILLERS, "RCEKD")
     known.kd = known.kd or usual
     known.methods = list(every) if known.kd == "all" else known.kd.split(",")
@@ -126,13 +151,31 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     for mode in ("device", "wide"):
         if getattr(known, mode) and "," in known.size:
             raise ConfigError(f"--size={known.size} is not possible with --{mode}: expected one size")
+    for mode in ("peers", "device"):
+        if getattr(known, mode) and known.model != "MF":
+            raise ConfigError(f"--model={known.model} is not possible with --{mode}: expected MF")
     if known.peers:
-        if known.model != "MF":
-            raise ConfigError(f"--model={known.model} is not possible with --peers: expected MF")
         check_peers(known.peers, known.methods, options)
-    if known.output is not None and not known.models:  # the record of a matrix is continued
+    if known.output is not None and not (known.models and known.output.is_file()):  # which is continued
         check_file(known.output, option="--output")
     return known, options
+
+
+def _check_read(given: Collection[str], keys: Collection[str]) -> None:
+    """Refuse options that the measurement asked for would not read (ConfigError).
+
+    Args:
+        given: names of the options that differ from their defaults. keys: those of the KD runs.
+    """
+    asked = next((name for name in READS if name in given), PLAIN)
+    reads = READS[asked]
+    unread = [name for name in given if name not in (asked, *reads)] + [key for key in keys if KEYS not in reads]
+    if not unread:
+        return
+    if asked != PLAIN:
+        raise ConfigError(f"--{unread[0]} has no effect with --{asked}: leave it out")
+    homes = " or ".join(f"--{name}" for name, own in READS.items() if unread[0] in own)
+    raise ConfigError(f"--{unread[0]} has no effect without {homes}: leave it out")
 
 
 def run(words: list[str]) -> int:
@@ -142,6 +185,12 @@ def run(words: list[str]) -> int:
         KDError: bad input, or a measurement that failed.
     """
     given, options = parse(words)
+    with quiet_warnings():
+        return _measure(given, options)
+
+
+def _measure(given: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Measure what the parsed arguments ask for, and return the exit code."""
     sizes = given.size.split(",")
     if given.sequences:
         report_sequences(sizes, given.repeats, given.output)

@@ -40,6 +40,16 @@ UNREAD = {
 }
 """Keys of RecBole that no run reads, and the reason."""
 
+OF_PROCESSES = {
+    **dict.fromkeys(("world_size", "offset", "ip", "port", "local_rank")),
+    "single_spec": True,
+    "verbose": True,
+}
+"""Keys that RecBole's own launcher of several processes sets -> the value that asks for nothing."""
+
+SMALLER_IS_BETTER = frozenset({"rmse", "mae", "logloss", "averagepopularity", "giniindex"})
+"""Metrics of which RecBole takes the smaller value as the better one."""
+
 
 def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse keys of RecBole that would have no effect on a run.
@@ -53,6 +63,28 @@ def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
     for key, reason in UNREAD.items():
         if values.get(key):
             raise invalid(prefix + key, values[key], f"it has no effect, {reason}")
+    for key, usual in OF_PROCESSES.items():
+        if values.get(key) not in (None, usual):
+            reason = "it has no effect, nproc is the number of processes that train together"
+            raise invalid(prefix + key, values[key], reason, f"Leave {prefix}{key} out, or try --{prefix}nproc=2")
+
+
+def check_direction(given: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a ``valid_metric_bigger`` that RecBole would write over, because it follows from valid_metric.
+
+    Args:
+        given: the user's settings. defaults: the property files, merged. prefix: "teacher." for a teacher's keys.
+
+    Raises:
+        ConfigError: it is not what follows.
+    """
+    asked, metric = given.get("valid_metric_bigger"), str({**defaults, **given}.get("valid_metric"))
+    follows = metric.lower().partition("@")[0] not in SMALLER_IS_BETTER
+    if asked is not None and bool(asked) is not follows:
+        better = "larger" if follows else "smaller"
+        raise invalid(
+            f"{prefix}valid_metric_bigger", asked, f"it has no effect, a {better} {metric} is always the better one"
+        )
 
 
 def check_by_user(model: str, asked: object, prefix: str = "") -> None:

@@ -257,7 +257,9 @@ def _candidates(value: object, kind: Any, context: Context | None, example: obje
 
 
 def _meant(value: object) -> Iterator[object]:
-    """Yield other readings of a value: ``1e2`` as 100, a number as text, a value as list."""
+    """Yield other readings of a value: ``1e2`` as 100, ``1`` as True, a number as text, a value as list."""
+    if type(value) is int and value in (0, 1):
+        yield bool(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         yield int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):

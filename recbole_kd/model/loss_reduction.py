@@ -70,7 +70,9 @@ def with_decay_for_mean(defaults: Mapping[str, Any], given: Mapping[str, Any]) -
 def reduction_note(model: nn.Module, config: Any) -> str:
     """Return a log line on the reduction of a model's loss and its weight decay."""
     reduction, decay = reduction_of(model, config["loss_reduction"]), config["weight_decay"] or 0.0
+    loss = getattr(model, "loss_name", None)  # HSTU's, which may follow from the number of items
+    name = config["model"] if loss is None else f"{config['model']} (loss={loss})"
     if reduction == "mean":
-        return f"{config['model']}: mean over the rows of a batch, weight_decay {decay:g} unchanged"
+        return f"{name}: mean over the rows of a batch, weight_decay {decay:g} unchanged"
     how = "its own sum" if sums_itself(model) else "RecBole's mean times the rows of the batch, which is their sum"
-    return f"{config['model']}: {how} (loss_reduction=sum), with weight_decay {decay:g}"
+    return f"{name}: {how} (loss_reduction=sum), with weight_decay {decay:g}"

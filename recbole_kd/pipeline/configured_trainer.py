@@ -50,6 +50,7 @@ class ConfiguredKDTrainer(KDTrainer):
             accelerate_on_cpu(model, softmax_of(model))
             initialise(model, config["init_std"])
             getLogger().info(reduction_note(model, config))
+        if config["kd"]:
             options = {"track": config["kd_track"] or (), **options}
         super().__init__(config, model, distiller, **options)
         self._train_data: Any = None

@@ -20,6 +20,7 @@ from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_kd.config.code_names import allows_code, methods_in, refuse_code, refuse_permission
+from recbole_kd.config.key_rules import OF_PROCESSES
 from recbole_kd.config.known_keys import RECBOLE_KEYS
 from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.property_layers import (
@@ -122,6 +123,8 @@ def _given(config: Config, model: str, model_class: type, dataset: str) -> dict[
             )
         if key in OF_SCRIPTS or (key not in strict and not _is_ours(key) and key not in RECBOLE_KEYS):
             del given[key]  # from the command line, which the user's own script may read too
+    for key in OF_PROCESSES:  # RecBole's launcher sets them for its own processes
+        given.pop(key, None)
     values = merge_sources(None, given, {"model": model, "dataset": dataset, "kd_compare": False})
     if values.get(INIT_FROM) is not None:
         raise ConfigError(

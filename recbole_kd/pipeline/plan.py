@@ -22,7 +22,7 @@ from recbole_kd.data.label_checks import check_labels
 from recbole_kd.data.split_and_loaders import Splits, check_negatives, split_data
 from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import distiller_class
-from recbole_kd.distiller.small_data import cut_defaults
+from recbole_kd.distiller.small_data import cut_defaults, words_of_cut
 from recbole_kd.distributed.loss_terms import can_be_shared
 from recbole_kd.distributed.ray_cluster import connect
 from recbole_kd.errors import ConfigError
@@ -74,6 +74,7 @@ class Plan:
         start: first weights of the student, from ``init_from``.
         general_weight: the general default of ``kd_weight`` that a search replaces, because nobody gave a weight.
         weight_note: why it is not, for the log; empty if it is, or if a weight is given or known.
+        cut: a sentence on defaults of the method that are cut to the size of the data; empty if none is.
     """
 
     request: Request
@@ -92,6 +93,7 @@ class Plan:
     start: StudentStart | None = None
     general_weight: float | None = None
     weight_note: str = ""
+    cut: str = ""
 
 
 def make_plan(request: Request, splits: Splits | None = None) -> Plan:
@@ -128,7 +130,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     if not teachers:
         saved = saved_teacher(run["teacher_path"], splits, alone["device"], run["teacher_unlisted"])
     teacher_name = request.teacher or (public_name(saved[0].name) if saved else "")
-    distilled, distilled_files, options = _distilled(request, splits, teacher_name, {})
+    distilled, distilled_files, options, cut = _distilled(request, splits, teacher_name, {})
     method = distiller_class(request.kd)
     if saved:
         method.check_teacher(saved[0], options)
@@ -142,7 +144,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     assistant = None
     if method.assistant:
         of_teacher = saved[0].manifest.get("settings", {}) if saved else teachers[0].final_config_dict
-        assistant, _, _ = _distilled(
+        assistant, *_ = _distilled(
             request, splits, teacher_name, assistant_values(distilled.final_config_dict, of_teacher)
         )
     general_weight = distilled["kd_weight"]
@@ -177,6 +179,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         start,
         general_weight if distilled["kd_weight"] != general_weight else None,
         note,
+        cut,
     )
 
 
@@ -190,8 +193,8 @@ def _check_shared_method(method: type[Distiller], kd: str, n_processes: int) -> 
 
 def _distilled(
     request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]
-) -> tuple[Any, list[str], dict[str, Any]]:
-    """Return the Config of the distilled student, its property files and the checked options.
+) -> tuple[Any, list[str], dict[str, Any], str]:
+    """Return the Config of the distilled student, its property files, the checked options, and what was cut.
 
     With changes it is the Config of its assistant.
     """
@@ -201,7 +204,8 @@ def _distilled(
     values = dict(config.final_config_dict)
     cut = cut_defaults(distiller_class(request.kd), values, config.external_config_dict, *sizes)
     values.update({key: limit for key, (_, limit, _) in cut.items()})
-    return config, files, check_distiller(request.kd, values, *sizes)
+    config.final_config_dict.update({key: values[key] for key in cut})
+    return config, files, check_distiller(request.kd, values, *sizes), words_of_cut(cut)
 
 
 def checkpoints_needed(method: type[Distiller], options: Mapping[str, Any]) -> int:

@@ -23,6 +23,7 @@ from recbole_kd.ops.threads import n_threads
 from recbole_kd.pipeline.assistant import ensure_assistant
 from recbole_kd.pipeline.data_preview import data_counts
 from recbole_kd.pipeline.huge_pages import prefer_huge_pages
+from recbole_kd.pipeline.idle_keys import idle_keys
 from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import Request, make_request
 from recbole_kd.pipeline.result_table import versions
@@ -34,6 +35,7 @@ from recbole_kd.pipeline.stages import distill, ensure_student_alone, ensure_tea
 from recbole_kd.pipeline.student_export import export_student
 from recbole_kd.pipeline.training_entries import RunContext
 from recbole_kd.pipeline.verdict import verdict, weak_teacher, worthwhile_teacher
+from recbole_kd.pipeline.weight_checks import what_hinders
 from recbole_kd.pipeline.weight_search import Prospect
 from recbole_kd.report.write import try_report
 from recbole_kd.serving.student_files import FOLDER
@@ -129,6 +131,8 @@ def run_request(
             getLogger().info(describe_split(plan.splits.dataset))
             if plan.weight_note:
                 getLogger().info(plan.weight_note)
+            for sentence in filter(None, (plan.cut, *idle_keys(plan))):
+                getLogger().warning(sentence)
             try:
                 with _room_in(context.folder), screen.alive():
                     figures, model = _train(plan, context, after_epoch)
@@ -138,7 +142,7 @@ def run_request(
                         "versions": versions(plan.distilled["device"]),
                         "command": command,
                     }
-                    result["verdict"] = verdict(result)
+                    result["verdict"] = verdict(result, can_search=_can_search(plan))
                     result["student_export"] = export_student(plan.distilled, context, model, result)
                     result["setting_sources"] = recorded_sources(plan, given)
                     write_json(context.folder / "result.json", result)
@@ -262,6 +266,11 @@ def _train(
         figures["kd_weight_search"] = figures["distilled"].pop("kd_weight_search")
     _time_once(plan, figures)
     return figures, model
+
+
+def _can_search(plan: Plan) -> bool:
+    """Return whether the run is possible with ``kd_weight=auto``."""
+    return "+" not in plan.request.kd and plan.assistant is None and what_hinders(plan.distilled) is None
 
 
 def _time_once(plan: Plan, figures: dict[str, Any]) -> None:

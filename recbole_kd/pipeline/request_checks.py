@@ -9,7 +9,7 @@ from recbole.model.abstract_recommender import ContextRecommender, SequentialRec
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_kd.config.key_rules import check_by_user, check_index_keys, check_metrics, check_unread
+from recbole_kd.config.key_rules import check_by_user, check_direction, check_index_keys, check_metrics, check_unread
 from recbole_kd.config.known_keys import RECBOLE_KEYS, check_keys, keys_of
 from recbole_kd.config.model_catalogue import OWN_DISTILLATION, recbole_defaults
 from recbole_kd.config.property_layers import distiller_layers, layers, public_name, student_layers, teacher_layers
@@ -173,6 +173,7 @@ def check_student_keys(values: Mapping[str, Any], model: str, kd: str, dataset: 
     )
     check_given_options(distiller_class(kd), values)
     check_metrics(values, defaults)
+    check_direction(values, defaults)
     check_unread(values)
     check_by_user(model, values.get("train_by_user"))
     check_index_keys({**layers("overall")[0], **values})
@@ -238,5 +239,6 @@ def check_teacher_keys(values: Mapping[str, Any], dataset: str, setting: str) ->
         )
         check_values(given, defaults, prefix="teacher.", model=public_name(name))
         check_metrics(given, defaults, "teacher.")
+        check_direction(given, defaults, "teacher.")
         check_unread(given, "teacher.")
         check_by_user(public_name(name), given.get("train_by_user"), "teacher.")

@@ -11,13 +11,14 @@ CAPS = {"epochs": "epochs", "max_minutes": "max_minutes"}
 """Keys that can end a training before its patience does."""
 
 
-def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(result: Mapping[str, Any], *, can_search: bool = True) -> dict[str, Any]:
     """Return the verdict on a finished run, for result.json and the screen.
 
     Args:
         result: content of result.json: ``model``, ``kd``, ``valid_metric``, ``valid_metric_bigger``, and the metrics
             of ``teacher``, ``student`` (None if no student was trained without a teacher) and ``distilled``.
             ``kd_weight_search`` stands there only if the weight was chosen by trials.
+        can_search: whether the same run is possible with ``kd_weight=auto``. If not, the verdict does not advise it.
 
     Returns:
         ``code`` is ``helped``, ``no_gain`` or ``unknown``, by the stopping metric on validation. ``text`` is a sentence
@@ -41,7 +42,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     weak = weak_teacher(result)
     of_teacher = [weak] if weak else _little_to_gain(result, scores["valid"])
     warnings = [*of_teacher, *_still_improving(result), *_weight_at_end(result)]
-    return {**found, "text": _text(result, found), "warnings": warnings}
+    return {**found, "text": _text(result, found, can_search), "warnings": warnings}
 
 
 def weak_teacher(result: Mapping[str, Any]) -> dict[str, str] | None:
@@ -127,7 +128,7 @@ def _relative(one: float | None, other: float | None) -> float | None:
     return None if ratio is None else ratio - 1
 
 
-def _text(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _text(result: Mapping[str, Any], found: Mapping[str, Any], can_search: bool) -> str:
     name, metric = f"{result['model']} + {result['kd']}", found["metric"]
     parts = []
     if found["gain"] is not None:
@@ -139,7 +140,7 @@ def _text(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     summary = f"{name}: {', '.join(parts)}." if parts else f"{name}: nothing to compare it with."
     if found["code"] == "no_gain":
         valid = found["valid"]
-        auto = "" if result.get("kd_weight_search") else "--kd_weight=auto, "
+        auto = "--kd_weight=auto, " if can_search and not result.get("kd_weight_search") else ""
         return (
             f"KD did not help here: {name} {short(valid['distilled'])} is not above {result['model']} alone "
             f"{short(valid['student'])} in {metric} on validation. Try {auto}another --kd_weight than "

@@ -23,7 +23,8 @@ RANKS_SHOWN = 50
 def best_epoch_metrics(trainer: Any, model: nn.Module, loaders: Loaders, show_progress: bool) -> dict[str, Any]:
     """Return the metrics of the best epoch.
 
-    These are validation and test metrics, the size, and the microseconds of inference per user.
+    These are validation and test metrics, the size, and the microseconds of inference per user. ``loss`` is the one
+    that HSTU took.
     """
     has_weights = bool(list(model.parameters()))
     metrics: dict[str, Any] = {}
@@ -34,6 +35,7 @@ def best_epoch_metrics(trainer: Any, model: nn.Module, loaders: Loaders, show_pr
     return {
         **metrics,
         **size_of(model),
+        **({"loss": model.loss_name} if isinstance(getattr(model, "loss_name", None), str) else {}),
         "inference_us_per_user": inference_us_per_user(Scorer(model, universe_of(loaders.train))),
     }
 

@@ -505,7 +505,7 @@ class KDTrainer(Trainer):
             self._check_nan(kd)
             if self.measures_gradients and not self._queries and self.ranks is None and not self.enable_scaler:
                 self._grad_ratio = gradient_ratio(base, kd, self.model.parameters())
-            self._queries += len(interaction.kd.queries)
+            self._queries += len(interaction.kd.queries) if interaction.kd.share else 0
         self._term = "sum of the losses"
         return base, kd
 
@@ -566,7 +566,8 @@ class KDTrainer(Trainer):
         figures = {"base_loss": losses[0], "kd_loss": kd_loss, "weighted_kd_loss": weight * kd_loss}
         if self._grad_ratio is not None:
             figures["grad_ratio"] = float(self._grad_ratio)
-        per_query = max(self._queries if self.distiller.reduction == "sum" else self._base_loss.batches, 1)
+        sums = self.distiller.reduction == "sum"
+        per_query = max(self._over_ranks(float(self._queries)) if sums else self._base_loss.batches, 1)
         self.epoch_means = {
             "base_loss": self._base_loss.mean_of(losses[0]),
             "kd_loss": kd_loss / per_query,

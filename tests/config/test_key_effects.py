@@ -304,6 +304,17 @@ def test_keys_that_recbole_writes_over_are_refused(key: str, value: str, place: 
     assert f"--{key}={value.removeprefix('+')}: it has no effect" in outcome(place, f"--{key}={value}")["refused"]
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "world_size=2", "local_rank=0", "offset=1", "ip=host", "port=99", "single_spec=False", "verbose=False",
+        "valid_metric_bigger=False", "teacher.local_rank=0", "teacher.valid_metric_bigger=False",
+    ],
+)  # fmt: skip
+def test_keys_of_recboles_own_launcher_and_what_follows_from_the_metric_are_refused(word: str, place: Path) -> None:
+    assert f"Invalid --{word}: it has no effect" in outcome(place, f"--{word}")["refused"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("text_encoder", "tfidf"), ("item_features", "{visual: visual.npy}")])
 def test_item_features_are_refused_where_no_model_reads_them(key: str, value: str, place: Path) -> None:
     assert key in outcome(place, f"--{key}={value}")["refused"]

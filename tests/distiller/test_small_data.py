@@ -54,6 +54,7 @@ def test_a_run_on_small_data_says_what_was_cut(tmp_path: Path, capsys: pytest.Ca
     given = {"kd": "RRD", "kd_k": None, "kd_n_samples": None, "kd_candidates": None, "kd_compare": "False"}
     assert main(words(tmp_path, **given)) == 0
     out, err = capsys.readouterr()
-    assert "kd_candidates=500 to 40 (the number of items)" in out + err
-    (result,) = (tmp_path / "saved").glob("*/result.json")
-    assert json.loads(result.read_text())["distilled"]["kd_loss"]
+    assert (out + err).count("kd_candidates=500 to 40 (the number of items)") == 1
+    (path,) = (tmp_path / "saved").glob("*/result.json")
+    result = json.loads(path.read_text())
+    assert result["distilled"]["kd_loss"] and result["kd_options"]["kd_candidates"] == 40

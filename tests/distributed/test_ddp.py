@@ -254,6 +254,7 @@ def test_every_method_is_sorted_into_those_that_can_and_those_that_cannot() -> N
 
 def same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert np.allclose(one["losses"], two["losses"], rtol=1e-5, atol=0)
+    assert one["means"] == pytest.approx(two["means"], rel=1e-4)
     scale = max(float(g.abs().max()) for g in one["gradients"])
     assert all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)

@@ -234,6 +234,12 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         parse([f"--peers={tmp_path / 'published'}"])
 
 
+def test_a_folder_with_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.py").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be read \(dataset\.py: Is a directory\)"):
+        parse([f"--peers={tmp_path}", "--kd=RCEKD"])
+
+
 @pytest.mark.slow
 def test_the_command_prints_the_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, output = write_published(tmp_path / "published"), tmp_path / "peers.json"

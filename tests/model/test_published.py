@@ -97,6 +97,7 @@ def test_the_log_names_the_reduction_and_its_decay(tiny_dataset: TinyData) -> No
             "LightGCN: RecBole's mean times the rows of the batch",
         ),
         ("LightGCN", {}, "LightGCN: mean over the rows of a batch, weight_decay 0 unchanged"),
+        ("HSTUGeneral", {}, "HSTUGeneral (loss=full_softmax): mean over"),
     ):
         config = build_config(tiny_dataset, model, **given)
         assert words in reduction_note(build_model(config, build_case(tiny_dataset, model).splits), config)

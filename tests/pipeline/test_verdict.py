@@ -46,6 +46,11 @@ def test_a_weight_that_was_chosen_by_trials_is_not_advised_again() -> None:
     assert "Try another --kd_weight than 5, or" in found["text"] and found["warnings"] == []
 
 
+def test_a_search_is_advised_only_where_it_is_possible() -> None:
+    found = verdict(result(distilled=side(0.11, 0.1)), can_search=False)
+    assert "Try another --kd_weight than 5, or recbole-kd tune" in found["text"]
+
+
 @pytest.mark.parametrize(("choice", "beyond"), [(0.5, "0.05"), (50.0, "500")])
 def test_a_chosen_weight_at_an_end_of_its_grid_is_a_warning(choice: float, beyond: str) -> None:
     search = {"grid": [0.05, 0.5, 5.0, 50.0], "epochs": [0, 2, 2, 2], "choice": choice, "at_end": True}

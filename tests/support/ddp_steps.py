@@ -61,7 +61,7 @@ def record(
     evaluate: bool = True,
     block_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """Train, and what was seen: summed losses, gradients, a checksum of the item sets, test metrics.
+    """Train, and what was seen: summed losses, gradients, a checksum of the item sets, shown means, test metrics.
 
     Args:
         block_bytes: of what is ranked and drawn at a time, where it is not the usual.
@@ -81,7 +81,8 @@ def _record(
     trainer.fit(loaders.train, loaders.valid, saved=True, show_progress=False)
     metrics = trainer.evaluate(loaders.test, load_best_model=True, show_progress=False) if evaluate else {}
     losses = trainer.losses if ranks is None else ranks.sum(trainer.losses)
-    return {"losses": losses, "gradients": trainer.gradients, "sets": trainer.sets, "test": dict(metrics or {})}
+    seen = {"gradients": trainer.gradients, "sets": trainer.sets, "means": trainer.epoch_means}
+    return {"losses": losses, "test": dict(metrics or {}), **seen}
 
 
 def follow(jobs: Sequence[Job], block_bytes: int | None, ranks: Ranks, own: Path) -> None:

@@ -78,6 +78,18 @@ def test_weight_zero_is_recboles_own_training(
     assert per_epoch(recbole_kd.KDTrainer(config, student), train_data, valid_data) == plain
 
 
+def test_a_given_distiller_leaves_kd_track_its_effect(
+    tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path
+) -> None:
+    config, student, train_data, valid_data, _ = recbole_parts(
+        tiny_dataset, "MF", tmp_path, epochs=1, kd_track=["train_ndcg"]
+    )
+    distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
+    trainer = recbole_kd.KDTrainer(config, student, distiller)
+    trainer.fit(train_data, valid_data)
+    assert trainer.history[0]["train_ndcg@10"] >= 0
+
+
 def test_kd_loss_is_reported_without_its_weight(tiny_dataset: TinyData, teacher_folder: str, tmp_path: Path) -> None:
     first: dict[float, float] = {}
     for weight in (0.0, 1.0, 1e-3):

@@ -144,10 +144,19 @@ def check_peers(folder: Path, methods: Sequence[str], given: Mapping[str, Any]) 
 
 
 def _classes(folder: Path, pattern: str) -> Iterator[str]:
-    """Yield the names of the classes that some files of a folder define. The files are not run."""
+    """Yield the names of the classes that some files of a folder define. The files are not run.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
     for path in folder.glob(pattern):
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError):
             continue
+        except OSError as error:
+            why = f"{path.name}: {error.strerror or error}"
+            raise ConfigError(
+                f"--peers={folder} cannot be read ({why}): give the folder of a clone of {ADDRESS}"
+            ) from None
         yield from (node.name for node in tree.body if isinstance(node, ast.ClassDef))
