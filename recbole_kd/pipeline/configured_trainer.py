@@ -15,7 +15,7 @@ from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.pipeline.from_recbole import RecBoleRequest, names_teacher, no_teacher, request_of, teacher_for
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.training.build_distiller import build_distiller
-from recbole_kd.training.trainer import KDTrainer
+from recbole_kd.training.trainer import KDTrainer, check_batches
 
 
 class ConfiguredKDTrainer(KDTrainer):
@@ -62,6 +62,7 @@ class ConfiguredKDTrainer(KDTrainer):
         Raises:
             KDError: the teacher does not fit the data or cannot be trained, or a loss is not finite.
         """
+        check_batches(self.config, train_data)  # before a teacher is trained
         self._train_data = train_data
         if self.distiller is None and self.config["kd"]:
             if self._request is None:

@@ -86,7 +86,7 @@ def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
         )
 
 
-def _check_batches(config: Any, train_data: Any) -> None:
+def check_batches(config: Any, train_data: Any) -> None:
     """Refuse ``train_by_user`` with data whose batches are of single rows (ConfigError)."""
     dataset = getattr(train_data, "_dataset", train_data)
     if config["train_by_user"] and all(getattr(dataset, name, None) is None for name in ("blocks", "user_rows")):
@@ -324,7 +324,7 @@ class KDTrainer(Trainer):
         Raises:
             TeacherError: the teacher was made on another split.
         """
-        _check_batches(self.config, train_data)
+        check_batches(self.config, train_data)
         if self.ranks is not None:
             self._shards = ShardLoader(TrainBatches(train_data), self.ranks)
         self._prepared = train_data

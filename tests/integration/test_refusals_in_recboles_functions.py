@@ -15,6 +15,7 @@ from recbole.utils import get_model
 
 import recbole_kd
 from recbole_kd.errors import ConfigError, DataError
+from recbole_kd.pipeline import configured_trainer
 from tests.support.helpers import SEQUENTIAL, SMALL, TinyData, write_tiny
 
 KD: dict[str, Any] = {"kd": "CE", "kd_k": 5}
@@ -87,6 +88,18 @@ def test_a_benchmark_file_that_is_not_there_is_a_sentence(tiny_dataset: TinyData
     config = config_of(tiny_dataset, benchmark_filename=["train", "valid", "nothere"])
     with pytest.raises(DataError, match=r"benchmark_filename=.*tiny\.train\.inter"):
         create_dataset(config)
+
+
+def test_training_by_user_is_refused_before_a_teacher_is_trained(
+    tiny_dataset: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configured_trainer, "teacher_for", lambda *_: pytest.fail("it asked for its teacher"))
+    given = {"teacher": "SASRec", "checkpoint_dir": str(tmp_path), "train_by_user": True}
+    config = config_of(tiny_dataset, "SASRec", **HISTORIES, **given)
+    train, valid, _ = data_preparation(config, create_dataset(config))
+    trainer = recbole_kd.KDTrainer(config, get_model("SASRec")(config, train.dataset))
+    with pytest.raises(ConfigError, match="train_by_user=True has no effect on this SequentialDataset"):
+        trainer.fit(train, valid)
 
 
 def test_histories_without_times_are_a_sentence(without_times: TinyData) -> None:
