@@ -70,7 +70,7 @@ def check_unread(values: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def check_direction(given: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a ``valid_metric_bigger`` that RecBole would write over, because it follows from valid_metric.
+    """Refuse a ``valid_metric_bigger`` that RecBole writes over, as it follows from valid_metric.
 
     Args:
         given: the user's settings. defaults: the property files, merged. prefix: "teacher." for a teacher's keys.

@@ -26,6 +26,9 @@ Context = Mapping[str, Any]
 
 _WORD = re.compile(r"[A-Za-z_][\w@./-]*")  # a text that needs no quotes in YAML
 _SHOWN = 80  # most characters of a value in an error
+SWITCHES = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True, "off": False, "on": True}
+"""Texts and numbers that mean False or True; in YAML the words are these already."""
+
 _NAMES: dict[Any, tuple[str, str]] = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
@@ -258,8 +261,8 @@ def _candidates(value: object, kind: Any, context: Context | None, example: obje
 
 def _meant(value: object) -> Iterator[object]:
     """Yield other readings of a value: ``1e2`` as 100, ``1`` as True, a number as text, a value as list."""
-    if type(value) is int and value in (0, 1):
-        yield bool(value)
+    if type(value) in (int, str) and (word := str(value).lower()) in SWITCHES:
+        yield SWITCHES[word]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         yield int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):

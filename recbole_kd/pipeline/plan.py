@@ -194,7 +194,7 @@ def _check_shared_method(method: type[Distiller], kd: str, n_processes: int) -> 
 def _distilled(
     request: Request, splits: Splits, teacher_name: str, changes: Mapping[str, Any]
 ) -> tuple[Any, list[str], dict[str, Any], str]:
-    """Return the Config of the distilled student, its property files, the checked options, and what was cut.
+    """Return the distilled student's Config, its property files, checked options and what was cut.
 
     With changes it is the Config of its assistant.
     """
