@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from recbole_kd.config.known_keys import keys_of
 from recbole_kd.config.model_catalogue import recbole_defaults, recbole_folder
 from recbole_kd.config.parsing import read_config_file
 from recbole_kd.config.property_layers import layers, public_name
+from recbole_kd.config.request_names import allowed_keys
 from recbole_kd.config.schema import MODEL_TYPES, RUN_KEYS
 from recbole_kd.model.hstu import MOST_ITEMS_OF_FULL_SOFTMAX, loss_for
 from recbole_kd.pipeline.plan import Plan
@@ -41,12 +42,12 @@ def idle_keys(plan: Plan) -> list[str]:
     request = plan.request
     said = [
         f"{key}={value} has no effect on {request.model}, which does not read it"
-        for key, value in _unread(request.given, [plan.alone])
+        for key, value in _unread(request.given, [plan.alone], allowed_keys(request.run))
     ]
     names = " and ".join(request.teachers)
     said += [
         f"teacher.{key}={value} has no effect on the teacher {names}, which does not read it"
-        for key, value in _unread(request.teacher_given, plan.teachers)
+        for key, value in _unread(request.teacher_given, plan.teachers, allowed_keys(request.run, "teacher."))
     ]
     said += _of_softmax(plan.alone, request.given, "", plan.splits.n_items)
     for config in plan.teachers:
@@ -67,11 +68,14 @@ def _of_softmax(config: Any, given: Mapping[str, Any], prefix: str, n_items: int
             )
 
 
-def _unread(given: Mapping[str, Any], configs: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of models, with their values, that none of the models of these Configs reads."""
+def _unread(given: Mapping[str, Any], configs: Iterable[Any], allowed: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of models, with their values, that none of the models of these Configs reads.
+
+    Those that ``allow_unknown`` names are left out.
+    """
     models = [str(config["model"]) for config in configs]
     for key, value in given.items():
-        if models and key in keys_of_models() and not any(reads(model, key) for model in models):
+        if models and key not in allowed and key in keys_of_models() and not any(reads(model, key) for model in models):
             yield key, value
 
 
@@ -89,7 +93,7 @@ def reads(model: str, key: str) -> bool:
     """Return whether a model, or RecBole's code for all models, may read a key.
 
     A key is read if a property file of the model has it, or if it stands in quotes in the source of the model's class
-    or of a class that it derives from.
+    or of a class that it derives from. A class without a source file, as of a notebook, may read all keys.
 
     Args:
         model: RecBole's name of it. key: the key.
@@ -97,7 +101,10 @@ def reads(model: str, key: str) -> bool:
     name, kind = public_name(model), get_model(model)
     if key in recbole_defaults(name, "") or key in MODEL_TYPES.get(name, ()) or key in keys_of(name):
         return True
-    if key in layers(f"model/{name}", f"teacher/{name}")[0] or key in _quoted_by(kind):
+    try:
+        if key in layers(f"model/{name}", f"teacher/{name}")[0] or key in _quoted_by(kind):
+            return True
+    except (TypeError, OSError, UnicodeDecodeError):  # a class of a notebook, or a compiled one
         return True
     # RecBole's Config reads loss_type for classes that do not say what their loss is
     return key in _quoted_for_all() and not (key == "loss_type" and hasattr(kind, "input_type"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.model_catalogue import recbole_defaults, recbole_folder
@@ -30,6 +31,16 @@ def test_a_key_that_neither_student_nor_teacher_reads_is_said(tmp_path: Path) ->
         "teacher.num_layers=3 has no effect on the teacher LightGCN, which does not read it",
     ]
     assert said(tmp_path, "--embedding_size=8", "--weight_decay=0.1", "--teacher.n_layers=2", embedding_size=None) == []
+
+
+def test_a_key_that_is_allowed_is_not_said(tmp_path: Path) -> None:
+    assert said(tmp_path, "--hidden_size=8", "--allow_unknown=hidden_size") == []
+
+
+def test_a_class_without_a_source_file_may_read_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_a_notebook = type("Mine", (GeneralRecommender,), {"__module__": "no_such_module"})
+    monkeypatch.setattr("recbole_kd.pipeline.idle_keys.get_model", lambda _: of_a_notebook)
+    assert reads("Mine", "hidden_size")
 
 
 def test_keys_of_drawn_negatives_are_said_beside_a_softmax_over_all_items(tmp_path: Path) -> None:
