@@ -117,6 +117,16 @@ def test_item_sets_of_several_epochs(
     check_resumed(changes, 2, 3, 2, tmp_path, whole_run, monkeypatch)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [1, 2])
+def test_training_by_user_continues_to_the_same_result(
+    which: int, whole_run: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_user = {"train_by_user": "True", "teacher.train_by_user": "True", "kd_refresh": "2"}
+    changes = {**changes_of("SASRec", "SASRec", "sequential", "RCEKD"), **by_user}
+    check_resumed(changes, which, 3, 2 if which == 2 else 3, tmp_path, whole_run, monkeypatch)
+
+
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_trajectory_of_histories(
     which: int, whole_run: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
