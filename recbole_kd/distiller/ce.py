@@ -37,6 +37,7 @@ class CE(ListWeighted):
 
     in_threads = True
     ranks_student = True
+    weight_ratio = 0.1  # larger weights learn fast, but forget the ranking of all items outside the lists
 
     def __init__(
         self,

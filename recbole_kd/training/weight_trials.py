@@ -1,9 +1,12 @@
 """Trial trainings that choose the weight lambda of a distillation: grid, epochs and ranking.
 
-The trials are halved by their validation scores. All are trained for a few epochs, the better ones are continued for
-twice as many, and the last one becomes the training. A training lasts for at least ``stopping_step + 1`` validations
-beyond its best one so far (or all ``epochs``), because patience cannot end it earlier. Half of that is what the other
-trials may take together, so they cannot take more than half of the epochs of the training.
+Three weights are trained for a few epochs, the better two are continued for up to three times as many, as long as the
+budget lasts, and then the better one becomes the training. A training lasts for at least ``stopping_step + 1``
+validations beyond its best one so far (or all ``epochs``), because patience cannot end it earlier. Half of that is what
+the other trials may take together, so they cannot take more than half of the epochs of the training.
+
+Three trials choose better than five, because each of them lasts longer: tests/training/test_weight_replay.py repeats
+the choice on stored curves of whole grids.
 """
 
 from __future__ import annotations
@@ -16,6 +19,12 @@ GRID = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """Weights of the grid over its centre; 0 is not among them."""
 
 CENTRE = GRID.index(1.0)
+
+TRIED = (CENTRE - 1, CENTRE, CENTRE + 1)
+"""Places in the grid of the weights that are tried."""
+
+NEAR = 0.02
+"""Share of the best forecast within which the weight nearer to the centre is preferred."""
 
 FEWEST_UNITS = 2
 """Units of epochs that the dropped trials need together."""
@@ -79,9 +88,8 @@ class Halving:
 
     def __post_init__(self) -> None:
         units = self.length.shortest() // 2 // self.length.unit
-        steps = (-2, -1, 0, 1, 2) if units >= 4 else (-1, 0, 1)
-        self.going = [CENTRE + step for step in steps]
-        self.target = max(1, units // 8) * self.length.unit
+        self.going = list(TRIED)
+        self.target = max(1, units // 5) * self.length.unit
 
     @classmethod
     def is_possible(cls, length: Length) -> bool:
@@ -104,35 +112,40 @@ class Halving:
             self.epochs[place] = self.target
         done = self.target
         order = [place for place in self._ranked() if found[place] is not None]
-        for n_kept in [] if len(order) < 2 else [3, 2] if len(order) > 3 else [2]:
-            self.going = sorted(order[:n_kept])
+        if len(order) > 1:
+            self.going = sorted(order[:2])
             self.target = self._affordable(done)
             if self.target > done:
                 return
         self.going = order[:1]
 
     def _affordable(self, done: int) -> int:
-        """Return the end of the next rung with the trials that go on, ``done`` if there is none.
+        """Return the end of the next rung with the two trials that go on, ``done`` if there is none.
 
-        It is twice as long as the last one, or shorter if that is all that the other trials may take.
+        It is three times the last one, or earlier if that is all that the other trials may take.
         """
         bests = [score.best for place in self.going if (score := self.scores[place][-1]) is not None]
         dropped = sum(epochs for place, epochs in self.epochs.items() if place not in self.going)
         budget = min(map(self.length.shortest, bests)) // 2 - dropped
-        unit = self.length.unit
-        end = min(2 * done, budget // (len(self.going) - 1) // unit * unit)
+        end = min(3 * done, budget // self.length.unit * self.length.unit)
         return end if 4 * (end - done) >= done else done
 
     def _ranked(self) -> list[int]:
         """Return the trials that go on from best to worst.
 
-        Of equal forecasts the weight nearer to the centre comes first, then the smaller one.
+        Of forecasts within :data:`NEAR` of the best one, the weight nearest to the centre comes first, then the
+        smaller one.
         """
+        sign = 1 if self.bigger else -1
+        worth = {place: sign * found for place in self.going if (found := self._forecast(place)) is not None}
+        best = max(worth.values(), default=0.0)
+        bar = best - NEAR * abs(best)
 
-        def key(place: int) -> tuple[bool, float, int, int]:
-            forecast = self._forecast(place)
-            worth = 0.0 if forecast is None else (-forecast if self.bigger else forecast)
-            return forecast is None, worth, abs(place - CENTRE), place
+        def key(place: int) -> tuple[bool, bool, float, int, int]:
+            value = worth.get(place)
+            if value is None or value >= bar:
+                return value is None, False, 0.0, abs(place - CENTRE), place
+            return False, True, -value, abs(place - CENTRE), place
 
         return sorted(self.going, key=key)
 

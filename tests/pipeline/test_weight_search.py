@@ -28,7 +28,7 @@ from tests.support.runs import refusal, results, run, words
 from tests.support.stubs import dense
 
 AUTO: dict[str, str | None] = {"kd_weight": "auto", "epochs": "16", "kd_compare": "False", "learning_rate": "0.01"}
-"""Five trials of 1 epoch, three of 2 and two of 4: at most 8 of the others."""
+"""Three trials of 1 epoch, then two until 3 and until 7: at most 8 of the others."""
 
 
 TAREC: dict[str, str | None] = {"kd": "TARec", "kd_n_negatives": "5", "kd_n_samples": None, "kd_candidates": None}
@@ -66,27 +66,27 @@ def test_the_best_trial_becomes_the_training(whole: dict[str, Any], tmp_path: Pa
     grid, chosen = search["grid"], search["grid"].index(found["kd_weight"])
     assert found["kd_weight"] == search["choice"] == found["kd_options"]["kd_weight"]
     assert grid[3] == pytest.approx(search["weight_ratio"] / search["grad_ratio"], rel=0.005) and len(grid) == 7
-    assert search["worthwhile"] and search["at_end"] == (chosen in (1, 5))
+    assert search["worthwhile"] and search["at_end"] == (chosen in (2, 4))
     others = [epochs for trial, epochs in enumerate(search["epochs"]) if trial != chosen]
     assert search["epochs"][chosen] == found["distilled"]["epochs"] == 16
-    assert 2 * sum(others) <= 16 and sorted(others) == [0, 0, 1, 1, 2, 4]
-    assert [score is None for score in search["scores"]] == [True, *[False] * 5, True]
+    assert 2 * sum(others) <= 16 and sorted(others) == [0, 0, 0, 0, 1, 7]
+    assert [score is None for score in search["scores"]] == [True, True, *[False] * 3, True, True]
     assert found["distilled"]["history"]["grad_ratio"][0] == pytest.approx(
         search["grad_ratio"] * found["kd_weight"], rel=1e-4
     )
     assert not list((found["folder"].parents[1] / "cache" / "distilled").glob("*.work"))
     log = (found["folder"] / "run.log").read_text()
-    assert [log.count(f"valid NDCG@10 after {n} epoch") for n in (1, 2, 4)] == [1, 1, 1]
+    assert [log.count(f"valid NDCG@10 after {n} epoch") for n in (1, 3, 7)] == [1, 1, 1]
     alone = run(tmp_path, **{**AUTO, "kd_weight": str(found["kd_weight"])})
     assert_same_training(found, alone)
     assert alone.get("kd_weight_search") is None
 
 
-@pytest.mark.parametrize("cut", [4, 11, 15])
+@pytest.mark.parametrize("cut", [2, 6, 17])
 def test_an_interrupted_search_continues_to_the_same_choice(
     cut: int, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first epochs are 5 of the first rung, 3 of the second, 4 of the third; then the best one goes on."""
+    """The first epochs are 3 of the first rung, 4 of the second, 8 of the third; then the best one goes on."""
     monkeypatch.setattr(resume_state, "SHARE_OF_TIME", 1e9)  # a state after every epoch, however busy the machine
     plain, seen = KDTrainer._valid_epoch, [0]
 
@@ -185,7 +185,7 @@ def test_a_trial_that_diverges_is_not_chosen(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(TrainingJob, "advance", advance)
     found = run(tmp_path, **AUTO)
     search = found["kd_weight_search"]
-    assert search["scores"][2:] == [None] * 5 and search["choice"] == search["grid"][1] and search["at_end"]
+    assert search["scores"][3:] == [None] * 4 and search["choice"] == search["grid"][2] and search["at_end"]
     assert "diverged" in (found["folder"] / "run.log").read_text()
     (warning,) = [w for w in found["verdict"]["warnings"] if w["code"] == "weight_at_end"]
     assert f"--kd_weight={search['choice'] / 10:.3g}" in warning["text"]

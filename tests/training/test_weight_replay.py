@@ -1,0 +1,57 @@
+"""kd_weight=auto replayed on stored validation curves of whole grids, in results/auto-weight."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_kd.cli.grids import named_grid
+from recbole_kd.experiments.weight_bench import NAME, run_of
+from recbole_kd.training.weight_trials import GRID, Halving, Length, Score
+
+RESULTS = Path(__file__).parents[2] / "results" / NAME
+
+
+@cache
+def grids() -> dict[str, list[dict[str, Any]]]:
+    """The results of the seven weights of each cell that has all of them."""
+    found = {json.loads(path.read_text(encoding="utf-8"))["run"]: path for path in RESULTS.glob("*.json")}
+    names: dict[str, list[str]] = defaultdict(list)
+    for task in named_grid(NAME).tasks:
+        names[task.run] = [name for factor in GRID if (name := run_of(task.run, factor)) in found]
+    return {
+        cell: [json.loads(found[name].read_text(encoding="utf-8")) for name in runs]
+        for cell, runs in names.items()
+        if len(runs) == len(GRID)
+    }
+
+
+def replay(curves: list[list[float]], length: Length) -> Halving:
+    """Halve on curves of validation, one for each weight of the grid."""
+    halving = Halving(length, bigger=True)
+    while halving.chosen is None:
+        best = {place: max(curves[place][: halving.target]) for place in halving.going}
+        halving.report({place: Score(score, curves[place].index(score) + 1) for place, score in best.items()})
+    return halving
+
+
+def test_there_are_grids_to_replay() -> None:
+    assert len(grids()) >= 5
+
+
+@pytest.mark.parametrize("cell", list(grids()))
+def test_the_choice_is_near_the_best_weight_and_above_the_student_alone(cell: str) -> None:
+    runs = grids()[cell]
+    metric = runs[0]["valid_metric"].lower()
+    curves = [run["distilled"]["history"][f"valid_{metric}"] for run in runs]
+    halving = replay(curves, Length(runs[0]["settings"]["epochs"], 30))
+    assert halving.chosen is not None
+    finals = [max(curve) for curve in curves]
+    others = sum(epochs for place, epochs in halving.epochs.items() if place != halving.chosen)
+    assert finals[halving.chosen] > 0.975 * max(finals) and 2 * others <= len(curves[halving.chosen])
+    assert finals[halving.chosen] >= runs[0]["student"]["valid"][metric]
