@@ -12,6 +12,7 @@ from recbole_kd.config.known_keys import unknown_name_error
 from recbole_kd.config.parsing import parse_arguments
 from recbole_kd.distiller.registry import DISTILLERS
 from recbole_kd.errors import ConfigError
+from recbole_kd.experiments.benchmarks.by_user import Trial, report_by_user
 from recbole_kd.experiments.benchmarks.device_check import check_device
 from recbole_kd.experiments.benchmarks.growth import report_growth
 from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
@@ -32,6 +33,7 @@ EXAMPLES = [
     "recbole-kd benchmark --wide --size=citeulike --width=2000 --repeats=10",
     "recbole-kd benchmark --models --output=models.json",
     "recbole-kd benchmark --peers=RCEKD --kd=RCEKD,DCD --output=peers.json",
+    "recbole-kd benchmark --by_user=ml-100k --seeds=0,1,2 --epochs=8 --repeats=5 --output=by-user.json",
     "recbole-kd benchmark --device=cuda --kd=all --repeats=2 --output=gpu.json",
 ]
 
@@ -41,6 +43,9 @@ epoch in turn. A KD epoch runs from begin_epoch to the last step, without evalua
 processes, with one evaluation. With --repeats=0 a case is one first epoch and one evaluation, plain and KD in separate
 processes, which give both time and memory. Each phase is shown with its floor on this machine. Lists are written with
 commas. Other --KEY=VALUE are keys of the KD run.
+
+--by_user=DATASET trains on real data twice a seed, for --epochs without early stopping. It prints the seconds of an
+epoch first, from some steps of four trainings in turn. --output is continued by the same command.
 
 --peers=FOLDER runs the code in FOLDER, a clone of github.com/woriazzc/RCEKD that you bring: give only code that you
 trust. It times that code and ours epoch by epoch in turn, in one process, on the same data with the same student,
@@ -61,6 +66,7 @@ READS: dict[str, tuple[str, ...]] = {
     "models": ("only", "minutes", "output"),
     "peers": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
     "wide": ("size", "width", "repeats", "output"),
+    "by_user": ("model", "seeds", "repeats", "output", KEYS),
     "device": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
 }
 """Measurement -> the options that it reads; all but the first are named by an option."""
@@ -71,7 +77,7 @@ def _parser() -> SentenceParser:
         "benchmark", "Time distillation and RecBole's own training, and measure their memory.", EXAMPLES, NOTES
     )
     add = parser.add_argument
-    add("--model", default="MF", help="student, or several with commas")
+    add("--model", help="student, or several with commas (default: MF, with --by_user SASRec)")
     add(
         "--kd",
         help="method, several with commas, or all (default: RCEKD, with --peers all that the published code has)",
@@ -110,6 +116,11 @@ def _parser() -> SentenceParser:
         choices=("cpu", "cuda"),
         help="check the methods of --kd on this device within --minutes (10), with MF of RecBole's own epochs beside",
     )
+    other.add_argument(
+        "--by_user",
+        metavar="DATASET",
+        help="validation NDCG@10 by epoch of --train_by_user and of RecBole's rows, and steps (--repeats) of both",
+    )
     add("--only", default="", help="with --models: names of models with commas")
     add(
         "--minutes",
@@ -117,6 +128,7 @@ def _parser() -> SentenceParser:
         help="with --models: begin no run after so many, the same command continues; with --peers: limit of a method; "
         "with --device: limit of all methods",
     )
+    add("--seeds", default="0,1,2", help="with --by_user: seeds of the trainings")
     add("--length", type=int, default=50, help="with --prefixes: length of a history")
     add("--users", type=int, default=40, help="with --prefixes: number of users whose prefixes are encoded")
     return parser
@@ -142,6 +154,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     options = parse_arguments(rest)
     given = [name for name, value in vars(known).items() if value != parser.get_default(name)]
     _check_read(given, options)
+    known.model = known.model or ("SASRec" if known.by_user else "MF")
+    known.seeds = _seeds(known.seeds)
     every, usual = (PEERS, "all") if known.peers else (DISTILLERS, "RCEKD")
     known.kd = known.kd or usual
     known.methods = list(every) if known.kd == "all" else known.kd.split(",")
@@ -156,7 +170,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
             raise ConfigError(f"--model={known.model} is not possible with --{mode}: expected MF")
     if known.peers:
         check_peers(known.peers, known.methods, options)
-    if known.output is not None and not (known.models and known.output.is_file()):  # which is continued
+    continued = (known.models or known.by_user) and known.output is not None and known.output.is_file()
+    if known.output is not None and not continued:
         check_file(known.output, option="--output")
     return known, options
 
@@ -176,6 +191,13 @@ def _check_read(given: Collection[str], keys: Collection[str]) -> None:
         raise ConfigError(f"--{unread[0]} has no effect with --{asked}: leave it out")
     homes = " or ".join(f"--{name}" for name, own in READS.items() if unread[0] in own)
     raise ConfigError(f"--{unread[0]} has no effect without {homes}: leave it out")
+
+
+def _seeds(words: str) -> list[int]:
+    """Return the numbers of ``--seeds``."""
+    if not all(word.isdecimal() for word in words.split(",")):
+        raise ConfigError(f"--seeds={words} is not allowed: expected whole numbers with commas, such as 0,1,2")
+    return [int(word) for word in words.split(",")]
 
 
 def run(words: list[str]) -> int:
@@ -202,6 +224,8 @@ def _measure(given: argparse.Namespace, options: dict[str, Any]) -> int:
         names = [name for name in given.only.split(",") if name]
         limit = None if given.minutes is None else 60 * given.minutes
         print(table(run_matrix(names, (given.output or Path("models.json")).absolute(), limit)))
+    elif given.by_user:
+        report_by_user(Trial(given.model, given.by_user, options), given.seeds, given.repeats, given.output)
     elif given.prefixes:
         report_prefixes(given.length, given.users, given.repeats)
     else:

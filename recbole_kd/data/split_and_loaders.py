@@ -22,7 +22,7 @@ from recbole_kd.data.data_key_checks import check_data_keys
 from recbole_kd.data.fingerprint import data_fingerprint
 from recbole_kd.data.histories.ordered_dataset import HSTUGeneralDataset
 from recbole_kd.data.histories.sequence_dataset import stage_parts
-from recbole_kd.data.histories.user_blocks import users_per_batch
+from recbole_kd.data.histories.user_blocks import blocks_per_batch
 from recbole_kd.data.knowledge_graph import KnowledgePart
 from recbole_kd.data.paper_protocol import follow_paper_protocol
 from recbole_kd.data.prepared_files import check_prepared_files
@@ -206,14 +206,14 @@ def make_loaders(config: Any, splits: Splits, parts: Sequence[Any] | None = None
 def _batched_by(config: Any, part: Any) -> Any:
     """Return the Config of a part's loader, whose batches have ``train_batch_size`` rows.
 
-    RecBole's loader counts what a part is iterated over, so one iterated by user is given the number of users that have
-    as many rows on average. An epoch by user then has as many steps as one by row.
+    RecBole's loader counts what a part is iterated over, so one iterated by user is given the number of blocks that
+    have as many rows on average. An epoch by user then has as many steps as one by row.
     """
     blocks = getattr(part, "blocks", None)
     if blocks is None:
         return config
     counted = copy.copy(config)
-    size = users_per_batch(blocks, config["train_batch_size"])
+    size = blocks_per_batch(blocks, config["train_batch_size"])
     counted.final_config_dict = {**config.final_config_dict, "train_batch_size": size}
     return counted
 

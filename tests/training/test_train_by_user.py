@@ -81,25 +81,30 @@ def test_loss_and_gradients_are_those_of_recboles_rows(
 
 
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
-def test_longer_histories_begin_with_the_latest_items(
-    model: str, tiny_dataset: TinyData, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What a cut changes: targets before the window are left out, and no history reaches back beyond it."""
-    with caplog.at_level("INFO"):
-        rows, by_user = both(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=5)
+@pytest.mark.parametrize("cut", [1, 5])
+def test_longer_histories_are_cut_to_more_than_half_the_length(model: str, cut: int, tiny_dataset: TinyData) -> None:
+    """Windows lie half a window apart, and every target of RecBole's rows is trained once."""
+    rows, by_user = both(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=cut)
     encode_by_user(by_user.model)
-    batch, every = next(iter(by_user.loaders.train)), dataset_of(rows.loaders.train).inter_feat
-    for user in batch["user_id"].unique().tolist():
-        all_of = every[every["user_id"] == user]
-        window = all_of["item_id_list"][-1]  # the user's longest row in RecBole
-        mine = batch[batch["user_id"] == user]
-        n = min(5, len(all_of))
-        assert torch.equal(mine["item_id"], all_of["item_id"][-n:])
-        assert torch.equal(mine["item_length"], torch.arange(1, 6)[-n:] if n == 5 else all_of["item_length"][-n:])
-        for history, length in zip(mine["item_id_list"], mine["item_length"].tolist(), strict=True):
-            assert torch.equal(history, torch.where(torch.arange(5) < length, window, 0))
-    assert len(batch) < len(every)
-    assert f"leaves out {len(every) - len(batch):,} of {len(every):,} training rows" in caplog.text
+    batch, every = columns(next(iter(by_user.loaders.train))), columns(next(iter(rows.loaders.train)))
+    for name in ("user_id", "item_id", QUERY):
+        assert torch.equal(batch[name], every[name])
+    lengths, theirs = batch["item_length"], every["item_length"]
+    assert bool((lengths <= theirs).all()) and bool(
+        (lengths > torch.minimum(theirs - 1, torch.tensor(cut - cut // 2 - 1))).all()
+    )
+    for mine, n, whole, length in zip(batch["item_id_list"], lengths, every["item_id_list"], theirs, strict=True):
+        assert torch.equal(mine[:n], whole[length - n : length]) and not mine[n:].any()  # the latest items
+    last = torch.cat([batch["user_id"].diff() != 0, torch.ones(1, dtype=torch.bool)])
+    assert torch.equal(batch["item_id_list"][last], every["item_id_list"][last])
+    assert len(by_user.loaders.train.dataset) < len(lengths) or cut == 1
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+def test_a_cut_history_has_the_vectors_of_its_rows(model: str, tiny_dataset: TinyData) -> None:
+    rows, by_user = both(tiny_dataset, model, MAX_ITEM_LIST_LENGTH=5)
+    encode_by_user(by_user.model)
+    batch = next(iter(by_user.loaders.train))
     loss, plain = by_user.model.train().calculate_loss(batch), rows.model.train().calculate_loss(batch)
     torch.testing.assert_close(loss, plain, rtol=0, atol=1e-6)
 
@@ -126,7 +131,7 @@ def test_a_distillation_asks_at_the_same_positions(cut: int, tiny_dataset: TinyD
     (plain, slopes, rows), (ours, own, by_user) = found
     assert torch.equal(by_user.kd.queries, by_user[QUERY].sort().values)
     if cut == 5:
-        assert len(by_user) < len(rows) and all(bool(loss.isfinite()) for loss in ours)
+        assert len(by_user) == len(rows) and all(bool(loss.isfinite()) for loss in ours)
         return
     torch.testing.assert_close(torch.stack(ours), torch.stack(plain), rtol=0, atol=1e-6)
     for mine, other in zip(own, slopes, strict=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,8 @@ class SequenceDataset(HSTUDataset):
         universe: in a training part, all queries that a stored teacher answers (:mod:`recbole_kd.scoring.scorer`).
         query_ids: in a training part, the index in ``universe`` of each training query, int64; id 0 is the pad.
         begins: in a training part, the first item of each training query's history, int64.
-        blocks: the rows that it is iterated by, a user at a time (``train_by_user``). None iterates by row, or for HSTU
-            over each user's latest row.
+        blocks: the rows that it is iterated by, a block at a time (``train_by_user``). None iterates by row, or for
+            HSTU over each user's latest row.
     """
 
     rows: Rows
@@ -70,15 +69,9 @@ class SequenceDataset(HSTUDataset):
         return replace(self.universe.take(self.query_ids), begins=self.begins)
 
     def iterate_by_block(self) -> None:
-        """Switch length and rows to those of the users: each has all rows of a user."""
+        """Switch length and rows to those of blocks of one user's rows."""
         self.blocks = UserBlocks.of(self.rows)
         self._columns = self.blocks.columns()
-        n_rows, n_left_out = len(self.rows), len(self.rows) - len(self.blocks.rows)
-        if n_left_out:
-            getLogger().info(
-                f"train_by_user leaves out {n_left_out:,} of {n_rows:,} training rows: those before the last "
-                f"{self.rows.fields.max_length} items of a user's history (MAX_ITEM_LIST_LENGTH)"
-            )
 
     def __len__(self) -> int:
         return super().__len__() if self.blocks is None else len(self.blocks)
@@ -209,17 +202,15 @@ class _RowMaker:
 def _number_queries(train: SequenceDataset) -> None:
     """Give each training row its id as a query.
 
-    The id is the user if the part is iterated over one row of each user, otherwise the number of the row among those
-    that it is iterated over, counted from 1.
+    The id is the user if the part is iterated over one row of each user, otherwise the number of the row, from 1.
     """
     n_users, users = train.user_num, train.rows.users
     if train.user_rows is not None:
         train.query_ids = torch.arange(n_users).scatter(0, users[train.user_rows], n_users + train.user_rows)
         train.inter_feat[QUERY] = users
     else:
-        rows = torch.arange(len(train.rows)) if train.blocks is None else train.blocks.kept
-        train.query_ids = torch.cat([torch.zeros(1, dtype=torch.int64), n_users + rows])
-        train.inter_feat[QUERY] = torch.zeros_like(users).index_copy(0, rows, torch.arange(1, len(rows) + 1))
+        train.query_ids = torch.cat([torch.zeros(1, dtype=torch.int64), n_users + torch.arange(len(users))])
+        train.inter_feat[QUERY] = torch.arange(1, len(users) + 1)
     train.begins = train.universe.begins[train.query_ids]
     if train.blocks is not None:
         train.begins[1:] = train.blocks.rows.begins

@@ -1,4 +1,4 @@
-"""Training rows of a sequential model in blocks of one user each."""
+"""Training rows of a sequential model in blocks that one pass of a causal model serves."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from recbole_kd.data.histories.history_rows import QUERY, HistoryRows, Rows
 
 @dataclass(frozen=True)
 class UserBlocks:
-    """All training rows of each user, shortest history first.
+    """All training rows in blocks of one user each, shortest history first.
 
-    The histories of a user begin at the same item: a causal model encodes the longest of them once and has the vectors
-    of all (``train_by_user``). If the longest has more than ``max_length`` items, the user's histories begin with its
-    latest ``max_length``, as HSTU's do. The targets up to the first of these items are left out, and the others have
-    shorter histories than RecBole's rows, whose windows move.
+    The histories of a block begin at the same item: a causal model encodes the longest of them once and has the vectors
+    of all (``train_by_user``). A user whose longest history has at most ``max_length`` items is one block.
+
+    A longer history has several windows of ``max_length`` items, half a window apart and the last at its end. Each
+    trains the targets of its later half, and the first one all of its targets. So every row is in one block, and a
+    history is cut to more than half of ``max_length``, where RecBole's window moves with each row.
 
     Attributes:
-        rows: the rows, by user. kept: int64 ``[n]``, the index of each among all prefixes.
-        starts: int64 ``[B + 1]``, the first row of each block, and the number of rows.
+        rows: the rows, by user. starts: int64 ``[B + 1]``, the first row of each block, and the number of rows.
     """
 
     rows: Rows
-    kept: Tensor
     starts: Tensor
 
     @classmethod
     def of(cls, prefixes: Rows) -> UserBlocks:
         """Return the blocks of rows that lie by user, each history one item longer than the one before it."""
-        n_users = int(prefixes.users.max()) + 1
-        longest = torch.zeros(n_users, dtype=torch.int64).scatter_reduce(0, prefixes.users, prefixes.ends, "amax")
-        begins = torch.maximum(prefixes.begins, longest[prefixes.users] - prefixes.fields.max_length)
-        kept = (prefixes.ends > begins).nonzero().squeeze(1)
-        rows = replace(prefixes.take(kept), begins=begins[kept])
-        counts = torch.bincount(rows.users, minlength=n_users)
-        return cls(rows, kept, torch.cat([torch.zeros(1, dtype=torch.int64), counts[counts > 0].cumsum(0)]))
+        n_users, length = int(prefixes.users.max()) + 1, prefixes.fields.max_length
+        apart = max(1, length // 2)
+        last = torch.zeros(n_users, dtype=torch.int64).scatter_reduce(0, prefixes.users, prefixes.ends, "amax")
+        windows_back = (last[prefixes.users] - prefixes.ends) // apart
+        begins = torch.maximum(prefixes.begins, last[prefixes.users] - length - apart * windows_back)
+        _, counts = torch.stack([prefixes.users, begins]).unique_consecutive(dim=1, return_counts=True)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+        return cls(replace(prefixes, begins=begins), starts)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -56,6 +57,6 @@ class UserBlocks:
         return found
 
 
-def users_per_batch(blocks: UserBlocks, n_rows: int) -> int:
-    """Return the number of users whose rows are ``n_rows`` on average, at least 1."""
+def blocks_per_batch(blocks: UserBlocks, n_rows: int) -> int:
+    """Return the number of blocks whose rows are ``n_rows`` on average, at least 1."""
     return max(1, round(n_rows * len(blocks) / len(blocks.rows)))

@@ -33,17 +33,22 @@ PREFIX_BATCHES = 8
 
 
 def make_trainer(
-    model: str, kd: bool, data: dict[str, Any], given: dict[str, Any], by_length: bool = True
+    model: str,
+    kd: bool,
+    data: dict[str, Any],
+    given: dict[str, Any],
+    by_length: bool = True,
+    scalars: Path | None = None,
 ) -> tuple[Any, Any]:
-    """Return a trainer on a synthetic data set and its loaders.
+    """Return a trainer and its loaders.
 
     It has RCE-KD with a random general teacher, or no distiller. With ``by_length=False`` the model trains as in
-    RecBole, with padding.
+    RecBole, with padding. Scalars are written to RecBole's own place, or into the folder ``scalars``.
     """
     values = {**data, "show_progress": False, "seed": 0, "normalize_all": False, **given, **(METHOD if kd else {})}
     name = values.pop("dataset")
     config = make_config(model, name, without_negatives(model, name, student_layers(model, name)[0], values), values)
-    init_seed(0, True)
+    init_seed(config["seed"], True)
     splits = split_data(config)
     loaders = make_loaders(config, splits)
     network = get_model(model)(config, loaders.train._dataset).to(config["device"])
@@ -51,7 +56,7 @@ def make_trainer(
         accelerate_on_cpu(network, softmax_of(network))
     teacher = random_teacher(splits.n_users + 1, splits.n_items + 1)
     distiller = build_distiller(config, network, teacher, loaders.train) if kd else None
-    trainer = KDTrainer(config, network, distiller)
+    trainer = KDTrainer(config, network, distiller, scalars=scalars)
     trainer.prepare(loaders.train)
     return trainer, loaders
 
