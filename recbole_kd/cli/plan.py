@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +12,9 @@ from typing import Any
 from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.parsing import parse_arguments, split_config_files
 from recbole_kd.errors import ConfigError
+from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.pipeline.data_preview import PHASES, data_preview, items_of_user
+from recbole_kd.pipeline.idle_keys import idle_keys
 from recbole_kd.pipeline.plan import Plan, make_plan
 from recbole_kd.pipeline.request import make_request
 from recbole_kd.pipeline.setting_sources import OWN, RECBOLE, Setting, settings_of_stages, sources_of
@@ -45,7 +48,10 @@ def run(words: list[str]) -> int:
         print(HELP, end="")
         return 0
     files = split_config_files(values.pop("config_files", None))
-    plan = make_plan(make_request(merge_sources(files, None, values)))
+    with quiet_warnings():
+        plan = make_plan(make_request(merge_sources(files, None, values)))
+    for sentence in filter(None, (plan.cut, *idle_keys(plan))):
+        print(f"warning: {sentence}", file=sys.stderr)
     preview = {**_names(plan), **data_preview(plan.alone, plan.splits), "user": items_of_user(plan.splits, user)}
     settings = settings_of_stages(plan, sources_of(files, values))
     if as_json:

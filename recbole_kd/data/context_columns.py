@@ -30,9 +30,13 @@ def side_columns(dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         columns: Any = read_config_file(known)["load_col"]
         found = {source: columns[source] for source in SOURCES}
     else:
-        folder = Path(settings["data_path"]) / dataset
-        found = {source: "*" for source in SOURCES if (folder / f"{dataset}.{source}").is_file()}
+        found = dict.fromkeys(side_files(Path(settings["data_path"]) / dataset, dataset), "*")
     return {**found, **(settings.get("load_col") or {})}
+
+
+def side_files(folder: str | Path, dataset: str) -> list[str]:
+    """Return which of ``user`` and ``item`` have a file in the folder of a data set."""
+    return [source for source in SOURCES if (Path(folder) / f"{dataset}.{source}").is_file()]
 
 
 def context_part(part: Any, config: Any) -> Any:
@@ -56,6 +60,11 @@ def context_part(part: Any, config: Any) -> Any:
     part.inter_feat = Interaction({field: part.inter_feat[field] for field in ids})
     if len(part.field2source) == len(ids):
         name = config["dataset"]
+        if not side_files(config["data_path"], name):
+            raise ConfigError(
+                f"{config['model']} learns from columns of users and items, and none of {name} is read: there is "
+                f"neither {name}.user nor {name}.item, add one, or take a general teacher, such as LightGCN"
+            )
         raise ConfigError(
             f"{config['model']} learns from columns of users and items, and none of {name} is read: name columns of "
             f"{name}.user or {name}.item of type token or token_seq in load_col (float ones in numerical_features "

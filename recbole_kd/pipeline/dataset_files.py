@@ -18,6 +18,11 @@ from recbole_kd.integration.safe_load import load_pickle
 say = partial(print, file=sys.stderr, flush=True)  # as the screen of a run
 
 
+def folder_of(dataset: str, data_path: str) -> Path:
+    """Return the folder of a data set; RecBole brings ml-100k."""
+    return recbole_folder() / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
+
+
 def provide_dataset(dataset: str, data_path: str, download: bool = False) -> None:
     """Make sure that a data set is there.
 
@@ -33,7 +38,7 @@ def provide_dataset(dataset: str, data_path: str, download: bool = False) -> Non
         DataError: it is missing; the message names the command that makes it.
         DownloadError: it cannot be downloaded.
     """
-    folder = recbole_folder() / "dataset_example" / dataset if dataset == "ml-100k" else Path(data_path) / dataset
+    folder = folder_of(dataset, data_path)
     if any(folder.glob(f"{glob.escape(dataset)}*.inter")):
         return
     if dataset in KNOWN_DATASETS:

@@ -16,10 +16,12 @@ from recbole_kd.config.property_layers import distiller_layers, layers, public_n
 from recbole_kd.config.request_names import allowed_keys, check_known_keys, student_defaults
 from recbole_kd.config.schema import KD_RUN_KEYS, TEACHER_RUN_KEYS, check_values
 from recbole_kd.config.validation import invalid
+from recbole_kd.data.context_columns import SOURCES, side_files
 from recbole_kd.data.item_features.configured import GIVEN_KEYS
 from recbole_kd.distiller.base import Distiller, no_embeddings, no_modalities
 from recbole_kd.distiller.registry import check_given_options, check_idle, distiller_class
 from recbole_kd.errors import ConfigError
+from recbole_kd.pipeline.dataset_files import folder_of
 from recbole_kd.pipeline.model_choices import model_class, reads_sides, student_model
 from recbole_kd.scoring.vector_models import has_vectors
 from recbole_kd.teacher.export import check_dtype, no_factors, no_online_store, resolve_store
@@ -118,10 +120,13 @@ def _check_sides(name: str, taught: type, values: Mapping[str, Any]) -> None:
         return
     columns = dict(values["load_col"])
     if issubclass(taught, ContextRecommender) and not {"user", "item"} & set(columns):
-        named = "".join(f"{part}: [{', '.join(names)}], " for part, names in columns.items() if isinstance(names, list))
+        named = [f"{part}: [{', '.join(names)}]" for part, names in columns.items() if isinstance(names, list)]
+        folder = folder_of(values["dataset"], str(values.get("data_path") or "dataset/"))
+        there = side_files(folder, values["dataset"]) or SOURCES  # none: the plan says that they are missing
+        asked = ", ".join([*named, *(f"{source}: '*'" for source in there)])
         raise ConfigError(
             f"--teacher={name} learns from columns of users and items, and load_col={columns} names none: add them, "
-            f"--load_col=\"{{{named}user: '*', item: '*'}}\", or leave load_col out, which reads all of them"
+            f'--load_col="{{{asked}}}", or leave load_col out, which reads all of them'
         )
 
 

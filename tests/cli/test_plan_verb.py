@@ -75,6 +75,12 @@ def test_the_screen_says_the_same(tmp_path: Path, capsys: Capture) -> None:
     assert f"  train  {' '.join(own[:8])}\n  valid  {own[8]}\n  test   {own[9]}\n" in out
 
 
+def test_a_key_that_nothing_reads_is_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["plan", *words(tmp_path), "--hidden_size=8"]) == 0
+    out, err = capsys.readouterr()
+    assert out and err.strip() == "warning: hidden_size=8 has no effect on MF, which does not read it"
+
+
 def test_every_setting_names_its_source(tmp_path: Path, capsys: Capture) -> None:
     write_histories(tmp_path)
     for name, text in (

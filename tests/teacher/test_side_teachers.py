@@ -176,6 +176,14 @@ def test_the_advised_columns_are_read(folder: Path) -> None:
     assert "year" in split_data(config).dataset.item_feat
 
 
+def test_no_file_that_is_missing_is_advised(tmp_path: Path) -> None:
+    write_sides(tmp_path / "data")
+    (tmp_path / "data" / "tiny" / "tiny.user").unlink()
+    with pytest.raises(ConfigError, match=r"item: '\*'}\"") as found:
+        request_for(tmp_path, "FM", load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    assert "user: '*'" not in str(found.value)
+
+
 def test_links_to_nothing_and_broken_files(tmp_path: Path) -> None:
     write_sides(tmp_path / "data")
     link = tmp_path / "data" / "tiny" / "tiny.link"
