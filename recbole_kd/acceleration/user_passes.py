@@ -1,7 +1,6 @@
 """Training of causal models by user: one pass over a history serves all of its positions.
 
-Amazon Beauty has 131,413 training rows of 22,363 users. At length 50 their histories have 1,100,149 positions as rows,
-and 128,031 by user.
+Amazon Beauty has 131,413 training rows of 22,363 users. At length 50 their histories have 1,100,149 positions as rows.
 """
 
 from __future__ import annotations
