@@ -78,6 +78,7 @@ class HetComp(Distiller):
         self.n_checkpoints = n_checkpoints
         self._lists: list[Tensor] = []
         self._positives = torch.empty(0, 0, dtype=torch.int64)
+        self._most_items = 0
         self._position = torch.empty(0, 0, dtype=torch.int64)
         self._memory: Tensor | None = None
         self._fine = False
@@ -95,6 +96,7 @@ class HetComp(Distiller):
             for member in self.teacher_scores.members
         ]
         self._positives = _first_items(self.train_items, self.n_positives)
+        self._most_items = int(self.train_items.counts().amax())
         self._position = torch.zeros(len(self._lists), len(queries), dtype=torch.int64, device=queries.device)
         self._memory = None
         self._set_targets()
@@ -161,7 +163,7 @@ class HetComp(Distiller):
         scores, valid = scorer.at(batch.queries, listed), listed != 0
         make = fine_terms if self._fine else coarse_terms
         terms = make(scores[:, :m], scores[:, m:], valid[:, :m], valid[:, m:])
-        rows = ListedRows(batch.queries, listed, self.train_items)
+        rows = ListedRows(batch.queries, listed, self.train_items, self._most_items)
         factors = terms.factors * batch.weights.unsqueeze(1)
         known = scorer.known_rows(batch.queries)
         if known is not None:
@@ -198,8 +200,4 @@ def _first_items(train_items: Ragged, n: int | None) -> Tensor:
     counts = train_items.counts()
     if n is None:
         n = int(counts[counts > 0].min()) if bool((counts > 0).any()) else 0
-    if n == 0 or len(train_items.items) == 0:
-        return torch.zeros(len(counts), 0, dtype=torch.int64, device=counts.device)
-    place = torch.arange(n, device=counts.device)
-    at = (train_items.starts[:-1].unsqueeze(1) + place).clamp(max=len(train_items.items) - 1)
-    return train_items.items[at].masked_fill(place >= counts.unsqueeze(1), 0)
+    return train_items.first(torch.arange(len(counts), device=counts.device), n)

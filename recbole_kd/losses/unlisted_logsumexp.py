@@ -40,22 +40,34 @@ class ListedRows:
     Attributes:
         queries: int64 ``[B]``, query ids. listed: int64 ``[B, n]``; 0 fills a shorter list.
         excluded: further items by query id (training items).
+        most: largest number of excluded items of a query. With it nothing is read from a device other than a CPU.
     """
 
     queries: Tensor
     listed: Tensor
     excluded: Ragged
+    most: int | None = None
 
     def chunks(self, n_items: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield row slices with the (row in the slice, item) pairs of their excluded items."""
+        """Yield row slices with the (row in the slice, item) pairs of their excluded items, or the pad item."""
         device = self.queries.device
         size = CPU_CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES
         step = max(1, size // (4 * n_items))
+        if self.most is not None and device.type != "cpu":
+            yield from self._padded_chunks(step, self.most)
+            return
         position, items = self.excluded.pairs(self.queries)
         starts = list(range(0, len(self.queries), step))
         bounds = torch.searchsorted(position, torch.tensor([*starts, len(self.queries)], device=device)).tolist()
         for start, first, last in zip(starts, bounds, bounds[1:], strict=False):
             yield slice(start, min(start + step, len(self.queries))), position[first:last] - start, items[first:last]
+
+    def _padded_chunks(self, step: int, most: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield :meth:`chunks` of ``step`` rows with ``most`` pairs for each row, filled up with the pad item."""
+        for part in map(slice, range(0, len(self.queries), step), range(step, len(self.queries) + step, step)):
+            items = self.excluded.first(self.queries[part], most)
+            row = torch.arange(len(items), device=items.device).unsqueeze(1).expand_as(items)
+            yield part, row.flatten(), items.flatten()
 
 
 def rest_above(queries: Tensor, items: Tensor, rows: ListedRows, below: Tensor, factors: Tensor) -> Tensor:
@@ -195,7 +207,7 @@ def _rest_and_gradients(
     d_by_factor = [items.new_zeros(items.shape[::-1]) for _ in parts]
 
     def work(part: slice) -> None:
-        some = ListedRows(rows.queries[part], rows.listed[part], rows.excluded)
+        some = ListedRows(rows.queries[part], rows.listed[part], rows.excluded, rows.most)
         rest[part], d_queries[part], d_below[part] = _of_rows(
             queries[part], items, below[part], factors[part], some, shifts, d_by_factor[1 if part.start > 0 else 0]
         )

@@ -47,6 +47,17 @@ class Ragged:
         offset = torch.arange(len(position), device=rows.device) - (lengths.cumsum(0) - lengths)[position]
         return position, self.items[self.starts[rows][position] + offset]
 
+    def first(self, rows: Tensor, n: int) -> Tensor:
+        """Return the first n items of the given rows, int64 ``[B, n]``, filled up with 0.
+
+        Nothing is read from the device.
+        """
+        place = torch.arange(n, device=rows.device)
+        starts = self.starts[rows].unsqueeze(1)
+        at = (starts + place).clamp(max=max(0, len(self.items) - 1))
+        items = self.items if len(self.items) else self.items.new_zeros(1)
+        return items[at].masked_fill(place >= self.starts[rows + 1].unsqueeze(1) - starts, 0)
+
     def contains(self, rows: Tensor, items: Tensor) -> Tensor:
         """Test row by row whether the given items are in the lists; one binary search an item.
 

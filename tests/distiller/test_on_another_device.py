@@ -30,7 +30,6 @@ DISTINCT = {"DE", "DERRD", "FTD", "FreqD", "HTD", "PCKD"}
 
 READS = {
     "FreqD": "the lengths of the rows of its graph",
-    "HetComp": "the numbers of training items of the batch's users",
 }
 """Methods whose step reads something else from the device, and what."""
 

@@ -72,3 +72,13 @@ def test_two_threads_give_the_same_bits() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_device_excludes_the_same_items_without_being_asked_for_their_number() -> None:
+    _, _, rows = case(5, 30, 3)
+    pairs = set(zip(*(part.tolist() for part in rows.excluded.pairs(rows.queries)), strict=True))
+    found: set[tuple[int, int]] = set()
+    for part, row, item in rows._padded_chunks(2, int(rows.excluded.counts().amax())):
+        assert 0 < part.stop - part.start <= 2
+        found |= set(zip((row + part.start).tolist(), item.tolist(), strict=True))
+    assert {(row, item) for row, item in found if item} == pairs

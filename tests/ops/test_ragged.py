@@ -20,6 +20,10 @@ def test_pairs_equal_python(given_pairs: list[tuple[int, int]], rows: list[int])
     position, items = ragged.pairs(torch.tensor(rows, dtype=torch.int64))
     expected = [(place, item) for place, row in enumerate(rows) for item in by_row[row]]
     assert list(zip(position.tolist(), items.tolist(), strict=True)) == expected
+    for n in (0, 3):
+        first = ragged.first(torch.tensor(rows, dtype=torch.int64), n)
+        assert first.shape == (len(rows), n)
+        assert first.tolist() == [(by_row[row] + n * [0])[:n] for row in rows]
 
 
 def test_repeated_pairs_are_kept_once_and_rows_are_sorted() -> None:
