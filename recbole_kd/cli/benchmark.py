@@ -17,6 +17,7 @@ from recbole_kd.experiments.benchmarks.device_check import check_device
 from recbole_kd.experiments.benchmarks.growth import report_growth
 from recbole_kd.experiments.benchmarks.made_data import SIZES, counts_of
 from recbole_kd.experiments.benchmarks.model_matrix import run_matrix
+from recbole_kd.experiments.benchmarks.model_memory import memory_table, run_memory
 from recbole_kd.experiments.benchmarks.model_table import table
 from recbole_kd.experiments.benchmarks.peer_settings import PEERS, check_peers
 from recbole_kd.experiments.benchmarks.peers import report_peers
@@ -64,6 +65,7 @@ READS: dict[str, tuple[str, ...]] = {
     "growth": ("repeats", "teacher_width", "output", KEYS),
     "prefixes": ("length", "users", "repeats"),
     "models": ("only", "minutes", "output"),
+    "memory": ("only", "minutes", "output"),
     "peers": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
     "wide": ("size", "width", "repeats", "output"),
     "by_user": ("model", "seeds", "repeats", "output", KEYS),
@@ -106,6 +108,9 @@ def _parser() -> SentenceParser:
         "--models", action="store_true", help="run every RecBole model as teacher and as student, and print their table"
     )
     other.add_argument(
+        "--memory", action="store_true", help="peak memory of every RecBole model on 1,000 users and 2,000 items"
+    )
+    other.add_argument(
         "--peers", type=Path, metavar="FOLDER", help="run the published code in FOLDER and time it beside ours"
     )
     other.add_argument(
@@ -121,12 +126,12 @@ def _parser() -> SentenceParser:
         metavar="DATASET",
         help="validation NDCG@10 by epoch of --train_by_user and of RecBole's rows, and steps (--repeats) of both",
     )
-    add("--only", default="", help="with --models: names of models with commas")
+    add("--only", default="", help="with --models, --memory: names of models with commas")
     add(
         "--minutes",
         type=float,
-        help="with --models: begin no run after so many, the same command continues; with --peers: limit of a method; "
-        "with --device: limit of all methods",
+        help="with --models, --memory: begin no run after so many, the same command continues; with --peers: limit of "
+        "a method; with --device: limit of all methods",
     )
     add("--seeds", default="0,1,2", help="with --by_user: seeds of the trainings")
     add("--length", type=int, default=50, help="with --prefixes: length of a history")
@@ -170,7 +175,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
             raise ConfigError(f"--model={known.model} is not possible with --{mode}: expected MF")
     if known.peers:
         check_peers(known.peers, known.methods, options)
-    continued = (known.models or known.by_user) and known.output is not None and known.output.is_file()
+    continued = (known.models or known.memory or known.by_user) and known.output is not None and known.output.is_file()
     if known.output is not None and not continued:
         check_file(known.output, option="--output")
     return known, options
@@ -200,6 +205,14 @@ def _seeds(words: str) -> list[int]:
     return [int(word) for word in words.split(",")]
 
 
+def _report_models(given: argparse.Namespace) -> None:
+    """Run the models that --output does not hold yet, and print their table."""
+    names = [name for name in given.only.split(",") if name]
+    limit = None if given.minutes is None else 60 * given.minutes
+    record = (given.output or Path("memory.json" if given.memory else "models.json")).absolute()
+    print(memory_table(run_memory(names, record, limit)) if given.memory else table(run_matrix(names, record, limit)))
+
+
 def run(words: list[str]) -> int:
     """Measure and print what the arguments ask for; return 0, or 1 if a method fails on a --device.
 
@@ -220,10 +233,8 @@ def _measure(given: argparse.Namespace, options: dict[str, Any]) -> int:
         report_growth(given.repeats, given.teacher_width, given.output, options)
     elif given.wide:
         report_wide(sizes[0], given.width, given.repeats, given.output)
-    elif given.models:
-        names = [name for name in given.only.split(",") if name]
-        limit = None if given.minutes is None else 60 * given.minutes
-        print(table(run_matrix(names, (given.output or Path("models.json")).absolute(), limit)))
+    elif given.models or given.memory:
+        _report_models(given)
     elif given.by_user:
         report_by_user(Trial(given.model, given.by_user, options), given.seeds, given.repeats, given.output)
     elif given.prefixes:

@@ -55,5 +55,9 @@ def peak_rss_mb() -> float:
         import resource
     except ImportError:  # Windows
         return float(psutil.Process().memory_info().peak_wset / 2**20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return in_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def in_mb(max_rss: int) -> float:
+    """Return the ``ru_maxrss`` of a process in MiB; macOS counts bytes, Linux KiB."""
+    return max_rss / 2**20 if sys.platform == "darwin" else max_rss / 2**10

@@ -37,23 +37,18 @@ def test_a_few_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fault_and_a_run_without_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (cell, *_) = cells_of(["Pop"])
-
-    def broken(*_: object) -> Outcome:
+    def broken() -> Outcome:
         raise SystemExit(3)
 
-    monkeypatch.setattr(model_matrix, "outcome_of", broken)
-    assert model_matrix.in_child(cell, tmp_path).state == FAULT
+    assert model_matrix.in_child(broken, tmp_path).state == FAULT
 
-    def endless(*_: object) -> Outcome:
+    def endless() -> Outcome:
         while True:
             pass
 
-    monkeypatch.setattr(model_matrix, "outcome_of", endless)
-    assert model_matrix.in_child(cell, tmp_path, seconds=1).state == SLOW
-    monkeypatch.setattr(model_matrix, "outcome_of", lambda *_: time.sleep(60))
+    assert model_matrix.in_child(endless, tmp_path, seconds=1).state == SLOW
     monkeypatch.setattr(model_matrix, "WALL", 0.1)
-    assert model_matrix.in_child(cell, tmp_path, seconds=1).state == SLOW
+    assert model_matrix.in_child(lambda: time.sleep(60), tmp_path, seconds=1).state == SLOW  # type: ignore[return-value]
 
 
 def test_a_refusal_after_the_plan_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

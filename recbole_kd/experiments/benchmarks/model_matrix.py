@@ -12,9 +12,9 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from recbole_kd.config.merging import merge_sources
 from recbole_kd.config.model_catalogue import recbole_defaults
 from recbole_kd.config.schema import DEFAULT_WEIGHT
 from recbole_kd.errors import ConfigError, KDError
-from recbole_kd.evaluation.efficiency import peak_rss_mb
+from recbole_kd.evaluation.efficiency import in_mb
 from recbole_kd.pipeline.model_choices import ranking_models, side_models
 from recbole_kd.pipeline.plan import make_plan
 from recbole_kd.pipeline.quick_start import run_request
@@ -83,11 +83,13 @@ class Cell:
         model: the model in question.
         role: ``teacher`` or ``student``.
         kd: the method.
+        small: whether the models get small sizes, else those that they have by default.
     """
 
     model: str
     role: str
     kd: str
+    small: bool = True
 
     @property
     def key(self) -> str:
@@ -101,8 +103,8 @@ class Cell:
         model, teacher = (usual[0], self.model) if self.role == "teacher" else (self.model, usual[1])
         return {
             **SHORT,
-            **_small(model),
-            **{f"teacher.{key}": value for key, value in _small(teacher).items()},
+            **(_small(model) if self.small else {}),
+            **{f"teacher.{key}": value for key, value in (_small(teacher) if self.small else {}).items()},
             **OF_METHOD.get(self.kd, {}),
             "model": model,
             "teacher": teacher,
@@ -131,7 +133,7 @@ class Outcome:
         state: one of the states above.
         said: the sentence of a refusal, or the last line of a fault.
         seconds: of the run.
-        peak_mb: peak memory of the child, the warmed process included.
+        peak_mb: peak memory of the child in MiB, the warmed process included.
     """
 
     state: str
@@ -140,20 +142,23 @@ class Outcome:
     peak_mb: float = 0.0
 
 
-def write_data(folder: Path) -> None:
-    """Write interactions by colour of users and items, with times, columns and a graph of the items."""
+def write_data(folder: Path, n_users: int = N_USERS, n_items: int = N_ITEMS, colours: int = 3) -> None:
+    """Write interactions by colour of users and items, with times, columns and a graph of the items.
+
+    A user has four fifths of the items of a colour, so about ``n_items / colours``.
+    """
     place = folder / "data" / NAME
     place.mkdir(parents=True, exist_ok=True)
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
-    for user in range(N_USERS):
-        liked = [i for i in range(N_ITEMS) if (i + user) % 3 == 0 and (7 * i + 3 * user) % 5]
-        rows += [f"u{user}\ti{item}\t{1000 * user + (17 * item) % N_ITEMS}" for item in liked]
+    for user in range(n_users):
+        liked = [i for i in range(n_items) if (i + user) % colours == 0 and (7 * i + 3 * user) % 5]
+        rows += [f"u{user}\ti{item}\t{n_items * user + (17 * item) % n_items}" for item in liked]
     write_text_whole(place / f"{NAME}.inter", "\n".join(rows) + "\n")
-    items = "".join(f"i{item}\tc{item % 3} c{item % 4}\n" for item in range(N_ITEMS))
+    items = "".join(f"i{item}\tc{item % 3} c{item % 4}\n" for item in range(n_items))
     write_text_whole(place / f"{NAME}.item", "item_id:token\tclass:token_seq\n" + items)
-    triples = "".join(f"e{item}\tcolour\tc{item % 3}\ne{item}\tkind\tk{item % 7}\n" for item in range(N_ITEMS))
+    triples = "".join(f"e{item}\tcolour\tc{item % 3}\ne{item}\tkind\tk{item % 7}\n" for item in range(n_items))
     write_text_whole(place / f"{NAME}.kg", "head_id:token\trelation_id:token\ttail_id:token\n" + triples)
-    links = "".join(f"i{item}\te{item}\n" for item in range(N_ITEMS))
+    links = "".join(f"i{item}\te{item}\n" for item in range(n_items))
     write_text_whole(place / f"{NAME}.link", "item_id:token\tentity_id:token\n" + links)
 
 
@@ -189,13 +194,23 @@ def outcome_of(cell: Cell, folder: Path) -> Outcome:
     except KDError as error:
         state, said = LATE if planned else REFUSED, " ".join(str(error).split())
     except Exception as error:
-        traceback.print_exc()
-        state, said = FAULT, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return Outcome(state, said, time.perf_counter() - started, peak_rss_mb())
+        state, said = FAULT, fault_words(error)
+    return Outcome(state, said, time.perf_counter() - started)
 
 
-def in_child(cell: Cell, folder: Path, seconds: float = SECONDS) -> Outcome:
-    """Run a cell in a forked child, whose standard streams go to a log file.
+def fault_words(error: Exception) -> str:
+    """Print the traceback of a fault, and return it in one line."""
+    traceback.print_exc()
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def in_child(work: Callable[[], Outcome], folder: Path, seconds: float = SECONDS) -> Outcome:
+    """Run a cell's work in a forked child, whose standard streams go to a log file.
+
+    Args:
+        work: returns the outcome.
+        folder: gets the log and the child's answer.
+        seconds: of processor time, after which the child is ended.
 
     Raises:
         ConfigError: this system cannot fork.
@@ -207,14 +222,15 @@ def in_child(cell: Cell, folder: Path, seconds: float = SECONDS) -> Outcome:
     child = os.fork()
     if child == 0:
         code = 1
-        with suppress(BaseException):
+        try:
             log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
             _limit_processor_time(seconds)
-            answer.write_text(json.dumps(asdict(outcome_of(cell, folder))))
+            answer.write_text(json.dumps(asdict(work())))
             code = 0
-        os._exit(code)
+        finally:  # whatever happens, this process does not go on as its parent
+            os._exit(code)
     return _answer_of(child, answer, seconds)
 
 
@@ -229,45 +245,61 @@ def _limit_processor_time(seconds: float) -> None:
 def _answer_of(child: int, answer: Path, seconds: float) -> Outcome:
     """Wait for a child and read its answer; one that takes too long is ended."""
     until = time.monotonic() + WALL * seconds
-    ended, status = 0, 0
+    ended, status, used = 0, 0, None
     while not ended:
-        ended, status = os.waitpid(child, os.WNOHANG)
+        ended, status, used = os.wait4(child, os.WNOHANG)
         if not ended and time.monotonic() > until:
             os.kill(child, signal.SIGKILL)
-            ended, status = os.waitpid(child, 0)
+            ended, status, used = os.wait4(child, 0)
         time.sleep(0.05)
+    peak_mb = in_mb(used.ru_maxrss) if used else 0.0
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
-        return Outcome(SLOW, f"not done after {seconds:.0f} seconds of processor time", seconds)
+        return Outcome(SLOW, f"not done after {seconds:.0f} seconds of processor time", seconds, peak_mb)
     if not answer.is_file():
-        return Outcome(FAULT, "the process ended without an answer")
-    return Outcome(**json.loads(answer.read_text()))
+        return Outcome(FAULT, "the process ended without an answer", peak_mb=peak_mb)
+    return replace(Outcome(**json.loads(answer.read_text())), peak_mb=peak_mb)
 
 
 def run_matrix(only: Iterable[str], record: Path, seconds: float | None = None) -> dict[str, Outcome]:
-    """Run the cells that the record does not hold yet, and keep each in it as soon as it is done.
+    """Run the cells of the matrix that a record does not hold yet.
 
     Args:
         only: names of models; empty for all.
         record: JSON file, cell -> outcome; an interrupted matrix continues from it.
         seconds: begin no cell after so long; None has no limit.
     """
-    found, started = _read(record), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="recbole-kd-matrix-") as name:
         folder = Path(name)
         write_data(folder)
-        before = Path.cwd()
-        os.chdir(folder)
-        try:
-            for cell in cells_of(only):
-                if cell.key in found:
-                    continue
-                if seconds is not None and time.monotonic() - started > seconds:
-                    break
-                found[cell.key] = in_child(cell, folder)
-                print(f"{cell.key}: {found[cell.key].state} {found[cell.key].said[:120]}", flush=True)
-                write_text_whole(record, json.dumps({key: asdict(value) for key, value in found.items()}, indent=1))
-        finally:
-            os.chdir(before)
+        work = {cell.key: partial(outcome_of, cell, folder) for cell in cells_of(only)}
+        return run_cells(work, folder, record, seconds)
+
+
+def run_cells(
+    work: Mapping[str, Callable[[], Outcome]], folder: Path, record: Path, seconds: float | None, limit: float = SECONDS
+) -> dict[str, Outcome]:
+    """Run the cells that a record does not hold yet, and keep each in it as soon as it is done.
+
+    Args:
+        work: what returns the outcome of each cell, run in a child process.
+        folder: the current folder of the children.
+        record: JSON file, cell -> outcome.
+        seconds: begin no cell after so long; None has no limit.
+        limit: seconds of processor time of a cell.
+    """
+    found, started, before = _read(record), time.monotonic(), Path.cwd()
+    os.chdir(folder)
+    try:
+        for key, run in work.items():
+            if key in found:
+                continue
+            if seconds is not None and time.monotonic() - started > seconds:
+                break
+            found[key] = in_child(run, folder, limit)
+            print(f"{key}: {found[key].state} {found[key].said[:120]}", flush=True)
+            write_text_whole(record, json.dumps({name: asdict(one) for name, one in found.items()}, indent=1))
+    finally:
+        os.chdir(before)
     return found
 
 
