@@ -101,8 +101,9 @@ class Cell:
         sequential = issubclass(get_model(self.model), SequentialRecommender) or self.model == "HSTU"
         usual = ("SASRec", "SASRec") if sequential else ("MF", "LightGCN")
         model, teacher = (usual[0], self.model) if self.role == "teacher" else (self.model, usual[1])
+        sizes = ("train_batch_size", "teacher.train_batch_size")
         return {
-            **SHORT,
+            **{key: value for key, value in SHORT.items() if self.small or key not in sizes},
             **(_small(model) if self.small else {}),
             **{f"teacher.{key}": value for key, value in (_small(teacher) if self.small else {}).items()},
             **OF_METHOD.get(self.kd, {}),

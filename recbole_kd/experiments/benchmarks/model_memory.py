@@ -43,8 +43,8 @@ N_USERS, N_ITEMS, COLOURS = 1000, 2000, 51
 SECONDS = 300
 """Limit of a model, in seconds of processor time. What it used until then is its peak."""
 
-BATCH, PAIR_BATCH = 2048, 16
-"""Rows of a training batch, and of a step of FullCE by a model that scores pair by pair.
+PAIR_BATCH = 16
+"""Rows of a step of FullCE by a model that scores pair by pair; other steps have the model's default.
 
 Each row stands for 2,000 pairs, which are scored in blocks of the same size whatever the batch is.
 """
@@ -74,16 +74,15 @@ def student_step(cell: Cell, folder: Path) -> Outcome:
 
 def _steps(cell: Cell, folder: Path) -> str:
     """Make the steps of a student and return their size in words."""
-    config = _config_of(cell, folder, BATCH)
+    config = _config_of(cell, folder)
     splits = split_data(config)
     parts = stage_parts(config, splits.parts)
     model = fresh_model(config, parts[0])
     accelerate_on_cpu(model, softmax_of(model))
     loaders = make_loaders(config, splits, parts)
     _plain_step(model, loaders.train)
-    rows = BATCH if ranks_whole_catalogue(type(model)) else PAIR_BATCH
-    if rows != BATCH:
-        config = _config_of(cell, folder, rows)
+    if not ranks_whole_catalogue(type(model)):
+        config = _config_of(cell, folder, train_batch_size=PAIR_BATCH)
         loaders = make_loaders(config, splits, stage_parts(config, splits.parts))
     teacher = random_teacher(splits.n_users + 1, splits.n_items + 1, TEACHER_WIDTH)
     values = {**config.final_config_dict, "kd": cell.kd, "kd_weight": 1.0}
@@ -91,11 +90,11 @@ def _steps(cell: Cell, folder: Path) -> str:
     trainer.prepare(loaders.train)
     _distilled_step(trainer, loaders.train)
     _evaluate_a_batch(trainer, loaders.valid)
-    return f"{rows} rows a step of {cell.kd}"
+    return f"{config['train_batch_size']} rows a step of {cell.kd}"
 
 
-def _config_of(cell: Cell, folder: Path, rows: int) -> Any:
-    values = {**cell.values(folder), "train_batch_size": rows}
+def _config_of(cell: Cell, folder: Path, **given: int) -> Any:
+    values = {**cell.values(folder), **given}
     return make_request(merge_sources(None, None, values)).student_config()[0]
 
 
