@@ -1,4 +1,4 @@
-"""Peak memory of every model of RecBole on 1,000 users and 2,000 items, at the sizes that it has by default."""
+"""Peak memory of every model of RecBole on 1,000 users and 2,000 items, at its default sizes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _evaluate_a_batch(trainer: KDTrainer, valid: Any) -> None:
 
 
 def run_memory(only: Iterable[str], record: Path, seconds: float | None = None) -> dict[str, Outcome]:
-    """Run the models that a record does not hold yet: each as a student, or as a teacher if it can be none.
+    """Run the models that a record lacks: each as a student, or as a teacher if it can be none.
 
     Args:
         only: names of models; empty for all.
