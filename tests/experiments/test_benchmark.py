@@ -369,7 +369,7 @@ def test_what_distillation_adds_to_memory_stays_within_the_arithmetic(tmp_path: 
         ("--models --size=small", "--size has no effect with --models"),
         ("--prefixes --output=x.json", "--output has no effect with --prefixes"),
         ("--growth --evaluation", "--evaluation has no effect with --growth"),
-        ("--minutes=3", "--minutes has no effect without --models or --peers or --device"),
+        ("--minutes=3", "--minutes has no effect without --models or --memory or --peers or --device"),
         ("--only=MF", "--only has no effect without --models"),
         ("--device=cpu --model=LightGCN", "--model=LightGCN is not possible with --device: expected MF"),
         ("--device=cpu --minutes=0", "--minutes=0 is not allowed"),
