@@ -106,7 +106,7 @@ def _plain_step(model: Any, train: Any) -> None:
 
 
 def _distilled_step(trainer: KDTrainer, train: Any) -> None:
-    """Let the trainer make one step, by ending its epoch in the second."""
+    """Let the trainer make one step, by ending its epoch after it."""
 
     class _OneStepError(Exception):
         pass
