@@ -99,7 +99,7 @@ class CE(ListWeighted):
             ids, teacher = listed.all_ids, listed.all_teacher
             if self._log_weights is not None:
                 teacher = teacher + self.temperature * self._log_weights
-            self._lists = Lists.of(ids, teacher, ids > 0, [ids.shape[1]], None, self.temperature)
+            self._lists = Lists.of(ids, [teacher], ids > 0, [ids.shape[1]], None, self.temperature)
         scorer, weights = self.student_scorer, batch.weights
         return self.reduce_total(
             listed_cross_entropy(scorer, batch.queries, weights, self._lists, self.temperature), weights

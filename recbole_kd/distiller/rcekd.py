@@ -38,6 +38,10 @@ MAX_COUNT = 50.0
 QUERIES_PER_DRAW = 2**13
 """Queries whose item sets are drawn at a time, so that the ranked lists of a large data set are never all in memory."""
 
+TABLES = (torch.int32, torch.bool, torch.float32, torch.float32, torch.float32)
+"""Types of the tables of all queries: ids, whether each counts, and three shares. Ids of 32 bits take half the memory
+of torch's usual 64, and the table of ids is the largest of all."""
+
 WITHOUT_STUDENT = ("full_ce", "vanilla_ce", "wo_s")
 """Variants that never rank the student's items."""
 
@@ -130,7 +134,7 @@ class RCEKD(ListWeighted):
         self.beta, self.gamma_constant, self.gamma_epochs = beta, gamma_constant, gamma_epochs
         self._teacher_list = torch.empty(0, dtype=torch.int64)
         self._teacher_valid = torch.empty(0, dtype=torch.bool)
-        self._chosen = torch.empty(0, dtype=torch.int64)
+        self._chosen = torch.empty(0, dtype=torch.int32)
         self._valid = torch.empty(0, dtype=torch.bool)
         self._gamma = torch.empty(0)
         self._overlaps: Tensor | None = None
@@ -202,7 +206,7 @@ class RCEKD(ListWeighted):
             return
         self._lists, self.item_sets = None, {}
         # Free the old sets before the new ones are drawn.
-        self._chosen, self._valid = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool)
+        self._chosen, self._valid = torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.bool)
         queries, depth = self.all_queries(), self._depth()
         tables: tuple[Tensor, ...] = ()
         with self.student_scorer.frozen():
@@ -211,7 +215,10 @@ class RCEKD(ListWeighted):
             for start in range(0, len(queries), step):
                 rows = slice(start, start + step)
                 found = self._sets_of(rows, *self.student_scorer.top_k(queries[rows], depth, self._excluded()))
-                tables = tables or tuple(part.new_empty(len(queries), *part.shape[1:]) for part in found)
+                tables = tables or tuple(
+                    part.new_empty(len(queries), *part.shape[1:], dtype=kind)
+                    for part, kind in zip(found, TABLES, strict=False)
+                )
                 for table, part in zip(tables, found, strict=True):
                     table[rows] = part
         self._chosen, self._valid, *shares = tables
@@ -233,6 +240,7 @@ class RCEKD(ListWeighted):
         chosen = self._chosen if self.variant not in WITHOUT_STUDENT else None
         if chosen is None and self._log_weights is not None and not self.shares.get("agreement"):
             return
+        chosen = None if chosen is None else chosen.long()
         own = None if chosen is None else chosen[:, : self.k]
         weights = importance(self, self.shares, self._teacher_list, self.list_tau, own)
         self._lists = None
@@ -401,12 +409,12 @@ class RCEKD(ListWeighted):
 
         That is the lists of all queries, the teacher's softmax on them, and the weights of the two cross-entropies.
         """
-        teacher = torch.cat([s.all_teacher for s in sets], dim=1)
+        teacher = [s.all_teacher for s in sets]
         if self._log_weights is not None:
-            teacher = teacher + self.temperature * self._log_weights
+            teacher = [torch.cat(teacher, dim=1) + self.temperature * self._log_weights]
         if self.variant in ("vanilla_ce", "wo_s"):
             return Lists.of(
-                self._teacher_list, teacher, self._teacher_valid, [teacher.shape[1]], None, self.temperature
+                self._teacher_list, teacher, self._teacher_valid, [self._teacher_list.shape[1]], None, self.temperature
             )
         listed = [self._chosen.shape[1]]
         if self.variant in ("wo_t", "wo_sep"):

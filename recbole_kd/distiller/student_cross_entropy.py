@@ -27,5 +27,5 @@ def listed_cross_entropy(
         )
         if loss is not None:
             return loss
-    losses = cross_entropy_of_scores(student.at(queries, lists.chosen[queries]), queries, lists, temperature)
+    losses = cross_entropy_of_scores(student.at(queries, lists.chosen[queries].long()), queries, lists, temperature)
     return (losses * weights).sum()

@@ -5,6 +5,7 @@ Both give the same sums. No RecBole import.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,14 +28,15 @@ class Lists:
     RCE-KD, Eq. 9, has two sublists.
 
     Attributes:
-        chosen: int64 ``[U, n]``, item ids. teacher: float32 ``[U, n]``, the teacher's scores of them.
+        chosen: int64 or int32 ``[U, n]``, item ids.
+        teacher: the teacher's scores of them, float32 tables ``[U, m]`` that have n columns together.
         valid: bool ``[U, n]``, the items that count.
         ends: end column of each sublist. shares: float32 ``[U, P]``, weights of the sublists.
         temperature: that of the teacher's softmax.
     """
 
     chosen: Tensor
-    teacher: Tensor
+    teacher: Sequence[Tensor]
     valid: Tensor
     ends: list[int]
     shares: Tensor
@@ -42,22 +44,27 @@ class Lists:
 
     @classmethod
     def of(
-        cls, chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], shares: Tensor | None, temperature: float
+        cls,
+        chosen: Tensor,
+        teacher: Sequence[Tensor],
+        valid: Tensor,
+        ends: list[int],
+        shares: Tensor | None,
+        temperature: float,
     ) -> Lists:
-        """Build from the teacher's scores, float ``[U, n]``; ``shares`` None means all 1."""
+        """Build from the attributes; ``shares`` None means all 1."""
         weights = torch.ones(len(chosen), len(ends), device=chosen.device) if shares is None else shares
         return cls(chosen, teacher, valid, ends, weights, temperature)
 
     @cached_property
     def target(self) -> Tensor:
         """The teacher's softmax over the valid items of each sublist, float32 ``[U, n]``; 0 elsewhere."""
-        target = torch.empty_like(self.teacher)
+        target = torch.empty(self.chosen.shape, dtype=self.teacher[0].dtype, device=self.chosen.device)
         for start in range(0, len(target), ROWS_AT_A_TIME):
             rows = slice(start, start + ROWS_AT_A_TIME)
+            scores = torch.cat([table[rows] for table in self.teacher], dim=1)
             for part in _parts(self.ends):
-                target[rows, part] = teacher_probabilities(
-                    self.teacher[rows, part], self.valid[rows, part], self.temperature
-                )
+                target[rows, part] = teacher_probabilities(scores[:, part], self.valid[rows, part], self.temperature)
         return target
 
     @cached_property

@@ -6,6 +6,7 @@ Functions that return None if their kernel does not apply are used as in :mod:`r
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,9 @@ NUMBERS_FOR_TWO = 2**20
 
 SET_NUMBERS_FROM = 2**14
 """From so many ids on the kernels of item sets are loaded."""
+
+ROWS_AT_A_TIME = 2**16
+"""Queries whose scores are laid side by side at once."""
 
 
 @cache
@@ -174,12 +178,13 @@ def draw_sets(
 
 
 def close_up(
-    chosen: Tensor, teacher: Tensor, valid: Tensor, ends: list[int], temperature: float
+    chosen: Tensor, teacher: Sequence[Tensor], valid: Tensor, ends: list[int], temperature: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return the items of lists that count, one after the other, with the teacher's softmax.
 
     Args:
-        chosen: int64, teacher: float32 and valid: bool, ``[U, n]``. ends: end columns of the sublists.
+        chosen: int64 or int32 and valid: bool, ``[U, n]``. teacher: float32, tables that have n columns together.
+        ends: end columns of the sublists.
 
     Returns:
         the ends of the sublists, int64 ``[U, P + 1]``, the items, int32 ``[N]``, and the softmax, float32 ``[N]``; None
@@ -187,12 +192,18 @@ def close_up(
     """
     if kernels() is None or chosen.device.type != "cpu" or chosen.numel() < max(1, SET_NUMBERS_FROM):
         return None
-    if teacher.dtype != torch.float32 or chosen.dtype != torch.int64:
+    if chosen.dtype not in (torch.int64, torch.int32) or any(part.dtype != torch.float32 for part in teacher):
         return None
     n = int(valid.sum())
     starts = torch.empty(len(chosen), len(ends) + 1, dtype=torch.int64)
     items, target = torch.empty(n, dtype=torch.int32), torch.empty(n)
-    given = [table.contiguous().numpy() for table in (chosen, teacher, valid)]
-    written = [table.numpy() for table in (starts, items, target)]
-    set_kernels().close_up(*given, np.array(ends), np.float32(1 / temperature), *written)
+    at = 0
+    for first in range(0, len(chosen), ROWS_AT_A_TIME):  # so that no second table of all scores is made
+        rows = slice(first, first + ROWS_AT_A_TIME)
+        scores = torch.cat([part[rows] for part in teacher], dim=1)
+        given = [table.contiguous().numpy() for table in (chosen[rows], scores, valid[rows])]
+        written = [table.numpy() for table in (starts[rows], items[at:], target[at:])]
+        set_kernels().close_up(*given, np.array(ends), np.float32(1 / temperature), *written)
+        starts[rows] += at
+        at = int(starts[min(rows.stop, len(chosen)) - 1, -1])
     return starts, items, target

@@ -29,7 +29,7 @@ def case(seed: int, scale: float = 1.0, d: int = 5, temperature: float = 1.0) ->
     teacher = scale * torch.randn(9, 12, generator=generator)
     chosen = torch.randint(0, 40, (9, 12), generator=generator)
     shares = torch.rand(9, 2, generator=generator)
-    return vectors, items, queries, Lists.of(chosen, teacher, valid, [4, 12], shares, temperature)
+    return vectors, items, queries, Lists.of(chosen, teacher.split(5, dim=1), valid, [4, 12], shares, temperature)
 
 
 def weights_of(queries: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def test_the_sum_over_the_parts_is_that_of_the_loss(temperature: float) -> None:
     found = cross_entropy_of_scores(
         student[queries],
         queries,
-        Lists.of(torch.zeros(6, 10), teacher, valid, [3, 10], shares, temperature),
+        Lists.of(torch.zeros(6, 10), [teacher], valid, [3, 10], shares, temperature),
         temperature,
     )
     first, second = (
@@ -85,7 +85,7 @@ def test_compiled_equals_plain_at_any_length_and_width(n: int, d: int) -> None:
     vectors = (d**-0.5 * torch.randn(6, d, generator=generator)).requires_grad_()
     items = torch.randn(50, d, generator=generator, requires_grad=True)
     chosen, teacher = torch.randint(0, 50, (6, n), generator=generator), torch.randn(6, n, generator=generator)
-    of = Lists.of(chosen, teacher, torch.rand(6, n, generator=generator) < 0.9, [n], None, 1.0)
+    of = Lists.of(chosen, [teacher], torch.rand(6, n, generator=generator) < 0.9, [n], None, 1.0)
     queries = torch.arange(6).flip(0)
     loss, plain = (
         cross_entropy_of_vectors(vectors, items, queries, weights_of(queries), of),
@@ -152,10 +152,14 @@ def test_other_devices_types_and_missing_kernels_take_the_plain_way(monkeypatch:
 
 @compiled
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
-def test_items_that_count_are_closed_up_as_in_plain_torch(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows_at_a_time", [4, 100])
+def test_items_that_count_are_closed_up_as_in_plain_torch(
+    rows_at_a_time: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiled_lists, "SET_NUMBERS_FROM", 0)
+    monkeypatch.setattr(compiled_lists, "ROWS_AT_A_TIME", rows_at_a_time)
     of = case(5, 3.0, temperature=temperature)[3]
-    of.teacher[1, 2], of.teacher[2, 8], of.teacher[3, 5] = torch.nan, -torch.inf, 1e30
+    of.teacher[0][1, 2], of.teacher[1][2, 3], of.teacher[1][3, 0] = torch.nan, -torch.inf, 1e30
     again = Lists(of.chosen, of.teacher, of.valid, of.ends, of.shares, of.temperature)
     fast = of.counted
     monkeypatch.setattr(compiled_lists, "kernels", lambda: None)

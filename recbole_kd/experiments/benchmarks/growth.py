@@ -107,15 +107,15 @@ def bytes_needed(
 ) -> dict[str, int]:
     """Return the bytes of an RCE-KD training of MF by purpose.
 
-    Ids have 8 bytes, numbers 4 and marks 1. Lists are kept for all users. The lists that they are drawn from exist for
-    one block of users at a time.
+    Ids of the item sets have 4 bytes, those of the teacher's list 8, numbers 4 and marks 1. Lists are kept for all
+    users. The lists that they are drawn from exist for one block of users at a time.
     """
     listed = 2 * k + samples
     return {
         "student, its gradients, Adam's moments": 4 * 4 * d * (users + items),
         "teacher's vectors": 4 * teacher * (users + items),
-        "item sets: ids, marks; the teacher's list once more": (8 + 1) * listed * users + 8 * k * users,
-        "teacher's scores of them, twice while the softmax is taken": 2 * 4 * listed * users,
+        "item sets: ids, marks; the teacher's list once more": (4 + 1) * listed * users + 8 * k * users,
+        "teacher's scores of them": 4 * listed * users,
         "the teacher's softmax": 4 * listed * users,
         "a block's ranked lists and draw (six tables)": (8 + 5 * 4) * candidates * min(users, QUERIES_PER_DRAW),
     }

@@ -130,7 +130,8 @@ def close_up(
     """Write the items that count one after the other, with the teacher's softmax over each sublist.
 
     Args:
-        chosen: int64, teacher: float32, valid: bool, ``[U, n]``. ends: int64 ``[P]``, end columns of the sublists.
+        chosen: int64 or int32, teacher: float32, valid: bool, ``[U, n]``. ends: int64 ``[P]``, end columns of the
+            sublists.
         factor: float32, 1 / temperature.
         starts: int64 ``[U, P + 1]``, items: int32 ``[N]`` and target: float32 ``[N]``, written; N items count.
     """

@@ -33,8 +33,10 @@ def score_of(key: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def put_in_order(keys: Any, n: Any, spare: Any, counts: Any) -> None:
-    """Sort the first n keys: into equal steps of the score, then by insertion.
+def put_in_order(keys: Any, n: Any, k: Any, spare: Any, counts: Any) -> None:
+    """Put the k least of the first n keys in order: into equal steps of the score, then by insertion.
+
+    The others come behind them, in any order.
 
     Args:
         keys, spare: int64 ``[>= n]``. counts: int32 ``[BUCKETS + 1]``, scratch memory.
@@ -49,13 +51,19 @@ def put_in_order(keys: Any, n: Any, spare: Any, counts: Any) -> None:
     counts[:] = 0
     for i in range(n):
         counts[np.int64((highest - score_of(keys[i])) * scale) + 1] += 1
-    for bucket in range(BUCKETS):
-        counts[bucket + 1] += counts[bucket]
+    before, wanted = np.int32(0), n
+    for bucket in range(1, BUCKETS + 1):
+        before += counts[bucket]
+        counts[bucket] = before
+        if before >= k:
+            wanted = min(wanted, np.int64(before))  # the steps up to that of the k-th
     for i in range(n):
         step = np.int64((highest - score_of(keys[i])) * scale)
         spare[counts[step]] = keys[i]
         counts[step] += 1
-    for i in range(n):
+    for i in range(wanted, n):
+        keys[i] = spare[i]
+    for i in range(wanted):
         key, place = spare[i], i
         while place > 0 and keys[place - 1] > key:
             keys[place] = keys[place - 1]
@@ -101,25 +109,28 @@ def sample_scores(queries: Any, panels: Any, n_sampled: Any, scores: Any) -> Non
 
 
 @njit(nogil=True, cache=True)
-def keep(
-    reached: Any, scores: Any, first: Any, excluded: Any, passed: Any, ends: Any, u: Any, keys: Any, found: Any
-) -> None:
-    """Append the keys of the scores whose bit is set, but those of excluded items.
+def keep(reached: Any, scores: Any, first: Any, excluded: Any, passed: Any, ends: Any, keys: Any, found: Any) -> Any:
+    """Append the keys of the scores whose bit is set and return the most keys of a query.
+
+    Excluded items are left out.
 
     Args:
-        scores: float32, the first PANEL of the items from ``first`` on; panels come in ascending order.
+        reached: int64, bit ``u * PANEL + j`` for the j-th item of query u.
+        scores: float32 ``[TOGETHER * PANEL]``, of the items from ``first`` on; panels come in ascending order.
         excluded: int64, sorted from ``passed[u]`` to ``ends[u]``.
     """
-    bits = scores.view(np.int32)
-    while reached:
-        j = lowest_bit(reached)
+    bits, most = scores.view(np.int32), np.int64(0)
+    while reached:  # one loop for all queries: most of them have no bit, and to ask each costs a wrong guess of the way
+        place = lowest_bit(reached)
         reached &= reached - 1
-        item = first + j
+        u, item = place // PANEL, first + place % PANEL
         while passed[u] < ends[u] and excluded[passed[u]] < item:
             passed[u] += 1
         if item > 0 and not (passed[u] < ends[u] and excluded[passed[u]] == item):
-            keys[u, found[u]] = sort_key(scores[j], bits[j], item)
+            keys[u, found[u]] = sort_key(scores[place], bits[place], item)
             found[u] += 1
+            most = max(most, found[u])
+    return most
 
 
 @njit(nogil=True, cache=True)
@@ -135,7 +146,6 @@ def find_reaching(
         keys: int64 ``[TOGETHER, n]`` and found: int64 ``[TOGETHER]``, written.
     """
     d, scores, passed = queries.shape[1], np.empty(TOGETHER * PANEL, np.float32), starts.copy()
-    reached = np.zeros(TOGETHER, np.int64)
     full = keys.shape[1] - PANEL
     found[:] = 0
     for panel in range(len(panels)):
@@ -147,21 +157,21 @@ def find_reaching(
             sums_2 = fma(spread(queries[2, c], 16), items, sums_2)
             sums_3 = fma(spread(queries[3, c], 16), items, sums_3)
         inside = (1 << min(PANEL, n_items - panel * PANEL)) - 1
-        reached_0, reached_1 = reaching(sums_0, least[0]) & inside, reaching(sums_1, least[1]) & inside
-        reached_2, reached_3 = reaching(sums_2, least[2]) & inside, reaching(sums_3, least[3]) & inside
-        if not (reached_0 | reached_1 | reached_2 | reached_3):
+        reached = reaching(sums_0, least[0]) & inside
+        reached |= (reaching(sums_1, least[1]) & inside) << PANEL
+        reached |= (reaching(sums_2, least[2]) & inside) << 2 * PANEL
+        reached |= (reaching(sums_3, least[3]) & inside) << 3 * PANEL
+        if not reached:
             continue
         store(scores, 0, sums_0)
         store(scores, PANEL, sums_1)
         store(scores, 2 * PANEL, sums_2)
         store(scores, 3 * PANEL, sums_3)
-        reached[0], reached[1], reached[2], reached[3] = reached_0, reached_1, reached_2, reached_3
-        for u in range(TOGETHER):
-            if reached[u]:
-                keep(reached[u], scores[u * PANEL :], panel * PANEL, excluded, passed, ends, u, keys, found)
+        if keep(reached, scores, panel * PANEL, excluded, passed, ends, keys, found) <= full:
+            continue
         for u in range(TOGETHER):
             if found[u] > full:
-                put_in_order(keys[u], found[u], spare, counts)
+                put_in_order(keys[u], found[u], k, spare, counts)
                 found[u] = k
                 least[u] = score_of(keys[u, k - 1])
 
@@ -225,7 +235,7 @@ def rank_products(
                 least[u] = np.inf
                 unranked -= 1
                 if found[u]:
-                    put_in_order(keys[u], found[u], spare, counts)
+                    put_in_order(keys[u], found[u], k, spare, counts)
                 for j in range(k):
                     there = j < found[u]
                     ids[first + u, j] = keys[u, j] & 0xFFFFFFFF if there else 0
