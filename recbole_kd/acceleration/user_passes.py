@@ -1,4 +1,4 @@
-"""Training of causal models by user: one pass over a history serves all of its positions.
+"""Training of causal models by user: one pass over a history serves several of its positions.
 
 Amazon Beauty has 131,413 training rows of 22,363 users. At length 50 their histories have 1,100,149 positions as rows.
 """
@@ -18,7 +18,7 @@ from recbole_kd.ops.length_groups import like_lengths
 
 
 def encode_by_user(model: Any) -> None:
-    """Make a SASRec or GRU4Rec encode a training batch of whole users in one pass per user, in place.
+    """Make a SASRec or GRU4Rec encode a training batch in one pass per block of a user's rows, in place.
 
     A row whose history begins the next row's history is a position of that row's pass. So RecBole's own
     ``calculate_loss`` and a distiller, which ask for the vectors of rows, stay unchanged. Vectors, losses and gradients

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from recbole_kd.acceleration import user_passes
 from recbole_kd.acceleration.user_passes import begins_the_next, encode_by_user, in_passes
 from recbole_kd.data.histories.history_rows import QUERY
+from recbole_kd.data.histories.user_blocks import TARGETS_OF_A_BLOCK
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks.made_data import random_teacher
 from recbole_kd.losses import catalogue_softmax as softmax
@@ -138,7 +139,9 @@ def test_a_distillation_asks_at_the_same_positions(cut: int, tiny_dataset: TinyD
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_history_is_encoded_once(tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_is_encoded_once_for_each_of_its_blocks(
+    tiny_dataset: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, case = both(tiny_dataset, "SASRec")
     seen = []
     plain = user_passes.ENCODERS[type(case.model)]
@@ -148,7 +151,10 @@ def test_a_history_is_encoded_once(tiny_dataset: TinyData, monkeypatch: pytest.M
     encode_by_user(case.model)
     batch = next(iter(case.loaders.train))
     case.model.train().calculate_loss(batch)
-    assert sum(len(items) for items in seen) == len(batch["user_id"].unique())
+    targets = batch["user_id"].unique(return_counts=True)[1]
+    assert int(targets.max()) > TARGETS_OF_A_BLOCK, "a history of several blocks"
+    n_blocks = int((-(-targets // TARGETS_OF_A_BLOCK)).sum())
+    assert sum(len(items) for items in seen) == n_blocks
     twin = copy.deepcopy(case.model)
     with torch.no_grad():
         twin.LayerNorm.weight.zero_()
@@ -156,13 +162,25 @@ def test_a_history_is_encoded_once(tiny_dataset: TinyData, monkeypatch: pytest.M
     assert not torch.equal(twin.forward(*history), case.model.forward(*history))
 
 
-def test_an_epoch_has_as_many_steps_and_every_user_in_one_of_them(tiny_dataset: TinyData) -> None:
+def test_an_epoch_has_as_many_steps_and_every_target_in_one_of_them(tiny_dataset: TinyData) -> None:
     rows, by_user = both(tiny_dataset, "SASRec", train_batch_size=40)
     assert abs(len(by_user.loaders.train) - len(rows.loaders.train)) <= 1
-    users = [batch["user_id"].unique() for batch in by_user.loaders.train]
-    assert len(torch.cat(users)) == len(torch.cat(users).unique())
     queries = torch.cat([batch[QUERY] for batch in by_user.loaders.train])
     assert torch.equal(queries.sort().values, torch.arange(1, len(dataset_of(rows.loaders.train)) + 1))
+
+
+def test_blocks_take_the_targets_of_a_history_in_turn(tiny_dataset: TinyData) -> None:
+    """A batch has few targets of one user, early and late ones, so that its rows differ as random rows do."""
+    data = dataset_of(both(tiny_dataset, "SASRec")[1].loaders.train)
+    several = 0
+    for block in range(len(data)):
+        users, lengths = data[block]["user_id"], data[block]["item_length"]
+        n_targets = int((data.rows.users == users[0]).sum())
+        n_blocks = -(-n_targets // TARGETS_OF_A_BLOCK)
+        assert len(users.unique()) == 1 and len(users) in (n_targets // n_blocks, -(-n_targets // n_blocks))
+        assert (lengths.diff() == n_blocks).all()
+        several += n_blocks > 1
+    assert several, "a history of several blocks"
 
 
 def test_what_is_scored_is_not_changed(tiny_dataset: TinyData) -> None:
@@ -192,8 +210,10 @@ def test_rows_of_any_order_get_their_own_vectors(histories: list[list[int]]) -> 
 
 @given(n=st.integers(1, 40), n_items=st.integers(1, 50), scale=st.sampled_from([0.0, 1.0, 1e4]), seed=st.integers(0, 9))
 def test_the_softmax_in_blocks_is_torchs(n: int, n_items: int, scale: float, seed: int) -> None:
+    """The vectors have few binary digits, so that scores are exact and their softmax alone is compared."""
     generator = torch.Generator().manual_seed(seed)
-    queries, items = scale * torch.randn(n, 3, generator=generator), torch.randn(n_items, 3, generator=generator)
+    queries, items = (torch.randint(-4, 5, (size, 3), generator=generator) / 4 for size in (n, n_items))
+    queries = scale * queries
     targets = torch.randint(0, n_items, (n,), generator=generator)
     results = []
     for dtype, loss_of in (

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from statistics import mean, stdev
-from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from tabulate import tabulate
 
 from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks.sequences import LEAVE_ONE_OUT, make_trainer
+from recbole_kd.experiments.benchmarks.timed_steps import seconds_of_epoch, steps_of
 from recbole_kd.storage.files import write_json
 
 ROWS, BY_USER = "rows", "by user"
@@ -68,46 +67,15 @@ def seconds_by_way(trial: Trial, steps: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         made = [trial.trainer(Path(folder, str(n)), **WAYS[way]) for n, way in enumerate(WAYS)]
         for trainer, loaders in made:
-            next(_steps(0, trainer, loaders))
-        running = [_steps(1, trainer, loaders) for trainer, loaders in made]
+            next(steps_of(0, trainer, loaders))
+        running = [steps_of(1, trainer, loaders) for trainer, loaders in made]
         found = [[next(each) for each in running] for _ in range(steps + 1)]
     rows = []
     for number, (way, (_, loaders)) in enumerate(zip(WAYS, made, strict=True)):
         n = len(loaders.train)
-        elapsed, cpu = (
-            found[0][number][clock] + (n - 1) * mean(turn[number][clock] for turn in found[1:]) for clock in (0, 1)
-        )
+        elapsed, cpu = seconds_of_epoch([turn[number] for turn in found], n)
         rows.append({"training": way, "steps": n, "elapsed_seconds": elapsed, "cpu_seconds": cpu})
     return rows
-
-
-def _steps(epoch: int, trainer: Any, loaders: Any) -> Iterator[tuple[float, float]]:
-    """Train step by step, an epoch again and again.
-
-    Yield the elapsed and the processor's seconds of each step; the first includes the beginning of the epoch.
-    """
-    started, distils = _clocks(), trainer.distiller is not None
-    if distils:
-        trainer.distiller.begin_epoch(epoch)
-        trainer._loader.ask_teacher()
-    trainer.model.train()
-    for _ in count():
-        for batch in trainer._loader if distils else loaders.train:
-            loss = torch.stack(trainer._losses(batch)).sum() if distils else trainer.model.calculate_loss(batch)
-            trainer.optimizer.zero_grad()
-            loss.backward()
-            trainer.optimizer.step()
-            yield _since(started)
-            started = _clocks()
-
-
-def _clocks() -> tuple[float, float]:
-    return perf_counter(), process_time()
-
-
-def _since(started: tuple[float, float]) -> tuple[float, float]:
-    now = _clocks()
-    return now[0] - started[0], now[1] - started[1]
 
 
 def curve(trial: Trial, by_user: bool, seed: int) -> list[dict[str, float]]:
