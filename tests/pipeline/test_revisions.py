@@ -62,8 +62,10 @@ def three_steps(data: TinyData, name: str, folder: Path) -> list[float]:
     """The loss of an epoch of three steps from fixed weights, and what identifies the weights after it."""
     model_name = "BPR" if name == TRAINER else name
     features = {"item_features": {"visual": "visual.npy"}} if name == "BM3" else {}
-    loss = {"loss": "sampled_softmax"} if name.startswith("HSTU") else {}  # a cached model's entry names its loss
-    config = build_config(data, model_name, learning_rate=0.01, **NO_DROPOUT, **features, **loss)
+    # a cached model's entry names its loss and dropouts
+    named: dict[str, Any] = {"loss": "sampled_softmax", "input_dropout": 0.2, "linear_dropout": 0.2}
+    of_hstu = named if name.startswith("HSTU") else {}
+    config = build_config(data, model_name, learning_rate=0.01, **NO_DROPOUT, **features, **of_hstu)
     splits = split_data(config)
     model: Any = build_model(config, splits)
     fix_weights(model)
