@@ -50,7 +50,9 @@ epoch first, from some steps of four trainings in turn. --output is continued by
 
 --peers=FOLDER runs the code in FOLDER, a clone of github.com/woriazzc/RCEKD that you bring: give only code that you
 trust. It times that code and ours epoch by epoch in turn, in one process, on the same data with the same student,
-teacher and settings (those published for MF on CiteULike). Nothing is written into FOLDER.
+teacher and settings (those published for MF on CiteULike). Nothing is written into FOLDER. --peers_steps=5 times, in
+place of whole epochs, the beginning of an epoch with its first step and 5 later steps, whose mean stands for each of
+the others.
 """
 
 KEYS = "KEY"
@@ -66,7 +68,7 @@ READS: dict[str, tuple[str, ...]] = {
     "prefixes": ("length", "users", "repeats"),
     "models": ("only", "minutes", "output"),
     "memory": ("only", "minutes", "output"),
-    "peers": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
+    "peers": ("model", "kd", "size", "width", "teacher_width", "repeats", "peers_steps", "minutes", "output", KEYS),
     "wide": ("size", "width", "repeats", "output"),
     "by_user": ("model", "seeds", "repeats", "output", KEYS),
     "device": ("model", "kd", "size", "width", "teacher_width", "repeats", "minutes", "output", KEYS),
@@ -113,6 +115,11 @@ def _parser() -> SentenceParser:
     other.add_argument(
         "--peers", type=Path, metavar="FOLDER", help="run the published code in FOLDER and time it beside ours"
     )
+    add(
+        "--peers_steps",
+        type=int,
+        help="with --peers: scale an epoch from its beginning and so many steps, instead of --repeats whole epochs",
+    )
     other.add_argument(
         "--wide", action="store_true", help="time steps (--repeats) of LightGCN of --width, RecBole's own and ours"
     )
@@ -148,7 +155,14 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """
     parser = _parser()
     known, rest = parser.parse_known_args(words)
-    for key, least in (("width", 1), ("teacher_width", 1), ("repeats", 0), ("length", 1), ("users", 1)):
+    for key, least in (
+        ("width", 1),
+        ("teacher_width", 1),
+        ("repeats", 0),
+        ("length", 1),
+        ("users", 1),
+        ("peers_steps", 1),
+    ):
         value = getattr(known, key)
         if value is not None and value < least:
             raise ConfigError(f"--{key}={value} is not allowed: it must be a whole number of at least {least}")
@@ -173,6 +187,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     for mode in ("peers", "device"):
         if getattr(known, mode) and known.model != "MF":
             raise ConfigError(f"--model={known.model} is not possible with --{mode}: expected MF")
+    if known.peers_steps and "repeats" in given:
+        raise ConfigError(f"--repeats={known.repeats} has no effect with --peers_steps: leave it out")
     if known.peers:
         check_peers(known.peers, known.methods, options)
     continued = (known.models or known.memory or known.by_user) and known.output is not None and known.output.is_file()
@@ -246,7 +262,7 @@ def _measure(given: argparse.Namespace, options: dict[str, Any]) -> int:
             minutes = 10.0 if given.minutes is None else given.minutes
             return 0 if check_device(given.device, wanted, minutes, given.output) else 1
         if given.peers:
-            report_peers(given.peers, wanted, given.minutes, given.output)
+            report_peers(given.peers, wanted, given.minutes, given.output, given.peers_steps or 0)
         else:
             report_cases(wanted, given.output)
     return 0

@@ -18,8 +18,9 @@ from recbole_kd.errors import ConfigError
 from recbole_kd.experiments.benchmarks.cases import Case, build
 from recbole_kd.experiments.benchmarks.made_data import read_teacher, write_dataset, write_teacher
 from recbole_kd.experiments.benchmarks.peer_settings import PEERS, SHARED, published_settings, settings_of
-from recbole_kd.experiments.benchmarks.peers import cells
+from recbole_kd.experiments.benchmarks.peers import cells, headers
 from recbole_kd.experiments.benchmarks.published_code import Published, time_beside
+from recbole_kd.experiments.benchmarks.timed_steps import seconds_of_epoch
 
 SIZE = "30x40x300"
 
@@ -183,6 +184,25 @@ def test_both_sides_train_the_same_epochs(code: Path, made: str, monkeypatch: py
     line = cells({**row, "kd": "RCEKD", "size": SIZE})
     assert line[4] == pytest.approx(row["published_seconds_per_epoch"] / row["our_seconds_per_epoch"])
     assert not list(code.rglob("__pycache__")), "nothing is written into the folder"
+
+
+def test_an_epoch_can_be_scaled_from_some_steps(code: Path, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seconds_of_epoch([(9.0, 8.0), (1.0, 0.5), (3.0, 1.5)], 5) == (17.0, 12.0)
+    held: list[tuple[Published, Any]] = []
+    plain = Published.__init__
+    monkeypatch.setattr(
+        Published, "__init__", lambda self, *rest: (plain(self, *rest), held.append((self, rest[2])))[0]
+    )
+    own = case(made, "RCEKD", kd_code_candidates=20, train_batch_size=64)  # five batches, the last of 44 rows
+    row = time_beside(str(code), own, 0, steps=6)
+    side, trainer = held[0]
+    assert side.method.epochs == [0, 1] and side.method.seen == 64 + 300 + 2 * 64 and side.rows.drawn == 2
+    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {8}, "ours takes as many steps"
+    for name in ("our", "published"):
+        assert row[f"{name}_seconds_per_epoch"] > 0 and row[f"{name}_cpu_seconds_per_epoch"] > 0
+    assert headers(6)[2] == "published, s (scaled from 6 steps)" and headers(6)[4] == "ratio"
+    with pytest.raises(ConfigError, match="--repeats=2 has no effect with --peers_steps"):
+        parse([f"--peers={code}", "--kd=RCEKD", "--peers_steps=6", "--repeats=2"])
 
 
 def test_what_published_code_raises_is_said_and_ours_is_timed(code: Path, made: str) -> None:

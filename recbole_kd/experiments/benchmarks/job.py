@@ -29,7 +29,7 @@ def run_job(job: dict[str, Any]) -> Any:
         return cases.evaluation_seconds(job["size"], job["folder"])
     repeats = job.pop("repeats", 0)
     if what == "peers":
-        return time_beside(job["peers"], cases.Case(**job["case"]), repeats)
+        return time_beside(job["peers"], cases.Case(**job["case"]), repeats, job["steps"])
     case = cases.Case(**job)
     if what == "together":
         return cases.time_together(case, repeats)

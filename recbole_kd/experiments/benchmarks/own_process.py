@@ -27,7 +27,7 @@ def in_own_process(job: Mapping[str, Any], minutes: float | None = None) -> Any:
         minutes: its limit, after which the process is ended.
 
     Raises:
-        TrainingError: the job failed or took too long. The message has the last line of its output.
+        TrainingError: the job failed or took too long. The message has the last line of its output, or the signal.
     """
     command = [sys.executable, "-m", "recbole_kd.experiments.benchmarks.job", json.dumps(job)]
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
@@ -37,6 +37,11 @@ def in_own_process(job: Mapping[str, Any], minutes: float | None = None) -> Any:
             done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=limit)
         except subprocess.TimeoutExpired:
             raise TrainingError(f"The benchmark's job {job['what']!r} took more than {minutes:g} minutes") from None
+    if done.returncode < 0:
+        raise TrainingError(
+            f"The benchmark's job {job['what']!r} was ended by signal {-done.returncode}; Linux sends 9 where memory "
+            "runs out"
+        )
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise TrainingError(f"The benchmark's job {job['what']!r} failed: {words[:500]}")

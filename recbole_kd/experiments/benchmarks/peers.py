@@ -21,7 +21,7 @@ from recbole_kd.storage.files import write_text_whole
 HEADERS = ["size", "method", "published, s", "ours, s", "ratio", "published, CPU s", "ours, CPU s", "CPU ratio"]
 
 
-def report_peers(folder: Path, wanted: Cases, minutes: float | None, output: Path | None) -> None:
+def report_peers(folder: Path, wanted: Cases, minutes: float | None, output: Path | None, steps: int = 0) -> None:
     """Time methods of published code and ours, print a table, and write the rows as JSON.
 
     Args:
@@ -29,8 +29,10 @@ def report_peers(folder: Path, wanted: Cases, minutes: float | None, output: Pat
         wanted: methods and sizes; its options replace published settings on both sides.
         minutes: limit of a method's process.
         output: gets the rows after each method.
+        steps: if not 0, epochs are scaled from so many steps (:func:`.published_code.time_beside`).
     """
     rows: list[dict[str, Any]] = []
+    scaled = {"scaled_from_steps": steps} if steps else {}
     for size in wanted.sizes:
         teacher_width = width_of(size, wanted.teacher_width)
         with tempfile.TemporaryDirectory() as made:
@@ -38,17 +40,22 @@ def report_peers(folder: Path, wanted: Cases, minutes: float | None, output: Pat
             for kd in wanted.methods:
                 options = settings_of(kd, wanted.options)
                 case = {"model": "MF", "kd": kd, "size": size, "width": wanted.width, "options": options}
-                found = _measured(folder, {**case, "folder": made}, wanted.repeats, minutes)
-                rows.append({**case, "teacher_width": teacher_width, "cores": os.cpu_count(), **found})
+                found = _measured(folder, {**case, "folder": made}, wanted.repeats, minutes, steps)
+                rows.append({**case, "teacher_width": teacher_width, "cores": os.cpu_count(), **found, **scaled})
                 print(_line(rows[-1]), flush=True)
                 if output:  # written after each method, so that a later failure loses nothing
                     write_text_whole(output, json.dumps(rows, indent=2))
-    print("", tabulate([cells(row) for row in rows], headers=HEADERS, floatfmt=".2f"), sep="\n")
+    print("", tabulate([cells(row) for row in rows], headers=headers(steps), floatfmt=".2f"), sep="\n")
 
 
-def _measured(folder: Path, case: Mapping[str, Any], repeats: int, minutes: float | None) -> dict[str, Any]:
+def headers(steps: int) -> list[str]:
+    """Return the headers of the table; those of seconds say if they are scaled from steps."""
+    return [name + f" (scaled from {steps} steps)" if steps and name.endswith(" s") else name for name in HEADERS]
+
+
+def _measured(folder: Path, case: Mapping[str, Any], repeats: int, minutes: float | None, steps: int) -> dict[str, Any]:
     """Return the seconds of both sides, or the error of the process that should have measured them."""
-    job = {"what": "peers", "peers": str(folder.resolve()), "case": dict(case), "repeats": repeats}
+    job = {"what": "peers", "peers": str(folder.resolve()), "case": dict(case), "repeats": repeats, "steps": steps}
     try:
         found: dict[str, Any] = in_own_process(job, minutes)
     except TrainingError as error:

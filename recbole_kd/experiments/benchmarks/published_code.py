@@ -1,4 +1,4 @@
-"""Epochs of published code from a user's folder, in turn with ours, on the same data in one process.
+"""Published code from a user's folder, timed in turn with ours, on the same data in one process.
 
 Importing from the folder runs its code. Nothing of it is part of this project.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from itertools import count, islice
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -24,53 +27,85 @@ from torch.utils.data import DataLoader
 from recbole_kd.experiments.benchmarks.cases import Case, build
 from recbole_kd.experiments.benchmarks.made_data import read_teacher
 from recbole_kd.experiments.benchmarks.peer_settings import BACKBONE, PEERS, ROWS, published_settings
+from recbole_kd.experiments.benchmarks.timed_steps import Seconds, clocks, seconds_of_epoch, since, steps_of
 
 UNUSED = ("mlflow",)
 """Packages that the published code imports and uses only for its log."""
 
 
-def time_beside(folder: str, case: Case, repeats: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Side:
+    """One of the two trainings that are timed in turn.
+
+    Attributes:
+        epoch: trains the epoch of a number. steps: the same step by step, with the seconds of each.
+        n_steps: steps of an epoch.
+    """
+
+    epoch: Callable[[int], Any]
+    steps: Callable[[int], Iterator[Seconds]]
+    n_steps: int
+
+
+def time_beside(folder: str, case: Case, repeats: int, steps: int = 0) -> dict[str, Any]:
     """Time epochs of a method, published and ours, in turn.
 
     Args:
         folder: the user's folder with the published code.
         case: our run; its options are complete.
         repeats: timed epochs, after a warm-up epoch. 0 times one first epoch.
+        steps: if not 0, no whole epoch is timed, but the beginning of a second one with its first step and so many
+            later steps, after a first beginning and step. Their mean stands for each later step of the epoch.
 
     Returns:
-        ``published_`` and ``our_`` seconds and CPU seconds per epoch (medians), and of the preparation. If the
-        published code fails, ``error`` says so, and only ours is timed.
+        ``published_`` and ``our_`` seconds and CPU seconds per epoch (medians, or scaled from steps), and of the
+        preparation. If the published code fails, ``error`` says so, and only ours is timed.
     """
     started = perf_counter()
     trainer, loaders = build(case)
     row: dict[str, Any] = {"our_preparation_seconds": perf_counter() - started, "threads": torch.get_num_threads()}
-    sides: dict[str, Callable[[int], Any]] = {"our": lambda epoch: trainer._train_epoch(loaders.train, epoch)}
+    ours = Side(
+        lambda epoch: trainer._train_epoch(loaders.train, epoch),
+        lambda epoch: steps_of(epoch, trainer, loaders),
+        len(loaders.train),
+    )
+    timed = partial(_by_steps, steps=steps) if steps else partial(_in_turn, repeats=repeats)
     started = perf_counter()
     try:
         published = Published(Path(folder), case, trainer, loaders)
         row["published_preparation_seconds"] = perf_counter() - started
-        times = _in_turn(sides | {"published": published.epoch}, repeats)
+        theirs = Side(published.epoch, published.steps, len(published.batches))
+        times = timed({"our": ours, "published": theirs})
     except Exception as error:  # whatever the code of the folder raises
         row["error"] = f"{type(error).__name__}: {error}"
-        times = _in_turn(sides, repeats)
-    for name, pairs in times.items():
-        counted = pairs[min(1, repeats) :]
-        row[f"{name}_seconds_per_epoch"] = median(wall for wall, _ in counted)
-        row[f"{name}_cpu_seconds_per_epoch"] = median(cpu for _, cpu in counted)
+        times = timed({"our": ours})
+    for name, (wall, cpu) in times.items():
+        row |= {f"{name}_seconds_per_epoch": wall, f"{name}_cpu_seconds_per_epoch": cpu}
     return row
 
 
-def _in_turn(sides: dict[str, Callable[[int], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Return the wall and CPU seconds of each epoch of each side."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+def _in_turn(sides: Mapping[str, Side], repeats: int) -> dict[str, Seconds]:
+    """Return the median seconds of an epoch of each side."""
+    times: dict[str, list[Seconds]] = {name: [] for name in sides}
     for epoch in range(repeats + 1):
-        for name, run in sides.items():
-            wall, cpu = perf_counter(), process_time()
-            run(epoch)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name].append((perf_counter() - wall, process_time() - cpu))
-    return times
+        for name, side in sides.items():
+            started = clocks()
+            side.epoch(epoch)
+            times[name].append(since(started))
+    counted = {name: found[min(1, repeats) :] for name, found in times.items()}
+    return {name: (median(w for w, _ in found), median(c for _, c in found)) for name, found in counted.items()}
+
+
+def _by_steps(sides: Mapping[str, Side], steps: int) -> dict[str, Seconds]:
+    """Return the seconds of an epoch of each side, scaled from its beginning and some steps."""
+    for side in sides.values():
+        next(side.steps(0))
+    running = {name: side.steps(1) for name, side in sides.items()}
+    found: dict[str, list[Seconds]] = {name: [] for name in sides}
+    for _ in range(1 + steps):
+        for name, seconds in running.items():
+            found[name].append(next(seconds))
+    return {name: seconds_of_epoch(found[name], side.n_steps) for name, side in sides.items()}
 
 
 class Published:
@@ -115,14 +150,31 @@ class Published:
 
     def epoch(self, number: int) -> None:
         """Train one epoch: negatives, the method's own preparation, then every batch."""
+        for _ in islice(self._steps(number), len(self.batches)):
+            pass
+
+    def steps(self, number: int) -> Iterator[Seconds]:
+        """Train step by step, the batches of an epoch again and again.
+
+        Yield the seconds of each step; those of the first include the beginning of the epoch.
+        """
+        started = clocks()
+        for _ in self._steps(number):
+            yield since(started)
+            started = clocks()
+
+    def _steps(self, number: int) -> Iterator[None]:
+        """Begin an epoch and yield after each step, without a clock, which would wait for a GPU."""
         self.rows.negative_sampling()
         self.method.do_something_in_each_epoch(number)
         self.method.train()
-        for batch in self.batches:
-            loss = self.method(*(part.to(self.device) for part in batch))[0]
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+        for _ in count():
+            for batch in self.batches:
+                loss = self.method(*(part.to(self.device) for part in batch))[0]
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                yield
 
 
 class _Code:
