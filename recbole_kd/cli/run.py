@@ -28,6 +28,7 @@ example:
   --kd_compare=False                                     do not train the student without a teacher
   --resume=True                                          continue an interrupted training
   --nproc=N                                              N processes train together, on CPUs or one per GPU
+  --ray_address=auto                                     these processes run on the nodes of a Ray cluster
   --config_files='a.yaml b.yaml'                         RecBole property files
   --allow_code                                           let these files name a method as module:Class and import it
   --KEY=VALUE                                            any RecBole key of the student, such as --learning_rate=1e-3

@@ -97,6 +97,7 @@ RUN_KEYS: dict[str, Any] = {
     "max_minutes": Positive | None,
     "eval_memory_mb": Count,
     "nproc": Count,
+    "ray_address": Annotated[str, Expected("local, auto or HOST:PORT")] | None,
     "resume": bool,
     "download": bool,
     "cache_dir": Path | None,

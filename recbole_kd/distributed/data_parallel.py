@@ -90,6 +90,20 @@ class Ranks:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
+    def check_same_epoch(self, epoch: int) -> None:
+        """Refuse to continue from another epoch than the other processes.
+
+        A network disk may show an earlier state to one of them for some seconds.
+
+        Raises:
+            LostProcessError: the epochs differ.
+        """
+        if self.sum([float(epoch)]) != [float(self.world * epoch)]:
+            raise LostProcessError(
+                f"rank {self.rank} of {self.world} would continue from epoch {epoch} and another rank from a different "
+                "one: run again with --resume=True"
+            )
+
     def add_up(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, without a gradient."""
         total = values.detach().clone()

@@ -24,13 +24,13 @@ from recbole_kd.distiller.base import Distiller
 from recbole_kd.distiller.registry import distiller_class
 from recbole_kd.distiller.small_data import cut_defaults, words_of_cut
 from recbole_kd.distributed.loss_terms import can_be_shared
-from recbole_kd.distributed.ray_cluster import connect
 from recbole_kd.errors import ConfigError
 from recbole_kd.evaluation.full_ranking import check_protocol
 from recbole_kd.evaluation.mode_checks import check_modes
 from recbole_kd.model.build_model import fresh_model
 from recbole_kd.model.size_checks import check_model_sizes
 from recbole_kd.pipeline.assistant import assistant_values, width_of
+from recbole_kd.pipeline.cluster_checks import check_cluster_keys, connect_clusters
 from recbole_kd.pipeline.model_choices import reads_sides
 from recbole_kd.pipeline.request import Request
 from recbole_kd.pipeline.stages import saved_teacher
@@ -110,9 +110,8 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     cache, output = cache_folder(run["cache_dir"]), user_path(run["output_dir"], "output_dir")
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
-    if run["teacher_ray_address"]:
-        connect(run["teacher_ray_address"])
     alone, student_files = request.student_config()
+    check_cluster_keys(run["teacher_ray_address"], alone)
     teachers, teacher_files = request.teacher_configs()
     for config in (alone, *teachers):
         check_packages(config)
@@ -156,6 +155,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config],
     )
     start = student_start(run[INIT_FROM], splits, (alone, distilled))
+    connect_clusters(run["teacher_ray_address"], alone)
     needed = checkpoints_needed(method, options)
     property_files = {
         "student": student_files,
@@ -309,7 +309,7 @@ def _check_processes(config: Any, prefix: str) -> None:
         raise ConfigError(
             f"nproc={n} is not possible with mixed precision: set enable_amp and enable_scaler to False, or nproc to 1"
         )
-    if config["device"].type == "cuda" and torch.cuda.device_count() < n:
+    if config["ray_address"] in (None, "local") and config["device"].type == "cuda" and torch.cuda.device_count() < n:
         raise ConfigError(
             f"nproc={n} needs {n} GPUs and gpu_id={config['gpu_id']} names {torch.cuda.device_count()}: name as many"
         )

@@ -48,9 +48,9 @@ from recbole_kd.training.compiled_loss import check_compiler
 SHARED = frozenset(
     {
         *dataset_arguments, "data_path", "eval_args", "repeatable", "metrics", "topk", "valid_metric",
-        "metric_decimal_place", "gpu_id", "use_gpu", "nproc", "worker", "reproducibility", "state", "show_progress",
-        "split_seed", "time_order", "encoding", "eval_protocol", "eval_memory_mb", "numerical_features",
-        *GIVEN_KEYS,
+        "metric_decimal_place", "gpu_id", "use_gpu", "nproc", "ray_address", "worker", "reproducibility", "state",
+        "show_progress", "split_seed", "time_order", "encoding", "eval_protocol", "eval_memory_mb",
+        "numerical_features", *GIVEN_KEYS,
     }
 )  # fmt: skip
 """Keys of the run that also apply to the teacher: data, split, evaluation, machine. All others are ``teacher.*``."""

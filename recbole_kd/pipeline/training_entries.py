@@ -35,9 +35,9 @@ WITHOUT_EFFECT = frozenset(
     {
         "show_progress", "state", "gpu_id", "use_gpu", "device", "checkpoint_dir", "data_path", "log_wandb",
         "wandb_project", "eval_batch_size", "eval_memory_mb", "cache_dir", "output_dir", "resume", "allow_unknown",
-        "config_file", "config_files", "nproc", "download", "local_rank", "single_spec", "worker", "init_from",
-        "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "loss_decimal_place",
-        "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
+        "config_file", "config_files", "nproc", "ray_address", "download", "local_rank", "single_spec", "worker",
+        "init_from", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path",
+        "loss_decimal_place", "MODEL_TYPE", "MODEL_INPUT_TYPE", *TEACHER_RUN_KEYS,
     }
 )  # fmt: skip
 """Keys that do not affect the result of a training. They are left out of its digest."""

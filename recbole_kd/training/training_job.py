@@ -31,6 +31,7 @@ from recbole_kd.storage.screen_log import show
 from recbole_kd.teacher.base import TeacherScores
 from recbole_kd.training.build_distiller import build_distiller
 from recbole_kd.training.metrics import RankCurves, best_epoch_metrics, distillation_metrics, ending
+from recbole_kd.training.on_cluster import train_on_cluster
 from recbole_kd.training.pretraining import pretrain
 from recbole_kd.training.progress import Progress, epoch_report
 from recbole_kd.training.scalars import scalar_writer
@@ -93,11 +94,16 @@ class TrainingJob:
     def train(self) -> tuple[nn.Module, dict[str, Any]]:
         """Train on ``nproc`` processes and return the model of the best epoch with its metrics.
 
+        With ``ray_address`` they are workers of a Ray cluster.
+
         Raises:
             DivergedError: a loss or a score is not finite.
             TrainingError: a process failed.
             ConfigError: the Config asks for what this training cannot do.
         """
+        address = self.config["ray_address"]
+        if address and self.processes > 1:
+            return train_on_cluster(self, address)
         follower = replace(self, trajectory=None, after_epoch=None, progress=None)  # only the leader uses them
         with several(self.processes, self.config["device"], follower.follow) as ranks:
             return self.run(ranks)
@@ -259,6 +265,8 @@ class TrainingJob:
             trainer.measures_gradients = self.progress is not None
             trainer.trajectory = trajectory  # before the state is read, because the state lists its snapshots
         resumed = self.resume and isinstance(trainer, KDTrainer) and trainer.resume(loaders.train)
+        if self.resume and isinstance(trainer, KDTrainer) and trainer.ranks is not None:
+            trainer.ranks.check_same_epoch(trainer.start_epoch)
         if resumed and trainer.pause_at is None:
             show(f"      Continuing {config['model']} from epoch {trainer.start_epoch}")
         if trajectory is not None:

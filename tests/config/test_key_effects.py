@@ -35,12 +35,12 @@ Outcome = dict[str, Any]
 ONLY_SHOWN = {"show_progress", "state"}
 """Keys that change what is shown, and nothing else."""
 
-SAME_RESULT = {"nproc", "teacher_ray_address", "resume", "download", "kd_compile"}
+SAME_RESULT = {"nproc", "ray_address", "teacher_ray_address", "resume", "download", "kd_compile"}
 """Keys that change where and how a run is computed, to the same result.
 
 Their tests are in tests/distributed/test_ddp.py, tests/teacher/test_ray_export.py,
 tests/training/test_resume.py, tests/data/test_downloads.py and
-tests/training/test_compiled_loss.py."""
+tests/training/test_compiled_loss.py. That of ray_address is in tests/distributed/test_ray_training.py."""
 
 
 class Case(NamedTuple):
