@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import recbole_kd  # noqa: F401 - before RecBole. Nothing slow here: the workers of pytest-xdist would wait for it
+
+# the same examples in every run, so that only changed code makes a test fail; a deadline would judge the machine
+settings.register_profile("recbole_kd", deadline=None, derandomize=True)
+settings.load_profile("recbole_kd")
 
 if TYPE_CHECKING:
     from tests.support.helpers import TinyData
