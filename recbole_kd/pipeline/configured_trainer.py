@@ -15,7 +15,8 @@ from recbole_kd.model.loss_reduction import initialise, reduction_note
 from recbole_kd.pipeline.from_recbole import RecBoleRequest, names_teacher, no_teacher, request_of, teacher_for
 from recbole_kd.scoring.vector_models import softmax_of
 from recbole_kd.training.build_distiller import build_distiller
-from recbole_kd.training.trainer import KDTrainer, check_batches
+from recbole_kd.training.trainer import KDTrainer
+from recbole_kd.training.trainer_checks import check_batches
 
 
 class ConfiguredKDTrainer(KDTrainer):

@@ -10,7 +10,7 @@ From ``fit`` to a method's loss and back:
    ``_train_epoch`` with this loader and with :meth:`KDTrainer._losses`.
 4. RecBole's ``_train_epoch`` iterates over the loader, whose batches carry the teacher's scores, and calls ``_losses``
    for each.
-5. :meth:`KDTrainer._losses` opens a step of the student's Scorer, so that the model encodes once. In this step
+5. :class:`JointLoss` opens a step of the student's Scorer, so that the model encodes once. In this step
    :class:`BaseLoss` returns the model's own loss and ``Distiller.forward`` the method's loss, which ends in a pure
    function of :mod:`recbole_kd.losses`.
 6. RecBole adds both, calls ``backward`` and steps the optimiser. Hooks of that step add the gradients of the ranks and
@@ -18,7 +18,7 @@ From ``fit`` to a method's loss and back:
 7. After the epoch RecBole's ``fit`` calls ``_valid_epoch``, which ranks the catalogue (:class:`FullRanking`). It passes
    the score to ``after_epoch`` of :meth:`KDTrainer.fit`, which writes the state to resume from.
 """
-# Over 300 lines: everything that overrides RecBole's Trainer is one class, read from top to bottom.
+# Over 300 lines: everything that overrides RecBole's Trainer is one class; what it calls is in the modules beside.
 
 from __future__ import annotations
 
@@ -35,65 +35,31 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_kd.acceleration.user_passes import encode_by_user
 from recbole_kd.config.argument_kinds import FUNCTION, LOADER, MODEL, NAMES, PATH, RECBOLE_CONFIG, takes
 from recbole_kd.data.fingerprint import check_same_ids
-from recbole_kd.data.histories.recbole_rows import sequence_queries
-from recbole_kd.data.train_items import query_items, train_items
+from recbole_kd.data.train_items import query_items
 from recbole_kd.data.vectorised_batches import TrainBatches
-from recbole_kd.distiller.base import DISTILLER, DistillBatch, Distiller
+from recbole_kd.distiller.base import DISTILLER, Distiller
 from recbole_kd.distributed.data_parallel import Ranks, ShardLoader
-from recbole_kd.errors import ConfigError, DivergedError
-from recbole_kd.evaluation.closed_set_bound import closed_set_bound
 from recbole_kd.evaluation.full_ranking import FullRanking
-from recbole_kd.evaluation.train_ndcg import train_ndcg
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.ops.threads import torch_on_one_thread
-from recbole_kd.scoring.scorer import Scorer
 from recbole_kd.storage.screen_log import show
 from recbole_kd.training.base_loss import BaseLoss
 from recbole_kd.training.determinism import repeatable
+from recbole_kd.training.endings import PauseError, TimeIsUpError, stopped_by, time_is_up
+from recbole_kd.training.epoch_figures import distillation_figures, distillation_means, tracked_metrics
+from recbole_kd.training.epoch_threads import one_is_enough
 from recbole_kd.training.gradient_ratio import gradient_ratio
-from recbole_kd.training.random_state import random_state, restore_random_state
+from recbole_kd.training.joint_loss import JointLoss, check_finite
+from recbole_kd.training.optimiser import clip_gradients, fused
 from recbole_kd.training.resume_state import StateFile
 from recbole_kd.training.scalars import log_distillation_figures, scalar_writer
 from recbole_kd.training.teacher_loader import TeacherAwareLoader, check_teacher_of
+from recbole_kd.training.trainer_checks import check_batches, check_processes, check_student
+from recbole_kd.training.training_state import TrainingParts
 from recbole_kd.training.trajectory import Trajectory
-
-SMALL_MODEL = 2**20
-"""Up to this many parameters one thread is faster than two in torch's own part of a step (BPR, Adam, batch 2048)."""
-
 
 HISTORIES = ("history", "kd_loss", "epoch_seconds", "kd_seconds")
 """Attributes of a trainer that hold one value per epoch."""
-
-
-class _TimeIsUpError(Exception):
-    """An exception that leaves RecBole's training loop when max_minutes has passed.
-
-    That loop ends only at the last epoch or when patience runs out.
-    """
-
-
-class _PauseError(Exception):
-    """An exception that leaves RecBole's training loop at the epoch of ``pause_at``."""
-
-
-def _check_student(model: nn.Module, distiller: Distiller | None) -> None:
-    """Refuse a distiller of another model than the one to be trained (ConfigError)."""
-    student = model if distiller is None else getattr(distiller.student_scorer, "model", model)
-    if student is not model:
-        raise ConfigError(
-            f"This {type(distiller).__name__} was built for another {type(student).__name__} than the "
-            f"{type(model).__name__} to be trained: call build_distiller with the model that you give KDTrainer"
-        )
-
-
-def check_batches(config: Any, train_data: Any) -> None:
-    """Refuse ``train_by_user`` with data whose batches are of single rows (ConfigError)."""
-    dataset = getattr(train_data, "_dataset", train_data)
-    if config["train_by_user"] and all(getattr(dataset, name, None) is None for name in ("blocks", "user_rows")):
-        raise ConfigError(
-            f"train_by_user=True has no effect on this {type(dataset).__name__}, whose batches are of single rows: "
-            "make the data from this Config with recbole_kd.prepare_data, or leave it out"
-        )
 
 
 class KDTrainer(Trainer):
@@ -142,7 +108,7 @@ class KDTrainer(Trainer):
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks
-        _check_student(model, distiller)
+        check_student(model, distiller)
         if config["train_by_user"]:
             encode_by_user(model)
         self.distiller = distiller.to(config["device"]) if distiller is not None else None
@@ -173,37 +139,27 @@ class KDTrainer(Trainer):
         self.kd_seconds: list[float] = []
         self.phase_seconds: dict[str, float] = {}
         self.epoch_means: dict[str, float] = {}
-        self._term = ""
         self._epoch = 0
         self._resumed = False
-        self._kd_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.measures_gradients = False
-        self._queries = 0
-        self._grad_ratio: Tensor | None = None
         self._loader: TeacherAwareLoader | None = None
         self._shards: ShardLoader | None = None
         self._prepared: Any = None
         self._ranking = FullRanking(self, ranks)
         self._base_loss = BaseLoss(model, config["loss_reduction"], ranks)
+        self._joint_loss: JointLoss | None = None
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """Build RecBole's optimiser over model and distiller, with the fused form of Adam.
-
-        Fused Adam makes one pass over memory, plain Adam about ten.
-        """
+        """Build RecBole's optimiser over model and distiller, with the fused form of Adam."""
         own = [] if self.distiller is None else list(self.distiller.parameters())
         params = kwargs.pop("params", None) or [*self.model.parameters(), *own]
         optimizer: torch.optim.Optimizer = super()._build_optimizer(params=params, **kwargs)
-        if isinstance(optimizer, torch.optim.Adam) and not self.enable_scaler:
-            kept = {name: optimizer.defaults[name] for name in ("lr", "weight_decay")}
-            optimizer = type(optimizer)(params, **kept, fused=True)
-        return optimizer
+        return optimizer if self.enable_scaler else fused(optimizer, params)
 
     def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(params, **(self.clip or {}))
+        clip_gradients(optimizer, self.clip or {})
 
     @takes(distiller=DISTILLER)
     def join(self, distiller: Distiller) -> None:
@@ -213,13 +169,9 @@ class KDTrainer(Trainer):
             ConfigError: the distiller has parameters and several of RecBole's own processes train together, which share
                 only the model's gradients.
         """
+        check_processes(self.config, distiller)
         self.distiller = distiller.to(self.device)
         own = list(distiller.parameters())
-        if own and not self.config["single_spec"]:
-            raise ConfigError(
-                f"kd={type(distiller).__name__} has trainable parameters, and RecBole's processes share only the "
-                "gradients of the model: run one process, or `recbole-kd run` with --nproc"
-            )
         if own:
             self.optimizer.add_param_group({"params": own})
 
@@ -270,21 +222,21 @@ class KDTrainer(Trainer):
                 if written and self.trajectory is not None:
                     self.trajectory.state_was_written()
             if pauses:
-                raise _PauseError
+                raise PauseError
             if self._time_is_up():
-                raise _TimeIsUpError
+                raise TimeIsUpError
 
         try:
             result: tuple[float, Any] = super().fit(
                 train_data, valid_data, verbose, saved, show_progress, callback_fn=after_epoch
             )
-        except _TimeIsUpError:
+        except TimeIsUpError:
             show(
                 f"      max_minutes={self.config['max_minutes']}: training stopped after {len(self.epoch_seconds)} "
                 "epochs"
             )
             result = self.best_valid_score, self.best_valid_result
-        except _PauseError:
+        except PauseError:
             result = self.best_valid_score, self.best_valid_result
         return result
 
@@ -303,18 +255,12 @@ class KDTrainer(Trainer):
         return self.distiller is None or (epoch + 1) % self.distiller.refresh == 0
 
     def _time_is_up(self) -> bool:
-        """Return whether max_minutes has passed. All ranks agree: the mean elapsed time decides."""
-        if self.max_seconds is None:
-            return False
-        spent = sum(self.epoch_seconds)
-        return (spent if self.ranks is None else self.ranks.sum([spent])[0] / self.ranks.world) >= self.max_seconds
+        return time_is_up(sum(self.epoch_seconds), self.max_seconds, self.ranks)
 
     @property
     def stopped_by(self) -> str:
         """The key that ended the training: ``epochs``, ``stopping_step`` or ``max_minutes``."""
-        if self.cur_step > self.stopping_step:
-            return "stopping_step"
-        return "epochs" if len(self.epoch_seconds) >= self.epochs else "max_minutes"
+        return stopped_by(self.cur_step, self.stopping_step, len(self.epoch_seconds), self.epochs)
 
     def prepare(self, train_data: Any) -> None:
         """Give the training data to the distiller and wrap it in a teacher-aware loader.
@@ -336,6 +282,7 @@ class KDTrainer(Trainer):
         check_teacher_of(teacher, train_data)
         self.distiller.begin_training(query_items(train_data))
         self._loader = TeacherAwareLoader(self._shards or train_data, self.distiller, teacher)
+        self._joint_loss = JointLoss(self.model, self._base_loss, self.distiller, self.device)
 
     def resume(self, train_data: Any) -> bool:
         """Continue an interrupted training from its last saved epoch, with an identical result.
@@ -357,13 +304,9 @@ class KDTrainer(Trainer):
         The values are tensors and plain values, see :meth:`load_state`. A distiller's item sets are not included, so
         only an epoch before a draw can be resumed from.
         """
-        distiller = self.distiller
         return {
+            **self._parts().state(),
             "epoch": self._epoch,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "distiller": None if distiller is None else distiller.state_dict(),
-            "sampling": None if distiller is None else distiller.sampling_state(),
             "cur_step": self.cur_step,
             "best_epoch": self.best_epoch,
             "best_valid_score": float(self.best_valid_score),
@@ -372,30 +315,20 @@ class KDTrainer(Trainer):
             else {k: float(v) for k, v in self.best_valid_result.items()},
             "histories": {name: list(getattr(self, name)) for name in HISTORIES},
             "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},
-            **random_state(),
-            "loader_rng": self._prepared.generator.get_state(),
-            "trajectory": None if self.trajectory is None else self.trajectory.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load a state of :meth:`state` into a new trainer that has seen :meth:`prepare`."""
-        if self.trajectory is not None:
-            self.trajectory.load_state(state["trajectory"])
+        self._parts().load_state(state)
         self.start_epoch = state["epoch"] + 1
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.distiller is not None:
-            self.distiller.load_state_dict(state["distiller"])
-            self.distiller.restore_sampling(
-                {k: v.cpu() if torch.is_tensor(v) else v for k, v in state["sampling"].items()}
-            )
         self.cur_step, self.best_epoch = state["cur_step"], state["best_epoch"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"]
         self.train_loss_dict = state["train_loss"]
         for name, values in state["histories"].items():
             setattr(self, name, values)
-        restore_random_state(state)
-        self._prepared.generator.set_state(state["loader_rng"].cpu())
+
+    def _parts(self) -> TrainingParts:
+        return TrainingParts(self.model, self.optimizer, self.distiller, self._prepared.generator, self.trajectory)
 
     def first_gradient_ratio(self, train_data: Any) -> float:
         """Return the ratio of gradient norms at the first batch, without a training step.
@@ -421,18 +354,9 @@ class KDTrainer(Trainer):
         on_cpu = self.device.type == "cpu"
         with (
             repeatable(bool(self.config["reproducibility"]) and on_cpu),
-            torch_on_one_thread(on_cpu and self._works_in_threads()),
+            torch_on_one_thread(on_cpu and one_is_enough(self.model, self.distiller)),
         ):
             return self._timed_epoch(train_data, epoch_idx, loss_func, show_progress)
-
-    def _works_in_threads(self) -> bool:
-        """Return whether the distiller's threads do nearly all of the work.
-
-        Torch then needs only one thread.
-        """
-        if self.distiller is None or not self.distiller.in_threads or not self.distiller.student_scorer.looks_up:
-            return False
-        return sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL_MODEL
 
     def _timed_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> Any:
         started = perf_counter()
@@ -451,7 +375,7 @@ class KDTrainer(Trainer):
             self.history.append({"base_loss": base_loss})
             self.epoch_means = {"base_loss": self._base_loss.mean_of(base_loss)}
         else:
-            assert self._loader is not None, "prepare() comes before training"
+            assert self._loader is not None and self._joint_loss is not None, "prepare() comes before training"
             due = self.distiller.is_due(epoch_idx) or not self.kd_loss
             if due:
                 self._loader.let_go()
@@ -460,8 +384,9 @@ class KDTrainer(Trainer):
             self._loader.ask_teacher()
             asked = perf_counter()
             self.distiller.train()
-            self._kd_sum.zero_()
-            self._queries, self._grad_ratio = 0, None
+            self._joint_loss.begin_epoch(
+                epoch_idx, self.measures_gradients and self.ranks is None and not self.enable_scaler
+            )
             losses = self._over_ranks(super()._train_epoch(self._loader, epoch_idx, self._losses, show_progress))
             self.phase_seconds = {
                 "item_sets": drawn - started,
@@ -469,45 +394,32 @@ class KDTrainer(Trainer):
                 "steps": perf_counter() - asked,
             }
             self.kd_seconds.append(asked - started)
-            self.kd_loss.append(self._over_ranks(float(self._kd_sum)))
-            self._log_distillation(epoch_idx, losses)
+            self.kd_loss.append(self._over_ranks(float(self._joint_loss.kd_sum)))
+            self._log_distillation(epoch_idx, losses[0], self._joint_loss)
         self.epoch_seconds.append(perf_counter() - started)
-        if "train_ndcg" in self.track:
-            queries = sequence_queries(train_data)
-            scorer = Scorer(self.model, None if queries is None else queries.universe)
-            self.history[-1]["train_ndcg@10"] = train_ndcg(scorer, train_items(train_data).to(self.device))
-        if "bound" in self.track and self.distiller is not None:
-            self.history[-1] |= closed_set_bound(self.distiller.student_scorer, self.distiller.teacher_scores)
+        self.history[-1] |= tracked_metrics(self.track, self.model, train_data, self.distiller)
         return losses
-
-    def _kd_loss(self, batch: DistillBatch) -> Tensor:
-        """Return the unweighted KD loss. Losses of shards are scaled so that they add up."""
-        assert self.distiller is not None
-        if not batch.share or not len(batch.queries):  # a batch of the per-user loader may hold only the pad
-            return torch.zeros((), device=self.device)
-        loss: Tensor = self.distiller(batch)
-        return loss if self.distiller.reduction == "sum" else loss * batch.share
 
     def _losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Return (base loss, weighted KD loss) of a batch. RecBole adds them and logs both."""
-        distiller = self.distiller
-        assert distiller is not None
-        with distiller.student_scorer.step(interaction):
-            self._term = "base loss"
-            base = self._base_loss(interaction)
-            if isinstance(base, tuple):
-                base = torch.stack(base).sum()
-            self._check_nan(base)
-            self._term = f"KD loss ({type(distiller).__name__})"
-            unweighted = self._kd_loss(interaction.kd)
-            self._kd_sum += unweighted.detach()
-            kd = distiller.weight * unweighted
-            self._check_nan(kd)
-            if self.measures_gradients and not self._queries and self.ranks is None and not self.enable_scaler:
-                self._grad_ratio = gradient_ratio(base, kd, self.model.parameters())
-            self._queries += len(interaction.kd.queries) if interaction.kd.share else 0
-        self._term = "sum of the losses"
-        return base, kd
+        assert self._joint_loss is not None, "prepare() comes before training"
+        return self._joint_loss(interaction)
+
+    def _check_nan(self, loss: Tensor) -> None:
+        distils = self.distiller is not None
+        check_finite(loss, "sum of the losses" if distils else "loss", self.model, distils, self._epoch)
+
+    def _log_distillation(self, epoch: int, base_loss: float, joint: JointLoss) -> None:
+        """Add an epoch's figures to the history, and log them."""
+        distiller, kd_loss = joint.distiller, self.kd_loss[-1]
+        ratio = None if joint.grad_ratio is None else float(joint.grad_ratio)
+        n = self._over_ranks(float(joint.queries)) if distiller.reduction == "sum" else self._base_loss.batches
+        self.epoch_means = distillation_means(self._base_loss.mean_of(base_loss), kd_loss, n, ratio)
+        figures = distillation_figures(distiller, base_loss, kd_loss, ratio)
+        self.history.append(figures)
+        log_distillation_figures(self, figures, epoch)
+        words = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())
+        self.logger.info(f"epoch {epoch} distillation [{words}]")
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -544,37 +456,3 @@ class KDTrainer(Trainer):
             return losses
         sums = self.ranks.sum(list(losses) if isinstance(losses, tuple) else [losses])
         return tuple(sums) if isinstance(losses, tuple) else sums[0]
-
-    def _check_nan(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            name = type(self.model).__name__
-            term, fix = (
-                (self._term, "learning_rate or kd_weight, raise kd_temperature")
-                if self.distiller
-                else ("loss", "learning_rate")
-            )
-            raise DivergedError(
-                f"The {term} of {name} is {loss.item()} in epoch {self._epoch}: lower {fix}, or set "
-                f"clip_grad_norm={{'max_norm': 1.0}}"
-            )
-
-    def _log_distillation(self, epoch: int, losses: tuple[float, float]) -> None:
-        assert self.distiller is not None
-        index = self.distiller.student_scorer.index
-        of_index = {} if index is None else index.log_values()
-        kd_loss, weight = self.kd_loss[-1], self.distiller.weight
-        figures = {"base_loss": losses[0], "kd_loss": kd_loss, "weighted_kd_loss": weight * kd_loss}
-        if self._grad_ratio is not None:
-            figures["grad_ratio"] = float(self._grad_ratio)
-        sums = self.distiller.reduction == "sum"
-        per_query = max(self._over_ranks(float(self._queries)) if sums else self._base_loss.batches, 1)
-        self.epoch_means = {
-            "base_loss": self._base_loss.mean_of(losses[0]),
-            "kd_loss": kd_loss / per_query,
-            **{name: figures[name] for name in ("grad_ratio",) if name in figures},
-        }
-        figures |= {**self.distiller.diagnostics(), **of_index}
-        self.history.append(figures)
-        log_distillation_figures(self, figures, epoch)
-        words = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())
-        self.logger.info(f"epoch {epoch} distillation [{words}]")

@@ -210,10 +210,10 @@ MUTANTS: list[Mutant] = [
     ),
     # resuming
     *_of(
-        "training/trainer.py",
+        "training/training_state.py",
         "training/test_resume.py",
         ('self.optimizer.load_state_dict(state["optimizer"])', "pass"),
-        ('self._prepared.generator.set_state(state["loader_rng"].cpu())', "pass"),
+        ('self.generator.set_state(state["loader_rng"].cpu())', "pass"),
     ),
     *_of(
         "training/random_state.py",

@@ -22,7 +22,7 @@ from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.errors import ConfigError, TeacherError
 from recbole_kd.integration.trainer_files import without_files
 from recbole_kd.training import build_distiller as build_module
-from recbole_kd.training import trainer as trainer_module
+from recbole_kd.training import epoch_threads
 from tests.support.helpers import TinyData
 from tests.support.recbole_scripts import recbole_parts
 from tests.support.runs import results, run, words
@@ -350,7 +350,7 @@ def test_torch_has_one_thread_where_threads_do_the_work(
     tmp_path: Path,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(trainer_module, "SMALL_MODEL", most)
+    monkeypatch.setattr(epoch_threads, "SMALL_MODEL", most)
     monkeypatch.setattr(rcekd.RCEKD, "in_threads", in_threads)
     config, student, train_data, _, _ = recbole_parts(tiny_dataset, model, tmp_path)
     distiller = recbole_kd.build_distiller(config, student, recbole_kd.load_teacher(teacher_folder, train_data))
