@@ -8,6 +8,8 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import get_model
 
 from recbole_kd.data.split_and_loaders import Splits, make_loaders
 from recbole_kd.evaluation.loader_items import items_of_rows, items_of_users, over_all_users, rows_of
@@ -34,13 +36,39 @@ def teacher_metrics(config: Any, splits: Splits, teacher: TeacherScores) -> dict
     unknown: dict[str, Any] = {"valid": None, "test": None}
     if len(teacher.members) > 1 or not _needs_lists_only(config):
         return unknown
-    measured = list(unknown)
+    whole = N_USERS not in teacher.manifest or config["eval_protocol"] == "paper"
+    return unknown | _metrics_of(config, splits, teacher, ["valid", "test"] if whole else ["valid"])
+
+
+def _metrics_of(config: Any, splits: Splits, teacher: TeacherScores, phases: list[str]) -> dict[str, Any]:
+    """Return the metrics of one teacher by phase; see :func:`teacher_metrics`."""
     if N_USERS in teacher.manifest:
-        measured = measured if config["eval_protocol"] == "paper" else ["valid"]
         whole = torch.arange(int(teacher.manifest[N_USERS]))
         teacher = asked_as(teacher, whole, whole)
     loaders = make_loaders(config, splits)
-    return unknown | {phase: _metrics_on(config, getattr(loaders, phase), teacher) for phase in measured}
+    return {phase: _metrics_on(config, getattr(loaders, phase), teacher) for phase in phases}
+
+
+def valid_as_student(config: Any, splits: Splits, teacher: TeacherScores) -> dict[str, float] | None:
+    """Return a teacher's validation metrics as those of a student of the other family are computed.
+
+    RecBole leaves a user's training items out of the rankings of general models, and not of those of sequential ones.
+    So the metrics that a SASRec teacher got in its own training do not compare with those of an MF student.
+
+    Args:
+        config: Config of the student.
+        splits: the data.
+        teacher: scores by user or by training history.
+
+    Returns:
+        the metrics, or None if both are of one family or it is not measured, see :func:`teacher_metrics`.
+    """
+    of_histories = any(N_USERS in member.manifest for member in teacher.members)
+    if of_histories == issubclass(get_model(config["model"]), SequentialRecommender):
+        return None
+    if len(teacher.members) > 1 or not _needs_lists_only(config):
+        return None
+    return _metrics_of(config, splits, teacher, ["valid"])["valid"]
 
 
 def _needs_lists_only(config: Any) -> bool:

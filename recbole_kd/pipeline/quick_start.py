@@ -17,7 +17,7 @@ from recbole_kd.config.merging import merge_sources
 from recbole_kd.data.item_features.configured import encoders_in
 from recbole_kd.data.split_words import describe_split
 from recbole_kd.errors import KDError
-from recbole_kd.evaluation.teacher_ranking import teacher_metrics
+from recbole_kd.evaluation.teacher_ranking import teacher_metrics, valid_as_student
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.ops.threads import n_threads
 from recbole_kd.pipeline.assistant import ensure_assistant
@@ -34,7 +34,7 @@ from recbole_kd.pipeline.stage_words import headline, outcome
 from recbole_kd.pipeline.stages import distill, ensure_student_alone, ensure_teachers
 from recbole_kd.pipeline.student_export import export_student
 from recbole_kd.pipeline.training_entries import RunContext
-from recbole_kd.pipeline.verdict import verdict, weak_teacher, worthwhile_teacher
+from recbole_kd.pipeline.verdict import short, verdict, weak_teacher, worthwhile_teacher
 from recbole_kd.pipeline.weight_checks import what_hinders
 from recbole_kd.pipeline.weight_search import Prospect
 from recbole_kd.report.write import try_report
@@ -241,6 +241,16 @@ def _figures_of(plan: Plan, teacher: TeacherScores, figures: Mapping[str, Any]) 
     return {**figures, **measured, **({"coverage": coverage} if coverage else {})}
 
 
+def _as_student(plan: Plan, teacher: TeacherScores) -> dict[str, Any]:
+    """Return ``valid_as_student`` of a teacher of another family than the student's, and show it."""
+    found = valid_as_student(plan.alone, plan.splits, teacher)
+    if found is None:
+        return {}
+    metric, model = plan.alone["valid_metric"], plan.request.model
+    show(f"      ranked as {model} is, the teacher has {metric} valid {short(found[metric.lower()])}")
+    return {"valid_as_student": found}
+
+
 def _train(
     plan: Plan, context: RunContext, after_epoch: Callable[[int, float], None] | None
 ) -> tuple[dict[str, Any], Any]:
@@ -253,6 +263,7 @@ def _train(
         )
     figures["text_encoder"] = encoders_in(figures.get("item_features") or {})
     figures["student"] = ensure_student_alone(plan.alone, context) if plan.distilled["kd_compare"] else None
+    figures["teacher"] = of_teacher | _as_student(plan, teacher)
     about = {**_result(plan), **figures}
     weak = weak_teacher(about)
     if weak is not None:

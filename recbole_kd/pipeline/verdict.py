@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isclose
 from typing import Any
 
 from recbole_kd.training.weight_trials import is_worthwhile
@@ -16,7 +17,8 @@ def verdict(result: Mapping[str, Any], *, can_search: bool = True) -> dict[str, 
 
     Args:
         result: content of result.json: ``model``, ``kd``, ``valid_metric``, ``valid_metric_bigger``, and the metrics
-            of ``teacher``, ``student`` (None if no student was trained without a teacher) and ``distilled``.
+            of ``teacher``, ``student`` (None if no student was trained without a teacher) and ``distilled``. A
+            teacher's ``valid_as_student``, if any, stands in place of its ``valid``.
             ``kd_weight_search`` stands there only if the weight was chosen by trials.
         can_search: whether the same run is possible with ``kd_weight=auto``. If not, the verdict does not advise it.
 
@@ -24,7 +26,8 @@ def verdict(result: Mapping[str, Any], *, can_search: bool = True) -> dict[str, 
         ``code`` is ``helped``, ``no_gain`` or ``unknown``, by the stopping metric on validation. ``text`` is a sentence
         on the same metric on test. ``metric`` is its name, ``valid`` and ``test`` are its values of the three models.
         ``gain`` is that of the distilled student over the student without a teacher on test, 0.12 for 12 %.
-        ``share_of_teacher`` is on test, ``compression`` in parameters. ``warnings`` is a list of ``{code, text}``.
+        ``share_of_teacher`` is on test, None if the teacher was ranked in another way there; ``compression`` is in
+        parameters. ``warnings`` is a list of ``{code, text}``.
     """
     metric = str(result["valid_metric"])
     sides = {side: result.get(side) for side in ("teacher", "student", "distilled")}
@@ -36,7 +39,7 @@ def verdict(result: Mapping[str, Any], *, can_search: bool = True) -> dict[str, 
         "metric": metric,
         **scores,
         "gain": _relative(scores["test"]["distilled"], scores["test"]["student"]),
-        "share_of_teacher": _ratio(scores["test"]["distilled"], scores["test"]["teacher"]),
+        "share_of_teacher": _share_of_teacher(sides["teacher"], scores, metric),
         "compression": _compression(sides["teacher"] or {}, result["distilled"]),
     }
     weak = weak_teacher(result)
@@ -96,7 +99,8 @@ def short(value: float) -> str:
 
 
 def _value(figures: Mapping[str, Any] | None, part: str, metric: str) -> float | None:
-    found = ((figures or {}).get(part) or {}).get(metric.lower())
+    of_part = (figures or {}).get(f"{part}_as_student") or (figures or {}).get(part) or {}
+    found = of_part.get(metric.lower())
     return None if found is None else float(found)
 
 
@@ -113,6 +117,15 @@ def _code(valid: Mapping[str, float | None], bigger: bool) -> str:
 
 def _ratio(one: float | None, other: float | None) -> float | None:
     return one / other if one is not None and other else None
+
+
+def _share_of_teacher(
+    teacher: Mapping[str, Any] | None, scores: Mapping[str, Mapping[str, float | None]], metric: str
+) -> float | None:
+    own, as_student = ((teacher or {}).get(part) for part in ("valid", "valid_as_student"))
+    if own and as_student and not isclose(own[metric.lower()], as_student[metric.lower()], rel_tol=1e-3):
+        return None
+    return _ratio(scores["test"]["distilled"], scores["test"]["teacher"])
 
 
 def _compression(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> float | None:

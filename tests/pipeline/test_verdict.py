@@ -101,6 +101,18 @@ def test_a_teacher_that_is_not_better_is_a_warning_that_says_what_to_do() -> Non
     assert patient is not None and "raise" not in patient["text"]
 
 
+def test_a_teacher_of_another_family_is_judged_as_the_student_is_ranked() -> None:
+    own = side(0.11, 0.3)
+    assert weak_teacher(result(teacher=own)) is not None
+    metric = next(iter(own["valid"]))
+    better = own | {"valid_as_student": {metric: 0.15}}
+    found = verdict(result(teacher=better))
+    assert weak_teacher(result(teacher=better)) is None and found["valid"]["teacher"] == 0.15
+    assert found["share_of_teacher"] is None  # on test it is known by its own ranking alone
+    same = verdict(result(teacher=own | {"valid_as_student": own["valid"]}))
+    assert same["share_of_teacher"] == verdict(result(teacher=own))["share_of_teacher"]
+
+
 @pytest.mark.parametrize("cap", ["epochs", "max_minutes"])
 def test_a_training_that_a_cap_ended_at_its_best_is_a_warning(cap: str) -> None:
     cut = {"epochs": 3, "best_epoch": 2, "stopped_by": cap}
