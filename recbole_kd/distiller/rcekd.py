@@ -1,9 +1,7 @@
 """RCE-KD: rejuvenated cross-entropy for knowledge distillation of recommenders."""
-# Over 300 lines: one method with its variants, whose docstrings hold the equations of the paper.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,31 +14,19 @@ from recbole_kd.config.value_types import Count, ItemCount, NonNegative, Positiv
 from recbole_kd.distiller.base import DistillBatch, ItemSet
 from recbole_kd.distiller.importance import ListWeighted, Shares, idle_list_tau, importance, log_of
 from recbole_kd.distiller.rcekd_gamma import OF_THE_EPOCH, GammaRule, check_gamma, gamma_weights, idle_of_gamma
+from recbole_kd.distiller.rcekd_sets import SetDraw, SetRules
 from recbole_kd.distiller.student_cross_entropy import listed_cross_entropy
 from recbole_kd.losses.cross_entropy import cross_entropy
 from recbole_kd.losses.list_cross_entropy import Lists
 from recbole_kd.losses.list_weights import weights_at
-from recbole_kd.ops import compiled_lists
-from recbole_kd.ops.membership import is_in
-from recbole_kd.ops.order_statistics import counts_below, counts_of_lower
 from recbole_kd.ops.ragged import Ragged
-from recbole_kd.ops.sampling import sample_without_replacement
-from recbole_kd.ops.sampling_by_count import draw_by_count
-from recbole_kd.ops.topk import blocks, in_blocks, strike_out
 from recbole_kd.scoring.base import StudentScores
 from recbole_kd.teacher.base import TeacherScores
 
 Variant = Literal["rce", "wo_sep", "wo_s", "wo_t", "const", "vanilla_ce", "full_ce"]
 
-MAX_COUNT = 50.0
-"""Upper bound of the counts in the published code. The paper has none."""
-
-QUERIES_PER_DRAW = 2**13
-"""Queries whose item sets are drawn at a time, so that the ranked lists of a large data set are never all in memory."""
-
-TABLES = (torch.int32, torch.bool, torch.float32, torch.float32, torch.float32)
-"""Types of the tables of all queries: ids, whether each counts, and three shares. Ids of 32 bits take half the memory
-of torch's usual 64, and the table of ids is the largest of all."""
+PARTS = {"wo_t": ("own",), "wo_sep": ("own", "teacher_list")}
+"""Variant -> the item sets that its loss reads; those that are not listed here read the sample too."""
 
 WITHOUT_STUDENT = ("full_ce", "vanilla_ce", "wo_s")
 """Variants that never rank the student's items."""
@@ -62,20 +48,16 @@ class RCEKD(ListWeighted):
 
     ``faithful`` chooses between the paper's text and the published code (github woriazzc/RCEKD), which differ:
 
-    =====================  ============================================
-    ================================================
-    ..                     ``paper``                                     ``code``
-    =====================  ============================================
-    ================================================ training items         left out of every list
-     kept in every list candidates             all items                                     the student's top
-     ``code_candidates``
-    weight of candidate j  z_j = Q2 items that the student ranks below   Q^T items at or below j among the candidates,
-    at
-                           j                                             most 50
-    overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`                :math:`|Q^T \cap sample| / |Q^T|`
-    mean over              distinct users of the batch                   rows of the batch
-    =====================  ============================================
-    ================================================
+    =====================  =====================================  =====================================
+    ..                     ``paper``                              ``code``
+    =====================  =====================================  =====================================
+    training items         left out of every list                 kept in every list
+    candidates             all items                              the student's top ``code_candidates``
+    weight of candidate j  z_j = Q2 items that the student ranks  Q^T items at or below j among the
+                           below j                                candidates, at most 50
+    overlap in gamma       :math:`|Q^T \cap Q^S| / |Q^T|`         :math:`|Q^T \cap sample| / |Q^T|`
+    mean over              distinct users of the batch            rows of the batch
+    =====================  =====================================  =====================================
 
     Args:
         k: K, length of both lists.
@@ -207,28 +189,21 @@ class RCEKD(ListWeighted):
         self._lists, self.item_sets = None, {}
         # Free the old sets before the new ones are drawn.
         self._chosen, self._valid = torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.bool)
-        queries, depth = self.all_queries(), self._depth()
-        tables: tuple[Tensor, ...] = ()
-        with self.student_scorer.frozen():
-            # "all" splits the queries into its own blocks, each with its own generator.
-            step = len(queries) if self.candidates == "all" else QUERIES_PER_DRAW
-            for start in range(0, len(queries), step):
-                rows = slice(start, start + step)
-                found = self._sets_of(rows, *self.student_scorer.top_k(queries[rows], depth, self._excluded()))
-                tables = tables or tuple(
-                    part.new_empty(len(queries), *part.shape[1:], dtype=kind)
-                    for part, kind in zip(found, TABLES, strict=False)
-                )
-                for table, part in zip(tables, found, strict=True):
-                    table[rows] = part
-        self._chosen, self._valid, *shares = tables
-        names = {"wo_t": ("own",), "wo_sep": ("own", "teacher_list")}.get(
-            self.variant, ("own", "drawn", "teacher_list")
+        parts = PARTS.get(self.variant, ("own", "drawn", "teacher_list"))
+        draw = SetDraw(
+            SetRules(parts, self.k, self.n_samples, self.candidates, self.tau, self.paper),
+            self.student_scorer,
+            self.teacher_scores,
+            self._teacher_list,
+            self._teacher_valid,
+            self._excluded(),
+            self.generator,
         )
+        self._chosen, self._valid, *shares = draw.of_all(self.all_queries())
         self._weigh_list()
         drawn = self._chosen[:, self.k : -self.k]
         sets = {"own": self._chosen[:, : self.k], "drawn": drawn, "teacher_list": self._teacher_list}
-        self.item_sets = {name: sets[name] for name in names}
+        self.item_sets = {name: sets[name] for name in parts}
         if shares:
             self._overlaps = shares[0]
             self._weigh(epoch, *shares)
@@ -263,119 +238,8 @@ class RCEKD(ListWeighted):
             last_epoch=self.gamma_epochs,
         )
 
-    def _depth(self) -> int:
-        """Return how many ranks of the student's ranking are needed."""
-        n_drawn_from = 0 if self.candidates == "all" else int(self.candidates)
-        return min(max(self.k + self.n_samples, n_drawn_from), self.student_scorer.n_items - 1)
-
-    def _sets_of(self, rows: slice, ranked: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        """Return the item sets of consecutive queries, from their ranked lists.
-
-        Args:
-            rows: the queries.
-            ranked, scores: the student's ranked items and their scores, ``[R, depth]``.
-
-        Returns:
-            ids int64 and whether each counts, bool, ``[R, n]``. If the variant has a sample, also three shares, float
-            ``[R]``: the overlap in gamma, the overlap of both lists, the overlap rate.
-        """
-        ranked_valid = scores > -torch.inf
-        found = self._drawn_at_once(rows, ranked, ranked_valid)
-        if found is not None:
-            return found
-        teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
-        own = ranked[:, : self.k]
-        own_valid = ranked_valid[:, : self.k] & self._counted(rows, own)
-        missing = teacher_valid & ~is_in(teacher_list, own)
-        if self.variant == "wo_t":
-            return own, own_valid
-        if self.variant == "wo_sep":
-            return torch.cat([own, teacher_list], dim=1), torch.cat([own_valid, missing], dim=1)
-        drawn, drawn_valid = self._draw(rows, ranked, ranked_valid, missing)
-        drawn_valid = drawn_valid & self._counted(rows, drawn)
-        rest = missing & ~is_in(teacher_list, drawn)
-        chosen, valid = torch.cat([own, drawn, teacher_list], dim=1), torch.cat([own_valid, drawn_valid, rest], dim=1)
-        in_both = teacher_valid & ~missing
-        shared = in_both if self.paper else teacher_valid & is_in(teacher_list, drawn.masked_fill(~drawn_valid, -1))
-        listed = teacher_valid.sum(1).clamp(min=1)  # K, or fewer if a user has fewer items left
-        rate = _share_of_top(ranked, chosen[:, self.k :], valid[:, self.k :])
-        return chosen, valid, shared.sum(1) / listed, in_both.sum(1) / listed, rate
-
-    def _drawn_at_once(self, rows: slice, ranked: Tensor, ranked_valid: Tensor) -> tuple[Tensor, ...] | None:
-        """Return :meth:`_sets_of` from one compiled pass, or None if there is none.
-
-        The sample is the same, but in the order of the ranking instead of the draw.
-        """
-        if self.variant not in ("rce", "const") or self.candidates == "all" or self.teacher_scores.masks:
-            return None
-        width, teacher_list = min(int(self.candidates), ranked.shape[1]), self._teacher_list[rows]
-        found = compiled_lists.draw_sets(
-            ranked, ranked_valid.sum(1), teacher_list, self._teacher_valid[rows], self.generator, k=self.k,
-            n_drawn=min(self.n_samples, width), width=width, tau=self.tau,
-            most=math.inf if self.paper else MAX_COUNT, from_own=not self.paper,
-        )  # fmt: skip
-        if found is None:
-            return None
-        drawn, valid, shares = found
-        return torch.cat([ranked[:, : self.k], drawn, teacher_list], dim=1), valid, *shares.unbind(1)
-
-    def _counted(self, rows: slice, ids: Tensor) -> Tensor:
-        """Return which items of consecutive queries ``teacher_unlisted`` does not leave out, bool ``[R, n]``."""
-        return self.without_uncounted(ids, self.all_queries()[rows]) > 0
-
     def _excluded(self) -> Ragged | None:
         return self.train_items if self.mask_train else None
-
-    def _draw(self, rows: slice, ranked: Tensor, ranked_valid: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the sample: ids and whether they count, ``[R, L]`` (paper 5.3, Gumbel top-L)."""
-        if self.candidates == "all":
-            return self._draw_from_all(rows, missing)
-        width = min(int(self.candidates), ranked.shape[1])
-        candidates, valid = ranked[:, :width], ranked_valid[:, :width]
-        member = is_in(candidates, self._teacher_list[rows]) & valid  # both lists are filled up with id 0
-        if self.paper:
-            member[:, : self.k] = False  # Q1 is the part of Q^T among the first K
-            counts = counts_below(member, inclusive=False)
-        else:
-            counts = counts_below(member, inclusive=True).clamp_(max=MAX_COUNT)
-        log_weights = (counts / self.tau).masked_fill_(~valid, -torch.inf)
-        places = sample_without_replacement(log_weights, min(self.n_samples, width), self.generator)
-        return candidates.gather(1, places), valid.gather(1, places)
-
-    def _draw_from_all(self, rows: slice, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the sample from all items: ids and whether they count, ``[R, L]``.
-
-        Each block of queries has its own generator, so that several processes can divide the blocks between them.
-        """
-        queries, scorer, n = self.all_queries()[rows], self.student_scorer, len(missing)
-        teacher_list, teacher_valid = self._teacher_list[rows], self._teacher_valid[rows]
-        seed = int(torch.randint(2**62, (), generator=self.generator, device=queries.device))
-        below, full = missing if self.paper else teacher_valid, scorer.catalogue()
-        ids = queries.new_zeros(n, self.n_samples)
-
-        def draw(some: slice) -> None:
-            scores = full(queries[some])
-            wanted = scores.gather(1, teacher_list[some])
-            strike_out(scores, queries[some], self._excluded())
-            counts = counts_of_lower(scores, wanted, below[some])
-            if not self.paper:
-                counts = self._published_counts(counts, teacher_list[some], teacher_valid[some])
-            generator = torch.Generator(queries.device).manual_seed(seed + some.start)
-            ids[some] = draw_by_count(counts, self.n_samples, self.tau, self.k + 1, generator).clamp_(min=0)
-
-        parts = list(blocks(n, scorer.n_items, queries.device))
-        grain = parts[0].stop
-        own = slice(0, n) if scorer.sharing is None else scorer.sharing.slice_of(n, grain)
-        in_blocks(draw, parts[own.start // grain : -(-own.stop // grain)], queries.device, scorer.has_vectors)
-        ids = ids if scorer.sharing is None else scorer.sharing.gather(ids[own], n, grain)
-        return ids, ids != 0
-
-    @staticmethod
-    def _published_counts(lower: Tensor, teacher_list: Tensor, teacher_valid: Tensor) -> Tensor:
-        """Return the published code's counts, int32 ``[B, I]``, clamped: lower items and the item."""
-        listed = teacher_list.masked_fill(~teacher_valid, 0)  # the pad is never drawn
-        own = torch.zeros_like(lower).scatter_(1, listed, 1)
-        return (lower + own).clamp_(max=int(MAX_COUNT)).masked_fill_(lower < 0, -1)
 
     def _weigh(self, epoch: int, overlap: Tensor, list_overlap: Tensor, rate: Tensor) -> None:
         """Set every query's gamma and the epoch's metrics from the float ``[U]`` shares."""
@@ -424,17 +288,6 @@ class RCEKD(ListWeighted):
 
     def diagnostics(self) -> dict[str, float]:
         return self._figures
-
-
-def _share_of_top(ranked: Tensor, members: Tensor, counts: Tensor) -> Tensor:
-    """Return the share of A, the members that count, among the student's top-|A|.
-
-    This is the overlap rate OR of Table 7. It is 1 if A is closed (Assumption 4.3).
-    """
-    size = counts.sum(1)
-    top = ranked[:, : min(members.shape[1], ranked.shape[1])]
-    within = torch.arange(top.shape[1], device=top.device) < size.unsqueeze(1)
-    return (is_in(top, members.masked_fill(~counts, -1)) & within).sum(1) / size.clamp(min=1)
 
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_kd.distiller import rcekd as module
+from recbole_kd.distiller import rcekd_sets as module
 from recbole_kd.distiller.base import DistillBatch, Distiller
 from recbole_kd.distiller.rcekd import RCEKD
 from recbole_kd.distiller.rcekd_gamma import gamma_weights

@@ -84,13 +84,17 @@ MUTANTS: list[Mutant] = [
     *_of(
         "distiller/rcekd.py",
         "distiller/test_rcekd.py",
-        ("member[:, : self.k] = False", "member[:, : self.k] = True"),
-        ("inclusive=True).clamp_(max=MAX_COUNT)", "inclusive=False).clamp_(max=MAX_COUNT)"),
-        ("(counts / self.tau)", "(counts * self.tau)"),
-        ("rest = missing & ~is_in(teacher_list, drawn)", "rest = missing"),
-        ("shared = in_both if self.paper", "shared = in_both if not self.paper"),
         ("torch.stack([1 - self._gamma, self._gamma]", "torch.stack([self._gamma, 1 - self._gamma]"),
         ("total * batch.rows_per_query", "total"),
+    ),
+    *_of(
+        "distiller/rcekd_sets.py",
+        "distiller/test_rcekd.py",
+        ("member[:, : rules.k] = False", "member[:, : rules.k] = True"),
+        ("inclusive=True).clamp_(max=MAX_COUNT)", "inclusive=False).clamp_(max=MAX_COUNT)"),
+        ("(counts / rules.tau)", "(counts * rules.tau)"),
+        ("rest = missing & ~is_in(teacher_list, drawn)", "rest = missing"),
+        ("shared = in_both if rules.paper", "shared = in_both if not rules.paper"),
     ),
     *_of(
         "distiller/rrd.py",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_kd.distiller.rcekd import QUERIES_PER_DRAW
+from recbole_kd.distiller.rcekd_sets import QUERIES_PER_DRAW
 from recbole_kd.experiments.benchmarks.made_data import write_dataset, write_teacher
 from recbole_kd.experiments.benchmarks.own_process import in_own_process
 from recbole_kd.experiments.benchmarks.rows import measured
