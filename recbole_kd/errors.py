@@ -50,6 +50,10 @@ class LostProcessError(TrainingError):
     """One of several processes that trained together was lost; the saved state can be resumed."""
 
 
+class ClusterError(ConfigError, LostProcessError):
+    """A Ray cluster cannot take the processes of a training; a saved state can be resumed."""
+
+
 class StudentError(KDError, ValueError):
     """A student's folder is missing, damaged or outdated, or its model cannot be exported."""
 

@@ -41,8 +41,13 @@ def check_answers(address: str) -> None:
 
 
 def no_cluster(address: str, words: str) -> ConfigError:
-    """Return the error for an address without a cluster."""
+    """Return the error for an address without a cluster, or ``local`` where none starts."""
     reason = " ".join(words.split())[:200]
+    if address == "local":
+        return ConfigError(
+            f"ray_address='local': Ray does not start on this machine ({reason}); leave it out, or run again when the "
+            "machine is less busy"
+        )
     return ConfigError(
         f"ray_address={address!r}: no Ray cluster answers there ({reason}); start one with `ray start --head`"
     )

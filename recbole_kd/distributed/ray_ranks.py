@@ -152,6 +152,10 @@ def run_ranks(work: Callable[[dict[str, Any]], None], given: Given, n: int, on_g
             check_room_for_ranks(ray, n, on_gpus)
         except ConfigError as full:
             raise LostProcessError(f"{full}; then run again with --resume=True ({reason})") from failure
+        except Exception:  # whatever Ray raises without its head
+            raise LostProcessError(
+                f"The Ray cluster was lost ({reason}): start it again, then run again with --resume=True"
+            ) from failure
         if attempt < RESTARTS:
             show(f"      The Ray cluster lost a process ({reason}): the training continues from its last state")
     raise LostProcessError(

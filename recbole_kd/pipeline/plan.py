@@ -111,8 +111,8 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
     for key, place in (("cache_dir", cache), ("output_dir", output)):
         _check_writable(key, place)
     alone, student_files = request.student_config()
-    check_cluster_keys(run["teacher_ray_address"], alone)
     teachers, teacher_files = request.teacher_configs()
+    check_cluster_keys(run["teacher_ray_address"], alone, teachers)
     for config in (alone, *teachers):
         check_packages(config)
     splits = split_data(alone) if splits is None else splits
@@ -155,7 +155,7 @@ def make_plan(request: Request, splits: Splits | None = None) -> Plan:
         [config for config in (alone if distilled["kd_compare"] else None, assistant, distilled) if config],
     )
     start = student_start(run[INIT_FROM], splits, (alone, distilled))
-    connect_clusters(run["teacher_ray_address"], alone)
+    connect_clusters(run["teacher_ray_address"], (alone, *teachers))
     needed = checkpoints_needed(method, options)
     property_files = {
         "student": student_files,

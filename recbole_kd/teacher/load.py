@@ -89,7 +89,7 @@ def load_teacher(path: str | Path, dataset: Any, device: torch.device | str = "c
     scores.modalities = read_modalities(path)
     epochs = manifest.get("trajectory")
     if epochs is not None:
-        scores.earlier = partial(_read_all, path, manifest, dataset, device, epochs[:-1])
+        scores.earlier = partial(_read_all, path.absolute(), manifest, dataset, device, epochs[:-1])
     return scores
 
 

@@ -7,6 +7,7 @@ folders that all nodes share. Ranks that are started again continue from the las
 from __future__ import annotations
 
 import glob
+import os
 import pickle
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from torch import nn
 
 from recbole_kd.distributed.data_parallel import Ranks
 from recbole_kd.distributed.ray_ranks import check_shared, connect_for_ranks, run_ranks
-from recbole_kd.errors import ConfigError, KDError, TrainingError
+from recbole_kd.errors import ClusterError, ConfigError, KDError, TrainingError
 from recbole_kd.integration.compat import quiet_warnings
 from recbole_kd.storage.cache import remove_folder
 from recbole_kd.training.resume_state import StateFile
@@ -37,8 +38,8 @@ def train_on_cluster(job: Any, address: str) -> tuple[nn.Module, dict[str, Any]]
         address: ``auto``, ``HOST:PORT``, or ``local`` to start a cluster on this machine.
 
     Raises:
-        ConfigError: no cluster answers, it has too few CPUs or GPUs, its nodes share no folder, or the job has a
-            callback.
+        ConfigError: the job has a callback.
+        ClusterError: no cluster answers, it has too few CPUs or GPUs, or its nodes share no folder.
         LostProcessError: nodes were lost too often.
         KDError: what a rank raised.
     """
@@ -48,24 +49,36 @@ def train_on_cluster(job: Any, address: str) -> tuple[nn.Module, dict[str, Any]]
             "trial of a search: leave it out"
         )
     on_gpus = job.config["device"].type == "cuda"
-    ray = connect_for_ranks(address, job.processes, on_gpus)
+    with _state_is_kept():
+        ray = connect_for_ranks(address, job.processes, on_gpus)
     files = type(job.files)(*(path.absolute() for path in astuple(job.files)))  # workers have other working folders
     if not job.resume:
         StateFile(files.state).remove()
     if job.trajectory is not None:
         job.trajectory.folder = job.trajectory.folder.absolute()
     with _marked(files.state.name, files.checkpoint.parent, files.state.parent) as marks:
-        check_shared(ray, marks, on_gpus)
+        with _state_is_kept():
+            check_shared(ray, marks, on_gpus)
         shared = marks[0]
         with open(shared / JOB, "wb") as handle:
             pickle.dump(replace(job, files=files, resume=True, progress=None), handle)
-        run_ranks(train_rank, {"folder": str(shared)}, job.processes, on_gpus, shared / "ray")
+        given = {"folder": str(shared), "working_folder": os.getcwd()}
+        run_ranks(train_rank, given, job.processes, on_gpus, shared / "ray")
         found = torch.load(shared / RESULT, weights_only=True)
     if job.trajectory is not None:
         job.trajectory.load_state(found["trajectory"])
     model, _ = job.model_and_loaders()
     model.load_state_dict(found["model"])
     return model, found["metrics"]
+
+
+@contextmanager
+def _state_is_kept() -> Iterator[None]:
+    """Raise a ClusterError for a cluster that is refused, which leaves the state of an interrupted training alone."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ClusterError(str(error)) from None
 
 
 @contextmanager
@@ -88,6 +101,9 @@ def _marked(name: str, *folders: Path) -> Iterator[list[Path]]:
 def train_rank(given: dict[str, Any]) -> None:
     """Run one rank of the job; Ray Train calls it in each worker.
 
+    Where the node has the working folder of the command, the rank works in it: relative paths are read there, and a
+    method's own module.
+
     Raises:
         TrainingError: it failed by an error that would come again.
     """
@@ -96,6 +112,8 @@ def train_rank(given: dict[str, Any]) -> None:
 
     shared, context = Path(given["folder"]), ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    if os.path.isdir(given["working_folder"]):
+        os.chdir(given["working_folder"])
     with open(shared / JOB, "rb") as handle:
         job = pickle.load(handle)
     try:
