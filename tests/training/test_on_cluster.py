@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import ray.train
-import ray.train.torch
+import ray
 import torch
 import torch.distributed as dist
 
@@ -35,9 +35,12 @@ def one_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             os.chdir(before)
             dist.destroy_process_group()
 
-    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-    monkeypatch.setattr(ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    train: Any = ModuleType("ray.train")  # Ray's own takes seconds to import
+    train.torch = SimpleNamespace(get_device=lambda: torch.device("cpu"))
+    train.get_context = lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setitem(sys.modules, "ray.train", train)
+    monkeypatch.setitem(sys.modules, "ray.train.torch", train.torch)
+    monkeypatch.setattr(ray, "train", train, raising=False)
     monkeypatch.setattr(on_cluster, "run_ranks", run_ranks)
     for module, name in ((on_cluster, "connect_for_ranks"), (on_cluster, "check_shared"), (plan, "connect_clusters")):
         monkeypatch.setattr(module, name, lambda *_: None)
