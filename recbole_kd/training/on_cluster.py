@@ -74,7 +74,10 @@ def train_on_cluster(job: Any, address: str) -> tuple[nn.Module, dict[str, Any]]
 
 @contextmanager
 def _state_is_kept() -> Iterator[None]:
-    """Raise a ClusterError for a cluster that is refused, which leaves the state of an interrupted training alone."""
+    """Raise a ClusterError for a cluster that is refused.
+
+    It leaves the state of an interrupted training alone.
+    """
     try:
         yield
     except ConfigError as error:
