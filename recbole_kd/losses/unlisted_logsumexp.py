@@ -31,6 +31,17 @@ SAFE_BITS = 60.0
 """Sums of powers of 2 with exponents within +- this bound neither overflow nor underflow float32."""
 
 
+def within_safe_bits(queries: Tensor, items: Tensor) -> bool:
+    """Return whether the norms bound all products by ``SAFE_BITS``, in units of ln 2.
+
+    NaN and no rows give False.
+
+    Args:
+        queries: float ``[B, d]``. items: float ``[I, d]``.
+    """
+    return len(queries) > 0 and bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
+
+
 @dataclass(frozen=True)
 class ListedRows:
     """Rows of a batch, with the items that do not belong to each row's rest.
@@ -183,9 +194,7 @@ def _sum_and_gradients(
     """Return the sum and its gradients in ``queries``, ``items`` and ``below``."""
     # a bound from the norms of the vectors: within it no power of 2 leaves float32, which saves two passes over a chunk
     # (elsewhere than on a CPU the question would wait for the device)
-    shifts = queries.device.type != "cpu" or (
-        len(queries) > 0 and not bool(queries.norm(dim=1).amax() * items.norm(dim=1).amax() / math.log(2) <= SAFE_BITS)
-    )
+    shifts = queries.device.type != "cpu" or (len(queries) > 0 and not within_safe_bits(queries, items))
     found = None
     if not shifts:
         found = compiled_catalogue.rest_above(queries, items, rows.queries, rows.listed, rows.excluded, below, factors)

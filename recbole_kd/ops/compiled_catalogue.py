@@ -18,6 +18,10 @@ SCORES_FROM = 2**16
 """From so many scores on the kernels are loaded: below, matrix products take no time."""
 
 
+WIDEST_SOFTMAX = 64
+"""Widest vectors of :func:`target_cross_entropy`; for wider ones the matrix products of torch are faster."""
+
+
 @cache
 def catalogue_kernels() -> Any:
     """Return the module of kernels; call only if :func:`recbole_kd.ops.compiled.kernels` is not None."""
@@ -91,6 +95,37 @@ def full_cross_entropy(
     def work(half: slice) -> None:
         catalogue_kernels().full_cross_entropy(
             own[half], panels.numpy(), len(items), scores, places[half], shares[half], factor, found[half], d_own[half],
+            d_panels[int(half.start > 0)].numpy(),
+        )  # fmt: skip
+
+    in_halves(work, len(queries), n_threads() > 1)
+    return losses, d_queries, _items_of(d_panels, items)
+
+
+def target_cross_entropy(queries: Tensor, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the terms of :func:`recbole_kd.losses.catalogue_softmax.catalogue_softmax` with gradients.
+
+    Args:
+        queries: float32 ``[B, d]`` and items: float32 ``[I, d]``, whose products stay below 60 ln 2.
+        targets: int64 ``[B]``, in [0, I).
+
+    Returns:
+        the losses, float32 ``[B]``, and the gradients of their sum in ``queries`` and ``items``; None if the kernel
+        does not apply.
+    """
+    tables = queries, items
+    if kernels() is None or any(table.device.type != "cpu" or table.dtype != torch.float32 for table in tables):
+        return None
+    if not 0 < items.shape[1] <= WIDEST_SOFTMAX or len(queries) * len(items) < max(1, SCORES_FROM):
+        return None
+    panels = in_panels(items.detach(), catalogue_kernels().PANEL)
+    d_panels = [torch.zeros_like(panels) for _ in range(2)]
+    losses, d_queries = torch.empty(len(queries)), torch.empty_like(queries, memory_format=torch.contiguous_format)
+    own, places, found, d_own = (table.detach().contiguous().numpy() for table in (queries, targets, losses, d_queries))
+
+    def work(half: slice) -> None:
+        catalogue_kernels().target_cross_entropy(
+            own[half], panels.numpy(), len(items), places[half], found[half], d_own[half],
             d_panels[int(half.start > 0)].numpy(),
         )  # fmt: skip
 

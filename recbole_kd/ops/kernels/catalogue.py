@@ -182,6 +182,47 @@ def rest_above(
 
 
 @njit(nogil=True, cache=True)
+def target_cross_entropy(
+    queries: Any, panels: Any, n_items: int, targets: Any, losses: Any, d_queries: Any, d_panels: Any
+) -> None:
+    """Write the cross-entropies over all items of one target a query, and the gradients of their sum.
+
+    Args:
+        queries: float32 ``[B, d]``. panels: float32 ``[n_panels, d, PANEL]``, the products within SAFE_BITS; the first
+            n_items count. targets: int64 ``[B]``.
+        losses: float32 ``[B]`` and d_queries: float32 ``[B, d]``, written. d_panels: float32 ``[n_panels, d, PANEL]``,
+            added to.
+    """
+    d, n = queries.shape[1], len(panels) * PANEL
+    in_bits, scaled = np.zeros((AT_ONCE, d), np.float32), np.zeros((AT_ONCE, d), np.float32)
+    likely, sums = np.empty((AT_ONCE, n), np.float32), np.empty((AT_ONCE, d, WIDTH), np.float32)
+    scales = np.zeros(AT_ONCE, np.float32)
+    for first in range(0, len(queries), AT_ONCE):
+        some = min(AT_ONCE, len(queries) - first)
+        whole = (some + TOGETHER - 1) // TOGETHER * TOGETHER
+        in_bits[:some] = queries[first : first + some] * LOG2_E
+        score_items(in_bits[:whole], panels, True, likely[:whole])
+        scaled[:], sums[:] = 0, 0
+        for u in range(some):
+            b, row = first + u, likely[u]
+            row[n_items:] = 0
+            total, panel, lane = sum_of(row), targets[b] // PANEL, targets[b] % PANEL
+            of_target = 0.0
+            for c in range(d):
+                of_target += queries[b, c] * panels[panel, c, lane]
+                d_panels[panel, c, lane] -= queries[b, c]
+            losses[b] = math.log(total) - of_target
+            scales[u] = 1.0 / total
+            scaled[u] = queries[b] * scales[u]
+        add_products(likely[:whole], panels, scaled[:whole], sums[:whole], d_panels)
+        for u in range(some):
+            b = first + u
+            panel, lane = targets[b] // PANEL, targets[b] % PANEL
+            for c in range(d):
+                d_queries[b, c] = scales[u] * sums[u, c].sum() - panels[panel, c, lane]
+
+
+@njit(nogil=True, cache=True)
 def highest(numbers: Any) -> Any:
     """Return the maximum of float32 numbers, NaN if one is NaN."""
     bits, top = numbers.view(np.int32), MINUS_INFINITE_KEY
