@@ -29,13 +29,14 @@ def gathered_dot(queries: Tensor, items: Tensor, chosen: Tensor) -> Tensor:
     """Return the scores of each query at its own items.
 
     Args:
-        queries: float ``[B, d]``. items: float ``[I, d]``. chosen: int64 ``[B, K]``, row ids into ``items``.
+        queries: float ``[B, d]``. items: float ``[I, d]``. chosen: int64 or int32 ``[B, K]``, row ids into ``items``.
 
     Returns:
         float32 ``[B, K]`` (float64 for float64 inputs), differentiable in ``queries`` and ``items``. Runs in float32
         under autocast too.
     """
     queries, items = (x if x.dtype == torch.float64 else x.float() for x in (queries, items))
+    chosen = chosen.long()  # the kernels serve no other type
     if torch.compiler.is_compiling():
         return (items[chosen] * queries.unsqueeze(1)).sum(2)  # the compiler fuses this, and gathers nothing
     result: Tensor = _GatheredDot.apply(queries, items, chosen)

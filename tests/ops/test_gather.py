@@ -46,6 +46,13 @@ def test_equals_the_plain_gather(chunk_bytes: int, path: str, monkeypatch: pytes
         torch.testing.assert_close(tensor.grad, grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.skipif(compiled_lists.kernels() is None, reason="numba is not installed")
+def test_ids_of_32_bits_take_the_compiled_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather_module, "_sampled_product", lambda *_: pytest.fail("torch's sampled product"))
+    queries, items, chosen = inputs()
+    assert torch.equal(gathered_dot(queries, items, chosen.int()), gathered_dot(queries, items, chosen))
+
+
 @pytest.mark.parametrize(("k", "d"), [(1, 8), (3, 20), (4, 64), (41, 100), (16, 1)])
 @pytest.mark.parametrize("numbers", [1, 2**40])
 def test_the_compiled_kernels_equal_the_plain_gather(
