@@ -24,8 +24,9 @@ from recbole_kd.cli.tune import main
 from recbole_kd.distributed.ray_cluster import connect, own_devices
 from recbole_kd.errors import ConfigError
 from recbole_kd.storage.files import SCORES
-from recbole_kd.tuning import ray_space, ray_tune
+from recbole_kd.tuning import ray_space
 from recbole_kd.tuning.ray_record import StudyRecord, recorded_from
+from recbole_kd.tuning.ray_trial import as_trial
 from recbole_kd.tuning.space import Space, read_space
 from recbole_kd.tuning.study import FAILED, Study, Trial
 from recbole_kd.tuning.teacher_transfer import pack, unpack
@@ -120,7 +121,7 @@ def test_the_states_of_trials(tmp_path: Path) -> None:
     }
 
     def trial(metrics: dict[str, Any] | None, error: Exception | None = None) -> Trial:
-        return ray_tune._as_trial(SimpleNamespace(metrics=metrics, config={"kd_k": 3}, error=error), space, study)
+        return as_trial(SimpleNamespace(metrics=metrics, config={"kd_k": 3}, error=error), space, study)
 
     assert trial(done) == Trial({"kd_k": 3}, "done", 0.2, True, 7, "ndcg@10", {"ndcg@10": 0.2}, {})
     assert trial({"state": "running", "best": 0.1, "epoch": 2}).state == "stopped"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from recbole_kd.errors import ConfigError
-from recbole_kd.tuning import ray_tune
+from recbole_kd.tuning import ray_trial
 from recbole_kd.tuning.ray_record import StudyRecord
+from recbole_kd.tuning.ray_worker import NODE_CACHE
 from recbole_kd.tuning.space import Space
 from recbole_kd.tuning.study import FAILED, TRIALS, Study, Trial, absolute
 
@@ -31,7 +32,7 @@ def test_reasons_are_not_cut(tmp_path: Path) -> None:
         metrics, config, error = {"state": "running", "epoch": 1, "best": 0.5}, {}, RuntimeError(reason)
 
     space: Any = type("Any", (Space,), {"settings": lambda self, drawn, kd: {}, "__init__": lambda self: None})()
-    assert ray_tune._as_trial(Lost(), space, study).reason == reason
+    assert ray_trial.as_trial(Lost(), space, study).reason == reason
 
 
 def test_the_last_epoch_is_reported_by_the_finished_trial_alone(
@@ -47,13 +48,13 @@ def test_the_last_epoch_is_reported_by_the_finished_trial_alone(
             after_epoch(epoch, 0.1 * epoch)
         return Trial({}, "done", 0.2, True, 3, "ndcg@10", {"ndcg@10": 0.2}, {"ndcg@10": 0.2})
 
-    monkeypatch.setattr(ray_tune, "run_trial", trained)
-    monkeypatch.setattr(ray_tune, "unpack", lambda *_: None)
-    monkeypatch.setattr(ray_tune, "own_devices", dict)
-    monkeypatch.setattr(ray_tune, "_of_the_training", lambda base, settings: (True, 3))
+    monkeypatch.setattr(ray_trial, "run_trial", trained)
+    monkeypatch.setattr(ray_trial, "unpack", lambda *_: None)
+    monkeypatch.setattr(ray_trial, "own_devices", dict)
+    monkeypatch.setattr(ray_trial, "_of_the_training", lambda base, settings: (True, 3))
     space: Any = type("Any", (Space,), {"settings": lambda self, drawn, kd: {}, "__init__": lambda self: None})()
-    base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), ray_tune.NODE_CACHE: False}
-    ray_tune.ray_trial({}, base, space, ([], None))
+    base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), NODE_CACHE: False}
+    ray_trial.ray_trial({}, base, space, ([], None))
     assert [(report["epoch"], report["state"]) for report in reports] == [(1, "running"), (2, "running"), (3, "done")]
 
 
@@ -68,17 +69,17 @@ def test_a_known_trial_is_told_from_the_record_and_only_an_interrupted_one_train
     settings = {"kd_k": 4}
     done = Trial(settings, "done", 0.7, False, 3, "rmse", {"rmse": 0.7}, {"rmse": 0.8})
     monkeypatch.setattr(tune, "report", lambda metrics: reports.append(metrics))
-    monkeypatch.setattr(ray_tune, "run_trial", lambda *given: trained.append(given) or done)
-    monkeypatch.setattr(ray_tune, "unpack", lambda *_: None)
-    monkeypatch.setattr(ray_tune, "_of_the_training", lambda base, settings: (False, 3))
+    monkeypatch.setattr(ray_trial, "run_trial", lambda *given: trained.append(given) or done)
+    monkeypatch.setattr(ray_trial, "unpack", lambda *_: None)
+    monkeypatch.setattr(ray_trial, "_of_the_training", lambda base, settings: (False, 3))
     space: Any = type("Any", (Space,), {"settings": lambda self, drawn, kd: settings, "__init__": lambda self: None})()
     record = StudyRecord(tmp_path / "study")
     for epoch, score in ((1, 0.9), (2, 0.8)):
         record.note(settings, Trial(settings, "interrupted", score, False, epoch), -score)
     last = {"done": done, "failed": Trial(settings, "failed", reason="no room")}
     record.note(settings, last.get(state, Trial(settings, state, 0.8, False, 2)))
-    base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), ray_tune.NODE_CACHE: False}
-    ray_tune.ray_trial({}, base, space, ([], None), record.plain())
+    base = {"cache_dir": str(tmp_path), "output_dir": str(tmp_path), NODE_CACHE: False}
+    ray_trial.ray_trial({}, base, space, ([], None), record.plain())
     assert [(report["epoch"], report["objective"]) for report in reports[:2]] == [(1, -0.9), (2, -0.8)]
     assert len(trained) == (state == "interrupted")
     objective = {"done": -0.7, "stopped": -0.8, "failed": FAILED, "interrupted": -0.7}[state]
