@@ -140,7 +140,8 @@ def _row(task: Task, results: Results, metric: str) -> _Row:
     others = sum(search["epochs"]) - search["epochs"][own]
     seconds = auto["seconds_per_epoch"] * sum(search["epochs"])
     of_grid = sum(figures["seconds_per_epoch"] * figures["epochs"] for figures in weights.values())
-    taught, plain = (found["teacher"].get("valid") or {}).get(metric), alone["valid"][metric]
+    of_teacher = found["teacher"].get("valid_as_student") or found["teacher"].get("valid") or {}
+    taught, plain = of_teacher.get(metric), alone["valid"][metric]
     weak = taught is not None and not is_worthwhile(taught, plain, bool(found["valid_metric_bigger"]))
     of_best = ["", "", "", ""] if best is None else [
         f"{best:g}{part}", _short(weights[best]["valid"][metric]), _short(weights[best]["test"][metric]),
