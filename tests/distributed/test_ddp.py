@@ -151,9 +151,21 @@ def test_a_mean_over_positions_is_shared_out_by_positions(
     assert_parts_add_up(tiny_dataset, tmp_path, model, n=3, **given)
 
 
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "NeuMF"])
-def test_means_over_rows_and_queries(tiny_dataset: TinyData, tmp_path: Path, model: str) -> None:
-    given = {**WITHOUT_DROPOUT, **KD, "kd_faithful": "paper", "train_batch_size": 32}
+BY_USER: dict[str, Any] = {"train_by_user": True}
+BPR_LOSS: dict[str, Any] = {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 2}}
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("SASRec", {}), ("GRU4Rec", {}), ("NeuMF", {}),
+        ("SASRec", BY_USER), ("GRU4Rec", BY_USER | {"MAX_ITEM_LIST_LENGTH": 3}), ("SASRec", BY_USER | BPR_LOSS),
+    ],
+)  # fmt: skip
+def test_means_over_rows_and_queries(
+    tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]
+) -> None:
+    given = {**WITHOUT_DROPOUT, **KD, "kd_faithful": "paper", "train_batch_size": 96, **more}
     assert_parts_add_up(tiny_dataset, tmp_path, model, **given)
 
 
