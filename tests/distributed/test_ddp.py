@@ -162,9 +162,7 @@ BPR_LOSS: dict[str, Any] = {"loss_type": "BPR", "train_neg_sample_args": {"distr
         ("SASRec", BY_USER), ("GRU4Rec", BY_USER | {"MAX_ITEM_LIST_LENGTH": 3}), ("SASRec", BY_USER | BPR_LOSS),
     ],
 )  # fmt: skip
-def test_means_over_rows_and_queries(
-    tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]
-) -> None:
+def test_means_over_rows_and_queries(tiny_dataset: TinyData, tmp_path: Path, model: str, more: dict[str, Any]) -> None:
     given = {**WITHOUT_DROPOUT, **KD, "kd_faithful": "paper", "train_batch_size": 96, **more}
     assert_parts_add_up(tiny_dataset, tmp_path, model, **given)
 
